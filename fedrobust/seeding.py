@@ -1,0 +1,22 @@
+"""Randomness by name: every random choice has its own generator, so no choice can disturb another."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A CPU generator that depends on nothing but `seed` and the words of its purpose.
+
+    The state is the first 8 bytes of SHA-256 over the words, each with its type, so ("a", 1) and ("a", "1") differ.
+    """
+    text = "\x1f".join([str(int(seed)), *(f"{type(word).__name__}:{word}" for word in purpose)])
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
+
+
+def subseed(seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed for a library that takes a number instead of a generator."""
+    return int(torch.randint(2**62, (1,), generator=generator(seed, *purpose)).item())

@@ -1,0 +1,1 @@
+"""Server rules, one a file: a factory that checks its settings and returns a `fedrobust.types.Strategy`."""
