@@ -1,0 +1,22 @@
+"""Federated averaging: the weighted mean of the updates."""
+
+from __future__ import annotations
+
+from fedrobust import checks
+from fedrobust.types import Aggregate, Round, Strategy
+from fedrobust.vectors import finish, shares
+
+
+def fedavg(weighting: str = "examples") -> Strategy:
+    """The mean of the updates (McMahan et al., AISTATS 2017, algorithm 1). No robustness: one client can move it anywhere.
+
+    weighting: "examples" weighs a client by the number of its training images, "uniform" gives each the same.
+    """
+    checks.choice("strategy.weighting", weighting, ("examples", "uniform"))
+
+    def rule(round: Round) -> Aggregate:
+        counts_N = round.updates.num_examples_N
+        weights_N = shares(counts_N if weighting == "examples" else counts_N.new_ones(len(counts_N)))
+        return finish(round, round.updates.combine(weights_N), weights_N)
+
+    return Strategy("fedavg", rule)
