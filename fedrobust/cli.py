@@ -1,0 +1,36 @@
+"""What a command line shows of an error: one line and an exit code."""
+
+from __future__ import annotations
+
+import re
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from fedrobust.types import FedrobustError, RunError
+
+
+def explain(error: BaseException) -> tuple[str | None, int]:
+    """(line, exit code); the line is None for a defect of ours, which deserves its traceback.
+
+    Wrong input of any kind, Hydra's own refusals included: code 2. A run that failed: code 1.
+    """
+    if isinstance(error, RunError):
+        return str(error), 1
+    if isinstance(error, FedrobustError):
+        return str(error), 2
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return _hydra_line(error), 2
+    return None, 1
+
+
+def _hydra_line(error: BaseException) -> str:
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return f"{unknown[1]}: unknown key; `python -m fedrobust.simulate --cfg job` lists all keys"
+    missing = re.search(r"Could not find '([^']+)'\s*Available options in '([^']+)':\s*(.*)", text, re.DOTALL)
+    if missing:
+        options = ", ".join(missing[3].split("\n\t")).strip()
+        return f"{missing[1].replace('/', '=', 1)}: no such choice; {missing[2]} can be {options.split('Config search path')[0].strip()}"
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:300]

@@ -1,0 +1,163 @@
+"""From a resolved configuration to objects: unknown keys, wrong values and foreign targets end here, in one line each."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedrobust.checks import choice, number
+from fedrobust.types import ConfigError
+
+# Where the factories of each group may live. A configuration can come over the network: nothing else is ever called.
+ROOMS: dict[str, str] = {
+    "data": "fedrobust.data",
+    "partition": "fedrobust.partition",
+    "contamination": "fedrobust.contamination",
+    "noise": "fedrobust.contamination",
+    "corruption": "fedrobust.contamination",
+    "model": "fedrobust.models",
+    "client": "clients",
+    "strategy": "strategies",
+    "engine": "fedrobust.engines",
+    "evaluation": "fedrobust.evaluation",
+}
+SERVER_KEYS = {"root_per_class", "proxy", "buffers", "max_failures", "round_timeout"}
+PLAIN_KEYS = {"num_clients", "poisoned", "noisy", "rounds", "seed", "device", "server"}
+
+
+def locate(group: str, target: Any) -> Callable[..., Any]:
+    """The factory named by `_target_`: a public function defined in a module of the group's room, and nothing reached through it.
+
+    Raises ConfigError for anything else (`fedrobust.manifest.subprocess.run` must not be found).
+    """
+    module_name, _, name = str(target).rpartition(".")
+    room = ROOMS[group]
+    if not (module_name == room or module_name.startswith(room + ".")) or name.startswith("_"):
+        raise ConfigError(f"{group}._target_={target}: must name a function in {room}")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{group}._target_={target}: cannot be found ({error})") from error
+    if not inspect.isfunction(found) or found.__module__ != module_name:
+        raise ConfigError(f"{group}._target_={target}: must name a function defined in {module_name}")
+    return found
+
+
+def build(config: Mapping[str, Any], group: str, **given: Any) -> Any:
+    """Call the factory of one group with its settings; `given` fills keywords that the configuration cannot know
+    (num_classes) where the factory has them. Nested settings with a `_target_` are built first, in the same room.
+
+    Raises ConfigError for unknown or missing settings, with the key's full name.
+    """
+    return _build(config[group], group, group, given)
+
+
+def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[str, Any]) -> Any:
+    if not isinstance(settings, Mapping) or "_target_" not in settings:
+        raise ConfigError(f"{path}={settings}: must be a group with a _target_; see configs/{group}")
+    factory = locate(group, settings["_target_"])
+    keywords = {key: _nested(value, group, f"{path}.{key}", given) for key, value in settings.items() if key != "_target_"}
+    known = inspect.signature(factory).parameters
+    for key, value in keywords.items():
+        if key not in known:
+            raise ConfigError(f"{path}.{key}={value}: unknown setting; known are {', '.join(known)}")
+    keywords |= {key: value for key, value in given.items() if key in known and keywords.get(key) is None}
+    missing = [key for key, p in known.items() if p.default is p.empty and key not in keywords and p.kind is not p.VAR_POSITIONAL]
+    if missing:
+        raise ConfigError(f"{path}.{missing[0]}: is missing; set {path}.{missing[0]}=...")
+    try:
+        return factory(**keywords)
+    except ConfigError as error:  # one factory serves several groups: the line must name the key that the user wrote
+        raise ConfigError(str(error).replace(f"{room_name(group)}.", f"{path}.")) from error
+
+
+def room_name(group: str) -> str:
+    """The group by whose name factories of this room speak of their settings."""
+    return next(name for name, room in ROOMS.items() if room == ROOMS[group])
+
+
+def _nested(value: Any, group: str, path: str, given: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return _build(value, group, path, given)
+    if isinstance(value, list):
+        return [_nested(item, group, f"{path}.{index}", given) for index, item in enumerate(value)]
+    return value
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """The settings outside the groups, and what no group can see alone. Raises ConfigError."""
+    for key in config:
+        if key not in PLAIN_KEYS and key not in ROOMS:
+            raise ConfigError(f"{key}={config[key]}: unknown key; known are {', '.join(sorted(PLAIN_KEYS | set(ROOMS)))}")
+    number("num_clients", config["num_clients"], low=1, integer=True)
+    number("rounds", config["rounds"], low=1, integer=True)
+    number("seed", config["seed"], low=0, integer=True)
+    choice("device", config["device"], ("auto", "cpu", "cuda"))
+    _check_server(config["server"])
+    marked(config)
+
+
+def _check_server(server: Mapping[str, Any]) -> None:
+    for key in server:
+        if key not in SERVER_KEYS:
+            raise ConfigError(f"server.{key}={server[key]}: unknown key; known are {', '.join(sorted(SERVER_KEYS))}")
+    number("server.root_per_class", server["root_per_class"], low=0, integer=True)
+    number("server.proxy", server["proxy"], low=0, integer=True)
+    number("server.max_failures", server["max_failures"], low=0, integer=True)
+    number("server.round_timeout", server["round_timeout"], low=0, open_low=True)
+    choice("server.buffers", server["buffers"], ("mean", "local", "recalibrate"))
+    if server["buffers"] == "recalibrate" and server["proxy"] < 2:
+        raise ConfigError(
+            f"server.buffers=recalibrate: needs proxy images, server.proxy={server['proxy']}; raise it or set server.buffers=mean"
+        )
+
+
+def marked(config: Mapping[str, Any]) -> tuple[int | list[int], int | list[int]]:
+    """The checked (poisoned, noisy) settings: how many, or which ids."""
+    total = 0
+    for key in ("poisoned", "noisy"):
+        total += _check_marked(key, config[key], config["num_clients"])
+    if total > config["num_clients"]:
+        raise ConfigError(
+            f"poisoned={config['poisoned']} noisy={config['noisy']}: together more than num_clients={config['num_clients']}; lower one"
+        )
+    if isinstance(config["poisoned"], list) and isinstance(config["noisy"], list) and set(config["poisoned"]) & set(config["noisy"]):
+        raise ConfigError(f"noisy={config['noisy']}: a client cannot be both poisoned and noisy; take it out of one list")
+    return config["poisoned"], config["noisy"]
+
+
+def _check_marked(key: str, value: Any, num_clients: int) -> int:
+    if not isinstance(value, list):
+        number(key, value, low=0, integer=True)
+        if value > num_clients:
+            raise ConfigError(f"{key}={value}: more than num_clients={num_clients}; lower it or raise num_clients")
+        return int(value)
+    for client in value:
+        number(key, client, low=0, high=num_clients - 1, integer=True)
+    if len(set(value)) != len(value):
+        raise ConfigError(f"{key}={value}: names a client twice; name each once")
+    return len(value)
+
+
+def compose(*overrides: str) -> dict[str, Any]:
+    """The resolved configuration for Hydra overrides, as plain Python values (for tests, apps and notebooks)."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from omegaconf import OmegaConf
+
+    with initialize_config_module("configs", version_base="1.3"):
+        composed = hydra_compose("config", list(overrides))
+    return plain(OmegaConf.to_container(composed, resolve=True))
+
+
+def plain(container: Any) -> dict[str, Any]:
+    """A resolved configuration without Hydra's own parts."""
+    return {str(key): value for key, value in container.items() if key not in ("hydra", "experiment")}
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """The canonical text of a configuration: equal configurations give equal text."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)

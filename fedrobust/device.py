@@ -1,0 +1,23 @@
+"""Which device computes."""
+
+from __future__ import annotations
+
+import torch
+
+from fedrobust.types import ConfigError
+
+
+def resolve(device: str) -> torch.device:
+    """auto: the GPU where there is one. Raises ConfigError where one is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: no CUDA device is visible here; use device=cpu or device=auto")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def name(device: torch.device) -> str:
+    """What to print: the GPU's name, or the processor's threads."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"

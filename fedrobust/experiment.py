@@ -1,0 +1,169 @@
+"""An experiment: everything that a configuration means, built the same way in every process that gets its text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrobust import config as settings
+from fedrobust.contamination import contaminate
+from fedrobust.data import Dataset, carve
+from fedrobust.evaluation import Evaluation
+from fedrobust.models import ModelFactory
+from fedrobust.seeding import generator
+from fedrobust.types import CLEAN, ClientTrainer, ConfigError, Contamination, Samples, Shard, Strategy
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+KINDS = ("clean", "noisy", "poisoned")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A built configuration. parts[i]: the rows of the data set that client i holds; kinds[i] of KINDS; root and proxy: the
+    server's rows. `text` is the canonical JSON that travels to the clients."""
+
+    config: Mapping[str, Any]
+    text: str
+    dataset: Dataset
+    parts: tuple[Tensor, ...]
+    root: Tensor
+    proxy: Tensor
+    kinds: tuple[str, ...]
+    contaminations: Mapping[str, Contamination]
+    corruption: Contamination
+    model: ModelFactory
+    trainer: ClientTrainer
+    strategy: Strategy
+    evaluation: Evaluation
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def num_clients(self) -> int:
+        return len(self.parts)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.dataset.class_names)
+
+    def clients_of_kind(self, kind: str) -> list[int]:
+        return [client for client, one in enumerate(self.kinds) if one == kind]
+
+    def samples(self, rows: Tensor) -> Samples:
+        return Samples(self.dataset.images[rows], self.dataset.labels[rows])
+
+    def contamination(self, client: int) -> Contamination:
+        return self.contaminations[self.kinds[client]]
+
+    def rows(self, client: int, split: int) -> Tensor:
+        part = self.parts[client]
+        return part[self.dataset.splits[part] == split]
+
+    def shard(self, client: int) -> Shard:
+        """What the hospital trains on: its own contamination lies on train and validation; its test part stays clean."""
+        damage = self.contamination(client)
+        return Shard(
+            contaminate(self.samples(self.rows(client, TRAIN)), damage, self.generator("contamination", client, "train")),
+            contaminate(self.samples(self.rows(client, VALIDATION)), damage, self.generator("contamination", client, "validation")),
+            self.samples(self.rows(client, TEST)),
+        )
+
+    def contaminated_test(self, client: int) -> Samples:
+        """The client's own test shard under its own contamination (for a clean client: the very same samples)."""
+        clean = self.samples(self.rows(client, TEST))
+        return contaminate(clean, self.contamination(client), self.generator("contamination", client, "test"))
+
+    def test_rows(self) -> Tensor:
+        return (self.dataset.splits == TEST).nonzero().reshape(-1)
+
+    def validation(self) -> Samples:
+        """At most `evaluation.validation_images` validation images of all clients together, the same in every round."""
+        rows = (self.dataset.splits == VALIDATION).nonzero().reshape(-1)
+        order = torch.randperm(len(rows), generator=self.generator("validation"))
+        return self.samples(rows[order[: self.evaluation.validation_images]])
+
+    def corrupted(self, samples: Samples) -> Samples:
+        return contaminate(samples, self.corruption, self.generator("corruption"))
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        return generator(self.seed, *purpose)
+
+
+def kinds(num_clients: int, poisoned: int | list[int], noisy: int | list[int], seed: int) -> tuple[str, ...]:
+    """Which client is what. Given lists are taken as they are; numbers are drawn from those left, so that more noisy or
+    poisoned clients under one seed contain the fewer."""
+    out = ["clean"] * num_clients
+    order = torch.randperm(num_clients, generator=generator(seed, "kinds")).tolist()
+    wanted = {"poisoned": poisoned, "noisy": noisy}
+    for kind, which in sorted(wanted.items(), key=lambda item: isinstance(item[1], int)):  # given lists first
+        free = [client for client in order if out[client] == "clean"]
+        for client in which if isinstance(which, list) else free[:which]:
+            out[client] = kind
+    return tuple(out)
+
+
+@lru_cache(maxsize=2)
+def _dataset(text: str) -> Dataset:
+    dataset: Dataset = settings.build({"data": json.loads(text)}, "data").load()
+    return dataset
+
+
+def build(config: Mapping[str, Any]) -> Experiment:
+    """Check a resolved configuration, load its data and build all its objects. Raises ConfigError or DataError."""
+    settings.check(config)
+    built = {group: settings.build(config, group) for group in ("data", "partition", "model", "client", "strategy", "evaluation")}
+    _check_together(config, built["strategy"])
+    dataset = _dataset(settings.to_json(config["data"]))
+    num_classes, server = len(dataset.class_names), config["server"]
+    damage = {group: settings.build(config, group, num_classes=num_classes) for group in ("contamination", "noise", "corruption")}
+    seed = config["seed"]
+    root, proxy, rest = carve(dataset, server["root_per_class"], server["proxy"], generator(seed, "carve"))
+    parts = built["partition"](dataset, rest, config["num_clients"], generator(seed, "partition"))
+    return Experiment(
+        config=config,
+        text=settings.to_json(config),
+        dataset=dataset,
+        parts=tuple(parts),
+        root=root,
+        proxy=proxy,
+        kinds=kinds(config["num_clients"], *settings.marked(config), seed),
+        contaminations={"clean": CLEAN, "noisy": damage["noise"], "poisoned": damage["contamination"]},
+        corruption=damage["corruption"],
+        model=built["model"],
+        trainer=built["client"],
+        strategy=built["strategy"],
+        evaluation=built["evaluation"],
+    )
+
+
+@lru_cache(maxsize=4)
+def from_text(text: str) -> Experiment:
+    """The experiment of a configuration's canonical text: a process that gets it every round builds it once."""
+    return build(json.loads(text))
+
+
+def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
+    clients, server = config["num_clients"], config["server"]
+    if clients < strategy.min_clients:
+        raise ConfigError(
+            f"num_clients={clients}: strategy={strategy.name} needs at least {strategy.min_clients}; raise num_clients or lower strategy.f"
+        )
+    if "root" in strategy.uses and server["root_per_class"] == 0:
+        raise ConfigError(
+            f"server.root_per_class=0: strategy={strategy.name} needs root images; set server.root_per_class=8 or strategy.trust=false"
+        )
+    if config["model"].get("head") == "linear" and config["client"].get("loss") == "dot_regression":
+        raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")
+
+
+def clean_twin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the same run without any contamination."""
+    return {**config, "poisoned": 0, "noisy": 0}
