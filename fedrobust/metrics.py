@@ -1,0 +1,108 @@
+"""How good predictions are: one set of images in, a handful of percentages out.
+
+Macro averages run over the classes that occur among the labels or the predictions; a class that is never predicted has
+precision 0 and a class with no hit has F1 0 (scikit-learn's `zero_division=0`). Balanced accuracy is the mean recall of
+the classes that occur among the labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torchmetrics.functional.classification import binary_auroc
+
+Metrics = dict[str, float | int | None]
+NAMES = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
+ECE_BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """All that the threshold metrics need of one or many (...) confusion matrices: per class (..., K) the images that were
+    hit (diagonal), predicted (column sums) and labelled (row sums). Whole numbers in float64."""
+
+    hits: Tensor
+    predicted: Tensor
+    labelled: Tensor
+
+    @classmethod
+    def of(cls, labels_N: Tensor, predicted_N: Tensor, num_classes: int) -> Counts:
+        table_N3K = hit_table(labels_N, predicted_N, num_classes)
+        return cls(*table_N3K.sum(dim=0, dtype=torch.float64).chunk(3))
+
+
+def hit_table(labels_N: Tensor, predicted_N: Tensor, num_classes: int) -> Tensor:
+    """(N, 3K) float32 of 0 and 1: each image's share in `Counts` (hits, predicted, labelled), ready to be summed or weighted."""
+    labelled, predicted = (one_hot(one.long(), num_classes).float() for one in (labels_N, predicted_N))
+    return torch.cat([labelled * predicted, predicted, labelled], dim=1)
+
+
+def rates(counts: Counts) -> dict[str, Tensor]:
+    """accuracy, balanced_accuracy, f1 and precision (...) in percent from counts (..., K); NaN where there is no image."""
+    hits, predicted, labelled = counts.hits, counts.predicted, counts.labelled
+    occurs = labelled + predicted > 0
+    return {
+        "accuracy": 100 * hits.sum(-1) / labelled.sum(-1),
+        "balanced_accuracy": _mean(hits, labelled, labelled > 0),
+        "f1": _mean(2 * hits, labelled + predicted, occurs),
+        "precision": _mean(hits, predicted, occurs),
+    }
+
+
+def _mean(part: Tensor, whole: Tensor, counted: Tensor) -> Tensor:
+    """100 times the mean of part / whole over the classes that are counted, with 0 / 0 = 0."""
+    return 100 * (part / whole.clamp(min=1)).where(counted, 0).sum(-1) / counted.sum(-1)
+
+
+def classification_metrics(probabilities_NK: Tensor, labels_N: Tensor) -> Metrics:
+    """`NAMES` in percent (None where undefined) and "n", the number of images; the prediction is the first largest probability.
+
+    probabilities_NK: rows of class probabilities in [0, 1]. labels_N: whole numbers in [0, K).
+    auroc: mean one-vs-rest area over the classes that have images of their own and others; None without such a class.
+    ece: expected calibration error of the top probability, 15 bins of equal width (Guo et al. 2017, eq. 3).
+    An empty set has no metrics, only n = 0. Raises ValueError on NaN, on values outside [0, 1] and on labels outside [0, K).
+    """
+    _check(probabilities_NK, labels_N)
+    if len(labels_N) == 0:
+        return dict.fromkeys(NAMES) | {"n": 0}
+    probabilities_NK = probabilities_NK.to(torch.float64).clamp(0, 1)
+    top_N, predicted_N = probabilities_NK.max(dim=1)
+    values = {name: float(rate) for name, rate in rates(Counts.of(labels_N, predicted_N, probabilities_NK.shape[1])).items()}
+    return {
+        **values,
+        "auroc": auroc(probabilities_NK, labels_N),
+        "ece": calibration_error(top_N, predicted_N == labels_N),
+        "n": len(labels_N),
+    }
+
+
+def _check(probabilities_NK: Tensor, labels_N: Tensor) -> None:
+    if probabilities_NK.ndim != 2 or labels_N.shape != probabilities_NK.shape[:1]:
+        raise ValueError(f"probabilities of shape {tuple(probabilities_NK.shape)} do not fit labels of shape {tuple(labels_N.shape)}")
+    # A sum of float32 shares may exceed 1 by rounding; NaN fails both comparisons.
+    if not bool(((probabilities_NK >= -1e-5) & (probabilities_NK <= 1 + 1e-5)).all()):
+        raise ValueError("probabilities must be numbers in [0, 1] (found NaN or a value outside)")
+    if not bool(((labels_N >= 0) & (labels_N < probabilities_NK.shape[1])).all()):
+        raise ValueError(f"labels must be in [0, {probabilities_NK.shape[1]})")
+
+
+def auroc(probabilities_NK: Tensor, labels_N: Tensor) -> float | None:
+    """Macro one-vs-rest area under the ROC curve in percent; ties count one half. None if no class has both sides."""
+    own_NK = one_hot(labels_N.long(), probabilities_NK.shape[1])
+    both_sides = (own_NK.any(dim=0) & (own_NK == 0).any(dim=0)).nonzero().reshape(-1).tolist()
+    areas = [float(binary_auroc(probabilities_NK[:, k], own_NK[:, k])) for k in both_sides]
+    return 100 * sum(areas) / len(areas) if areas else None
+
+
+def calibration_error(top_N: Tensor, correct_N: Tensor, bins: int = ECE_BINS) -> float:
+    """Expected calibration error in percent: sum over bins of |number correct - sum of confidences| / N.
+
+    Bins are (a, b] as in the paper, so a confidence of exactly 1 belongs to the last bin.
+    """
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)[1:-1]
+    index_N = torch.bucketize(top_N.to(torch.float64), edges)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, index_N, correct_N.to(torch.float64) - top_N.to(torch.float64))
+    return float(100 * gaps.abs().sum() / len(top_N))
