@@ -1,0 +1,106 @@
+"""One labelled set of images with what federated learning must know of each: its site, its patient or lesion, its split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedrobust.types import DataError, Samples
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Images and their labels.
+
+    images: (N, 3, H, W) uint8, often a memory map. labels: (N,) int64 in [0, K). sites: (N,) int64 positions in `site_names`.
+    groups: (N,) int64, one number per patient or lesion (one per image where unknown); no group lies in two splits.
+    splits: (N,) int8, 0 train, 1 validation, 2 test. skipped: files left out because they could not be read.
+    digest: SHA-256 over images, labels, sites, groups and splits.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    sites: Tensor
+    site_names: tuple[str, ...]
+    groups: Tensor
+    splits: Tensor
+    skipped: tuple[str, ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def samples(self, index: Tensor) -> Samples:
+        """The images and labels of these rows (copies)."""
+        return Samples(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """A named way to a data set; `load` reads it (or its cache), the same settings give the same digest."""
+
+    name: str
+    load: Callable[[], Dataset]
+
+
+def make_dataset(
+    name: str,
+    images: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    splits: Tensor,
+    sites: Tensor | None = None,
+    site_names: Sequence[str] = ("all",),
+    groups: Tensor | None = None,
+    skipped: Sequence[str] = (),
+) -> Dataset:
+    """A checked Dataset with its digest; without `sites` all images share one, without `groups` every image is its own.
+
+    Raises DataError for a label without a class name, a class without training images, a group in two splits, an empty split.
+    """
+    count = len(labels)
+    sites = torch.zeros(count, dtype=torch.int64) if sites is None else sites.to(torch.int64)
+    groups = torch.arange(count) if groups is None else groups.to(torch.int64)
+    labels, splits = labels.to(torch.int64), splits.to(torch.int8)
+    _check(name, labels, tuple(class_names), groups, splits)
+    digest = _digest(images, labels, sites, groups, splits)
+    return Dataset(name, images, labels, tuple(class_names), sites, tuple(site_names), groups, splits, tuple(skipped), digest)
+
+
+def _check(name: str, labels: Tensor, class_names: tuple[str, ...], groups: Tensor, splits: Tensor) -> None:
+    if len(labels) == 0:
+        raise DataError(f"{name}: no images")
+    if labels.min() < 0 or labels.max() >= len(class_names):
+        raise DataError(f"{name}: label {int(labels.min())}..{int(labels.max())} outside the {len(class_names)} classes")
+    for split, word in enumerate(SPLITS):
+        if not (splits == split).any():
+            raise DataError(f"{name}: no {word} images; leave the split out to have 7:2:1 drawn")
+    trained = torch.bincount(labels[splits == TRAIN], minlength=len(class_names))
+    for position in (trained == 0).nonzero().reshape(-1).tolist():
+        raise DataError(f"{name}: class {class_names[position]} has no training image; remove the class or add images")
+    pairs = torch.unique(torch.stack([groups, splits.to(torch.int64)]), dim=1)[0]
+    values, counts = torch.unique(pairs, return_counts=True)
+    if (counts > 1).any():
+        raise DataError(f"{name}: group {int(values[counts > 1][0])} lies in more than one split; give every group one split")
+
+
+def _digest(*tensors: Tensor) -> str:
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+        sha.update(tensor.contiguous().numpy().data)
+    return sha.hexdigest()
