@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fedrobust.drops import UNSTABLE_BELOW
 from fedrobust.wording import DROP_FORMULA, DROP_MEANINGS, METRIC_NAMES, decimal, headline, label
 
 MOST_CLIENTS = 40  # rows on the screen; the files hold all of them
@@ -89,6 +90,11 @@ def drop_notes(drops: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What each drop compares, which metrics it left out, and the clients' drop by kind."""
     notes = [f"{name}: {meaning}" for name, meaning in DROP_MEANINGS.items() if name in drops]
     notes += [f"{name}: left out of Combined: {', '.join(map(label, drops[name]['skipped']))}" for name in drops if drops[name]["skipped"]]
+    for name, drop in drops.items():
+        low = [
+            label(metric) for metric, one in drop["per_metric"].items() if one["normal"] is not None and 0 < one["normal"] < UNSTABLE_BELOW
+        ]
+        notes += [f"{name}: unstable, a ratio to less than {UNSTABLE_BELOW:.0f}: {', '.join(low)}"] if low else []
     kinds = drops["clients"]["by_kind"].items()
     notes.append("clients by kind: " + ", ".join(f"{kind} {decimal(one['combined'])} ({one['num_clients']})" for kind, one in kinds))
     return [*notes, DROP_FORMULA]
@@ -99,23 +105,14 @@ def clients_table(clients: list[Mapping[str, Any]]) -> Table:
     chosen = clients
     if len(clients) > MOST_CLIENTS:
         chosen = sorted(clients, key=lambda one: (one["kind"] == "clean", one["id"]))[:MOST_CLIENTS]
-    table = _table(
-        "Clients: balanced accuracy on their own test images",
-        "Client",
-        "Kind",
-        "Images",
-        "Influence",
-        "clean",
-        "contaminated",
-        "drop",
-        left=2,
-    )
+    columns = ("Client", "Kind", "Images", "Influence", "clean", "contaminated", "Combined")
+    table = _table("Clients: balanced accuracy on their own test images, Combined drop", *columns, left=2)
     for one in chosen:
         before, after = one["clean"]["balanced_accuracy"], one["contaminated"]["balanced_accuracy"]
         values = (str(one["num_examples"]), decimal(one["weight"], 3), decimal(before), decimal(after), drop_text(one["combined_drop"]))
         table.add_row(str(one["id"]), one["kind"], *values, style=KIND_STYLES[one["kind"]])
     if len(chosen) < len(clients):
-        table.caption = f"and {len(clients) - len(chosen)} clean or contaminated clients more in report.json"
+        table.caption = f"and {len(clients) - len(chosen)} more in report.json"
     return table
 
 

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fedrobust.records import Observers, Recorder, read_rounds
+from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
+
+
+def record(number: int, *clients: ClientRecord, failures: tuple[Failure, ...] = ()) -> RoundRecord:
+    return RoundRecord(number, {"accuracy": 50.0, "auroc": None}, clients, failures, {"train": 1.5}, {"threshold": math.inf})
+
+
+def started(folder: Path) -> Recorder:
+    recorder: Observer = Recorder(folder, ("clean", "poisoned"))
+    recorder.run_started("run", 2, 2)
+    assert isinstance(recorder, Recorder)
+    return recorder
+
+
+def test_every_round_is_on_disk_at_once(tmp_path: Path) -> None:
+    recorder = started(tmp_path)
+    for number in range(3):
+        recorder.round_finished("run", record(number))
+        assert [line["round"] for line in read_rounds(tmp_path)] == list(range(number + 1))
+
+
+def test_a_line_holds_all_of_a_round_and_no_nan(tmp_path: Path) -> None:
+    recorder = started(tmp_path)
+    client = ClientRecord(1, 30, 0.25, {"loss": math.nan}, {"trust": 0.5})
+    recorder.round_finished("run", record(1, client, failures=(Failure(0, "no reply", "Traceback\nline"),)))
+    assert json.loads((tmp_path / "rounds.jsonl").read_text(encoding="utf-8")) == {
+        "run": "run",
+        "round": 1,
+        "metrics": {"accuracy": 50.0, "auroc": None},
+        "clients": [{"client": 1, "num_examples": 30, "weight": 0.25, "metrics": {"loss": None}, "extras": {"trust": 0.5}}],
+        "failures": [{"client": 0, "reason": "no reply", "traceback": "Traceback\nline"}],
+        "seconds": {"train": 1.5},
+        "extras": {"threshold": None},
+    }
+
+
+def test_a_row_for_every_client_and_round_of_both_runs(tmp_path: Path) -> None:
+    recorder = started(tmp_path)
+    recorder.run_started("clean twin", 2, 2)
+    for run in ("run", "clean twin"):
+        for number in (1, 2):
+            recorder.round_finished(run, record(number, *(ClientRecord(c, 10 + c, 0.5, {"loss": 1.0 / number}) for c in (0, 1))))
+    table = pd.read_csv(tmp_path / "clients.csv")
+    assert list(table.columns) == ["run", "round", "client", "kind", "num_examples", "weight", "loss"]
+    assert len(table) == 8
+    assert set(table[table.client == 1].kind) == {"poisoned"}
+    assert table.groupby("run").size().to_dict() == {"run": 4, "clean twin": 4}
+    assert [line["run"] for line in read_rounds(tmp_path, "clean twin")] == ["clean twin", "clean twin"]
+
+
+def test_columns_that_appear_later_are_added(tmp_path: Path) -> None:
+    recorder = started(tmp_path)
+    recorder.round_finished("run", record(1, ClientRecord(0, 10, 1.0, {"loss": 2.0})))
+    recorder.round_finished("run", record(2, ClientRecord(0, 10, 1.0, {"loss": 1.0}, {"loss": 7.0})))
+    recorder.round_finished("run", record(3, ClientRecord(0, 10, 1.0, {})))
+    table = pd.read_csv(tmp_path / "clients.csv")
+    assert table["round"].tolist() == [1, 2, 3]
+    assert table["loss"].fillna(-1).tolist() == [2.0, 1.0, -1.0]
+    assert table["server_loss"].fillna(-1).tolist() == [-1.0, 7.0, -1.0]
+
+
+def test_starting_again_in_a_folder_begins_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        recorder = started(tmp_path)
+        recorder.round_finished("run", record(1, ClientRecord(0, 10, 1.0, {})))
+    assert len(read_rounds(tmp_path)) == 1
+    assert len(pd.read_csv(tmp_path / "clients.csv")) == 1
+
+
+def test_no_file_no_rounds_and_unknown_runs_are_refused(tmp_path: Path) -> None:
+    assert read_rounds(tmp_path, "clean twin") == []
+    with pytest.raises(KeyError):
+        started(tmp_path).run_started("other", 1, 1)
+
+
+def test_observers_pass_every_event_on_in_order() -> None:
+    seen: list[tuple[object, ...]] = []
+
+    class Spy:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run_started(self, run: str, rounds: int, num_clients: int) -> None:
+            seen.append((self.name, "run_started", run, rounds, num_clients))
+
+        def round_started(self, run: str, number: int) -> None:
+            seen.append((self.name, "round_started", run, number))
+
+        def client_done(self, run: str, stage: str, client: int, failed: bool) -> None:
+            seen.append((self.name, "client_done", run, stage, client, failed))
+
+        def stage(self, run: str, text: str) -> None:
+            seen.append((self.name, "stage", run, text))
+
+        def round_finished(self, run: str, record: RoundRecord) -> None:
+            seen.append((self.name, "round_finished", run, record.number))
+
+    both: Observer = Observers([Spy("a"), Spy("b")])
+    both.run_started("run", 2, 3)
+    both.round_started("run", 1)
+    both.client_done("run", "train", 4, True)
+    both.stage("run", "now")
+    both.round_finished("run", record(1))
+    events = [
+        ("run_started", "run", 2, 3),
+        ("round_started", "run", 1),
+        ("client_done", "run", "train", 4, True),
+        ("stage", "run", "now"),
+        ("round_finished", "run", 1),
+    ]
+    assert seen == [(name, *event) for event in events for name in ("a", "b")]
