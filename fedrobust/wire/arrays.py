@@ -1,0 +1,110 @@
+"""Tensors in Flower's ArrayRecord without the detour over bytes, and the distrustful way back."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from torch import Tensor
+
+NUMPY = "numpy.ndarray"  # Flower's name for the only serialisation it knows
+DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype("<f4"), torch.int64: np.dtype("<i8")}
+
+MAGIC = b"\x93NUMPY\x01\x00"
+
+
+class WireError(ValueError):
+    """A message that cannot be used: one line that says what is wrong with it."""
+
+
+@final
+class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
+    """A numpy array that is a Flower Array, but whose npy bytes are made only when Flower asks for them (in a deployment).
+
+    In one process it is passed as it is; between processes pickle hands its memory over out of band, so Ray stores it once
+    and every reader sees the same memory. `vector` is read-only.
+    """
+
+    def __init__(self, values: np.ndarray[Any, Any]) -> None:
+        # reshape: ascontiguousarray makes 0-d arrays 1-d; and it gives a view of its own to be made read-only
+        self.vector = np.ascontiguousarray(values).reshape(values.shape)
+        self.vector.flags.writeable = False
+        self.dtype, self.shape, self.stype = str(values.dtype), values.shape, NUMPY
+
+    @cached_property
+    def plain(self) -> Any:
+        """Flower's own serialised form."""
+        return Array(self.vector)
+
+    @property
+    def data(self) -> Any:
+        return self.plain.data
+
+    def numpy(self) -> Any:
+        return self.vector.copy()
+
+    # Flower writes the class name of what it serialises into the bytes, so that has to be its own class.
+    def slice_array(self) -> Any:
+        return self.plain.slice_array()
+
+    def deflate(self) -> Any:
+        return self.plain.deflate()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FlatArray, (self.vector,)
+
+
+def pack(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Float32 or int64 tensors as one ArrayRecord that shares their memory (if they are contiguous and on the CPU)."""
+    record = ArrayRecord()
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise WireError(f"{name}: tensors of type {tensor.dtype} do not travel, only float32 and int64")
+        record[name] = FlatArray(tensor.detach().cpu().numpy())
+    return record
+
+
+def unpack(record: ArrayRecord, name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The tensor `name` of a record, with no copy: never change it in place. Its shape is as claimed where `shape` is None.
+
+    Raises WireError where type, shape, serialisation or size differ from what is expected, or from what the record claims.
+    """
+    array, expected = record[name], DTYPES[dtype]
+    if (array.stype, array.dtype) != (NUMPY, expected.name):
+        raise WireError(f"{name}: expected {expected.name} as {NUMPY}, got {array.dtype} as {array.stype}"[:200])
+    claimed = tuple(array.shape)
+    if min(claimed, default=0) < 0 or (shape is not None and claimed != shape):
+        raise WireError(f"{name}: expected the shape {shape or 'of an array'}, got {claimed}"[:200])
+    values = array.vector if isinstance(array, FlatArray) else _from_npy(name, array.data, expected, claimed)
+    if values.dtype != expected or values.shape != claimed:
+        raise WireError(f"{name}: holds {values.dtype} {values.shape} instead of what it claims")
+    return _tensor(values)
+
+
+def _from_npy(name: str, data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """The array inside npy bytes (format 1.0). The header is never parsed: it must be the text that numpy writes for this array."""
+    start = len(MAGIC) + 2
+    offset = start + int.from_bytes(data[len(MAGIC) : start], "little")
+    expected = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+    size = dtype.itemsize * math.prod(shape)
+    if (
+        not data.startswith(MAGIC)
+        or data[start:offset].rstrip() != expected.encode()
+        or len(data) != offset + size
+        or offset % dtype.itemsize
+    ):
+        raise WireError(f"{name}: not the npy payload of {dtype.name} {shape} in {size} bytes"[:200])
+    return np.frombuffer(data, dtype, offset=offset).reshape(shape)
+
+
+def _tensor(values: np.ndarray[Any, Any]) -> Tensor:
+    with warnings.catch_warnings():
+        # torch knows no read-only tensors; that nobody writes into them is a rule of this project.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(values)
