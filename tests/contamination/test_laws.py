@@ -1,0 +1,176 @@
+"""Laws of every contamination. A new yaml in configs/contamination is tested by its mere existence."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import get_method, instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+import configs
+import fedrobust.contamination
+from fedrobust.contamination import contaminate, triggered
+from fedrobust.seeding import generator
+from fedrobust.types import ConfigError, Contamination, Samples, State, keep_data, keep_update
+
+FOLDER = Path(configs.__file__).parent / "contamination"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+K = 5
+every = pytest.mark.parametrize("name", NAMES)
+
+
+def settings_of(name: str) -> Any:
+    return OmegaConf.load(FOLDER / f"{name}.yaml")
+
+
+def signature(name: str) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(get_method(settings_of(name)._target_)).parameters)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    shown = OmegaConf.to_container(settings_of(name))
+    assert isinstance(shown, dict)
+    return {str(key): value for key, value in shown.items() if key != "_target_"}
+
+
+def build(name: str, **overrides: Any) -> Contamination:
+    told = {"num_classes": K} if "num_classes" in signature(name) else {}
+    built = get_method(settings_of(name)._target_)(**{**defaults(name), **told, **overrides})
+    assert isinstance(built, Contamination)
+    return built
+
+
+def those(key: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [name for name in NAMES if key in signature(name)])
+
+
+def samples(n: int = 23, seed: int = 0) -> Samples:
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (n, 3, 12, 10), generator=g, dtype=torch.uint8)
+    return Samples(images, torch.arange(n) % K)
+
+
+def states(seed: int = 0) -> tuple[State, State]:
+    g = torch.Generator().manual_seed(seed)
+    trained, reference = (State(torch.randn(50, generator=g), torch.rand(6, generator=g)) for _ in range(2))
+    return trained, reference
+
+
+def copied(value: Samples | State) -> list[torch.Tensor]:
+    return [getattr(value, name).clone() for name in type(value).__slots__]
+
+
+def same(value: Samples | State, tensors: list[torch.Tensor]) -> bool:
+    own = [getattr(value, name) for name in type(value).__slots__]
+    return all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(own, tensors, strict=True))
+
+
+def test_every_factory_has_its_yaml() -> None:
+    modules = {path.stem for path in Path(fedrobust.contamination.__file__).parent.glob("*.py")} - {"__init__", "common"}
+    assert modules == {settings_of(name)._target_.split(".")[-2] for name in NAMES}
+
+
+@every
+def test_the_yaml_shows_every_setting_with_its_default(name: str) -> None:
+    known = {key: one.default for key, one in signature(name).items() if key != "num_classes"}
+    assert defaults(name) == {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
+
+
+@every
+def test_builds_and_does_something(name: str) -> None:
+    built = instantiate(settings_of(name), **({"num_classes": K} if "num_classes" in signature(name) else {}))
+    assert built.name == name
+    assert built.data is not keep_data or built.update is not keep_update
+
+
+@those("num_classes")
+def test_a_factory_that_needs_the_number_of_classes_says_so(name: str) -> None:
+    for wrong in (None, 1, "five"):
+        with pytest.raises(ConfigError, match="num_classes"):
+            build(name, num_classes=wrong)
+
+
+@every
+def test_wrong_types_and_values_end_in_a_config_error(name: str) -> None:
+    for key in defaults(name):
+        for wrong in ("nonsense", -7.5, math.nan, [[]]):
+            with pytest.raises(ConfigError, match=key):
+                build(name, **{key: wrong})
+
+
+@every
+def test_data_keeps_shapes_types_and_ranges_and_never_touches_its_input(name: str) -> None:
+    built, given_samples = build(name), samples()
+    before = copied(given_samples)
+    after = contaminate(given_samples, built, generator(1))
+    assert same(given_samples, before)
+    assert after.images.shape == given_samples.images.shape
+    assert after.labels.shape == given_samples.labels.shape
+    assert after.labels.dtype == torch.int64
+    assert 0 <= int(after.labels.min()) <= int(after.labels.max()) < K
+    if after.images is not given_samples.images:
+        assert after.images.dtype == torch.float32
+        assert 0 <= float(after.images.min()) <= float(after.images.max()) <= 1
+    if built.data is keep_data:
+        assert after is given_samples
+
+
+@every
+def test_data_takes_floats_and_leaves_them_alone(name: str) -> None:
+    unit = Samples(samples().images / 255, samples().labels)
+    before = copied(unit)
+    contaminate(unit, build(name), generator(1))
+    assert same(unit, before)
+
+
+@every
+def test_update_keeps_sizes_and_buffers_and_never_touches_its_input(name: str) -> None:
+    built, (trained, reference) = build(name), states()
+    before = copied(trained), copied(reference)
+    after = built.update(trained, reference, generator(1))
+    assert same(trained, before[0])
+    assert same(reference, before[1])
+    assert after.parameters.shape == trained.parameters.shape
+    assert after.parameters.dtype == torch.float32
+    assert torch.equal(after.buffers, trained.buffers)
+    assert after.parameters.isfinite().all()
+
+
+@every
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31), n=st.integers(0, 30))
+def test_the_generator_decides_everything(name: str, seed: int, n: int) -> None:
+    built = build(name)
+    one, two = (contaminate(samples(n), built, generator(seed)) for _ in range(2))
+    assert same(one, copied(two))
+    sent = [built.update(*states(seed), generator(seed)) for _ in range(2)]
+    assert same(sent[0], copied(sent[1]))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if {"rate", "std"} & signature(name).keys()])
+def test_strength_zero_is_the_identity(name: str) -> None:
+    zero = {key: 0.0 for key in ("rate", "std") if key in signature(name)}
+    built, given_samples, (trained, reference) = build(name, **zero), samples(), states()
+    assert contaminate(given_samples, built, generator(1)) is given_samples
+    assert built.update(trained, reference, generator(1)) is trained
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if build(name).backdoor is not None])
+def test_a_backdoor_can_be_measured(name: str) -> None:
+    backdoor, given_samples = build(name).backdoor, samples()
+    assert backdoor is not None
+    before = copied(given_samples)
+    victims = triggered(given_samples, backdoor)
+    assert same(given_samples, before)
+    assert len(victims) == int((given_samples.labels != backdoor.target).sum())
+    assert not (victims.labels == backdoor.target).any()
+    assert torch.equal(backdoor.trigger(victims.images), victims.images)  # twice is once
+    nobody = given_samples.take((given_samples.labels == backdoor.target).nonzero().reshape(-1))
+    assert len(triggered(nobody, backdoor)) == 0
