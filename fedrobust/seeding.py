@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,3 +22,17 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 def subseed(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed for a library that takes a number instead of a generator."""
     return int(torch.randint(2**62, (1,), generator=generator(seed, *purpose)).item())
+
+
+@contextmanager
+def isolated(source: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
+    """For library code that draws from torch's global generators (weight initialisation, dropout): within the context they
+    are seeded from `source`, afterwards they are as before."""
+    seed = int(torch.randint(2**62, (1,), generator=source).item())
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        for one in cuda:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,36 @@
+"""FedProx: local training that is held near the received global model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from clients.sgd import train
+from fedrobust.checks import number
+from fedrobust.training_settings import Settings, with_settings
+from fedrobust.types import ClientTrainer, Task, TrainResult
+
+
+@with_settings
+def prox(mu: float = 0.01, **settings: Any) -> ClientTrainer:
+    """Plain local training plus mu/2 |w - w_global|^2 over all trainable parameters (Li et al. 2020, arXiv 1812.06127, eq. 2)."""
+    number("client.mu", mu, low=0)
+    checked = Settings(**settings)
+
+    def trainer(task: Task) -> TrainResult:
+        received = [parameter.detach().clone() for parameter in _trainable(task.model)]
+        return train(task, checked, lambda images, scores, labels: proximity(_trainable(task.model), received, mu))
+
+    return trainer
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def proximity(parameters: list[nn.Parameter], reference: list[Tensor], mu: float) -> Tensor:
+    """mu/2 times the squared Euclidean distance; its gradient is mu (w - w_ref)."""
+    squares = [(parameter - kept).square().sum() for parameter, kept in zip(parameters, reference, strict=True)]
+    return mu / 2 * torch.stack(squares).sum()

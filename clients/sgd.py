@@ -1,0 +1,52 @@
+"""Plain local training: the client's model starts at the global one and follows its own data (McMahan et al. 2017)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrobust.losses import Loss, class_counts, make_loss
+from fedrobust.training import ExtraLoss, fit
+from fedrobust.training_settings import Settings, with_settings
+from fedrobust.types import ClientTrainer, ConfigError, Task, TrainResult
+
+
+@with_settings
+def sgd(**settings: Any) -> ClientTrainer:
+    """Train with the settings of `training.Settings` and nothing else."""
+    checked = Settings(**settings)
+    return lambda task: train(task, checked)
+
+
+def train(task: Task, settings: Settings, extra_loss: ExtraLoss | None = None) -> TrainResult:
+    """Train task.model in place. The sums are means over all images seen (several epochs count each) times the client's training images,
+    so that sums over clients divided by images are means."""
+    loss = task_loss(task, settings)
+    fitted = fit(task.model, task.data, loss, settings, task.generator, extra_loss=extra_loss, memory=task.memory)
+    count = len(task.data.train)
+    return TrainResult(count, {name: total / fitted.seen * count for name, total in fitted.sums.items()}, memory=fitted.memory)
+
+
+def task_loss(task: Task, settings: Settings) -> Loss:
+    """The loss that the settings name, for this client's model and class counts. Raises ConfigError where they do not go together."""
+    if settings.loss == "dot_regression" and task.model.head != "etf":
+        raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")
+    return make_loss(
+        settings.loss,
+        scale=task.model.scale,
+        counts_K=_counts(task, settings),
+        rect=settings.rect,
+        rect_scope=settings.rect_scope,
+        rect_cap=settings.rect_cap,
+    )
+
+
+def _counts(task: Task, settings: Settings) -> Tensor:
+    """Images per class: the client's own, or for rect_scope=global those that the server sent."""
+    if settings.loss == "dot_regression" and settings.rect and settings.rect_scope == "global":
+        if "class_counts" not in task.extras:
+            raise ConfigError("client.rect_scope=global: the server sends no class counts; use client.rect_scope=batch or client")
+        return torch.tensor(task.extras["class_counts"], dtype=torch.float32)
+    return class_counts(task.data.train.labels, task.model.num_classes)

@@ -1,0 +1,183 @@
+"""The one training loop: every client trainer uses it, and so does central training."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from fedrobust import batchnorm, optimizers
+from fedrobust.augment import augment
+from fedrobust.images import as_unit
+from fedrobust.losses import Loss
+from fedrobust.seeding import isolated
+from fedrobust.training_settings import Settings
+from fedrobust.types import RunError, Samples, Shard
+
+ExtraLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (images_B3HW in [0, 1], scores_BK, labels_B) -> scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a training run did. `sums` over `seen` images (each pass counts): loss, correct, and extra_loss where there is one;
+    `memory`: the learning-rate schedule, to be handed to the next call."""
+
+    seen: int
+    sums: Mapping[str, float]
+    memory: Mapping[str, Any]
+
+
+def fit(
+    model: nn.Module,
+    data: Shard,
+    loss: Loss,
+    settings: Settings,
+    generator: Generator,
+    *,
+    extra_loss: ExtraLoss | None = None,
+    memory: Mapping[str, Any] | None = None,
+) -> Fitted:
+    """Train `model` in place, where it lies, on data.train with loss(scores, labels) + extra_loss(images, scores, labels).
+
+    The images are moved to the model's device once and augmented there. Order, augmentation and dropout come from `generator` alone. A last
+    batch of one image joins the batch before it, for BatchNorm needs two; a shard of one image is trained with BatchNorm frozen.
+    Raises RunError without images and when a loss is not finite.
+    """
+    if not len(data.train):
+        raise RunError("there are no training images")
+    run = _Run.start(model, data, loss, settings, memory or {})
+    mode = model.training
+    with isolated(generator, run.device), ExitStack() as stack:
+        model.train()
+        if len(data.train) == 1:
+            stack.enter_context(batchnorm.frozen(model))
+        for batches in _passes(len(data.train), settings, generator):
+            for index in batches:
+                run.step(index.to(run.device), extra_loss, generator)
+            run.check_finite()
+            if run.finished_epoch():
+                break
+    run.restore_best()
+    model.train(mode)
+    return Fitted(run.seen, {name: float(total) for name, total in run.sums.items()}, run.memory())
+
+
+def _passes(count: int, settings: Settings, generator: Generator) -> Iterator[list[Tensor]]:
+    """The batches (index tensors) of each pass in random order: `epochs` passes, or as many batches in all as `steps`."""
+    left = settings.steps
+    for _ in range(settings.epochs) if left is None else iter(int, 1):
+        batches = list(torch.split(torch.randperm(count, generator=generator), settings.batch_size))
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        if left is None:
+            yield batches
+            continue
+        yield batches[:left]
+        left -= len(batches)
+        if left <= 0:
+            return
+
+
+@dataclass
+class _Run:
+    """The moving parts of one call of `fit`."""
+
+    model: nn.Module
+    train: Samples
+    validation: Samples
+    loss: Loss
+    settings: Settings
+    optimizer: torch.optim.Optimizer
+    plateau: ReduceLROnPlateau | None
+    device: torch.device
+    seen: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    best_loss: float = math.inf
+    best_state: dict[str, Any] | None = None
+    waited: int = 0
+
+    @classmethod
+    def start(cls, model: nn.Module, data: Shard, loss: Loss, settings: Settings, memory: Mapping[str, Any]) -> _Run:
+        device = next(model.parameters()).device
+        optimizer = optimizers.make(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
+        plateau = None if settings.plateau is None else ReduceLROnPlateau(optimizer, **settings.plateau)
+        if plateau is not None and "plateau" in memory:
+            plateau.load_state_dict(copy.deepcopy(memory["plateau"]))
+            for group, rate in zip(optimizer.param_groups, memory["rates"], strict=True):
+                group["lr"] = rate
+        train, validation = (Samples(part.images.to(device), part.labels.to(device)) for part in (data.train, data.validation))
+        return cls(model, train, validation, loss, settings, optimizer, plateau, device)
+
+    def autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp and self.device.type == "cuda")
+
+    def step(self, index: Tensor, extra_loss: ExtraLoss | None, generator: Generator) -> None:
+        images, labels = self.train.images[index], self.train.labels[index]
+        images = as_unit(augment(images, generator) if self.settings.augment else images)
+        with self.autocast():
+            scores = self.model(images)
+            parts = {"loss": self.loss(scores, labels)}
+            if extra_loss is not None:
+                parts["extra_loss"] = extra_loss(images, scores, labels)
+        self.optimizer.zero_grad()
+        torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip is not None:
+            clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.seen += len(labels)
+        self._add({name: value.detach().double() * len(labels) for name, value in parts.items()})
+        self._add({"correct": (scores.detach().argmax(1) == labels).sum().double()})
+
+    def _add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def check_finite(self) -> None:
+        """Once per pass, not per step: reading a loss makes a GPU wait, and what is not finite stays so in a sum."""
+        for name, total in self.sums.items():
+            if not math.isfinite(total):
+                rate = self.optimizer.param_groups[0]["lr"]
+                raise RunError(f"the local {name} is {float(total)}; lower client.optimizer.lr={rate} or set client.clip=5")
+
+    def finished_epoch(self) -> bool:
+        """Judge the epoch on the validation images where a setting asks for it; true when training should end."""
+        patience = self.settings.early_stopping
+        if (patience is None and self.plateau is None) or not len(self.validation):
+            return False
+        value = self._validation_loss()
+        if self.plateau is not None:
+            self.plateau.step(value)
+        if patience is None:
+            return False
+        if value < self.best_loss:
+            self.best_loss, self.waited, self.best_state = value, 0, copy.deepcopy(self.model.state_dict())
+        else:
+            self.waited += 1
+        return self.waited >= patience
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float:
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        with self.autocast():
+            scores = torch.cat([self.model(as_unit(part)) for part in torch.split(self.validation.images, 128)])
+        for module, mode in modes.items():
+            module.training = mode
+        return float(self.loss(scores, self.validation.labels))
+
+    def restore_best(self) -> None:
+        if self.best_state is not None and self.waited:
+            self.model.load_state_dict(self.best_state)
+
+    def memory(self) -> dict[str, Any]:
+        if self.plateau is None:
+            return {}
+        return {"plateau": self.plateau.state_dict(), "rates": [group["lr"] for group in self.optimizer.param_groups]}

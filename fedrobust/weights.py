@@ -1,0 +1,60 @@
+"""Weights from a local safetensors file into a classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file as read_tensors
+from torch import Tensor
+
+from fedrobust.types import ConfigError
+
+ANCHORS = "etf.anchors"  # the name under which a run's checkpoints keep the fixed ETF beside the model's tensors
+
+
+def load_file(path: str, model: Any) -> None:
+    """Load `path` into a `models.Classifier`: a checkpoint of a whole classifier (names start with `backbone.`), or a timm
+    backbone, whose own classifier is left out.
+
+    Raises ConfigError for an unreadable file, for missing or unexpected names, for wrong shapes, and for a classifier that was trained
+    towards other anchors.
+    """
+    tensors = _read(path)
+    if not any(name.startswith("backbone.") for name in tensors):
+        own = _own_classifier(model.backbone)
+        _fill(path, model.backbone, {name: tensor for name, tensor in tensors.items() if name.rsplit(".", 1)[0] not in own})
+        return
+    anchors = tensors.pop(ANCHORS, None)
+    if anchors is not None and model.anchors is not None and not torch.equal(anchors, model.anchors):
+        raise ConfigError(f"model.checkpoint={path}: was trained towards other anchors; use its run's seed and model.dimension")
+    _fill(path, model, tensors)
+
+
+def _read(path: str) -> dict[str, Tensor]:
+    try:
+        return read_tensors(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"model.checkpoint={path}: not a readable safetensors file ({' '.join(str(error).split())})") from error
+
+
+def _own_classifier(backbone: Any) -> set[str]:
+    names = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return {names} if isinstance(names, str) else set(names)
+
+
+def _fill(path: str, module: Any, tensors: dict[str, Tensor]) -> None:
+    wanted = module.state_dict()
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}  # checkpoints of runs leave them out
+    problems = [f"lacks {name}" for name in wanted.keys() - tensors.keys() - counters]
+    problems += [f"holds an unknown {name}" for name in tensors.keys() - wanted.keys()]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & tensors.keys()
+        if tensors[name].shape != wanted[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise ConfigError(f"model.checkpoint={path}: does not fit the model: {min(problems)}{more}")
+    module.load_state_dict(tensors, strict=False)
