@@ -13,6 +13,8 @@ METRIC_NAMES: Final[dict[str, str]] = {
     "ece": "ECE",
 }
 
+METRIC_TITLES: Final[dict[str, str]] = METRIC_NAMES | {"balanced_accuracy": "Balanced accuracy"}  # where there is room
+
 METRIC_MEANINGS: Final[dict[str, str]] = {
     "accuracy": "Share of images whose class is named correctly.",
     "balanced_accuracy": "Mean over classes of the share recognised (recall); every class counts alike.",

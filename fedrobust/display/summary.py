@@ -90,14 +90,16 @@ def drop_notes(drops: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What each drop compares, which metrics it left out, and the clients' drop by kind."""
     notes = [f"{name}: {meaning}" for name, meaning in DROP_MEANINGS.items() if name in drops]
     notes += [f"{name}: left out of Combined: {', '.join(map(label, drops[name]['skipped']))}" for name in drops if drops[name]["skipped"]]
-    for name, drop in drops.items():
-        low = [
-            label(metric) for metric, one in drop["per_metric"].items() if one["normal"] is not None and 0 < one["normal"] < UNSTABLE_BELOW
-        ]
-        notes += [f"{name}: unstable, a ratio to less than {UNSTABLE_BELOW:.0f}: {', '.join(low)}"] if low else []
+    shaky = {name: ", ".join(unstable(drop["per_metric"])) for name, drop in drops.items()}
+    notes += [f"{name}: unstable, a ratio to less than {UNSTABLE_BELOW:.0f}: {metrics}" for name, metrics in shaky.items() if metrics]
     kinds = drops["clients"]["by_kind"].items()
     notes.append("clients by kind: " + ", ".join(f"{kind} {decimal(one['combined'])} ({one['num_clients']})" for kind, one in kinds))
     return [*notes, DROP_FORMULA]
+
+
+def unstable(per_metric: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Metrics whose normal value is so small that the ratio says little."""
+    return [label(metric) for metric, one in per_metric.items() if 0 < (one["normal"] or 0) < UNSTABLE_BELOW]
 
 
 def clients_table(clients: list[Mapping[str, Any]]) -> Table:
