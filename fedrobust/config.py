@@ -160,4 +160,7 @@ def plain(container: Any) -> dict[str, Any]:
 
 def to_json(config: Mapping[str, Any]) -> str:
     """The canonical text of a configuration: equal configurations give equal text."""
-    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise ConfigError("the configuration holds nan or inf; give a finite number") from error

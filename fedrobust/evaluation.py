@@ -7,42 +7,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrobust.checks import choice, flag, number
+from fedrobust.checks import flag, number
 from fedrobust.images import as_unit
 from fedrobust.models import Classifier
-from fedrobust.types import ConfigError
-
-DROP_METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc")
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """metrics: those whose relative drops are averaged into the combined drop; draws: bootstrap resamples of the test
-    images; validation_images: how many validation images judge the global model after each round; batch_size: images in
-    one forward pass; twin: whether the clean twin is run; clients: whether every client's own test shard is judged."""
+    """draws: bootstrap resamples of the test images, 0 for no intervals; validation_images: how many validation images judge
+    the global model after each round; batch_size: images in one forward pass; twin: whether the clean twin is run."""
 
-    metrics: tuple[str, ...]
     draws: int
     validation_images: int
     batch_size: int
     twin: bool
-    clients: bool
 
 
-def settings(
-    *, metrics: list[str], draws: int, validation_images: int, batch_size: int, twin: bool = True, clients: bool = True
-) -> Evaluation:
+def settings(*, draws: int, validation_images: int, batch_size: int, twin: bool = True) -> Evaluation:
     """Checked evaluation settings (`configs/evaluation/`)."""
-    if not isinstance(metrics, (list, tuple)) or not metrics:
-        raise ConfigError(f"evaluation.metrics={metrics}: must be a list of at least one of {', '.join(DROP_METRICS)}")
-    for metric in metrics:
-        choice("evaluation.metrics", metric, DROP_METRICS)
     number("evaluation.draws", draws, low=0, integer=True)
     number("evaluation.validation_images", validation_images, low=1, integer=True)
     number("evaluation.batch_size", batch_size, low=1, integer=True)
-    flag("evaluation.twin", twin)
-    flag("evaluation.clients", clients)
-    return Evaluation(tuple(metrics), draws, validation_images, batch_size, twin, clients)
+    return Evaluation(draws, validation_images, batch_size, flag("evaluation.twin", twin))
 
 
 @torch.no_grad()

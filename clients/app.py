@@ -1,0 +1,117 @@
+"""The Flower ClientApp: one hospital. The same app answers in process, on Ray actors and on a real SuperNode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.clientapp import ClientApp
+
+from fedrobust import etf, experiment, wire
+from fedrobust.evaluation import predict
+from fedrobust.experiment import Experiment
+from fedrobust.models import Classifier
+from fedrobust.types import ConfigError, Shard, State, Task
+from fedrobust.vectors import Layout, load, read
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the received global model on the hospital's shard and send the result, contaminated if this client is poisoned."""
+    order = wire.read_config(message.content)
+    study, client = _study(order["experiment"], context)
+    model, layout = _model(order["experiment"], order["etf"], order["etf-sha256"])
+    reference = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
+    load(model, layout, _with_own_buffers(study, reference, context))
+    task = Task(
+        model=model,
+        data=_shard(order["experiment"], client),
+        round=order["round"],
+        extras=wire.read_extras(message.content),
+        memory=_recall(context),
+        generator=study.generator("client", client, order["round"]),
+    )
+    result = study.trainer(task)
+    trained = read(model, layout)
+    _remember(context, result.memory, trained if study.config["server"]["buffers"] == "local" else None)
+    sent = study.contamination(client).update(trained, reference, study.generator("update", client, order["round"]))
+    metrics = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()}
+    content = wire.train_reply(sent, len(task.data.train), metrics, {"etf-sha256": _sha256(model)}, result.extras)
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Judge the received global model on the hospital's own test shard, clean and under the hospital's contamination."""
+    order = wire.read_config(message.content)
+    study, client = _study(order["experiment"], context)
+    model, layout = _model(order["experiment"], order["etf"], order["etf-sha256"])
+    state = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
+    load(model, layout, _with_own_buffers(study, state, context))
+    clean, contaminated = _shard(order["experiment"], client).test, study.contaminated_test(client)
+    scores = predict(model, clean.images, study.evaluation.batch_size)
+    scores_contaminated = scores
+    if contaminated.images is not clean.images:
+        scores_contaminated = predict(model, contaminated.images, study.evaluation.batch_size)
+    predictions = {"clean": (scores, clean.labels), "contaminated": (scores_contaminated, contaminated.labels)}
+    return Message(wire.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model)}), reply_to=message)
+
+
+def _study(text: str, context: Context) -> tuple[Experiment, int]:
+    """The experiment and this client's number. Contamination is refused outside a simulation unless the node itself allows it:
+    a server must never be able to order a hospital to poison."""
+    node = context.node_config
+    settings = json.loads(text)
+    allowed = bool(node.get("simulation", False)) or bool(node.get("allow-contamination", False))
+    if (settings.get("poisoned") or settings.get("noisy")) and not allowed:
+        raise ConfigError("poisoned/noisy: this node refuses contamination; its own node config may set allow-contamination=true")
+    study = experiment.from_text(text)
+    client = int(node["partition-id"])
+    if not 0 <= client < study.num_clients:
+        raise ConfigError(f"partition-id={client}: must be below num_clients={study.num_clients}")
+    return study, client
+
+
+@lru_cache(maxsize=1)
+def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
+    """The one resident model of this process; every client's state is loaded into it."""
+    study = experiment.from_text(text)
+    etf_dK = etf.from_bytes(anchors, study.num_classes, sha256) if anchors else None
+    model = study.model.build(study.num_classes, etf_dK, study.generator("init"))
+    model.to("cuda" if torch.cuda.is_available() and study.config["device"] != "cpu" else "cpu")
+    return model, Layout.of(model)
+
+
+@lru_cache(maxsize=64)
+def _shard(text: str, client: int) -> Shard:
+    return experiment.from_text(text).shard(client)
+
+
+def _sha256(model: Classifier) -> str:
+    """Of the anchors that were really used, after training."""
+    return "" if model.anchors is None else etf.digest(model.anchors)
+
+
+def _recall(context: Context) -> Mapping[str, Any]:
+    record = context.state.get("memory")
+    return json.loads(str(record["json"])) if isinstance(record, ConfigRecord) else {}
+
+
+def _remember(context: Context, memory: Mapping[str, Any], own: State | None) -> None:
+    """The trainer's memory (JSON values) and, under server.buffers=local, the client's own BatchNorm statistics."""
+    context.state["memory"] = ConfigRecord({"json": json.dumps(dict(memory))})
+    if own is not None:
+        context.state["own"] = wire.state_record(State(torch.zeros(0), own.buffers))
+
+
+def _with_own_buffers(study: Experiment, state: State, context: Context) -> State:
+    record = context.state.get("own")
+    if study.config["server"]["buffers"] != "local" or not isinstance(record, ArrayRecord):
+        return state
+    return State(state.parameters, wire.read_state(record, (0, state.buffers.numel())).buffers)

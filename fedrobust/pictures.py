@@ -1,0 +1,61 @@
+"""The pictures of an output folder, by file name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrobust.experiment import TRAIN, Experiment
+from fedrobust.partition import summary
+from fedrobust.plots.confusion import plot_confusion
+from fedrobust.plots.curves import plot_influence, plot_validation
+from fedrobust.plots.drops import plot_drops
+from fedrobust.plots.partition import plot_partition
+from fedrobust.plots.samples import plot_samples
+from fedrobust.types import Samples
+
+
+def draw_data(study: Experiment, folder: Path) -> None:
+    """partition.png (clients x classes) and samples.png (clean and contaminated images), before anything is trained."""
+    names = list(study.dataset.class_names)
+    plot_partition(summary(study.dataset, study.parts), names, list(study.kinds), folder / "partition.png")
+    plot_samples(_sample_rows(study), names, folder / "samples.png")
+
+
+def _sample_rows(study: Experiment) -> list[tuple[str, Samples, Samples]]:
+    """Two clients of each contaminated kind (one clean client where there is none), then the corrupted test images."""
+    chosen = [client for kind in ("poisoned", "noisy") for client in study.clients_of_kind(kind)[:2]] or [0]
+    rows = []
+    for client in chosen:
+        clean = study.samples(study.rows(client, TRAIN))
+        rows.append((f"{study.kinds[client]} client {client}: {study.contamination(client).name}", clean, study.shard(client).train))
+    test = study.samples(study.test_rows())
+    return [*rows, (f"test images: {study.corruption.name}", test, study.corrupted(test))]
+
+
+def draw_results(study: Experiment, report: Mapping[str, Any], test: Mapping[str, Tensor], folder: Path) -> None:
+    """curves.png, influence.png, drops.png and confusion.png. test: probabilities (N, K) by evaluation name."""
+    rounds, twin = _lines(folder / "rounds.jsonl"), _lines(folder / "twin_rounds.jsonl")
+    plot_validation(rounds, twin, folder / "curves.png")
+    plot_influence(rounds, list(study.kinds), folder / "influence.png")
+    plot_drops(report["drops"], folder / "drops.png")
+    labels = study.dataset.labels[study.test_rows()]
+    tables = {name: _confusion(labels, part) for name, part in test.items()}
+    plot_confusion(tables.get("twin_clean"), tables["clean"], list(study.dataset.class_names), folder / "confusion.png")
+
+
+def _confusion(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """(K, K) counts: rows true, columns predicted."""
+    classes = probabilities.shape[1]
+    return torch.bincount(labels * classes + probabilities.argmax(dim=1), minlength=classes**2).reshape(classes, classes)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

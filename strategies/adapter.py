@@ -1,0 +1,207 @@
+"""One Flower strategy that holds any server rule: broadcast, validate, fill the matrix of updates, apply the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from fedrobust.wire import WireError
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedrobust import batchnorm, etf, wire
+from fedrobust.experiment import Experiment
+from fedrobust.models import Classifier
+from fedrobust.types import Aggregate, ClientRecord, Failure, Round, RunError, Samples, ServerData, State
+from fedrobust.vectors import Layout, Updates, load, read
+
+Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one client
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the server owns for a whole run: the experiment, a scratch model on its device, where its tensors lie in a flat
+    state, and its own images."""
+
+    experiment: Experiment
+    model: Classifier
+    layout: Layout
+    root: Samples
+    proxy: Samples
+
+    @property
+    def etf_bytes(self) -> bytes:
+        return b"" if self.model.anchors is None else etf.to_bytes(self.model.anchors)
+
+    @property
+    def etf_sha256(self) -> str:
+        return "" if self.model.anchors is None else etf.digest(self.model.anchors)
+
+    def data_for_rule(self) -> ServerData:
+        """Only what the rule says it uses."""
+        uses = self.experiment.strategy.uses
+        root = self.root if "root" in uses and len(self.root) else None
+        proxy = self.proxy if "proxy" in uses and len(self.proxy) else None
+        return ServerData(self.model, root, proxy)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One aggregated round: who took part with which influence, who failed, and the rule's own numbers."""
+
+    clients: tuple[ClientRecord, ...]
+    failures: tuple[Failure, ...]
+    extras: dict[str, float]
+
+
+class RuleStrategy(FlowerStrategy):
+    """Holds any `types.Strategy`. `state` is the global model, `outcome` the last round's; both change with aggregate_train."""
+
+    def __init__(self, server: Server, state: State) -> None:
+        self.server = server
+        self.state = state
+        self.outcome = Outcome((), (), {})
+        self._memory: dict[str, object] = {}
+        self._sent_to: dict[int, int] = {}
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
+        return self._messages(server_round, arrays, grid, MessageType.TRAIN)
+
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
+        return self._messages(server_round, arrays, grid, MessageType.EVALUATE)
+
+    def _messages(self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str) -> Iterator[Message]:
+        nodes = sorted(grid.get_node_ids())
+        self._sent_to = {node: client for client, node in enumerate(nodes)}
+        config = {
+            "experiment": self.server.experiment.text,
+            "round": server_round,
+            "etf": self.server.etf_bytes,
+            "etf-sha256": self.server.etf_sha256,
+        }
+        return (Message(wire.instruction(arrays, config), dst_node_id=node, message_type=kind) for node in nodes)
+
+    def client_of(self, reply: Message) -> int:
+        """The number of the client that answers. Raises RunError for a node that was not asked."""
+        node = reply.metadata.src_node_id
+        if node not in self._sent_to:
+            raise RunError(f"node {node} replied without having been asked")
+        return self._sent_to[node]
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
+        """Apply the rule to the usable replies. Raises RunError when too few are left or the new model is not finite."""
+        updates, metrics, failures = self._collect(replies)
+        experiment = self.server.experiment
+        self._check_enough(server_round, len(updates), failures)
+        task = Round(
+            number=server_round,
+            reference=self.state,
+            updates=updates,
+            server_data=self.server.data_for_rule(),
+            generator=experiment.generator("server", server_round),
+            memory=self._memory,
+        )
+        aggregate = experiment.strategy.rule(task)
+        self._memory = dict(aggregate.memory)
+        self.state = self._with_buffers(aggregate.state)
+        if not (self.state.parameters.isfinite().all() and self.state.buffers.isfinite().all()):
+            raise RunError(
+                f"round {server_round}: strategy={experiment.strategy.name} produced a global model with values that are not finite"
+            )
+        self.outcome = _outcome(updates, metrics, failures, aggregate)
+        return wire.state_record(self.state), MetricRecord({})
+
+    def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
+        """Stream the replies into the matrix of updates; row order is client order, whoever was first."""
+        layout, n = self.server.layout, len(self._sent_to)
+        matrix_ND = torch.empty(n, layout.num_parameters)
+        buffers_NB = torch.empty(n, layout.num_buffers)
+        read_replies: dict[int, Report] = {}
+        failures: dict[int, Failure] = {}
+        for message in replies:
+            client = self.client_of(message)
+            reply = self._read(client, message)
+            if isinstance(reply, Failure):
+                failures[client] = reply
+                continue
+            torch.sub(reply.state.parameters, self.state.parameters, out=matrix_ND[client])
+            buffers_NB[client] = reply.state.buffers
+            read_replies[client] = (reply.num_examples, reply.metrics)  # its state lies in the matrix: let the message go
+        for client in set(range(n)) - read_replies.keys() - failures.keys():
+            failures[client] = Failure(client, f"no reply within {self.server.experiment.config['server']['round_timeout']} s")
+        clients = tuple(sorted(read_replies))
+        if len(clients) < n:
+            rows = torch.tensor(clients, dtype=torch.int64)
+            matrix_ND, buffers_NB = matrix_ND[rows], buffers_NB[rows]
+        counts = torch.tensor([read_replies[client][0] for client in clients], dtype=torch.float64)
+        return Updates(matrix_ND, buffers_NB, counts, clients, layout), read_replies, tuple(failures[c] for c in sorted(failures))
+
+    def _read(self, client: int, message: Message) -> wire.Reply | Failure:
+        if message.has_error():
+            return failure(client, message)
+        layout = self.server.layout
+        try:
+            reply = wire.read_train_reply(message.content, (layout.num_parameters, layout.num_buffers))
+        except WireError as error:
+            return Failure(client, f"unusable reply: {error}")
+        if reply.info["etf-sha256"] != self.server.etf_sha256:
+            return Failure(client, "unusable reply: trained against another ETF (its SHA-256 differs)")
+        return reply
+
+    def _check_enough(self, server_round: int, usable: int, failures: tuple[Failure, ...]) -> None:
+        experiment = self.server.experiment
+        allowed, least = experiment.config["server"]["max_failures"], experiment.strategy.min_clients
+        who = "; ".join(f"client {one.client}: {one.reason}" for one in failures[:3])
+        if len(failures) > allowed:
+            self.outcome = Outcome((), failures, {})
+            raise RunError(f"round {server_round}: {len(failures)} clients failed, server.max_failures={allowed} ({who})")
+        if usable < least:
+            self.outcome = Outcome((), failures, {})
+            raise RunError(f"round {server_round}: {usable} usable replies, strategy={experiment.strategy.name} needs {least} ({who})")
+
+    def _with_buffers(self, state: State) -> State:
+        """The policy server.buffers=recalibrate: BatchNorm statistics of the new model on the proxy images, not of the old ones."""
+        server = self.server
+        if server.experiment.config["server"]["buffers"] != "recalibrate":
+            return state
+        load(server.model, server.layout, state)
+        batchnorm.recalibrate(server.model, server.proxy.images)
+        return State(state.parameters, read(server.model, server.layout).buffers)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
+        """Clients' scores are pooled by `rounds.client_scores`, which needs them one by one; Flower's own loop gets their mean accuracy."""
+        hits, total = 0.0, 0
+        for reply in replies:
+            if not reply.has_error():
+                scores = wire.read_evaluate_reply(reply.content, self.server.experiment.num_classes)
+                probabilities, labels = scores.predictions["clean"]
+                hits, total = hits + float((probabilities.argmax(1) == labels).sum()), total + len(labels)
+        return MetricRecord({"accuracy": 100 * hits / total} if total else {})
+
+    def summary(self) -> None:
+        """Flower prints this before its own loop; the command lines of fedrobust have their own display."""
+        print(f"fedrobust rule {self.server.experiment.strategy.name} for {self.server.experiment.num_clients} clients")
+
+
+def failure(client: int, message: Message) -> Failure:
+    """An error reply as a Failure: the last line of the client's traceback is the reason."""
+    text = str(message.error.reason or "the client failed without saying why").strip()
+    return Failure(client, text.splitlines()[-1], text if "\n" in text else "")
+
+
+def _outcome(updates: Updates, replies: dict[int, Report], failures: tuple[Failure, ...], aggregate: Aggregate) -> Outcome:
+    columns = {key: value for key, value in aggregate.extras.items() if isinstance(value, list)}
+    clients = tuple(
+        ClientRecord(
+            client=client,
+            num_examples=replies[client][0],
+            weight=float(aggregate.weights_N[row]),
+            metrics=replies[client][1],
+            extras={key: float(values[row]) for key, values in columns.items()},
+        )
+        for row, client in enumerate(updates.clients)
+    )
+    plain = {key: float(value) for key, value in aggregate.extras.items() if key not in columns}
+    return Outcome(clients, failures, plain)

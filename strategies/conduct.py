@@ -1,0 +1,126 @@
+"""A whole run over a given Grid: manifest, rounds, clean twin, verdicts, report and pictures in the output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from flwr.serverapp import Grid
+
+from fedrobust import device, experiment, twins
+from fedrobust.checkpoint import save_state
+from fedrobust.contamination import triggered
+from fedrobust.experiment import Experiment
+from fedrobust.judgement import Scores, judge
+from fedrobust.reporting import write_report
+from fedrobust.types import Observer, Samples, State
+from strategies.adapter import Server
+from strategies.rounds import Finished, client_scores, make_server, probabilities, run_rounds
+
+TWIN = "clean twin"
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
+
+
+def conduct(study: Experiment, grid: Grid, folder: Path, observer: Observer, engine: str) -> tuple[dict[str, Any], Scores]:
+    """Run the experiment and its clean twin, judge both, write model.safetensors and report.json.
+
+    Returns the report and the scores it was made from.
+    """
+    clock = Clock()
+    with clock.stage("run"):
+        server = make_server(study)
+        finished = run_rounds(server, grid, observer)
+    save_state(
+        folder / "model.safetensors",
+        server.layout,
+        finished.state,
+        server.model.anchors,
+        {"class_names": "|".join(study.dataset.class_names)},
+    )
+    twin_state = None
+    if study.evaluation.twin:
+        with clock.stage("twin"):
+            twin_state = twin(study, finished, grid, observer)
+    with clock.stage("judge"):
+        scores = _scores(server, finished, twin_state, grid, observer)
+        verdict = judge(study, scores, finished.records)
+    report = {**_facts(study, engine), **verdict, "timing": {**clock.seconds, **_stages(finished)}}
+    write_report(folder, report)
+    return report, scores
+
+
+def twin(study: Experiment, finished: Finished, grid: Grid, observer: Observer) -> State:
+    """The state of the same run without contamination: this very run where nobody is contaminated, else from the cache, else trained."""
+    clean = experiment.build(experiment.clean_twin(study.config))
+    if not (study.clients_of_kind("poisoned") or study.clients_of_kind("noisy")):
+        return finished.state
+    server = make_server(clean)
+    name = twins.key(clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, torch.get_num_threads())
+    cached = twins.load(name, server.layout)
+    if cached is None:
+        trained = run_rounds(server, grid, observer, TWIN)
+        twins.save(name, server.layout, trained.state, list(trained.records))
+        return trained.state
+    state, records = cached
+    observer.run_started(TWIN, clean.config["rounds"], clean.num_clients)
+    for record in records:
+        observer.round_finished(TWIN, record)
+    observer.stage(TWIN, "taken from the cache")
+    return state
+
+
+def _scores(server: Server, finished: Finished, twin_state: State | None, grid: Grid, observer: Observer) -> Scores:
+    study = server.experiment
+    clients = client_scores(server, finished.state, grid, observer)
+    observer.stage("run", "evaluate the test images")
+    clean = study.samples(study.test_rows())
+    conditions: Mapping[str, Samples] = {"clean": clean, "corrupted": study.corrupted(clean)}
+    test = {name: probabilities(server, finished.state, samples) for name, samples in conditions.items()}
+    if twin_state is not None:
+        test |= {f"twin_{name}": probabilities(server, twin_state, samples) for name, samples in conditions.items()}
+    backdoor = study.contaminations["poisoned"].backdoor
+    marked = None
+    if backdoor is not None:
+        marked = probabilities(server, finished.state, triggered(clean, backdoor))
+    return Scores(test, clients, marked)
+
+
+def _facts(study: Experiment, engine: str) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "strategy": study.strategy.name,
+        "num_clients": study.num_clients,
+        "poisoned": study.clients_of_kind("poisoned"),
+        "noisy": study.clients_of_kind("noisy"),
+        "seed": study.seed,
+        "rounds": study.config["rounds"],
+        "engine": engine,
+        "device": device.name(device.resolve(study.config["device"])),
+    }
+
+
+def _stages(finished: Finished) -> dict[str, float]:
+    """Seconds of the run's rounds by stage, summed."""
+    total: dict[str, float] = {}
+    for record in finished.records:
+        for stage, seconds in record.seconds.items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return total

@@ -1,0 +1,141 @@
+"""The server loop: rounds of training over any Flower Grid, then every client's verdict on its own test shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+from fedrobust.wire import WireError
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedrobust import device, etf, wire
+from fedrobust.evaluation import predict
+from fedrobust.experiment import Experiment
+from fedrobust.metrics import classification_metrics
+from fedrobust.types import Failure, Observer, RoundRecord, RunError, Samples, State
+from fedrobust.vectors import Layout, load, read
+from strategies.adapter import RuleStrategy, Server, failure
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that went through all its rounds."""
+
+    state: State
+    records: tuple[RoundRecord, ...]
+
+
+def make_server(experiment: Experiment) -> Server:
+    """The untrained model with the one fixed ETF of the run, and the server's own images, on the server's device."""
+    anchors = None
+    if experiment.model.head == "etf":
+        anchors = etf.simplex_etf(experiment.model.dimension, experiment.num_classes, experiment.generator("etf"))
+    model = experiment.model.build(experiment.num_classes, anchors, experiment.generator("init"))
+    model.to(device.resolve(experiment.config["device"]))
+    root, proxy = experiment.samples(experiment.root), experiment.samples(experiment.proxy)
+    return Server(experiment, model, Layout.of(model), root, proxy)
+
+
+def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run") -> Finished:
+    """Train for `rounds` server rounds from the untrained model. Raises RunError by the failure policy."""
+    experiment = server.experiment
+    strategy = RuleStrategy(server, read(server.model, server.layout))
+    validation = experiment.validation()
+    observer.run_started(run, experiment.config["rounds"], experiment.num_clients)
+    records = [_record(0, server, strategy, validation, {})]
+    observer.round_finished(run, records[0])
+    for number in range(1, experiment.config["rounds"] + 1):
+        observer.round_started(run, number)
+        seconds = _train(strategy, grid, number, observer, run)
+        observer.stage(run, "evaluate")
+        records.append(_record(number, server, strategy, validation, seconds))
+        observer.round_finished(run, records[-1])
+    return Finished(strategy.state, tuple(records))
+
+
+def _train(strategy: RuleStrategy, grid: Grid, number: int, observer: Observer, run: str) -> dict[str, float]:
+    """One round of training and aggregation; the seconds of both."""
+    started = perf_counter()
+    finished = [started]
+    arrays = wire.state_record(strategy.state)
+    messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
+
+    def after_last() -> None:
+        finished[0] = perf_counter()
+        observer.stage(run, "aggregate")
+
+    observer.stage(run, "train")
+    replies = _watched(_send(grid, messages, strategy), strategy, observer, run, "train")
+    try:
+        strategy.aggregate_train(number, _then(replies, after_last))
+    except RunError:
+        _report_failures(number, strategy, observer, run)
+        raise
+    return {"train": finished[0] - started, "aggregate": perf_counter() - finished[0]}
+
+
+def _report_failures(number: int, strategy: RuleStrategy, observer: Observer, run: str) -> None:
+    """A round that ends the run is recorded all the same, with every client's traceback."""
+    observer.round_finished(run, RoundRecord(number, {}, failures=strategy.outcome.failures))
+
+
+def _send(grid: Grid, messages: Iterable[Message], strategy: RuleStrategy) -> Iterable[Message]:
+    return grid.send_and_receive(messages, timeout=float(strategy.server.experiment.config["server"]["round_timeout"]))
+
+
+def _watched(replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str) -> Iterator[Message]:
+    for reply in replies:
+        observer.client_done(run, stage, strategy.client_of(reply), reply.has_error())
+        yield reply
+
+
+def _then(items: Iterable[Message], action: Callable[[], None]) -> Iterator[Message]:
+    yield from items
+    action()
+
+
+def _record(number: int, server: Server, strategy: RuleStrategy, validation: Samples, seconds: Mapping[str, float]) -> RoundRecord:
+    started = perf_counter()
+    scores = probabilities(server, strategy.state, validation)
+    metrics = classification_metrics(scores, validation.labels)
+    outcome = strategy.outcome
+    timing = {**seconds, "evaluate": perf_counter() - started}
+    return RoundRecord(number, metrics, outcome.clients, outcome.failures, timing, outcome.extras)
+
+
+def probabilities(server: Server, state: State, samples: Samples) -> Tensor:
+    """(N, K) class probabilities of a global state on images, on the server's device."""
+    load(server.model, server.layout, state)
+    return predict(server.model, samples.images, server.experiment.evaluation.batch_size)
+
+
+def client_scores(server: Server, state: State, grid: Grid, observer: Observer, run: str = "run") -> dict[int, wire.Predictions]:
+    """Every client's own test shard, clean and under its contamination, judged by Flower evaluate messages.
+
+    Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}. Raises RunError when more than
+    server.max_failures clients fail.
+    """
+    strategy = RuleStrategy(server, state)
+    observer.stage(run, "evaluate clients")
+    rounds = server.experiment.config["rounds"]
+    messages = strategy.configure_evaluate(rounds, wire.state_record(state), ConfigRecord(), grid)
+    scores: dict[int, wire.Predictions] = {}
+    failures: list[Failure] = []
+    for reply in _watched(_send(grid, messages, strategy), strategy, observer, run, "evaluate"):
+        client = strategy.client_of(reply)
+        try:
+            if reply.has_error():
+                failures.append(failure(client, reply))
+            else:
+                scores[client] = wire.read_evaluate_reply(reply.content, server.experiment.num_classes).predictions
+        except WireError as error:
+            failures.append(Failure(client, f"unusable reply: {error}"))
+    silent = set(range(server.experiment.num_clients)) - scores.keys() - {one.client for one in failures}
+    failures += [Failure(client, "no reply") for client in sorted(silent)]
+    if len(failures) > server.experiment.config["server"]["max_failures"]:
+        observer.round_finished(run, RoundRecord(rounds, {}, failures=tuple(failures)))
+        raise RunError(f"evaluation: {len(failures)} clients failed (client {failures[0].client}: {failures[0].reason})")
+    return dict(sorted(scores.items()))

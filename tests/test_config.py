@@ -1,0 +1,113 @@
+"""Configuration: every yaml composes and builds, wrong input ends in one helpful line, foreign targets are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from fedrobust import config
+from fedrobust.types import ConfigError, Strategy
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GROUPS = ("data", "partition", "contamination", "model", "client", "strategy", "engine", "evaluation")
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in options(group)])
+def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
+    needs = {
+        "csv": ["data.root=."],
+        "ham10000": ["data.root=."],
+        "image_folder": ["data.root=."],
+        "npz": [f"data.path={tmp_path / 'set.npz'}"],
+    }
+    (tmp_path / "set.npz").touch()
+    composed = config.compose(f"{group}={name}", *(needs.get(name, []) if group == "data" else []))
+    config.check(composed)
+    assert config.build(composed, group, num_classes=7) is not None
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_composes_and_checks(name: str) -> None:
+    composed = config.compose(f"experiment={name}")
+    config.check(composed)
+    for group in ("partition", "contamination", "noise", "corruption", "model", "client", "strategy", "engine", "evaluation"):
+        config.build(composed, group, num_classes=7)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["num_clients=0"], "num_clients=0"),
+        (["num_clients=2.5"], "num_clients=2.5: must be a whole number"),
+        (["rounds=true"], "rounds=True"),
+        (["poisoned=11"], "poisoned=11: more than num_clients=10"),
+        (["poisoned=6", "noisy=6"], "together more than num_clients=10"),
+        (["poisoned=[1,10]"], "poisoned=10: must be at most 9"),
+        (["poisoned=[1,1]"], "names a client twice"),
+        (["poisoned=[1]", "noisy=[1]"], "both poisoned and noisy"),
+        (["server.buffers=median"], "server.buffers=median: must be one of mean, local, recalibrate"),
+        (["server.proxy=0"], "server.buffers=recalibrate: needs proxy images"),
+        (["device=tpu"], "device=tpu"),
+        (["+server.colour=red"], "server.colour=red: unknown key"),
+        (["+colour=red"], "colour=red: unknown key"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(overrides: list[str], words: str) -> None:
+    composed = config.compose(*overrides)
+    with pytest.raises(ConfigError) as error:
+        config.check(composed)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "fedrobust.manifest.subprocess.run",
+        "strategies.fedavg.torch.load",
+        "strategies.krum._select",
+        "strategies.adapter.RuleStrategy",
+        "strategies.nowhere.rule",
+        "strategies",
+        "fedrobust.contamination.label_flip.label_flip",
+        "",
+        None,
+        3,
+    ],
+)
+def test_foreign_targets_are_refused(target: object) -> None:
+    with pytest.raises(ConfigError, match=r"strategy\._target_="):
+        config.build({"strategy": {"_target_": target}}, "strategy")
+
+
+def test_an_unknown_setting_names_its_full_key() -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.speed=3: unknown setting; known are"):
+        config.build({"strategy": {"_target_": "strategies.fedavg.fedavg", "speed": 3}}, "strategy")
+
+
+def test_a_factory_serving_several_groups_names_the_key_that_was_written() -> None:
+    composed = config.compose("noise.std=-1")
+    with pytest.raises(ConfigError, match=r"^noise\.std=-1"):
+        config.build(composed, "noise", num_classes=7)
+
+
+def test_nested_targets_stay_in_the_room() -> None:
+    nested = {"_target_": "os.system", "command": "true"}
+    with pytest.raises(ConfigError, match="must name a function in strategies"):
+        config.build({"strategy": {"_target_": "strategies.etf_dml.etf_dml", "aggregation": nested}}, "strategy")
+
+
+def test_build_gives_values() -> None:
+    built = config.build(config.compose("strategy=krum", "strategy.f=1"), "strategy")
+    assert isinstance(built, Strategy)
+    assert (built.name, built.min_clients) == ("krum", 5)
+
+
+def test_canonical_text_ignores_order_and_refuses_nan() -> None:
+    assert config.to_json({"a": 1, "b": [2]}) == config.to_json({"b": [2], "a": 1}) == '{"a":1,"b":[2]}'
+    with pytest.raises(ConfigError, match="nan or inf"):
+        config.to_json({"a": float("nan")})

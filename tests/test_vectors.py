@@ -1,0 +1,117 @@
+"""Flat states, the matrix of updates, buffer merging."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fedrobust.types import Round, ServerData, State
+from fedrobust.vectors import Layout, Updates, finish, load, merge_buffers, read, shares, squared_distances
+
+
+def net() -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3, bias=False))
+    model.register_buffer("fixed", torch.ones(4), persistent=False)
+    return model
+
+
+def test_layout_leaves_out_integers_and_the_fixed() -> None:
+    layout = Layout.of(net())
+    assert [name for name, _ in layout.parameters] == ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight"]
+    assert [name for name, _ in layout.buffers] == ["1.running_mean", "1.running_var"]
+    assert (layout.num_parameters, layout.num_buffers) == (18 + 2 + 2 + 2 + 24, 4)
+
+
+def test_frozen_parameters_are_not_part_of_a_state() -> None:
+    model = net()
+    model[3].requires_grad_(False)
+    assert "3.weight" not in dict(Layout.of(model).parameters)
+
+
+def test_read_and_load_are_inverse_and_load_copies() -> None:
+    source, target = net(), net()
+    layout = Layout.of(source)
+    state = read(source, layout)
+    load(target, layout, state)
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+    state.parameters.zero_()
+    assert target[0].weight.abs().sum() > 0
+    channels_last = net().to(memory_format=torch.channels_last)
+    load(channels_last, layout, read(source, layout))
+    assert torch.equal(read(channels_last, layout).parameters, read(source, layout).parameters)
+
+
+def test_named_tensors_are_views() -> None:
+    layout = Layout.of(net())
+    state = State(torch.zeros(layout.num_parameters), torch.zeros(layout.num_buffers))
+    layout.named(state)["0.bias"].fill_(7)
+    assert (state.parameters == 7).sum() == 2
+
+
+def test_load_refuses_other_sizes() -> None:
+    model = net()
+    layout = Layout.of(model)
+    with pytest.raises(ValueError, match="does not fit"):
+        load(model, layout, State(torch.zeros(3), torch.zeros(layout.num_buffers)))
+
+
+matrices = st.integers(1, 5).flatmap(
+    lambda n: st.integers(1, 9).flatmap(
+        lambda d: st.lists(st.lists(st.floats(-9, 9, width=32), min_size=d, max_size=d), min_size=n, max_size=n)
+    )
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(matrices, st.integers(1, 4))
+def test_blocks_cover_the_matrix_and_gram_is_exact(rows: list[list[float]], width: int) -> None:
+    matrix = torch.tensor(rows)
+    updates = Updates.of(matrix)
+    assert torch.equal(torch.cat([block for _, block in updates.blocks(width)], dim=1), matrix)
+    wide = matrix.double()
+    assert torch.allclose(updates.gram(), wide @ wide.T)
+    expected = ((wide[:, None] - wide[None]) ** 2).sum(-1)
+    assert torch.allclose(squared_distances(updates.gram()), expected, atol=1e-9)
+
+
+def test_combine_leaves_out_rows_without_weight() -> None:
+    matrix = torch.tensor([[1.0, 2.0], [torch.inf, -torch.inf]])
+    assert Updates.of(matrix).combine(torch.tensor([0.5, 0.0])).tolist() == [0.5, 1.0]
+    assert Updates.of(matrix).combine(torch.zeros(2)).tolist() == [0.0, 0.0]
+
+
+def test_shares() -> None:
+    assert shares(torch.tensor([1.0, 3.0])).tolist() == [0.25, 0.75]
+    assert shares(torch.zeros(2)).tolist() == [0.0, 0.0]
+
+
+def test_merged_variance_is_that_of_the_mixture() -> None:
+    """Means 0 and 4, variances 1 and 3, weights 1/4 and 3/4: mean 3; var = (1 + 9)/4 + 3 (3 + 1)/4 = 2.5 + 3 = 5.5."""
+    model = nn.BatchNorm1d(1)
+    merged = merge_buffers(Layout.of(model), torch.tensor([[0.0, 1.0], [4.0, 3.0]]), torch.tensor([0.25, 0.75]))
+    assert merged.tolist() == [3.0, 5.5]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(2, 6), st.floats(-3, 3)), min_size=1, max_size=4))
+def test_merged_statistics_equal_pooled_ones(groups: list[tuple[int, float]]) -> None:
+    """Oracle: mean and biased variance of all samples together, clients weighted by their size."""
+    generator = torch.Generator().manual_seed(0)
+    samples = [torch.randn(n, generator=generator, dtype=torch.float64) + shift for n, shift in groups]
+    rows = torch.stack([torch.stack([s.mean(), s.var(correction=0)]) for s in samples])
+    merged = merge_buffers(Layout.of(nn.BatchNorm1d(1)), rows, shares(torch.tensor([float(n) for n, _ in groups])))
+    pooled = torch.cat(samples)
+    assert torch.allclose(merged, torch.stack([pooled.mean(), pooled.var(correction=0)]))
+
+
+def test_finish_adds_the_update_and_keeps_buffers_without_influence() -> None:
+    reference = State(torch.tensor([1.0, 2.0]), torch.tensor([5.0]))
+    updates = Updates(torch.zeros(2, 2), torch.tensor([[1.0], [3.0]]), torch.ones(2), (0, 1))
+    task = Round(1, reference, updates, ServerData(None), torch.Generator())
+    done = finish(task, torch.tensor([0.5, 0.0]), torch.tensor([2.0, 2.0]), extras={"x": 1.0})
+    assert done.state.parameters.tolist() == [1.5, 2.0]
+    assert done.state.buffers.tolist() == [2.0]
+    assert done.weights_N.tolist() == [0.5, 0.5]
+    assert finish(task, torch.zeros(2), torch.zeros(2)).state.buffers.tolist() == [5.0]
+    assert reference.parameters.tolist() == [1.0, 2.0]
