@@ -1,0 +1,110 @@
+"""A numpy archive with the keys of MedMNIST: <split>_images, <split>_labels and, optionally, <split>_sites."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedrobust.data import cache, splits
+from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, DataSource, make_dataset
+from fedrobust.data.decoding import VERSION, squeeze
+from fedrobust.data.table import Options, class_setting, options, path_setting, subset
+from fedrobust.seeding import generator
+from fedrobust.types import DataError
+
+PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
+
+
+def npz(
+    path: str, *, size: int = 28, classes: Sequence[str] | None = None, max_images: int | None = None, seed: int = 0, name: str = "npz"
+) -> DataSource:
+    """Arrays of 8-bit images (n, H, W) or (n, H, W, 3), labels (n,) or (n, 1) in [0, K). A missing part is drawn from `train`.
+
+    classes: the K names; None takes the numbers. Every image counts as its own patient.
+    """
+    chosen, wanted = options(size, max_images, "error", seed), class_setting(classes)
+    file = path_setting("data.path", path, "give the npz file")
+    return DataSource(name, lambda: load_npz(name, file, wanted, chosen))
+
+
+def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: Options) -> Dataset:
+    """The archive as a Dataset. Raises DataError naming the file and the key; pickled objects are never loaded."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return _build(name, path, archive, classes=classes, chosen=chosen)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a readable npz file ({error})") from error
+
+
+def _stamp(path: Path) -> list[list[str | int]]:
+    """An npz file is a zip: its directory holds a checksum of every array, so nothing else needs to be read."""
+    with zipfile.ZipFile(path) as archive:
+        return [[info.filename, info.file_size, info.CRC] for info in archive.infolist()]
+
+
+def _build(name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | None, chosen: Options) -> Dataset:
+    parts = [part for part in PARTS if f"{part}_images" in archive.files]
+    if not parts:
+        raise DataError(f"{path}: has no train_images; its keys are {', '.join(archive.files)}")
+    labels, sites, given = _columns(path, archive, parts)
+    split = splits.complete(given, labels, torch.arange(len(labels)), generator(chosen.seed, name, "splits"))
+    index = subset(labels, sites, split, chosen.max_images, generator(chosen.seed, name, "subset"))
+
+    def fill(out: NDArray[np.uint8]) -> list[int]:
+        return _fill(out, path, archive, parts, index.numpy())
+
+    key = ["npz", VERSION, name, chosen.size, chosen.max_images, chosen.seed, _stamp(path)]
+    images, _ = cache.images(key, (len(index), 3, chosen.size, chosen.size), fill)
+    names = classes if classes is not None else [str(number) for number in range(int(labels.max()) + 1)]
+    places = [str(number) for number in range(int(sites.max()) + 1)] if f"{parts[0]}_sites" in archive.files else ["all"]
+    return make_dataset(name, images, labels[index], names, splits=split[index], sites=sites[index], site_names=places)
+
+
+def _columns(path: Path, archive: NpzFile, parts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels, sites (zeros where there are none) and splits, the parts one after the other."""
+    labels = [_numbers(path, archive, f"{part}_labels") for part in parts]
+    splits_of = [torch.full((len(label),), PARTS[part], dtype=torch.int8) for part, label in zip(parts, labels, strict=True)]
+    if not all(f"{part}_sites" in archive.files for part in parts):
+        return torch.cat(labels), torch.zeros(sum(map(len, labels)), dtype=torch.int64), torch.cat(splits_of)
+    sites = [_numbers(path, archive, f"{part}_sites") for part in parts]
+    for part, label, site in zip(parts, labels, sites, strict=True):
+        if len(label) != len(site):
+            raise DataError(f"{path}: {part}_sites has {len(site)} rows, {part}_labels {len(label)}")
+    return torch.cat(labels), torch.cat(sites), torch.cat(splits_of)
+
+
+def _numbers(path: Path, archive: NpzFile, key: str) -> Tensor:
+    if key not in archive.files:
+        raise DataError(f"{path}: has no {key}; its keys are {', '.join(archive.files)}")
+    values = archive[key]
+    if values.dtype.kind not in "iu" or values.ndim not in (1, 2) or values.size != len(values):
+        raise DataError(f"{path}: {key} is {values.dtype} {values.shape}; needed are whole numbers (n,) or (n, 1), one class per image")
+    if values.min(initial=0) < 0:
+        raise DataError(f"{path}: {key} holds {values.min()}; numbers start at 0")
+    return torch.from_numpy(values.reshape(-1).astype(np.int64))
+
+
+def _fill(out: NDArray[np.uint8], path: Path, archive: NpzFile, parts: Sequence[str], index: NDArray[np.int64]) -> list[int]:
+    """The chosen rows, part by part, so that no more than one part is in memory."""
+    start = 0
+    for part in parts:
+        pixels = archive[f"{part}_images"]
+        grey = pixels.ndim == 3
+        if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 4 and pixels.shape[3] in (1, 3))):
+            raise DataError(f"{path}: {part}_images is {pixels.dtype} {pixels.shape}; needed is uint8 (n, H, W) or (n, H, W, 3)")
+        rows = len(archive[f"{part}_labels"])
+        if len(pixels) != rows:
+            raise DataError(f"{path}: {part}_images has {len(pixels)} rows, {part}_labels {rows}")
+        for place in np.flatnonzero((index >= start) & (index < start + rows)):
+            one = pixels[index[place] - start]
+            one = np.broadcast_to(one[..., None] if grey else one, (*one.shape[:2], 3))
+            out[place] = squeeze(np.ascontiguousarray(one), out.shape[-1])
+        start += rows
+    return []

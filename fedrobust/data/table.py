@@ -1,0 +1,184 @@
+"""From a table of files with labels to a Dataset: the part that all sources of image files share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Generator, Tensor
+
+from fedrobust import checks
+from fedrobust.apportion import largest_remainder
+from fedrobust.data import splits
+from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, make_dataset
+from fedrobust.data.decoding import read_images
+from fedrobust.data.files import Files
+from fedrobust.seeding import generator
+from fedrobust.types import ConfigError, DataError
+
+SPLIT_WORDS = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": VALIDATION,
+    "valid": VALIDATION,
+    "validation": VALIDATION,
+    "test": TEST,
+    "testing": TEST,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What every source of images understands. size: side in pixels. max_images: at most so many images, None for all.
+    on_broken: "error" or "skip". seed: of the splits and the subset."""
+
+    size: int
+    max_images: int | None
+    on_broken: str
+    seed: int
+
+
+def options(size: int, max_images: int | None, on_broken: str, seed: int) -> Options:
+    """Checked Options; raises ConfigError."""
+    checks.number("data.size", size, low=8, high=1024, integer=True)
+    if max_images is not None:
+        checks.number("data.max_images", max_images, low=1, integer=True)
+    checks.choice("data.on_broken", on_broken, ("error", "skip"))
+    checks.number("data.seed", seed, low=0, integer=True)
+    return Options(size, max_images, on_broken, seed)
+
+
+def path_setting(key: str, value: object, remedy: str) -> Path:
+    """A path from the config, "~" expanded; raises ConfigError when it is missing or no text."""
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ConfigError(f"{key}={value}: must be a path; {remedy}")
+    return Path(value).expanduser()
+
+
+def class_setting(value: Sequence[object] | None) -> tuple[str, ...] | None:
+    """The wanted classes as words; raises ConfigError for anything but None or a list of two or more different ones."""
+    if value is None:
+        return None
+    words = () if isinstance(value, str) else tuple(str(word) for word in value)
+    if len(words) < 2 or len(set(words)) < len(words):
+        raise ConfigError(f"data.classes={value}: must be a list of two or more different class names, or null")
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One row per image, as text. images: stored names in `Files`; sites, groups, splits: None where the source has none.
+    classes: the wanted classes in order; None takes the labels that occur."""
+
+    images: Sequence[str]
+    labels: Sequence[str]
+    classes: Sequence[str] | None = None
+    sites: Sequence[str] | None = None
+    groups: Sequence[str] | None = None
+    splits: Sequence[str] | None = None
+
+
+def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    """All columns as text, commas or tabs; raises DataError when it is unreadable, empty or lacks one of the `needed` columns."""
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            separator = "\t" if "\t" in lines.readline() else ","
+        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not a readable csv table ({str(error).splitlines()[0]})") from error
+    for column in needed:
+        if column not in frame.columns:
+            raise DataError(f"{path}: has no column {column}; its columns are {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        raise DataError(f"{path}: has no rows")
+    return frame
+
+
+def load_table(name: str, source: str, files: Files, table: Table, chosen: Options) -> Dataset:
+    """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the table in errors."""
+    _refuse_twice(source, table.images)
+    labels, class_names = _encode_labels(source, table)
+    sites, site_names = _encode(table.sites if table.sites is not None else ["all"] * len(labels))
+    groups, group_names = _encode(table.groups) if table.groups is not None else (torch.arange(len(labels)), ())
+    given = None if table.splits is None else _encode_splits(source, table)
+    if given is not None:
+        _refuse_straddling(source, groups, group_names, given)
+    split = splits.complete(given, labels, groups, generator(chosen.seed, name, "splits"))
+    index = subset(labels, sites, split, chosen.max_images, generator(chosen.seed, name, "subset"))
+    images, kept, skipped = read_images(files, [table.images[row] for row in index.tolist()], chosen.size, chosen.on_broken)
+    index = index[kept]
+    return make_dataset(
+        name,
+        images,
+        labels[index],
+        class_names,
+        splits=split[index],
+        sites=sites[index],
+        site_names=site_names,
+        groups=groups[index],
+        skipped=skipped,
+    )
+
+
+def subset(labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, max_images: int | None, generator: Generator) -> Tensor:
+    """Sorted rows of a random subset with the same mix of split, class and site (largest remainder, at least one image of each kind).
+
+    Raises ConfigError when there are more kinds than `max_images`.
+    """
+    if max_images is None or max_images >= len(labels_N):
+        return torch.arange(len(labels_N))
+    kinds = torch.stack([splits_N.to(torch.int64), labels_N, sites_N])
+    kind_n, sizes = torch.unique(kinds, dim=1, return_inverse=True, return_counts=True)[1:]
+    if max_images < len(sizes):
+        raise ConfigError(f"data.max_images={max_images}: there are {len(sizes)} kinds of split x class x site; try {3 * len(sizes)}")
+    wanted = 1 + largest_remainder(max_images - len(sizes), sizes.numpy().astype(np.float64) - 1)
+    shuffled = torch.randperm(len(labels_N), generator=generator)
+    parts = [shuffled[kind_n[shuffled] == kind][:count] for kind, count in enumerate(wanted.tolist())]
+    return torch.cat(parts).sort().values
+
+
+def _encode(words: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """Positions among the distinct words in alphabetical order, and those words."""
+    names, codes = np.unique(np.asarray(words, dtype=str), return_inverse=True)
+    return torch.from_numpy(codes.astype(np.int64)), tuple(str(one) for one in names)
+
+
+def _encode_labels(source: str, table: Table) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels as positions in the classes; whole numbers are put in the order of their size, other words in alphabetical order."""
+    words = set(table.labels)
+    order = sorted(words, key=int) if all(word.isdecimal() for word in words) else sorted(words)
+    classes = tuple(table.classes) if table.classes is not None else tuple(order)
+    place = {word: position for position, word in enumerate(classes)}
+    for image, word in zip(table.images, table.labels, strict=True):
+        if word not in place or not word:
+            raise DataError(f"{source}: image {image} has the label '{word}'; known classes are {', '.join(classes)}")
+    return torch.tensor([place[word] for word in table.labels]), classes
+
+
+def _encode_splits(source: str, table: Table) -> Tensor:
+    for image, word in zip(table.images, table.splits or (), strict=True):
+        if word.lower() not in SPLIT_WORDS:
+            raise DataError(f"{source}: image {image} has the split '{word}'; use train, validation or test")
+    return torch.tensor([SPLIT_WORDS[word.lower()] for word in table.splits or ()], dtype=torch.int8)
+
+
+def _refuse_twice(source: str, images: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for image in images:
+        if image in seen:
+            raise DataError(f"{source}: image {image} is listed twice; keep one row per image")
+        seen.add(image)
+
+
+def _refuse_straddling(source: str, groups: Tensor, names: Sequence[str], given: Tensor) -> None:
+    pairs = torch.unique(torch.stack([groups, given.to(torch.int64)]), dim=1)[0]
+    values, counts = torch.unique(pairs, return_counts=True)
+    for group in values[counts > 1].tolist():
+        word = names[group] if names else group
+        raise DataError(f"{source}: group {word} lies in more than one split; give all its images one split, or leave the split out")
