@@ -1,0 +1,28 @@
+"""Limits on what one client can weigh: the length of its update and the number of images it claims."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedrobust.vectors import Updates
+
+
+def norms(updates: Updates) -> Tensor:
+    """(N,) float64 lengths of the updates."""
+    squares_N = torch.zeros(len(updates), dtype=torch.float64)
+    for _, block_Nb in updates.blocks():
+        squares_N += torch.stack([torch.linalg.vector_norm(row_b, dtype=torch.float64) ** 2 for row_b in block_Nb]).cpu()
+    return squares_N.sqrt()
+
+
+def to_median(norms_N: Tensor) -> Tensor:
+    """(N,) factors in [0, 1] that bring every length down to the median length; shorter ones stay."""
+    median = norms_N.quantile(0.5)
+    return torch.where(norms_N > median, median / norms_N, torch.ones_like(norms_N))
+
+
+def clipped_counts(num_examples_N: Tensor) -> Tensor:
+    """Numbers of images clipped to their 10 % and 90 % quantiles: a claim of millions buys no more than the largest honest hospitals."""
+    low, high = num_examples_N.quantile(torch.tensor([0.1, 0.9], dtype=num_examples_N.dtype))
+    return num_examples_N.clamp(low, high)
