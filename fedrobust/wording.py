@@ -1,8 +1,11 @@
-"""The words that the screen, the pictures and the page share: names and one-line meanings of metrics, evaluations and drops."""
+"""The words that the screen, the pictures and the page share: names and meanings of metrics and drops, values as text."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+UNSTABLE_BELOW: Final = 5.0  # the same as in drops.py, which is slow to import; a test compares them
 
 METRIC_NAMES: Final[dict[str, str]] = {
     "accuracy": "Accuracy",
@@ -60,10 +63,56 @@ def decimal(value: float | None, digits: int = 1) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def headline(strategy: str, kinds: dict[str, int], rounds: int, seed: int) -> str:
-    """One line that says what was run. `kinds`: number of clients of each kind."""
-    total = sum(kinds.values())
+def count_kinds(report: Mapping[str, Any]) -> dict[str, int]:
+    """Number of clients of each kind."""
+    kinds = [client["kind"] for client in report["clients"]]
+    return {kind: kinds.count(kind) for kind in ("clean", "noisy", "poisoned")}
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """One line that says what was run."""
+    kinds, total, rounds = count_kinds(report), report["num_clients"], report["rounds"]
     return (
-        f"{strategy} · {total} hospital{'s' * (total != 1)} ({kinds.get('poisoned', 0)} poisoned, {kinds.get('noisy', 0)} noisy)"
-        f" · {rounds} round{'s' * (rounds != 1)} · seed {seed}"
+        f"{report['strategy']} · {total} hospital{'s' * (total != 1)} ({kinds['poisoned']} poisoned, {kinds['noisy']} noisy)"
+        f" · {rounds} round{'s' * (rounds != 1)} · seed {report['seed']}"
     )
+
+
+def uses_text(uses: Mapping[str, int] | None) -> str:
+    """What the strategy knew beyond the clients' replies, e.g. "root (84 images)"; empty where that is nothing."""
+    return ", ".join(f"{name} ({size} images)" for name, size in sorted((uses or {}).items()))
+
+
+def drop_text(value: float | None) -> str:
+    """A drop; a negative one is called a gain."""
+    text = decimal(value)
+    return f"gain {text}" if text.startswith("-") and value is not None else text
+
+
+def interval(ci95: Sequence[float] | None) -> str:
+    """Both ends, or a dash where no interval was computed."""
+    return "-" if ci95 is None else f"{decimal(ci95[0])} to {decimal(ci95[1])}"
+
+
+def ordered(drops: Mapping[str, Any]) -> list[str]:
+    """The names of the drops that a report has, in the order in which people read them."""
+    return [name for name in DROP_MEANINGS if name in drops]
+
+
+def drop_notes(drops: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Metrics that were left out or say little, and the clients' drop by kind."""
+    notes = [f"{name}: left out of Combined: {', '.join(map(label, drops[name]['skipped']))}" for name in drops if drops[name]["skipped"]]
+    shaky = {name: ", ".join(unstable(drops[name]["per_metric"])) for name in ordered(drops)}
+    notes += [f"{name}: unstable, a ratio to less than {UNSTABLE_BELOW:.0f}: {metrics}" for name, metrics in shaky.items() if metrics]
+    kinds = drops["clients"]["by_kind"].items()
+    return [*notes, "clients by kind: " + ", ".join(f"{kind} {decimal(one['combined'])} ({one['num_clients']})" for kind, one in kinds)]
+
+
+def unstable(per_metric: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Metrics whose normal value is so small that the ratio says little."""
+    return [label(metric) for metric, one in per_metric.items() if 0 < (one["normal"] or 0) < UNSTABLE_BELOW]
+
+
+def evaluation_names(evaluations: Mapping[str, Any]) -> list[str]:
+    """The names of the evaluations, the well-known ones first."""
+    return [name for name in EVALUATION_MEANINGS if name in evaluations] + sorted(set(evaluations) - set(EVALUATION_MEANINGS))

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust.plots.style import FONT_SIZE, INK, LINE_COLOURS, new_figure, save, tidy
-from fedrobust.wording import DROP_MEANINGS, decimal
+from fedrobust.wording import decimal, ordered
 
 
 def plot_drops(drops: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     """One bar a drop of report.json, in percent, with its 95 % interval; a negative bar is a gain, an undefined drop has no bar."""
-    names = [name for name in DROP_MEANINGS if name in drops]
+    names = ordered(drops)
     combined = [drops[name]["combined"] for name in names]
     figure = new_figure(7.0, 0.9 + 0.55 * len(names))
     axes = figure.subplots()
