@@ -17,7 +17,7 @@ from fedrobust.seeding import generator
 PERCENT = st.floats(0.1, 100)
 
 # The values (accuracy, F1, precision; clean -> noisy) of the poster's four models: the only numbers of three decimals that
-# give its relative drops and, in the mixed units of the second test, its printed combined column.
+# agree with its relative drops, its printed column, its drops in points and ETF's precision (docs/drops.md).
 POSTER = {
     "baseline": ((0.384, 0.240), (0.314, 0.171), (0.288, 0.260)),
     "ETF": ((0.443, 0.314), (0.365, 0.280), (0.357, 0.390)),

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 import configs
 import fedrobust.contamination
 from fedrobust.contamination import contaminate, triggered
+from fedrobust.images import as_unit
 from fedrobust.seeding import generator
 from fedrobust.types import ConfigError, Contamination, Samples, State, keep_data, keep_update
 
@@ -166,8 +167,10 @@ def test_strength_zero_is_the_identity(name: str) -> None:
 def test_a_backdoor_can_be_measured(name: str) -> None:
     backdoor, given_samples = build(name).backdoor, samples()
     assert backdoor is not None
-    before = copied(given_samples)
+    before, unit = copied(given_samples), as_unit(given_samples.images)
     victims = triggered(given_samples, backdoor)
+    assert not torch.equal(backdoor.trigger(unit), unit)  # returns a changed copy
+    assert torch.equal(unit, as_unit(given_samples.images))
     assert same(given_samples, before)
     assert len(victims) == int((given_samples.labels != backdoor.target).sum())
     assert not (victims.labels == backdoor.target).any()
