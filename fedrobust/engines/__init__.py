@@ -12,10 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
+
 from fedrobust import checks
 from fedrobust.engines.clients import ClientApp
 from fedrobust.engines.inline import InlineGrid
 from fedrobust.engines.local import LocalGrid
+from fedrobust.types import ConfigError
+
+START_UP_SECONDS = 15.0  # Ray, the workers' imports, and the end of it all; measured 10-18 s on two busy cores
+MAX_WORKERS = 8  # by default: beyond it more threads per worker serve better than another copy of everything
 
 
 class Open(Protocol):
@@ -50,9 +56,84 @@ def inline_engine(threads: int | None = None) -> Engine:
     return Engine("inline", open_)
 
 
+def ray_engine(
+    workers: int | None = None,
+    threads: int | None = None,
+    cpus_per_worker: float = 1,
+    gpus_per_worker: float | None = None,
+    address: str | None = None,
+) -> Engine:
+    """Clients in Ray's worker processes.
+
+    workers: null: one per GPU, or per core where there is none, at most MAX_WORKERS and one per client.
+    threads: of torch in each worker; null: its share of the cores. cpus_per_worker, gpus_per_worker: what Ray counts for a
+    worker; gpus null: its share of the GPUs (0.5: two workers on one). address: null or "local": a Ray of our own on this
+    machine; "auto" or "host:port": a running cluster, for which workers, threads and GPUs should be given.
+    """
+    _check_workers(workers)
+    _check_threads(threads)
+    checks.number("engine.cpus_per_worker", cpus_per_worker, 0)
+    if gpus_per_worker is not None and checks.number("engine.gpus_per_worker", gpus_per_worker, 0) > 1:
+        checks.number("engine.gpus_per_worker", gpus_per_worker, integer=True)
+    if not isinstance(address, str | None):
+        raise ConfigError(f"engine.address={address}: must be null, local, auto or host:port")
+
+    def open_(client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf) -> LocalGrid:
+        from fedrobust.engines.cluster import Workers
+        from fedrobust.engines.ray import RayGrid
+
+        number = workers or useful_workers(cores(), gpus(), num_clients)
+        share = gpu_share(gpus(), number) if gpus_per_worker is None else gpus_per_worker
+        chosen = Workers(number, cpus_per_worker, share, threads or max(1, cores() // number))
+        return RayGrid(client_app, num_clients, chosen, node_config=node_config, address=address, cores=cores())
+
+    return Engine("ray", open_)
+
+
+def auto_engine(workers: int | None = None, threads: int | None = None) -> Engine:
+    """Ray where more than one worker pays off, else inline; the opened Grid's `name` says which it was. The rule: `pays_off`.
+
+    workers, threads: as for the two engines; workers=1 always means inline.
+    """
+    _check_workers(workers)
+    _check_threads(threads)
+
+    def open_(client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf) -> LocalGrid:
+        number = min(workers or useful_workers(cores(), gpus(), num_clients), num_clients)
+        engine = ray_engine(number, threads) if pays_off(number, work_seconds) else inline_engine(threads)
+        return engine.open(client_app, num_clients, node_config, work_seconds)
+
+    return Engine("auto", open_)
+
+
+def pays_off(workers: int, work_seconds: float) -> bool:
+    """Whether Ray saves more than it costs: W workers save at most work x (1 - 1/W), starting them costs START_UP_SECONDS."""
+    return workers >= 2 and work_seconds * (1 - 1 / workers) > START_UP_SECONDS
+
+
+def useful_workers(cores: int, gpus: int, num_clients: int) -> int:
+    """One worker per GPU, or per core where there is none; each holds torch, a model and its clients' data, so not too many."""
+    return max(1, min(gpus or cores, num_clients, MAX_WORKERS))
+
+
+def gpu_share(gpus: int, workers: int) -> float:
+    """The part of a GPU that each of the workers gets, so that all of them fit: 0 without GPUs, never more than one."""
+    return 1 / math.ceil(workers / gpus) if gpus else 0
+
+
+def gpus() -> int:
+    """The GPUs this process may use."""
+    return torch.cuda.device_count()
+
+
 def cores() -> int:
     """The CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None:
+        checks.number("engine.workers", workers, 1, integer=True)
 
 
 def _check_threads(threads: int | None) -> None:

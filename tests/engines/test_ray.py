@@ -1,0 +1,160 @@
+"""The engine of many processes: two workers, one Ray for all tests."""
+
+import os
+import signal
+import threading
+
+import pytest
+import ray
+import torch
+
+from fedrobust.engines import cluster
+from fedrobust.engines.cluster import Workers
+from fedrobust.engines.exchange import AHEAD, DEPTH
+from fedrobust.engines.inline import InlineGrid
+from fedrobust.engines.ray import RayGrid
+from fedrobust.types import ConfigError, RunError, State
+from tests.engines.helpers import by_client, messages
+
+pytestmark = pytest.mark.slow
+CLIENTS = 6
+TWO = Workers(2, cpus=1, gpus=0, threads=1)
+
+
+@pytest.fixture(scope="session")
+def grid(client_app):
+    """An open RayGrid of two workers; Ray counts two cores for others' tests more."""
+    with RayGrid(client_app, CLIENTS, TWO, node_config={"site": "north"}, cores=4) as opened:
+        yield opened
+
+
+def calls(grid):
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS))))
+    assert not bad
+    return {client: reply.metrics["calls"] for client, reply in good.items()}
+
+
+def test_every_client_answers_once_with_what_the_inline_engine_gives_bit_by_bit(grid, client_app):
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS))))
+    assert not bad
+    with InlineGrid(client_app, CLIENTS, {"site": "north"}, threads=1) as inline:
+        expected, _ = by_client(inline.send_and_receive(messages(range(CLIENTS))))
+    assert set(good) == set(expected) == set(grid.get_node_ids())
+    for client, reply in good.items():
+        assert torch.equal(reply.state.parameters, expected[client].state.parameters)
+        assert torch.equal(reply.state.buffers, expected[client].state.buffers)
+        assert reply.num_examples == expected[client].num_examples
+        assert (reply.info["site"], reply.info["nice"], reply.metrics["threads"]) == ("north", 0, 1)
+
+
+def test_a_client_stays_in_its_worker_with_its_state_and_the_apps_cache(grid):
+    before, _ = by_client(grid.send_and_receive(messages(range(CLIENTS))))
+    after, _ = by_client(grid.send_and_receive(messages(range(CLIENTS))))
+    for client in range(CLIENTS):
+        assert after[client].metrics["calls"] == before[client].metrics["calls"] + 1
+        assert after[client].metrics["cache"] == before[client].metrics["cache"] + 1
+        assert after[client].info["pid"] == before[client % 2].info["pid"] != os.getpid()
+    assert after[0].info["pid"] != after[1].info["pid"]
+
+
+def test_failures_of_clients_are_reported_and_the_others_go_on(grid):
+    good, bad = by_client(grid.send_and_receive(messages([0, 1, 2, 9], {1: "raise", 2: "leave"})))
+    assert set(good) == {0}
+    assert "in misbehave" in bad[1]
+    assert "ValueError: the scanner is broken" in bad[1]
+    assert "SystemExit: 3" in bad[2]
+    assert bad[9] == "there is no client 9"
+    (silent,) = grid.send_and_receive(messages([3], kind="train.empty"))
+    assert silent.error.reason == "client 3 answered with NoneType instead of a Message"
+
+
+def test_a_dying_worker_costs_one_reply_and_the_memory_of_its_clients_only(grid):
+    before = calls(grid)
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {2: "die"}), timeout=60))
+    assert set(good) == {0, 1, 3, 4, 5}
+    assert bad[2].startswith("the worker process died while client 2 was running; what clients [0, 2, 4] remembered")
+    after = calls(grid)
+    assert {client: after[client] - before[client] for client in (1, 3, 5)} == {1: 2, 3: 2, 5: 2}
+    assert (after[0], after[2], after[4]) == (1, 1, 2)  # client 4 ran in the new worker, behind the dead client 2
+
+
+def test_a_hanging_client_is_given_up_after_the_timeout(grid):
+    calls(grid)  # both workers are up
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {3: "sleep 600"}), timeout=2))
+    assert set(good) == {0, 1, 2, 4}
+    assert bad[3].startswith("timed out after 2 s; its worker was replaced, what clients [1, 3, 5] remembered")
+    assert bad[5] == "timed out after 2 s, waiting for client 3"
+    assert calls(grid)[3] == 1
+
+
+def test_what_was_never_started_is_reported_too(grid):
+    calls(grid)
+    _, bad = by_client(grid.send_and_receive(messages(range(1, 6, 2), {1: "sleep 600"}), timeout=1))
+    assert [bad[client][:20] for client in (1, 3, 5)] == ["timed out after 1 s;", "timed out after 1 s,", "timed out after 1 s,"]
+    assert bad[5].endswith("before it was started")
+
+
+def test_the_broadcast_model_is_stored_once(grid, monkeypatch):
+    puts = []
+    monkeypatch.setattr(ray, "put", lambda value, put=ray.put: puts.append(value) or put(value))
+    state = State(torch.zeros(100_000), torch.zeros(1))
+    sent = messages(range(CLIENTS), kind="query.address", state=state)
+    seen = [dict(reply.content["info"]) for reply in grid.send_and_receive(sent)]
+    assert len(puts) == 1
+    assert len({(info["pid"], info["address"]) for info in seen}) == 2  # one address per worker: all read the same memory
+    assert not any(info["writeable"] for info in seen)
+    list(grid.send_and_receive(messages([0], kind="query.address") + messages([1], kind="query.address")))
+    assert len(puts) == 3  # two further records
+
+
+def test_many_messages_are_drawn_as_workers_get_free(grid):
+    drawn = []
+    sent = messages([number % CLIENTS for number in range(200)], kind="query.address")
+
+    def source():
+        for message in sent:
+            drawn.append(message)
+            yield message
+
+    replies = grid.send_and_receive(source())
+    next(replies)
+    assert len(drawn) <= AHEAD + 2 * DEPTH
+    assert sum(1 for _ in replies) == 199
+
+
+def test_ctrl_c_reaches_the_caller_and_the_grid_stays_usable(grid):
+    calls(grid)
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(grid.send_and_receive(messages(range(CLIENTS), {0: "sleep 2"})))
+    assert set(calls(grid)) == set(range(CLIENTS))
+
+
+def test_pushed_messages_are_answered_when_pulled_under_their_ids(grid):
+    ids = grid.push_messages(messages([0, 1, 2]))
+    assert {reply.metadata.reply_to_message_id for reply in grid.pull_messages(ids)} == set(ids)
+
+
+def test_fifty_clients_on_two_workers_of_a_ray_that_is_running(grid, client_app):
+    with RayGrid(client_app, 50, TWO) as second:
+        with pytest.raises(RuntimeError, match="open already"):
+            second.__enter__()
+        good, bad = by_client(second.send_and_receive(messages(range(50))))
+        assert set(good) == set(range(50))
+        assert not bad
+        assert len({reply.info["pid"] for reply in good.values()}) == 2
+    assert ray.is_initialized()  # it was not ours to stop
+    with pytest.raises(RuntimeError, match="not open"):
+        list(second.send_and_receive(messages([0])))
+
+
+def test_an_app_that_cannot_be_loaded_is_named(grid):
+    with pytest.raises(RunError, match=r"a worker could not start: .*client app no_such_hospital:app: ModuleNotFoundError"):
+        RayGrid("no_such_hospital:app", 1, Workers(1, 1, 0, 1)).__enter__()
+
+
+def test_more_than_the_running_ray_has_free_is_refused(grid, client_app, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(ConfigError, match=r"engine.workers=9: 9 x 1 CPUs wanted, .* is free in the Ray that is running already"):
+        RayGrid(client_app, 1, Workers(9, 1, 0, 1)).__enter__()
+    assert set(calls(grid)) == set(range(CLIENTS))
