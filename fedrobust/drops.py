@@ -56,7 +56,8 @@ def relative_drop(normal: float | None, attack: float | None) -> float | None:
         return None
     if not (0 <= normal < math.inf and 0 <= attack < math.inf):
         raise ValueError(f"a drop from {normal} to {attack}: metrics must be finite and not negative")
-    return 100 * (normal - attack) / normal if normal > 0 else None
+    # Divided first: the quotient cannot be rounded above 1, nor the drop above 100.
+    return 100 * ((normal - attack) / normal) if normal > 0 else None
 
 
 def combined_drop(normal: Mapping[str, float | None], attack: Mapping[str, float | None], metrics: Sequence[str] = METRICS) -> Drop:
@@ -144,7 +145,7 @@ def bootstrap_difference(
 
 def _combined(normal: Mapping[str, Tensor], attack: Mapping[str, Tensor], metrics: Sequence[str]) -> Tensor:
     """`combined_drop` for many draws at once: (draws,), NaN where no metric is usable."""
-    drops = [(100 * (normal[name] - attack[name]) / normal[name]).where(normal[name] > 0, math.nan) for name in metrics]
+    drops = [(100 * ((normal[name] - attack[name]) / normal[name])).where(normal[name] > 0, math.nan) for name in metrics]
     return torch.stack(drops).nanmean(dim=0)
 
 

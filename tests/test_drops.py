@@ -100,6 +100,12 @@ def test_refusals() -> None:
             relative_drop(*pair)
 
 
+@settings(deadline=None, max_examples=40)
+@given(normal=st.floats(1e-6, 100))
+def test_a_total_loss_is_exactly_100(normal: float) -> None:
+    assert relative_drop(normal, 0.0) == 100.0  # the report's schema allows no 100.00000000000001
+
+
 def test_unstable_ratios_are_named() -> None:
     drop = combined_drop({"accuracy": 50.0, "f1": 4.9, "precision": 0.0}, dict.fromkeys(METRICS, 1.0))
     assert drop.unstable == ("f1",)
