@@ -21,8 +21,8 @@ METRIC_TITLES: Final[dict[str, str]] = METRIC_NAMES | {"balanced_accuracy": "Bal
 METRIC_MEANINGS: Final[dict[str, str]] = {
     "accuracy": "Share of images whose class is named correctly.",
     "balanced_accuracy": "Mean over classes of the share recognised (recall); every class counts alike.",
-    "f1": "Mean over classes of the harmonic mean of precision and recall (macro F1; 0 for a class never predicted).",
-    "precision": "Mean over classes of the share of predictions that are right (macro; 0 for a class never predicted).",
+    "f1": "Mean over the classes that occur of the harmonic mean of precision and recall (macro F1; 0 for a class never predicted).",
+    "precision": "Mean over the classes that occur of the share of predictions that are right (macro; 0 for a class never predicted).",
     "auroc": "Area under the ROC curve, one class against the rest, mean over classes; 50 is chance.",
     "ece": "Expected calibration error: the mean gap between confidence and accuracy; 0 is best.",
 }

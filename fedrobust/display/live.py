@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.box import SIMPLE_HEAD
@@ -43,7 +43,7 @@ class Display:
         )
         self._rounds_bar = self._progress.add_task("rounds", total=None, visible=False)
         self._clients_bar = self._progress.add_task("clients", total=None, visible=False)
-        self._records: deque[RoundRecord] = deque(maxlen=SHOWN_ROUNDS)
+        self._records: tuple[RoundRecord, ...] = ()  # replaced, never changed: the refreshing thread reads it
         self._now: dict[str, str] = {"run": "", "stage": "", "clients": ""}
         self._totals = {"rounds": 0, "clients": 0}
         self._tracebacks: set[str] = set()
@@ -63,7 +63,7 @@ class Display:
     def run_started(self, run: str, rounds: int, num_clients: int) -> None:
         if self._live is not None and self._records:
             self._console.print(rounds_table(self._now["run"], self._records))
-        self._records.clear()
+        self._records = ()
         self._now = {"run": run, "stage": "", "clients": ""}
         self._totals = {"rounds": rounds, "clients": num_clients}
         self._progress.reset(self._rounds_bar, total=rounds, visible=True, description=run)
@@ -85,15 +85,22 @@ class Display:
     def stage(self, run: str, text: str) -> None:
         self._now["stage"] = clean_text(text)
         self._line(f"{run}: {text}")
+        self._refresh()
 
     def round_finished(self, run: str, record: RoundRecord) -> None:
-        self._records.append(record)
+        self._records = (*self._records, record)[-SHOWN_ROUNDS:]
         self._progress.update(self._rounds_bar, completed=record.number)
         self._progress.update(self._clients_bar, visible=False)
         self._now["stage"] = ""
         self._line(f"{run}: round {record.number}/{self._totals['rounds']}: {round_text(record)}")
         for failure in record.failures:
             self._failure(run, record.number, failure)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Show a change at once that would wait for the next tick."""
+        if self._live is not None:
+            self._live.refresh()
 
     def _failure(self, run: str, number: int, failure: Failure) -> None:
         """The reason at once; a traceback below it, unless the very same one was shown before."""
@@ -136,7 +143,7 @@ def seconds(record: RoundRecord) -> float:
     return sum(record.seconds.values())
 
 
-def rounds_table(run: str, records: deque[RoundRecord]) -> Table:
+def rounds_table(run: str, records: Sequence[RoundRecord]) -> Table:
     """The last rounds: validation metrics in percent, seconds and failures."""
     table = Table(box=SIMPLE_HEAD, title=Text(f"{run}: validation, %"), title_justify="left", title_style="bold")
     for name in ("Round", *(label(metric) for metric in SHOWN_METRICS), "Seconds", "Failures"):
