@@ -164,15 +164,19 @@ def _allocate(strata_n: Ints, groups_n: Ints, shares_SC: Floats, random: np.rand
 
 
 def _repair(owner_n: Ints, groups_n: Ints, clients: Ints, need: int, word: str) -> Ints:
-    """Owners after moving whole groups, smallest first, from the client with most images to the one with fewest, until each has `need`."""
+    """Owners after moving whole groups, the smallest first, from the richest client that can spare one to the poorest, until each
+    client has `need` images."""
     owner_n = owner_n.copy()
     while True:
         counts = np.array([(owner_n == client).sum() for client in clients])
-        poorest, richest = int(counts.argmin()), int(counts.argmax())
+        poorest = int(counts.argmin())
         if counts[poorest] >= need:
             return owner_n
-        own = np.flatnonzero(owner_n == clients[richest])
-        values, sizes = np.unique(groups_n[own], return_counts=True)
-        if counts[richest] - sizes.min() < max(need, counts[poorest] + 1):
+        for donor in np.argsort(-counts, kind="stable"):
+            own = np.flatnonzero(owner_n == clients[donor])
+            values, sizes = np.unique(groups_n[own], return_counts=True)
+            if counts[donor] > need and counts[donor] - sizes.min() >= need:
+                owner_n[own[groups_n[own] == values[sizes.argmin()]]] = clients[poorest]
+                break
+        else:
             raise _too_few(len(clients), len(owner_n), f"{word} (whole groups)", need)
-        owner_n[own[groups_n[own] == values[sizes.argmin()]]] = clients[poorest]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,13 +26,13 @@ class Dataset:
     """
 
     name: str
-    images: Tensor
-    labels: Tensor
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
     class_names: tuple[str, ...]
-    sites: Tensor
+    sites: Tensor = field(repr=False)
     site_names: tuple[str, ...]
-    groups: Tensor
-    splits: Tensor
+    groups: Tensor = field(repr=False)
+    splits: Tensor = field(repr=False)
     skipped: tuple[str, ...]
     digest: str
 
