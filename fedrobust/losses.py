@@ -1,8 +1,8 @@
 """Losses on scores: dot regression with Rect, cross-entropy, balanced softmax, and the two terms of mutual learning.
 
-Scores are (B, K): inner products of unit features with the ETF's anchors, in [-1, 1], or the logits of a linear head. All is computed
-in float32 with autocast off. Conventions of every loss here: an empty batch costs 0 (with zero gradients), values that are not
-finite come out as a loss that is not finite, labels are int64 in [0, K).
+Scores are (B, K): inner products of unit features with the ETF's anchors, in [-1, 1], or the logits of a linear head.
+All is computed in float32 (float64 for float64 scores) with autocast off. Conventions of every loss here: an empty batch
+costs 0 (with zero gradients), values that are not finite come out as a loss that is not finite, labels are int64 in [0, K).
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ SCOPES = ("batch", "client", "global")
 def full_precision(tensor: Tensor) -> Any:
     """A context for float32 arithmetic on the tensor's device, whatever autocast surrounds it."""
     return torch.autocast(tensor.device.type, enabled=False)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _mean(values_B: Tensor) -> Tensor:
@@ -64,8 +68,8 @@ def dot_regression(scores_BK: Tensor, labels_B: Tensor, lengths_K: Tensor | None
     with respect to the features vanishes at cos = 1 and, through the normalisation, at cos = -1.
     """
     with full_precision(scores_BK):
-        gap_B = 1 - scores_BK.float().gather(1, labels_B[:, None])[:, 0]
-        weights_B = 1.0 if lengths_K is None else lengths_K.float()[labels_B].square()
+        gap_B = 1 - _wide(scores_BK).gather(1, labels_B[:, None])[:, 0]
+        weights_B = 1.0 if lengths_K is None else _wide(lengths_K)[labels_B].square()
         return _mean(0.5 * weights_B * gap_B.square())
 
 
@@ -76,7 +80,7 @@ def cross_entropy(scores_BK: Tensor, labels_B: Tensor, scale: float = 1.0) -> Te
     1 / (1 + (K-1) exp(-scale K/(K-1))), .309 for K = 8 and scale 1.
     """
     with full_precision(scores_BK):
-        return _mean(functional.cross_entropy(scale * scores_BK.float(), labels_B, reduction="none"))
+        return _mean(functional.cross_entropy(scale * _wide(scores_BK), labels_B, reduction="none"))
 
 
 def balanced_softmax(scores_BK: Tensor, labels_B: Tensor, counts_K: Tensor, scale: float = 1.0) -> Tensor:
@@ -86,7 +90,7 @@ def balanced_softmax(scores_BK: Tensor, labels_B: Tensor, counts_K: Tensor, scal
     """
     with full_precision(scores_BK):
         prior_K = counts_K.to(scores_BK.device, torch.float32).clamp(min=1).log()
-        return _mean(functional.cross_entropy(scale * scores_BK.float() + prior_K, labels_B, reduction="none"))
+        return _mean(functional.cross_entropy(scale * _wide(scores_BK) + prior_K, labels_B, reduction="none"))
 
 
 def mutual_kl(
@@ -102,8 +106,8 @@ def mutual_kl(
     the T^2 of distillation. Weights (None: all 1) are not renormalised: images of weight 0 make the term smaller.
     """
     with full_precision(student_scores_BK):
-        log_student_BK = functional.log_softmax(scale / temperature * student_scores_BK.float(), dim=1)
-        teacher_BK = teacher_probabilities_BK.detach().float()
+        log_student_BK = functional.log_softmax(scale / temperature * _wide(student_scores_BK), dim=1)
+        teacher_BK = _wide(teacher_probabilities_BK.detach())
         divergence_B = functional.kl_div(log_student_BK, teacher_BK, reduction="none").sum(1)
         return temperature**2 * _mean(divergence_B if weights_B is None else weights_B * divergence_B)
 
@@ -111,7 +115,7 @@ def mutual_kl(
 def inner_product_gap(student_scores_BK: Tensor, teacher_scores_BK: Tensor, labels_B: Tensor) -> Tensor:
     """Mutual learning on the inner product with the true anchor alone: 1/(2B) sum_i (a_i[y_i] - teacher_i[y_i])^2, teacher constant."""
     with full_precision(student_scores_BK):
-        gap_BK = student_scores_BK.float() - teacher_scores_BK.detach().float()
+        gap_BK = _wide(student_scores_BK) - _wide(teacher_scores_BK.detach())
         return _mean(0.5 * gap_BK.gather(1, labels_B[:, None])[:, 0].square())
 
 

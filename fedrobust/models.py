@@ -115,7 +115,7 @@ def _backbone(factory: ModelFactory) -> Any:
     try:
         backbone = timm.create_model(factory.name, pretrained=factory.pretrained, num_classes=0, in_chans=3, **factory.options)
     except Exception as error:  # timm and the hub raise all sorts; every one of them is a setting that does not work here
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         if factory.pretrained:
             remedy = "use model.pretrained=false, or model.checkpoint=<file.safetensors>"
             raise ConfigError(f"model.pretrained=true: no weights for {factory.name} ({reason}); {remedy}") from error

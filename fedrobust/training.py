@@ -142,10 +142,10 @@ class _Run:
 
     def check_finite(self) -> None:
         """Once per pass, not per step: reading a loss makes a GPU wait, and what is not finite stays so in a sum."""
-        for name, total in self.sums.items():
-            if not math.isfinite(total):
-                rate = self.optimizer.param_groups[0]["lr"]
-                raise RunError(f"the local {name} is {float(total)}; lower client.optimizer.lr={rate} or set client.clip=5")
+        bad = [name for name, total in self.sums.items() if not math.isfinite(total)]
+        if bad:
+            rate = self.optimizer.param_groups[0]["lr"]
+            raise RunError(f"not finite in local training: {', '.join(bad)}; lower client.optimizer.lr={rate} or set client.clip=5")
 
     def finished_epoch(self) -> bool:
         """Judge the epoch on the validation images where a setting asks for it; true when training should end."""

@@ -13,7 +13,7 @@ FLOORS = [
         "augment", "optimizers", "checkpoint", "device", "wording",
     },
     {
-        "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "flat", "display", "plots", "html",
+        "training", "training_settings", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "flat", "display", "plots", "html",
         "experiment", "judgement", "twins",
     },
 ]  # fmt: skip

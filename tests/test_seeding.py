@@ -2,7 +2,7 @@
 
 import torch
 
-from fedrobust.seeding import generator, subseed
+from fedrobust.seeding import generator, isolated, subseed
 
 
 def draw(*words: str | int, seed: int = 0) -> float:
@@ -23,4 +23,18 @@ def test_golden() -> None:
 def test_the_global_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     draw("x")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_isolated_code_draws_from_the_source_alone() -> None:
+    before = torch.get_rng_state()
+    draws = []
+    for purpose in ("a", "a", "b"):
+        with isolated(generator(0, purpose)):
+            draws.append(torch.rand(1).item())
+        torch.rand(1)  # the world outside goes on
+    torch.set_rng_state(before)
+    assert draws[0] == draws[1] != draws[2]
+    with isolated(generator(0, "a")):
+        torch.rand(1)
     assert torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from clients.sgd import sgd, task_loss
+from fedrobust import etf
+from fedrobust.evaluation import predict
+from fedrobust.losses import balanced_softmax, dot_regression, rect_lengths
+from fedrobust.seeding import generator
+from fedrobust.training_settings import Settings
+from fedrobust.types import ConfigError, Samples, Shard
+from fedrobust.vectors import Layout, read
+from tests import tiny
+
+FAST = {"name": "Adam", "lr": 0.02}
+
+
+def uneven():
+    data = tiny.shard(train=30)
+    keep = torch.cat([(data.train.labels == k).nonzero()[:n, 0] for k, n in enumerate((10, 5, 1))])
+    return Shard(data.train.take(keep), data.validation, data.test)
+
+
+def test_it_learns_and_reports_means_times_images():
+    net, data = tiny.model(), tiny.shard()
+    before = etf.digest(net.anchors)
+    result = sgd(epochs=15, optimizer=FAST)(tiny.task(net, data))
+    assert (predict(net, data.test.images).argmax(1) == data.test.labels).double().mean() > 0.9
+    assert result.num_examples == 48
+    assert 0 <= result.sums["correct"] <= 48
+    assert 0 <= result.sums["loss"] / 48 <= 2 * 10  # DR of a unit vector is at most 1/2 * 2^2, Rect's weight at most 10
+    assert (result.extras, result.memory) == ({}, {})
+    assert etf.digest(net.anchors) == before
+
+
+def test_equal_tasks_give_equal_bits():
+    states = []
+    for _ in range(2):
+        net = tiny.resnet()
+        sgd(epochs=2)(tiny.task(net, tiny.shard(size=32, train=12)))
+        states.append(read(net, Layout.of(net)))
+    assert torch.equal(states[0].parameters, states[1].parameters)
+    assert torch.equal(states[0].buffers, states[1].buffers)
+
+
+@pytest.mark.parametrize("scope", ["batch", "client", "global"])
+def test_rect_counts_by_scope(scope):
+    # the client has 10, 5, 1 images; a batch of two of class 0 and one of class 2; the server says 4, 4, 4
+    labels = torch.tensor([0, 0, 2])
+    scores = torch.rand(3, 3, generator=generator(0, "scores"))
+    counts = {"batch": None, "client": torch.tensor([10.0, 5.0, 1.0]), "global": torch.tensor([4.0, 4.0, 4.0])}[scope]
+    task = tiny.task(tiny.model(), uneven(), extras={"class_counts": [4, 4, 4]})
+    loss = task_loss(task, Settings(rect_scope=scope))(scores, labels)
+    assert torch.equal(loss, dot_regression(scores, labels, rect_lengths(labels, 3, counts_K=counts)))
+
+
+def test_balanced_softmax_knows_the_client_s_counts_and_the_scale():
+    scores, labels = torch.rand(3, 3, generator=generator(0, "scores")), torch.tensor([0, 0, 2])
+    loss = task_loss(tiny.task(tiny.model(), uneven()), Settings(loss="balanced_softmax"))(scores, labels)
+    assert torch.equal(loss, balanced_softmax(scores, labels, torch.tensor([10.0, 5.0, 1.0]), 16.0))
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(ConfigError, match=r"client\.loss=dot_regression: needs model\.head=etf"):
+        sgd()(tiny.task(tiny.model("linear"), tiny.shard()))
+    with pytest.raises(ConfigError, match=r"client\.rect_scope=global: the server sends no class counts"):
+        sgd(rect_scope="global")(tiny.task(tiny.model(), tiny.shard()))
+    with pytest.raises(ConfigError, match=r"client\.epochs=0"):
+        sgd(epochs=0)
+
+
+def test_a_linear_head_learns_with_cross_entropy():
+    net, data = tiny.model("linear"), tiny.shard()
+    sgd(loss="cross_entropy", epochs=15, optimizer=FAST)(tiny.task(net, data))
+    assert (predict(net, data.test.images).argmax(1) == data.test.labels).double().mean() > 0.9
+
+
+def test_the_learning_rate_schedule_lives_in_the_memory():
+    trainer = sgd(plateau={"patience": 0, "threshold": 1e9, "threshold_mode": "abs"}, optimizer=FAST)  # nothing counts as better
+    net, data = tiny.model(), tiny.shard()
+    first = trainer(tiny.task(net, data))
+    second = trainer(tiny.task(net, data, memory=first.memory))
+    # the first loss beats the infinity it starts with, the second one, a round later, does not: .02 -> .002
+    assert (first.memory["rates"], second.memory["rates"]) == (pytest.approx([0.02]), pytest.approx([0.002]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 33])
+def test_any_number_of_images(count):
+    samples = tiny.samples(count, size=32)
+    result = sgd()(tiny.task(tiny.resnet(), Shard(samples, Samples(samples.images[:0], samples.labels[:0]), samples)))
+    assert result.num_examples == count
