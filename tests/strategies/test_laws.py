@@ -109,7 +109,8 @@ def test_as_few_clients_as_allowed_are_enough(name: str) -> None:
 def test_wide_matrices_are_worked_on_in_blocks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     matrix, counts = crowd(6, BUILT[name])
     whole = apply(BUILT[name], matrix, counts)
-    monkeypatch.setattr(Updates.blocks, "__defaults__", (3,))
+    blocks = Updates.blocks
+    monkeypatch.setattr(Updates, "blocks", lambda self, _width=0: blocks(self, 3))
     cut = apply(BUILT[name], matrix, counts)
     close(whole.state.parameters, cut.state.parameters)
     close(whole.weights_N, cut.weights_N)
