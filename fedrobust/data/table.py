@@ -137,7 +137,10 @@ def subset(labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, max_images: int 
     kind_n, sizes = torch.unique(kinds, dim=1, return_inverse=True, return_counts=True)[1:]
     if max_images < len(sizes):
         raise ConfigError(f"data.max_images={max_images}: there are {len(sizes)} kinds of split x class x site; try {3 * len(sizes)}")
-    wanted = 1 + largest_remainder(max_images - len(sizes), sizes.numpy().astype(np.float64) - 1)
+    wanted = largest_remainder(max_images, sizes.numpy().astype(np.float64))
+    for kind in np.flatnonzero(wanted == 0):
+        wanted[kind] = 1
+        wanted[wanted.argmax()] -= 1
     shuffled = torch.randperm(len(labels_N), generator=generator)
     parts = [shuffled[kind_n[shuffled] == kind][:count] for kind, count in enumerate(wanted.tolist())]
     return torch.cat(parts).sort().values

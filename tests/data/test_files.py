@@ -1,0 +1,256 @@
+"""Own images as a csv table or as folders: what works, and what is refused with the file's name."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedrobust.data import decoding
+from fedrobust.data.csv import csv
+from fedrobust.data.decoding import decode, squeeze
+from fedrobust.data.image_folder import image_folder
+from fedrobust.data.table import subset
+from fedrobust.seeding import generator
+from fedrobust.types import ConfigError, DataError
+from tests.data.toys import encoded, picture
+
+NOISE = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+COLOURS = {"nevus": (200, 10, 10), "melanoma": (10, 10, 200)}
+
+
+def write_csv(folder: Path, rows: list[str], header: str = "image,label") -> Path:
+    path = folder / "images.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def write_folders(root: Path, per_class: int = 10, above: str = "") -> Path:
+    for name, colour in COLOURS.items():
+        for number in range(per_class):
+            picture(root / above / name / f"{number:02}.png", colour)
+    return root
+
+
+def plain(folder: Path, count: int = 20, header: str = "image,label", extra: Callable[[int], str] = lambda row: "") -> Path:
+    """`count` pictures, two classes by turns, and their table."""
+    rows = []
+    for row in range(count):
+        name = ("nevus", "melanoma")[row % 2]
+        picture(folder / "pictures" / f"{row:02}.png", COLOURS[name])
+        rows.append(f"pictures/{row:02}.png,{name}{extra(row)}")
+    return write_csv(folder, rows, header)
+
+
+def test_csv_reads_pixels_labels_and_splits(tmp_path: Path) -> None:
+    data = csv(str(plain(tmp_path)), size=8).load()
+    assert data.class_names == ("melanoma", "nevus")
+    assert data.images.shape == (20, 3, 8, 8)
+    for row, label in enumerate(data.labels.tolist()):
+        assert tuple(data.images[row, :, 4, 4].tolist()) == COLOURS[data.class_names[label]]
+    assert torch.bincount(data.splits.long()).tolist() == [14, 4, 2]
+    assert data.site_names == ("all",)
+
+
+def test_csv_with_sites_groups_and_splits(tmp_path: Path) -> None:
+    def extra(row: int) -> str:
+        return f",{'north' if row < 10 else 'south'},patient{row // 2},{('train', 'Validation', 'TEST')[row // 2 % 3]}"
+
+    data = csv(str(plain(tmp_path, header="image,label,site,group,split", extra=extra)), size=8).load()
+    assert data.site_names == ("north", "south")
+    assert data.sites.tolist() == [0] * 10 + [1] * 10
+    assert torch.equal(data.splits.long(), torch.arange(20) // 2 % 3)
+    assert len(data.groups.unique()) == 10
+
+
+def test_csv_may_name_its_columns_classes_and_a_zip(tmp_path: Path) -> None:
+    plain(tmp_path)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in sorted((tmp_path / "pictures").iterdir()):
+            archive.write(path, f"pictures/{path.name}")
+    text = (tmp_path / "images.csv").read_text().replace("image,label", "file,diagnosis").replace(",", "\t")
+    table = tmp_path / "other.tab"
+    table.write_text(text)
+    settings = {"image": "file", "label": "diagnosis", "size": 8}
+    packed = csv(str(table), str(tmp_path / "all.zip"), classes=["nevus", "melanoma"], **settings).load()  # type: ignore[arg-type]
+    loose = csv(str(tmp_path / "images.csv"), size=8, classes=["nevus", "melanoma"]).load()
+    assert packed.class_names == ("nevus", "melanoma")
+    assert packed.digest == loose.digest
+
+
+def test_numbers_as_labels_keep_the_order_of_numbers(tmp_path: Path) -> None:
+    rows = [f"{picture(tmp_path / f'{row}.png').name},{(2, 10)[row % 2]}" for row in range(20)]
+    assert csv(str(write_csv(tmp_path, rows)), size=8).load().class_names == ("2", "10")
+
+
+def test_changed_pixels_change_the_digest_and_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    source = csv(str(plain(tmp_path)), size=8)
+    before = source.load()
+    assert source.load().digest == before.digest
+    picture(tmp_path / "pictures" / "00.png", (1, 2, 3), side=(40, 40))
+    after = source.load()
+    assert after.digest != before.digest
+    assert after.images[0, :, 4, 4].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        (["../secret.png,a"], "image,label", r"image ../secret.png leads out of the data folder"),
+        (["/etc/passwd,a"], "image,label", r"image /etc/passwd leads out of the data folder"),
+        ([r"x\..\..\secret.png,a"], "image,label", "leads out of the data folder"),
+        ([r"C:\secret.png,a"], "image,label", "leads out of the data folder"),
+        (["nothing.png,a"], "image,label", "image nothing.png is not in the data folder"),
+        ([",a"], "image,label", "is not in the data folder"),
+        (["ok.png,a", "ok.png,b"], "image,label", "image ok.png is listed twice"),
+        (["ok.png,"], "image,label", "image ok.png has the label ''"),
+        (["ok.png,a,dev"], "image,label,split", "image ok.png has the split 'dev'"),
+        (["ok.png,a,g,train", "two.png,a,g,test"], "image,label,group,split", "group g lies in more than one split"),
+        (["ok.png,a,test"], "image,label,split", "no image is marked train"),
+        (["ok.png,a"], "picture,label", "has no column image; its columns are picture, label"),
+        ([], "image,label", "has no rows"),
+        (["ok.png,a,b,c"], "image,label", "leads out|not a readable csv|not in the data folder|unknown"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_one_line(tmp_path: Path, rows: list[str], header: str, message: str) -> None:
+    for name in ("ok.png", "two.png"):
+        picture(tmp_path / "inner" / name)
+    picture(tmp_path / "secret.png")
+    path = write_csv(tmp_path / "inner", rows, header)
+    with pytest.raises(DataError, match=message) as caught:
+        csv(str(path), size=8).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_and_empty_classes_are_refused(tmp_path: Path) -> None:
+    path = str(plain(tmp_path))
+    with pytest.raises(DataError, match=r"image pictures/01.png has the label 'melanoma'; known classes are nevus, wart"):
+        csv(path, classes=["nevus", "wart"]).load()
+    with pytest.raises(DataError, match="class wart has no training image"):
+        csv(path, classes=["nevus", "melanoma", "wart"]).load()
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no.csv: cannot be read \(No such file"):
+        csv(str(tmp_path / "no.csv")).load()
+    with pytest.raises(DataError, match="nowhere: does not exist"):
+        csv(str(plain(tmp_path)), str(tmp_path / "nowhere")).load()
+    with pytest.raises(DataError, match=r"images.csv: neither a folder nor a whole zip file"):
+        csv(str(tmp_path / "images.csv"), str(tmp_path / "images.csv")).load()
+    (tmp_path / "binary.csv").write_bytes(b"image,label\n\xff\xfe\x00,1\n")
+    with pytest.raises(DataError, match=r"binary.csv: not a readable csv table"):
+        csv(str(tmp_path / "binary.csv")).load()
+    with pytest.raises(DataError, match="has no column hospital"):
+        csv(str(tmp_path / "images.csv"), site="hospital").load()
+
+
+def test_folders_by_class(tmp_path: Path) -> None:
+    write_folders(tmp_path)
+    (tmp_path / "nevus" / "readme.txt").write_text("no image")
+    (tmp_path / "nevus" / "._01.png").write_bytes(b"what a file manager leaves")
+    data = image_folder(str(tmp_path), size=8).load()
+    assert data.class_names == ("melanoma", "nevus")
+    assert torch.bincount(data.labels).tolist() == [10, 10]
+    assert torch.bincount(data.splits.long()).tolist() == [14, 4, 2]
+
+
+def test_folders_by_site_and_class_and_by_split(tmp_path: Path) -> None:
+    for place in ("north", "south"):
+        write_folders(tmp_path / "sites", above=place)
+    data = image_folder(str(tmp_path / "sites"), layout="site/class", size=8).load()
+    assert data.site_names == ("north", "south")
+    assert torch.bincount(data.sites).tolist() == [20, 20]
+    for split, count in (("train", 5), ("val", 2), ("test", 1)):
+        write_folders(tmp_path / "splits", count, above=split)
+    data = image_folder(str(tmp_path / "splits"), layout="split/class", size=8).load()
+    assert torch.bincount(data.splits.long()).tolist() == [10, 4, 2]
+
+
+def test_wrong_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images; expected class/<image>"):
+        image_folder(str(tmp_path)).load()
+    write_folders(tmp_path)
+    with pytest.raises(DataError, match=r"melanoma/00.png does not lie at site/class/<image>"):
+        image_folder(str(tmp_path), layout="site/class").load()
+    with pytest.raises(ConfigError, match=r"data.layout=class/site: must be one of"):
+        image_folder(str(tmp_path), layout="class/site")
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"no picture", encoded(NOISE)[:150]], ids=["empty", "text", "torn"])
+def test_an_unreadable_image_stops_or_is_counted(tmp_path: Path, rubbish: bytes) -> None:
+    path = str(plain(tmp_path))
+    (tmp_path / "pictures" / "03.png").write_bytes(rubbish)
+    with pytest.raises(DataError, match=r"pictures/03.png cannot be read .*data.on_broken=skip"):
+        csv(path, size=8).load()
+    for _ in range(2):  # the second time from the cache
+        data = csv(path, size=8, on_broken="skip").load()
+        assert data.skipped == ("pictures/03.png",)
+        assert len(data) == len(data.images) == 19
+        assert tuple(data.images[3, :, 4, 4].tolist()) == COLOURS["nevus"]  # row 3 is now file 04
+    with pytest.raises(DataError, match=r"pictures/03.png cannot be read"):
+        csv(path, size=8).load()  # a cached skip does not soften the error
+
+
+def test_decompression_bombs_and_wide_pixels_are_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="I;16 pixels; convert the images to 8 bits"):
+        decode(encoded(np.zeros((9, 9), np.uint16)), 8)
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 80)
+    with pytest.raises(ValueError, match="9x9 pixels are too many"):
+        decode(encoded(np.zeros((9, 9, 3), np.uint8)), 8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(Image.DecompressionBombError):
+        decode(encoded(np.zeros((9, 9, 3), np.uint8)), 8)
+
+
+def test_every_kind_of_picture_becomes_three_channels() -> None:
+    grey = encoded(np.full((6, 5), 77, np.uint8))
+    assert decode(grey, 8).tolist() == np.full((3, 8, 8), 77).tolist()
+    alpha = encoded(np.full((6, 5, 4), 200, np.uint8))
+    assert decode(alpha, 4).shape == (3, 4, 4)
+    assert decode(encoded(np.full((6, 5, 3), 90, np.uint8), "JPEG"), 4).std() < 2
+
+
+def test_squeeze_keeps_pixels_of_the_right_size_and_the_mean_of_others() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(squeeze(pixels, 8), pixels.transpose(2, 0, 1))
+    ramp = np.tile(np.linspace(0, 255, 60).astype(np.uint8)[None, :, None], (40, 1, 3))
+    small = squeeze(ramp, 10)
+    assert small.mean() == pytest.approx(ramp.mean(), abs=1.5)
+    assert (np.diff(small[0, 5].astype(int)) > 15).all()  # antialiased, still a ramp
+
+
+def test_a_subset_keeps_the_mix() -> None:
+    labels, sites = torch.arange(1000) % 10 // 9, torch.arange(1000) // 500  # classes 90:10, sites 50:50
+    splits = torch.arange(1000) // 10 % 10 // 8
+    chosen = subset(labels, sites, splits, 100, generator(0))
+    assert len(chosen) == 100
+    assert torch.bincount(labels[chosen]).tolist() == pytest.approx([90, 10], abs=2)
+    assert torch.bincount(sites[chosen]).tolist() == pytest.approx([50, 50], abs=2)
+    assert torch.equal(chosen, subset(labels, sites, splits, 100, generator(0)))
+    assert not torch.equal(chosen, subset(labels, sites, splits, 100, generator(1)))
+    assert torch.equal(subset(labels, sites, splits, None, generator(0)), torch.arange(1000))
+    assert torch.equal(subset(labels, sites, splits, 5000, generator(0)), torch.arange(1000))
+    with pytest.raises(ConfigError, match=r"data.max_images=7: there are 8 kinds .* try 24"):
+        subset(labels, sites, splits, 7, generator(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"path": ""}, "data.path=: must be a path"),
+        ({"path": 3}, "data.path=3"),
+        ({"size": 4}, "data.size=4"),
+        ({"size": "64"}, "data.size=64: must be a whole number"),
+        ({"max_images": 0}, "data.max_images=0"),
+        ({"on_broken": "ignore"}, "data.on_broken=ignore: must be one of error, skip"),
+        ({"seed": None}, "data.seed=None"),
+        ({"classes": "nevus"}, "data.classes=nevus"),
+        ({"classes": ["a", "a"]}, "two or more different"),
+    ],
+)
+def test_wrong_settings_are_refused_at_once(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        csv(**{"path": "some.csv", **settings})  # type: ignore[arg-type]
