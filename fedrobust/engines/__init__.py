@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -75,7 +76,7 @@ def ray_engine(
     checks.number("engine.cpus_per_worker", cpus_per_worker, 0)
     if gpus_per_worker is not None and checks.number("engine.gpus_per_worker", gpus_per_worker, 0) > 1:
         checks.number("engine.gpus_per_worker", gpus_per_worker, integer=True)
-    if not isinstance(address, str | None):
+    if address not in (None, "local", "auto") and not re.fullmatch(r"[^/\s]+:\d{1,5}", str(address)):
         raise ConfigError(f"engine.address={address}: must be null, local, auto or host:port")
 
     def open_(client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf) -> LocalGrid:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import sys
 import time
 import warnings
@@ -59,14 +60,15 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
     if ray.is_initialized():
         _check_free(workers, "is free in the Ray that is running already")
         return False
-    if address in (None, "local"):
+    if address is None or address == "local":
         _check(workers, {"CPU": cores, "GPU": torch.cuda.device_count()}, "is on this machine")
         _init(address="local", num_cpus=cores, num_gpus=math.ceil(workers.number * workers.gpus), **LOCAL)
         return True
     try:
+        _probe(address)
         _init(address=address)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"engine.address={address}: no Ray answers there ({str(error).splitlines()[0][:120]})") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"engine.address={address}: no Ray answers there ({str(error).splitlines()[0].split('. ')[0]})") from error
     try:
         _check_free(workers, "is free in the cluster")
     except ConfigError:
@@ -86,6 +88,13 @@ def _init(**settings: Any) -> None:
         # Ray announces that workers without GPUs will see all GPUs one day; today they see none, which is wanted.
         warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+
+
+def _probe(address: str) -> None:
+    """Ray tries for minutes to reach a host that does not answer; a plain connection knows at once."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _check_free(workers: Workers, where: str) -> None:

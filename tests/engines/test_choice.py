@@ -1,6 +1,7 @@
 """Which engine, how many workers, and what is refused before anything starts."""
 
 import importlib
+import socket
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def test_auto_takes_ray_for_much_work_on_several_cores_and_inline_otherwise(monk
         (ray_engine, {"cpus_per_worker": -1}, "engine.cpus_per_worker=-1"),
         (ray_engine, {"gpus_per_worker": 1.5}, "engine.gpus_per_worker=1.5"),
         (ray_engine, {"address": 6379}, "engine.address=6379"),
+        (ray_engine, {"address": "ray://head:10001"}, "engine.address=ray://head:10001"),
     ],
 )
 def test_wrong_settings_are_named(factory, settings, reason):
@@ -89,11 +91,16 @@ def test_what_the_machine_has_not_is_refused_before_ray_starts(monkeypatch, work
         connect(None, workers, cores=2)
 
 
-def test_an_address_where_no_ray_answers_is_named(monkeypatch):
+def test_an_address_where_no_ray_answers_is_named_at_once(monkeypatch):
     def refuse(**_):
-        raise ConnectionError("Could not find any running Ray instance.\nPlease start one.")
+        raise ConnectionError("Could not find any running Ray instance. Please start one.")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(ConfigError, match=r"engine.address=auto: no Ray answers there \(Could not find any running Ray instance.\)"):
+    with pytest.raises(ConfigError, match=r"engine.address=auto: no Ray answers there \(Could not find any running Ray instance\)"):
         connect("auto", Workers(1, 1, 0, 1), cores=1)
+    with socket.socket() as taken:  # a port that nobody listens to
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"engine.address={address}: no Ray answers there \(.*refused\)"):
+            connect(address, Workers(1, 1, 0, 1), cores=1)
