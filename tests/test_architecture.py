@@ -13,8 +13,8 @@ FLOORS = [
         "augment", "optimizers", "checkpoint", "device", "wording",
     },
     {
-        "training", "training_settings", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "flat", "display", "plots", "html",
-        "experiment", "judgement", "twins",
+        "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "flat", "display", "plots", "html",
+        "experiment", "judgement", "twins", "training_settings",
     },
 ]  # fmt: skip
 FLOWER_ROOMS = ("fedrobust/wire", "fedrobust/flat", "fedrobust/engines", "clients/app.py", "strategies/")
