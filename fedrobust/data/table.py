@@ -95,6 +95,8 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     for column in needed:
         if column not in frame.columns:
             raise DataError(f"{path}: has no column {column}; its columns are {', '.join(map(str, frame.columns))}")
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields as names of the rows
+        raise DataError(f"{path}: has rows with more fields than the header")
     if frame.empty:
         raise DataError(f"{path}: has no rows")
     return frame
@@ -104,6 +106,8 @@ def load_table(name: str, source: str, files: Files, table: Table, chosen: Optio
     """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the table in errors."""
     _refuse_twice(source, table.images)
     labels, class_names = _encode_labels(source, table)
+    _refuse_empty(source, "site", table.images, table.sites)
+    _refuse_empty(source, "group", table.images, table.groups)
     sites, site_names = _encode(table.sites if table.sites is not None else ["all"] * len(labels))
     groups, group_names = _encode(table.groups) if table.groups is not None else (torch.arange(len(labels)), ())
     given = None if table.splits is None else _encode_splits(source, table)
@@ -177,6 +181,13 @@ def _refuse_twice(source: str, images: Sequence[str]) -> None:
         if image in seen:
             raise DataError(f"{source}: image {image} is listed twice; keep one row per image")
         seen.add(image)
+
+
+def _refuse_empty(source: str, column: str, images: Sequence[str], words: Sequence[str] | None) -> None:
+    """An empty cell would silently make one hospital or one patient of unrelated images."""
+    for image, word in zip(images, words or (), strict=words is not None):
+        if not word:
+            raise DataError(f"{source}: image {image} has no {column}; fill the cell, or leave the column out")
 
 
 def _refuse_straddling(source: str, groups: Tensor, names: Sequence[str], given: Tensor) -> None:

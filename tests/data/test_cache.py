@@ -109,7 +109,7 @@ def test_a_damaged_entry_is_named(folder: Path) -> None:
 def test_an_unusable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match="FEDROBUST_CACHE=.*name a writable folder"):
+    with pytest.raises(ConfigError, match=r"FEDROBUST_CACHE=.*name a writable folder"):
         cache.images("x", SHAPE, fill)
 
 

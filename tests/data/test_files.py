@@ -110,9 +110,11 @@ def test_changed_pixels_change_the_digest_and_are_not_taken_from_the_cache(tmp_p
         (["ok.png,a,dev"], "image,label,split", "image ok.png has the split 'dev'"),
         (["ok.png,a,g,train", "two.png,a,g,test"], "image,label,group,split", "group g lies in more than one split"),
         (["ok.png,a,test"], "image,label,split", "no image is marked train"),
+        (["ok.png,a,"], "image,label,group", "image ok.png has no group; fill the cell"),
+        (["ok.png,a,"], "image,label,site", "image ok.png has no site"),
         (["ok.png,a"], "picture,label", "has no column image; its columns are picture, label"),
         ([], "image,label", "has no rows"),
-        (["ok.png,a,b,c"], "image,label", "leads out|not a readable csv|not in the data folder|unknown"),
+        (["ok.png,a,b,c"], "image,label", "rows with more fields than the header"),
     ],
 )
 def test_a_wrong_table_is_refused_in_one_line(tmp_path: Path, rows: list[str], header: str, message: str) -> None:

@@ -22,7 +22,7 @@ def test_ham10000_subset(small) -> None:  # type: ignore[no-untyped-def]
     assert len(small) == 400
     assert small.site_names == ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")
     # 4912 of the 7084 images are naevi: 69 %; the floor of one image per kind takes a little from them
-    assert 0.64 < (small.labels == 5).float().mean() < 0.70
+    assert 0.6 < (small.labels == 5).float().mean() < 0.70
     assert small.images.float().mean((0, 2, 3)).argmax() == 0  # skin is reddish
 
 
@@ -48,8 +48,7 @@ def test_pneumonia(real_data: Path) -> None:
 
 
 def test_mednist_by_its_table(real_data: Path) -> None:
-    data = csv(
-        str(real_data / "mednist6_64x64.csv"), str(real_data / "mednist6_64x64.zip"), image="file", label="class", max_images=240
-    ).load()
+    table, pictures = str(real_data / "mednist6_64x64.csv"), str(real_data / "mednist6_64x64.zip")
+    data = csv(table, pictures, image="file", label="class", max_images=240).load()
     assert data.class_names == ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
     assert torch.bincount(data.labels).tolist() == [40] * 6
