@@ -54,7 +54,7 @@ def options(size: int, max_images: int | None, on_broken: str, seed: int) -> Opt
 
 def path_setting(key: str, value: object, remedy: str) -> Path:
     """A path from the config, "~" expanded; raises ConfigError when it is missing or no text."""
-    if not isinstance(value, (str, Path)) or not str(value):
+    if not isinstance(value, (str, Path)) or str(value) in ("", "???"):  # ??? is Hydra's mark of a value to be given
         raise ConfigError(f"{key}={value}: must be a path; {remedy}")
     return Path(value).expanduser()
 

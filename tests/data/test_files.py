@@ -244,6 +244,7 @@ def test_a_subset_keeps_the_mix() -> None:
     [
         ({"path": ""}, "data.path=: must be a path"),
         ({"path": 3}, "data.path=3"),
+        ({"path": "???"}, r"data.path=\?\?\?: must be a path; give the csv file"),
         ({"size": 4}, "data.size=4"),
         ({"size": "64"}, "data.size=64: must be a whole number"),
         ({"max_images": 0}, "data.max_images=0"),
