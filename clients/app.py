@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -21,40 +22,42 @@ from fedrobust.vectors import Layout, load, read
 app = ClientApp()
 
 
-@app.train()
+@app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here
 def train(message: Message, context: Context) -> Message:
     """Train the received global model on the hospital's shard and send the result, contaminated if this client is poisoned."""
     order = wire.read_config(message.content)
     study, client = _study(order["experiment"], context)
     model, layout = _model(order["experiment"], order["etf"], order["etf-sha256"])
     reference = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
-    load(model, layout, _with_own_buffers(study, reference, context))
+    if order["round"] == 1:
+        _forget(context, order)
+    load(model, layout, _with_own_buffers(study, reference, context, order))
     task = Task(
         model=model,
         data=_shard(order["experiment"], client),
         round=order["round"],
         extras=wire.read_extras(message.content),
-        memory=_recall(context),
+        memory=_recall(context, order),
         generator=study.generator("client", client, order["round"]),
     )
     result = study.trainer(task)
     trained = read(model, layout)
-    _remember(context, result.memory, trained if study.config["server"]["buffers"] == "local" else None)
+    _remember(context, order, result.memory, trained if study.config["server"]["buffers"] == "local" else None)
     sent = study.contamination(client).update(trained, reference, study.generator("update", client, order["round"]))
     metrics = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()}
     content = wire.train_reply(sent, len(task.data.train), metrics, {"etf-sha256": _sha256(model)}, result.extras)
     return Message(content, reply_to=message)
 
 
-@app.evaluate()
+@app.evaluate()  # type: ignore[untyped-decorator]
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the received global model on the hospital's own test shard, clean and under the hospital's contamination."""
     order = wire.read_config(message.content)
     study, client = _study(order["experiment"], context)
     model, layout = _model(order["experiment"], order["etf"], order["etf-sha256"])
     state = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
-    load(model, layout, _with_own_buffers(study, state, context))
-    clean, contaminated = _shard(order["experiment"], client).test, study.contaminated_test(client)
+    load(model, layout, _with_own_buffers(study, state, context, order))
+    clean, contaminated = study.tests(client)
     scores = predict(model, clean.images, study.evaluation.batch_size)
     scores_contaminated = scores
     if contaminated.images is not clean.images:
@@ -68,13 +71,13 @@ def _study(text: str, context: Context) -> tuple[Experiment, int]:
     a server must never be able to order a hospital to poison."""
     node = context.node_config
     settings = json.loads(text)
-    allowed = bool(node.get("simulation", False)) or bool(node.get("allow-contamination", False))
+    allowed = node.get("simulation") is True or node.get("allow-contamination") is True  # the word "false" is no permission
     if (settings.get("poisoned") or settings.get("noisy")) and not allowed:
         raise ConfigError("poisoned/noisy: this node refuses contamination; its own node config may set allow-contamination=true")
     study = experiment.from_text(text)
-    client = int(node["partition-id"])
+    client = int(node.get("partition-id", -1))
     if not 0 <= client < study.num_clients:
-        raise ConfigError(f"partition-id={client}: must be below num_clients={study.num_clients}")
+        raise ConfigError(f"partition-id={client}: must be 0 or more and below num_clients={study.num_clients}; set it in the node config")
     return study, client
 
 
@@ -98,20 +101,31 @@ def _sha256(model: Classifier) -> str:
     return "" if model.anchors is None else etf.digest(model.anchors)
 
 
-def _recall(context: Context) -> Mapping[str, Any]:
-    record = context.state.get("memory")
+def _key(kind: str, order: Mapping[str, Any]) -> str:
+    """Where something of this run lies in the Context, which may serve several runs (the run and its clean twin share a Grid)."""
+    return f"{kind}-{hashlib.sha256(order['experiment'].encode()).hexdigest()}"
+
+
+def _recall(context: Context, order: Mapping[str, Any]) -> Mapping[str, Any]:
+    record = context.state.get(_key("memory", order))
     return json.loads(str(record["json"])) if isinstance(record, ConfigRecord) else {}
 
 
-def _remember(context: Context, memory: Mapping[str, Any], own: State | None) -> None:
+def _forget(context: Context, order: Mapping[str, Any]) -> None:
+    """A run that starts anew knows nothing of an earlier one with the same settings."""
+    for kind in ("memory", "own"):
+        context.state.pop(_key(kind, order), None)
+
+
+def _remember(context: Context, order: Mapping[str, Any], memory: Mapping[str, Any], own: State | None) -> None:
     """The trainer's memory (JSON values) and, under server.buffers=local, the client's own BatchNorm statistics."""
-    context.state["memory"] = ConfigRecord({"json": json.dumps(dict(memory))})
+    context.state[_key("memory", order)] = ConfigRecord({"json": json.dumps(dict(memory))})
     if own is not None:
-        context.state["own"] = wire.state_record(State(torch.zeros(0), own.buffers))
+        context.state[_key("own", order)] = wire.state_record(State(torch.zeros(0), own.buffers))
 
 
-def _with_own_buffers(study: Experiment, state: State, context: Context) -> State:
-    record = context.state.get("own")
+def _with_own_buffers(study: Experiment, state: State, context: Context, order: Mapping[str, Any]) -> State:
+    record = context.state.get(_key("own", order))
     if study.config["server"]["buffers"] != "local" or not isinstance(record, ArrayRecord):
         return state
     return State(state.parameters, wire.read_state(record, (0, state.buffers.numel())).buffers)

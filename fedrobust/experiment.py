@@ -76,10 +76,11 @@ class Experiment:
             self.samples(self.rows(client, TEST)),
         )
 
-    def contaminated_test(self, client: int) -> Samples:
-        """The client's own test shard under its own contamination (for a clean client: the very same samples)."""
+    def tests(self, client: int) -> tuple[Samples, Samples]:
+        """The client's own test shard, clean and under its own contamination. What the contamination leaves alone is the very
+        same: all of it for a clean client, the images where only labels change."""
         clean = self.samples(self.rows(client, TEST))
-        return contaminate(clean, self.contamination(client), self.generator("contamination", client, "test"))
+        return clean, contaminate(clean, self.contamination(client), self.generator("contamination", client, "test"))
 
     def test_rows(self) -> Tensor:
         return (self.dataset.splits == TEST).nonzero().reshape(-1)

@@ -57,13 +57,16 @@ def _test_drops(experiment: Experiment, test: Mapping[str, Tensor], labels: Tens
 def client_verdicts(
     experiment: Experiment, scores: Mapping[int, Mapping[str, Scored]], records: Sequence[RoundRecord]
 ) -> list[dict[str, Any]]:
-    """A row per client whose evaluation arrived: the global model on its own test shard, clean and under its contamination."""
+    """A row per client: the global model on its own test shard, clean and under its contamination. Where the evaluation did not
+    arrive (server.max_failures) all metrics are undefined, n is 0."""
     rounds = [record for record in records if record.number > 0]
     weights = dict.fromkeys(range(experiment.num_clients), 0.0)
     for record in rounds:
         for one in record.clients:
             weights[one.client] += one.weight / len(rounds)
-    return [_verdict(experiment, client, scores[client], weights[client]) for client in sorted(scores)]
+    nothing = torch.zeros(0, experiment.num_classes), torch.zeros(0, dtype=torch.int64)
+    absent = {"clean": nothing, "contaminated": nothing}
+    return [_verdict(experiment, client, scores.get(client, absent), weight) for client, weight in weights.items()]
 
 
 def _verdict(experiment: Experiment, client: int, scored: Mapping[str, Scored], weight: float) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def clients_drop(experiment: Experiment, clients: Sequence[Mapping[str, Any]]) -
     drop = combined_drop(_mean(clients, "clean"), _mean(clients, "contaminated"))
     by_kind = {}
     for kind in KINDS:
-        of_kind = [client for client in clients if client["kind"] == kind]
+        of_kind = [client for client in clients if client["kind"] == kind and client["clean"]["n"]]
         if of_kind:
             combined = combined_drop(_mean(of_kind, "clean"), _mean(of_kind, "contaminated")).combined
             by_kind[kind] = {"combined": combined, "num_clients": len(of_kind)}
@@ -105,7 +108,9 @@ def _mean(clients: Sequence[Mapping[str, Any]], condition: str) -> dict[str, flo
 
 
 def clients_interval(clients: Sequence[Mapping[str, Any]], draws: int, generator: torch.Generator) -> tuple[float, float] | None:
-    """95 % percentile interval of the clients' combined drop over resampled clients (paired: a client keeps both conditions)."""
+    """95 % percentile interval of the clients' combined drop over resampled clients (paired: a client keeps both conditions),
+    those without an evaluation left out."""
+    clients = [client for client in clients if client["clean"]["n"]]
     if len(clients) < 2 or draws == 0:
         return None
     values = torch.tensor(

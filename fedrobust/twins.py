@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from fedrobust.config import to_json
 from fedrobust.types import ClientRecord, DataError, Failure, RoundRecord, State
 from fedrobust.vectors import Layout
 
-# Settings that cannot change a clean run's weights.
-_IRRELEVANT = ("contamination", "noise", "corruption", "evaluation")
+# Settings that cannot change a clean run's weights: who computes does not matter, only the device and the threads do.
+_IRRELEVANT = ("contamination", "noise", "corruption", "evaluation", "engine")
+_PACKAGES = ("fedrobust", "strategies", "clients")
 
 
 def cache_folder() -> Path:
@@ -27,13 +29,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FEDROBUST_CACHE", Path.home() / ".cache" / "fedrobust")) / "twins"
 
 
-def key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: int) -> str:
-    """SHA-256 over all that decides the twin's weights: its configuration, the data, the versions, the device and the threads
-    that compute (float sums differ between thread counts)."""
+def key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: tuple[int, int]) -> str:
+    """SHA-256 over all that decides the twin's weights: its configuration, the data, the program, the device, and the torch
+    threads of the server and of a client (float sums differ between thread counts)."""
     settings = {name: value for name, value in twin_config.items() if name not in _IRRELEVANT}
     settings["validation_images"] = twin_config["evaluation"].get("validation_images")
-    facts = {"data": data_digest, "device": device, "threads": threads, "torch": torch.__version__, "fedrobust": fedrobust.__version__}
+    settings["gpus_per_worker"] = twin_config["engine"].get("gpus_per_worker")
+    facts = {"data": data_digest, "device": device, "threads": threads, "torch": torch.__version__, "program": program_digest()}
     return hashlib.sha256(to_json({"settings": settings, "facts": facts}).encode()).hexdigest()
+
+
+@cache
+def program_digest() -> str:
+    """SHA-256 over the sources of the packages: whoever edits a rule or a trainer must not get a twin of the old one."""
+    sha, root = hashlib.sha256(), Path(fedrobust.__file__).parents[1]
+    for path in sorted(path for package in _PACKAGES for path in (root / package).rglob("*.py")):
+        sha.update(f"{path.relative_to(root).as_posix()};".encode() + path.read_bytes())
+    return sha.hexdigest()
 
 
 def load(name: str, layout: Layout) -> tuple[State, list[RoundRecord]] | None:
@@ -49,12 +61,13 @@ def load(name: str, layout: Layout) -> tuple[State, list[RoundRecord]] | None:
 
 
 def save(name: str, layout: Layout, state: State, records: list[RoundRecord]) -> None:
+    """Keep a finished twin for later runs."""
     notes = {"rounds": json.dumps([asdict(record) for record in records])}
     save_state(cache_folder() / f"{name}.safetensors", layout, state, notes=notes)
 
 
 def record_from(item: dict[str, Any]) -> RoundRecord:
     """The inverse of `dataclasses.asdict` on a RoundRecord."""
-    clients = tuple(ClientRecord(**client) for client in item.pop("clients"))
-    failures = tuple(Failure(**failure) for failure in item.pop("failures"))
-    return RoundRecord(clients=clients, failures=failures, **item)
+    clients = tuple(ClientRecord(**client) for client in item["clients"])
+    failures = tuple(Failure(**failure) for failure in item["failures"])
+    return RoundRecord(**{**item, "clients": clients, "failures": failures})

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from fedrobust.wire import WireError
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -16,6 +15,7 @@ from fedrobust.experiment import Experiment
 from fedrobust.models import Classifier
 from fedrobust.types import Aggregate, ClientRecord, Failure, Round, RunError, Samples, ServerData, State
 from fedrobust.vectors import Layout, Updates, load, read
+from fedrobust.wire import WireError
 
 Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one client
 
@@ -56,7 +56,7 @@ class Outcome:
     extras: dict[str, float]
 
 
-class RuleStrategy(FlowerStrategy):
+class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped here
     """Holds any `types.Strategy`. `state` is the global model, `outcome` the last round's; both change with aggregate_train."""
 
     def __init__(self, server: Server, state: State) -> None:
@@ -93,6 +93,7 @@ class RuleStrategy(FlowerStrategy):
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """Apply the rule to the usable replies. Raises RunError when too few are left or the new model is not finite."""
         updates, metrics, failures = self._collect(replies)
+        self.outcome = Outcome((), failures, {})  # what is known of the round, should anything below end the run
         experiment = self.server.experiment
         self._check_enough(server_round, len(updates), failures)
         task = Round(
@@ -105,16 +106,18 @@ class RuleStrategy(FlowerStrategy):
         )
         aggregate = experiment.strategy.rule(task)
         self._memory = dict(aggregate.memory)
-        self.state = self._with_buffers(aggregate.state)
-        if not (self.state.parameters.isfinite().all() and self.state.buffers.isfinite().all()):
+        state = self._with_buffers(aggregate.state)
+        if not (state.parameters.isfinite().all() and state.buffers.isfinite().all()):
             raise RunError(
                 f"round {server_round}: strategy={experiment.strategy.name} produced a global model with values that are not finite"
             )
+        self.state = state
         self.outcome = _outcome(updates, metrics, failures, aggregate)
         return wire.state_record(self.state), MetricRecord({})
 
     def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
-        """Stream the replies into the matrix of updates; row order is client order, whoever was first."""
+        """Stream the replies into the matrix of updates; row order is client order, whoever was first. A client's first reply
+        counts, whatever it says later."""
         layout, n = self.server.layout, len(self._sent_to)
         matrix_ND = torch.empty(n, layout.num_parameters)
         buffers_NB = torch.empty(n, layout.num_buffers)
@@ -122,6 +125,8 @@ class RuleStrategy(FlowerStrategy):
         failures: dict[int, Failure] = {}
         for message in replies:
             client = self.client_of(message)
+            if client in read_replies or client in failures:
+                continue
             reply = self._read(client, message)
             if isinstance(reply, Failure):
                 failures[client] = reply
@@ -155,10 +160,8 @@ class RuleStrategy(FlowerStrategy):
         allowed, least = experiment.config["server"]["max_failures"], experiment.strategy.min_clients
         who = "; ".join(f"client {one.client}: {one.reason}" for one in failures[:3])
         if len(failures) > allowed:
-            self.outcome = Outcome((), failures, {})
             raise RunError(f"round {server_round}: {len(failures)} clients failed, server.max_failures={allowed} ({who})")
         if usable < least:
-            self.outcome = Outcome((), failures, {})
             raise RunError(f"round {server_round}: {usable} usable replies, strategy={experiment.strategy.name} needs {least} ({who})")
 
     def _with_buffers(self, state: State) -> State:

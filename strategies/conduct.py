@@ -73,11 +73,13 @@ def twin(study: Experiment, finished: Finished, grid: Grid, observer: Observer) 
     if not (study.clients_of_kind("poisoned") or study.clients_of_kind("noisy")):
         return finished.state
     server = make_server(clean)
-    name = twins.key(clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, torch.get_num_threads())
+    threads = torch.get_num_threads(), getattr(grid, "threads", 0)
+    name = twins.key(clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, threads)
     cached = twins.load(name, server.layout)
     if cached is None:
         trained = run_rounds(server, grid, observer, TWIN)
-        twins.save(name, server.layout, trained.state, list(trained.records))
+        if not any(record.failures for record in trained.records):  # a client's bad moment must not be kept for all later runs
+            twins.save(name, server.layout, trained.state, list(trained.records))
         return trained.state
     state, records = cached
     observer.run_started(TWIN, clean.config["rounds"], clean.num_clients)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
-from fedrobust.wire import WireError
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -17,7 +16,10 @@ from fedrobust.experiment import Experiment
 from fedrobust.metrics import classification_metrics
 from fedrobust.types import Failure, Observer, RoundRecord, RunError, Samples, State
 from fedrobust.vectors import Layout, load, read
+from fedrobust.wire import WireError
 from strategies.adapter import RuleStrategy, Server, failure
+
+CONDITIONS = {"clean", "contaminated"}  # of a client's test shard
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ def _report_failures(number: int, strategy: RuleStrategy, observer: Observer, ru
 
 
 def _send(grid: Grid, messages: Iterable[Message], strategy: RuleStrategy) -> Iterable[Message]:
-    return grid.send_and_receive(messages, timeout=float(strategy.server.experiment.config["server"]["round_timeout"]))
+    replies: Iterable[Message] = grid.send_and_receive(
+        messages, timeout=float(strategy.server.experiment.config["server"]["round_timeout"])
+    )
+    return replies
 
 
 def _watched(replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str) -> Iterator[Message]:
@@ -107,9 +112,13 @@ def _record(number: int, server: Server, strategy: RuleStrategy, validation: Sam
 
 
 def probabilities(server: Server, state: State, samples: Samples) -> Tensor:
-    """(N, K) class probabilities of a global state on images, on the server's device."""
+    """(N, K) class probabilities of a global state on images, on the server's device. Raises RunError where they are not finite."""
     load(server.model, server.layout, state)
-    return predict(server.model, samples.images, server.experiment.evaluation.batch_size)
+    scores = predict(server.model, samples.images, server.experiment.evaluation.batch_size)
+    if not scores.isfinite().all():
+        name = server.experiment.strategy.name
+        raise RunError(f"the global model of strategy={name} answers with values that are not finite: its parameters have run away")
+    return scores
 
 
 def client_scores(server: Server, state: State, grid: Grid, observer: Observer, run: str = "run") -> dict[int, wire.Predictions]:
@@ -123,19 +132,32 @@ def client_scores(server: Server, state: State, grid: Grid, observer: Observer, 
     rounds = server.experiment.config["rounds"]
     messages = strategy.configure_evaluate(rounds, wire.state_record(state), ConfigRecord(), grid)
     scores: dict[int, wire.Predictions] = {}
-    failures: list[Failure] = []
+    failures: dict[int, Failure] = {}
     for reply in _watched(_send(grid, messages, strategy), strategy, observer, run, "evaluate"):
         client = strategy.client_of(reply)
-        try:
-            if reply.has_error():
-                failures.append(failure(client, reply))
-            else:
-                scores[client] = wire.read_evaluate_reply(reply.content, server.experiment.num_classes).predictions
-        except WireError as error:
-            failures.append(Failure(client, f"unusable reply: {error}"))
-    silent = set(range(server.experiment.num_clients)) - scores.keys() - {one.client for one in failures}
-    failures += [Failure(client, "no reply") for client in sorted(silent)]
+        if client in scores or client in failures:
+            continue  # a client's first reply counts
+        verdict = _read_scores(client, reply, server.experiment.num_classes)
+        if isinstance(verdict, Failure):
+            failures[client] = verdict
+        else:
+            scores[client] = verdict
+    for client in set(range(server.experiment.num_clients)) - scores.keys() - failures.keys():
+        failures[client] = Failure(client, "no reply")
     if len(failures) > server.experiment.config["server"]["max_failures"]:
-        observer.round_finished(run, RoundRecord(rounds, {}, failures=tuple(failures)))
-        raise RunError(f"evaluation: {len(failures)} clients failed (client {failures[0].client}: {failures[0].reason})")
+        listed = tuple(failures[client] for client in sorted(failures))
+        observer.round_finished(run, RoundRecord(rounds, {}, failures=listed))
+        raise RunError(f"evaluation: {len(listed)} clients failed (client {listed[0].client}: {listed[0].reason})")
     return dict(sorted(scores.items()))
+
+
+def _read_scores(client: int, reply: Message, num_classes: int) -> wire.Predictions | Failure:
+    if reply.has_error():
+        return failure(client, reply)
+    try:
+        predictions = wire.read_evaluate_reply(reply.content, num_classes).predictions
+    except WireError as error:
+        return Failure(client, f"unusable reply: {error}")
+    if set(predictions) != CONDITIONS:
+        return Failure(client, f"unusable reply: judged {', '.join(sorted(predictions)) or 'nothing'}, not {', '.join(sorted(CONDITIONS))}")
+    return predictions

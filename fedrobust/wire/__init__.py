@@ -172,6 +172,8 @@ def _read_predictions(record: ArrayRecord, name: str, num_classes: int) -> tuple
         raise WireError(f"predictions: {name}/labels must be one row of class numbers in [0, {num_classes})")
     probabilities = unpack(record, f"{name}/probabilities", torch.float32, (len(labels), num_classes))
     _check_finite(f"predictions: {name}/probabilities", probabilities)
+    if probabilities.numel() and not -1e-5 <= float(probabilities.min()) <= float(probabilities.max()) <= 1 + 1e-5:  # rounding of a softmax
+        raise WireError(f"predictions: {name}/probabilities must lie in [0, 1]")
     return probabilities, labels
 
 

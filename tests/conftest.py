@@ -1,0 +1,12 @@
+"""What every test stands on: a cache of the session's own, never the user's."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDROBUST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
