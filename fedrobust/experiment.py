@@ -163,6 +163,8 @@ def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
         )
     if config["model"].get("head") == "linear" and config["client"].get("loss") == "dot_regression":
         raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")
+    if config["client"].get("rect_scope") == "global":
+        raise ConfigError("client.rect_scope=global: the server sends no class counts; use client.rect_scope=batch or client")
 
 
 def clean_twin(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 import fedrobust
 from fedrobust.checkpoint import load_state, save_state
 from fedrobust.config import to_json
+from fedrobust.data import cache
 from fedrobust.types import ClientRecord, DataError, Failure, RoundRecord, State
 from fedrobust.vectors import Layout
 
@@ -26,7 +26,7 @@ _PACKAGES = ("fedrobust", "strategies", "clients")
 
 def cache_folder() -> Path:
     """Where finished twins are kept: $FEDROBUST_CACHE, else ~/.cache/fedrobust."""
-    return Path(os.environ.get("FEDROBUST_CACHE", Path.home() / ".cache" / "fedrobust")) / "twins"
+    return cache.folder() / "twins"
 
 
 def key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: tuple[int, int]) -> str:
@@ -39,7 +39,7 @@ def key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: 
     return hashlib.sha256(to_json({"settings": settings, "facts": facts}).encode()).hexdigest()
 
 
-@cache
+@functools.cache
 def program_digest() -> str:
     """SHA-256 over the sources of the packages: whoever edits a rule or a trainer must not get a twin of the old one."""
     sha, root = hashlib.sha256(), Path(fedrobust.__file__).parents[1]

@@ -25,7 +25,9 @@ def carve(dataset: Dataset, root_per_class: int, proxy: int, generator: Generato
     found = torch.bincount(dataset.labels[root], minlength=dataset.num_classes)
     if root_per_class and (found == 0).any():
         name = dataset.class_names[int(found.argmin())]
-        raise ConfigError(f"root_per_class={root_per_class}: no whole group of class {name} is that small; raise root_per_class")
+        raise ConfigError(
+            f"server.root_per_class={root_per_class}: no whole group of class {name} is that small; raise server.root_per_class"
+        )
     left = rows[~torch.isin(rows, root)]
     chosen = _take(left, dataset.groups[left], torch.ones(len(left), 1, dtype=torch.int64), torch.tensor([proxy]), generator)
     used = torch.zeros(len(dataset), dtype=torch.bool)
@@ -34,17 +36,19 @@ def carve(dataset: Dataset, root_per_class: int, proxy: int, generator: Generato
 
 
 def _check(dataset: Dataset, root_per_class: int, proxy: int) -> None:
-    checks.number("root_per_class", root_per_class, low=0, integer=True)
-    checks.number("proxy", proxy, low=0, integer=True)
+    checks.number("server.root_per_class", root_per_class, low=0, integer=True)
+    checks.number("server.proxy", proxy, low=0, integer=True)
     counts = torch.bincount(dataset.labels[dataset.splits == TRAIN], minlength=dataset.num_classes)
     least = int(counts.min())
     if root_per_class > least // 2:
         name = dataset.class_names[int(counts.argmin())]
-        remedy = f"try root_per_class={least // 2} or more images"
-        raise ConfigError(f"root_per_class={root_per_class}: class {name} has only {least} training images; {remedy}")
+        remedy = f"try server.root_per_class={least // 2} or more images"
+        raise ConfigError(f"server.root_per_class={root_per_class}: class {name} has only {least} training images; {remedy}")
     most = int(counts.sum()) // 2 - root_per_class * dataset.num_classes
     if proxy > most:
-        raise ConfigError(f"proxy={proxy}: more than half of the training images would leave the hospitals; try proxy={max(most, 0)}")
+        raise ConfigError(
+            f"server.proxy={proxy}: more than half of the training images would leave the hospitals; try server.proxy={max(most, 0)}"
+        )
 
 
 def _take(rows: Tensor, groups: Tensor, kinds_nk: Tensor, room_k: Tensor, generator: Generator) -> Tensor:
