@@ -18,7 +18,7 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="^device=cuda: no CUDA device is visible here; use device=cpu or device=auto$"):
+    with pytest.raises(ConfigError, match=r"^device=cuda: no CUDA device is visible here; use device=cpu or device=auto$"):
         device.resolve("cuda")
 
 

@@ -47,7 +47,7 @@ def _check(dataset: Dataset, root_per_class: int, proxy: int) -> None:
     most = int(counts.sum()) // 2 - root_per_class * dataset.num_classes
     if proxy > most:
         raise ConfigError(
-            f"server.proxy={proxy}: more than half of the training images would leave the hospitals; try server.proxy={max(most, 0)}"
+            f"server.proxy={proxy}: over half of the training images would leave the hospitals; try server.proxy={max(most, 0)}"
         )
 
 

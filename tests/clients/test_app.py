@@ -105,13 +105,13 @@ def test_a_client_that_does_not_exist(partition: int) -> None:
 def test_a_node_without_a_partition_id_is_told_so() -> None:
     server = federation.server(*MEAN)
     nobody = Context(1, 0, {"simulation": True}, RecordDict(), {})
-    with pytest.raises(ConfigError, match="partition-id=-1: .*set it in the node config"):
+    with pytest.raises(ConfigError, match=r"partition-id=-1: .*set it in the node config"):
         app(message(server), nobody)
 
 
 def test_a_wrong_etf_hash_and_a_wrong_state_are_refused() -> None:
     server = federation.server(*MEAN)
-    with pytest.raises(ValueError, match="(?i)sha"):
+    with pytest.raises(ValueError, match=r"(?i)sha"):
         app(message(server, **{"etf-sha256": "0" * 64}), context())
     state = read(server.model, server.layout)
     with pytest.raises(wire.WireError, match="expected the shape"):

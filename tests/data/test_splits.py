@@ -119,9 +119,9 @@ def test_carved_parts_are_disjoint_whole_groups_of_train(data: tuple[Tensor, Ten
 
 def test_carving_too_much_is_refused_with_the_largest_possible_number() -> None:
     data = toy(torch.tensor([0] * 100 + [1] * 20))  # train 70 and 14
-    with pytest.raises(ConfigError, match="class class 1 has only 14 training images; try server.root_per_class=7"):
+    with pytest.raises(ConfigError, match=r"class class 1 has only 14 training images; try server\.root_per_class=7"):
         carve(data, 8, 0, generator(0))
-    with pytest.raises(ConfigError, match="try server.proxy=28"):  # half of 84, less the 2 x 7 of the root set
+    with pytest.raises(ConfigError, match=r"try server\.proxy=28"):  # half of 84, less the 2 x 7 of the root set
         carve(data, 7, 29, generator(0))
     assert len(carve(data, 7, 28, generator(0))[1]) == 28
 
