@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +14,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrobust import etf, experiment, wire
+from fedrobust.errors import ConfigError
 from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
 from fedrobust.models import Classifier
-from fedrobust.types import ConfigError, Shard, State, Task
+from fedrobust.types import Shard, State, Task
 from fedrobust.vectors import Layout, load, read
 
 app = ClientApp()
@@ -86,7 +88,8 @@ def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
     """The one resident model of this process; every client's state is loaded into it."""
     study = experiment.from_text(text)
     etf_dK = etf.from_bytes(anchors, study.num_classes, sha256) if anchors else None
-    model = study.model.build(study.num_classes, etf_dK, study.generator("init"))
+    untrained = replace(study.model, pretrained=False, checkpoint=None)  # the weights come with the message
+    model = untrained.build(study.num_classes, etf_dK, study.generator("init"))
     model.to("cuda" if torch.cuda.is_available() and study.config["device"] != "cpu" else "cpu")
     return model, Layout.of(model)
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedrobust.errors import ConfigError
 from fedrobust.losses import Loss, class_counts, make_loss
 from fedrobust.training import ExtraLoss, fit
 from fedrobust.training_settings import Settings, with_settings
-from fedrobust.types import ClientTrainer, ConfigError, Task, TrainResult
+from fedrobust.types import ClientTrainer, Task, TrainResult
 
 
 @with_settings

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedrobust.types import DataError, State
+from fedrobust.errors import DataError
+from fedrobust.types import State
 from fedrobust.vectors import Layout
 
 ETF = "etf.anchors"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 
 def number(

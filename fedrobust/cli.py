@@ -7,7 +7,7 @@ import re
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from fedrobust.types import FedrobustError, RunError
+from fedrobust.errors import FedrobustError, RunError
 
 
 def explain(error: BaseException) -> tuple[str | None, int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedrobust.checks import choice, number
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 # Where the factories of each group may live. A configuration can come over the network: nothing else is ever called.
 ROOMS: dict[str, str] = {

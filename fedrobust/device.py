@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 
 def resolve(device: str) -> torch.device:

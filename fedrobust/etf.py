@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 TOLERANCE = 5e-6  # of every entry of the Gram matrix; float32 rounding of the construction stays below 2e-7
 

@@ -11,6 +11,7 @@ from fedrobust.checks import flag, number
 from fedrobust.images import as_unit
 from fedrobust.models import Classifier
 
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """draws: bootstrap resamples of the test images, 0 for no intervals; validation_images: how many validation images judge
@@ -40,7 +41,9 @@ def predict(model: Classifier, images: Tensor, batch_size: int = 128) -> Tensor:
     was_training = model.training
     model.eval()
     try:
-        parts = [model.probabilities(model(as_unit(part.to(device)))).float().cpu() for part in images.split(batch_size) if len(part)]
+        parts = [
+            model.probabilities(model(as_unit(part.to(device)))).float().cpu() for part in torch.split(images, batch_size) if len(part)
+        ]
     finally:
         model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, model.num_classes)

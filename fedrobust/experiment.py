@@ -14,10 +14,11 @@ from torch import Tensor
 from fedrobust import config as settings
 from fedrobust.contamination import contaminate
 from fedrobust.data import Dataset, carve
+from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Evaluation
 from fedrobust.models import ModelFactory
 from fedrobust.seeding import generator
-from fedrobust.types import CLEAN, ClientTrainer, ConfigError, Contamination, Samples, Shard, Strategy
+from fedrobust.types import CLEAN, ClientTrainer, Contamination, Samples, Shard, Strategy
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 KINDS = ("clean", "noisy", "poisoned")
@@ -99,13 +100,14 @@ class Experiment:
 
 
 def kinds(num_clients: int, poisoned: int | list[int], noisy: int | list[int], seed: int) -> tuple[str, ...]:
-    """Which client is what. Given lists are taken as they are; numbers are drawn from those left, so that more noisy or
-    poisoned clients under one seed contain the fewer."""
+    """Which client is what. Given lists are taken as they are; numbers are drawn from those left: poisoned from one end of one
+    random order, noisy from the other, so that under one seed more of a kind contain the fewer, and neither moves the other."""
     out = ["clean"] * num_clients
     order = torch.randperm(num_clients, generator=generator(seed, "kinds")).tolist()
     wanted = {"poisoned": poisoned, "noisy": noisy}
     for kind, which in sorted(wanted.items(), key=lambda item: isinstance(item[1], int)):  # given lists first
-        free = [client for client in order if out[client] == "clean"]
+        ends = order if kind == "poisoned" else order[::-1]
+        free = [client for client in ends if out[client] == "clean"]
         for client in which if isinstance(which, list) else free[:which]:
             out[client] = kind
     return tuple(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from rich.console import Console
@@ -12,14 +13,19 @@ from rich.console import Console
 from fedrobust import config as settings
 from fedrobust import device, experiment
 from fedrobust.display import Display, summary_table
-from fedrobust.experiment import Experiment
+from fedrobust.evaluation import predict
+from fedrobust.experiment import TRAIN, Experiment
 from fedrobust.html import write_html
 from fedrobust.manifest import write_manifest
 from fedrobust.pictures import draw_data, draw_results
 from fedrobust.records import Observers, Recorder
+from strategies.adapter import Server
 from strategies.conduct import conduct
+from strategies.rounds import make_server
 
 CLIENT_APP = "clients.app:app"
+PASSES = 3.0  # forward, and backward at twice its cost
+TIMED_IMAGES = 32
 
 
 def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -29,15 +35,31 @@ def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     computes = device.name(device.resolve(config["device"]))
     write_manifest(folder, config, seed=study.seed, data=data_facts(study), device=computes, command_line=sys.argv)
     draw_data(study, folder)
-    console = Console()
-    recorder = Recorder(folder, study.kinds)
-    with Display(console) as display, engine.open(CLIENT_APP, study.num_clients, {"simulation": True}) as grid:
-        report, scores = conduct(study, grid, folder, Observers([recorder, display]), grid.description)
+    console, recorder = Console(), Recorder(folder, study.kinds)
+    with Display(console) as display:
+        observer = Observers([recorder, display])
+        server = make_server(study)
+        with engine.open(CLIENT_APP, study.num_clients, {"simulation": True}, work_seconds(server)) as grid:
+            report, scores = conduct(server, grid, folder, observer, grid.description)
     draw_results(study, report, scores.test, folder)
-    write_html(folder)
+    write_html(folder, extra_data(study))
     console.print(summary_table(report, extra_data(study)))
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return report
+
+
+def work_seconds(server: Server) -> float:
+    """An estimate of all clients' training of the run and its twin in one process, by which `engine=auto` decides: one timed
+    inference, times PASSES, the images of an epoch, the epochs and the rounds (settings that are no plain epochs count as one)."""
+    study = server.experiment
+    images = study.validation().images[:TIMED_IMAGES]
+    predict(server.model, images)  # the first call also pays for memory and threads
+    started = perf_counter()
+    predict(server.model, images)
+    per_image = (perf_counter() - started) / len(images)
+    train = sum(len(study.rows(client, TRAIN)) for client in range(study.num_clients))
+    runs = 2 if study.evaluation.twin else 1
+    return PASSES * per_image * train * study.config["client"].get("epochs", 1) * study.config["rounds"] * runs
 
 
 def data_facts(study: Experiment) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -14,10 +14,10 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedrobust.checks import choice, flag, number
+from fedrobust.errors import ConfigError
 from fedrobust.losses import full_precision
 from fedrobust.seeding import generator as named_generator
 from fedrobust.seeding import isolated
-from fedrobust.types import ConfigError
 from fedrobust.weights import load_file
 
 HEADS = {"etf": 16.0, "linear": 1.0}  # each with the scale of its scores in a softmax (METHOD: s >> 1 for inner products)

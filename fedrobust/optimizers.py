@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 # These need a closure or sparse gradients, which the training loop does not give.
 UNFIT = {"Optimizer", "LBFGS", "SparseAdam"}

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from fedrobust import checks
 from fedrobust.apportion import largest_remainder
 from fedrobust.data.dataset import SPLITS, TRAIN, Dataset
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 Partitioner = Callable[[Dataset, Tensor, int, Generator], list[Tensor]]
 """(data set, rows to share out (n,), number of clients, generator) -> sorted rows of each client: disjoint, complete, and at

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,19 @@ import torch
 from torch import Tensor
 
 from fedrobust.experiment import TRAIN, Experiment
+from fedrobust.images import as_bytes
 from fedrobust.partition import summary
 from fedrobust.plots.confusion import plot_confusion
 from fedrobust.plots.curves import plot_influence, plot_validation
 from fedrobust.plots.drops import plot_drops
 from fedrobust.plots.partition import plot_partition
 from fedrobust.plots.samples import plot_samples
+from fedrobust.records import read_rounds
+from fedrobust.seeding import generator
 from fedrobust.types import Samples
+from strategies.conduct import TWIN
+
+SHOWN = 8  # images in a line of samples.png
 
 
 def draw_data(study: Experiment, folder: Path) -> None:
@@ -33,14 +38,25 @@ def _sample_rows(study: Experiment) -> list[tuple[str, Samples, Samples]]:
     rows = []
     for client in chosen:
         clean = study.samples(study.rows(client, TRAIN))
-        rows.append((f"{study.kinds[client]} client {client}: {study.contamination(client).name}", clean, study.shard(client).train))
+        title = f"{study.kinds[client]} client {client}: {study.contamination(client).name}"
+        rows.append((title, *_few(clean, study.shard(client).train)))
     test = study.samples(study.test_rows())
-    return [*rows, (f"test images: {study.corruption.name}", test, study.corrupted(test))]
+    return [*rows, (f"test images: {study.corruption.name}", *_few(test, study.corrupted(test)))]
+
+
+def _few(clean: Samples, contaminated: Samples) -> tuple[Samples, Samples]:
+    """At most SHOWN pairs, spread over the samples, those that changed first."""
+    changed = clean.labels != contaminated.labels
+    if contaminated.images is not clean.images:
+        changed |= (as_bytes(clean.images) != as_bytes(contaminated.images)).flatten(1).any(dim=1)
+    spread = torch.randperm(len(clean), generator=generator(0, "samples"))
+    index = spread[changed[spread].logical_not().to(torch.int8).argsort(stable=True)][:SHOWN]
+    return clean.take(index), contaminated.take(index)
 
 
 def draw_results(study: Experiment, report: Mapping[str, Any], test: Mapping[str, Tensor], folder: Path) -> None:
     """curves.png, influence.png, drops.png and confusion.png. test: probabilities (N, K) by evaluation name."""
-    rounds, twin = _lines(folder / "rounds.jsonl"), _lines(folder / "twin_rounds.jsonl")
+    rounds, twin = read_rounds(folder), read_rounds(folder, TWIN)
     plot_validation(rounds, twin, folder / "curves.png")
     plot_influence(rounds, list(study.kinds), folder / "influence.png")
     plot_drops(report["drops"], folder / "drops.png")
@@ -53,9 +69,3 @@ def _confusion(labels: Tensor, probabilities: Tensor) -> Tensor:
     """(K, K) counts: rows true, columns predicted."""
     classes = probabilities.shape[1]
     return torch.bincount(labels * classes + probabilities.argmax(dim=1), minlength=classes**2).reshape(classes, classes)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedrobust.cli import explain
 from fedrobust.config import plain
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 
 @hydra.main(config_path="pkg://configs", config_name="config", version_base="1.3")

@@ -16,11 +16,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fedrobust import batchnorm, optimizers
 from fedrobust.augment import augment
+from fedrobust.errors import RunError
 from fedrobust.images import as_unit
 from fedrobust.losses import Loss
 from fedrobust.seeding import isolated
 from fedrobust.training_settings import Settings
-from fedrobust.types import RunError, Samples, Shard
+from fedrobust.types import Samples, Shard
 
 ExtraLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (images_B3HW in [0, 1], scores_BK, labels_B) -> scalar
 

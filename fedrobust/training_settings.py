@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fedrobust import losses, optimizers
 from fedrobust.checks import choice, flag, number
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 

@@ -1,4 +1,4 @@
-"""The frozen values that travel between the rooms of fedrobust, and its errors. Nothing here computes.
+"""The frozen values that travel between the rooms of fedrobust. Nothing here computes.
 
 Shapes ride on names: N clients or samples, D trainable parameters, B buffer values, K classes.
 """
@@ -13,22 +13,6 @@ from torch import Generator, Tensor
 
 if TYPE_CHECKING:
     from fedrobust.vectors import Updates
-
-
-class FedrobustError(Exception):
-    """A problem that the user can mend: shown as one line, exit code 2."""
-
-
-class ConfigError(FedrobustError):
-    """A wrong setting; the message names the key, the value and the remedy."""
-
-
-class DataError(FedrobustError):
-    """Unusable input data; the message names the file."""
-
-
-class RunError(FedrobustError):
-    """A run that started and could not be finished (failed clients, no usable reply): exit code 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Layout:
 
 
 def _views(entries: tuple[tuple[str, torch.Size], ...], vector: Tensor) -> dict[str, Tensor]:
-    pieces = vector.split([shape.numel() for _, shape in entries]) if entries else ()
+    pieces = torch.split(vector, [shape.numel() for _, shape in entries]) if entries else ()
     return {name: piece.view(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
 
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file as read_tensors
 from torch import Tensor
 
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 ANCHORS = "etf.anchors"  # the name under which a run's checkpoints keep the fixed ETF beside the model's tensors
 

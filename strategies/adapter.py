@@ -11,9 +11,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedrobust import batchnorm, etf, wire
+from fedrobust.errors import RunError
 from fedrobust.experiment import Experiment
 from fedrobust.models import Classifier
-from fedrobust.types import Aggregate, ClientRecord, Failure, Round, RunError, Samples, ServerData, State
+from fedrobust.types import Aggregate, ClientRecord, Failure, Round, Samples, ServerData, State
 from fedrobust.vectors import Layout, Updates, load, read
 from fedrobust.wire import WireError
 
@@ -23,11 +24,12 @@ Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one cl
 @dataclass(frozen=True)
 class Server:
     """What the server owns for a whole run: the experiment, a scratch model on its device, where its tensors lie in a flat
-    state, and its own images."""
+    state, the untrained state, and its own images."""
 
     experiment: Experiment
     model: Classifier
     layout: Layout
+    initial: State
     root: Samples
     proxy: Samples
 

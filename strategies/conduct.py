@@ -18,6 +18,7 @@ from fedrobust.experiment import Experiment
 from fedrobust.judgement import Scores, judge
 from fedrobust.reporting import write_report
 from fedrobust.types import Observer, Samples, State
+from fedrobust.vectors import Layout
 from strategies.adapter import Server
 from strategies.rounds import Finished, client_scores, make_server, probabilities, run_rounds
 
@@ -39,22 +40,16 @@ class Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
 
 
-def conduct(study: Experiment, grid: Grid, folder: Path, observer: Observer, engine: str) -> tuple[dict[str, Any], Scores]:
-    """Run the experiment and its clean twin, judge both, write model.safetensors and report.json.
+def conduct(server: Server, grid: Grid, folder: Path, observer: Observer, engine: str) -> tuple[dict[str, Any], Scores]:
+    """Run the server's experiment and its clean twin, judge both, write model.safetensors and report.json.
 
     Returns the report and the scores it was made from.
     """
-    clock = Clock()
+    study, clock = server.experiment, Clock()
     with clock.stage("run"):
-        server = make_server(study)
         finished = run_rounds(server, grid, observer)
-    save_state(
-        folder / "model.safetensors",
-        server.layout,
-        finished.state,
-        server.model.anchors,
-        {"class_names": "|".join(study.dataset.class_names)},
-    )
+    notes = {"class_names": "|".join(study.dataset.class_names)}
+    save_state(folder / "model.safetensors", server.layout, finished.state, server.model.anchors, notes)
     twin_state = None
     if study.evaluation.twin:
         with clock.stage("twin"):
@@ -78,8 +73,7 @@ def twin(study: Experiment, finished: Finished, grid: Grid, observer: Observer) 
     cached = twins.load(name, server.layout)
     if cached is None:
         trained = run_rounds(server, grid, observer, TWIN)
-        if not any(record.failures for record in trained.records):  # a client's bad moment must not be kept for all later runs
-            twins.save(name, server.layout, trained.state, list(trained.records))
+        _keep(name, server.layout, trained, observer)
         return trained.state
     state, records = cached
     observer.run_started(TWIN, clean.config["rounds"], clean.num_clients)
@@ -87,6 +81,17 @@ def twin(study: Experiment, finished: Finished, grid: Grid, observer: Observer) 
         observer.round_finished(TWIN, record)
     observer.stage(TWIN, "taken from the cache")
     return state
+
+
+def _keep(name: str, layout: Layout, trained: Finished, observer: Observer) -> None:
+    """Into the cache, unless a client failed: its bad moment must not be kept for all later runs. A cache that cannot be
+    written costs later runs time, but not this run its result."""
+    if any(record.failures for record in trained.records):
+        return
+    try:
+        twins.save(name, layout, trained.state, list(trained.records))
+    except OSError as error:
+        observer.stage(TWIN, f"not kept for later runs: {error}")
 
 
 def _scores(server: Server, finished: Finished, twin_state: State | None, grid: Grid, observer: Observer) -> Scores:

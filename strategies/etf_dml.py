@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from fedrobust import checks
-from fedrobust.types import Aggregate, ConfigError, Round, RunError, State, Strategy
+from fedrobust.errors import ConfigError, RunError
+from fedrobust.types import Aggregate, Round, State, Strategy
 from fedrobust.vectors import Updates, finish, shares
 from strategies import _clipping, _distillation, _scoring, _trust
 from strategies._scoring import Bench, Members, Visits

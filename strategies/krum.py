@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fedrobust import checks
-from fedrobust.types import Aggregate, ConfigError, Round, Strategy
+from fedrobust.errors import ConfigError
+from fedrobust.types import Aggregate, Round, Strategy
 from fedrobust.vectors import finish, squared_distances
 
 

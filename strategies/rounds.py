@@ -11,10 +11,11 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedrobust import device, etf, wire
+from fedrobust.errors import RunError
 from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
 from fedrobust.metrics import classification_metrics
-from fedrobust.types import Failure, Observer, RoundRecord, RunError, Samples, State
+from fedrobust.types import Failure, Observer, RoundRecord, Samples, State
 from fedrobust.vectors import Layout, load, read
 from fedrobust.wire import WireError
 from strategies.adapter import RuleStrategy, Server, failure
@@ -38,13 +39,14 @@ def make_server(experiment: Experiment) -> Server:
     model = experiment.model.build(experiment.num_classes, anchors, experiment.generator("init"))
     model.to(device.resolve(experiment.config["device"]))
     root, proxy = experiment.samples(experiment.root), experiment.samples(experiment.proxy)
-    return Server(experiment, model, Layout.of(model), root, proxy)
+    layout = Layout.of(model)
+    return Server(experiment, model, layout, read(model, layout), root, proxy)
 
 
 def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run") -> Finished:
     """Train for `rounds` server rounds from the untrained model. Raises RunError by the failure policy."""
     experiment = server.experiment
-    strategy = RuleStrategy(server, read(server.model, server.layout))
+    strategy = RuleStrategy(server, server.initial)
     validation = experiment.validation()
     observer.run_started(run, experiment.config["rounds"], experiment.num_clients)
     records = [_record(0, server, strategy, validation, {})]

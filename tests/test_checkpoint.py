@@ -12,7 +12,8 @@ from torch import nn
 
 from fedrobust import checkpoint
 from fedrobust.checkpoint import load_state, save_state
-from fedrobust.types import DataError, State
+from fedrobust.errors import DataError
+from fedrobust.types import State
 from fedrobust.vectors import Layout, read
 from tests import tiny
 

@@ -6,7 +6,7 @@ import pytest
 
 from fedrobust import config
 from fedrobust.cli import explain
-from fedrobust.types import ConfigError, DataError, RunError
+from fedrobust.errors import ConfigError, DataError, RunError
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fedrobust import config
-from fedrobust.types import ConfigError, Strategy
+from fedrobust.errors import ConfigError
+from fedrobust.types import Strategy
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = ("data", "partition", "contamination", "model", "client", "strategy", "engine", "evaluation")

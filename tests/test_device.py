@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedrobust import device
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 
 def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrobust import etf
+from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError
 
 
 def make(dimension=6, num_classes=4, seed=0):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fedrobust import evaluation
+from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Evaluation, predict
 from fedrobust.images import as_unit
-from fedrobust.types import ConfigError
 from fedrobust.vectors import Layout, read
 from tests import tiny
 

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrobust import config, experiment
+from fedrobust.errors import ConfigError
 from fedrobust.experiment import TEST, TRAIN, VALIDATION, kinds
 from fedrobust.images import as_unit
-from fedrobust.types import ConfigError, Samples
+from fedrobust.types import Samples
 from tests import federation
 
 LESS = settings(deadline=None, max_examples=40)

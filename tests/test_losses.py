@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fedrobust import losses
+from fedrobust.errors import ConfigError
 from fedrobust.etf import simplex_etf
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError
 
 
 def general_dot_regression(features_Bd, anchors_dK, labels_B, lengths_K):

@@ -6,10 +6,10 @@ import torch
 from safetensors.torch import save_file
 
 from fedrobust.checkpoint import save_state
+from fedrobust.errors import ConfigError
 from fedrobust.etf import simplex_etf
 from fedrobust.models import timm_model
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError
 from fedrobust.vectors import Layout, read
 from tests import tiny
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from fedrobust import partition
 from fedrobust.apportion import largest_remainder
 from fedrobust.data import SPLITS, Dataset
+from fedrobust.errors import ConfigError
 from fedrobust.partition import Partitioner, by_site, dirichlet, iid, quantity, summary
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError
 from tests.data.toys import toy
 
 RULES = {"iid": iid(), "dirichlet": dirichlet(0.3, min_size=2), "quantity": quantity(1.0, min_size=2), "by_site": by_site()}

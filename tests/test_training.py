@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from fedrobust import etf, optimizers
+from fedrobust.errors import ConfigError, RunError
 from fedrobust.evaluation import predict
 from fedrobust.losses import cross_entropy, make_loss
 from fedrobust.seeding import generator
 from fedrobust.training import fit
 from fedrobust.training_settings import Settings, with_settings
-from fedrobust.types import ConfigError, RunError, Samples, Shard
+from fedrobust.types import Samples, Shard
 from tests import tiny
 
 FAST = {"name": "Adam", "lr": 0.02}

@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from fedrobust.checks import choice, number
 from fedrobust.contamination.common import chosen, classes, label
-from fedrobust.types import Backdoor, ConfigError, Contamination, Trigger
+from fedrobust.errors import ConfigError
+from fedrobust.types import Backdoor, Contamination, Trigger
 
 # Shares of the free height and width above and to the left of the patch.
 POSITIONS = {"top_left": (0, 0), "top_right": (0, 1), "bottom_left": (1, 0), "bottom_right": (1, 1), "centre": (0.5, 0.5)}

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.checks import number
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 
 def chosen(eligible: Tensor, rate: float, generator: Generator) -> Tensor:

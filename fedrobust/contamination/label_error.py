@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from fedrobust.checks import number
 from fedrobust.contamination.common import chosen, classes
-from fedrobust.types import ConfigError, Contamination, DataContamination
+from fedrobust.errors import ConfigError
+from fedrobust.types import Contamination, DataContamination
 
 
 def label_error(

@@ -7,7 +7,8 @@ from torch import Generator, Tensor
 
 from fedrobust.checks import choice, number
 from fedrobust.contamination.common import chosen, classes, label
-from fedrobust.types import ConfigError, Contamination
+from fedrobust.errors import ConfigError
+from fedrobust.types import Contamination
 
 MODES = ("shift", "pair", "targeted")
 

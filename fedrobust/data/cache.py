@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedrobust.types import ConfigError, DataError
+from fedrobust.errors import ConfigError, DataError
 
 Fill = Callable[[NDArray[np.uint8]], Sequence[int]]
 

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from fedrobust import checks
 from fedrobust.data.dataset import TRAIN, Dataset
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 
 def carve(dataset: Dataset, root_per_class: int, proxy: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedrobust.types import DataError, Samples
+from fedrobust.errors import DataError
+from fedrobust.types import Samples
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedrobust.data import cache
 from fedrobust.data.files import Files
-from fedrobust.types import DataError
+from fedrobust.errors import DataError
 
 VERSION = 1  # raise it whenever a pixel may change: it is part of the cache key
 MAX_PIXELS = 50_000_000  # far above any dermatoscope, far below what a decompression bomb unfolds to

@@ -15,7 +15,7 @@ import pandas as pd
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.files import Files, joined, open_root
 from fedrobust.data.table import Options, Table, load_table, options, path_setting, read_csv
-from fedrobust.types import DataError
+from fedrobust.errors import DataError
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 REMEDY = "get HAM10000 from doi:10.7910/DVN/DBW86T and set data.root to its folder"

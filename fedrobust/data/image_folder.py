@@ -9,7 +9,7 @@ from fedrobust import checks
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.files import open_root
 from fedrobust.data.table import Options, Table, class_setting, load_table, options, path_setting
-from fedrobust.types import DataError
+from fedrobust.errors import DataError
 
 LAYOUTS = ("class", "site/class", "split/class", "split/site/class", "site/split/class")
 

@@ -1,6 +1,7 @@
 """Procedural skin lesions: seven kinds that differ in outline, border, colour and texture, all drawn by formulas.
 
-Light is absorbed by two pigments, melanin and blood: colour = skin * exp(-melanin * a_m - blood * a_b) for red, green and blue.
+Light is absorbed by melanin, blood and what else a kind holds: colour = skin * exp(-melanin * a_m - blood * a_b - rest * a_r) for
+red, green and blue.
 The amounts overlap between the kinds and vary with every lesion, so neither the mean colour nor the mean image tells the kinds apart.
 Tensors are (B, H, W) maps over coordinates in [-1, 1], or (B,) values.
 """
@@ -61,13 +62,15 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One class: how ragged and how soft its outline is, how much melanin and blood it holds, and what `texture` does to them."""
+    """One class: how ragged and how soft its outline is, how much melanin and blood it holds, what
+    else absorbs red, green and blue in it (keratin, deep pigment), and what `texture` does to melanin and blood."""
 
     name: str
     ragged: float
     soft: float
     melanin: tuple[float, float]
     blood: tuple[float, float]
+    tint: tuple[float, float, float]
     texture: Callable[[Canvas, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -114,13 +117,13 @@ def _scales(canvas: Canvas, melanin: Tensor, blood: Tensor) -> tuple[Tensor, Ten
 
 
 KINDS = (
-    Kind("network", 0.05, 0.10, (0.55, 1.2), (0.05, 0.25), _network),
-    Kind("blotches", 0.22, 0.05, (0.55, 1.2), (0.05, 0.30), _blotches),
-    Kind("cysts", 0.06, 0.03, (0.45, 1.1), (0.05, 0.30), _cysts),
-    Kind("vessels", 0.12, 0.12, (0.30, 0.8), (0.15, 0.40), _vessels),
-    Kind("scar", 0.05, 0.16, (0.45, 1.1), (0.10, 0.35), _scar),
-    Kind("scales", 0.16, 0.18, (0.30, 0.8), (0.20, 0.50), _scales),
-    Kind("lacunae", 0.09, 0.06, (0.30, 0.8), (0.40, 0.80), _lacunae),
+    Kind("network", 0.05, 0.10, (0.6, 1.1), (0.05, 0.20), (0.0, 0.0, 0.0), _network),
+    Kind("blotches", 0.22, 0.05, (0.8, 1.4), (0.05, 0.30), (0.9, 0.5, 0.2), _blotches),
+    Kind("cysts", 0.06, 0.03, (0.1, 0.4), (0.05, 0.20), (0.0, 0.3, 1.3), _cysts),
+    Kind("vessels", 0.12, 0.12, (0.0, 0.3), (0.25, 0.50), (0.0, 0.0, 0.0), _vessels),
+    Kind("scar", 0.05, 0.16, (0.5, 1.0), (0.10, 0.35), (0.1, 0.0, 0.0), _scar),
+    Kind("scales", 0.16, 0.18, (0.1, 0.4), (0.60, 1.00), (0.0, 0.2, 0.8), _scales),
+    Kind("lacunae", 0.09, 0.06, (0.0, 0.3), (0.60, 1.10), (0.9, 0.4, 0.0), _lacunae),
 )
 
 
@@ -129,10 +132,11 @@ def draw(kind: Kind, count: int, size: int, generator: Generator) -> Tensor:
     canvas = _canvas(kind, count, size, generator)
     melanin, blood = canvas.uniform(*kind.melanin), canvas.uniform(*kind.blood)
     melanin, blood = kind.texture(canvas, melanin.expand_as(canvas.x), blood.expand_as(canvas.x))
-    tone = canvas.uniform(0, 0.55) + 0.03 * canvas.clouds(6)
+    tone = canvas.uniform(0, 0.45) + 0.03 * canvas.clouds(6)
     melanin = (tone + canvas.mask * melanin).clamp(min=0)
     blood = (canvas.uniform(0.05, 0.25) + canvas.mask * blood).clamp(min=0)
-    channels = [0.95 * torch.exp(-m * melanin - b * blood) for m, b in zip(MELANIN, BLOOD, strict=True)]
+    rest = canvas.mask * canvas.uniform(0.6, 1.2)
+    channels = [0.95 * torch.exp(-m * melanin - b * blood - t * rest) for m, b, t in zip(MELANIN, BLOOD, kind.tint, strict=True)]
     return torch.stack(channels, dim=1)
 
 
@@ -144,8 +148,8 @@ def _canvas(kind: Kind, count: int, size: int, generator: Generator) -> Canvas:
 
     ticks = (torch.arange(size) + 0.5) / size * 2 - 1
     row, column = torch.meshgrid(ticks, ticks, indexing="ij")
-    dx, dy = column - uniform(-0.2, 0.2), row - uniform(-0.2, 0.2)
-    turn, radius, aspect = uniform(0, 2 * math.pi), uniform(0.4, 0.72), uniform(0.72, 1.0)
+    dx, dy = column - uniform(-0.22, 0.22), row - uniform(-0.22, 0.22)
+    turn, radius, aspect = uniform(0, 2 * math.pi), uniform(0.42, 0.72), uniform(0.72, 1.0)
     x = (dx * turn.cos() + dy * turn.sin()) / radius
     y = (dy * turn.cos() - dx * turn.sin()) / (radius * aspect)
     angle, outline = torch.atan2(y, x), torch.ones_like(x)

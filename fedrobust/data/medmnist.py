@@ -10,7 +10,7 @@ from fedrobust.data import cache
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.npz import load_npz
 from fedrobust.data.table import Options, options
-from fedrobust.types import DataError
+from fedrobust.errors import DataError
 
 # Without chestmnist: several labels per image, so no class to speak of.
 FLAGS = tuple(

@@ -16,8 +16,8 @@ from fedrobust.data import cache, splits
 from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, DataSource, make_dataset
 from fedrobust.data.decoding import VERSION, squeeze
 from fedrobust.data.table import Options, class_setting, options, path_setting, subset
+from fedrobust.errors import DataError
 from fedrobust.seeding import generator
-from fedrobust.types import DataError
 
 PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 

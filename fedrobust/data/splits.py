@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.data.dataset import TEST, TRAIN, VALIDATION
-from fedrobust.types import DataError
+from fedrobust.errors import DataError
 
 RATIO = {TRAIN: 0.7, VALIDATION: 0.2, TEST: 0.1}
 

@@ -17,8 +17,8 @@ from fedrobust.data import splits
 from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, make_dataset
 from fedrobust.data.decoding import read_images
 from fedrobust.data.files import Files
+from fedrobust.errors import ConfigError, DataError
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError, DataError
 
 SPLIT_WORDS = {
     "train": TRAIN,

@@ -19,7 +19,7 @@ from fedrobust import checks
 from fedrobust.engines.clients import ClientApp
 from fedrobust.engines.inline import InlineGrid
 from fedrobust.engines.local import LocalGrid
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 START_UP_SECONDS = 15.0  # opening Ray and closing it: measured 5-17 s on two busy cores, imports of the app included
 MAX_WORKERS = 8  # by default: beyond it more threads per worker serve better than another copy of everything

@@ -9,7 +9,7 @@ from typing import Any, final
 
 from flwr.app import Context, Error, Message, RecordDict
 
-from fedrobust.types import RunError
+from fedrobust.errors import RunError
 
 ClientApp = Callable[[Message, Context], Message]
 

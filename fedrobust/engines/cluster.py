@@ -18,7 +18,7 @@ import torch
 from flwr.app import ArrayRecord, Message
 
 from fedrobust.engines.clients import Clients
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 PATIENCE_SECONDS = 10.0  # what workers that have just ended held comes back after a moment
 

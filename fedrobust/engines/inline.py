@@ -17,7 +17,8 @@ from fedrobust.engines.local import LocalGrid
 class InlineGrid(LocalGrid):
     """Runs each message in this process when its reply is asked for; models are handed over without a copy.
 
-    threads: torch threads while the grid is open (None: as they are). A client that hangs cannot be interrupted here;
+    threads: of torch while a client works (None: as they are); the server keeps its own, as it does beside Ray's workers, so
+    that both engines compute the same bits. A client that hangs cannot be interrupted here;
     a `timeout` only keeps further clients from being started.
     """
 
@@ -28,26 +29,23 @@ class InlineGrid(LocalGrid):
     ) -> None:
         super().__init__(num_clients)
         self._clients = Clients(client_app, num_clients, node_config or {})
-        self._threads = threads or torch.get_num_threads()
-        self._threads_before: int | None = None
-        self.description = f"inline, threads: {self._threads}"
+        self.threads = threads or torch.get_num_threads()
+        self._open = False
+        self.description = f"inline, threads: {self.threads}"
 
     def __enter__(self) -> Self:
-        if self._threads_before is not None:
+        if self._open:
             raise RuntimeError("this grid is open already")
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
+        self._open = True
         return self
 
     def close(self) -> None:
-        if self._threads_before is not None:
-            torch.set_num_threads(self._threads_before)
-            self._threads_before = None
+        self._open = False
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         start = time.monotonic()
         for message in messages:
-            if self._threads_before is None:
+            if not self._open:
                 raise RuntimeError("this grid is not open")
             client = message.metadata.dst_node_id
             if not 0 <= client < self._num_clients:
@@ -55,4 +53,12 @@ class InlineGrid(LocalGrid):
             elif timeout is not None and time.monotonic() - start >= timeout:
                 yield failed(message, f"timed out after {timeout:g} s, before client {client} was started", NO_REPLY)
             else:
-                yield self._clients.answer(message)
+                yield self._answer(message)
+
+    def _answer(self, message: Message) -> Message:
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            return self._clients.answer(message)
+        finally:
+            torch.set_num_threads(before)

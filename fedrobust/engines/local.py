@@ -16,11 +16,13 @@ from fedrobust.wire import set_identity
 class LocalGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
     """A Grid whose nodes are the clients themselves: node id = partition id. Open it with `with`.
 
-    `name` is the engine's name, `description` says in words on what it runs. Messages can be sent only while it is open.
+    `name` is the engine's name, `description` says in words on what it runs, `threads` how many of torch each client has.
+    Messages can be sent only while it is open.
     """
 
     name: str
     description: str
+    threads: int
 
     def __init__(self, num_clients: int) -> None:
         set_identity()

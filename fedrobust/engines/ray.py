@@ -12,7 +12,7 @@ from flwr.app import Message
 from fedrobust.engines.cluster import Worker, Workers, connect
 from fedrobust.engines.exchange import Exchange
 from fedrobust.engines.local import LocalGrid
-from fedrobust.types import RunError
+from fedrobust.errors import RunError
 
 START_SECONDS = 180.0  # for all workers to import the app; on a cold, busy machine torch alone takes half a minute
 
@@ -46,6 +46,7 @@ class RayGrid(LocalGrid):
         self._worker = ray.remote(Worker).options(**options)
         self._pool: list[Any] = []
         self._ours = False
+        self.threads = workers.threads
         self.description = f"ray, workers: {workers.number}, threads each: {workers.threads}, GPUs each: {workers.gpus:g}"
 
     def __enter__(self) -> Self:

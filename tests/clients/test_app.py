@@ -11,7 +11,8 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 import clients.app
 from clients.app import app
 from fedrobust import wire
-from fedrobust.types import ConfigError, State
+from fedrobust.errors import ConfigError
+from fedrobust.types import State
 from fedrobust.vectors import read
 from strategies.adapter import Server
 from tests import federation

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from clients.mutual import accuracy, dropped, mutual, peer_loss, warmed
 from clients.sgd import sgd
 from fedrobust import batchnorm, losses
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 from fedrobust.vectors import Layout, read
 from tests import tiny
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from clients.prox import prox, proximity
 from clients.sgd import sgd
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 from fedrobust.vectors import Layout, read
 from tests import tiny
 

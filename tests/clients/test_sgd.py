@@ -3,11 +3,12 @@ import torch
 
 from clients.sgd import sgd, task_loss
 from fedrobust import etf
+from fedrobust.errors import ConfigError
 from fedrobust.evaluation import predict
 from fedrobust.losses import balanced_softmax, dot_regression, rect_lengths
 from fedrobust.seeding import generator
 from fedrobust.training_settings import Settings
-from fedrobust.types import ConfigError, Samples, Shard
+from fedrobust.types import Samples, Shard
 from fedrobust.vectors import Layout, read
 from tests import tiny
 

@@ -14,8 +14,9 @@ from fedrobust.contamination.clinical_noise import clinical_noise
 from fedrobust.contamination.gaussian_noise import SEVERITIES, gaussian_noise
 from fedrobust.contamination.label_error import label_error
 from fedrobust.contamination.label_flip import label_flip
+from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError, Contamination
+from fedrobust.types import Contamination
 
 GREY = torch.full((40, 3, 20, 20), 0.5)
 RATES = st.floats(0, 1)

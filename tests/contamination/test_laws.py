@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 import configs
 import fedrobust.contamination
 from fedrobust.contamination import contaminate, triggered
+from fedrobust.errors import ConfigError
 from fedrobust.images import as_unit
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError, Contamination, Samples, State, keep_data, keep_update
+from fedrobust.types import Contamination, Samples, State, keep_data, keep_update
 
 FOLDER = Path(configs.__file__).parent / "contamination"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

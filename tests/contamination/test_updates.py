@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fedrobust.contamination.gaussian_update import gaussian_update
 from fedrobust.contamination.sign_flip import sign_flip
+from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError, State
+from fedrobust.types import State
 
 
 def state(values: list[float], buffers: float = 0.0) -> State:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedrobust.data.ham10000 import CLASSES, ham10000
 from fedrobust.data.medmnist import medmnist
 from fedrobust.data.npz import npz
-from fedrobust.types import ConfigError, DataError
+from fedrobust.errors import ConfigError, DataError
 from tests.data.toys import picture
 
 Arrays = dict[str, NDArray[np.generic]]

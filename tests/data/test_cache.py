@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedrobust.data import cache
-from fedrobust.types import ConfigError, DataError
+from fedrobust.errors import ConfigError, DataError
 
 SHAPE = (4, 3, 2, 2)
 

@@ -14,8 +14,8 @@ from fedrobust.data.csv import csv
 from fedrobust.data.decoding import decode, squeeze
 from fedrobust.data.image_folder import image_folder
 from fedrobust.data.table import subset
+from fedrobust.errors import ConfigError, DataError
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError, DataError
 from tests.data.toys import encoded, picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fedrobust.data import TRAIN, carve, make_dataset
 from fedrobust.data.splits import complete
+from fedrobust.errors import ConfigError, DataError
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError, DataError
 from tests.data.toys import toy
 
 

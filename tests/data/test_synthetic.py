@@ -10,8 +10,8 @@ from fedrobust.data import TRAIN, Dataset
 from fedrobust.data.lesions import KINDS, draw
 from fedrobust.data.scanners import SCANNERS, photograph
 from fedrobust.data.synthetic import class_counts, synthetic
+from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
-from fedrobust.types import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import yaml
 from fedrobust import engines
 from fedrobust.engines import auto_engine, gpu_share, inline_engine, pays_off, ray_engine, useful_workers
 from fedrobust.engines.cluster import Workers, connect
-from fedrobust.types import ConfigError
+from fedrobust.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "engine").glob("*.yaml"))
 

@@ -7,7 +7,8 @@ from flwr.clientapp import ClientApp
 
 from fedrobust import wire
 from fedrobust.engines.inline import InlineGrid
-from fedrobust.types import RunError, State
+from fedrobust.errors import RunError
+from fedrobust.types import State
 from tests.engines.helpers import by_client, messages
 
 

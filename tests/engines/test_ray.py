@@ -13,7 +13,8 @@ from fedrobust.engines.cluster import Workers
 from fedrobust.engines.exchange import AHEAD, DEPTH
 from fedrobust.engines.inline import InlineGrid
 from fedrobust.engines.ray import RayGrid
-from fedrobust.types import ConfigError, RunError, State
+from fedrobust.errors import ConfigError, RunError
+from fedrobust.types import State
 from tests.engines.helpers import by_client, messages
 
 pytestmark = pytest.mark.slow

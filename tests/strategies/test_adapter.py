@@ -9,7 +9,8 @@ import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedrobust import batchnorm, wire
-from fedrobust.types import Aggregate, Round, RunError, State, Strategy
+from fedrobust.errors import RunError
+from fedrobust.types import Aggregate, Round, State, Strategy
 from fedrobust.vectors import finish, load, read
 from strategies.adapter import RuleStrategy, Server, failure
 from tests import federation

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from fedrobust.types import Aggregate, ConfigError, Round, RunError, State, Strategy
+from fedrobust.errors import ConfigError, RunError
+from fedrobust.types import Aggregate, Round, State, Strategy
 from fedrobust.vectors import Updates
 from strategies import _clipping
 from strategies.etf_dml import etf_dml

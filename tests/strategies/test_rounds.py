@@ -11,8 +11,9 @@ from flwr.app import Message, RecordDict
 
 from fedrobust import wire
 from fedrobust.engines.inline import InlineGrid
+from fedrobust.errors import RunError
 from fedrobust.records import Recorder, read_rounds
-from fedrobust.types import RunError, State
+from fedrobust.types import State
 from fedrobust.vectors import read
 from strategies import conduct
 from strategies.rounds import client_scores, make_server, probabilities, run_rounds
@@ -205,7 +206,7 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
         return error_reply(Message(RecordDict(), 0, "evaluate"), "gone")
 
     with Grid(CLIENTS, 3, {"simulation": True}, threads=1) as grid:
-        report, scores = conduct.conduct(study, grid, tmp_path, Memory(), "inline")
+        report, scores = conduct.conduct(make_server(study), grid, tmp_path, Memory(), "inline")
     assert (tmp_path / "report.json").exists()
     assert (tmp_path / "model.safetensors").exists()
     assert sorted(scores.clients) == [1, 2]
@@ -220,7 +221,7 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
 def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
     study = federation.study(*MEAN, "evaluation.draws=0", "evaluation.twin=false")
     with inline() as grid:
-        report, _ = conduct.conduct(study, grid, tmp_path, Memory(), "inline")
+        report, _ = conduct.conduct(make_server(study), grid, tmp_path, Memory(), "inline")
     assert set(report["drops"]) == {"corruption", "clients"}
     assert report["drops"]["corruption"]["ci95"] is None
     assert report["poisoned"] == study.clients_of_kind("poisoned")

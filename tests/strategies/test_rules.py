@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedrobust.types import Aggregate, ConfigError, Round, ServerData, State, Strategy
+from fedrobust.errors import ConfigError
+from fedrobust.types import Aggregate, Round, ServerData, State, Strategy
 from fedrobust.vectors import Updates, squared_distances
 from strategies.fedavg import fedavg
 from strategies.krum import krum, krum_scores, multi_krum
