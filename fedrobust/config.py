@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from fedrobust.checks import choice, number
@@ -26,6 +27,16 @@ ROOMS: dict[str, str] = {
 }
 SERVER_KEYS = {"root_per_class", "proxy", "buffers", "max_failures", "round_timeout"}
 PLAIN_KEYS = {"num_clients", "poisoned", "noisy", "rounds", "seed", "device", "server"}
+
+
+def check_siblings() -> None:
+    """The packages that stand beside fedrobust have common names: make sure that nobody else's are imported in their place."""
+    root = Path(__file__).parents[1]
+    for name in ("strategies", "clients", "configs"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin).parents[1] != root:
+            where = "nowhere" if spec is None else str(spec.origin)
+            raise ConfigError(f"package {name}: found {where}, not beside fedrobust in {root}; rename or leave out the one that hides it")
 
 
 def locate(group: str, target: Any) -> Callable[..., Any]:

@@ -93,7 +93,8 @@ def auroc(probabilities_NK: Tensor, labels_N: Tensor) -> float | None:
     """Macro one-vs-rest area under the ROC curve in percent; ties count one half. None if no class has both sides."""
     own_NK = one_hot(labels_N.long(), probabilities_NK.shape[1])
     both_sides = (own_NK.any(dim=0) & (own_NK == 0).any(dim=0)).nonzero().reshape(-1).tolist()
-    areas = [float(binary_auroc(probabilities_NK[:, k], own_NK[:, k])) for k in both_sides]
+    # torchmetrics adds up in float32: a perfect ranking may come out a little above 1.
+    areas = [min(float(binary_auroc(probabilities_NK[:, k], own_NK[:, k])), 1.0) for k in both_sides]
     return 100 * sum(areas) / len(areas) if areas else None
 
 

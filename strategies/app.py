@@ -21,6 +21,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the configuration named by the run's `overrides` (Hydra words separated by blanks) and write the output folder
     outputs/run-<id> beside the SuperLink. Real sites have no clean twin, and contaminate only where a node itself allows it."""
+    config.check_siblings()
     words = str(context.run_config["overrides"]).split()
     settings = config.compose(*words, "evaluation.twin=false")
     study = experiment.from_text(config.to_json(settings))

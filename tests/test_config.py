@@ -112,3 +112,10 @@ def test_canonical_text_ignores_order_and_refuses_nan() -> None:
     assert config.to_json({"a": 1, "b": [2]}) == config.to_json({"b": [2], "a": 1}) == '{"a":1,"b":[2]}'
     with pytest.raises(ConfigError, match="nan or inf"):
         config.to_json({"a": float("nan")})
+
+
+def test_the_siblings_must_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    config.check_siblings()
+    monkeypatch.setattr(config, "__file__", "/elsewhere/fedrobust/config.py")
+    with pytest.raises(ConfigError, match=r"package strategies: found .*, not beside fedrobust in /elsewhere"):
+        config.check_siblings()

@@ -161,3 +161,13 @@ def test_rates_of_many_confusion_matrices_at_once() -> None:
     stacked = Counts(*(torch.stack([getattr(one, part) for one in single]) for part in ("hits", "predicted", "labelled")))
     for name, values in rates(stacked).items():
         assert values.tolist() == [float(rates(one)[name]) for one in single]
+
+
+def test_a_perfect_ranking_is_never_more_than_100() -> None:
+    """Summed in float32, as torchmetrics does, a perfect ranking may come out a little above 1."""
+    for n in range(3, 200):
+        labels = (torch.arange(n) % 3 == 0).long()
+        scores = torch.stack([1 - labels.double() * 0.8, labels.double() * 0.8], dim=1) * torch.linspace(0.9, 1, n)[:, None]
+        area = metrics.auroc(scores, labels)
+        assert area is not None
+        assert area <= 100
