@@ -59,7 +59,8 @@ def work_seconds(server: Server) -> float:
     per_image = (perf_counter() - started) / len(images)
     train = sum(len(study.rows(client, TRAIN)) for client in range(study.num_clients))
     runs = 2 if study.evaluation.twin else 1
-    return PASSES * per_image * train * study.config["client"].get("epochs", 1) * study.config["rounds"] * runs
+    epochs, rounds = float(study.config["client"].get("epochs", 1)), float(study.config["rounds"])
+    return PASSES * per_image * train * epochs * rounds * runs
 
 
 def data_facts(study: Experiment) -> dict[str, Any]:
