@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from fedrobust.errors import FedrobustError, RunError
@@ -26,11 +26,21 @@ def explain(error: BaseException) -> tuple[str | None, int]:
 
 def _hydra_line(error: BaseException) -> str:
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        reason = "; ".join(line for line in text.splitlines() if not line.startswith(("See ", "Error parsing")))
+        return f"{error.override}: cannot be read ({reason}); write key=value, a list as key=[1,2]"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return f"{unknown[1]}: unknown key; `python -m fedrobust.simulate --cfg job` lists all keys"
+        return f"{unknown[1]}: unknown key; {_unknown_remedy(unknown[1])}"
     missing = re.search(r"Could not find '([^']+)'\s*Available options in '([^']+)':\s*(.*)", text, re.DOTALL)
     if missing:
         options = ", ".join(missing[3].split("\n\t")).strip()
         return f"{missing[1].replace('/', '=', 1)}: no such choice; {missing[2]} can be {options.split('Config search path')[0].strip()}"
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:300]
+
+
+def _unknown_remedy(key: str) -> str:
+    """Keywords of torch and timm are not listed in our files: they are added, not set."""
+    if key.rpartition(".")[0] in ("client.optimizer", "client.plateau", "model.options"):
+        return f"a keyword of the library is added with a plus sign: +{key}=..."
+    return "`python -m fedrobust.simulate --cfg job` lists all keys"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -174,4 +175,16 @@ def to_json(config: Mapping[str, Any]) -> str:
     try:
         return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
-        raise ConfigError("the configuration holds nan or inf; give a finite number") from error
+        raise ConfigError(f"{'; '.join(_not_finite(config, ''))}: give a finite number") from error
+
+
+def _not_finite(value: Any, path: str) -> Iterator[str]:
+    """The key and value of everything in a configuration that is nan or inf."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_finite(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _not_finite(inner, path)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{path}={value}"

@@ -110,8 +110,8 @@ def test_build_gives_values() -> None:
 
 def test_canonical_text_ignores_order_and_refuses_nan() -> None:
     assert config.to_json({"a": 1, "b": [2]}) == config.to_json({"b": [2], "a": 1}) == '{"a":1,"b":[2]}'
-    with pytest.raises(ConfigError, match="nan or inf"):
-        config.to_json({"a": float("nan")})
+    with pytest.raises(ConfigError, match=r"^a\.b=nan; c=inf: give a finite number"):
+        config.to_json({"a": {"b": float("nan")}, "c": [float("inf"), 1.0]})
 
 
 def test_the_siblings_must_be_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,8 @@ def test_the_same_seed_gives_the_same_result_and_takes_the_twin_from_the_cache(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["num_cliens=3"], r"num_cliens=3: unknown key"),
+        (["num_cliens=3"], r"num_cliens: unknown key; .* lists all keys"),
+        (["client.optimizer.momentum=0.9"], r"a keyword of the library is added with a plus sign: \+client\.optimizer\.momentum=\.\.\."),
         (["strategy=magic"], r"strategy=magic: no such choice; strategy can be .*etf_dml"),
         (["poisoned=11"], r"poisoned=11: more than num_clients=10"),
         (["strategy=krum", "num_clients=4"], r"num_clients=4: strategy=krum needs at least 9"),
