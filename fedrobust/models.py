@@ -102,7 +102,8 @@ class ModelFactory:
             raise ValueError(f"a model with head={self.head} and {num_classes} classes needs anchors of shape {wanted}")
         with isolated(generator):
             backbone = _backbone(self)
-            model = Classifier(backbone, backbone.num_features, num_classes, anchors, self.scale)
+            # `num_features` are those before a head's own hidden layer (MobileNetV3), which timm keeps without classes
+            model = Classifier(backbone, backbone.head_hidden_size, num_classes, anchors, self.scale)
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.momentum = self.bn_momentum

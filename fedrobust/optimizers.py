@@ -27,7 +27,8 @@ def check(key: str, settings: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(str(settings["name"]), NAMES, n=3)
         raise ConfigError(f"{key}.name={settings['name']}: no such optimizer in torch.optim; try {', '.join(near) or 'Adam'}")
     try:
-        make(settings, [nn.Parameter(torch.zeros(2, 2))])
+        # a bias, a matrix and a convolution: some optimizers (Muon) take matrices only
+        make(settings, [nn.Parameter(torch.zeros([2] * dimensions)) for dimensions in (1, 2, 4)])
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{key}={dict(settings)}: torch.optim.{settings['name']} refuses its settings ({reason})") from error

@@ -13,11 +13,11 @@ FLOORS = [
         "augment", "optimizers", "checkpoint", "device", "wording",
     },
     {
-        "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "flat", "display", "plots", "html",
+        "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "display", "plots", "html",
         "experiment", "judgement", "twins", "training_settings",
     },
 ]  # fmt: skip
-FLOWER_ROOMS = ("fedrobust/wire", "fedrobust/flat", "fedrobust/engines", "clients/app.py", "strategies/")
+FLOWER_ROOMS = ("fedrobust/wire", "fedrobust/engines", "clients/app.py", "strategies/")
 FLOWER_STRATEGY_FILES = {"adapter.py", "app.py", "rounds.py", "conduct.py"}
 ROOF = {"simulate", "job", "pictures"}
 

@@ -106,6 +106,13 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert len(lines) == 2 * (1 + 3 + 3 + 2) + 1  # per run: start, rounds, stages, two lines of failure; one traceback
 
 
+def test_steps_that_were_skipped_are_said() -> None:
+    file = io.StringIO()
+    with Display(Console(file=file, width=40)) as display:
+        display.round_finished("run", RoundRecord(1, {}, extras={"distillation_skipped": 1.0, "fallbacks": 2.0}))
+    assert file.getvalue().splitlines()[1:] == ["run: round 1: the strategy had to skip distillation"]
+
+
 def terminal() -> tuple[Console, io.StringIO]:
     file = io.StringIO()
     return Console(file=file, force_terminal=True, force_interactive=True, width=80, height=30, _environ={"TERM": "xterm-256color"}), file

@@ -113,6 +113,11 @@ def test_small_stem_sees_four_times_the_pixels():
     assert sizes == {"standard": 8, "small": 16}
 
 
+def test_a_backbone_whose_head_has_a_hidden_layer():
+    factory = timm_model("mobilenetv3_small_050", dimension=6)
+    assert factory.build(3, ANCHORS, generator(0, "init")).eval()(images(2)).shape == (2, 3)
+
+
 @pytest.mark.parametrize("size", [28, 33])
 def test_other_sizes(size):
     assert tiny.resnet(stem="small").eval()(images(2, size)).shape == (2, 3)

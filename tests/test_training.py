@@ -259,6 +259,7 @@ def test_without_validation_images_nothing_is_judged():
         ({"optimizer": {"name": "Adam", "lr": -1}}, r"client\.optimizer=.*Invalid learning rate"),
         ({"optimizer": {"name": "Adam", "lr": "fast"}}, r"client\.optimizer="),
         ({"optimizer": {"name": "SGD", "momentun": 0.9}}, r"client\.optimizer=.*momentun"),
+        ({"optimizer": {"name": "Muon"}}, r"client\.optimizer=.*2D parameters"),
     ],
 )
 def test_wrong_settings_are_refused_at_once_in_one_line(settings, match):

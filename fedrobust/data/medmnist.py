@@ -9,7 +9,7 @@ from fedrobust import checks
 from fedrobust.data import cache
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.npz import load_npz
-from fedrobust.data.table import Options, options
+from fedrobust.data.table import Options, options, path_setting
 from fedrobust.errors import DataError
 
 # Without chestmnist: several labels per image, so no class to speak of.
@@ -27,7 +27,7 @@ def medmnist(flag: str = "dermamnist", size: int = 28, root: str | None = None, 
     checks.choice("data.flag", flag, FLAGS)
     checks.choice("data.size", size, SIZES)
     chosen = options(size, max_images, "error", seed)
-    folder = Path(root).expanduser() if root is not None else cache.folder() / "medmnist"
+    folder = cache.folder() / "medmnist" if root is None else path_setting("data.root", root, "give the folder of the files")
     return DataSource(flag, lambda: _load(flag, folder, chosen))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,9 +38,12 @@ def npz(
 def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: Options) -> Dataset:
     """The archive as a Dataset. Raises DataError naming the file and the key; pickled objects are never loaded."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, NpzFile):
+            raise DataError(f"{path}: holds a single array (npy); needed is an npz file with train_images and train_labels")
+        with archive:
             return _build(name, path, archive, classes=classes, chosen=chosen)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable npz file ({error})") from error
 
 

@@ -93,6 +93,8 @@ class Display:
         self._progress.update(self._clients_bar, visible=False)
         self._now["stage"] = ""
         self._line(f"{run}: round {record.number}/{self._totals['rounds']}: {round_text(record)}")
+        if left_out := skipped(record):
+            self._print(f"{run}: round {record.number}: the strategy had to skip {', '.join(left_out)}", "yellow")
         for failure in record.failures:
             self._failure(run, record.number, failure)
         self._refresh()
@@ -136,6 +138,11 @@ def round_text(record: RoundRecord) -> str:
     metrics = ", ".join(f"{label(name)} {decimal(record.metrics.get(name))}" for name in SHOWN_METRICS)
     failed = f", {len(record.failures)} failed" if record.failures else ""
     return f"{metrics} % ({seconds(record):.1f} s, {len(record.clients)} clients{failed})"
+
+
+def skipped(record: RoundRecord) -> list[str]:
+    """The steps that the strategy was asked for and could not do, e.g. distillation without proxy images."""
+    return [name.removesuffix("_skipped") for name, value in record.extras.items() if name.endswith("_skipped") and value]
 
 
 def seconds(record: RoundRecord) -> float:

@@ -85,9 +85,13 @@ def test_a_wrong_archive_is_refused(tmp_path: Path, change: dict[str, NDArray[np
 
 def test_no_archive_at_all(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no archive")
-    for name in ("text.npz", "missing.npz"):
+    (tmp_path / "empty.npz").touch()
+    for name in ("text.npz", "empty.npz", "missing.npz"):
         with pytest.raises(DataError, match=f"{name}: not a readable npz file"):
             npz(str(tmp_path / name)).load()
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"one\.npy: holds a single array"):
+        npz(str(tmp_path / "one.npy")).load()
 
 
 def fake_package(folder: Path, size: int, error: Exception | None = None) -> SimpleNamespace:
@@ -124,6 +128,11 @@ def test_medmnist_offline_or_absent_is_one_clear_line(tmp_path: Path, monkeypatc
 def test_medmnist_refuses_what_it_does_not_have(flag: str, size: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         medmnist(flag, size)
+
+
+def test_medmnist_s_root_must_be_a_path() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root=3: must be a path"):
+        medmnist(root=3)  # type: ignore[arg-type]
 
 
 def ham_rows(split: bool = False) -> list[str]:
