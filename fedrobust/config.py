@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def check(config: Mapping[str, Any]) -> None:
     for key in config:
         if key not in PLAIN_KEYS and key not in ROOMS:
             raise ConfigError(f"{key}={config[key]}: unknown key; known are {', '.join(sorted(PLAIN_KEYS | set(ROOMS)))}")
+    _require(config, PLAIN_KEYS | set(ROOMS))
     number("num_clients", config["num_clients"], low=1, integer=True)
     number("rounds", config["rounds"], low=1, integer=True)
     number("seed", config["seed"], low=0, integer=True)
@@ -112,10 +113,19 @@ def check(config: Mapping[str, Any]) -> None:
     marked(config)
 
 
-def _check_server(server: Mapping[str, Any]) -> None:
+def _require(config: Mapping[str, Any], keys: Collection[str], path: str = "") -> None:
+    for key in sorted(keys):
+        if key not in config:
+            raise ConfigError(f"{path}{key}: is missing; set {path}{key}=...")
+
+
+def _check_server(server: Any) -> None:
+    if not isinstance(server, Mapping):
+        raise ConfigError(f"server={server}: must hold {', '.join(sorted(SERVER_KEYS))}; set one of them, e.g. server.proxy=128")
     for key in server:
         if key not in SERVER_KEYS:
             raise ConfigError(f"server.{key}={server[key]}: unknown key; known are {', '.join(sorted(SERVER_KEYS))}")
+    _require(server, SERVER_KEYS, "server.")
     number("server.root_per_class", server["root_per_class"], low=0, integer=True)
     number("server.proxy", server["proxy"], low=0, integer=True)
     number("server.max_failures", server["max_failures"], low=0, integer=True)

@@ -54,6 +54,10 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
         (["device=tpu"], "device=tpu"),
         (["+server.colour=red"], "server.colour=red: unknown key"),
         (["+colour=red"], "colour=red: unknown key"),
+        (["~seed"], "seed: is missing"),
+        (["~strategy"], "strategy: is missing"),
+        (["~server.proxy"], "server.proxy: is missing"),
+        (["server=3"], "server=3: must hold"),
     ],
 )
 def test_wrong_settings_end_in_one_line(overrides: list[str], words: str) -> None:
