@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from fedrobust.errors import ConfigError
 from fedrobust.losses import Loss, class_counts, make_loss
 from fedrobust.training import ExtraLoss, fit
@@ -37,17 +34,8 @@ def task_loss(task: Task, settings: Settings) -> Loss:
     return make_loss(
         settings.loss,
         scale=task.model.scale,
-        counts_K=_counts(task, settings),
+        counts_K=class_counts(task.data.train.labels, task.model.num_classes),
         rect=settings.rect,
         rect_scope=settings.rect_scope,
         rect_cap=settings.rect_cap,
     )
-
-
-def _counts(task: Task, settings: Settings) -> Tensor:
-    """Images per class: the client's own, or for rect_scope=global those that the server sent."""
-    if settings.loss == "dot_regression" and settings.rect and settings.rect_scope == "global":
-        if "class_counts" not in task.extras:
-            raise ConfigError("client.rect_scope=global: the server sends no class counts; use client.rect_scope=batch or client")
-        return torch.tensor(task.extras["class_counts"], dtype=torch.float32)
-    return class_counts(task.data.train.labels, task.model.num_classes)

@@ -21,6 +21,8 @@ def explain(error: BaseException) -> tuple[str | None, int]:
         return str(error), 2
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _hydra_line(error), 2
+    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that must not be written to
+        return f"{error.filename or 'the output'}: {error.strerror}; choose another hydra.run.dir or make room", 1
     return None, 1
 
 

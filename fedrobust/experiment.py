@@ -13,21 +13,21 @@ from torch import Tensor
 
 from fedrobust import config as settings
 from fedrobust.contamination import contaminate
-from fedrobust.data import Dataset, carve
+from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, carve
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Evaluation
 from fedrobust.models import ModelFactory
 from fedrobust.seeding import generator
-from fedrobust.types import CLEAN, ClientTrainer, Contamination, Samples, Shard, Strategy
+from fedrobust.types import CLEAN, Backdoor, ClientTrainer, Contamination, Samples, Shard, Strategy
 
-TRAIN, VALIDATION, TEST = 0, 1, 2
 KINDS = ("clean", "noisy", "poisoned")
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A built configuration. parts[i]: the rows of the data set that client i holds; kinds[i] of KINDS; root and proxy: the
-    server's rows. `text` is the canonical JSON that travels to the clients."""
+    server's rows. grades: the corruption by severity, {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that
+    travels to the clients."""
 
     config: Mapping[str, Any]
     text: str
@@ -38,6 +38,7 @@ class Experiment:
     kinds: tuple[str, ...]
     contaminations: Mapping[str, Contamination]
     corruption: Contamination
+    grades: Mapping[str, Contamination]
     model: ModelFactory
     trainer: ClientTrainer
     strategy: Strategy
@@ -59,7 +60,7 @@ class Experiment:
         return [client for client, one in enumerate(self.kinds) if one == kind]
 
     def samples(self, rows: Tensor) -> Samples:
-        return Samples(self.dataset.images[rows], self.dataset.labels[rows])
+        return self.dataset.samples(rows)
 
     def contamination(self, client: int) -> Contamination:
         return self.contaminations[self.kinds[client]]
@@ -92,8 +93,16 @@ class Experiment:
         order = torch.randperm(len(rows), generator=self.generator("validation"))
         return self.samples(rows[order[: self.evaluation.validation_images]])
 
-    def corrupted(self, samples: Samples) -> Samples:
-        return contaminate(samples, self.corruption, self.generator("corruption"))
+    def corrupted(self, samples: Samples, grade: str = "corrupted") -> Samples:
+        """The samples under the test-time corruption, or under one of its grades (`grades`); the same noise at every call."""
+        damage = self.corruption if grade == "corrupted" else self.grades[grade]
+        return contaminate(samples, damage, self.generator("corruption"))
+
+    @property
+    def backdoor(self) -> Backdoor | None:
+        """That of the clients which have one, if any has."""
+        found = [self.contaminations[kind].backdoor for kind in ("poisoned", "noisy") if kind in self.kinds]
+        return next((one for one in found if one is not None), None)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self.seed, *purpose)
@@ -140,11 +149,20 @@ def build(config: Mapping[str, Any]) -> Experiment:
         kinds=kinds(config["num_clients"], *settings.marked(config), seed),
         contaminations={"clean": CLEAN, "noisy": damage["noise"], "poisoned": damage["contamination"]},
         corruption=damage["corruption"],
+        grades=_grades(config, num_classes),
         model=built["model"],
         trainer=built["client"],
         strategy=built["strategy"],
         evaluation=built["evaluation"],
     )
+
+
+def _grades(config: Mapping[str, Any], num_classes: int) -> dict[str, Contamination]:
+    """The corruption at severities 1 to 5, where its settings have a severity."""
+    if "severity" not in config["corruption"]:
+        return {}
+    graded = {f"corrupted_s{grade}": {**config["corruption"], "severity": grade} for grade in range(1, 6)}
+    return {name: settings.build({"corruption": one}, "corruption", num_classes=num_classes) for name, one in graded.items()}
 
 
 @lru_cache(maxsize=4)
@@ -165,8 +183,6 @@ def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
         )
     if config["model"].get("head") == "linear" and config["client"].get("loss") == "dot_regression":
         raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")
-    if config["client"].get("rect_scope") == "global":
-        raise ConfigError("client.rect_scope=global: the server sends no class counts; use client.rect_scope=batch or client")
 
 
 def clean_twin(config: Mapping[str, Any]) -> dict[str, Any]:

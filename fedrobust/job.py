@@ -12,9 +12,10 @@ from rich.console import Console
 
 from fedrobust import config as settings
 from fedrobust import device, experiment
+from fedrobust.data import TRAIN
 from fedrobust.display import Display, summary_table
 from fedrobust.evaluation import predict
-from fedrobust.experiment import TRAIN, Experiment
+from fedrobust.experiment import Experiment
 from fedrobust.html import write_html
 from fedrobust.manifest import write_manifest
 from fedrobust.pictures import draw_data, draw_results
@@ -32,15 +33,16 @@ def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Everything of one run; the manifest and the pictures of the data are written before anything is trained."""
     study = experiment.from_text(settings.to_json(config))
     engine = settings.build(config, "engine")
-    computes = device.name(device.resolve(config["device"]))
-    write_manifest(folder, config, seed=study.seed, data=data_facts(study), device=computes, command_line=sys.argv)
-    draw_data(study, folder)
+    server = make_server(study)
     console, recorder = Console(), Recorder(folder, study.kinds)
-    with Display(console) as display:
-        observer = Observers([recorder, display])
-        server = make_server(study)
-        with engine.open(CLIENT_APP, study.num_clients, {"simulation": True}, work_seconds(server)) as grid:
-            report, scores = conduct(server, grid, folder, observer, grid.description)
+    with engine.open(CLIENT_APP, study.num_clients, {"simulation": True}, work_seconds(server)) as grid, Display(console) as display:
+        # Nothing is written before everything that can be refused has been built.
+        computes = device.name(device.resolve(config["device"]))
+        write_manifest(folder, config, seed=study.seed, data=data_facts(study), device=computes, command_line=sys.argv)
+        draw_data(study, folder)
+        if skipped := study.dataset.skipped:
+            display.stage("run", f"{len(skipped)} unreadable images left out, the first is {skipped[0]}")
+        report, scores = conduct(server, grid, folder, Observers([recorder, display]), grid.description)
     draw_results(study, report, scores.test, folder)
     write_html(folder, extra_data(study))
     console.print(summary_table(report, extra_data(study)))

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedrobust.data import TRAIN
 from fedrobust.drops import METRICS, Drop, combined_drop, measure_drop
-from fedrobust.experiment import KINDS, TRAIN, Experiment
+from fedrobust.experiment import KINDS, Experiment
 from fedrobust.metrics import classification_metrics
 from fedrobust.reporting import detection
 from fedrobust.types import RoundRecord
@@ -133,7 +134,7 @@ def _number(value: float | None) -> float:
 
 
 def _success(experiment: Experiment, triggered: Tensor | None) -> float | None:
-    backdoor = experiment.contaminations["poisoned"].backdoor
+    backdoor = experiment.backdoor
     if backdoor is None or triggered is None or len(triggered) == 0:
         return None
     return 100 * float((triggered.argmax(dim=1) == backdoor.target).double().mean())

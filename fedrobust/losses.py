@@ -20,7 +20,7 @@ from fedrobust.errors import ConfigError
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 NAMES = ("dot_regression", "cross_entropy", "balanced_softmax")
-SCOPES = ("batch", "client", "global")
+SCOPES = ("batch", "client")
 
 
 def full_precision(tensor: Tensor) -> Any:
@@ -130,7 +130,7 @@ def make_loss(
 ) -> Loss:
     """The loss of that name as a function of (scores_BK, labels_B) alone.
 
-    counts_K: images per class, needed by balanced_softmax and by Rect in the scopes client and global. Rect lengthens the targets of
+    counts_K: images per class, needed by balanced_softmax and by Rect in the scope client. Rect lengthens the targets of
     dot_regression and of nothing else: on the logits of a cross-entropy it would make rare classes learn less.
     """
     if name not in NAMES:

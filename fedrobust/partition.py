@@ -2,7 +2,7 @@
 
 Every rule draws one matrix of shares (strata x clients) and one function applies it to the training, validation and test images
 alike, so a client is tested on the class mix it was trained on. Counts follow the largest-remainder rule; images of one patient
-or lesion stay together. What a client then lacks is moved to it from the client that has most (`_repair`).
+or lesion and class stay together. What a client then lacks is moved to it from the client that has most (`_repair`).
 """
 
 from __future__ import annotations

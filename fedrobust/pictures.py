@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedrobust.experiment import TRAIN, Experiment
+from fedrobust.data import TRAIN
+from fedrobust.experiment import Experiment
 from fedrobust.images import as_bytes
 from fedrobust.partition import summary
 from fedrobust.plots.confusion import plot_confusion

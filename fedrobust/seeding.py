@@ -19,11 +19,6 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") & (2**63 - 1))
 
 
-def subseed(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for a library that takes a number instead of a generator."""
-    return int(torch.randint(2**62, (1,), generator=generator(seed, *purpose)).item())
-
-
 @contextmanager
 def isolated(source: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
     """For library code that draws from torch's global generators (weight initialisation, dropout): within the context they

@@ -22,7 +22,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 class Settings:
     """How a model is trained on one shard (keys of `configs/client/`); wrong values raise ConfigError at once.
 
-    loss: dot_regression | cross_entropy | balanced_softmax; rect, rect_scope (batch | client | global) and rect_cap (of the
+    loss: dot_regression | cross_entropy | balanced_softmax; rect, rect_scope (batch | client) and rect_cap (of the
     weight r^2; None: none) belong to dot_regression. epochs: passes over the images, unless steps (optimizer steps) is given.
     optimizer: the name of a class in torch.optim and its keywords. clip: bound of the gradient's norm. augment: flips, turns,
     small shifts. early_stopping: end after so many epochs without a better validation loss; the best epoch's state is kept.

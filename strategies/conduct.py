@@ -101,12 +101,11 @@ def _scores(server: Server, finished: Finished, twin_state: State | None, grid: 
     clean = study.samples(study.test_rows())
     conditions: Mapping[str, Samples] = {"clean": clean, "corrupted": study.corrupted(clean)}
     test = {name: probabilities(server, finished.state, samples) for name, samples in conditions.items()}
+    test |= {grade: probabilities(server, finished.state, study.corrupted(clean, grade)) for grade in study.grades}
     if twin_state is not None:
         test |= {f"twin_{name}": probabilities(server, twin_state, samples) for name, samples in conditions.items()}
-    backdoor = study.contaminations["poisoned"].backdoor
-    marked = None
-    if backdoor is not None:
-        marked = probabilities(server, finished.state, triggered(clean, backdoor))
+    backdoor = study.backdoor
+    marked = None if backdoor is None else probabilities(server, finished.state, triggered(clean, backdoor))
     return Scores(test, clients, marked)
 
 

@@ -11,10 +11,11 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedrobust import device, etf, wire
-from fedrobust.errors import RunError
+from fedrobust.errors import ConfigError, RunError
 from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
 from fedrobust.metrics import classification_metrics
+from fedrobust.models import Classifier
 from fedrobust.types import Failure, Observer, RoundRecord, Samples, State
 from fedrobust.vectors import Layout, load, read
 from fedrobust.wire import WireError
@@ -38,9 +39,23 @@ def make_server(experiment: Experiment) -> Server:
         anchors = etf.simplex_etf(experiment.model.dimension, experiment.num_classes, experiment.generator("etf"))
     model = experiment.model.build(experiment.num_classes, anchors, experiment.generator("init"))
     model.to(device.resolve(experiment.config["device"]))
+    _try(model, experiment)
     root, proxy = experiment.samples(experiment.root), experiment.samples(experiment.proxy)
     layout = Layout.of(model)
     return Server(experiment, model, layout, read(model, layout), root, proxy)
+
+
+def _try(model: Classifier, experiment: Experiment) -> None:
+    """One image through the model, since some architectures take images of one size only."""
+    image = experiment.dataset.images[:1]
+    try:
+        predict(model, image)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        name, reason = experiment.model.name, str(error).splitlines()[0][:160]
+        size = image.shape[-1]
+        raise ConfigError(
+            f"model.name={name}: cannot take images of {size} pixels ({reason}); choose data.size or model.options"
+        ) from error
 
 
 def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run") -> Finished:
@@ -150,6 +165,8 @@ def client_scores(server: Server, state: State, grid: Grid, observer: Observer, 
         listed = tuple(failures[client] for client in sorted(failures))
         observer.round_finished(run, RoundRecord(rounds, {}, failures=listed))
         raise RunError(f"evaluation: {len(listed)} clients failed (client {listed[0].client}: {listed[0].reason})")
+    for client in sorted(failures):
+        observer.stage(run, f"client {client} could not be judged: {failures[client].reason}")
     return dict(sorted(scores.items()))
 
 

@@ -33,7 +33,7 @@ def test_our_own_errors(error: Exception, expected: tuple[str | None, int]) -> N
         ("experiment=nope", ["experiment=nope: no such choice", "smoke"]),
         ("contamination@noise=nope", ["contamination=nope: no such choice", "label_flip"]),
         ("rounds=[1", ["[1"]),
-        ("rounds", ["'rounds'", "EQUAL"]),
+        ("rounds", ["rounds: cannot be read", "EQUAL"]),
         ("rounds=3=4", ["'='"]),
         ("+rounds=3", ["++rounds=3"]),
         ("~rouns", ["'rouns' does not exist"]),

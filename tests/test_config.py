@@ -19,7 +19,7 @@ def options(group: str) -> list[str]:
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in options(group)])
 def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
     needs = {
-        "csv": ["data.root=."],
+        "csv": ["data.path=table.csv", "data.root=."],
         "ham10000": ["data.root=."],
         "image_folder": ["data.root=."],
         "npz": [f"data.path={tmp_path / 'set.npz'}"],

@@ -162,7 +162,7 @@ def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
         (["strategy=krum"], "num_clients=3: strategy=krum needs at least 9; raise num_clients or lower strategy.f"),
         (["strategy=trimmed_mean"], "num_clients=3: strategy=trimmed_mean needs at least 7"),
         (["model.head=linear"], "client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy"),
-        (["client.rect_scope=global"], "client.rect_scope=global: the server sends no class counts; use client.rect_scope=batch"),
+        (["client.rect_scope=global"], "client.rect_scope=global: must be one of batch, client"),
         (["poisoned=4"], "poisoned=4: more than num_clients=3; lower it"),
         (["rounds=0"], "rounds=0: must be at least 1"),
         (["contamination.rate=2"], "contamination.rate=2: must be at most 1"),

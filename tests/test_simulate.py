@@ -86,6 +86,10 @@ def test_the_same_seed_gives_the_same_result_and_takes_the_twin_from_the_cache(
         (["data=ham10000", "data.root=/nowhere"], r"/nowhere"),
         (["client.optimizer.lr=nan"], r"client\.optimizer"),
         (["rounds=[1"], r"rounds"),
+        (["model.dimension=3"], r"model\.dimension=3"),
+        (["model.checkpoint=/nowhere.safetensors"], r"/nowhere\.safetensors"),
+        (["engine=ray", "engine.workers=500"], r"engine\.workers=500"),
+        (["model.name=vit_tiny_patch16_224", "model.options=null"], r"model\.name=vit_tiny_patch16_224: cannot take images of 32 pixels"),
     ],
 )
 def test_wrong_input_ends_with_one_line_and_code_2(
@@ -98,6 +102,18 @@ def test_wrong_input_ends_with_one_line_and_code_2(
     assert printed.err.startswith("error: ")
     assert printed.err.count("\n") == 1
     assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_ends_with_code_1_one_line_and_its_failures_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate that throws every client's weights to infinity."""
+    assert run(monkeypatch, "experiment=smoke", "client.optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'out'}") == 1
+    assert re.fullmatch(r"error: round 1: 3 clients failed, server\.max_failures=0 \(client 0: .*\)\n", capsys.readouterr().err)
+    last = json.loads((tmp_path / "out" / "rounds.jsonl").read_text().splitlines()[-1])
+    assert [failure["client"] for failure in last["failures"]] == [0, 1, 2]
+    assert "Traceback" in last["failures"][0]["traceback"]
 
 
 def test_nothing_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

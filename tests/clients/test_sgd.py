@@ -43,13 +43,13 @@ def test_equal_tasks_give_equal_bits():
     assert torch.equal(states[0].buffers, states[1].buffers)
 
 
-@pytest.mark.parametrize("scope", ["batch", "client", "global"])
+@pytest.mark.parametrize("scope", ["batch", "client"])
 def test_rect_counts_by_scope(scope):
-    # the client has 10, 5, 1 images; a batch of two of class 0 and one of class 2; the server says 4, 4, 4
+    # the client has 10, 5, 1 images; a batch of two of class 0 and one of class 2
     labels = torch.tensor([0, 0, 2])
     scores = torch.rand(3, 3, generator=generator(0, "scores"))
-    counts = {"batch": None, "client": torch.tensor([10.0, 5.0, 1.0]), "global": torch.tensor([4.0, 4.0, 4.0])}[scope]
-    task = tiny.task(tiny.model(), uneven(), extras={"class_counts": [4, 4, 4]})
+    counts = {"batch": None, "client": torch.tensor([10.0, 5.0, 1.0])}[scope]
+    task = tiny.task(tiny.model(), uneven())
     loss = task_loss(task, Settings(rect_scope=scope))(scores, labels)
     assert torch.equal(loss, dot_regression(scores, labels, rect_lengths(labels, 3, counts_K=counts)))
 
@@ -63,8 +63,8 @@ def test_balanced_softmax_knows_the_client_s_counts_and_the_scale():
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(ConfigError, match=r"client\.loss=dot_regression: needs model\.head=etf"):
         sgd()(tiny.task(tiny.model("linear"), tiny.shard()))
-    with pytest.raises(ConfigError, match=r"client\.rect_scope=global: the server sends no class counts"):
-        sgd(rect_scope="global")(tiny.task(tiny.model(), tiny.shard()))
+    with pytest.raises(ConfigError, match=r"client\.rect_scope=global: must be one of batch, client"):
+        sgd(rect_scope="global")
     with pytest.raises(ConfigError, match=r"client\.epochs=0"):
         sgd(epochs=0)
 

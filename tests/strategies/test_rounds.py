@@ -212,7 +212,8 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
     assert sorted(scores.clients) == [1, 2]
     lost = report["clients"][0]
     assert (lost["clean"]["n"], lost["clean"]["accuracy"], lost["combined_drop"]) == (0, None, None)
-    assert set(report["evaluations"]) == {"clean", "corrupted", "twin_clean", "twin_corrupted"}
+    graded = {f"corrupted_s{grade}" for grade in range(1, 6)}
+    assert set(report["evaluations"]) == {"clean", "corrupted", "twin_clean", "twin_corrupted"} | graded
     assert set(report["drops"]) == {"poisoning", "corruption", "total", "clients"}
     assert 0 <= report["attack_success_rate"] <= 100
     assert {"run", "twin", "judge", "train", "aggregate", "evaluate"} == set(report["timing"])
