@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedrobust import config as settings
 from fedrobust import device, experiment
 from fedrobust.data import TRAIN
 from fedrobust.display import Display, summary_table
+from fedrobust.engines import cores
 from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
 from fedrobust.html import write_html
@@ -26,7 +27,7 @@ from strategies.rounds import make_server
 
 CLIENT_APP = "clients.app:app"
 PASSES = 3.0  # forward, and backward at twice its cost
-TIMED_IMAGES = 32
+CORE_SPEED = 5e10  # floating-point operations a second that a CPU core reaches in a ResNet, in round numbers
 
 
 def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -51,18 +52,18 @@ def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def work_seconds(server: Server) -> float:
-    """An estimate of all clients' training of the run and its twin in one process, by which `engine=auto` decides: one timed
-    inference, times PASSES, the images of an epoch, the epochs and the rounds (settings that are no plain epochs count as one)."""
+    """An estimate of all clients' training of the run and its twin in one process, by which `engine=auto` decides.
+
+    Counted, not timed: a choice that hung on the machine's mood would change the threads per client and with them the last
+    bits, and equal seeds must give equal results. Settings that are no plain epochs count as one epoch.
+    """
     study = server.experiment
-    images = study.validation().images[:TIMED_IMAGES]
-    predict(server.model, images)  # the first call also pays for memory and threads
-    started = perf_counter()
-    predict(server.model, images)
-    per_image = (perf_counter() - started) / len(images)
-    train = sum(len(study.rows(client, TRAIN)) for client in range(study.num_clients))
-    runs = 2 if study.evaluation.twin else 1
+    with FlopCounterMode(display=False) as counter:
+        predict(server.model, study.dataset.images[:1])
+    images = sum(len(study.rows(client, TRAIN)) for client in range(study.num_clients))
     epochs, rounds = float(study.config["client"].get("epochs", 1)), float(study.config["rounds"])
-    return PASSES * per_image * train * epochs * rounds * runs
+    runs = 2 if study.evaluation.twin else 1
+    return PASSES * counter.get_total_flops() * images * epochs * rounds * runs / (CORE_SPEED * cores())
 
 
 def data_facts(study: Experiment) -> dict[str, Any]:
