@@ -18,7 +18,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project without what git ignores."""
     target = tmp_path_factory.mktemp("project") / "fedrobust"
     target.mkdir()
-    for name in (*SHIPPED, "pyproject.toml", "README.md", ".gitignore", "tests"):
+    for name in (*SHIPPED, "pyproject.toml", "README.md", ".gitignore", "tests", "docs"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
