@@ -1,4 +1,5 @@
-"""The Flower ServerApp: the same loop and report on a real federation (`flwr run . <federation>`)."""
+"""The Flower ServerApp: the same loop and report for `flwr run . <federation>`. Not tried on real SuperNodes yet: there a client is
+numbered by the rank of its node id, which need not be its partition-id."""
 
 from __future__ import annotations
 
