@@ -139,7 +139,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     seed = config["seed"]
     root, proxy, rest = carve(dataset, server["root_per_class"], server["proxy"], generator(seed, "carve"))
     if server["buffers"] == "recalibrate" and len(proxy) < 2:
-        raise ConfigError(f"server.proxy={server['proxy']}: whole patients or lesions gave {len(proxy)} images, recalibrate needs 2; raise it")
+        found = f"whole patients or lesions gave {len(proxy)} images, recalibrate needs 2"
+        raise ConfigError(f"server.proxy={server['proxy']}: {found}; raise it")
     parts = built["partition"](dataset, rest, config["num_clients"], generator(seed, "partition"))
     return Experiment(
         config=config,
