@@ -63,7 +63,7 @@ def work_seconds(server: Server) -> float:
     images = sum(len(study.rows(client, TRAIN)) for client in range(study.num_clients))
     epochs, rounds = float(study.config["client"].get("epochs", 1)), float(study.config["rounds"])
     runs = 2 if study.evaluation.twin else 1
-    return PASSES * counter.get_total_flops() * images * epochs * rounds * runs / (CORE_SPEED * cores())
+    return PASSES * float(counter.get_total_flops()) * images * epochs * rounds * runs / (CORE_SPEED * cores())
 
 
 def data_facts(study: Experiment) -> dict[str, Any]:
