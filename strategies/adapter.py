@@ -22,6 +22,9 @@ from fedrobust.vectors import Updates, allocate, release
 from fedrobust.wire import WireError
 from strategies import adversary
 
+# The rounds know Flower through this module only.
+__all__ = ["Grid", "Message", "Outcome", "RuleStrategy", "Server", "failure"]
+
 Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one client
 
 
@@ -73,6 +76,18 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self.memory: dict[str, object] = {}
         self._sent_to: dict[int, int] = {}
         self._matrix: Tensor | None = None
+
+    def trained(self, server_round: int, grid: Grid) -> Iterator[Message]:
+        """Send the global model to the round's clients to be trained; their replies as they come."""
+        return self._ask(grid, self.configure_train(server_round, wire.state_record(self.state), ConfigRecord(), grid))
+
+    def judged(self, server_round: int, grid: Grid) -> Iterator[Message]:
+        """Send the global model to all clients to be judged; their replies as they come."""
+        return self._ask(grid, self.configure_evaluate(server_round, wire.state_record(self.state), ConfigRecord(), grid))
+
+    def _ask(self, grid: Grid, messages: Iterable[Message]) -> Iterator[Message]:
+        timeout = float(self.server.experiment.config["server"]["round_timeout"])
+        return iter(grid.send_and_receive(messages, timeout=timeout))
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
         adversary.check(self.server.experiment, simulated=isinstance(grid, LocalGrid))
@@ -160,7 +175,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         return updates, read_replies, tuple(failures[c] for c in sorted(failures))
 
     def _rows(self, number: int) -> Tensor:
-        """The matrix of updates, the same memory in every round: fresh memory costs as much as filling it twice. On the
+        """The matrix of updates, the same memory in every round: fresh memory takes eight times as long to fill. On the
         server's GPU where half of what is free there holds it."""
         if self._matrix is None or len(self._matrix) < number:
             self._matrix = None

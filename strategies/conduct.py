@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from flwr.serverapp import Grid
 
 from fedrobust import device, experiment, twins
 from fedrobust.checkpoint import save_state
@@ -20,7 +19,7 @@ from fedrobust.layout import Layout
 from fedrobust.predictions import write_predictions
 from fedrobust.reporting import write_report
 from fedrobust.types import Observer, Samples, State
-from strategies.adapter import Server
+from strategies.adapter import Grid, Server
 from strategies.keeper import Keeper
 from strategies.rounds import Finished, client_scores, make_server, probabilities, run_rounds
 

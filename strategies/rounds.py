@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
-from flwr.app import ConfigRecord, Message
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedrobust import device, etf, wire
@@ -19,7 +17,7 @@ from fedrobust.metrics import classification_metrics
 from fedrobust.models import Classifier
 from fedrobust.types import Failure, Observer, RoundRecord, Samples, State
 from fedrobust.wire import WireError
-from strategies.adapter import RuleStrategy, Server, failure
+from strategies.adapter import Grid, Message, RuleStrategy, Server, failure
 from strategies.keeper import Keeper
 
 CONDITIONS = {"clean", "contaminated"}  # of a client's test shard
@@ -92,15 +90,14 @@ def _train(strategy: RuleStrategy, grid: Grid, number: int, observer: Observer, 
     """One round of training and aggregation; the seconds of both."""
     started = perf_counter()
     finished = [started]
-    arrays = wire.state_record(strategy.state)
-    messages = strategy.configure_train(number, arrays, ConfigRecord(), grid)
+    asked = strategy.trained(number, grid)
 
     def after_last() -> None:
         finished[0] = perf_counter()
         observer.stage(run, "aggregate")
 
     observer.stage(run, "train")
-    replies = _watched(_send(grid, messages, strategy), strategy, observer, run, "train")
+    replies = _watched(asked, strategy, observer, run, "train")
     try:
         strategy.aggregate_train(number, _then(replies, after_last))
     except RunError:
@@ -112,13 +109,6 @@ def _train(strategy: RuleStrategy, grid: Grid, number: int, observer: Observer, 
 def _report_failures(number: int, strategy: RuleStrategy, observer: Observer, run: str) -> None:
     """A round that ends the run is recorded all the same, with every client's traceback."""
     observer.round_finished(run, RoundRecord(number, {}, failures=strategy.outcome.failures))
-
-
-def _send(grid: Grid, messages: Iterable[Message], strategy: RuleStrategy) -> Iterable[Message]:
-    replies: Iterable[Message] = grid.send_and_receive(
-        messages, timeout=float(strategy.server.experiment.config["server"]["round_timeout"])
-    )
-    return replies
 
 
 def _watched(replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str) -> Iterator[Message]:
@@ -161,10 +151,9 @@ def client_scores(server: Server, state: State, grid: Grid, observer: Observer, 
     strategy = RuleStrategy(server, state)
     observer.stage(run, "evaluate clients")
     rounds = server.experiment.config["rounds"]
-    messages = strategy.configure_evaluate(rounds, wire.state_record(state), ConfigRecord(), grid)
     scores: dict[int, wire.Predictions] = {}
     failures: dict[int, Failure] = {}
-    for reply in _watched(_send(grid, messages, strategy), strategy, observer, run, "evaluate"):
+    for reply in _watched(strategy.judged(rounds, grid), strategy, observer, run, "evaluate"):
         client = strategy.client_of(reply)
         if client in scores or client in failures:
             continue  # a client's first reply counts
