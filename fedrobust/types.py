@@ -184,6 +184,49 @@ class Contamination:
 CLEAN = Contamination("clean")
 
 
+Purify = Callable[[Tensor, Generator], Tensor]
+Attack = Callable[[Any, Tensor, Tensor, float, Generator], Tensor]
+
+
+def keep_images(images: Tensor, generator: Generator) -> Tensor:
+    """The identity on images."""
+    return images
+
+
+@dataclass(frozen=True, slots=True)
+class Purifier:
+    """What images go through before a model sees them, at test time.
+
+    purify: (images (B, C, H, W) float32 in [0, 1], CPU generator) -> images of the same shape, range and device; the input is never
+    changed in place. differentiable: whether gradients flow through it from its result to its input.
+    """
+
+    name: str
+    purify: Purify = keep_images
+    differentiable: bool = True
+
+
+NO_PURIFIER = Purifier("none")
+
+
+@dataclass(frozen=True, slots=True)
+class Evasion:
+    """An attack on a trained model at test time: images that people take for the same and the model does not.
+
+    attack: (`models.Classifier`, images (B, C, H, W) float32 in [0, 1] on its device, labels (B,) int64 there, eps, CPU generator) ->
+    images of the same shape in [0, 1]; the model is left as it was found, the input is never changed in place. None: no attack.
+    bounded: whether no value is changed by more than eps; an attack without that bound seeks the smallest change and ignores eps.
+    """
+
+    name: str
+    attack: Attack | None = None
+    bounded: bool = True
+
+
+# An attack by somebody who knows the purifier: (model, images, labels, eps, purifier, generator) -> images within eps.
+AdaptiveAttack = Callable[[Any, Tensor, Tensor, float, Purifier, Generator], Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A client whose reply could not be used in a round: the reason in one line, and the whole traceback where there is one."""
