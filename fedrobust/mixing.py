@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrobust.vectors import Updates, is_mapped, merge_buffers
+from fedrobust.storage import is_mapped
+from fedrobust.vectors import Updates, merge_buffers
 
 SIZE = 1 << 23  # bytes of a mixed block
 READ = 1 << 26  # bytes read at once of a matrix on a disk

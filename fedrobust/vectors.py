@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import mmap
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,71 +10,13 @@ import torch
 from torch import Tensor
 
 from fedrobust import products
-from fedrobust.errors import ConfigError
 from fedrobust.layout import Layout, views
+from fedrobust.storage import BUDGET, allocate, expect, fetch, is_mapped
 from fedrobust.types import Aggregate, Round, State
 
-BUDGET = 2 << 30  # bytes of matrices that stay in RAM
 BLOCK = 1 << 28  # bytes of a block: pieces of rows long enough for a disk, few enough for any RAM
 STRIP = 1 << 22  # bytes of a strip of a block: what stays near a core while it is worked on
 LONG = 1 << 18  # columns of the strips in which whole rows are added: their sum stays near a core
-
-
-def allocate(rows: int, columns: int, budget_bytes: int = BUDGET, folder: str | None = None) -> Tensor:
-    """An uninitialised (rows, columns) float32 matrix on the CPU: in RAM up to `budget_bytes`, else a memory map.
-
-    The mapped file lies in `folder` (None: the system's temporary folder, which on some machines is itself in RAM), has no name
-    any more when this returns, and is gone with the tensor or the process, however that ends. Its room on the disk is reserved
-    at once. Whoever fills or reads a large matrix calls `release` now and then. Raises ConfigError where there is no room.
-    """
-    size = 4 * rows * columns
-    if size <= budget_bytes:
-        return torch.empty(rows, columns)
-    place = folder or tempfile.gettempdir()
-    try:
-        free = shutil.disk_usage(place).free
-        if free < size:
-            raise OSError(f"has only {free >> 20} MB free")
-        with tempfile.NamedTemporaryFile(dir=place, prefix="fedrobust-") as file:
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process without a word
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
-            return torch.from_file(file.name, shared=True, size=rows * columns, dtype=torch.float32).view(rows, columns)
-    except OSError as error:
-        need = f"a matrix of {rows} x {columns} values needs {size >> 20} MB"
-        remedy = f"choose another server.scratch, or raise server.matrix_mb={budget_bytes >> 20} where there is as much RAM"
-        raise ConfigError(f"server.scratch={place}: {need}, and this folder {error.strerror or error}; {remedy}") from error
-
-
-def is_mapped(tensor: Tensor) -> bool:
-    """Whether the tensor lies in a memory map of `allocate`."""
-    return tensor.device.type == "cpu" and tensor.untyped_storage().filename is not None
-
-
-@functools.cache
-def _madvise() -> Callable[..., int]:
-    function = ctypes.CDLL(None, use_errno=True).madvise
-    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return function
-
-
-def _advise(tensor: Tensor, advice: str) -> None:
-    """Tell the system, where it knows that advice, what happens next with the pages under a mapped tensor."""
-    if not is_mapped(tensor) or not tensor.numel() or not hasattr(mmap, advice):
-        return
-    first = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    if _madvise()(first, tensor.data_ptr() + span * tensor.element_size() - first, getattr(mmap, advice)):
-        raise OSError(ctypes.get_errno(), f"madvise({advice}) failed")
-
-
-def release(tensor: Tensor) -> None:
-    """Take the pages of a mapped tensor (a matrix, a row, a block) out of the process's memory; tensors in RAM stay as they are.
-
-    The values stay what they are: they are in the file, and come back from it (or from the system's page cache) when they are read.
-    """
-    _advise(tensor, "MADV_DONTNEED")
 
 
 def strips(block_Nb: Tensor, size: int = STRIP) -> Iterator[tuple[slice, Tensor]]:
@@ -122,12 +58,7 @@ class Updates:
     def row(self, n: int) -> Tensor:
         """The (D,) update in row n, read-only; a copy in RAM where the matrix is mapped."""
         row_D = self.matrix_ND[n]
-        if not is_mapped(row_D):
-            return row_D
-        _advise(row_D, "MADV_WILLNEED")
-        copy_D = row_D.clone()
-        release(row_D)
-        return copy_D
+        return fetch(row_D, torch.empty_like(row_D)) if is_mapped(row_D) else row_D
 
     def blocks(self, width: int | None = None, rows: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Column blocks (slice, (N, <= width)) from left to right, for coordinate-wise rules; read-only, each until the next.
@@ -177,19 +108,14 @@ def _copies(matrix_ND: Tensor, rows: Sequence[int], parts: list[slice]) -> Itera
     """Blocks of a mapped matrix, one after the other in the same RAM."""
     if not parts:
         return
-    buffer_Nb = torch.empty(len(rows), parts[0].stop - parts[0].start)
-    _advise(matrix_ND, "MADV_RANDOM")  # no guesses what comes next (they took eight times as long): it is said below
-    try:
-        for part, following in zip([slice(0, 0), *parts], [*parts, slice(0, 0)], strict=True):
-            block_Nb = buffer_Nb[:, : part.stop - part.start]
-            for n, row in enumerate(rows):
-                block_Nb[n] = matrix_ND[row, part]
-                release(matrix_ND[row])  # all of it: the system maps neighbouring pages too
-                _advise(matrix_ND[row, following], "MADV_WILLNEED")
-            if block_Nb.shape[1]:
-                yield part, block_Nb
-    finally:
-        _advise(matrix_ND, "MADV_NORMAL")
+    room = torch.empty(len(rows) * (parts[0].stop - parts[0].start))
+    for part, following in zip(parts, [*parts[1:], slice(0, 0)], strict=True):
+        width = part.stop - part.start
+        block_Nb = room[: len(rows) * width].view(len(rows), width)
+        for n, row in enumerate(rows):
+            fetch(matrix_ND[row, part], block_Nb[n])
+            expect(matrix_ND[row, following])
+        yield part, block_Nb
 
 
 def squared_distances(gram_NN: Tensor) -> Tensor:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
 from fedrobust import checks
-from fedrobust.vectors import Updates, release, shares
+from fedrobust.storage import fill
+from fedrobust.vectors import Updates, shares
 from strategies.trimmed_mean import trimmed
 
 Groups = Sequence[Sequence[int]]  # rows of clients, cohort by cohort
@@ -54,6 +56,13 @@ def groups(cohort_N: Tensor, weights_N: Tensor) -> list[list[int]]:
     return [group for group in members if group]
 
 
+def _sum(weights: Sequence[float], rows: Iterable[Tensor], out: Tensor) -> None:
+    """The weighted sum of (D,) rows, into `out`."""
+    out.zero_()
+    for weight, row_D in zip(weights, rows, strict=True):
+        out.add_(row_D, alpha=weight)
+
+
 def vote(
     updates: Updates, groups: Groups, weights_N: Tensor, of: Callable[[Sequence[int]], Iterable[Tensor]], trim: float
 ) -> tuple[Tensor, Tensor]:
@@ -70,9 +79,6 @@ def vote(
     for seat, group in enumerate(groups):
         members = torch.tensor(group)
         own_N[members], seat_N[members] = shares(weights_N[members]).to(own_N), seat
-        votes_GD[seat] = 0
-        for n, update_D in zip(group, of(group), strict=True):
-            votes_GD[seat].add_(update_D, alpha=float(own_N[n]))
-        release(votes_GD[seat])
+        fill(votes_GD[seat], partial(_sum, [float(own_N[n]) for n in group], of(group)))
     update_D, influence_G = trimmed(Updates.of(votes_GD), math.floor(trim * len(groups) + 1e-9))
     return update_D, influence_G[seat_N] * own_N

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedrobust.errors import RunError
+from fedrobust.storage import fetch, fill
 from fedrobust.types import Aggregate, Round, State, Strategy
-from fedrobust.vectors import Updates, finish, release
+from fedrobust.vectors import Updates, finish
 from strategies import _cohorts, _distillation, _scoring, _trust
 from strategies._scoring import Bench, Members, Visits
 from strategies._teachers import Lesson
@@ -130,8 +132,7 @@ def _by_rule(case: Case, inner: Strategy, pupils: Pupils) -> Aggregate:
         raise RunError(f"strategy.aggregation={inner.name}: needs {inner.min_clients} clients, {len(kept)} are usable and trusted")
     rows_MD = updates.allocate(len(kept))
     for m, update_D in enumerate(pupils(kept)):
-        rows_MD[m] = update_D
-        release(rows_MD[m])
+        fill(rows_MD[m], partial(fetch, update_D))
     clients, weights_M = tuple(updates.clients[n] for n in kept), case.weights_N[kept]
     buffers_MB = updates.buffers_NB[kept]
     chosen = Updates(rows_MD, buffers_MB, weights_M, clients, updates.layout, updates.budget_bytes, updates.folder)  # whatever `updates` is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -17,8 +18,9 @@ from fedrobust.errors import RunError
 from fedrobust.experiment import Experiment
 from fedrobust.layout import Layout, load, read
 from fedrobust.models import Classifier
+from fedrobust.storage import allocate, fetch, fill
 from fedrobust.types import Aggregate, ClientRecord, Failure, Round, Samples, ServerData, State
-from fedrobust.vectors import Updates, allocate, release
+from fedrobust.vectors import Updates
 from fedrobust.wire import WireError
 from strategies import adversary
 
@@ -76,6 +78,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self.memory: dict[str, object] = {}
         self._sent_to: dict[int, int] = {}
         self._matrix: Tensor | None = None
+        self._sent: tuple[State, Updates] | None = None  # the last round's reference and updates
 
     def trained(self, server_round: int, grid: Grid) -> Iterator[Message]:
         """Send the global model to the round's clients to be trained; their replies as they come."""
@@ -130,6 +133,8 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             memory=adversary.hidden(self.memory),
         )
         remembered = adversary.act(experiment, task, self.memory)
+        if server_round == experiment.config["rounds"]:
+            self._sent = (self.state, updates)
         aggregate = experiment.strategy.rule(task)
         self.memory = {**aggregate.memory, **remembered}
         state = self._with_buffers(aggregate.state)
@@ -140,6 +145,13 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self.state = state
         self.outcome = _outcome(updates, metrics, failures, aggregate)
         return wire.state_record(self.state), MetricRecord({})
+
+    def members(self) -> Iterator[tuple[int, State]]:
+        """Client by client the model that it sent in the last of all rounds; nothing before that round."""
+        if self._sent is not None:
+            reference, updates = self._sent
+            for row, client in enumerate(updates.clients):
+                yield client, State(reference.parameters + updates.row(row).to(reference.parameters), updates.buffers_NB[row])
 
     def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
         """Stream the replies into the matrix of updates; row order is client order, whoever was first. A client's first reply
@@ -158,8 +170,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
                 failures[client] = reply
                 continue
             row = row_of[client]
-            torch.sub(reply.state.parameters.to(matrix_ND.device), reference_D, out=matrix_ND[row])
-            release(matrix_ND[row])
+            fill(matrix_ND[row], partial(torch.sub, reply.state.parameters.to(matrix_ND.device), reference_D))
             buffers_NB[row] = reply.state.buffers
             read_replies[client] = (reply.num_examples, reply.metrics)
             del message, reply  # the state lies in the matrix: its memory is for the next one
@@ -168,7 +179,8 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         clients = tuple(sorted(read_replies))
         for row, client in enumerate(clients):  # close the gaps that failed clients left, where they are
             if row_of[client] != row:
-                matrix_ND[row], buffers_NB[row] = matrix_ND[row_of[client]], buffers_NB[row_of[client]]
+                fill(matrix_ND[row], partial(fetch, matrix_ND[row_of[client]]))
+                buffers_NB[row] = buffers_NB[row_of[client]]
         matrix_ND, buffers_NB = matrix_ND[: len(clients)], buffers_NB[: len(clients)]
         counts = torch.tensor([read_replies[client][0] for client in clients], dtype=torch.float64)
         updates = Updates(matrix_ND, buffers_NB, counts, clients, layout, budget, folder)

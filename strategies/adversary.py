@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from fedrobust.attackers import Collusion, Scene, Strips
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import Experiment
 from fedrobust.rows import Rows
+from fedrobust.storage import fetch, fill
 from fedrobust.types import Round, Rule
-from fedrobust.vectors import Updates, release
+from fedrobust.vectors import Updates
 
 KEY = "adversary"  # where what the attackers remember is kept, beside the rule's own memory
 
@@ -86,5 +88,4 @@ def _write(round: Round, own: Rows, strips: Strips) -> None:
         if not values.isfinite().all():
             raise RunError(f"round {round.number}: the attackers' updates are not finite; lower the strength of the contamination")
         for row, values_b in zip(rows, values.expand(len(rows), -1), strict=True):
-            matrix_ND[row, part] = values_b
-            release(matrix_ND[row, part])
+            fill(matrix_ND[row, part], partial(fetch, values_b))

@@ -1,8 +1,6 @@
 """Flat states, the matrix of updates in RAM and on disk, buffer merging."""
 
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,21 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedrobust.errors import ConfigError
 from fedrobust.layout import Layout, load, read
+from fedrobust.storage import BUDGET, allocate, is_mapped
 from fedrobust.types import Round, ServerData, State
-from fedrobust.vectors import (
-    BUDGET,
-    Updates,
-    allocate,
-    finish,
-    is_mapped,
-    merge_buffers,
-    release,
-    shares,
-    squared_distances,
-    strips,
-)
+from fedrobust.vectors import Updates, finish, merge_buffers, shares, squared_distances, strips
 
 
 def net() -> nn.Sequential:
@@ -163,59 +150,8 @@ def test_finish_adds_the_update_and_keeps_buffers_without_influence() -> None:
     assert reference.parameters.tolist() == [1.0, 2.0]
 
 
-def test_a_matrix_above_the_budget_lies_in_a_file_that_nobody_sees(tmp_path: Path) -> None:
-    assert not is_mapped(allocate(3, 4, budget_bytes=48))
-    mapped = allocate(3, 4, budget_bytes=47, folder=str(tmp_path))
-    assert is_mapped(mapped)
-    assert is_mapped(mapped[1, 2:])
-    assert (mapped.shape, mapped.dtype) == ((3, 4), torch.float32)
-    assert list(tmp_path.iterdir()) == []
-
-
-def resident() -> dict[str, int]:
-    """Megabytes of this process in RAM: anonymous memory, mapped files, files in a memory-backed file system."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Rss"))
-    return {key.rstrip(":"): int(value) // 1024 for key, value, _ in lines}
-
-
-def test_a_released_matrix_keeps_its_values_and_leaves_memory(tmp_path: Path) -> None:
-    """64 rows of 4 MB, written and then read by blocks; row n is n, n + 1, n + 2, ... so every column's mean is 31.5 + column."""
-    columns = torch.arange(1 << 20, dtype=torch.float32)
-    matrix = allocate(64, 1 << 20, budget_bytes=0, folder=str(tmp_path))
-    before, peak = resident(), {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
-
-    def look() -> None:
-        peak.update({key: max(peak[key], value - before[key]) for key, value in resident().items()})
-
-    for n in range(64):
-        torch.add(columns, n, out=matrix[n])
-        release(matrix[n])
-        look()
-    for part, block in Updates.of(matrix).blocks(1 << 16):
-        assert torch.equal(block.mean(dim=0, dtype=torch.float64), 31.5 + columns[part].double())
-        look()
-    assert torch.equal(matrix[63], columns + 63)
-    assert peak["RssAnon"] < 80  # a float64 copy of a block is 32 MB
-    assert peak["RssFile"] + peak["RssShmem"] < 80  # of 256
-
-
-def test_release_leaves_what_lies_in_memory_alone() -> None:
-    tensor = torch.arange(1 << 16)
-    release(tensor)
-    release(torch.zeros(0))
-    assert torch.equal(tensor, torch.arange(1 << 16))
-
-
 def test_further_matrices_share_the_budget(tmp_path: Path) -> None:
     updates = Updates(torch.zeros(2, 8), torch.zeros(2, 0), torch.ones(2), (0, 1), None, 128, str(tmp_path))
     assert updates.allocate(2).shape == (2, 8)
     assert not is_mapped(updates.allocate(2))
     assert is_mapped(updates.allocate(3))
-
-
-def test_no_room_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"^server\.scratch=/no/such: .* 4 MB.* server\.matrix_mb=2 "):
-        allocate(1, 1 << 20, budget_bytes=2 << 20, folder="/no/such")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
-    with pytest.raises(ConfigError, match=r"has only 3 MB free"):
-        allocate(1, 1 << 20, budget_bytes=0, folder=str(tmp_path))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, final
 
 from flwr.app import Context, Error, Message, RecordDict
 
+from fedrobust.engines.allocator import keep_freed_memory
 from fedrobust.errors import RunError
 
 ClientApp = Callable[[Message, Context], Message]
@@ -32,6 +33,7 @@ class Clients:
     """
 
     def __init__(self, app: str | ClientApp, num_clients: int, node_config: Mapping[str, Any]) -> None:
+        keep_freed_memory()
         self._app = load(app) if isinstance(app, str) else app
         self._num_clients, self._node_config = num_clients, dict(node_config)
 

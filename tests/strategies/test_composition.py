@@ -16,8 +16,9 @@ from fedrobust import trees
 from fedrobust.composition import Preaggregation, ServerOptimizer, compose
 from fedrobust.engines.inline import InlineGrid
 from fedrobust.errors import ConfigError
+from fedrobust.storage import allocate
 from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import Updates, allocate
+from fedrobust.vectors import Updates
 from strategies import preaggregation, server_optimizers
 from strategies.fedavg import fedavg
 from strategies.krum import krum, multi_krum

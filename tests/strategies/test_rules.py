@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedrobust.errors import ConfigError
+from fedrobust.storage import allocate
 from fedrobust.types import Aggregate, Round, ServerData, State, Strategy
-from fedrobust.vectors import Updates, allocate, squared_distances
+from fedrobust.vectors import Updates, squared_distances
 from strategies.fedavg import fedavg
 from strategies.krum import krum, krum_scores, multi_krum
 from strategies.median import median
