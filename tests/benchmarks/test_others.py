@@ -85,8 +85,8 @@ def test_the_figures_of_a_scaled_run() -> None:
     first = {"train": 2.0, "aggregate": 1.0, "cpu_train": 1.0, "cpu_aggregate": 0.5, "clients": 100}
     rounds = [first, {"train": 4.0, "aggregate": 3.0, "cpu_train": 3.0, "cpu_aggregate": 1.5, "clients": 100}]
     found = scale.figures(measured({"rounds": rounds}, marks=tuple(marks)))
-    # 20 and 40 ms per client, 10 and 30 of the processor; the memory of the time before round 1 does not count
-    times = {"start": 4.0, "client": 30.0, "client_cpu": 20.0, "aggregate": 2.0, "aggregate_cpu": 1.0}
+    # round 2: 4 s for 100 clients are 40 ms each, 30 of the processor; round 1: 10; the memory of the time before does not count
+    times = {"start": 4.0, "client": 40.0, "client_cpu": 30.0, "client_first": 10.0, "aggregate": 3.0, "aggregate_cpu": 1.5}
     assert found == {**times, "anonymous": 20, "mapped": 15, "pss": 30}
 
 
