@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -14,7 +16,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.disguise import disguised
-from fedrobust import etf, experiment, wire
+from fedrobust import config, etf, experiment, site, wire
+from fedrobust import device as devices
 from fedrobust.data import TEST, TRAIN, VALIDATION
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import predict
@@ -22,6 +25,7 @@ from fedrobust.experiment import Experiment
 from fedrobust.layout import Layout, load, take
 from fedrobust.models import Classifier
 from fedrobust.types import Samples, Shard, State, Task, TrainResult
+from fedrobust.wire.sites import RECORD, census_reply, read_order
 
 app = ClientApp()
 
@@ -30,8 +34,8 @@ app = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """Train the received global model on the hospital's shard and send the result, contaminated if this client is poisoned."""
     order = wire.read_config(message.content)
-    study, client = _study(order["experiment"], context)
-    model, layout = _model(order["experiment"], order["etf"], order["etf-sha256"])
+    study, client = _study(order["experiment"], message, context)
+    model, layout = _model(study.text, order["etf"], order["etf-sha256"])
     reference = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
     if order["round"] == 1:
         _forget(context, order)
@@ -59,8 +63,8 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the received global model on the hospital's own test shard, clean and under the hospital's contamination."""
     order = wire.read_config(message.content)
-    study, client = _study(order["experiment"], context)
-    model, layout = _model(order["experiment"], order["etf"], order["etf-sha256"])
+    study, client = _study(order["experiment"], message, context)
+    model, layout = _model(study.text, order["etf"], order["etf-sha256"])
     state = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
     load(model, layout, _with_own_buffers(study, state, context, order))
     clean, contaminated = study.tests(client)
@@ -72,7 +76,18 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(wire.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model)}), reply_to=message)
 
 
-def _study(text: str, context: Context) -> tuple[Experiment, int]:
+@app.query()  # type: ignore[untyped-decorator]
+def census(message: Message, context: Context) -> Message:
+    """Of a real site, before anything is trained: how many images it holds, after reading all of them, and on what it computes."""
+    text = wire.read_config(message.content)["experiment"]
+    study, client = _study(text, message, context)
+    counts = [len(study.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)]
+    words = {"site": str(context.node_config.get("site", "")), "python": platform.python_version(), "torch": torch.__version__}
+    words |= {"flwr": version("flwr"), "device": devices.name(devices.resolve("auto"))}
+    return Message(census_reply(counts, int(context.node_config.get("partition-id", -1)), words), reply_to=message)
+
+
+def _study(text: str, message: Message, context: Context) -> tuple[Experiment, int]:
     """The experiment and this client's number. Contamination is refused outside a simulation unless the node itself allows it:
     a server must never be able to order a hospital to poison."""
     node = context.node_config
@@ -80,11 +95,34 @@ def _study(text: str, context: Context) -> tuple[Experiment, int]:
     allowed = node.get("simulation") is True or node.get("allow-contamination") is True  # the word "false" is no permission
     if (settings.get("poisoned") or settings.get("noisy")) and not allowed:
         raise ConfigError("poisoned/noisy: this node refuses contamination; its own node config may set allow-contamination=true")
-    study = experiment.from_text(text)
     client = int(node.get("partition-id", -1))
+    if node.get("simulation") is not True:
+        return _at_site(text, settings, message, node, client)
+    return _as_client(experiment.from_text(text), client)
+
+
+def _as_client(study: Experiment, client: int) -> tuple[Experiment, int]:
     if not 0 <= client < study.num_clients:
         raise ConfigError(f"partition-id={client}: must be 0 or more and below num_clients={study.num_clients}; set it in the node config")
     return study, client
+
+
+def _at_site(text: str, settings: dict[str, Any], message: Message, node: Mapping[str, Any], partition: int) -> tuple[Experiment, int]:
+    """The same on a real node: the images are those that its own configuration names, and the server tells it its number."""
+    if "threads" in node:
+        torch.set_num_threads(int(node["threads"]))
+    if not site.is_remote(settings):
+        site.check_readable(settings, node)
+        given = read_order(message.content).client if RECORD in message.content else -1
+        return _as_client(experiment.from_text(text), partition if given < 0 else given)
+    order = read_order(message.content)
+    client = max(order.client, 0)  # any number will do while the sites are only counted
+    own = site.own_config(settings, node, client, size=order.size, classes=order.classes)
+    study = experiment.from_text(config.to_json(own))
+    if study.dataset.class_names != order.classes:
+        wanted, found = ", ".join(order.classes), ", ".join(study.dataset.class_names)
+        raise ConfigError(f"data-root: the classes are {found}, those of the run {wanted}; rename them, or choose other data")
+    return _as_client(study, client)
 
 
 @lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, carve
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Evaluation
 from fedrobust.models import ModelFactory
+from fedrobust.partition import Remote
 from fedrobust.seeding import generator
 from fedrobust.types import CLEAN, Backdoor, ClientTrainer, Contamination, Samples, Shard, Strategy
 
@@ -29,7 +30,8 @@ GROUPS = ("data", "partition", "model", "client", "strategy", "preaggregation", 
 class Experiment:
     """A built configuration. parts[i]: the rows of the data set that client i holds; kinds[i] of KINDS; root and proxy: the
     server's rows. grades: the corruption by severity, {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that
-    travels to the clients."""
+    travels to the clients. sites, held: of a real federation, the sites' names by client number, and how many training images each
+    says it has."""
 
     config: Mapping[str, Any]
     text: str
@@ -45,6 +47,8 @@ class Experiment:
     trainer: ClientTrainer
     strategy: Strategy
     evaluation: Evaluation
+    sites: tuple[str, ...] = ()
+    held: tuple[int, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -60,6 +64,11 @@ class Experiment:
         return sorted(order[: settings.clients_per_round(self.config)].tolist())
 
     @property
+    def remote(self) -> bool:
+        """Whether this is the server of real sites, where no client's images are."""
+        return not any(len(part) for part in self.parts)
+
+    @property
     def num_classes(self) -> int:
         return len(self.dataset.class_names)
 
@@ -68,6 +77,10 @@ class Experiment:
 
     def samples(self, rows: Tensor) -> Samples:
         return self.dataset.samples(rows)
+
+    def num_examples(self, client: int) -> int:
+        """Training images of a client; of a real site as many as it says it has."""
+        return self.held[client] if self.held else len(self.rows(client, TRAIN))
 
     def contamination(self, client: int) -> Contamination:
         kind = self.kinds[client]
@@ -146,11 +159,8 @@ def build(config: Mapping[str, Any]) -> Experiment:
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {group: settings.build(config, group, **classes) for group in ("contamination", "noise", "corruption")}
     _check_collusion(damage)
-    seed, server = config["seed"], config["server"]
-    root, proxy, rest = carve(dataset, server["root_per_class"], server["proxy"], generator(seed, "carve"))
-    if server["buffers"] == "recalibrate" and len(proxy) < 2:
-        found = f"whole patients or lesions gave {len(proxy)} images, recalibrate needs 2"
-        raise ConfigError(f"server.proxy={server['proxy']}: {found}; raise it")
+    seed = config["seed"]
+    root, proxy, rest = _server_images(config, dataset, built["partition"])
     parts = built["partition"](dataset, rest, config["num_clients"], generator(seed, "partition"))
     return Experiment(
         config=config,
@@ -168,6 +178,19 @@ def build(config: Mapping[str, Any]) -> Experiment:
         strategy=strategy,
         evaluation=built["evaluation"],
     )
+
+
+def _server_images(config: Mapping[str, Any], dataset: Dataset, partition: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (root, proxy, rest); on the node of a real site all images are its own."""
+    server = config["server"]
+    if isinstance(partition, Remote) and partition.client is not None:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return nothing, nothing, torch.arange(len(dataset))
+    root, proxy, rest = carve(dataset, server["root_per_class"], server["proxy"], generator(config["seed"], "carve"))
+    if server["buffers"] == "recalibrate" and len(proxy) < 2:
+        found = f"whole patients or lesions gave {len(proxy)} images, recalibrate needs 2"
+        raise ConfigError(f"server.proxy={server['proxy']}: {found}; raise it")
+    return root, proxy, rest
 
 
 def _grades(config: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, Contamination]:

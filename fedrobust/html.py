@@ -16,6 +16,7 @@ from fedrobust.records import read_rounds
 from fedrobust.reporting import read_report, write_text
 
 PAGE = "report.html"
+TEMPLATE = "report.html.md"  # of jinja; Flower packs no files of other endings into its bundle
 PICTURES: Final[dict[str, str]] = {
     "drops.png": "Combined performance drops with their 95 % intervals.",
     "curves.png": "Metrics of the global model on the clean validation images after every round.",
@@ -50,7 +51,7 @@ def render(
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"decimal": wording.decimal, "label": wording.label, "pretty": pretty, "without": without}
-    page = environment.get_template("report.html.j2").render(
+    page = environment.get_template(TEMPLATE).render(
         report=report,
         manifest=manifest,
         rounds=rounds,

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fedrobust.display import Display, summary_table
 from fedrobust.display.live import clean_text
 from fedrobust.engines import cores
 from fedrobust.engines.local import LocalGrid
+from fedrobust.engines.sites import SiteGrid
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
@@ -48,7 +49,7 @@ def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     Returns the report. Raises FedrobustError and OSError.
     """
-    with _alone(folder) as console:
+    with alone(folder) as console:
         return _run(config, config["engine"], folder, console)
 
 
@@ -57,7 +58,7 @@ def resume_job(asked: Resumption) -> dict[str, Any]:
 
     Raises ConfigError where the folder is finished or in use, or where the data are not those of the run.
     """
-    with _alone(asked.folder) as console:
+    with alone(asked.folder) as console:
         manifest = resume.read_manifest(asked.folder)  # again: it may have been finished by whoever held the lock before
         try:
             settings.check(manifest["config"])
@@ -70,13 +71,13 @@ def resume_job(asked: Resumption) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[Console]:
+def alone(folder: Path) -> Iterator[Console]:
     """The screen, for whoever is the only process in the folder. A folder that cannot be written to ends the run in one line."""
     console = Console()
     try:
         with locked(folder) as held:
             if not held:
-                _say(console, f"{folder}: this file system has no locks; see to it that no second process resumes this run")
+                say(console, f"{folder}: this file system has no locks; see to it that no second process resumes this run")
             yield console
     except OSError as error:
         if error.errno not in NO_ROOM or (error.filename is not None and not Path(error.filename).is_relative_to(folder)):
@@ -86,7 +87,8 @@ def _alone(folder: Path) -> Iterator[Console]:
         raise RunError(f"{folder}: cannot be written to ({error.strerror}); {remedy}") from error
 
 
-def _say(console: Console, text: str) -> None:
+def say(console: Console, text: str) -> None:
+    """A plain line on the screen, whoever wrote the text."""
     console.print(Text(clean_text(text)), soft_wrap=True, highlight=False)
 
 
@@ -100,9 +102,24 @@ def _run(
         raise ConfigError(
             f"{resume.KEY}{folder}: the data are no longer those of the run (their digest differs); start a new run with them"
         )
+    if study.remote:
+        raise ConfigError("partition=remote: is for real sites (docs/federation.md); here choose another one, e.g. partition=by_site")
     server = make_server(study)
+    opened = opener.open(CLIENT_APP, study.num_clients, {"simulation": True}, work_seconds(server))
+    return fill(server, opened, folder, console, manifest)
+
+
+def fill(
+    server: Server,
+    opened: AbstractContextManager[LocalGrid | SiteGrid],
+    folder: Path,
+    console: Console,
+    manifest: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Everything of one run over a Grid, in its folder. manifest: of the run that is taken up again. Returns the report."""
+    study = server.experiment
     recorder = Recorder(folder, study.kinds)
-    with opener.open(CLIENT_APP, study.num_clients, {"simulation": True}, work_seconds(server)) as grid, Display(console) as display:
+    with opened as grid, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
         exact = _write_manifest(folder, study, grid, console, manifest)
         draw_data(study, folder)
@@ -110,8 +127,8 @@ def _run(
             display.stage("run", f"{len(skipped)} unreadable images left out, the first is {skipped[0]}")
         checkpoints = _checkpoints(study, server, folder)
         if manifest is not None and not checkpoints.files("run"):
-            _say(console, "run: there is no checkpoint, it starts over from round 0")
-        with Keeper(checkpoints, grid, lambda text: _say(console, text), exact) as keeper:
+            say(console, "run: there is no checkpoint, it starts over from round 0")
+        with Keeper(checkpoints, grid, lambda text: say(console, text), exact) as keeper:
             report, scores = conduct(server, grid, folder, Observers([recorder, display]), grid.description, keeper=keeper)
     draw_results(study, report, scores.test, folder)
     write_html(folder, extra_data(study))
@@ -121,7 +138,9 @@ def _run(
     return report
 
 
-def _write_manifest(folder: Path, study: Experiment, grid: LocalGrid, console: Console, earlier: Mapping[str, Any] | None) -> bool:
+def _write_manifest(
+    folder: Path, study: Experiment, grid: LocalGrid | SiteGrid, console: Console, earlier: Mapping[str, Any] | None
+) -> bool:
     """Write the manifest, or note in that of an earlier process that the run goes on. Gives whether all is as it was."""
     computes = device.name(device.resolve(study.config["device"]))
     if earlier is None:
@@ -131,7 +150,7 @@ def _write_manifest(folder: Path, study: Experiment, grid: LocalGrid, console: C
     changed = changes(earlier, conditions(computes, grid.threads))
     if changed:
         bits = "the result need not be bit-equal to that of an undisturbed run; stop and restore them if it must be"
-        _say(console, f"conditions have changed since the run began ({'; '.join(changed)}): {bits}")
+        say(console, f"conditions have changed since the run began ({'; '.join(changed)}): {bits}")
     note_resumption(folder, earlier, grid.description, changed)
     return not changed and not any(one["changed"] for one in earlier.get("resumed", []))
 

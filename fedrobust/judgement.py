@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedrobust.data import TRAIN
 from fedrobust.drops import METRICS, Drop, combined_drop, measure_drop
 from fedrobust.experiment import KINDS, Experiment
 from fedrobust.metrics import classification_metrics
@@ -74,8 +73,9 @@ def _verdict(experiment: Experiment, client: int, scored: Mapping[str, Scored], 
     clean, contaminated = classification_metrics(*scored["clean"]), classification_metrics(*scored["contaminated"])
     return {
         "id": client,
+        **({"site": experiment.sites[client]} if experiment.sites else {}),
         "kind": experiment.kinds[client],
-        "num_examples": len(experiment.rows(client, TRAIN)),
+        "num_examples": experiment.num_examples(client),
         "clean": clean,
         "contaminated": contaminated,
         "combined_drop": combined_drop(clean, contaminated).combined,

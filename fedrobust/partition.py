@@ -8,6 +8,7 @@ or lesion and class stay together. What a client then lacks is moved to it from 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -78,6 +79,25 @@ def by_site(min_size: int = 1) -> Partitioner:
         return _share_out(dataset, index, strata_n, shares_SC, pools_C=pools_C, min_size=min_size, random=random)
 
     return partition
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """The images lie at the sites of a real federation. client None: this is the server, and no client's images are here.
+    Else this is the node of that client, whose images are all that there are; the server's own are not to be carved out of them."""
+
+    client: int | None
+
+    def __call__(self, dataset: Dataset, index: Tensor, num_clients: int, generator: Generator) -> list[Tensor]:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return [index.sort().values if client == self.client else nothing for client in range(num_clients)]
+
+
+def remote(client: int | None = None) -> Remote:
+    """Real sites (docs/federation.md). client: filled in by the nodes, never by hand."""
+    if client is not None:
+        checks.number("partition.client", client, low=0, integer=True)
+    return Remote(client)
 
 
 def summary(dataset: Dataset, parts: Sequence[Tensor], split: int | None = None) -> Tensor:

@@ -27,15 +27,18 @@ SHOWN = 8  # images in a line of samples.png
 
 
 def draw_data(study: Experiment, folder: Path) -> None:
-    """partition.png (clients x classes) and samples.png (clean and contaminated images), before anything is trained."""
+    """partition.png (clients x classes; not of real sites) and samples.png (clean and contaminated images), before anything is
+    trained."""
     names = list(study.dataset.class_names)
-    plot_partition(summary(study.dataset, study.parts), names, list(study.kinds), folder / "partition.png")
+    if not study.remote:
+        plot_partition(summary(study.dataset, study.parts), names, list(study.kinds), folder / "partition.png")
     plot_samples(_sample_rows(study), names, folder / "samples.png")
 
 
 def _sample_rows(study: Experiment) -> list[tuple[str, Samples, Samples]]:
     """Two clients of each contaminated kind (one clean client where there is none), then the corrupted test images."""
     chosen = [client for kind in ("poisoned", "noisy") for client in study.clients_of_kind(kind)[:2]] or [0]
+    chosen = [] if study.remote else chosen
     rows = []
     for client in chosen:
         clean = study.samples(study.rows(client, TRAIN))

@@ -11,6 +11,7 @@ import torch
 
 from fedrobust.checkpoints import Checkpoint, Checkpoints, record_text
 from fedrobust.engines.local import LocalGrid
+from fedrobust.engines.sites import SiteGrid
 from fedrobust.types import RoundRecord, State
 from fedrobust.wire.memories import from_plain, to_plain
 from strategies.adapter import RuleStrategy
@@ -25,7 +26,7 @@ class Keeper:
     checkpoint, or at the end.
     """
 
-    def __init__(self, checkpoints: Checkpoints, grid: LocalGrid, say: Callable[[str], None], exact: bool = True) -> None:
+    def __init__(self, checkpoints: Checkpoints, grid: LocalGrid | SiteGrid, say: Callable[[str], None], exact: bool = True) -> None:
         self.exact = exact
         self._checkpoints, self._grid, self._say = checkpoints, grid, say
         self._writer = ThreadPoolExecutor(1, "checkpoints")

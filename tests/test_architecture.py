@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "types", "errors", "seeding", "images", "layout", "vectors", "products", "mixing", "checks", "atomic", "trees", "lock", "rows",
-        "attackers",
+        "attackers", "numbering",
     },
     {
         "data", "partition", "apportion", "contamination", "models", "weights", "etf", "losses", "metrics", "drops", "batchnorm",
@@ -17,12 +17,12 @@ FLOORS = [
     },
     {
         "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "display", "plots", "html",
-        "experiment", "composition", "judgement", "predictions", "twins", "checkpoints", "training_settings",
+        "experiment", "composition", "site", "judgement", "predictions", "twins", "checkpoints", "training_settings",
     },
 ]  # fmt: skip
 FLOWER_ROOMS = ("fedrobust/wire/", "fedrobust/engines/", "clients/app.py", "strategies/app.py", "strategies/adapter.py")
-UPPER_STRATEGY_FILES = {"adapter.py", "app.py", "rounds.py", "keeper.py", "conduct.py"}
-ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison"}
+UPPER_STRATEGY_FILES = {"adapter.py", "rounds.py", "keeper.py", "conduct.py"}
+ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "federation"}
 
 
 def floor(module: str) -> int:
@@ -30,6 +30,8 @@ def floor(module: str) -> int:
     parts = module.split(".")
     if parts[0] == "clients":
         return 4 if parts[1:] == ["app"] else 3
+    if parts == ["strategies", "app"]:
+        return 5  # the ServerApp is an entry point, as the command lines are
     if parts[0] == "strategies":
         return 4 if len(parts) > 1 and f"{parts[1]}.py" in UPPER_STRATEGY_FILES else 3
     if parts == ["fedrobust"]:

@@ -68,17 +68,20 @@ def make_dataset(
     site_names: Sequence[str] = ("all",),
     groups: Tensor | None = None,
     skipped: Sequence[str] = (),
+    every_class: bool = True,
 ) -> Dataset:
     """A checked Dataset with its digest; without `sites` all images share one, without `groups` every image is its own.
 
-    Raises DataError for a label without a class name, a class without training images, a group in two splits, an empty split;
-    the caller puts the file before it (`errors.found_in`).
+    Raises DataError for a label without a class name, a class without training images (if `every_class`), a group in two splits,
+    an empty split; the caller puts the file before it (`errors.found_in`).
     """
     count = len(labels)
     sites = torch.zeros(count, dtype=torch.int64) if sites is None else sites.to(torch.int64)
     groups = torch.arange(count) if groups is None else groups.to(torch.int64)
     labels, splits = labels.to(torch.int64), splits.to(torch.int8)
     _check(labels, tuple(class_names), groups, splits)
+    if every_class:
+        _check_classes(labels, tuple(class_names), splits)
     digest = _digest(images, labels, sites, groups, splits)
     return Dataset(name, images, labels, tuple(class_names), sites, tuple(site_names), groups, splits, tuple(skipped), digest)
 
@@ -91,13 +94,16 @@ def _check(labels: Tensor, class_names: tuple[str, ...], groups: Tensor, splits:
     for split, word in enumerate(SPLITS):
         if not (splits == split).any():
             raise DataError(f"no {word} images; leave the split out to have 7:2:1 drawn")
-    trained = torch.bincount(labels[splits == TRAIN], minlength=len(class_names))
-    for position in (trained == 0).nonzero().reshape(-1).tolist():
-        raise DataError(f"class {class_names[position]} has no training image; remove the class or add images")
     pairs = torch.unique(torch.stack([groups, splits.to(torch.int64)]), dim=1)[0]
     values, counts = torch.unique(pairs, return_counts=True)
     if (counts > 1).any():
         raise DataError(f"group {int(values[counts > 1][0])} lies in more than one split; give every group one split")
+
+
+def _check_classes(labels: Tensor, class_names: tuple[str, ...], splits: Tensor) -> None:
+    trained = torch.bincount(labels[splits == TRAIN], minlength=len(class_names))
+    for position in (trained == 0).nonzero().reshape(-1).tolist():
+        raise DataError(f"class {class_names[position]} has no training image; remove the class or add images")
 
 
 def _digest(*tensors: Tensor) -> str:

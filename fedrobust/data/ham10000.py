@@ -21,12 +21,14 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 REMEDY = "get HAM10000 from doi:10.7910/DVN/DBW86T and set data.root to its folder"
 
 
-def ham10000(root: str, size: int = 64, max_images: int | None = None, on_broken: str = "error", seed: int = 0) -> DataSource:
+def ham10000(
+    root: str, size: int = 64, *, max_images: int | None = None, on_broken: str = "error", seed: int = 0, every_class: bool = True
+) -> DataSource:
     """HAM10000 from the folder `root`, squeezed to `size` pixels square.
 
     max_images: a random subset of the whole set with the same mix of split, class and site, for quick runs.
     """
-    chosen = options(size, max_images, on_broken, seed)
+    chosen = options(size, max_images, on_broken, seed, every_class)
     folder = path_setting("data.root", root, REMEDY)
     return DataSource("ham10000", lambda: _load(folder, chosen))
 

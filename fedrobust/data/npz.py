@@ -24,13 +24,20 @@ PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 
 
 def npz(
-    path: str, *, size: int = 28, classes: Sequence[str] | None = None, max_images: int | None = None, seed: int = 0, name: str = "npz"
+    path: str,
+    *,
+    size: int = 28,
+    classes: Sequence[str] | None = None,
+    max_images: int | None = None,
+    seed: int = 0,
+    name: str = "npz",
+    every_class: bool = True,
 ) -> DataSource:
     """Arrays of 8-bit images (n, H, W) or (n, H, W, 3), labels (n,) or (n, 1) in [0, K). A missing part is drawn from `train`.
 
     classes: the K names; None takes the numbers. Every image counts as its own patient.
     """
-    chosen, wanted = options(size, max_images, "error", seed), class_setting(classes)
+    chosen, wanted = options(size, max_images, "error", seed, every_class), class_setting(classes)
     file = path_setting("data.path", path, "give the npz file")
     return DataSource(name, lambda: load_npz(name, file, wanted, chosen))
 
@@ -70,7 +77,16 @@ def _build(name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | 
     names = classes if classes is not None else [str(number) for number in range(int(labels.max()) + 1)]
     places = [str(number) for number in range(int(sites.max()) + 1)] if f"{parts[0]}_sites" in archive.files else ["all"]
     with found_in(path):
-        return make_dataset(name, images, labels[index], names, splits=split[index], sites=sites[index], site_names=places)
+        return make_dataset(
+            name,
+            images,
+            labels[index],
+            names,
+            splits=split[index],
+            sites=sites[index],
+            site_names=places,
+            every_class=chosen.every_class,
+        )
 
 
 def _columns(path: Path, archive: NpzFile, parts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,22 +34,24 @@ SPLIT_WORDS = {
 @dataclass(frozen=True, slots=True)
 class Options:
     """What every source of images understands. size: side in pixels. max_images: at most so many images, None for all.
-    on_broken: "error" or "skip". seed: of the splits and the subset."""
+    on_broken: "error" or "skip". seed: of the splits and the subset. every_class: whether each class must have a training image;
+    one hospital's own images may lack some."""
 
     size: int
     max_images: int | None
     on_broken: str
     seed: int
+    every_class: bool = True
 
 
-def options(size: int, max_images: int | None, on_broken: str, seed: int) -> Options:
+def options(size: int, max_images: int | None, on_broken: str, seed: int, every_class: bool = True) -> Options:
     """Checked Options; raises ConfigError."""
     checks.number("data.size", size, low=8, high=1024, integer=True)
     if max_images is not None:
         checks.number("data.max_images", max_images, low=1, integer=True)
     checks.choice("data.on_broken", on_broken, ("error", "skip"))
     checks.number("data.seed", seed, low=0, integer=True)
-    return Options(size, max_images, on_broken, seed)
+    return Options(size, max_images, on_broken, seed, checks.flag("data.every_class", every_class))
 
 
 def path_setting(key: str, value: object, remedy: str) -> Path:
@@ -129,6 +131,7 @@ def load_table(name: str, source: str, files: Files, table: Table, chosen: Optio
             site_names=site_names,
             groups=groups[index],
             skipped=skipped,
+            every_class=chosen.every_class,
         )
 
 

@@ -83,7 +83,8 @@ def clients_table(clients: list[Mapping[str, Any]]) -> Table:
     for one in chosen:
         before, after = one["clean"]["balanced_accuracy"], one["contaminated"]["balanced_accuracy"]
         values = (str(one["num_examples"]), decimal(one["weight"], 3), decimal(before), decimal(after), drop_text(one["combined_drop"]))
-        table.add_row(str(one["id"]), one["kind"], *values, style=KIND_STYLES[one["kind"]])
+        name = f"{one['id']} {one['site']}" if "site" in one else str(one["id"])
+        table.add_row(name, one["kind"], *values, style=KIND_STYLES[one["kind"]])
     if len(chosen) < len(clients):
         table.caption = f"and {len(clients) - len(chosen)} more in report.json"
     return table

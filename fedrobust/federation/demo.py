@@ -1,0 +1,91 @@
+"""Three hospitals on this machine: real processes, TLS, registered keys, each with its own file of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedrobust import config
+from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, DataSource
+from fedrobust.errors import ConfigError
+from fedrobust.federation.commands import Scalar
+from fedrobust.federation.local import LocalFederation
+from fedrobust.seeding import generator
+
+PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
+SERVER_SHARE = 0.15  # of the patients or lesions: the consortium's own reference images
+LEAST = 4  # of them of every class and split, where there are as many again for the hospitals
+SITES = 3
+WORDS = ("model=small", "client.optimizer.lr=3.0e-3", "rounds=2", "server.root_per_class=2", "server.proxy=64")
+
+
+def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float) -> Path:
+    """Run the words' configuration on three local sites and return the output folder.
+
+    data: Hydra words that choose the data set, e.g. data=ham10000 data.root=...; the three sites with most images become hospitals, the
+    rest is the server's. Raises RunError where the run fails, ConfigError for a folder that holds something.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"folder={folder}: already holds files; choose another one, nothing was written over")
+    folder = folder.absolute()
+    dataset = _load(data)
+    names = share_out(dataset, folder / "data")
+    nodes: dict[str, dict[str, Scalar]] = {
+        name: {"site": name, "data-root": str(folder / "data" / f"{name}.npz"), "data-format": "npz"} for name in names
+    }
+    size = dataset.images.shape[-1]
+    own = [
+        "data=npz",
+        f"data.path={folder / 'data' / 'server.npz'}",
+        f"data.size={size}",
+        f"data.classes=[{','.join(dataset.class_names)}]",
+    ]
+    print(f"three sites: {', '.join(names)}; starting the server and three nodes (10 to 40 s); logs: {folder / 'logs'}", flush=True)
+    with LocalFederation(folder, nodes) as federation:
+        run = federation.operator.submit([*own, f"num_clients={SITES}", *WORDS, *words], folder=str(folder / "run"))
+        federation.operator.follow(run, seconds)
+    return folder / "run"
+
+
+def _load(words: Sequence[str]) -> Dataset:
+    source: DataSource = config.build(config.compose(*words), "data")
+    return source.load()
+
+
+def share_out(dataset: Dataset, folder: Path) -> list[str]:
+    """One npz file for each of the three biggest sites and one for the server, which share no patient or lesion; their names."""
+    counts = torch.bincount(dataset.sites, minlength=len(dataset.site_names))
+    if len(counts) < SITES:
+        raise ConfigError(f"data: has {len(counts)} sites, the demo needs {SITES}; use data=synthetic or data=ham10000 data.root=...")
+    chosen = counts.argsort(descending=True)[:SITES].tolist()
+    servers = _of_the_server(dataset)
+    folder.mkdir(parents=True)
+    for site in chosen:
+        write_npz(folder / f"{dataset.site_names[site]}.npz", dataset, (dataset.sites == site) & ~servers)
+    write_npz(folder / "server.npz", dataset, servers | ~torch.isin(dataset.sites, torch.tensor(chosen)))
+    return [dataset.site_names[site] for site in chosen]
+
+
+def _of_the_server(dataset: Dataset) -> Tensor:
+    """(N,) bool: a share of the patients or lesions of every class and split."""
+    servers = torch.zeros(len(dataset), dtype=torch.bool)
+    kinds = 3 * dataset.labels + dataset.splits
+    for kind in torch.unique(kinds).tolist():
+        groups = torch.unique(dataset.groups[kinds == kind])
+        order = torch.randperm(len(groups), generator=generator(0, "demo", kind))
+        servers |= torch.isin(dataset.groups, groups[order[: max(round(SERVER_SHARE * len(groups)), min(LEAST, len(groups) // 2))]])
+    return servers
+
+
+def write_npz(path: Path, dataset: Dataset, rows_N: Tensor) -> None:
+    """The marked rows of a data set in their order, with MedMNIST's keys (`data=npz`)."""
+    arrays = {}
+    for word, split in PARTS.items():
+        part = rows_N & (dataset.splits == split)
+        arrays[f"{word}_images"] = dataset.images[part].permute(0, 2, 3, 1).numpy()
+        arrays[f"{word}_labels"] = dataset.labels[part].numpy()[:, None]
+    np.savez(path, **arrays)

@@ -1,0 +1,115 @@
+"""Three SuperNodes and a SuperLink as processes of their own: TLS, registered keys, and the very weights of the simulation."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedrobust import config, experiment
+from fedrobust.federation import commands, keys
+from fedrobust.federation.demo import write_npz
+from fedrobust.federation.local import LocalFederation
+from fedrobust.federation.operating import COMPLETED
+from fedrobust.federation.processes import free_ports
+from fedrobust.reporting import read_report
+from tests.federation import TINY
+
+pytestmark = pytest.mark.slow
+SECONDS = 240.0
+ROOT = Path(__file__).parents[2]
+PLACES = {"charlie": 0, "alpha": 1, "bravo": 2}  # the partition-id decides, not the name
+REAL = os.environ.get("FEDROBUST_DATA")
+DATA = ["data=ham10000", f"data.root={REAL}", "data.size=16", "data.max_images=600"] if REAL else ["data.size=16", "data.num_images=300"]
+WORDS = [
+    *DATA,
+    *(word for word in TINY if not word.startswith("data.")),
+    *("model=small", "strategy=etf_dml", "num_clients=3", "rounds=2", "server.root_per_class=1", "server.proxy=32"),
+    *("evaluation.twin=false", "evaluation.draws=200"),
+]
+PARTITION = "partition=by_site" if REAL else "partition=iid"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run on real nodes, its federation (which still runs), and what was given to it."""
+
+    federation: LocalFederation
+    run: str
+    folder: Path
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    started, folder = time.monotonic(), tmp_path_factory.mktemp("federation")
+    study = experiment.from_text(config.to_json(config.compose(*WORDS, PARTITION)))
+    nodes = {}
+    for name, client in PLACES.items():
+        mask = torch.zeros(len(study.dataset), dtype=torch.bool)
+        mask[study.parts[client]] = True
+        write_npz(folder / f"{name}.npz", study.dataset, mask)
+        nodes[name] = {"site": name, "partition-id": client, "data-root": str(folder / f"{name}.npz"), "data-format": "npz"}
+    with LocalFederation(folder / "all", nodes) as federation:
+        run = federation.operator.submit(WORDS, folder=str(folder / "run"))
+        state = federation.operator.wait(run, SECONDS)
+        assert state["status"] == COMPLETED, (state, federation.processes.log("superlink").read_text()[-4000:])
+        yield Done(federation, run, folder / "run", time.monotonic() - started)
+    assert federation.processes.alive() == {}
+
+
+def test_the_weights_are_bit_equal_to_the_simulation_s(done: Done, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fedrobust.simulate", *WORDS, PARTITION, "engine=inline", "engine.threads=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, f"hydra.run.dir={tmp_path / 'out'}"], cwd=ROOT, env=environment, check=True, timeout=SECONDS)
+    real, simulated = load_file(done.folder / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert set(real) == set(simulated)
+    assert all(torch.equal(real[name], simulated[name]) for name in real)
+    ours, theirs = read_report(done.folder), read_report(tmp_path / "out")
+    assert ours["evaluations"] == theirs["evaluations"]
+    assert [{**client, "site": ""} for client in ours["clients"]] == [{**client, "site": ""} for client in theirs["clients"]]
+
+
+def test_the_folder_is_that_of_a_run_with_the_sites_named_and_no_twin(done: Done) -> None:
+    report = read_report(done.folder)
+    assert [client["site"] for client in report["clients"]] == ["charlie", "alpha", "bravo"]
+    assert set(report["drops"]) == {"corruption", "clients"}
+    assert report["engine"] == "flower, sites: 3"
+    for name in ("manifest.json", "report.html", "rounds.jsonl", "clients.csv", "predictions.npz", "curves.png", "drops.png"):
+        assert (done.folder / name).stat().st_size > 0, name
+    assert not (done.folder / "partition.png").exists()  # what lies at the sites is not the server's to draw
+    with (done.folder / "clients.csv").open() as file:
+        assert {(row["round"], row["client"]) for row in csv.DictReader(file)} == {(str(r), str(c)) for r in (1, 2) for c in range(3)}
+
+
+def test_a_run_that_fails_says_so_with_its_reason(done: Done) -> None:
+    run = done.federation.operator.submit([*WORDS, "poisoned=1"])
+    state = done.federation.operator.wait(run, SECONDS)
+    assert state["status"] == "finished:failed"
+    assert "this node refuses contamination" in state["status-details"]
+
+
+def test_an_unknown_key_and_a_foreign_authority_are_turned_away(done: Done, tmp_path: Path) -> None:
+    federation, processes = done.federation, done.federation.processes
+    keys.make_site(tmp_path / "stranger", "stranger")
+    keys.make_authority(tmp_path / "other")
+    elsewhere = commands.Link(federation.link.host, federation.link.port, tmp_path / "other" / keys.CA_CERTIFICATE)
+    stranger = commands.supernode(federation.link, tmp_path / "stranger", {}, free_ports(1)[0])
+    misled = [*commands.supernode(elsewhere, federation.folder / "alpha", {}, free_ports(1)[0]), "--max-retries", "1"]
+    processes.start("stranger", stranger, tmp_path)
+    processes.start("misled", misled, tmp_path)
+    for name in ("stranger", "misled"):
+        processes.wait(name, 60)
+        assert processes.ended().get(name, 0) != 0, processes.log(name).read_text()[-2000:]
+    nodes = json.loads(federation.operator.flwr("supernode", "list", federation.operator.connection, "--format", "json"))["nodes"]
+    assert len([node for node in nodes if node["status"] == "online"]) == 3
