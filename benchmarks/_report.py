@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks._measure import ROOT
 
-PACKAGES = ("fedrobust", "torch", "torchvision", "timm", "numpy", "flwr", "ray", "byzfl", "pfl")
+PACKAGES = ("fedrobust", "torch", "torchvision", "timm", "numpy", "flwr", "ray", "byzfl", "pfl", "scikit-image")
 OUTPUTS = ("--json", "--png")  # options whose values are files of this machine
 
 

@@ -23,7 +23,7 @@ def jpeg(*, severity: int = 3, rate: float = 1.0) -> Contamination:
     Its blocks are 8 x 8 pixels whatever the image's size: the smaller the image, the stronger the same quality.
     rate: exact share, in [0, 1], of the images.
     """
-    return corruption("jpeg", QUALITY, _jpeg, severity, rate)
+    return corruption("jpeg", QUALITY, lambda images, quality, generator: compressed(images, quality), severity, rate)
 
 
 def pixelate(*, severity: int = 3, rate: float = 1.0) -> Contamination:
@@ -34,9 +34,11 @@ def pixelate(*, severity: int = 3, rate: float = 1.0) -> Contamination:
     return corruption("pixelate", COARSE, _pixelate, severity, rate)
 
 
-def _jpeg(images: Tensor, quality: int, generator: Generator) -> Tensor:
+def compressed(images: Tensor, quality: int) -> Tensor:
+    """Images (B, C, H, W) in [0, 1], C = 1 or 3, after JPEG compression with this quality of libjpeg."""
     pixels = as_bytes(images).permute(0, 2, 3, 1).cpu().numpy()
-    back = torch.from_numpy(np.stack([_through_jpeg(one, quality) for one in pixels]))
+    grey = pixels.shape[3] == 1
+    back = torch.from_numpy(np.stack([_through_jpeg(one[..., 0] if grey else one, quality) for one in pixels]).reshape(pixels.shape))
     return as_unit(back.permute(0, 3, 1, 2)).to(images)
 
 

@@ -1,0 +1,57 @@
+"""What the purifiers share: checked images in portions, resampling and smoothing that keep what is even."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from fedrobust.types import Purifier, Purify
+
+VALUES = 2**19  # that are purified at once: bounds the memory of pyramids
+
+
+def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifier:
+    """A purifier that works portion by portion in float32 (float64 for float64 images), its result clipped to [0, 1].
+
+    apply: (images (B, C, H, W), generator) -> images of the same shape. The purifier raises ValueError for images that are not
+    floating-point numbers in [0, 1] in four axes; none at all come back as they are.
+    """
+
+    def purify(images: Tensor, generator: Generator) -> Tensor:
+        _check(name, images)
+        if images.numel() == 0:
+            return images
+        wide = images.to(torch.promote_types(images.dtype, torch.float32))
+        portions = torch.split(wide, max(1, VALUES // images[0].numel()))
+        return torch.cat([apply(one, generator) for one in portions]).clamp(0, 1).to(images.dtype)
+
+    return Purifier(name, purify, differentiable)
+
+
+def _check(name: str, images: Tensor) -> None:
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"purifier={name}: images must be floating-point (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
+    if images.numel():
+        low, high = torch.aminmax(images.detach())
+        if not bool((low >= 0) & (high <= 1)):  # NaN fails both comparisons
+            raise ValueError(f"purifier={name}: images must be numbers in [0, 1] (found NaN or a value outside)")
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, C, H, W) at another size (height, width): linear, averaging over the old pixels that a new one covers."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def smoothed(images: Tensor, taps: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) convolved with an odd number of taps along both axes; border pixels are repeated."""
+    reach = len(taps) // 2
+    for axis, padding in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
+        padded = functional.pad(images, padding, mode="replicate")
+        shifted = [tap * padded.narrow(axis, place, images.shape[axis]) for place, tap in enumerate(taps)]
+        images = torch.stack(shifted).sum(dim=0)
+    return images

@@ -1,0 +1,112 @@
+"""Purifiers measured and judged: the arithmetic, the command lines, each once in this process, as small as it can be."""
+
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import purification, threats
+from benchmarks._measure import Measurement
+from benchmarks._processes import Memory
+from benchmarks._report import Spread
+from benchmarks.tasks import purification as task
+from benchmarks.threats import Candidate
+from fedrobust.checkpoint import save_state
+from tests import federation
+
+
+def measured(result: dict[str, Any]) -> Measurement:
+    return Measurement(wall=1.0, cpu=1.0, peak=Memory(), marks=(), result=result)
+
+
+@pytest.mark.parametrize("script", [purification, threats], ids=lambda script: script.__name__)
+def test_help_and_unknown_options(script: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, code in ((["--help"], 0), (["--unknown"], 2), ([".", "--json", "nowhere/out.json"], 2)):
+        with pytest.raises(SystemExit) as leaving:
+            script.main(words)
+        assert leaving.value.code == code
+    assert "--quick" in capsys.readouterr().out
+
+
+def test_wrong_input_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, line in (
+        ([str(tmp_path)], "holds no manifest.json"),
+        ([".", "--purifiers", "tv,bm3d"], "--purifiers=bm3d: must be of mdda"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            threats.main(words)
+        assert leaving.value.code == 2
+        assert line in capsys.readouterr().err
+
+
+def test_of_large_images_fewer_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 512 * 28^2 / 64^2 = 98; / 224^2 = 8; / 1000^2 would be none
+    monkeypatch.setattr(purification, "find_spec", lambda name: None)
+    found = purification.cases(purification.parse(["--size", "12,28,64,224,1000"]))
+    assert [case["images"] for case in found] == [512, 512, 98, 8, 4]
+    assert {case["loop_images"] for case in found} == {0}
+
+
+def test_speeds_and_ratios(capsys: pytest.CaptureFixture[str]) -> None:
+    found = measured({"ours": {"tv": [100.0, 300.0], "jpeg": [5.0]}, "loops": {"tv": [5.0, 10.0]}})
+    table = purification.summary(found)
+    assert table["tv"] == {"speed": Spread(200.0, 100.0, 300.0), "loop": Spread(7.5, 5.0, 10.0), "ratio": Spread(25.0, 20.0, 30.0)}
+    assert table["jpeg"] == {"speed": Spread(5.0, 5.0, 5.0)}
+    case = {"size": 28, "images": 4, "loop_images": 0, "device": "cpu", "threads": 1}
+    purification.show(case, found)
+    assert "scikit-image is not installed" in capsys.readouterr().out
+
+
+def test_every_purifier_is_measured() -> None:
+    given = {"size": 8, "images": 4, "loop_images": 0, "device": "cpu", "repeats": 2, "threads": 1}
+    found = task.run(given, lambda number: None)
+    assert set(found["ours"]) == set(task.PURIFIERS)
+    assert all(len(speeds) == 2 and min(speeds) > 0 for speeds in found["ours"].values())
+    assert found["loops"] == {}
+
+
+def test_the_loops_denoise_as_often_and_at_the_same_sizes() -> None:
+    pytest.importorskip("skimage.restoration", reason="scikit-image is not installed; there are no loops")
+    images = torch.rand(2, 3, 8, 8)
+    settings = {"weight": 0.05, "iterations": 2}
+    assert [one.shape[0] for one in task.looped(settings, images)] == [8, 8]
+    assert [one.shape[0] for one in task.looped({**settings, "blocks": 2}, images)] == [2, 4, 8, 16] * 2
+
+
+def test_the_rule_of_choice() -> None:
+    # undefended 70: 67 is admissible, 66.9 is not
+    dear, cheap, better = Candidate({"std": 1}, 66.9, 60.0), Candidate({"std": 2}, 69.0, 40.0), Candidate({"std": 3}, 67.0, 50.0)
+    assert threats.chosen([dear, cheap, better], 70.0) == better
+    assert threats.chosen([dear, Candidate({"std": 4}, 50.0, 65.0)], 70.0) == dear
+
+
+def test_balanced_accuracy_by_hand() -> None:
+    # class 0: 2 of 4 right, class 2: 1 of 1; class 1 does not occur
+    assert threats.balanced(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 2])) == 75.0
+
+
+def test_the_share_given_back_by_hand() -> None:
+    # clean 80, attacked 20, purified and attacked 50: 30 of 60 points; purified and clean 78: costs 2
+    values = {"none | clean": 80, "none | oblivious 4": 20, "tv | clean": 78, "tv | oblivious 4": 50, "tv | bpda_eot 4": 25}
+    none, tv = threats.rows({name: torch.tensor([float(value)]) for name, value in values.items()}, ["tv"])
+    assert none == ["none", "80.0", "", "", "20.0", "", "", "", "0.0", "0.0"]
+    assert tv == ["tv", "78.0", "", "", "50.0", "", "25.0", "", "2.0", "50.0"]
+    # draws 0, 1, ..., 40: their 2.5 % point is 1, their 97.5 % point 39
+    assert threats.interval(torch.tensor([7.0, *range(41)])) == "7.0 (1.0 to 39.0)"
+
+
+def test_a_run_from_its_folder_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    server = federation.server()
+    (tmp_path / "manifest.json").write_text(json.dumps({"config": server.experiment.config}))
+    save_state(tmp_path / "model.safetensors", server.layout, server.initial, server.model.anchors)
+    monkeypatch.setattr(threats, "GRIDS", {"mdda": {"std": (0.01, 0.02)}, "jpeg": {"quality": (50,)}})
+    out = tmp_path / "out.json"
+    assert threats.main([str(tmp_path), "--quick", "--purifiers", "mdda,jpeg", "--json", str(out)]) == 0
+    content = json.loads(out.read_text())
+    assert [row[0] for row in content["test"]] == ["none", "mdda", "jpeg"]
+    assert len(content["validation"]["mdda"]) == 2
+    assert content["test"][2][7] == ""  # nobody differentiates JPEG
+    assert "16 test images" in capsys.readouterr().out
