@@ -120,7 +120,7 @@ def bootstrap_drop(
     attack_labels_N = labels_N if attack_labels_N is None else attack_labels_N
     conditions = [(labels_N, predicted_normal_N), (attack_labels_N, predicted_attack_N)]
     normal, attack = resampled_metrics(conditions, num_classes, groups_N, draws, generator)
-    return _interval(combined_draws(normal, attack, metrics))
+    return percentiles(combined_draws(normal, attack, metrics))
 
 
 def bootstrap_difference(
@@ -140,7 +140,7 @@ def bootstrap_difference(
     """
     conditions = [(labels_N, predicted_N) for predicted_N in (*first, *second)]
     a, b, c, d = resampled_metrics(conditions, num_classes, groups_N, draws, generator)
-    return _interval(combined_draws(a, b, metrics) - combined_draws(c, d, metrics))
+    return percentiles(combined_draws(a, b, metrics) - combined_draws(c, d, metrics))
 
 
 def combined_draws(normal: Mapping[str, Tensor], attack: Mapping[str, Tensor], metrics: Sequence[str] = METRICS) -> Tensor:
@@ -149,7 +149,8 @@ def combined_draws(normal: Mapping[str, Tensor], attack: Mapping[str, Tensor], m
     return torch.stack(drops).nanmean(dim=0)
 
 
-def _interval(values: Tensor) -> Interval | None:
+def percentiles(values: Tensor) -> Interval | None:
+    """The 95 % percentile interval of values that are not NaN; None without any."""
     values = values[~values.isnan()]
     if len(values) == 0:
         return None

@@ -2,48 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedrobust.checks import flag, number
+from fedrobust.checks import choice, flag, number
+from fedrobust.errors import ConfigError
 from fedrobust.images import as_unit
 from fedrobust.models import Classifier
+
+OBLIVIOUS = "oblivious"
+THREAT_MODELS = (OBLIVIOUS, "bpda_eot", "differentiated")  # what an attacker knows of the purifier: nothing, what it does, its gradient
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """draws: bootstrap resamples of the test images, 0 for no intervals; validation_images: how many validation images judge
-    the global model after each round; batch_size: images in one forward pass; twin: whether the clean twin is run."""
+    the global model after each round; batch_size: images in one forward pass; twin: whether the clean twin is run.
+
+    Of evasion attacks: eps_255: their bounds in 255ths; threat_models: of THREAT_MODELS, the oblivious one first; eot_draws: draws of the
+    purifier's noise a step, for attackers who know it; adversarial_images: at most so many test images, None: all;
+    adversarial_clients: whether every client's own model is attacked too.
+    """
 
     draws: int
     validation_images: int
     batch_size: int
     twin: bool
+    eps_255: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    threat_models: tuple[str, ...] = (OBLIVIOUS,)
+    eot_draws: int = 20
+    adversarial_images: int | None = None
+    adversarial_clients: bool = True
 
 
-def settings(*, draws: int, validation_images: int, batch_size: int, twin: bool = True) -> Evaluation:
+def settings(
+    *,
+    draws: int,
+    validation_images: int,
+    batch_size: int,
+    twin: bool = True,
+    eps_255: Sequence[float] = (1, 2, 4, 8),
+    threat_models: Sequence[str] = (OBLIVIOUS,),
+    eot_draws: int = 20,
+    adversarial_images: int | None = None,
+    adversarial_clients: bool = True,
+) -> Evaluation:
     """Checked evaluation settings (`configs/evaluation/`)."""
     number("evaluation.draws", draws, low=0, integer=True)
     number("evaluation.validation_images", validation_images, low=1, integer=True)
     number("evaluation.batch_size", batch_size, low=1, integer=True)
-    return Evaluation(draws, validation_images, batch_size, flag("evaluation.twin", twin))
+    number("evaluation.eot_draws", eot_draws, low=1, integer=True)
+    if adversarial_images is not None:
+        number("evaluation.adversarial_images", adversarial_images, low=1, integer=True)
+    return Evaluation(
+        draws,
+        validation_images,
+        batch_size,
+        flag("evaluation.twin", twin),
+        tuple(float(number("evaluation.eps_255", eps, low=0, high=255, open_low=True)) for eps in _listed("eps_255", eps_255)),
+        _threats(threat_models),
+        eot_draws,
+        adversarial_images,
+        flag("evaluation.adversarial_clients", adversarial_clients),
+    )
+
+
+def _listed(key: str, values: Any) -> Sequence[Any]:
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values or len({str(one) for one in values}) != len(values):
+        raise ConfigError(f"evaluation.{key}={values}: must be a list without repetitions, at least one entry long")
+    return values
+
+
+def _threats(names: Any) -> tuple[str, ...]:
+    chosen = [choice("evaluation.threat_models", name, THREAT_MODELS) for name in _listed("threat_models", names)]
+    if OBLIVIOUS not in chosen:
+        raise ConfigError(f"evaluation.threat_models={names}: must contain {OBLIVIOUS}, with which the others are compared")
+    return tuple(name for name in THREAT_MODELS if name in chosen)
 
 
 @torch.no_grad()
-def predict(model: Classifier, images: Tensor, batch_size: int = 128) -> Tensor:
+def predict(model: Classifier, images: Tensor, batch_size: int = 128, purify: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Class probabilities (N, K) float32 on the CPU for images (N, C, H, W), uint8 or float32 in [0, 1].
 
-    Eval mode, on the model's own device; the model's mode is restored. An empty batch gives (0, K).
+    Eval mode, on the model's own device; the model's mode is restored. An empty batch gives (0, K). purify: what a batch goes through
+    before the model sees it.
     """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        parts = [
-            model.probabilities(model(as_unit(part.to(device)))).float().cpu() for part in torch.split(images, batch_size) if len(part)
-        ]
+        batches = (as_unit(part.to(device)) for part in torch.split(images, batch_size) if len(part))
+        parts = [model.probabilities(model(batch if purify is None else purify(batch))).float().cpu() for batch in batches]
     finally:
         model.train(was_training)
     return torch.cat(parts) if parts else torch.zeros(0, model.num_classes)

@@ -22,7 +22,7 @@ from fedrobust.records import record_from
 from fedrobust.types import RoundRecord, State
 
 # Settings that cannot change a clean run's weights: who computes does not matter, only the device and the threads do.
-_IRRELEVANT = ("contamination", "noise", "corruption", "evaluation", "engine")
+_IRRELEVANT = ("contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine")
 _IRRELEVANT_OF_THE_SERVER = ("checkpoint_every", "keep_checkpoints")
 _PACKAGES = ("fedrobust", "strategies", "clients")
 

@@ -134,6 +134,7 @@ class Strategy:
 DataContamination = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 UpdateContamination = Callable[[State, State, Generator], State]
 TrackingContamination = Callable[[State, State, "State | None"], State]
+Craft = Callable[[Any, Tensor, Tensor, Generator], Tensor]
 Trigger = Callable[[Tensor], Tensor]
 
 
@@ -169,6 +170,8 @@ class Contamination:
     parts: where clients of one kind differ: the client of rank i among them suffers parts[i mod len(parts)] instead of this one.
     disguise: (what the client learnt from its clean data, what it learnt when it went on from there with its contaminated data,
     mirror, generator) -> State, which takes the place of the trained one before `update`. collude: see `attackers.Collusion`.
+    craft: (the received `models.Classifier`, images_NCHW float32 in [0, 1], labels_N, generator) -> images; anew in every round, after
+    `data`.
     """
 
     name: str
@@ -179,6 +182,7 @@ class Contamination:
     parts: tuple[Contamination, ...] = ()
     disguise: Disguise | None = None
     collude: Collusion | None = None
+    craft: Craft | None = None
 
 
 CLEAN = Contamination("clean")
@@ -229,11 +233,16 @@ AdaptiveAttack = Callable[[Any, Tensor, Tensor, float, Purifier, Generator], Ten
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A client whose reply could not be used in a round: the reason in one line, and the whole traceback where there is one."""
+    """A client whose reply could not be used in a round: the reason in one line, and the whole traceback where there is one.
+
+    counts: towards server.max_failures. It does not where a reply was put aside that nobody waited for, such as a client's second
+    one (its first stands), or one of a node that was not asked (client -1).
+    """
 
     client: int
     reason: str
     traceback: str = ""
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Generator, Tensor
 
 from fedrobust.images import as_unit
-from fedrobust.types import Backdoor, Contamination, Samples, State, keep_data, keep_update
+from fedrobust.types import Backdoor, Contamination, Craft, Samples, State, keep_data, keep_update
 
 Part = TypeVar("Part")
 
@@ -27,6 +27,7 @@ def compose(name: str, *contaminations: Contamination) -> Contamination:
     on_data = [one.data for one in contaminations if one.data is not keep_data]
     on_update = [one.update for one in contaminations if one.update is not keep_update]
     on_track = [one.track for one in contaminations if one.track is not None]
+    on_craft = [one.craft for one in contaminations if one.craft is not None]
     backdoors = [one.backdoor for one in contaminations if one.backdoor is not None]
     if len(backdoors) > 1:
         raise ValueError(f"{name}: only one of the joined contaminations may have a backdoor, not {len(backdoors)}")
@@ -54,7 +55,17 @@ def compose(name: str, *contaminations: Contamination) -> Contamination:
         track=track if on_track else None,
         disguise=_only(name, "a disguise", [one.disguise for one in contaminations]),
         collude=_only(name, "a collusion", [one.collude for one in contaminations]),
+        craft=_joined(on_craft) if on_craft else None,
     )
+
+
+def _joined(crafts: Sequence[Craft]) -> Craft:
+    def craft(model: Any, images: Tensor, labels: Tensor, generator: Generator) -> Tensor:
+        for one in crafts:
+            images = one(model, images, labels, generator)
+        return images
+
+    return craft
 
 
 def _only(name: str, what: str, found: Sequence[Part | None]) -> Part | None:
@@ -91,6 +102,15 @@ def contaminate(samples: Samples, contamination: Contamination, generator: Gener
     if images is samples.images and labels is samples.labels:
         return samples
     return Samples(images, labels)
+
+
+def crafted(samples: Samples, contamination: Contamination, model: Any, generator: Generator) -> Samples:
+    """The samples after `contamination.craft` against this model; the very same object where it has none or changes nothing."""
+    if contamination.craft is None:
+        return samples
+    unit = as_unit(samples.images)
+    images = contamination.craft(model, unit, samples.labels, generator)
+    return samples if images is unit else Samples(images, samples.labels)
 
 
 def triggered(samples: Samples, backdoor: Backdoor) -> Samples:

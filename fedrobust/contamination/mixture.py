@@ -39,7 +39,7 @@ def mixture(
     if mode == "cyclic":
         return Contamination("mixture", data=_by_turns(parts), backdoor=backdoor, parts=parts)
     for one in parts:
-        if one.update is not keep_update or one.track is not None or one.disguise is not None or one.parts:
+        if one.update is not keep_update or one.track is not None or one.disguise is not None or one.craft is not None or one.parts:
             raise ConfigError(f"contamination.mode=sample: {one.name} does not change single samples; use contamination.mode=cyclic or all")
     return Contamination("mixture", data=_drawn(parts, _shares(probabilities, len(parts))), backdoor=backdoor)
 

@@ -107,7 +107,10 @@ def test_the_yaml_shows_every_setting_with_its_default(name: str) -> None:
 def test_builds_and_does_something(name: str) -> None:
     built = build(name)
     assert built.name == name
-    assert built.data is not keep_data or built.update is not keep_update or built.track is not None or built.collude is not None
+    assert (
+        built.data is not keep_data or built.update is not keep_update or built.track is not None
+        or built.collude is not None or built.craft is not None
+    )  # fmt: skip
 
 
 @those("num_classes")

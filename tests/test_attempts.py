@@ -1,0 +1,112 @@
+"""Attacks on one model: who attacks what, seen through which purifier, and that nothing else matters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from fedrobust.attempts import Attempts, attempts
+from fedrobust.errors import ConfigError
+from fedrobust.evaluation import predict
+from fedrobust.experiment import Experiment
+from fedrobust.images import as_unit
+from fedrobust.types import Evasion, Purifier
+from strategies.rounds import make_server
+from tests import federation
+
+ALL = ["oblivious", "bpda_eot", "differentiated"]
+SMALL = ("evaluation.eps_255=[2,8]", "evaluation.eot_draws=2", "evaluation.batch_size=16")
+
+
+def brighter(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+    return (images + eps).clamp(max=1)
+
+
+def made(study: Experiment, threats: list[str], rows: slice = slice(0, 18)) -> tuple[Attempts, list[str]]:
+    said: list[str] = []
+    samples = study.samples(study.test_rows()[rows])
+    return attempts(study, make_server(study).model, samples, "global", threats=threats, say=said.append), said
+
+
+def test_every_threat_bound_and_purifier_has_its_turn() -> None:
+    study = federation.study("evasion=fgsm", "purifier=gaussian", f"evaluation.threat_models=[{','.join(ALL)}]", *SMALL)
+    found, said = made(study, ALL)
+    assert list(found.clean) == ["none", "gaussian"]
+    assert [(one.threat_model, one.eps_255, one.purifier) for one in found.made] == [
+        *(("oblivious", eps, name) for eps in (2, 8) for name in ("none", "gaussian")),
+        *((name, eps, "gaussian") for name in ALL[1:] for eps in (2, 8)),
+    ]
+    assert all(one.probabilities.shape == (18, 7) for one in found.made)
+    for one in found.made:
+        assert one.eps_255 is not None
+        assert one.linf == pytest.approx(one.eps_255 / 255, abs=1e-5)
+        assert one.l2 <= one.linf * (3 * 16 * 16) ** 0.5 + 1e-5
+    assert said[0] == "fgsm on global, oblivious, eps 2/255"
+    assert len(said) == 6
+
+
+def test_by_hand() -> None:
+    """Every value 4/255 brighter; a purifier that makes everything black."""
+    black = Purifier("black", lambda images, generator: torch.zeros_like(images))
+    study = replace(federation.study("evasion=fgsm", "evaluation.eps_255=[4]"), evasion=Evasion("brighter", brighter), purifier=black)
+    found, _ = made(study, ["oblivious"], slice(0, 20))
+    model, images = make_server(study).model, as_unit(study.samples(study.test_rows()[:20]).images)
+    bare, purified = found.made
+    torch.testing.assert_close(bare.probabilities, predict(model, (images + 4 / 255).clamp(max=1)))
+    torch.testing.assert_close(purified.probabilities, predict(model, torch.zeros_like(images)))
+    torch.testing.assert_close(found.clean["none"], predict(model, images))
+    change = (images + 4 / 255).clamp(max=1) - images
+    assert bare.l2 == pytest.approx(float(change.flatten(1).norm(dim=1).mean()), rel=1e-5)
+
+
+def test_nothing_depends_on_what_else_is_attacked() -> None:
+    study = federation.study("evasion=pgd", "evasion.steps=2", "purifier=mdda", "evaluation.eps_255=[2,8]")
+    *_, bare, last = made(study, ["oblivious"])[0].made
+    alone = replace(study, evaluation=replace(study.evaluation, eps_255=(8.0,)))
+    lonely_bare, lonely = made(alone, ["oblivious"])[0].made
+    assert torch.equal(bare.probabilities, lonely_bare.probabilities)
+    assert torch.equal(last.probabilities, lonely.probabilities)
+
+
+def test_an_attack_without_a_bound_is_made_once() -> None:
+    study = replace(federation.study("evasion=fgsm"), evasion=Evasion("brighter", brighter, bounded=False))
+    found, said = made(study, ["oblivious"])
+    assert [one.eps_255 for one in found.made] == [None]
+    assert said == ["brighter on global, oblivious"]
+
+
+def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
+    study = federation.study("evasion=fgsm")
+    model = make_server(study).model
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        attempts(study, model, study.samples(study.test_rows()[:4]), "global", threats=["oblivious"], say=print)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evasion=pgd", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier"),
+        (["purifier=tv", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier and an attack within eps"),
+        (["evasion=pgd", "purifier=jpeg", "evaluation.threat_models=[oblivious,differentiated]"], r"purifier=jpeg has no gradient"),
+        (["evaluation.threat_models=[bpda_eot]"], r"must contain oblivious"),
+        (["evaluation.threat_models=[psychic]"], r"evaluation\.threat_models=psychic: must be one of"),
+        (["evaluation.threat_models=oblivious"], r"must be a list"),
+        (["evaluation.eps_255=[]"], r"evaluation\.eps_255=\[\]"),
+        (["evaluation.eps_255=[4,4]"], r"without repetitions"),
+        (["evaluation.eps_255=[0]"], r"evaluation\.eps_255=0"),
+        (["evaluation.eps_255=[300]"], r"evaluation\.eps_255=300"),
+        (["evaluation.eot_draws=0"], r"evaluation\.eot_draws=0"),
+        (["evaluation.adversarial_images=0"], r"evaluation\.adversarial_images=0"),
+        (["evaluation.adversarial_clients=2"], r"evaluation\.adversarial_clients=2"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as error:
+        federation.study(*words)
+    assert "\n" not in str(error.value)
