@@ -6,7 +6,7 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.losses import Loss, class_counts, make_loss
-from fedrobust.training import ExtraLoss, fit
+from fedrobust.training import ExtraLoss, Fitted, fit
 from fedrobust.training_settings import Settings, with_settings
 from fedrobust.types import ClientTrainer, Task, TrainResult
 
@@ -19,12 +19,19 @@ def sgd(**settings: Any) -> ClientTrainer:
 
 
 def train(task: Task, settings: Settings, extra_loss: ExtraLoss | None = None) -> TrainResult:
-    """Train task.model in place. The sums are means over all images seen (several epochs count each) times the client's training images,
-    so that sums over clients divided by images are means."""
+    """Train task.model in place; see `reported`."""
     loss = task_loss(task, settings)
     fitted = fit(task.model, task.data, loss, settings, task.generator, extra_loss=extra_loss, memory=task.memory)
-    count = len(task.data.train)
-    return TrainResult(count, {name: total / fitted.seen * count for name, total in fitted.sums.items()}, memory=fitted.memory)
+    return reported(fitted, len(task.data.train), settings)
+
+
+def reported(fitted: Fitted, count: int, settings: Settings) -> TrainResult:
+    """What the client says of its training. The sums are means over all images seen (several epochs count each) times the client's
+    `count` training images, so that sums over clients divided by images are means. With early stopping also: epochs, until it ended."""
+    sums = {name: total / fitted.seen * count for name, total in fitted.sums.items()}
+    if settings.early_stopping is not None:
+        sums["epochs"] = float(fitted.seen)
+    return TrainResult(count, sums, memory=fitted.memory)
 
 
 def task_loss(task: Task, settings: Settings) -> Loss:

@@ -194,10 +194,10 @@ def compose(*overrides: str) -> dict[str, Any]:
     return plain(_composed("config", overrides))
 
 
-def compose_comparison(*overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of configs/compare.yaml in its two parts: the main job's, and the block `compare`."""
-    container = _composed("compare", overrides)
-    return plain(container), container["compare"]
+def compose_comparison(*overrides: str, name: str = "compare") -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of configs/<name>.yaml in its two parts: the main job's, and the block of that name."""
+    container = _composed(name, overrides)
+    return plain(container), container[name]
 
 
 def _composed(name: str, overrides: Sequence[str]) -> Any:
@@ -225,8 +225,8 @@ def changed_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str,
 
 
 def plain(container: Any) -> dict[str, Any]:
-    """A resolved configuration without Hydra's own parts and without the grid of a comparison, which is none of a run's business."""
-    return {str(key): value for key, value in container.items() if key not in ("hydra", "experiment", "compare")}
+    """A resolved configuration without Hydra's own parts and without the grid of a comparison or an ablation, none of a run's business."""
+    return {str(key): value for key, value in container.items() if key not in ("hydra", "experiment", "compare", "ablation")}
 
 
 def to_json(config: Mapping[str, Any]) -> str:

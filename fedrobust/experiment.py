@@ -152,7 +152,9 @@ def _dataset(text: str) -> Dataset:
 def build(config: Mapping[str, Any]) -> Experiment:
     """Check a resolved configuration, load its data and build all its objects. Raises ConfigError or DataError."""
     settings.check(config)
-    built = {group: settings.build(config, group) for group in GROUPS}
+    built: dict[str, Any] = {}
+    for group in GROUPS:  # "model" comes before "client", whose factories may need to know it
+        built[group] = settings.build(config, group, **({"model": built["model"]} if group == "client" else {}))
     strategy = compose(built["strategy"], built["preaggregation"], built["server_optimizer"])
     _check_together(config, strategy)
     dataset = _dataset(settings.to_json(config["data"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,8 @@ from fedrobust.training_settings import Settings
 from fedrobust.types import Samples, Shard
 
 ExtraLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (images_B3HW in [0, 1], scores_BK, labels_B) -> scalar
+PeerLoss = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]  # (scores_BK, the peers' scores_BK without gradients, labels_B) -> scalar
+Term = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]  # (member, images_B3HW, scores_BK of all members, labels_B) -> scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +54,77 @@ def fit(
     batch of one image joins the batch before it, for BatchNorm needs two; a shard of one image is trained with BatchNorm frozen.
     Raises RunError without images and when a loss is not finite.
     """
-    if not len(data.train):
+    term = None if extra_loss is None else _alone(extra_loss)
+    return _fit([_Run.start(model, data, loss, settings, memory or {})], settings, generator, term)[0]
+
+
+def fit_together(
+    models: Sequence[nn.Module],
+    data: Shard,
+    loss: Loss,
+    settings: Settings,
+    generator: Generator,
+    *,
+    peer_loss: PeerLoss,
+    memory: Mapping[str, Any] | None = None,
+) -> list[Fitted]:
+    """As `fit`, for a cohort of models on one device that see the same batches, each with an optimizer of its own.
+
+    In every step all members answer first; then each of them goes down loss(its scores, labels) + peer_loss(its scores, the scores of
+    the others, labels), which is reported as extra_loss. Each is judged on the validation images by `loss` alone, has a learning-rate
+    schedule and a best epoch of its own and ends there; the training ends when early stopping would end that of every one of them.
+    `memory`: that of models[0]; the others have none.
+    """
+    runs = [_Run.start(model, data, loss, settings, (memory or {}) if place == 0 else {}) for place, model in enumerate(models)]
+
+    def term(member: int, images: Tensor, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
+        others = [one.detach() for place, one in enumerate(scores) if place != member]
+        return peer_loss(scores[member], others, labels)
+
+    return _fit(runs, settings, generator, term)
+
+
+def _alone(extra_loss: ExtraLoss) -> Term:
+    return lambda member, images, scores, labels: extra_loss(images, scores[member], labels)
+
+
+def _fit(runs: Sequence[_Run], settings: Settings, generator: Generator, term: Term | None) -> list[Fitted]:
+    count, device = len(runs[0].train), runs[0].device
+    if not count:
         raise RunError("there are no training images")
-    run = _Run.start(model, data, loss, settings, memory or {})
-    mode = model.training
-    with isolated(generator, run.device), ExitStack() as stack:
-        model.train()
-        if len(data.train) == 1:
-            stack.enter_context(batchnorm.frozen(model))
-        for batches in _passes(len(data.train), settings, generator):
+    modes = [run.model.training for run in runs]
+    with isolated(generator, device), ExitStack() as stack:
+        for run in runs:
+            run.model.train()
+            if count == 1:
+                stack.enter_context(batchnorm.frozen(run.model))
+        for batches in _passes(count, settings, generator):
             for index in batches:
-                run.step(index.to(run.device), extra_loss, generator)
-            run.check_finite()
-            if run.finished_epoch():
+                _step(runs, index.to(device), term, generator)
+            for run in runs:
+                run.check_finite()
+            ended = [run.finished_epoch() for run in runs]  # every one is judged, also where another would go on
+            if all(ended):
                 break
-    run.restore_best()
-    run.optimizer.zero_grad()  # as much memory as the model itself, and nobody needs it any more
-    model.train(mode)
-    return Fitted(run.seen, {name: float(total) for name, total in run.sums.items()}, run.memory())
+    for run, mode in zip(runs, modes, strict=True):
+        run.restore_best()
+        run.optimizer.zero_grad()  # as much memory as the model itself, and nobody needs it any more
+        run.model.train(mode)
+    return [Fitted(run.seen, {name: float(total) for name, total in run.sums.items()}, run.memory()) for run in runs]
+
+
+def _step(runs: Sequence[_Run], index: Tensor, term: Term | None, generator: Generator) -> None:
+    """One batch: all members answer, then each learns."""
+    images, labels = runs[0].train.images[index], runs[0].train.labels[index]
+    images = as_unit(augment(images, generator) if runs[0].settings.augment else images)
+    with runs[0].autocast():
+        scores = [run.model(images) for run in runs]
+    for member, run in enumerate(runs):
+        with run.autocast():
+            parts = {"loss": run.loss(scores[member], labels)}
+            if term is not None:
+                parts["extra_loss"] = term(member, images, scores, labels)
+        run.learn(scores[member], labels, parts)
 
 
 def _passes(count: int, settings: Settings, generator: Generator) -> Iterator[list[Tensor]]:
@@ -121,14 +176,8 @@ class _Run:
     def autocast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp and self.device.type == "cuda")
 
-    def step(self, index: Tensor, extra_loss: ExtraLoss | None, generator: Generator) -> None:
-        images, labels = self.train.images[index], self.train.labels[index]
-        images = as_unit(augment(images, generator) if self.settings.augment else images)
-        with self.autocast():
-            scores = self.model(images)
-            parts = {"loss": self.loss(scores, labels)}
-            if extra_loss is not None:
-                parts["extra_loss"] = extra_loss(images, scores, labels)
+    def learn(self, scores: Tensor, labels: Tensor, parts: Mapping[str, Tensor]) -> None:
+        """One optimizer step down the sum of the parts of the loss."""
         self.optimizer.zero_grad()
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
         if self.settings.clip is not None:

@@ -22,7 +22,7 @@ FLOORS = [
 ]  # fmt: skip
 FLOWER_ROOMS = ("fedrobust/wire/", "fedrobust/engines/", "clients/app.py", "strategies/app.py", "strategies/adapter.py")
 UPPER_STRATEGY_FILES = {"adapter.py", "rounds.py", "keeper.py", "conduct.py"}
-ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "federation"}
+ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "ablation", "federation"}
 
 
 def floor(module: str) -> int:

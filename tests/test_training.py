@@ -10,7 +10,7 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.evaluation import predict
 from fedrobust.losses import cross_entropy, make_loss
 from fedrobust.seeding import generator
-from fedrobust.training import fit
+from fedrobust.training import fit, fit_together
 from fedrobust.training_settings import Settings, with_settings
 from fedrobust.types import Samples, Shard
 from tests import tiny
@@ -285,3 +285,96 @@ def test_factories_show_the_shared_settings():
 
     names = list(inspect.signature(factory).parameters)
     assert names == ["mu", *(field.name for field in dataclasses.fields(Settings))]
+
+
+# ---- a cohort
+
+
+def train_together(nets, data, peer_loss, seed=0, *, loss=None, memory=None, **settings):
+    chosen = Settings(**{"optimizer": FAST, "augment": False, **settings})
+    loss = loss or make_loss("cross_entropy", scale=nets[0].scale)
+    return fit_together(nets, data, loss, chosen, generator(seed, "fit"), peer_loss=peer_loss, memory=memory)
+
+
+def no_peers(scores, others, labels):
+    return scores.sum() * 0
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_cohort_that_learns_nothing_from_its_peers_trains_as_each_alone(augment):
+    data, together, alone = (
+        tiny.shard(),
+        [tiny.model("linear", seed=seed) for seed in (0, 1)],
+        [tiny.model("linear", seed=s) for s in (0, 1)],
+    )
+    results = train_together(together, data, no_peers, epochs=2, augment=augment)
+    singles = [train(net, data, epochs=2, augment=augment, extra_loss=lambda i, scores, y: scores.sum() * 0) for net in alone]
+    assert all(same(*pair) for pair in zip(together, alone, strict=True))
+    assert results == singles
+
+
+def test_one_step_of_a_cohort_by_hand():
+    # all members answer before any is changed: w_k' = w_k - lr * d/dw_k (CE_k + 1/2 mean |scores_k - scores_l|^2), scores_l constant
+    data, nets = tiny.shard(train=6), [tiny.model("linear", seed=seed) for seed in (0, 1)]
+    twins = [tiny.model("linear", seed=seed).train() for seed in (0, 1)]
+    order = torch.randperm(6, generator=_after_isolation(0))
+    images, labels = data.train.images[order].float() / 255, data.train.labels[order]
+    scores = [twin(images) for twin in twins]
+    expected = []
+    for place, twin in enumerate(twins):
+        gap = scores[place] - scores[1 - place].detach()
+        (cross_entropy(scores[place], labels) + gap.square().mean() / 2).backward()
+        expected.append(twin.last.weight.detach() - 0.1 * twin.last.weight.grad)
+    train_together(nets, data, lambda own, others, y: (own - others[0]).square().mean() / 2, optimizer=SGD, batch_size=6)
+    for net, weight in zip(nets, expected, strict=True):
+        assert torch.allclose(net.last.weight, weight, atol=1e-6)
+
+
+def test_peers_come_in_their_order_and_without_gradients():
+    seen = []
+
+    def note(own, others, labels):
+        seen.append((own.requires_grad, [one.requires_grad for one in others], [one[0, 0].item() for one in (own.detach(), *others)]))
+        return own.sum() * 0
+
+    train_together([tiny.model("linear", seed=seed) for seed in range(3)], tiny.shard(), note, steps=1)
+    assert all(own and not any(others) for own, others, _ in seen)
+    (_, _, (a, b, c)), second, third = seen
+    assert (second[2], third[2]) == ([b, a, c], [c, a, b])
+
+
+def test_a_cohort_ends_when_all_of_it_would_and_each_keeps_its_own_best():
+    # validation losses of member 0: 1 2 3 4, of member 1: 4 1 2 3, patience 2: 0 would end after three epochs, 1 after four
+    values = [1.0, 4.0, 2.0, 1.0, 3.0, 2.0, 4.0, 3.0]
+    nets, one, two = ([tiny.model("linear", seed=seed) for seed in (0, 1)] for _ in range(3))
+    usual, left = make_loss("cross_entropy", scale=1.0), iter(values)
+    loss = lambda s, y: torch.tensor(next(left)) if len(y) == 24 and not s.requires_grad else usual(s, y)  # noqa: E731
+    fitted = train_together(nets, tiny.shard(), no_peers, loss=loss, epochs=50, early_stopping=2)
+    assert [result.seen for result in fitted] == [4 * 48, 4 * 48]
+    train_together(one, tiny.shard(), no_peers, epochs=1)
+    train_together(two, tiny.shard(), no_peers, epochs=2)
+    assert same(nets[0], one[0])
+    assert same(nets[1], two[1])
+
+
+def test_the_schedule_in_the_memory_is_that_of_the_first():
+    settings = {"plateau": {"patience": 0, "factor": 0.1}, "epochs": 1}
+    first, second = train_together(
+        [tiny.model("linear") for _ in range(2)], tiny.shard(), no_peers, memory={"plateau": _plateau(), "rates": [0.005]}, **settings
+    )
+    assert first.memory["rates"] == [0.005]
+    assert second.memory["rates"] == [0.02]
+
+
+def _plateau():
+    return train(tiny.model(), tiny.shard(validation=0), plateau={"patience": 0, "factor": 0.1}).memory["plateau"]
+
+
+def test_a_cohort_without_images_or_with_a_loss_that_is_not_finite():
+    nets = [tiny.model("linear", seed=seed) for seed in (0, 1)]
+    with pytest.raises(RunError, match="no training images"):
+        train_together(nets, tiny.shard(train=0), no_peers)
+    with pytest.raises(RunError, match="training: loss, extra_loss; lower"):
+        train_together(nets, tiny.shard(), lambda own, others, labels: own.sum() * math.nan)
+    fitted = train_together([tiny.resnet("linear", seed=seed) for seed in (0, 1)], tiny.shard(train=1, size=32), no_peers, epochs=2)
+    assert [one.seen for one in fitted] == [2, 2]  # BatchNorm frozen in both

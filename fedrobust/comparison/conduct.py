@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -24,6 +24,9 @@ from fedrobust.reporting import write_text
 RESULTS, LEADERBOARD, DIFFERENCES = "results.csv", "leaderboard.md", "differences.csv"
 
 
+Write = Callable[[Mapping[Cell, str]], None]
+
+
 def compare(grid: Grid, console: Console | None = None) -> Mapping[Cell, str]:
     """Run the grid into grid.out; gives the cells that failed, with their reasons. Nothing is written before all is checked.
 
@@ -32,26 +35,32 @@ def compare(grid: Grid, console: Console | None = None) -> Mapping[Cell, str]:
     """
     screen = Console() if console is None else console
     wanted = cells(grid)
-    checked = _check(wanted, grid, screen)
+    checked = check_all(wanted, grid, screen)
+    return run_grid(wanted, checked, grid, screen, lambda failed: _write(grid, wanted, checked, failed, screen))
+
+
+def run_grid(wanted: Sequence[Cell], checked: Checked, grid: Grid, screen: Console, write: Write) -> Mapping[Cell, str]:
+    """Run those of these cells of the grid that are not finished, and `write` what all of them say; else as `compare`."""
     grid.out.mkdir(parents=True, exist_ok=True)
+    folder = grid.out / CELLS
     with locked(grid.out):
-        folder = grid.out / CELLS
         waiting = [cell for cell in wanted if not is_finished(folder / cell.folder, cell)]
         machine = machine_for(grid, wanted[0])
         skipped = f", {len(wanted) - len(waiting)} are finished" if len(waiting) < len(wanted) else ""
-        _say(screen, f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, {machine.threads} threads each, in {grid.out}")
+        say(screen, f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, {machine.threads} threads each, in {grid.out}")
         try:
             with Screen(len(waiting), folder, screen) as watch:
                 reasons = run_cells(waiting, folder, checked.families, machine, watch)
+            failed = {cell: reasons[cell.folder] for cell in wanted if cell.folder in reasons}
+            write(failed)
         except KeyboardInterrupt:
             done = sum(is_finished(folder / cell.folder, cell) for cell in wanted)
             raise KeyboardInterrupt(f"{done} of {len(wanted)} cells are finished; the same command goes on in {grid.out}") from None
-        failed = {cell: reasons[cell.folder] for cell in wanted if cell.folder in reasons}
-        _write(grid, wanted, checked, failed, screen)
     return failed
 
 
-def _check(wanted: Sequence[Cell], grid: Grid, screen: Console) -> Checked:
+def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> Checked:
+    """`checking.check` with a bar."""
     columns = (TextColumn("checking"), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, console=screen, disable=not screen.is_interactive, transient=True) as bar:
         task = bar.add_task("checking", total=len(wanted))
@@ -70,7 +79,7 @@ def machine_for(grid: Grid, cell: Cell) -> Machine:
 
 
 def _write(grid: Grid, wanted: Sequence[Cell], checked: Checked, failed: Mapping[Cell, str], screen: Console) -> None:
-    _say(screen, "reading the results, resampling")
+    say(screen, "reading the results, resampling")
     results = tuple(read_result(cell, grid.out / CELLS / cell.folder) for cell in wanted if cell not in failed)
     rules, attacks = ([one.name for one in part] for part in (grid.strategies, grid.contaminations))
     found = Findings(tuple(rules), tuple(attacks), grid.seeds, checked.uses, results, failed, grid.draws)
@@ -81,8 +90,9 @@ def _write(grid: Grid, wanted: Sequence[Cell], checked: Checked, failed: Mapping
     write_text(grid.out / DIFFERENCES, leaderboard.difference_table(found, rankings).to_csv(index=False, lineterminator="\n"))
     shown = pictures.draw(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
-    _say(screen, f"leaderboard: {grid.out / LEADERBOARD}")
+    say(screen, f"leaderboard: {grid.out / LEADERBOARD}")
 
 
-def _say(screen: Console, text: str) -> None:
+def say(screen: Console, text: str) -> None:
+    """One line, whatever is in it."""
     screen.print(Text(clean_text(text)), soft_wrap=True, highlight=False)

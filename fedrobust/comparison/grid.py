@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,53 +77,61 @@ def digest(config: Mapping[str, Any]) -> str:
 
 def read(words: Sequence[str]) -> Grid:
     """The grid of a command line, each of its settings checked; cells are not. Raises ConfigError and Hydra's errors."""
-    own, others = _sorted(words)
+    own, others = sort_words(words, "compare", KEYS, INSTEAD)
     _, block = settings.compose_comparison(*others, *own)
+    check_block("compare", block, KEYS)
+    contaminations = variants("contaminations", "contamination", block["contaminations"])
+    if NOBODY in [one.name for one in contaminations]:
+        raise ConfigError(f"contaminations: {NOBODY} is the name of cells without poisoned clients; choose another name")
+    return Grid(
+        strategies=variants("strategies", "strategy", block["strategies"]),
+        contaminations=contaminations,
+        poisoned=_poisoned(block["poisoned"]),
+        seeds=numbers("seeds", block["seeds"]),
+        parallel=block["parallel"],
+        threads=block["threads"],
+        draws=block["draws"],
+        out=Path(block["out"]).expanduser(),
+        words=(*own_engine(others, block["threads"]), *others),
+    )
+
+
+def check_block(name: str, block: Mapping[str, Any], keys: Collection[str]) -> None:
+    """The settings that every grid has. Raises ConfigError."""
     for key in block:
-        if key not in KEYS:
-            raise ConfigError(f"compare.{key}={block[key]}: unknown setting; known are {', '.join(KEYS)}")
+        if key not in keys:
+            raise ConfigError(f"{name}.{key}={block[key]}: unknown setting; known are {', '.join(keys)}")
     for key, low in SINGLE.items():
         if low is not None or block[key] is not None:
             number(key, block[key], low=1, integer=True)
     if not isinstance(block["out"], str) or not block["out"]:
         raise ConfigError(f"out={block['out']}: must be a folder")
-    contaminations = _variants("contaminations", "contamination", block["contaminations"])
-    if NOBODY in [one.name for one in contaminations]:
-        raise ConfigError(f"contaminations: {NOBODY} is the name of cells without poisoned clients; choose another name")
-    return Grid(
-        strategies=_variants("strategies", "strategy", block["strategies"]),
-        contaminations=contaminations,
-        poisoned=_poisoned(block["poisoned"]),
-        seeds=_numbers("seeds", block["seeds"]),
-        parallel=block["parallel"],
-        threads=block["threads"],
-        draws=block["draws"],
-        out=Path(block["out"]).expanduser(),
-        words=(*_engine(others, block["threads"]), *others),
-    )
 
 
-def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides of the block `compare`, with its name in front, and those of the main configuration."""
+def sort_words(words: Sequence[str], name: str, keys: Collection[str], instead: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The overrides of the block `name`, which is put in front of them, and those of the main configuration.
+
+    keys: of the block, which may be written without its name; instead: {a key of the main configuration: what to write in its place}.
+    """
     own, others = [], []
     for word in words:
         key = word.partition("=")[0]
-        if key in INSTEAD:
-            raise ConfigError(f"{word}: a comparison takes several; give {INSTEAD[key]}")
+        if key in instead:
+            raise ConfigError(f"{word}: a grid takes several; give {instead[key]}")
         if word.startswith("-") or ("=" not in word and not word.startswith("~")):
             raise ConfigError(f"{word}: cannot be read; write key=value, a list as key=[1,2]")
         if key.lstrip("+~").startswith("hydra"):
             raise ConfigError(f"{word}: Hydra's own settings have no meaning here; the folder is out=...")
-        if key.split(".")[0] == "compare":
+        if key.split(".")[0] == name:
             own.append(word)
-        elif key in KEYS:
-            own.append(f"compare.{word}")
+        elif key in keys:
+            own.append(f"{name}.{word}")
         else:
             others.append(word)
     return own, others
 
 
-def _engine(words: Sequence[str], threads: int) -> list[str]:
+def own_engine(words: Sequence[str], threads: int) -> list[str]:
     """Each cell computes in its own process with a fixed number of threads, unless another engine was asked for."""
     given = {word.partition("=")[0] for word in words}
     return [] if "engine" in given else ["engine=inline"] + ([] if "engine.threads" in given else [f"engine.threads={threads}"])
@@ -136,7 +144,8 @@ def _list(key: str, value: Any) -> list[Any]:
     return found
 
 
-def _variants(key: str, group: str, value: Any) -> tuple[Variant, ...]:
+def variants(key: str, group: str, value: Any) -> tuple[Variant, ...]:
+    """The variants of a list, each a choice of the group or {a name: the overrides that it stands for}. Raises ConfigError."""
     found = tuple(_variant(key, group, item) for item in _list(key, value))
     _no_twice(key, [one.name for one in found])
     return found
@@ -177,7 +186,8 @@ def count(poisoned: int | tuple[int, ...]) -> int:
     return len(poisoned) if isinstance(poisoned, tuple) else poisoned
 
 
-def _numbers(key: str, value: Any) -> tuple[int, ...]:
+def numbers(key: str, value: Any) -> tuple[int, ...]:
+    """Different whole numbers from 0. Raises ConfigError."""
     found = _list(key, value)
     for one in found:
         number(key, one, low=0, integer=True)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from fedrobust.checks import choice
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.files import Files, joined, open_root
 from fedrobust.data.table import Options, Table, load_table, options, path_setting, read_csv
@@ -22,18 +23,27 @@ REMEDY = "get HAM10000 from doi:10.7910/DVN/DBW86T and set data.root to its fold
 
 
 def ham10000(
-    root: str, size: int = 64, *, max_images: int | None = None, on_broken: str = "error", seed: int = 0, every_class: bool = True
+    root: str,
+    size: int = 64,
+    *,
+    max_images: int | None = None,
+    on_broken: str = "error",
+    seed: int = 0,
+    every_class: bool = True,
+    split: str = "given",
 ) -> DataSource:
     """HAM10000 from the folder `root`, squeezed to `size` pixels square.
 
-    max_images: a random subset of the whole set with the same mix of split, class and site, for quick runs.
+    max_images: a random subset of the whole set with the same mix of split, class and site, for quick runs. split: "given", parts that
+    the table names stay as they are; "drawn", all three are drawn in the ratio 7:2:1.
     """
     chosen = options(size, max_images, on_broken, seed, every_class)
+    choice("data.split", split, ("given", "drawn"))
     folder = path_setting("data.root", root, REMEDY)
-    return DataSource("ham10000", lambda: _load(folder, chosen))
+    return DataSource("ham10000", lambda: _load(folder, chosen, split))
 
 
-def _load(root: Path, chosen: Options) -> Dataset:
+def _load(root: Path, chosen: Options, split: str) -> Dataset:
     if not root.is_dir():
         raise DataError(f"data.root={root}: no such folder; {REMEDY}")
     tables = _tables(root)
@@ -41,7 +51,8 @@ def _load(root: Path, chosen: Options) -> Dataset:
     frame = pd.concat([read_csv(table, ["image_id", "lesion_id", "dx"]) for table in tables], ignore_index=True)
     files, images = _images(root, source, list(frame["image_id"]))
     site = next((_column(frame, name) for name in ("site", "dataset") if name in frame.columns), None)
-    table = Table(images, list(frame["dx"]), CLASSES, site, list(frame["lesion_id"]), _column(frame, "split"))
+    given = _column(frame, "split") if split == "given" else None
+    table = Table(images, list(frame["dx"]), CLASSES, site, list(frame["lesion_id"]), given)
     return load_table("ham10000", source, files, table, chosen)
 
 

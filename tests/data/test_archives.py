@@ -193,3 +193,18 @@ def test_ham10000_errors_name_the_folder(tmp_path: Path) -> None:
         ham10000(str(tmp_path)).load()
     with pytest.raises(ConfigError, match=r"data.root=None: must be a path; get HAM10000 from"):
         ham10000(None)  # type: ignore[arg-type]
+
+
+def test_ham10000_with_all_splits_drawn(tmp_path: Path) -> None:
+    ham_pictures(tmp_path / "images")
+    (tmp_path / "ham10000_small.csv").write_text("\n".join(ham_rows(split=True)))
+    data = ham10000(str(tmp_path), size=8, split="drawn").load()
+    # 16 images in 12 lesions of each class: 11.2 : 3.2 : 1.6 by whole lesions, not the 4 validation images that the table names
+    given = ham10000(str(tmp_path), size=8).load()
+    assert not torch.equal(data.splits, given.splits)
+    counts = torch.bincount(data.splits.long()).tolist()
+    assert 7 * 10 <= counts[0] <= 7 * 12
+    assert 7 * 3 <= counts[1] <= 7 * 4
+    assert torch.unique(torch.stack([data.groups, data.splits.long()]), dim=1).shape[1] == 84
+    with pytest.raises(ConfigError, match=r"data\.split=random: must be one of given, drawn"):
+        ham10000(str(tmp_path), split="random")
