@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from clients.disguise import disguised
 from fedrobust import config, etf, experiment, site, wire
@@ -24,6 +24,8 @@ from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
 from fedrobust.layout import Layout, load, take
 from fedrobust.models import Classifier
+from fedrobust.sanitising.detection import altered, counts
+from fedrobust.sanitising.filtering import attacker_owned, filtered
 from fedrobust.types import Samples, Shard, State, Task, TrainResult
 from fedrobust.wire.sites import RECORD, census_reply, read_order
 
@@ -40,9 +42,10 @@ def train(message: Message, context: Context) -> Message:
     if order["round"] == 1:
         _forget(context, order)
     load(model, layout, _with_own_buffers(study, reference, context, order))
+    data, sifted = _sanitised(study, client, model, order["round"], simulated=context.node_config.get("simulation") is True)
     task = Task(
         model=model,
-        data=_shard(order["experiment"], client, next(model.parameters()).device),
+        data=data,
         round=order["round"],
         extras=wire.read_extras(message.content),
         memory=_recall(context, order),
@@ -54,7 +57,7 @@ def train(message: Message, context: Context) -> Message:
     sent = contamination.update(trained, reference, study.generator("update", client, order["round"]))
     if contamination.track is not None:
         sent = contamination.track(sent, reference, _received_before(reference, context, order))
-    metrics = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()}
+    metrics = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()} | sifted
     content = wire.train_reply(sent, len(task.data.train), metrics, {"etf-sha256": _sha256(model)}, result.extras)
     return Message(content, reply_to=message)
 
@@ -130,8 +133,7 @@ def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
     """The one resident model of this process; every client's state is loaded into it."""
     study = experiment.from_text(text)
     etf_dK = etf.from_bytes(anchors, study.num_classes, sha256) if anchors else None
-    untrained = replace(study.model, pretrained=False, checkpoint=None)  # the weights come with the message
-    model = untrained.build(study.num_classes, etf_dK, study.generator("init"))
+    model = study.model.untrained().build(study.num_classes, etf_dK, study.generator("init"))  # the weights come with the message
     model.to("cuda" if torch.cuda.is_available() and study.config["device"] != "cpu" else "cpu")
     return model, Layout.of(model)
 
@@ -145,6 +147,24 @@ def _learnt(study: Experiment, client: int, task: Task, layout: Layout) -> tuple
     clean = _clean_shard(study.text, client, next(task.model.parameters()).device)
     g = study.generator("disguise", client, task.round)
     return disguised(disguise, study.trainer, task, clean, layout=layout, generator=g)
+
+
+def _sanitised(study: Experiment, client: int, model: Classifier, server_round: int, *, simulated: bool) -> tuple[Shard, dict[str, float]]:
+    """What the hospital trains on in this round, and how many images it left out; only a simulation knows how many of them rightly."""
+    device = next(model.parameters()).device
+    shard = _shard(study.text, client, device)
+    if study.sanitiser.score is None or attacker_owned(study.contamination(client)):
+        return shard, {}
+    data, kept_N = filtered(study.sanitiser, model, shard, server_round)
+    return data, counts(kept_N, _altered(study.text, client, device) if simulated else None)
+
+
+@lru_cache(maxsize=64)
+def _altered(text: str, client: int, device: torch.device) -> Tensor:
+    """Which of the hospital's training images its contamination mislabelled or gave a trigger."""
+    study = experiment.from_text(text)
+    clean = study.samples(study.rows(client, TRAIN))
+    return altered(clean, _shard(text, client, device).train, triggered=study.contamination(client).backdoor is not None)
 
 
 @lru_cache(maxsize=64)

@@ -25,6 +25,7 @@ ROOMS: dict[str, str] = {
     "strategy": "strategies",
     "preaggregation": "strategies.preaggregation",
     "server_optimizer": "strategies.server_optimizers",
+    "sanitiser": "fedrobust.sanitising",
     "engine": "fedrobust.engines",
     "evaluation": "fedrobust.evaluation",
 }

@@ -19,11 +19,15 @@ from fedrobust.errors import ConfigError
 from fedrobust.evaluation import Evaluation
 from fedrobust.models import ModelFactory
 from fedrobust.partition import Remote
+from fedrobust.sanitising import Sanitiser
 from fedrobust.seeding import generator
 from fedrobust.types import CLEAN, Backdoor, ClientTrainer, Contamination, Samples, Shard, Strategy
 
 KINDS = ("clean", "noisy", "poisoned")
-GROUPS = ("data", "partition", "model", "client", "strategy", "preaggregation", "server_optimizer", "evaluation")  # built without the data
+GROUPS = (  # built without the data
+    *("data", "partition", "model", "client", "strategy", "preaggregation", "server_optimizer"),
+    *("evaluation", "sanitiser"),
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Experiment:
     trainer: ClientTrainer
     strategy: Strategy
     evaluation: Evaluation
+    sanitiser: Sanitiser
     sites: tuple[str, ...] = ()
     held: tuple[int, ...] = ()
 
@@ -157,6 +162,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         built[group] = settings.build(config, group, **({"model": built["model"]} if group == "client" else {}))
     strategy = compose(built["strategy"], built["preaggregation"], built["server_optimizer"])
     _check_together(config, strategy)
+    _check_sanitiser(config, built["sanitiser"])
     dataset = _dataset(settings.to_json(config["data"]))
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {group: settings.build(config, group, **classes) for group in ("contamination", "noise", "corruption")}
@@ -179,6 +185,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
         trainer=built["client"],
         strategy=strategy,
         evaluation=built["evaluation"],
+        sanitiser=built["sanitiser"],
     )
 
 
@@ -221,6 +228,15 @@ def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
         raise ConfigError(f"server.root_per_class=0: strategy={strategy.name} needs root images; set server.root_per_class=8{other}")
     if config["model"].get("head") == "linear" and config["client"].get("loss") == "dot_regression":
         raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")
+
+
+def _check_sanitiser(config: Mapping[str, Any], sanitiser: Sanitiser) -> None:
+    if sanitiser.score is not None and not sanitiser.active(config["rounds"]):
+        raise ConfigError(
+            f"sanitiser.warmup={sanitiser.warmup}: nothing would be left out in rounds={config['rounds']}; lower it or raise rounds"
+        )
+    if sanitiser.anchors == "etf" and config["model"].get("head") == "linear":
+        raise ConfigError("sanitiser.anchors=etf: needs model.head=etf; use sanitiser.anchors=centroid")
 
 
 def _check_collusion(damage: Mapping[str, Contamination]) -> None:

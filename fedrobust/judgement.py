@@ -13,6 +13,7 @@ from fedrobust.drops import METRICS, Drop, combined_drop, measure_drop
 from fedrobust.experiment import KINDS, Experiment
 from fedrobust.metrics import classification_metrics
 from fedrobust.reporting import detection
+from fedrobust.sanitising.detection import pooled
 from fedrobust.types import RoundRecord
 
 Scored = tuple[Tensor, Tensor]  # probabilities (n, K), labels (n,)
@@ -29,16 +30,19 @@ class Scores:
 
 
 def judge(experiment: Experiment, scores: Scores, records: Sequence[RoundRecord]) -> dict[str, Any]:
-    """The report's entries that follow from predictions: evaluations, drops, clients, attack_success_rate, detection."""
+    """The report's entries that follow from predictions: evaluations, drops, clients, attack_success_rate, detection,
+    and sanitising where hospitals left images out."""
     rows = experiment.test_rows()
     labels = experiment.dataset.labels[rows]
     clients = client_verdicts(experiment, scores.clients, records)
+    left_out = pooled(records, experiment.sanitiser.warmup)
     return {
         "evaluations": {name: classification_metrics(part, labels) for name, part in scores.test.items()},
         "drops": {**_test_drops(experiment, scores.test, labels, rows), "clients": clients_drop(experiment, clients)},
         "clients": clients,
         "attack_success_rate": _success(experiment, scores.triggered),
         "detection": detection(clients),
+        **({} if left_out is None else {"sanitising": left_out.as_dict()}),
     }
 
 

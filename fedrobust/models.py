@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import timm
@@ -15,10 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedrobust.checks import choice, flag, number
 from fedrobust.errors import ConfigError
+from fedrobust.fusion import FUSIONS, Fusion, Normalised, image_statistics
 from fedrobust.losses import full_precision
 from fedrobust.seeding import generator as named_generator
 from fedrobust.seeding import isolated
-from fedrobust.weights import load_file
+from fedrobust.weights import load_backbone, load_file
 
 HEADS = {"etf": 16.0, "linear": 1.0}  # each with the scale of its scores in a softmax (METHOD: s >> 1 for inner products)
 
@@ -42,10 +43,8 @@ class Classifier(nn.Module):
         self.num_classes, self.scale = num_classes, scale
         self.head = "linear" if anchors is None else "etf"
         self.backbone = backbone
-        cfg = getattr(backbone, "pretrained_cfg", None) or {}
-        for name, fallback in (("mean", 0.5), ("std", 0.25)):
-            values = torch.tensor(cfg.get(name) or [fallback] * 3, dtype=torch.float32)
-            self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
+        for name, values in image_statistics(backbone).items():
+            self.register_buffer(name, values, persistent=False)
         if anchors is None:
             self.last = nn.Linear(num_features, num_classes)
         else:
@@ -80,7 +79,8 @@ class Classifier(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ModelFactory:
-    """Checked settings of a model. `dimension` is that of the features which the anchors (dimension, K) must have."""
+    """Checked settings of a model. `dimension` is that of the features which the anchors (dimension, K) must have. With `members`
+    the backbone is theirs, fused (see `meff`)."""
 
     name: str
     head: str
@@ -92,6 +92,12 @@ class ModelFactory:
     bn_momentum: float = 0.1
     options: Mapping[str, Any] = field(default_factory=dict)
     compile: str | None = None
+    members: tuple[ModelFactory, ...] = ()
+    fusion: str = "concatenate"
+
+    def untrained(self) -> ModelFactory:
+        """The same architecture without weights from the hub or from a file."""
+        return replace(self, pretrained=False, checkpoint=None, members=tuple(one.untrained() for one in self.members))
 
     def build(self, num_classes: int, anchors: Tensor | None, generator: Generator) -> Classifier:
         """A new classifier on the CPU, initialised from `generator` alone. `anchors` (dimension, K) for the ETF head, else None.
@@ -105,9 +111,6 @@ class ModelFactory:
             backbone = _backbone(self)
             # `num_features` are those before a head's own hidden layer (MobileNetV3), which timm keeps without classes
             model = Classifier(backbone, backbone.head_hidden_size, num_classes, anchors, self.scale)
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.momentum = self.bn_momentum
         if self.checkpoint is not None:
             load_file(self.checkpoint, model)
         model.to(memory_format=torch.channels_last)  # 1.1 (one thread) to 1.8 (two) times NCHW's speed on a CPU
@@ -117,6 +120,8 @@ class ModelFactory:
 
 
 def _backbone(factory: ModelFactory) -> Any:
+    if factory.members:
+        return _fused(factory)
     try:
         backbone = timm.create_model(factory.name, pretrained=factory.pretrained, num_classes=0, in_chans=3, **factory.options)
     except Exception as error:  # timm and the hub raise all sorts; every one of them is a setting that does not work here
@@ -127,7 +132,21 @@ def _backbone(factory: ModelFactory) -> Any:
         raise ConfigError(f"model.options={dict(factory.options)}: timm cannot build {factory.name} so ({reason})") from error
     if factory.stem == "small":
         _shrink_stem(backbone, factory.name)
+    for module in backbone.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = factory.bn_momentum
     return backbone
+
+
+def _fused(factory: ModelFactory) -> Fusion:
+    backbones = [_backbone(one) for one in factory.members]
+    for backbone, one in zip(backbones, factory.members, strict=True):
+        if one.checkpoint is not None:
+            load_backbone(one.checkpoint, backbone)
+    try:
+        return Fusion([Normalised(one) for one in backbones], [one.head_hidden_size for one in backbones], factory.fusion)
+    except ValueError as error:
+        raise ConfigError(f"model.fusion={factory.fusion}: {error}; use model.fusion=concatenate") from error
 
 
 def _shrink_stem(backbone: Any, name: str) -> None:
@@ -182,3 +201,40 @@ def timm_model(
         with isolated(named_generator(0, "trial")):
             _backbone(factory)  # only building can tell whether timm takes them
     return factory
+
+
+def meff(
+    members: Sequence[Mapping[str, Any]],
+    *,
+    fusion: str = "concatenate",
+    head: str = "etf",
+    dimension: int = 512,
+    checkpoint: str | None = None,
+    scale: float | None = None,
+) -> ModelFactory:
+    """An ensemble with feature fusion: several timm backbones over the same images, their features side by side ("concatenate") or
+    averaged ("mean"), and one classifier on top of them, trained together.
+
+    members: of each the name, and stem, pretrained, checkpoint, bn_momentum and options as in `timm_model`; a checkpoint of a whole
+    classifier gives its backbone. Other settings as in `timm_model`. Raises ConfigError.
+    """
+    if not isinstance(members, list | tuple) or not members:
+        raise ConfigError(f"model.members={members}: must be a list of backbones, e.g. [{{name: resnet18}},{{name: resnet34}}]")
+    choice("model.fusion", fusion, FUSIONS)
+    top = timm_model("resnet18", head=head, dimension=dimension, checkpoint=checkpoint, scale=scale)
+    built = tuple(_member(place, one) for place, one in enumerate(members))
+    factory = replace(top, name="meff", members=built, fusion=fusion)
+    if not any(one.pretrained for one in built):
+        with isolated(named_generator(0, "trial")):
+            _backbone(factory)  # only building can tell whether the features have a mean
+    return factory
+
+
+def _member(place: int, settings: Mapping[str, Any]) -> ModelFactory:
+    known = ("name", "stem", "pretrained", "checkpoint", "bn_momentum", "options")
+    if not isinstance(settings, Mapping) or not set(settings) <= set(known) or "name" not in settings:
+        raise ConfigError(f"model.members.{place}={settings}: must have a name and may have {', '.join(known[1:])}")
+    try:
+        return timm_model(**settings)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("model.", f"model.members.{place}.")) from error

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedrobust.errors import ConfigError
 
+BACKBONE = "backbone."
 ANCHORS = "etf.anchors"  # the name under which a run's checkpoints keep the fixed ETF beside the model's tensors
 
 
@@ -22,14 +23,23 @@ def load_file(path: str, model: Any) -> None:
     towards other anchors.
     """
     tensors = _read(path)
-    if not any(name.startswith("backbone.") for name in tensors):
-        own = _own_classifier(model.backbone)
-        _fill(path, model.backbone, {name: tensor for name, tensor in tensors.items() if name.rsplit(".", 1)[0] not in own})
+    if not any(name.startswith(BACKBONE) for name in tensors):
+        load_backbone(path, model.backbone)
         return
     anchors = tensors.pop(ANCHORS, None)
     if anchors is not None and model.anchors is not None and not torch.equal(anchors, model.anchors):
         raise ConfigError(f"model.checkpoint={path}: was trained towards other anchors; use its run's seed and model.dimension")
     _fill(path, model, tensors)
+
+
+def load_backbone(path: str, backbone: Any) -> None:
+    """Load `path` into a timm backbone: a file of one, or the backbone's part of a whole classifier. Raises ConfigError as `load_file`."""
+    tensors = _read(path)
+    if any(name.startswith(BACKBONE) for name in tensors):
+        _fill(path, backbone, {name.removeprefix(BACKBONE): tensor for name, tensor in tensors.items() if name.startswith(BACKBONE)})
+        return
+    own = _own_classifier(backbone)
+    _fill(path, backbone, {name: tensor for name, tensor in tensors.items() if name.rsplit(".", 1)[0] not in own})
 
 
 def _read(path: str) -> dict[str, Tensor]:

@@ -124,3 +124,12 @@ def unstable(per_metric: Mapping[str, Mapping[str, float | None]]) -> list[str]:
 def evaluation_names(evaluations: Mapping[str, Any]) -> list[str]:
     """The names of the evaluations, the well-known ones first."""
     return [name for name in EVALUATION_MEANINGS if name in evaluations] + sorted(set(evaluations) - set(EVALUATION_MEANINGS))
+
+
+def sanitising_text(found: Mapping[str, Any]) -> str:
+    """The report's section `sanitising` in one line, with what chance would reach."""
+    images = max(found["images"], 1)
+    by_chance = f"by chance {decimal(100 * found['altered'] / images)} and {decimal(100 * found['dropped'] / images)}"
+    verdict = f"precision {decimal(found['precision'])}, recall {decimal(found['recall'])} ({by_chance})"
+    left_out = f"{found['dropped']} of {found['images']} images, {found['found']} of {found['altered']} altered ones"
+    return f"sanitising left out {left_out}: {verdict}"

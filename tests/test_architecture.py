@@ -13,7 +13,7 @@ FLOORS = [
     },
     {
         "data", "partition", "apportion", "contamination", "models", "weights", "etf", "losses", "metrics", "drops", "batchnorm",
-        "augment", "optimizers", "alignment", "checkpoint", "tensorfile", "device", "wording",
+        "augment", "optimizers", "alignment", "sanitising", "fusion", "ensembles", "checkpoint", "tensorfile", "device", "wording",
     },
     {
         "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "display", "plots", "html",
@@ -22,7 +22,7 @@ FLOORS = [
 ]  # fmt: skip
 FLOWER_ROOMS = ("fedrobust/wire/", "fedrobust/engines/", "clients/app.py", "strategies/app.py", "strategies/adapter.py")
 UPPER_STRATEGY_FILES = {"adapter.py", "rounds.py", "keeper.py", "conduct.py"}
-ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "ablation", "federation"}
+ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "sanitise", "ablation", "federation"}
 
 
 def floor(module: str) -> int:

@@ -11,7 +11,7 @@ from fedrobust.types import Strategy
 CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = (
     *("data", "partition", "contamination", "model", "client"),
-    *("strategy", "preaggregation", "server_optimizer", "engine", "evaluation"),
+    *("strategy", "preaggregation", "server_optimizer", "engine", "evaluation", "sanitiser"),
 )
 
 

@@ -22,6 +22,7 @@ from fedrobust.wording import (
     interval,
     label,
     ordered,
+    sanitising_text,
     uses_text,
 )
 
@@ -91,11 +92,13 @@ def clients_table(clients: list[Mapping[str, Any]]) -> Table:
 
 
 def attack_lines(report: Mapping[str, Any]) -> list[str]:
-    """Attack success rate and detection, where they exist."""
+    """Attack success rate, detection and what a sanitiser found, where they exist."""
     lines = []
     if report["attack_success_rate"] is not None:
         lines.append(f"attack success rate: {decimal(report['attack_success_rate'])}")
     if report["detection"] is not None:
         found = report["detection"]
         lines.append(f"detection of poisoned clients: precision {decimal(found['precision'])}, recall {decimal(found['recall'])}")
+    if "sanitising" in report:
+        lines.append(sanitising_text(report["sanitising"]))
     return lines
