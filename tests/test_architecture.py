@@ -30,10 +30,9 @@ def floor(module: str) -> int:
     parts = module.split(".")
     if parts[0] == "clients":
         return 4 if parts[1:] == ["app"] else 3
-    if parts == ["strategies", "app"]:
-        return 5  # the ServerApp is an entry point, as the command lines are
     if parts[0] == "strategies":
-        return 4 if len(parts) > 1 and f"{parts[1]}.py" in UPPER_STRATEGY_FILES else 3
+        upper = 4 if len(parts) > 1 and f"{parts[1]}.py" in UPPER_STRATEGY_FILES else 3
+        return 5 if parts[1:] == ["app"] else upper  # the ServerApp is an entry point, as the command lines are
     if parts == ["fedrobust"]:
         return 0
     if parts[1] == "engines":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ def _of_the_server(dataset: Dataset) -> Tensor:
 
 def write_npz(path: Path, dataset: Dataset, rows_N: Tensor) -> None:
     """The marked rows of a data set in their order, with MedMNIST's keys (`data=npz`)."""
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for word, split in PARTS.items():
         part = rows_N & (dataset.splits == split)
         arrays[f"{word}_images"] = dataset.images[part].permute(0, 2, 3, 1).numpy()

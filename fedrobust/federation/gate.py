@@ -77,5 +77,13 @@ def serve(folder: Path, outer: Link, inner: Link, listen: str) -> None:
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
     context = httpx.create_ssl_context(verify=str(inner.ca))
     upstream = httpx.AsyncClient(base_url=f"https://{inner.address}", verify=context, timeout=SECONDS, limits=limits)
-    files = {"ssl_certfile": str(folder / keys.SERVER_CERTIFICATE), "ssl_keyfile": str(folder / keys.SERVER_KEY)}
-    uvicorn.run(Gate(upstream), host=listen, port=outer.port, lifespan="off", access_log=False, log_level="warning", **files)
+    uvicorn.run(
+        Gate(upstream),
+        host=listen,
+        port=outer.port,
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        ssl_certfile=str(folder / keys.SERVER_CERTIFICATE),
+        ssl_keyfile=str(folder / keys.SERVER_KEY),
+    )
