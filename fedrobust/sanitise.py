@@ -31,7 +31,7 @@ from fedrobust.sanitising.detection import Detection, altered, wilson
 from fedrobust.sanitising.filtering import embed
 from fedrobust.sanitising.slab import slab
 from fedrobust.sanitising.sphere import sphere
-from fedrobust.wording import decimal, interval
+from fedrobust.wording import decimal
 from strategies.rounds import make_server
 
 
@@ -93,16 +93,20 @@ def judge(found: Pool, sanitiser: Sanitiser) -> Row:
 
 
 def table(rows: list[Row], title: str) -> Table:
-    """One row a defence, all shares in percent with Wilson intervals, which count images as independent."""
+    """One row a defence, all shares in percent with their Wilson intervals, which count images as independent."""
     out = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for place, name in enumerate(("Defence", "anchors", "dropped", "found", "precision", "95 %", "recall", "95 %", "AUROC")):
-        out.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
+    for place, name in enumerate(("Defence", "dropped", "found", "precision (95 %)", "recall (95 %)", "AUROC")):
+        out.add_column(name, justify="right" if place else "left", no_wrap=True)
     for row in rows:
         one = row.detection
-        sure = [interval(wilson(one.found, total)) for total in (one.dropped, one.altered)]
-        shares = (decimal(one.precision), sure[0], decimal(one.recall), sure[1], decimal(row.auroc))
-        out.add_row(row.name, row.anchors, str(one.dropped), str(one.found), *shares)
+        precision, recall = _share(one.precision, one.found, one.dropped), _share(one.recall, one.found, one.altered)
+        out.add_row(f"{row.name} {row.anchors}", str(one.dropped), str(one.found), precision, recall, decimal(row.auroc))
     return out
+
+
+def _share(value: float | None, hits: int, total: int) -> str:
+    interval = wilson(hits, total)
+    return decimal(value) if interval is None else f"{decimal(value)} ({interval[0]:.0f} to {interval[1]:.0f})"
 
 
 def main() -> None:

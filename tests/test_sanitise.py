@@ -15,8 +15,8 @@ from fedrobust.reporting import read_report
 
 WORDS = (
     *("experiment=smoke", "poisoned=1", "contamination=label_flip", "contamination.rate=0.3", "partition=iid"),
-    *("model.options.channels=[16,32,48,64]", "engine.threads=1", "rounds=6", "client.epochs=2", "client.optimizer.lr=3e-3"),
-    *("strategy=fedavg", "evaluation.twin=false", "evaluation.draws=0"),
+    *("model.options.channels=[16,32,48,64]", "engine.threads=1", "rounds=6", "client.epochs=2", "client.optimizer.lr=1e-2"),
+    *("client.loss=balanced_softmax", "strategy=fedavg", "evaluation.twin=false", "evaluation.draws=0"),
     *("sanitiser=sphere_etf", "sanitiser.quantile=0.3", "sanitiser.warmup=4"),
 )
 
