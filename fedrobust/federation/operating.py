@@ -15,7 +15,7 @@ from fedrobust.federation.processes import Processes
 
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 120.0
-POLL_SECONDS = 2.0
+POLL_SECONDS = 3.0
 LOG_SECONDS = 10.0  # for the rest of a log after the run's end
 COMPLETED = "finished:completed"
 
@@ -29,8 +29,10 @@ class Operator:
     connection: str = CONNECTION
 
     def flwr(self, *words: str) -> str:
-        """What `flwr <words>` says. Raises RunError where it fails."""
-        return self.processes.run(["flwr", *words], COMMAND_SECONDS, FLWR_HOME=str(self.home))
+        """What `flwr <words>` says. Raises RunError where it fails, ConfigError where there is no such home."""
+        if not self.home.is_dir():
+            raise ConfigError(f"home={self.home}: no such folder; give the one with flwr's config.toml (--home or FLWR_HOME)")
+        return self.processes.run(["flwr", *words], self.home, COMMAND_SECONDS, FLWR_HOME=str(self.home))
 
     def submit(self, overrides: Sequence[str], **settings: Scalar) -> str:
         """Start a run of this checkout's app with these Hydra words and run-config settings; its number."""

@@ -62,12 +62,12 @@ class Processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._started[name].wait(seconds)
 
-    def run(self, command: Sequence[str], seconds: float, **environment: str) -> str:
-        """What a program says on its standard output. Raises RunError where it fails or takes longer."""
+    def run(self, command: Sequence[str], folder: Path, seconds: float, **environment: str) -> str:
+        """What a program in that folder says on its standard output. Raises RunError where it fails or takes longer."""
         words = [self._found(command[0]), *command[1:]]
         try:
             done = subprocess.run(
-                words, env={**self.environment, **environment}, capture_output=True, text=True, timeout=seconds, check=False
+                words, cwd=folder, env={**self.environment, **environment}, capture_output=True, text=True, timeout=seconds, check=False
             )
         except subprocess.TimeoutExpired:
             raise RunError(f"{command[0]}: no end within {seconds:g} s") from None
