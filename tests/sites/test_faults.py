@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -66,17 +67,17 @@ def until(found: Callable[[], Any], seconds: float = SECONDS) -> Any:
 
 
 def at_work(federation: LocalFederation, name: str) -> int | None:
-    """The process of the ClientApp that works at a site just now."""
+    """The youngest process of a ClientApp at a site."""
     home = f"FLWR_HOME={federation.folder / name / 'home'}".encode()
-    for pid, command in federation.processes.alive().items():
-        if "flwr-clientapp" in command and home in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            return pid
-    return None
+    found = [pid for pid, command in federation.processes.alive().items() if "flwr-clientapp" in command]
+    return max((pid for pid in found if home in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")), default=None)
 
 
-def in_round(federation: LocalFederation, folder: str, number: int, name: str) -> int:
-    """The ClientApp of a site in the given round."""
-    until(lambda: len(rounds(federation, folder)) >= number)
+def in_round(federation: LocalFederation, run: str, number: int, name: str) -> int:
+    """The ClientApp of a site that has just got its message of the given round."""
+    message = re.compile(rf"\[RUN {run}\]\n.*Receiving: train message")
+    until(lambda: len(message.findall(federation.processes.log(name).read_text())) >= number)
+    time.sleep(3)  # a process that has answered the message before may still be leaving
     pid: int = until(lambda: at_work(federation, name))
     return pid
 
@@ -93,7 +94,7 @@ def number_of(federation: LocalFederation, name: str) -> int:
 def test_a_node_killed_in_mid_round_costs_one_reply_and_comes_back(federation: LocalFederation) -> None:
     name = next(iter(federation.sites))
     run = submit(federation, "killed", "rounds=4", "server.max_failures=1", "server.round_timeout=120")
-    in_round(federation, "killed", 2, name)
+    in_round(federation, run, 2, name)
     federation.processes.kill(name)
     until(lambda: len(rounds(federation, "killed")) >= 3)
     federation.start_site(name)
@@ -108,7 +109,7 @@ def test_a_node_killed_in_mid_round_costs_one_reply_and_comes_back(federation: L
 def test_a_clientapp_that_dies_costs_one_reply(federation: LocalFederation) -> None:
     name = next(iter(federation.sites))
     run = submit(federation, "died", "rounds=2", "server.max_failures=1", "server.round_timeout=120")
-    os.kill(in_round(federation, "died", 1, name), signal.SIGKILL)
+    os.kill(in_round(federation, run, 1, name), signal.SIGKILL)
     state = federation.operator.wait(run, SECONDS)
     assert state["status"] == COMPLETED, state
     found = failures(federation, "died")
@@ -120,7 +121,7 @@ def test_a_clientapp_that_dies_costs_one_reply(federation: LocalFederation) -> N
 def test_a_site_that_hangs_misses_the_deadline_and_too_many_end_the_run(federation: LocalFederation) -> None:
     name = next(iter(federation.sites))
     run = submit(federation, "hung", "rounds=3", "server.max_failures=0", "server.round_timeout=40")
-    pid = in_round(federation, "hung", 2, name)
+    pid = in_round(federation, run, 2, name)
     os.kill(pid, signal.SIGSTOP)
     try:
         state = federation.operator.wait(run, SECONDS)
@@ -144,8 +145,8 @@ def test_a_killed_superlink_and_its_run_go_on_to_the_same_weights(federation: Lo
     """The SuperLink takes its ServerApp along; started again with its database it knows the sites, and the run is resumed."""
     undisturbed = submit(federation, "whole", "rounds=3")
     assert federation.operator.wait(undisturbed, SECONDS)["status"] == COMPLETED
-    submit(federation, "cut", "rounds=3")
-    in_round(federation, "cut", 3, next(iter(federation.sites)))
+    first = submit(federation, "cut", "rounds=3")
+    in_round(federation, first, 3, next(iter(federation.sites)))
     federation.processes.kill("superlink")
     assert not (federation.folder / "cut" / "report.json").exists()
     time.sleep(3)

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from fedrobust import config, experiment
 from fedrobust.federation import commands, keys
+from fedrobust.federation.__main__ import main
+from fedrobust.federation.check import connection
 from fedrobust.federation.demo import write_npz
 from fedrobust.federation.local import LocalFederation
 from fedrobust.federation.operating import COMPLETED
@@ -92,11 +95,22 @@ def test_the_folder_is_that_of_a_run_with_the_sites_named_and_no_twin(done: Done
         assert {(row["round"], row["client"]) for row in csv.DictReader(file)} == {(str(r), str(c)) for r in (1, 2) for c in range(3)}
 
 
-def test_a_run_that_fails_says_so_with_its_reason(done: Done) -> None:
-    run = done.federation.operator.submit([*WORDS, "poisoned=1"])
-    state = done.federation.operator.wait(run, SECONDS)
-    assert state["status"] == "finished:failed"
-    assert "this node refuses contamination" in state["status-details"]
+def test_a_run_that_fails_ends_with_its_reason_and_an_exit_code(done: Done, capfd: pytest.CaptureFixture[str]) -> None:
+    home = done.federation.operator.home
+    assert main(["run", "--home", str(home), "--seconds", str(SECONDS), *WORDS, "poisoned=1"]) == 1
+    out, err = capfd.readouterr()
+    assert "finished:failed" in err
+    assert "this node refuses contamination" in err
+    assert "connected: 3 of 3 nodes: alpha, bravo, charlie" in out  # what the run says is shown while it lasts
+
+
+def test_from_the_network_only_nodes_get_through(done: Done) -> None:
+    link = done.federation.link
+    assert [(one.what, one.ok) for one in connection(link)] == [("connection", True), ("TLS", True), ("clock", True)]
+    context = httpx.create_ssl_context(verify=str(link.ca))
+    for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/docs"):
+        assert httpx.post(f"https://{link.address}{path}", verify=context).status_code == 403
+    assert httpx.post(f"https://{link.address}/v1/fleet/pull-messages", verify=context).status_code in (400, 401, 422)
 
 
 def test_an_unknown_key_and_a_foreign_authority_are_turned_away(done: Done, tmp_path: Path) -> None:
