@@ -27,13 +27,14 @@ def csv(
     on_broken: str = "error",
     seed: int = 0,
     every_class: bool = True,
+    max_per_class: int | None = None,
 ) -> DataSource:
     """A table with one row per image. root: folder or zip of the images, the table's own folder if None.
 
     image, label, site, group, split: the columns' names; the first two must be there, the other three are optional. A column that
     you name yourself must exist. classes: the labels in the wanted order; None takes those that occur.
     """
-    chosen = options(size, max_images, on_broken, seed, every_class)
+    chosen = options(size, max_images, on_broken, seed, every_class=every_class, max_per_class=max_per_class)
     table = path_setting("data.path", path, "give the csv file")
     folder = table.parent if root is None else path_setting("data.root", root, "give the folder or zip of the images")
     wanted = class_setting(classes)

@@ -27,6 +27,7 @@ def ham10000(
     size: int = 64,
     *,
     max_images: int | None = None,
+    max_per_class: int | None = None,
     on_broken: str = "error",
     seed: int = 0,
     every_class: bool = True,
@@ -34,10 +35,11 @@ def ham10000(
 ) -> DataSource:
     """HAM10000 from the folder `root`, squeezed to `size` pixels square.
 
-    max_images: a random subset of the whole set with the same mix of split, class and site, for quick runs. split: "given", parts that
+    max_images: a random subset of the whole set with the same mix of split, class and site, for quick runs. max_per_class: at most so many
+    images of each class, with the same mix of split and site. split: "given", parts that
     the table names stay as they are; "drawn", all three are drawn in the ratio 7:2:1.
     """
-    chosen = options(size, max_images, on_broken, seed, every_class)
+    chosen = options(size, max_images, on_broken, seed, every_class=every_class, max_per_class=max_per_class)
     choice("data.split", split, ("given", "drawn"))
     folder = path_setting("data.root", root, REMEDY)
     return DataSource("ham10000", lambda: _load(folder, chosen, split))

@@ -24,10 +24,11 @@ def image_folder(
     on_broken: str = "error",
     seed: int = 0,
     every_class: bool = True,
+    max_per_class: int | None = None,
 ) -> DataSource:
     """A folder or zip whose sub-folders say what an image is. layout: what the folders mean from the top down, e.g. "site/class"
     for hospital_a/melanoma/001.jpg. Every image counts as its own patient: use a csv where several images show one."""
-    chosen = options(size, max_images, on_broken, seed, every_class)
+    chosen = options(size, max_images, on_broken, seed, every_class=every_class, max_per_class=max_per_class)
     checks.choice("data.layout", layout, LAYOUTS)
     folder, wanted = path_setting("data.root", root, "give the folder or zip of the images"), class_setting(classes)
     return DataSource("image_folder", lambda: _load(folder, layout.split("/"), wanted, chosen))

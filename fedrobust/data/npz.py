@@ -37,7 +37,7 @@ def npz(
 
     classes: the K names; None takes the numbers. Every image counts as its own patient.
     """
-    chosen, wanted = options(size, max_images, "error", seed, every_class), class_setting(classes)
+    chosen, wanted = options(size, max_images, "error", seed, every_class=every_class), class_setting(classes)
     file = path_setting("data.path", path, "give the npz file")
     return DataSource(name, lambda: load_npz(name, file, wanted, chosen))
 

@@ -35,23 +35,28 @@ SPLIT_WORDS = {
 class Options:
     """What every source of images understands. size: side in pixels. max_images: at most so many images, None for all.
     on_broken: "error" or "skip". seed: of the splits and the subset. every_class: whether each class must have a training image;
-    one hospital's own images may lack some."""
+    one hospital's own images may lack some. max_per_class: at most so many images of each class."""
 
     size: int
     max_images: int | None
     on_broken: str
     seed: int
     every_class: bool = True
+    max_per_class: int | None = None
 
 
-def options(size: int, max_images: int | None, on_broken: str, seed: int, every_class: bool = True) -> Options:
+def options(
+    size: int, max_images: int | None, on_broken: str, seed: int, *, every_class: bool = True, max_per_class: int | None = None
+) -> Options:
     """Checked Options; raises ConfigError."""
     checks.number("data.size", size, low=8, high=1024, integer=True)
     if max_images is not None:
         checks.number("data.max_images", max_images, low=1, integer=True)
+    if max_per_class is not None:
+        checks.number("data.max_per_class", max_per_class, low=1, integer=True)
     checks.choice("data.on_broken", on_broken, ("error", "skip"))
     checks.number("data.seed", seed, low=0, integer=True)
-    return Options(size, max_images, on_broken, seed, checks.flag("data.every_class", every_class))
+    return Options(size, max_images, on_broken, seed, checks.flag("data.every_class", every_class), max_per_class)
 
 
 def path_setting(key: str, value: object, remedy: str) -> Path:
@@ -117,7 +122,7 @@ def load_table(name: str, source: str, files: Files, table: Table, chosen: Optio
         _refuse_straddling(source, groups, group_names, given)
     with found_in(source):
         split = splits.complete(given, labels, groups, generator(chosen.seed, name, "splits"))
-    index = subset(labels, sites, split, chosen.max_images, generator(chosen.seed, name, "subset"))
+    index = chosen_rows(labels, sites, split, chosen, generator(chosen.seed, name, "subset"))
     images, kept, skipped = read_images(files, [table.images[row] for row in index.tolist()], chosen.size, chosen.on_broken)
     index = index[kept]
     with found_in(source):
@@ -135,17 +140,31 @@ def load_table(name: str, source: str, files: Files, table: Table, chosen: Optio
         )
 
 
-def subset(labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, max_images: int | None, generator: Generator) -> Tensor:
+def chosen_rows(labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, chosen: Options, generator: Generator) -> Tensor:
+    """Sorted rows of the images to read: of each class no more than `max_per_class`, of these no more than `max_images`."""
+    rows = torch.arange(len(labels_N))
+    if chosen.max_per_class is not None:
+        classes = [rows[labels_N == label] for label in sorted(set(labels_N.tolist()))]
+        kept = [
+            own[subset(labels_N[own], sites_N[own], splits_N[own], chosen.max_per_class, generator, key="max_per_class")] for own in classes
+        ]
+        rows = torch.cat(kept).sort().values
+    return rows[subset(labels_N[rows], sites_N[rows], splits_N[rows], chosen.max_images, generator)]
+
+
+def subset(
+    labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, max_images: int | None, generator: Generator, *, key: str = "max_images"
+) -> Tensor:
     """Sorted rows of a random subset with the same mix of split, class and site (largest remainder, at least one image of each kind).
 
-    Raises ConfigError when there are more kinds than `max_images`.
+    Raises ConfigError, which names the `key`, when there are more kinds than `max_images`.
     """
     if max_images is None or max_images >= len(labels_N):
         return torch.arange(len(labels_N))
     kinds = torch.stack([splits_N.to(torch.int64), labels_N, sites_N])
     kind_n, sizes = torch.unique(kinds, dim=1, return_inverse=True, return_counts=True)[1:]
     if max_images < len(sizes):
-        raise ConfigError(f"data.max_images={max_images}: there are {len(sizes)} kinds of split x class x site; try {3 * len(sizes)}")
+        raise ConfigError(f"data.{key}={max_images}: there are {len(sizes)} kinds of split x class x site; try {3 * len(sizes)}")
     wanted = largest_remainder(max_images, sizes.numpy().astype(np.float64))
     for kind in np.flatnonzero(wanted == 0):
         wanted[kind] = 1

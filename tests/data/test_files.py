@@ -13,7 +13,7 @@ from fedrobust.data import decoding
 from fedrobust.data.csv import csv
 from fedrobust.data.decoding import decode, squeeze
 from fedrobust.data.image_folder import image_folder
-from fedrobust.data.table import subset
+from fedrobust.data.table import chosen_rows, options, subset
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.seeding import generator
 from tests.data.toys import encoded, picture
@@ -238,6 +238,25 @@ def test_a_subset_keeps_the_mix() -> None:
     assert torch.equal(subset(labels, sites, splits, 5000, generator(0)), torch.arange(1000))
     with pytest.raises(ConfigError, match=r"data.max_images=7: there are 8 kinds .* try 24"):
         subset(labels, sites, splits, 7, generator(0))
+
+
+def test_a_class_is_capped_with_the_same_mix_of_split_and_site() -> None:
+    """600 images of class 0, of which 300 in each split and a third at site 1; 60 of class 1: a cap of 120 leaves a fifth of the first."""
+    labels = torch.tensor([0] * 600 + [1] * 60)
+    splits = torch.tensor([0, 2] * 330)
+    sites = torch.tensor(([0] * 4 + [1] * 2) * 110)
+    rows = chosen_rows(labels, sites, splits, options(8, None, "error", 0, max_per_class=120), generator(0))
+    assert torch.equal(rows, rows.sort().values)
+    assert torch.bincount(labels[rows]).tolist() == [120, 60]
+    first = rows[labels[rows] == 0]
+    assert torch.bincount(splits[first]).tolist() == [60, 0, 60]
+    assert torch.bincount(sites[first]).tolist() == [80, 40]
+    both = chosen_rows(labels, sites, splits, options(8, 90, "error", 0, max_per_class=120), generator(0))
+    assert torch.bincount(labels[both]).tolist() == [60, 30]
+    with pytest.raises(ConfigError, match=r"^data\.max_per_class=3: there are 4 kinds"):
+        chosen_rows(labels, sites, splits, options(8, None, "error", 0, max_per_class=3), generator(0))
+    with pytest.raises(ConfigError, match=r"^data\.max_per_class=0"):
+        options(8, None, "error", 0, max_per_class=0)
 
 
 @pytest.mark.parametrize(
