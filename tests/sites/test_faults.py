@@ -74,10 +74,10 @@ def at_work(federation: LocalFederation, name: str) -> int | None:
 
 
 def in_round(federation: LocalFederation, run: str, number: int, name: str) -> int:
-    """The ClientApp of a site that has just got its message of the given round."""
-    message = re.compile(rf"\[RUN {run}\]\n.*Receiving: train message")
-    until(lambda: len(message.findall(federation.processes.log(name).read_text())) >= number)
-    time.sleep(3)  # a process that has answered the message before may still be leaving
+    """The ClientApp of a site that has just been started for the given round."""
+    started = re.compile(rf"\[RUN {run}\]\n[^\n]*Receiving: train message.*?Start `flwr-clientapp` process", re.DOTALL)
+    until(lambda: len(started.findall(federation.processes.log(name).read_text())) >= number)
+    time.sleep(2)  # its predecessor may still be leaving, and it may not be there yet
     pid: int = until(lambda: at_work(federation, name))
     return pid
 
