@@ -16,14 +16,16 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from clients.disguise import disguised
-from fedrobust import config, etf, experiment, site, wire
+from clients.exposure import exposed, judged
+from fedrobust import config, etf, experiment, jsontext, site, wire
 from fedrobust import device as devices
 from fedrobust.data import TEST, TRAIN, VALIDATION
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
 from fedrobust.layout import Layout, load, take
 from fedrobust.models import Classifier
+from fedrobust.privacy import ledger
+from fedrobust.privacy.noise import secret, seeded
 from fedrobust.sanitising.detection import altered, counts
 from fedrobust.sanitising.filtering import attacker_owned, filtered
 from fedrobust.types import Samples, Shard, State, Task, TrainResult
@@ -57,8 +59,10 @@ def train(message: Message, context: Context) -> Message:
     sent = contamination.update(trained, reference, study.generator("update", client, order["round"]))
     if contamination.track is not None:
         sent = contamination.track(sent, reference, _received_before(reference, context, order))
-    metrics = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()} | sifted
-    content = wire.train_reply(sent, len(task.data.train), metrics, {"etf-sha256": _sha256(model)}, result.extras)
+    metrics: Mapping[str, float] = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()} | sifted
+    sent = _released(study, client, sent, reference, order=order, node=context.node_config)
+    count, metrics, extras = study.privacy.told(len(task.data.train), metrics, result.extras)
+    content = wire.train_reply(sent, count, metrics, {"etf-sha256": _sha256(model), "task": wire.task(order)}, extras)
     return Message(content, reply_to=message)
 
 
@@ -70,13 +74,9 @@ def evaluate(message: Message, context: Context) -> Message:
     model, layout = _model(study.text, order["etf"], order["etf-sha256"])
     state = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
     load(model, layout, _with_own_buffers(study, state, context, order))
-    clean, contaminated = study.tests(client)
-    scores = predict(model, clean.images, study.evaluation.batch_size)
-    scores_contaminated = scores
-    if contaminated.images is not clean.images:
-        scores_contaminated = predict(model, contaminated.images, study.evaluation.batch_size)
-    predictions = {"clean": (scores, clean.labels), "contaminated": (scores_contaminated, contaminated.labels)}
-    return Message(wire.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model)}), reply_to=message)
+    ledger.check_verdict(context.node_config)
+    predictions = judged(study, client, model)
+    return Message(wire.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model), "task": wire.task(order)}), reply_to=message)
 
 
 @app.query()  # type: ignore[untyped-decorator]
@@ -94,7 +94,7 @@ def _study(text: str, message: Message, context: Context) -> tuple[Experiment, i
     """The experiment and this client's number. Contamination is refused outside a simulation unless the node itself allows it:
     a server must never be able to order a hospital to poison."""
     node = context.node_config
-    settings = json.loads(text)
+    settings = jsontext.read_object(text, "experiment")
     allowed = node.get("simulation") is True or node.get("allow-contamination") is True  # the word "false" is no permission
     if (settings.get("poisoned") or settings.get("noisy")) and not allowed:
         raise ConfigError("poisoned/noisy: this node refuses contamination; its own node config may set allow-contamination=true")
@@ -128,6 +128,16 @@ def _at_site(text: str, settings: dict[str, Any], message: Message, node: Mappin
     return _as_client(study, client)
 
 
+def _released(
+    study: Experiment, client: int, sent: State, reference: State, *, order: Mapping[str, Any], node: Mapping[str, Any]
+) -> State:
+    """What leaves the hospital. A real one draws its noise in secret: the server knows every seed of the run."""
+    noise = seeded(study.generator("privacy", client, order["round"])) if node.get("simulation") is True else secret
+    released = study.privacy.release(sent, reference, noise)
+    ledger.charge(node, study.privacy)
+    return released
+
+
 @lru_cache(maxsize=1)
 def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
     """The one resident model of this process; every client's state is loaded into it."""
@@ -152,7 +162,7 @@ def _learnt(study: Experiment, client: int, task: Task, layout: Layout) -> tuple
 def _sanitised(study: Experiment, client: int, model: Classifier, server_round: int, *, simulated: bool) -> tuple[Shard, dict[str, float]]:
     """What the hospital trains on in this round, and how many images it left out; only a simulation knows how many of them rightly."""
     device = next(model.parameters()).device
-    shard = _shard(study.text, client, device)
+    shard = exposed(study, client, model, _shard(study.text, client, device), server_round)
     if study.sanitiser.score is None or attacker_owned(study.contamination(client)):
         return shard, {}
     data, kept_N = filtered(study.sanitiser, model, shard, server_round)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import count
 from typing import Any
 
 from torch import Generator, Tensor
@@ -76,8 +75,20 @@ def _after(preaggregation: Preaggregation, mix: Mixer, strategy: Strategy) -> St
         return replace(result, weights_N=weights_N, extras=_per_client(result.extras, mixing_MN))
 
     wanted = max(1, preaggregation.min_clients)
-    least = next(clients for clients in count(wanted) if preaggregation.rows(clients) >= strategy.min_clients)
-    return Strategy(f"{preaggregation.name}+{strategy.name}", rule, strategy.uses, least)
+    enough = least(wanted, lambda clients: preaggregation.rows(clients) >= strategy.min_clients)
+    return Strategy(f"{preaggregation.name}+{strategy.name}", rule, strategy.uses, enough)
+
+
+def least(low: int, enough: Callable[[int], bool]) -> int:
+    """The smallest number from `low` > 0 on that is enough, as every larger one is then; in few steps, since a configuration of
+    somebody else's may ask for any number."""
+    high = low
+    while not enough(high):
+        low, high = high + 1, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
 
 
 def _per_client(extras: Mapping[str, Any], mixing_MN: Tensor) -> dict[str, Any]:

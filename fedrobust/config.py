@@ -6,32 +6,19 @@ import importlib.util
 import inspect
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedrobust.checks import choice, number
 from fedrobust.errors import ConfigError
+from fedrobust.targets import ROOMS as ROOMS
+from fedrobust.targets import locate as locate
+from fedrobust.targets import room_name
 
-# Where the factories of each group may live. A configuration can come over the network: nothing else is ever called.
-ROOMS: dict[str, str] = {
-    "data": "fedrobust.data",
-    "partition": "fedrobust.partition",
-    "contamination": "fedrobust.contamination",
-    "noise": "fedrobust.contamination",
-    "corruption": "fedrobust.contamination",
-    "model": "fedrobust.models",
-    "client": "clients",
-    "strategy": "strategies",
-    "preaggregation": "strategies.preaggregation",
-    "server_optimizer": "strategies.server_optimizers",
-    "sanitiser": "fedrobust.sanitising",
-    "engine": "fedrobust.engines",
-    "evaluation": "fedrobust.evaluation",
-}
 SERVER_KEYS = {
     *("root_per_class", "proxy", "buffers", "max_failures", "round_timeout", "matrix_mb", "scratch"),
-    *("checkpoint_every", "keep_checkpoints"),
+    *("checkpoint_every", "keep_checkpoints", "max_examples"),
 }
 PLAIN_KEYS = {"num_clients", "clients_per_round", "poisoned", "noisy", "rounds", "seed", "device", "server"}
 
@@ -44,24 +31,6 @@ def check_siblings() -> None:
         if spec is None or spec.origin is None or Path(spec.origin).parents[1] != root:
             where = "nowhere" if spec is None else str(spec.origin)
             raise ConfigError(f"package {name}: found {where}, not beside fedrobust in {root}; rename or leave out the one that hides it")
-
-
-def locate(group: str, target: Any) -> Callable[..., Any]:
-    """The factory named by `_target_`: a public function defined in a module of the group's room, and nothing reached through it.
-
-    Raises ConfigError for anything else (`fedrobust.manifest.subprocess.run` must not be found).
-    """
-    module_name, _, name = str(target).rpartition(".")
-    room = ROOMS[group]
-    if not (module_name == room or module_name.startswith(room + ".")) or name.startswith("_"):
-        raise ConfigError(f"{group}._target_={target}: must name a function in {room}")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{group}._target_={target}: cannot be found ({error})") from error
-    if not inspect.isfunction(found) or found.__module__ != module_name:
-        raise ConfigError(f"{group}._target_={target}: must name a function defined in {module_name}")
-    return found
 
 
 def build(config: Mapping[str, Any], group: str, **given: Any) -> Any:
@@ -90,11 +59,6 @@ def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[st
         return factory(**keywords)
     except ConfigError as error:  # one factory serves several groups: the line must name the key that the user wrote
         raise ConfigError(str(error).replace(f"{room_name(group)}.", f"{path}.")) from error
-
-
-def room_name(group: str) -> str:
-    """The group by whose name factories of this room speak of their settings."""
-    return next(name for name, room in ROOMS.items() if room == ROOMS[group])
 
 
 def _nested(value: Any, group: str, path: str, given: Mapping[str, Any]) -> Any:
@@ -136,6 +100,7 @@ def _check_server(server: Any) -> None:
     number("server.root_per_class", server["root_per_class"], low=0, integer=True)
     number("server.proxy", server["proxy"], low=0, integer=True)
     number("server.max_failures", server["max_failures"], low=0, integer=True)
+    number("server.max_examples", server["max_examples"], low=1, integer=True)
     number("server.round_timeout", server["round_timeout"], low=0, open_low=True)
     number("server.matrix_mb", server["matrix_mb"], low=0, integer=True)
     if server["scratch"] is not None and not isinstance(server["scratch"], str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,21 +12,24 @@ import torch
 from torch import Tensor
 
 from fedrobust import config as settings
+from fedrobust import jsontext
 from fedrobust.composition import compose
 from fedrobust.contamination import contaminate, share
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, carve
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation import Evaluation
+from fedrobust.evaluation import OBLIVIOUS, Evaluation
 from fedrobust.models import ModelFactory
 from fedrobust.partition import Remote
+from fedrobust.privacy import Privacy
 from fedrobust.sanitising import Sanitiser
 from fedrobust.seeding import generator
-from fedrobust.types import CLEAN, Backdoor, ClientTrainer, Contamination, Samples, Shard, Strategy
+from fedrobust.types import CLEAN, NO_PURIFIER, Backdoor, ClientTrainer, Contamination, Evasion, Purifier, Samples, Shard, Strategy
 
 KINDS = ("clean", "noisy", "poisoned")
+CONDITIONS = ("clean", "contaminated")  # under which a client judges its own test images
 GROUPS = (  # built without the data
     *("data", "partition", "model", "client", "strategy", "preaggregation", "server_optimizer"),
-    *("evaluation", "sanitiser"),
+    *("evaluation", "sanitiser", "evasion", "purifier", "privacy"),
 )
 
 
@@ -52,6 +55,9 @@ class Experiment:
     strategy: Strategy
     evaluation: Evaluation
     sanitiser: Sanitiser
+    evasion: Evasion
+    purifier: Purifier
+    privacy: Privacy
     sites: tuple[str, ...] = ()
     held: tuple[int, ...] = ()
 
@@ -79,6 +85,36 @@ class Experiment:
 
     def clients_of_kind(self, kind: str) -> list[int]:
         return [client for client, one in enumerate(self.kinds) if one == kind]
+
+    def purifying(self, *purpose: str | int) -> Callable[[Tensor], Tensor]:
+        """The purifier with randomness of its own for this purpose."""
+        g = self.generator("purifier", *purpose)
+        return lambda images: self.purifier.purify(images, g)
+
+    def replies(self, server_round: int) -> int:
+        """How many train messages the hospital that was asked most often had to answer up to this round."""
+        if self.config["clients_per_round"] is None:
+            return server_round
+        asked = [0] * self.num_clients
+        for number in range(1, server_round + 1):
+            for client in self.participants(number):
+                asked[client] += 1
+        return max(asked)
+
+    @property
+    def purifies(self) -> bool:
+        """Whether there is a purifier."""
+        return self.purifier.name != NO_PURIFIER.name
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Under which a client judges its own test images: with a purifier also behind it."""
+        return CONDITIONS + tuple(f"purified_{name}" for name in CONDITIONS) if self.purifies else CONDITIONS
+
+    @property
+    def attacks_members(self) -> bool:
+        """Whether the clients' own models are attacked at the end."""
+        return self.evasion.attack is not None and self.evaluation.adversarial_clients
 
     def samples(self, rows: Tensor) -> Samples:
         return self.dataset.samples(rows)
@@ -162,11 +198,13 @@ def build(config: Mapping[str, Any]) -> Experiment:
         built[group] = settings.build(config, group, **({"model": built["model"]} if group == "client" else {}))
     strategy = compose(built["strategy"], built["preaggregation"], built["server_optimizer"])
     _check_together(config, strategy)
+    _check_evasion(built["evaluation"], built["evasion"], built["purifier"])
     _check_sanitiser(config, built["sanitiser"])
+    _check_privacy(config, built["privacy"])
     dataset = _dataset(settings.to_json(config["data"]))
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {group: settings.build(config, group, **classes) for group in ("contamination", "noise", "corruption")}
-    _check_collusion(damage)
+    _check_damage(damage)
     seed = config["seed"]
     root, proxy, rest = _server_images(config, dataset, built["partition"])
     parts = built["partition"](dataset, rest, config["num_clients"], generator(seed, "partition"))
@@ -186,6 +224,9 @@ def build(config: Mapping[str, Any]) -> Experiment:
         strategy=strategy,
         evaluation=built["evaluation"],
         sanitiser=built["sanitiser"],
+        evasion=built["evasion"],
+        purifier=built["purifier"],
+        privacy=built["privacy"],
     )
 
 
@@ -213,7 +254,7 @@ def _grades(config: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, 
 @lru_cache(maxsize=4)
 def from_text(text: str) -> Experiment:
     """The experiment of a configuration's canonical text: a process that gets it every round builds it once."""
-    return build(json.loads(text))
+    return build(jsontext.read_object(text, "experiment"))
 
 
 def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
@@ -239,7 +280,30 @@ def _check_sanitiser(config: Mapping[str, Any], sanitiser: Sanitiser) -> None:
         raise ConfigError("sanitiser.anchors=etf: needs model.head=etf; use sanitiser.anchors=centroid")
 
 
-def _check_collusion(damage: Mapping[str, Contamination]) -> None:
+def _check_privacy(config: Mapping[str, Any], privacy: Privacy) -> None:
+    """Under local DP nothing that is computed from a hospital's images may leave it but its noisy update."""
+    if privacy.noisy and config["server"]["buffers"] == "mean":
+        why = "averages the hospitals' BatchNorm statistics, which hold no noise and are not sent"
+        raise ConfigError(f"server.buffers=mean: {why} under privacy={privacy.name}; set server.buffers=recalibrate or local")
+
+
+def _check_evasion(evaluation: Evaluation, evasion: Evasion, purifier: Purifier) -> None:
+    """Threat models that know the purifier need one, and a bounded attack to be compared with."""
+    adaptive = [name for name in evaluation.threat_models if name != OBLIVIOUS]
+    if not adaptive:
+        return
+    asked = f"evaluation.threat_models={list(evaluation.threat_models)}"
+    if purifier.name == NO_PURIFIER.name or evasion.attack is None or not evasion.bounded:
+        raise ConfigError(f"{asked}: needs a purifier and an attack within eps; set purifier=mdda evasion=pgd, or leave only {OBLIVIOUS}")
+    if "differentiated" in adaptive and not purifier.differentiable:
+        raise ConfigError(f"{asked}: purifier={purifier.name} has no gradient; leave differentiated out")
+
+
+def _check_damage(damage: Mapping[str, Contamination]) -> None:
+    if damage["corruption"].craft is not None:
+        name = damage["corruption"].name
+        why = "is crafted against the model that a client receives"
+        raise ConfigError(f"corruption={name}: {why}; to attack the final models use evasion=pgd")
     for group in ("noise", "corruption"):
         if damage[group].collude is not None:
             name = damage[group].name

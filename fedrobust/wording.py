@@ -32,6 +32,8 @@ EVALUATION_MEANINGS: Final[dict[str, str]] = {
     "corrupted": "This run's model on the same test images, corrupted.",
     "twin_clean": "The clean twin's model (same seed, nobody contaminated) on the clean test images.",
     "twin_corrupted": "The clean twin's model on the corrupted test images.",
+    "purified_clean": "This run's model on the clean test images behind the purifier.",
+    "purified_corrupted": "This run's model on the corrupted test images behind the purifier.",
 }
 
 DROP_MEANINGS: Final[dict[str, str]] = {
@@ -40,6 +42,18 @@ DROP_MEANINGS: Final[dict[str, str]] = {
     "total": "clean twin on clean → this run on corrupted test images",
     "clients": "each client's own test images, clean → under that client's contamination, mean over clients",
 }
+
+THREAT_MEANINGS: Final[dict[str, str]] = {
+    "oblivious": "the attacker knows the model, but of no purifier",
+    "bpda_eot": "the attacker knows the purifier, averages over its noise and takes its gradient for the identity's",
+    "differentiated": "the attacker knows the purifier, averages over its noise and goes through it with the gradient",
+}
+EVASION_COLUMNS: Final = ("Attacker", "eps", "Purifier", "Balanced", "95 % interval", "Combined", "recovered")
+EVASION_MEANING: Final = (
+    "eps: largest change of a value in 255ths of the range; Combined: drop from the images as they are; recovered: of the balanced "
+    "accuracy that the oblivious attack takes from the undefended model, the share that the purifier gives back"
+)
+MOST_BOUNDS: Final = 5  # columns of the clients' table
 
 DROP_FORMULA: Final = "drop = 100 (normal - attack) / normal for each metric; Combined is the mean over metrics; a negative drop is a gain"
 INFLUENCE_MEANING: Final = "The weight that the server gave to a client's update, between 0 and 1, mean over the rounds."
@@ -84,6 +98,17 @@ def headline(report: Mapping[str, Any]) -> str:
         f"{report['strategy']} · {total} hospital{'s' * (total != 1)} ({kinds['poisoned']} poisoned, {kinds['noisy']} noisy)"
         f" · {rounds} round{'s' * (rounds != 1)} · seed {report['seed']}"
     )
+
+
+def privacy_text(privacy: Mapping[str, Any] | None) -> str:
+    """What hospitals did to their updates and what it promises; empty where that is nothing."""
+    if not privacy:
+        return ""
+    text = f"privacy={privacy['name']}: updates no longer than {privacy['clip']:g}"
+    if "epsilon" not in privacy:
+        return f"{text}, no noise, no guarantee"
+    spent = f"epsilon {privacy['epsilon']:.3g} after {privacy['replies']} replies, {privacy['epsilon_per_reply']:.3g} for one"
+    return f"{text}, noise {privacy['noise_multiplier']:g} x 2 x that; {spent}, at delta {privacy['delta']:g}"
 
 
 def uses_text(uses: Mapping[str, int] | None) -> str:
@@ -133,3 +158,50 @@ def sanitising_text(found: Mapping[str, Any]) -> str:
     verdict = f"precision {decimal(found['precision'])}, recall {decimal(found['recall'])} ({by_chance})"
     left_out = f"{found['dropped']} of {found['images']} images, {found['found']} of {found['altered']} altered ones"
     return f"sanitising left out {left_out}: {verdict}"
+
+
+def evasion_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Of the report's section `evasion` the global model's rows under EVASION_COLUMNS, those without an attack first."""
+    cost = section["purifier_drop"]
+    rows: list[tuple[str, ...]] = [
+        ("none", "-", name, decimal(one["balanced_accuracy"]), "-", "-" if name == "none" else drop_text(cost["combined"]), "-")
+        for name, one in section["clean"].items()
+    ]
+    for one in section["attacks"]:
+        found = "-" if one["recovered"] is None else decimal(one["recovered"]["percent"])
+        balanced = decimal(one["metrics"]["balanced_accuracy"]), interval(one["balanced_ci95"])
+        rows.append(
+            (label(one["threat_model"]), bound(one["eps_255"]), one["purifier"], *balanced, drop_text(one["drop"]["combined"]), found)
+        )
+    return rows
+
+
+def bound(eps_255: float | None) -> str:
+    """The largest change that an attack may make, in 255ths; a dash for an attack without a bound."""
+    return "-" if eps_255 is None else f"{eps_255:g}"
+
+
+def evasion_meanings(section: Mapping[str, Any]) -> list[str]:
+    """What the attackers of the section know, and what its columns are."""
+    found = {one["threat_model"] for one in section["attacks"]}
+    return [f"{label(name)}: {meaning}" for name, meaning in THREAT_MEANINGS.items() if name in found] + [EVASION_MEANING]
+
+
+def member_columns(section: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of the clients' own models: balanced accuracy by bound, without a purifier."""
+    return ("Client", "Kind", "no attack", *(f"eps {bound(one['eps_255'])}" for one in _bare(section["clients"][0])))
+
+
+def member_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row a client under `member_columns`."""
+    return [
+        (
+            *(str(one["id"]), one["kind"], decimal(one["clean"]["none"]["balanced_accuracy"])),
+            *(decimal(attack["metrics"]["balanced_accuracy"]) for attack in _bare(one)),
+        )
+        for one in section["clients"]
+    ]
+
+
+def _bare(client: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [one for one in client["attacks"] if one["purifier"] == "none"][:MOST_BOUNDS]

@@ -21,11 +21,12 @@ from fedrobust.models import Classifier
 from fedrobust.storage import allocate, fetch, fill
 from fedrobust.types import Aggregate, ClientRecord, Failure, Round, Samples, ServerData, State
 from fedrobust.vectors import Updates
-from fedrobust.wire import WireError
+from fedrobust.wire.inflation import measured
 from strategies import adversary
+from strategies.replies import Expected, Inbox
 
 # The rounds know Flower through this module only.
-__all__ = ["Grid", "Message", "Outcome", "RuleStrategy", "Server", "failure"]
+__all__ = ["Grid", "Message", "Outcome", "RuleStrategy", "Server"]
 
 Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one client
 
@@ -76,7 +77,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self.state = state
         self.outcome = Outcome((), (), {})
         self.memory: dict[str, object] = {}
-        self._sent_to: dict[int, int] = {}
+        self.inbox = Inbox(self._expected(""), {})
         self._matrix: Tensor | None = None
         self._sent: tuple[State, Updates] | None = None  # the last round's reference and updates
 
@@ -90,7 +91,9 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
 
     def _ask(self, grid: Grid, messages: Iterable[Message]) -> Iterator[Message]:
         timeout = float(self.server.experiment.config["server"]["round_timeout"])
-        return iter(grid.send_and_receive(messages, timeout=timeout))
+        replies = self.inbox.first(grid.send_and_receive(messages, timeout=timeout))
+        values = self.server.layout.num_parameters + self.server.layout.num_buffers
+        return replies if isinstance(grid, LocalGrid) else measured(replies, 4 * values)
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
         adversary.check(self.server.experiment, simulated=isinstance(grid, LocalGrid))
@@ -102,21 +105,20 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
 
     def _messages(self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str, clients: Iterable[int]) -> Iterator[Message]:
         nodes = sorted(grid.get_node_ids())
-        self._sent_to = {nodes[client]: client for client in clients if client < len(nodes)}
         config = {
             "experiment": self.server.experiment.text,
             "round": server_round,
             "etf": self.server.etf_bytes,
             "etf-sha256": self.server.etf_sha256,
         }
-        return (Message(wire.instruction(arrays, config), dst_node_id=node, message_type=kind) for node in self._sent_to)
+        self.inbox = Inbox(self._expected(wire.task(config)), {nodes[client]: client for client in clients if client < len(nodes)})
+        return self.inbox.outgoing(
+            Message(wire.instruction(arrays, config), dst_node_id=node, message_type=kind) for node in self.inbox.clients
+        )
 
-    def client_of(self, reply: Message) -> int:
-        """The number of the client that answers. Raises RunError for a node that was not asked."""
-        node = reply.metadata.src_node_id
-        if node not in self._sent_to:
-            raise RunError(f"node {node} replied without having been asked")
-        return self._sent_to[node]
+    def _expected(self, task: str) -> Expected:
+        study, most = self.server.experiment, self.server.experiment.config["server"]["max_examples"]
+        return Expected(self.server.layout, study.num_classes, self.server.etf_sha256, task, most, frozenset(study.conditions))
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """Apply the rule to the usable replies. Raises RunError when too few are left or the new model is not finite."""
@@ -154,18 +156,14 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
                 yield client, State(reference.parameters + updates.row(row).to(reference.parameters), updates.buffers_NB[row])
 
     def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
-        """Stream the replies into the matrix of updates; row order is client order, whoever was first. A client's first reply
-        counts, whatever it says later."""
-        layout, row_of = self.server.layout, {client: row for row, client in enumerate(sorted(self._sent_to.values()))}
+        """Stream the replies into the matrix of updates; row order is client order, whoever was first."""
+        layout, row_of = self.server.layout, {client: row for row, client in enumerate(sorted(self.inbox.clients.values()))}
         matrix_ND, (budget, folder) = self._rows(len(row_of)), self._room()
         reference_D, buffers_NB = self.state.parameters.to(matrix_ND.device), torch.empty(len(row_of), layout.num_buffers)
         read_replies: dict[int, Report] = {}
         failures: dict[int, Failure] = {}
-        for message in replies:
-            client = self.client_of(message)
-            if client in read_replies or client in failures:
-                continue
-            reply = self._read(client, message)
+        for message in self.inbox.first(replies):
+            client, reply = self.inbox.client_of(message), self.inbox.trained(message)
             if isinstance(reply, Failure):
                 failures[client] = reply
                 continue
@@ -184,7 +182,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         matrix_ND, buffers_NB = matrix_ND[: len(clients)], buffers_NB[: len(clients)]
         counts = torch.tensor([read_replies[client][0] for client in clients], dtype=torch.float64)
         updates = Updates(matrix_ND, buffers_NB, counts, clients, layout, budget, folder)
-        return updates, read_replies, tuple(failures[c] for c in sorted(failures))
+        return updates, read_replies, (*(failures[client] for client in sorted(failures)), *self.inbox.notes)
 
     def _rows(self, number: int) -> Tensor:
         """The matrix of updates, the same memory in every round: fresh memory takes eight times as long to fill. On the
@@ -203,24 +201,13 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         server = self.server.experiment.config["server"]
         return server["matrix_mb"] << 20, server["scratch"]
 
-    def _read(self, client: int, message: Message) -> wire.Reply | Failure:
-        if message.has_error():
-            return failure(client, message)
-        layout = self.server.layout
-        try:
-            reply = wire.read_train_reply(message.content, (layout.num_parameters, layout.num_buffers))
-        except WireError as error:
-            return Failure(client, f"unusable reply: {error}")
-        if reply.info["etf-sha256"] != self.server.etf_sha256:
-            return Failure(client, "unusable reply: trained against another ETF (its SHA-256 differs)")
-        return reply
-
     def _check_enough(self, server_round: int, usable: int, failures: tuple[Failure, ...]) -> None:
         experiment = self.server.experiment
         allowed, least = experiment.config["server"]["max_failures"], experiment.strategy.min_clients
-        who = "; ".join(f"client {one.client}: {one.reason}" for one in failures[:3])
-        if len(failures) > allowed:
-            raise RunError(f"round {server_round}: {len(failures)} clients failed, server.max_failures={allowed} ({who})")
+        lost = [one for one in failures if one.counts]
+        who = "; ".join(f"client {one.client}: {one.reason}" for one in lost[:3])
+        if len(lost) > allowed:
+            raise RunError(f"round {server_round}: {len(lost)} clients failed, server.max_failures={allowed} ({who})")
         if usable < least:
             raise RunError(f"round {server_round}: {usable} usable replies, strategy={experiment.strategy.name} needs {least} ({who})")
 
@@ -236,22 +223,16 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         """Clients' scores are pooled by `rounds.client_scores`, which needs them one by one; Flower's own loop gets their mean accuracy."""
         hits, total = 0.0, 0
-        for reply in replies:
-            if not reply.has_error():
-                scores = wire.read_evaluate_reply(reply.content, self.server.experiment.num_classes)
-                probabilities, labels = scores.predictions["clean"]
+        for reply in self.inbox.first(replies):
+            predictions = self.inbox.judged(reply)
+            if not isinstance(predictions, Failure):
+                probabilities, labels = predictions["clean"]
                 hits, total = hits + float((probabilities.argmax(1) == labels).sum()), total + len(labels)
         return MetricRecord({"accuracy": 100 * hits / total} if total else {})
 
     def summary(self) -> None:
         """Flower prints this before its own loop; the command lines of fedrobust have their own display."""
         print(f"fedrobust rule {self.server.experiment.strategy.name} for {self.server.experiment.num_clients} clients")
-
-
-def failure(client: int, message: Message) -> Failure:
-    """An error reply as a Failure: the last line of the client's traceback is the reason."""
-    text = str(message.error.reason or "the client failed without saying why").strip()
-    return Failure(client, text.splitlines()[-1], text if "\n" in text else "")
 
 
 def _outcome(updates: Updates, replies: dict[int, Report], failures: tuple[Failure, ...], aggregate: Aggregate) -> Outcome:

@@ -20,6 +20,7 @@ from fedrobust.predictions import write_predictions
 from fedrobust.reporting import write_report
 from fedrobust.types import Observer, Samples, State
 from strategies.adapter import Grid, Server
+from strategies.evasion import attacked
 from strategies.keeper import Keeper
 from strategies.rounds import Finished, client_scores, make_server, probabilities, run_rounds
 
@@ -55,6 +56,10 @@ def conduct(
     clock.seconds["run"] += finished.earlier
     notes = {"class_names": "|".join(study.dataset.class_names)}
     save_state(folder / "model.safetensors", server.layout, finished.state, server.model.anchors, notes)
+    evasion: dict[str, Any] = {}
+    if study.evasion.attack is not None:  # before the twin, while the clients' models are still there
+        with clock.stage("evasion"):
+            evasion = attacked(server, finished, observer)
     clean = None
     if study.evaluation.twin:
         with clock.stage("twin"):
@@ -65,7 +70,7 @@ def conduct(
         verdict = judge(study, scores, finished.records)
     rows = study.test_rows()
     write_predictions(folder, study.dataset.labels[rows], study.dataset.groups[rows], scores.test)
-    report = {**_facts(study, engine), **verdict, "timing": {**clock.seconds, **_stages(finished)}}
+    report = {**_facts(study, engine), **verdict, **evasion, "timing": {**clock.seconds, **_stages(finished)}}
     write_report(folder, report)
     return report, scores
 
@@ -114,6 +119,9 @@ def _scores(server: Server, finished: Finished, twin_state: State | None, grid: 
     conditions: Mapping[str, Samples] = {"clean": clean, "corrupted": study.corrupted(clean)}
     test = {name: probabilities(server, finished.state, samples) for name, samples in conditions.items()}
     test |= {grade: probabilities(server, finished.state, study.corrupted(clean, grade)) for grade in study.grades}
+    if study.purifies:
+        behind = {name: study.purifying("global", name) for name in conditions}
+        test |= {f"purified_{name}": probabilities(server, finished.state, x, behind[name]) for name, x in conditions.items()}
     if twin_state is not None:
         test |= {f"twin_{name}": probabilities(server, twin_state, samples) for name, samples in conditions.items()}
     backdoor = study.backdoor
@@ -132,7 +140,13 @@ def _facts(study: Experiment, engine: str) -> dict[str, Any]:
         "rounds": study.config["rounds"],
         "engine": engine,
         "device": device.name(device.resolve(study.config["device"])),
+        **_privacy(study),
     }
+
+
+def _privacy(study: Experiment) -> dict[str, Any]:
+    facts = study.privacy.facts(study.replies(study.config["rounds"]))
+    return {} if facts is None else {"privacy": facts}
 
 
 def _stages(finished: Finished) -> dict[str, float]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from fedrobust import checks
+from fedrobust.composition import least
 from fedrobust.errors import ConfigError
 from fedrobust.types import Aggregate, Round, Strategy
 from fedrobust.vectors import shares
@@ -99,7 +100,7 @@ def _least_clients(settings: Settings) -> int:
         return settings.cohorts.least_clients
     wanted = settings.aggregation.min_clients if settings.aggregation else 1
     most = _trust.MOST_DROPPED if settings.trust else 0.0
-    return next(n for n in range(wanted, 3 * wanted) if n - math.floor(most * n) >= wanted)
+    return least(wanted, lambda n: n - math.floor(most * n) >= wanted)
 
 
 def _rule(round: Round, settings: Settings) -> Aggregate:

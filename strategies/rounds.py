@@ -16,20 +16,19 @@ from fedrobust.layout import Layout, read, show
 from fedrobust.metrics import classification_metrics
 from fedrobust.models import Classifier
 from fedrobust.types import Failure, Observer, RoundRecord, Samples, State
-from fedrobust.wire import WireError
-from strategies.adapter import Grid, Message, RuleStrategy, Server, failure
+from strategies.adapter import Grid, Message, RuleStrategy, Server
 from strategies.keeper import Keeper
-
-CONDITIONS = {"clean", "contaminated"}  # of a client's test shard
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that went through all its rounds. earlier: seconds of those that an earlier process had done."""
+    """A run that went through all its rounds. earlier: seconds of those that an earlier process had done. members: client by client
+    the model that it sent in the last round, for the first who asks; kept only where the study wants them attacked."""
 
     state: State
     records: tuple[RoundRecord, ...]
     earlier: float = 0.0
+    members: Iterable[tuple[int, State]] = ()
 
 
 def make_server(experiment: Experiment) -> Server:
@@ -65,6 +64,7 @@ def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run",
     """
     experiment, rounds = server.experiment, server.experiment.config["rounds"]
     validation = experiment.validation()
+    wanted = run == "run" and experiment.attacks_members
     begun = None if keeper is None else keeper.begin(run)
     observer.run_started(run, rounds, experiment.num_clients)
     strategy = RuleStrategy(server, server.initial)
@@ -81,9 +81,9 @@ def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run",
         observer.stage(run, "evaluate")
         records.append(_record(number, server, strategy, validation, seconds))
         observer.round_finished(run, records[-1])
-        if keeper is not None:
+        if keeper is not None and not (wanted and number == rounds):  # no checkpoint holds the members: that round would be done again
             keeper.keep(run, strategy, records, rounds)
-    return Finished(strategy.state, tuple(records), earlier)
+    return Finished(strategy.state, tuple(records), earlier, strategy.members() if wanted else ())
 
 
 def _train(strategy: RuleStrategy, grid: Grid, number: int, observer: Observer, run: str) -> dict[str, float]:
@@ -113,7 +113,7 @@ def _report_failures(number: int, strategy: RuleStrategy, observer: Observer, ru
 
 def _watched(replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str) -> Iterator[Message]:
     for reply in replies:
-        observer.client_done(run, stage, strategy.client_of(reply), reply.has_error())
+        observer.client_done(run, stage, strategy.inbox.client_of(reply), reply.has_error())
         yield reply
         del reply  # whoever got it has it: its memory is for the next one
 
@@ -129,13 +129,16 @@ def _record(number: int, server: Server, strategy: RuleStrategy, validation: Sam
     metrics = classification_metrics(scores, validation.labels)
     outcome = strategy.outcome
     timing = {**seconds, "evaluate": perf_counter() - started}
-    return RoundRecord(number, metrics, outcome.clients, outcome.failures, timing, outcome.extras)
+    spent = server.experiment.privacy.spent(server.experiment.replies(number)) if number else None
+    extras = outcome.extras if spent is None else {**outcome.extras, "epsilon": spent}
+    return RoundRecord(number, metrics, outcome.clients, outcome.failures, timing, extras)
 
 
-def probabilities(server: Server, state: State, samples: Samples) -> Tensor:
-    """(N, K) class probabilities of a global state on images, on the server's device. Raises RunError where they are not finite."""
+def probabilities(server: Server, state: State, samples: Samples, purify: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """(N, K) class probabilities of a global state on images, on the server's device. purify: what they go through first. Raises
+    RunError where they are not finite."""
     show(server.model, server.layout, state)
-    scores = predict(server.model, samples.images, server.experiment.evaluation.batch_size)
+    scores = predict(server.model, samples.images, server.experiment.evaluation.batch_size, purify)
     if not scores.isfinite().all():
         name = server.experiment.strategy.name
         raise RunError(f"the global model of strategy={name} answers with values that are not finite: its parameters have run away")
@@ -154,10 +157,7 @@ def client_scores(server: Server, state: State, grid: Grid, observer: Observer, 
     scores: dict[int, wire.Predictions] = {}
     failures: dict[int, Failure] = {}
     for reply in _watched(strategy.judged(rounds, grid), strategy, observer, run, "evaluate"):
-        client = strategy.client_of(reply)
-        if client in scores or client in failures:
-            continue  # a client's first reply counts
-        verdict = _read_scores(client, reply, server.experiment.num_classes)
+        client, verdict = strategy.inbox.client_of(reply), strategy.inbox.judged(reply)
         if isinstance(verdict, Failure):
             failures[client] = verdict
         else:
@@ -170,16 +170,6 @@ def client_scores(server: Server, state: State, grid: Grid, observer: Observer, 
         raise RunError(f"evaluation: {len(listed)} clients failed (client {listed[0].client}: {listed[0].reason})")
     for client in sorted(failures):
         observer.stage(run, f"client {client} could not be judged: {failures[client].reason}")
+    for note in strategy.inbox.notes:
+        observer.stage(run, f"client {note.client}: {note.reason}")
     return dict(sorted(scores.items()))
-
-
-def _read_scores(client: int, reply: Message, num_classes: int) -> wire.Predictions | Failure:
-    if reply.has_error():
-        return failure(client, reply)
-    try:
-        predictions = wire.read_evaluate_reply(reply.content, num_classes).predictions
-    except WireError as error:
-        return Failure(client, f"unusable reply: {error}")
-    if set(predictions) != CONDITIONS:
-        return Failure(client, f"unusable reply: judged {', '.join(sorted(predictions)) or 'nothing'}, not {', '.join(sorted(CONDITIONS))}")
-    return predictions

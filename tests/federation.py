@@ -73,9 +73,19 @@ class FakeGrid(LocalGrid):
         """Nothing was taken."""
 
 
+def task_of(message: Message) -> str:
+    """What the reply to a message says that it answers; to a message without settings it cannot say anything."""
+    return wire.task(wire.read_config(message.content)) if "config" in message.content else ""
+
+
+def info_of(message: Message) -> dict[str, str]:
+    """What an honest reply to a message tells beside its numbers."""
+    return {"etf-sha256": str(wire.read_config(message.content)["etf-sha256"]), "task": task_of(message)}
+
+
 def reply_with(one: Server, message: Message, state: State, examples: int = 10, sha256: str | None = None) -> Message:
     """A good train reply, unless what is given is bad."""
-    info = {"etf-sha256": one.etf_sha256 if sha256 is None else sha256}
+    info = {"etf-sha256": one.etf_sha256 if sha256 is None else sha256, "task": task_of(message)}
     return Message(wire.train_reply(state, examples, {"loss": 1.0}, info), reply_to=message)
 
 

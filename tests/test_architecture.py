@@ -8,21 +8,25 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
-        "types", "errors", "seeding", "images", "layout", "vectors", "products", "mixing", "checks", "atomic", "trees", "lock", "rows",
-        "attackers", "numbering",
+        "types", "errors", "seeding", "images", "layout", "vectors", "storage", "products", "mixing", "checks", "atomic", "trees", "lock", "rows",
+        "attackers", "numbering", "jsontext", "targets",
     },
     {
         "data", "partition", "apportion", "contamination", "models", "weights", "etf", "losses", "metrics", "drops", "batchnorm",
-        "augment", "optimizers", "alignment", "sanitising", "fusion", "ensembles", "checkpoint", "tensorfile", "device", "wording",
+        "augment", "optimizers", "alignment", "sanitising", "fusion", "ensembles", "privacy", "evasion", "purification", "checkpoint", "tensorfile", "device", "wording",
     },
     {
         "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "display", "plots", "html",
         "experiment", "composition", "site", "judgement", "predictions", "twins", "checkpoints", "training_settings",
+        "attempts", "resistance",
     },
 ]  # fmt: skip
-FLOWER_ROOMS = ("fedrobust/wire/", "fedrobust/engines/", "clients/app.py", "strategies/app.py", "strategies/adapter.py")
-UPPER_STRATEGY_FILES = {"adapter.py", "rounds.py", "keeper.py", "conduct.py"}
-ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "sanitise", "ablation", "federation"}
+FLOWER_ROOMS = (
+    *("fedrobust/wire/", "fedrobust/engines/", "clients/app.py", "strategies/app.py"),
+    *("strategies/adapter.py", "strategies/replies.py"),
+)
+UPPER_STRATEGY_FILES = {"adapter.py", "replies.py", "app.py", "rounds.py", "keeper.py", "conduct.py", "evasion.py"}
+ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "ablation", "sanitise", "meff", "federation"}
 
 
 def floor(module: str) -> int:

@@ -12,6 +12,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 GROUPS = (
     *("data", "partition", "contamination", "model", "client"),
     *("strategy", "preaggregation", "server_optimizer", "engine", "evaluation", "sanitiser"),
+    *("evasion", "purifier", "privacy"),
 )
 
 
@@ -63,6 +64,8 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
         (["server.proxy=0"], "server.buffers=recalibrate: needs proxy images"),
         (["server.checkpoint_every=-1"], "server.checkpoint_every=-1: must be at least 0"),
         (["server.keep_checkpoints=0"], "server.keep_checkpoints=0: must be at least 1"),
+        (["server.max_examples=0"], "server.max_examples=0: must be at least 1"),
+        (["rounds=1" + 30 * "0"], "rounds: must be a number of at most 64 bits"),
         (["device=tpu"], "device=tpu"),
         (["+server.colour=red"], "server.colour=red: unknown key"),
         (["+colour=red"], "colour=red: unknown key"),

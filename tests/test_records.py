@@ -43,7 +43,7 @@ def test_a_line_holds_all_of_a_round_and_no_nan(tmp_path: Path) -> None:
         "round": 1,
         "metrics": {"accuracy": 50.0, "auroc": None},
         "clients": [{"client": 1, "num_examples": 30, "weight": 0.25, "metrics": {"loss": None}, "extras": {"trust": 0.5}}],
-        "failures": [{"client": 0, "reason": "no reply", "traceback": "Traceback\nline"}],
+        "failures": [{"client": 0, "reason": "no reply", "traceback": "Traceback\nline", "counts": True}],
         "seconds": {"train": 1.5},
         "extras": {"threshold": None},
     }

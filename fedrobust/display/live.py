@@ -112,7 +112,8 @@ class Display:
 
     def _failure(self, run: str, number: int, failure: Failure) -> None:
         """The reason at once; a traceback below it, unless the very same one was shown before."""
-        self._warn(f"{run}: round {number}: client {failure.client} failed: {failure.reason}")
+        what = "failed: " if failure.counts else ""
+        self._warn(f"{run}: round {number}: client {failure.client} {what}{failure.reason}")
         if failure.traceback and failure.traceback not in self._tracebacks:
             self._tracebacks.add(failure.traceback)
             self._print(failure.traceback.rstrip(), "dim")
@@ -142,8 +143,10 @@ def clean_text(text: str) -> str:
 def round_text(record: RoundRecord) -> str:
     """One round in one line, metrics in percent."""
     metrics = ", ".join(f"{label(name)} {decimal(record.metrics.get(name))}" for name in SHOWN_METRICS)
-    failed = f", {len(record.failures)} failed" if record.failures else ""
-    return f"{metrics} % ({seconds(record):.1f} s, {len(record.clients)} clients{failed})"
+    lost = sum(one.counts for one in record.failures)
+    failed = f", {lost} failed" if lost else ""
+    spent = f", epsilon {decimal(record.extras['epsilon'])}" if "epsilon" in record.extras else ""
+    return f"{metrics} % ({seconds(record):.1f} s, {len(record.clients)} clients{failed}{spent})"
 
 
 def skipped(record: RoundRecord) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fedrobust.display.evasion import evasion_parts
+from fedrobust.display.tables import KIND_STYLES, plain_table
 from fedrobust.wording import (
     DROP_FORMULA,
     DROP_MEANINGS,
@@ -22,12 +23,12 @@ from fedrobust.wording import (
     interval,
     label,
     ordered,
+    privacy_text,
     sanitising_text,
     uses_text,
 )
 
 MOST_CLIENTS = 40  # rows on the screen; the files hold all of them
-KIND_STYLES = {"clean": "", "noisy": "yellow", "poisoned": "red"}
 
 
 def summary_table(report: Mapping[str, Any], uses: Mapping[str, int] | None = None) -> RenderableType:
@@ -38,24 +39,19 @@ def summary_table(report: Mapping[str, Any], uses: Mapping[str, int] | None = No
     parts: list[RenderableType] = [Text(headline(report), style="bold"), Text("all values in %", style="dim")]
     if uses:
         parts.append(Text(f"the strategy used server data: {uses_text(uses)}", style="yellow"))
+    if promised := privacy_text(report.get("privacy")):
+        parts.append(Text(promised))
     parts += [evaluations_table(report["evaluations"]), drops_table(report["drops"])]
     meanings = [f"{name}: {DROP_MEANINGS[name]}" for name in ordered(report["drops"])]
     parts += [Text(line, style="dim") for line in [*meanings, *drop_notes(report["drops"]), DROP_FORMULA]]
     parts += [clients_table(report["clients"]), *(Text(line) for line in attack_lines(report))]
+    parts += evasion_parts(report["evasion"], MOST_CLIENTS) if "evasion" in report else []
     return Group(*parts)
-
-
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    """A table whose first `left` columns are words, the others numbers."""
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if place < left else "right", overflow="fold", no_wrap=place >= left)
-    return table
 
 
 def evaluations_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
     """One row an evaluation, the required ones first."""
-    table = _table("Test images", "Model on", *METRIC_NAMES.values(), "Images")
+    table = plain_table("Test images", "Model on", *METRIC_NAMES.values(), "Images")
     for name in evaluation_names(evaluations):
         one = evaluations[name]
         table.add_row(label(name), *(decimal(one[metric]) for metric in METRIC_NAMES), str(one["n"]))
@@ -64,7 +60,7 @@ def evaluations_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def drops_table(drops: Mapping[str, Mapping[str, Any]]) -> Table:
     """A block of rows a drop: every metric, then the Combined one with its interval."""
-    table = _table("Performance drop", "Drop", "Metric", "normal → attack", "drop", "95 % interval", left=2)
+    table = plain_table("Performance drop", "Drop", "Metric", "normal → attack", "drop", "95 % interval", left=2)
     for name in ordered(drops):
         drop = drops[name]
         for place, (metric, one) in enumerate(drop["per_metric"].items()):
@@ -80,7 +76,7 @@ def clients_table(clients: list[Mapping[str, Any]]) -> Table:
     if len(clients) > MOST_CLIENTS:
         chosen = sorted(clients, key=lambda one: (one["kind"] == "clean", one["id"]))[:MOST_CLIENTS]
     columns = ("Client", "Kind", "Images", "Influence", "clean", "contaminated", "Combined")
-    table = _table("Clients: balanced accuracy on their own test images, Combined drop", *columns, left=2)
+    table = plain_table("Clients: balanced accuracy on their own test images, Combined drop", *columns, left=2)
     for one in chosen:
         before, after = one["clean"]["balanced_accuracy"], one["contaminated"]["balanced_accuracy"]
         values = (str(one["num_examples"]), decimal(one["weight"], 3), decimal(before), decimal(after), drop_text(one["combined_drop"]))

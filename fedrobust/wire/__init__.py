@@ -1,13 +1,13 @@
 """What the messages hold: states, settings, metrics and per-sample results as Flower records, and back with every check.
 
 A train message is {"state": ArrayRecord, "config": ConfigRecord}, its reply {"state", "metrics", "info"}; an evaluate
-reply is {"predictions": ArrayRecord, "metrics", "info"}. Both ways may add "extras" (scalars) and "extra-tensors".
+reply is {"predictions": ArrayRecord, "metrics", "info"}. A train message and its reply may add "extras" (scalars) and "extra-tensors".
 Whatever arrives is checked before it is used: a wrong name, type, shape, size or a NaN ends in a `WireError`, a ValueError of one line.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,18 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedrobust.types import State
+from fedrobust.wire import limits
 from fedrobust.wire.arrays import FlatArray, pack, unpack
 from fedrobust.wire.arrays import WireError as WireError
 from fedrobust.wire.arrays import is_finite as is_finite
+from fedrobust.wire.arrays import one_line as one_line
+from fedrobust.wire.limits import names, shown
 
 Predictions = Mapping[str, tuple[Tensor, Tensor]]
 CONFIG_KEYS: Mapping[str, type] = {"experiment": str, "round": int, "etf": bytes, "etf-sha256": str}
 SCALARS = (str, int, float, bytes)
+ROUNDING = 1e-5  # of a softmax's shares
+SUMMED = 1e-3  # of their sum over the classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,8 @@ class Scores:
 def set_identity(run_id: int = 1, node_id: int = 2**32) -> None:
     """Name this process to Flower, which refuses to build a Message outside a run of its own.
 
-    The one private touch of Flower (1.41): inside `flwr run` the name is set already and this must not be called.
-    The server's node id lies outside the clients' 0 ... N-1.
+    The one private touch of Flower (1.41) that a simulation needs: inside `flwr run` the name is set already and this must not be
+    called. The server's node id lies outside the clients' 0 ... N-1.
     """
     from flwr.supercore.task_identity import TaskIdentity
 
@@ -69,7 +74,7 @@ def state_record(state: State) -> ArrayRecord:
 def read_state(record: ArrayRecord, sizes: tuple[int, int]) -> State:
     """The state in a record; `sizes` are (D, B) of the receiver's own layout. Views of the record: never change them in place."""
     if set(record) != {"parameters", "buffers"}:
-        raise WireError(f"state: expected the arrays parameters and buffers, got {_names(record)}")
+        raise WireError(f"state: expected the arrays parameters and buffers, got {names(record)}")
     vectors = [unpack(record, name, torch.float32, (size,)) for name, size in zip(("parameters", "buffers"), sizes, strict=True)]
     for name, vector in zip(("parameters", "buffers"), vectors, strict=True):
         array = record[name]
@@ -94,13 +99,22 @@ def read_config(content: RecordDict) -> dict[str, Any]:
     return config
 
 
+def task(config: Mapping[str, Any]) -> str:
+    """The name of what a message asks for, by its settings: a digest of experiment and round, which its reply has to repeat."""
+    return hashlib.sha256(f"{config['round']}\n{config['experiment']}".encode()).hexdigest()
+
+
 def read_extras(content: RecordDict) -> dict[str, Any]:
     """The extras of a message or of a reply: scalars and tensors by name; empty where none were sent."""
     extras: dict[str, Any] = dict(_record(content, "extras", ConfigRecord)) if "extras" in content else {}
     if "extra-tensors" in content:
         record = _record(content, "extra-tensors", ArrayRecord)
+        if twice := set(extras) & set(record):
+            raise WireError(f"extras: {names(dict.fromkeys(twice))} stands for a scalar and for a tensor")
         extras |= {name: unpack(record, name, _extra_dtype(record, name)) for name in record}
     for name, value in extras.items():
+        if not isinstance(value, (Tensor, *SCALARS)):
+            raise WireError(f"extras: {name} must be a tensor, str, int, float or bytes, got {shown(value)}")
         if isinstance(value, (Tensor, float)):
             _check_finite(f"extras: {name}", torch.as_tensor(value))
     return extras
@@ -113,7 +127,7 @@ def train_reply(
     info: Mapping[str, Any],
     extras: Mapping[str, Any] | None = None,
 ) -> RecordDict:
-    """The content of a train reply; `info` holds "etf-sha256" and any other str, int, float or bytes."""
+    """The content of a train reply; `info` holds "etf-sha256", "task" (see `task`) and any other str, int, float or bytes."""
     content = RecordDict({"state": state_record(state), **_report(num_examples, metrics, info)})
     content.update(_extras_records(extras or {}))
     return content
@@ -121,7 +135,9 @@ def train_reply(
 
 def read_train_reply(content: RecordDict, sizes: tuple[int, int]) -> Reply:
     """The checked reply of a client to a train message; `sizes` are (D, B) of the server's layout."""
+    limits.check_records(content, ("state", "metrics", "info"), ("extras", "extra-tensors"))
     state = read_state(_record(content, "state", ArrayRecord), sizes)
+    limits.check_rest(content, "state")
     num_examples, metrics = read_metrics(_record(content, "metrics", MetricRecord))
     return Reply(state, num_examples, metrics, _read_info(content), read_extras(content))
 
@@ -135,26 +151,25 @@ def evaluate_reply(predictions: Predictions, metrics: Mapping[str, float], info:
 
 
 def read_evaluate_reply(content: RecordDict, num_classes: int) -> Scores:
-    """The checked reply of a client to an evaluate message: rows match labels, labels in [0, num_classes), all finite."""
+    """The checked reply of a client to an evaluate message: rows match labels and sum to 1, labels in [0, num_classes), all finite."""
+    limits.check_records(content, ("predictions", "metrics", "info"))
+    limits.check_rest(content, "predictions")
     record = _record(content, "predictions", ArrayRecord)
-    names = sorted({name.rpartition("/")[0] for name in record})
-    if set(record) != {f"{name}/{part}" for name in names for part in ("probabilities", "labels")}:
-        raise WireError(f"predictions: expected probabilities and labels of each condition, got {_names(record)}")
-    predictions = {name: _read_predictions(record, name, num_classes) for name in names}
+    conditions = sorted({name.rpartition("/")[0] for name in record})
+    if set(record) != {f"{name}/{part}" for name in conditions for part in ("probabilities", "labels")}:
+        raise WireError(f"predictions: expected probabilities and labels of each condition, got {names(record)}")
+    predictions = {name: _read_predictions(record, name, num_classes) for name in conditions}
     num_examples, metrics = read_metrics(_record(content, "metrics", MetricRecord))
     return Scores(predictions, num_examples, metrics, _read_info(content))
 
 
 def read_metrics(record: MetricRecord) -> tuple[int, dict[str, float]]:
-    """("num-examples", the other metrics): a whole number >= 1, and finite floats."""
+    """("num-examples", the other metrics): a whole number >= 1, and floats in their ranges."""
     values = dict(record)
     count = values.pop("num-examples", None)
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise WireError(f"metrics: num-examples must be a whole number of at least 1, got {count!r}")
-    for name, value in values.items():
-        if isinstance(value, list) or not math.isfinite(value):
-            raise WireError(f"metrics: {name} must be a finite number, got {str(value)[:40]}")
-    return count, {name: float(value) for name, value in values.items()}
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= limits.MOST_EXAMPLES:
+        raise WireError(f"metrics: num-examples must be a whole number of at least 1, got {shown(count)}")
+    return count, {name: limits.number(name, value) for name, value in values.items()}
 
 
 def _report(num_examples: int, metrics: Mapping[str, float], info: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +181,9 @@ def _read_info(content: RecordDict) -> dict[str, Any]:
     info = dict(_record(content, "info", ConfigRecord))
     if not isinstance(info.get("etf-sha256"), str):
         raise WireError("info: etf-sha256 is missing")
+    for key, value in info.items():
+        if not isinstance(value, SCALARS):
+            raise WireError(f"info: {key} must be a str, int, float or bytes, got {shown(value)}")
     return info
 
 
@@ -175,8 +193,10 @@ def _read_predictions(record: ArrayRecord, name: str, num_classes: int) -> tuple
         raise WireError(f"predictions: {name}/labels must be one row of class numbers in [0, {num_classes})")
     probabilities = unpack(record, f"{name}/probabilities", torch.float32, (len(labels), num_classes))
     _check_finite(f"predictions: {name}/probabilities", probabilities)
-    if probabilities.numel() and not -1e-5 <= float(probabilities.min()) <= float(probabilities.max()) <= 1 + 1e-5:  # rounding of a softmax
+    if len(probabilities) and not -ROUNDING <= float(probabilities.min()) <= float(probabilities.max()) <= 1 + ROUNDING:
         raise WireError(f"predictions: {name}/probabilities must lie in [0, 1]")
+    if len(probabilities) and float((probabilities.sum(1, dtype=torch.float64) - 1).abs().max()) > SUMMED:
+        raise WireError(f"predictions: {name}/probabilities must sum to 1 over the classes")
     return probabilities, labels
 
 
@@ -212,9 +232,5 @@ def _check_finite(what: str, values: Tensor) -> None:
 def _record(content: RecordDict, name: str, kind: type) -> Any:
     record = content.get(name)
     if not isinstance(record, kind):
-        raise WireError(f"message: expected a {kind.__name__} named {name}, got {_names(content)}")
+        raise WireError(f"message: expected a {kind.__name__} named {name}, got {names(content)}")
     return record
-
-
-def _names(record: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(record))[:200] or "nothing"

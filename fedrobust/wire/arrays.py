@@ -17,10 +17,21 @@ NUMPY = "numpy.ndarray"  # Flower's name for the only serialisation it knows
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype("<f4"), torch.int64: np.dtype("<i8")}
 
 MAGIC = b"\x93NUMPY\x01\x00"
+LINE = 300  # characters of a reason
+MOST_AXES = 8
+MOST_VALUES = 1 << 48
 
 
 class WireError(ValueError):
-    """A message that cannot be used: one line that says what is wrong with it."""
+    """A message that cannot be used: one line of printable characters that says what is wrong with it, whatever the message holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
+
+
+def one_line(text: str, length: int = LINE) -> str:
+    """The beginning of a foreign text; whatever is not printable (line feeds, lone surrogates) becomes a question mark."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:length])
 
 
 @final
@@ -88,14 +99,22 @@ def unpack(record: ArrayRecord, name: str, dtype: torch.dtype, shape: tuple[int,
     """
     array, expected = record[name], DTYPES[dtype]
     if (array.stype, array.dtype) != (NUMPY, expected.name):
-        raise WireError(f"{name}: expected {expected.name} as {NUMPY}, got {array.dtype} as {array.stype}"[:200])
-    claimed = tuple(array.shape)
-    if min(claimed, default=0) < 0 or (shape is not None and claimed != shape):
-        raise WireError(f"{name}: expected the shape {shape or 'of an array'}, got {claimed}"[:200])
+        raise WireError(f"{name}: expected {expected.name} as {NUMPY}, got {array.dtype} as {array.stype}")
+    claimed = _claimed(name, array.shape)
+    if shape is not None and claimed != shape:
+        raise WireError(f"{name}: expected the shape {shape}, got {claimed}")
     values = array.vector if isinstance(array, FlatArray) else _from_npy(name, array.data, expected, claimed)
     if values.dtype != expected or values.shape != claimed:
         raise WireError(f"{name}: holds {values.dtype} {values.shape} instead of what it claims")
     return _tensor(values)
+
+
+def _claimed(name: str, shape: Any) -> tuple[int, ...]:
+    """The shape that an array claims to have, before anything is computed with it."""
+    axes = tuple(shape)
+    if len(axes) <= MOST_AXES and all(type(size) is int and size >= 0 for size in axes) and math.prod(size or 1 for size in axes) <= MOST_VALUES:
+        return axes
+    raise WireError(f"{name}: claims the shape of no array")
 
 
 def _from_npy(name: str, data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
@@ -110,7 +129,7 @@ def _from_npy(name: str, data: bytes, dtype: np.dtype[Any], shape: tuple[int, ..
         or len(data) != offset + size
         or offset % dtype.itemsize
     ):
-        raise WireError(f"{name}: not the npy payload of {dtype.name} {shape} in {size} bytes"[:200])
+        raise WireError(f"{name}: not the npy payload of {dtype.name} {shape} in {size} bytes")
     return np.frombuffer(data, dtype, offset=offset).reshape(shape)
 
 

@@ -7,11 +7,12 @@ tree is measured first, by its structure alone, and what is too large or cannot 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from flwr.app import Message
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, inflate_object_from_contents
 
 from fedrobust import jsontext
@@ -31,6 +32,7 @@ CHILDREN: Mapping[str, frozenset[str]] = {
 HEAD_BYTES = 1 << 20
 BODY_BYTES = 1 << 20  # of everything but chunks: names, shapes, settings, metrics
 MOST_OBJECTS = 20_000
+ROOM = 256 << 20  # beside a model: what a site says of each of its test images
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,12 @@ def guarded(most_bytes: int) -> Iterator[None]:
         yield
     finally:
         http_grid.pull_objects = original
+
+
+def measured(replies: Iterable[Message], model_bytes: int) -> Iterator[Message]:
+    """The replies that a Grid of SuperNodes fetches meanwhile, each no larger than a model and `ROOM`."""
+    with guarded(model_bytes + ROOM):
+        yield from replies
 
 
 def careful(pull_objects: Callable[..., dict[str, bytes]], most_bytes: int) -> Callable[..., dict[str, bytes]]:

@@ -118,7 +118,7 @@ def scores_reply(message: Message, conditions: dict[str, torch.Tensor] | None = 
     conditions = conditions or {"clean": torch.eye(7), "contaminated": torch.eye(7)}
     labels = torch.arange(7) if labels is None else labels
     predictions = {name: (part, labels) for name, part in conditions.items()}
-    return Message(wire.evaluate_reply(predictions, {}, {"etf-sha256": ""}), reply_to=message)
+    return Message(wire.evaluate_reply(predictions, {}, federation.info_of(message)), reply_to=message)
 
 
 WRONG = {
