@@ -33,6 +33,8 @@ KILOBYTE = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 def run(config: Mapping[str, Any], folder: Path) -> None:
     """The run of this configuration from the start or from its last checkpoint, then what it cost. Raises what the job raises."""
     started = perf_counter()
+    if resume.finished(folder):
+        return  # by a process that outlived its command for a moment
     if (folder / resume.MANIFEST).exists():
         resume_job(resume.Resumption(folder, resume.read_manifest(folder)))
     else:
@@ -66,6 +68,7 @@ def _watch() -> None:
 
 def main() -> None:
     """The process of a cell; its exit code is that of `fedrobust.simulate`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with interrupts ignored
     try:
         config = json.loads(_first_line())
         threading.Thread(target=_watch, daemon=True).start()
