@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.drops import METRICS, Drop, combined_drop, measure_drop
-from fedrobust.experiment import KINDS, Experiment
+from fedrobust.experiment import CONDITIONS, KINDS, Experiment
 from fedrobust.metrics import classification_metrics
 from fedrobust.reporting import detection
 from fedrobust.sanitising.detection import pooled
@@ -22,7 +22,8 @@ Scored = tuple[Tensor, Tensor]  # probabilities (n, K), labels (n,)
 @dataclass(frozen=True)
 class Scores:
     """What was predicted. test: {clean | corrupted | twin_clean | twin_corrupted: (N, K)} on all test images;
-    clients: {client: {clean | contaminated: (probabilities, labels)}}; triggered: (n, K) on images with the backdoor's trigger."""
+    clients: {client: {clean | contaminated | purified_...: (probabilities, labels)}}; triggered: (n, K) on images with the backdoor's
+    trigger."""
 
     test: Mapping[str, Tensor]
     clients: Mapping[int, Mapping[str, Scored]]
@@ -75,6 +76,7 @@ def client_verdicts(
 
 def _verdict(experiment: Experiment, client: int, scored: Mapping[str, Scored], weight: float) -> dict[str, Any]:
     clean, contaminated = classification_metrics(*scored["clean"]), classification_metrics(*scored["contaminated"])
+    purified = {name: classification_metrics(*scored[f"purified_{name}"]) for name in CONDITIONS if f"purified_{name}" in scored}
     return {
         "id": client,
         **({"site": experiment.sites[client]} if experiment.sites else {}),
@@ -82,6 +84,7 @@ def _verdict(experiment: Experiment, client: int, scored: Mapping[str, Scored], 
         "num_examples": experiment.num_examples(client),
         "clean": clean,
         "contaminated": contaminated,
+        **({"purified": purified} if purified else {}),
         "combined_drop": combined_drop(clean, contaminated).combined,
         "weight": min(weight, 1.0),
     }
