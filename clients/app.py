@@ -128,9 +128,7 @@ def _at_site(text: str, settings: dict[str, Any], message: Message, node: Mappin
     return _as_client(study, client)
 
 
-def _released(
-    study: Experiment, client: int, sent: State, reference: State, *, order: Mapping[str, Any], node: Mapping[str, Any]
-) -> State:
+def _released(study: Experiment, client: int, sent: State, reference: State, *, order: Mapping[str, Any], node: Mapping[str, Any]) -> State:
     """What leaves the hospital. A real one draws its noise in secret: the server knows every seed of the run."""
     noise = seeded(study.generator("privacy", client, order["round"])) if node.get("simulation") is True else secret
     released = study.privacy.release(sent, reference, noise)

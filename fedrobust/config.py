@@ -12,9 +12,7 @@ from typing import Any
 
 from fedrobust.checks import choice, number
 from fedrobust.errors import ConfigError
-from fedrobust.targets import ROOMS as ROOMS
-from fedrobust.targets import locate as locate
-from fedrobust.targets import room_name
+from fedrobust.targets import ROOMS, locate, room_name
 
 SERVER_KEYS = {
     *("root_per_class", "proxy", "buffers", "max_failures", "round_timeout", "matrix_mb", "scratch"),

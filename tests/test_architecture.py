@@ -8,12 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
-        "types", "errors", "seeding", "images", "layout", "vectors", "storage", "products", "mixing", "checks", "atomic", "trees", "lock", "rows",
-        "attackers", "numbering", "jsontext", "targets",
+        "types", "errors", "seeding", "images", "layout", "vectors", "storage", "products", "mixing", "checks", "atomic", "trees",
+        "lock", "rows", "attackers", "numbering", "jsontext", "targets",
     },
     {
         "data", "partition", "apportion", "contamination", "models", "weights", "etf", "losses", "metrics", "drops", "batchnorm",
-        "augment", "optimizers", "alignment", "sanitising", "fusion", "ensembles", "privacy", "evasion", "purification", "checkpoint", "tensorfile", "device", "wording",
+        "augment", "optimizers", "alignment", "sanitising", "fusion", "ensembles", "privacy", "evasion", "purification",
+        "checkpoint", "tensorfile", "device", "wording",
     },
     {
         "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "display", "plots", "html",

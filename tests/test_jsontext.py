@@ -34,7 +34,7 @@ from fedrobust.jsontext import DEEPEST, LONGEST, read_object
     ],
 )
 def test_odd_texts_are_refused_in_one_line(text: str, reason: str) -> None:
-    with pytest.raises(ConfigError, match="^experiment: ") as error:
+    with pytest.raises(ConfigError, match=r"^experiment: ") as error:
         read_object(text, "experiment")
     assert reason in str(error.value)
     assert str(error.value).isprintable()

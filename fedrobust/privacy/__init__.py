@@ -37,7 +37,8 @@ class Privacy:
     def release(self, sent: State, reference: State, noise: Noise) -> State:
         """The state that is sent in the place of `sent`; neither it nor the received `reference` is changed.
 
-        Raises RunError where the update is not finite. With noise the BatchNorm statistics are those received, since the client's own are computed from its images.
+        Raises RunError where the update is not finite. With noise the BatchNorm statistics are those received,
+        since the client's own are computed from its images.
         """
         if self.clip is None:
             return sent

@@ -37,7 +37,7 @@ def charge(node: Mapping[str, Any], privacy: Privacy) -> None:
     if not isinstance(node.get(LEDGER), str):
         raise ConfigError(f"{LEDGER}: is missing; a node with {LIMIT} names a file there in which it counts")
     if not privacy.noisy:
-        raise ConfigError(f"privacy={privacy.name}: this node sets {LIMIT}={limit} and sends nothing without local DP; use privacy=local_dp")
+        raise ConfigError(f"privacy={privacy.name}: with {LIMIT}={limit} this node sends nothing without local DP; use privacy=local_dp")
     with Path(node[LEDGER]).open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
         _enter(file, privacy.noise_multiplier, limit, delta)
@@ -47,7 +47,7 @@ def _enter(file: TextIO, noise_multiplier: float, limit: float, delta: float) ->
     squared = _spent(file) + noise_multiplier**-2
     total = epsilon(1 / math.sqrt(squared), 1, delta)
     if total > limit:
-        raise ConfigError(f"{LIMIT}={limit}: with this update all that this node ever sent would reach epsilon={total:.4g}; it sends no more")
+        raise ConfigError(f"{LIMIT}={limit}: all that this node ever sent would reach epsilon={total:.4g} now; it sends no more")
     line = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "mu_squared": noise_multiplier**-2, "epsilon": total, "delta": delta}
     file.write(json.dumps(line) + "\n")
     file.flush()

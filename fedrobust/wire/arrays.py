@@ -112,7 +112,8 @@ def unpack(record: ArrayRecord, name: str, dtype: torch.dtype, shape: tuple[int,
 def _claimed(name: str, shape: Any) -> tuple[int, ...]:
     """The shape that an array claims to have, before anything is computed with it."""
     axes = tuple(shape)
-    if len(axes) <= MOST_AXES and all(type(size) is int and size >= 0 for size in axes) and math.prod(size or 1 for size in axes) <= MOST_VALUES:
+    sizes = len(axes) <= MOST_AXES and all(type(size) is int and size >= 0 for size in axes)
+    if sizes and math.prod(size or 1 for size in axes) <= MOST_VALUES:
         return axes
     raise WireError(f"{name}: claims the shape of no array")
 

@@ -9,6 +9,7 @@ import torch
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 
 import clients.app
+import clients.exposure
 from clients.app import app
 from fedrobust import wire
 from fedrobust.errors import ConfigError
@@ -191,8 +192,8 @@ def test_a_poisoned_update_is_what_is_sent_not_what_is_kept() -> None:
 @pytest.mark.parametrize(("contamination", "passes"), [("clean", 1), ("label_flip", 1), ("gaussian_noise", 2)])
 def test_images_that_are_the_same_are_judged_once(monkeypatch: pytest.MonkeyPatch, contamination: str, passes: int) -> None:
     calls = []
-    original = clients.app.predict
-    monkeypatch.setattr(clients.app, "predict", lambda *given: calls.append(given) or original(*given))
+    original = clients.exposure.predict
+    monkeypatch.setattr(clients.exposure, "predict", lambda *given: calls.append(given) or original(*given))
     how = "label_flip" if contamination == "clean" else contamination
     server = federation.server(*MEAN, f"contamination={how}", "poisoned=[]" if contamination == "clean" else "poisoned=[0]")
     scores = judged(server, app(message(server, kind="evaluate"), context()))

@@ -57,9 +57,9 @@ def test_a_damaged_ledger_stops_the_node(tmp_path: Path, text: str) -> None:
 
 
 def test_what_the_node_s_configuration_needs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="^privacy-ledger: is missing"):
+    with pytest.raises(ConfigError, match=r"^privacy-ledger: is missing"):
         charge({"max-epsilon": 8.0}, DP)
-    with pytest.raises(ConfigError, match="^max-epsilon=many"):
+    with pytest.raises(ConfigError, match=r"^max-epsilon=many"):
         charge(node(tmp_path / "x", "many"), DP)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tells nothing of its test images"):
         check_verdict(node(tmp_path / "x", 8.0))

@@ -61,7 +61,8 @@ def test_a_real_hospital_draws_in_secret() -> None:
 
 
 def test_clipping_in_the_app() -> None:
-    plain, clipped = federation.server(*DP[:1], "poisoned=0"), federation.server(*DP[:1], "poisoned=0", "privacy=clipping", "privacy.clip=0.01")
+    plain = federation.server(*DP[:1], "poisoned=0")
+    clipped = federation.server(*DP[:1], "poisoned=0", "privacy=clipping", "privacy.clip=0.01")
     start = read(plain.model, plain.layout)
     honest, short = (released(server, simulation=True) for server in (plain, clipped))
     update, cut = (reply.state.parameters - start.parameters for reply in (honest, short))
@@ -87,7 +88,8 @@ def test_a_node_with_a_limit_counts_and_then_stops(tmp_path: Path) -> None:
 
 
 def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:
-    words = ("strategy=fedavg", "privacy=local_dp", "privacy.noise_multiplier=2.0", "rounds=2", "evaluation.draws=10", "evaluation.twin=false")
+    words = ("strategy=fedavg", "privacy=local_dp", "privacy.noise_multiplier=2.0", "rounds=2")
+    words += ("evaluation.draws=10", "evaluation.twin=false")
     study, memory = federation.study(*words), Memory()
     with InlineGrid("clients.app:app", 3, {"simulation": True}, threads=1) as grid:
         report, _ = conduct(make_server(study), grid, tmp_path, memory, "inline")
