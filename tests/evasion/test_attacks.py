@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,11 @@ def test_wrong_settings(key: str, value: object) -> None:
 @pytest.mark.parametrize("name", [path.stem for path in FOLDER.glob("*.yaml")])
 def test_an_attack_has_the_name_of_its_file(name: str) -> None:
     assert build(name).name == name
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FOLDER.glob("*.yaml")])
+def test_the_yaml_shows_every_setting_with_its_default(name: str) -> None:
+    shown = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
+    assert isinstance(shown, dict)
+    factory = config.locate("evasion", shown.pop("_target_"))
+    assert shown == {key: one.default for key, one in inspect.signature(factory).parameters.items()}

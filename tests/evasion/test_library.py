@@ -102,3 +102,22 @@ def test_numpy_is_seeded_by_the_generator_alone() -> None:
     one, two, other = (attack(tiny.model(), images, labels, 0.1, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
+
+
+def test_autoattack_stays_within_eps_and_is_at_least_as_strong_as_pgd(scene: tuple[Any, Tensor, Tensor]) -> None:
+    net, images, labels = scene[0], scene[1][:9], scene[2][:9]
+    small = (net, images, labels)
+    found = run(library.autoattack(steps=8, queries=40), small, 0.15)
+    assert float((found - images).abs().max()) <= 0.15 + 1e-6
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    right = [int((predicted(net, one) == labels).sum()) for one in (found, run(pgd(), small, 0.15))]
+    assert right[0] <= right[1]
+    assert run(library.autoattack(), small, 0.0) is images
+
+
+def test_deepfool_leaves_wrong_answers_alone(scene: tuple[Any, Tensor, Tensor]) -> None:
+    net, images, labels = scene[0], scene[1][:6], scene[2][:6].clone()
+    labels[:3] = (predicted(net, images[:3]) + 1) % 3  # as if the model got these wrong
+    found = run(DEEPFOOL, (net, images, labels), 0.0)
+    assert torch.equal(found[:3], images[:3])
+    assert (predicted(net, found[3:]) != labels[3:]).all()

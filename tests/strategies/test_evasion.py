@@ -15,11 +15,12 @@ from fedrobust.evaluation import predict
 from fedrobust.layout import load
 from fedrobust.metrics import classification_metrics
 from fedrobust.types import State
+from strategies.conduct import conduct
 from strategies.evasion import attacked
 from strategies.rounds import run_rounds
 from tests import federation, report_examples
 from tests.federation import FakeGrid, Memory, honest
-from tests.strategies.test_keeper import StopAfter, StoppedError, go
+from tests.strategies.test_keeper import StopAfter, StoppedError, go, inline
 
 SMALL = ("strategy=fedavg", "evasion=fgsm", "evaluation.eps_255=[2,8]", "evaluation.draws=20", "poisoned=[1]", "rounds=2")
 
@@ -122,3 +123,19 @@ def test_a_run_stopped_at_its_end_does_the_last_round_again_for_the_members(tmp_
         members = dict(one.members)
         assert list(members) == list(expected)
         assert all(torch.equal(members[client].parameters, expected[client].parameters) for client in members)
+
+
+def test_a_whole_run_with_everything(tmp_path: Path) -> None:
+    """Hardened training, a hospital whose images are attacked, a purifier, an attack on the final models."""
+    words = ("client=adversarial", "client.attack_steps=1", "contamination=evasion", "contamination.steps=1", "purifier=gaussian")
+    server = federation.server(*SMALL[1:], *words, "rounds=1", "evaluation.eps_255=[8]")
+    with inline() as grid:
+        conduct(server, grid, tmp_path, Memory(), "inline")
+    report = reporting.read_report(tmp_path)
+    assert {"clean", "purified_clean", "purified_corrupted"} <= set(report["evaluations"])
+    assert report["evaluations"]["purified_clean"] == report["evasion"]["clean"]["gaussian"]
+    assert report["evaluations"]["clean"] == report["evasion"]["clean"]["none"]
+    assert all(set(one["purified"]) == {"clean", "contaminated"} for one in report["clients"])
+    assert [one["clean"] == one["contaminated"] for one in report["clients"]] == [True, False, True]
+    assert [one["id"] for one in report["evasion"]["clients"]] == [0, 1, 2]
+    assert report["timing"]["evasion"] > 0
