@@ -7,32 +7,23 @@ eps = 4/255 without knowing of a purifier, among those that cost at most 3 point
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
 
 from benchmarks import _report
-from fedrobust import config, experiment
-from fedrobust.checkpoint import load_state
+from benchmarks._scene import Scene, balanced, open_run, scene
+from fedrobust import config
 from fedrobust.data import TEST, VALIDATION
-from fedrobust.drops import resampled_metrics
-from fedrobust.evaluation import predict
 from fedrobust.evasion.pgd import pgd
-from fedrobust.experiment import Experiment
-from fedrobust.images import as_unit
-from fedrobust.layout import load
-from fedrobust.models import Classifier
 from fedrobust.purification.threats import bpda_eot, differentiated
-from fedrobust.types import NO_PURIFIER, AdaptiveAttack, Attack, Purifier, Samples
-from strategies.rounds import make_server
+from fedrobust.types import NO_PURIFIER, AdaptiveAttack, Attack, Purifier
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "mdda": {"std": (0.01, 0.02, 0.04), "blocks": (1, 2, 4), "weight": (0.02, 0.05, 0.1)},
@@ -61,72 +52,6 @@ def chosen(candidates: Sequence[Candidate], undefended: float) -> Candidate:
     return max(cheap, key=lambda one: one.attacked) if cheap else max(candidates, key=lambda one: one.clean)
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """A run's final model with some of its images, and how they are judged."""
-
-    study: Experiment
-    model: Classifier
-    samples: Samples
-    groups: Tensor
-    batch: int
-
-    def generator(self, *purpose: str | int) -> Generator:
-        return self.study.generator("benchmark", *purpose)
-
-    def batches(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        device = next(self.model.parameters()).device
-        pairs = zip(torch.split(images, self.batch), torch.split(self.samples.labels, self.batch), strict=True)
-        return ((as_unit(x.to(device)), y.to(device)) for x, y in pairs)
-
-    def predicted(self, purifier: Purifier, images: Tensor) -> Tensor:
-        """(N,) classes of purified images."""
-        g = self.generator("purify")
-        with torch.no_grad():
-            return torch.cat([predict(self.model, purifier.purify(x, g)).argmax(dim=1) for x, _ in self.batches(images)])
-
-    def attacked(self, attack: Attack, eps_255: float) -> Tensor:
-        """(N, C, H, W) float32 on the CPU."""
-        g = self.generator("attack", f"{eps_255:g}")
-        made = [attack(self.model, x, y, eps_255 / 255, g).cpu() for x, y in self.batches(self.samples.images)]
-        return torch.cat(made)
-
-    def resampled(self, conditions: Mapping[str, Tensor], draws: int) -> dict[str, Tensor]:
-        """Balanced accuracy (1 + draws,) of each condition in percent: the measured one, then those of resampled lesions or images,
-        the same in every condition."""
-        labels, classes = self.samples.labels, self.study.num_classes
-        pairs = [(labels, predicted) for predicted in conditions.values()]
-        found = resampled_metrics(pairs, classes, self.groups, draws, self.generator("bootstrap"))
-        exact = [balanced(predicted, labels) for predicted in conditions.values()]
-        values = [torch.cat([torch.tensor([one]).double(), part["balanced_accuracy"]]) for one, part in zip(exact, found, strict=True)]
-        return dict(zip(conditions, values, strict=True))
-
-
-def balanced(predicted: Tensor, labels: Tensor) -> float:
-    """Mean recall of the classes that occur, in percent."""
-    return 100 * float(torch.stack([(predicted[labels == k] == k).double().mean() for k in torch.unique(labels)]).mean())
-
-
-def open_run(folder: Path) -> tuple[Experiment, Classifier]:
-    """The experiment and the final global model of a finished run's folder."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        _report.refuse(f"{folder}: holds no manifest.json; give the output folder of a finished run of fedrobust.simulate")
-    study = experiment.build(manifest["config"])
-    server = make_server(study)
-    load(server.model, server.layout, load_state(folder / "model.safetensors", server.layout)[0])
-    return study, server.model
-
-
-def scene(study: Experiment, model: Classifier, split: int, images: int, batch: int) -> Scene:
-    """At most so many images of a split, drawn by the study's seed."""
-    rows = (study.dataset.splits == split).nonzero().reshape(-1)
-    order = torch.randperm(len(rows), generator=study.generator("benchmark", "images", split))
-    rows = rows[order[:images]].sort().values
-    return Scene(study, model, study.samples(rows), study.dataset.groups[rows], batch)
-
-
 def built(name: str, settings: Mapping[str, float]) -> Purifier:
     """The purifier of configs/purifier with some settings changed."""
     made: Purifier = config.build({"purifier": {**config.compose(f"purifier={name}")["purifier"], **settings}}, "purifier")
@@ -149,17 +74,31 @@ def tune(one: Scene, names: Sequence[str], steps: int) -> tuple[dict[str, Candid
     return {name: chosen(many, plain[0]) for name, many in found.items()}, found, plain
 
 
-def judge(one: Scene, purifiers: Mapping[str, Purifier], steps: int, draws: int) -> dict[str, Tensor]:
-    """(N,) predictions by "<purifier> | <condition>": clean, oblivious at every eps, and at the main eps those who know the purifier."""
-    conditions = {"clean": one.samples.images} | {f"oblivious {eps}": one.attacked(blind(steps), eps) for eps in EPS_255}
-    everyone = {"none": NO_PURIFIER, **purifiers}
-    out = {f"{name} | {what}": one.predicted(made, images) for what, images in conditions.items() for name, made in everyone.items()}
+def against_the_blind(one: Scene, purifiers: Mapping[str, Purifier], steps: int) -> dict[str, Tensor]:
+    """(N,) predictions by "<purifier> | <condition>": images as they are, and attacked at every eps without knowing of a purifier."""
+    out = {}
+    for eps in (0, *EPS_255):
+        images = one.attacked(blind(steps), eps) if eps else one.samples.images
+        for name, made in {"none": NO_PURIFIER, **purifiers}.items():
+            what = f"{name} | oblivious {eps}" if eps else f"{name} | clean"
+            out[what] = _said(what, one, one.predicted(made, images))
+    return out
+
+
+def against_the_informed(one: Scene, purifiers: Mapping[str, Purifier], steps: int, draws: int) -> dict[str, Tensor]:
+    """(N,) predictions by "<purifier> | <threat> <eps>": attacked at the main eps by those who know the purifier."""
+    out = {}
     for name, made in purifiers.items():
         for threat in (bpda_eot, differentiated)[: 1 + made.differentiable]:
-            _report.say(f"{name}: attacked by {threat.__name__}")
+            what = f"{name} | {threat.__name__} {MAIN}"
             knowing = informed(partial(threat, steps=steps, draws=draws if name == "mdda" else 1), made)  # the others have no noise
-            out[f"{name} | {threat.__name__} {MAIN}"] = one.predicted(made, one.attacked(knowing, MAIN))
+            out[what] = _said(what, one, one.predicted(made, one.attacked(knowing, MAIN)))
     return out
+
+
+def _said(what: str, one: Scene, predicted: Tensor) -> Tensor:
+    _report.say(f"{what}: {balanced(predicted, one.samples.labels):.1f}")
+    return predicted
 
 
 def blind(steps: int) -> Attack:
@@ -204,7 +143,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = _report.parser("threats", __doc__)
     parser.add_argument("run", type=Path, help="output folder of a finished run of fedrobust.simulate")
     parser.add_argument("--purifiers", type=_report.names, default=list(GRIDS), help=f"of {','.join(GRIDS)} (all)")
-    parser.add_argument("--images", type=_report.count, default=1000, help="at most so many validation and test images (1000)")
+    parser.add_argument("--validation", type=_report.count, default=1000, help="at most so many validation images (1000)")
+    parser.add_argument("--test", type=_report.count, default=1000, help="at most so many test images (1000)")
+    parser.add_argument("--adaptive", type=_report.count, default=1000, help="of the test images, for those who know the purifier (1000)")
     parser.add_argument("--steps", type=_report.count, default=20, help="of PGD (20)")
     parser.add_argument("--draws", type=_report.count, default=20, help="of MDDA's noise a step, for those who know it (20)")
     parser.add_argument("--bootstrap", type=_report.count, default=2000, help="draws of the intervals (2000)")
@@ -213,7 +154,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _report.check_names("--purifiers", options.purifiers, list(GRIDS))
     _report.check_writable("--json", options.json)
     if options.quick:
-        options.images, options.steps, options.draws, options.bootstrap = 16, 2, 1, 10
+        options.validation, options.test, options.adaptive, options.steps, options.draws, options.bootstrap = 16, 16, 8, 2, 1, 10
     return options
 
 
@@ -221,17 +162,20 @@ def main(words: Sequence[str]) -> int:
     """The command line."""
     options, facts = parse(words), _report.machine()
     study, model = open_run(options.run)
-    best, tried, plain = tune(scene(study, model, VALIDATION, options.images, options.batch), options.purifiers, options.steps)
+    best, tried, plain = tune(scene(study, model, VALIDATION, options.validation, options.batch), options.purifiers, options.steps)
     choice = [["none", "", *(f"{value:.1f}" for value in plain)]]
     for name, one in best.items():
         words_of = " ".join(f"{key}={value:g}" for key, value in one.settings.items())
         choice.append([name, words_of, f"{one.clean:.1f}", f"{one.attacked:.1f}"])
     _report.show("chosen on validation images", ["purifier", "settings", "clean", f"oblivious {MAIN}/255"], choice)
-    tests = scene(study, model, TEST, options.images, options.batch)
+    tests, fewer = (scene(study, model, TEST, images, options.batch) for images in (options.test, min(options.test, options.adaptive)))
     purifiers = {name: built(name, one.settings) for name, one in best.items()}
-    table = rows(tests.resampled(judge(tests, purifiers, options.steps, options.draws), options.bootstrap), options.purifiers)
+    scores = tests.resampled(against_the_blind(tests, purifiers, options.steps), options.bootstrap)
+    scores |= fewer.resampled(against_the_informed(fewer, purifiers, options.steps, options.draws), options.bootstrap)
+    table = rows(scores, options.purifiers)
     head = ["purifier", "clean", *(f"eps {eps}" for eps in EPS_255), f"BPDA+EOT {MAIN}", f"differentiated {MAIN}", "cost", "% back"]
-    _report.show(f"{len(tests.samples)} test images, 95 % intervals", head, table)
+    title = f"{len(tests.samples)} test images, {len(fewer.samples)} of them for those who know the purifier; 95 % intervals"
+    _report.show(title, head, table)
     if options.json is not None:
         found = {name: [[dict(one.settings), one.clean, one.attacked] for one in many] for name, many in tried.items()}
         parts = {"validation": found, "undefended": plain, "chosen": {name: dict(one.settings) for name, one in best.items()}}

@@ -15,26 +15,26 @@ from fedrobust.purification.mdda import SCALES
 from fedrobust.seeding import generator
 
 PURIFIERS = ("mdda", "tv", "gaussian", "median_filter", "jpeg")
-REFERENCES = {"mdda": "scikit-image, MDDA's denoising alone", "tv": "scikit-image, TV"}
+LOOPED = ("mdda", "tv")  # those whose denoising the loops do
 
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
-    """given: size, images, loop_images (of the scikit-image loops, 0: none), device, repeats, threads. Images a second of each
-    repeat by purifier, and of the loops by the purifier whose denoising they do."""
+    """given: size, images, loop_images (of the scikit-image loops, 0: none), device, repeats, threads. [seconds, the
+    processor's seconds] of an image in each repeat by purifier, and of the loops by the purifier whose denoising they do."""
     images = torch.rand(given["images"], 3, given["size"], given["size"], generator=generator(0, "benchmark"))
     settings = {name: config.compose(f"purifier={name}") for name in PURIFIERS}
-    ours: dict[str, list[float]] = {name: [] for name in PURIFIERS}
-    loops: dict[str, list[float]] = {name: [] for name in REFERENCES if given["loop_images"]}
+    ours: dict[str, list[list[float]]] = {name: [] for name in PURIFIERS}
+    loops: dict[str, list[list[float]]] = {name: [] for name in LOOPED if given["loop_images"]}
     there = images.to(given["device"])
     for name in PURIFIERS:  # whatever happens once only, happens here
         _through(settings[name], there[:2])
     for repeat in range(given["repeats"]):
         mark(repeat)
         for name in PURIFIERS:
-            ours[name].append(len(images) / _timed(lambda: _through(settings[name], there)))  # noqa: B023  # called at once
-        for name, speeds in loops.items():
+            ours[name].append(_timed(lambda: _through(settings[name], there), len(images)))  # noqa: B023  # called at once
+        for name, times in loops.items():
             some = images[: given["loop_images"]]
-            speeds.append(len(some) / _timed(lambda: looped(settings[name]["purifier"], some)))  # noqa: B023
+            times.append(_timed(lambda: looped(settings[name]["purifier"], some), len(some)))  # noqa: B023
     return {"ours": ours, "loops": loops}
 
 
@@ -46,7 +46,7 @@ def _through(settings: Mapping[str, Any], images: Tensor) -> Tensor:
 def looped(settings: Mapping[str, Any], images: Tensor) -> list[Any]:
     """Every image alone through scikit-image's Chambolle iteration, as often and at the sizes at which the purifier denoises it, with
     as many steps (scikit-image's first one changes the dual field only). Resampling and noise are left out, in the loop's favour."""
-    from skimage.restoration import denoise_tv_chambolle  # type: ignore[import-not-found, unused-ignore]
+    from skimage.restoration import denoise_tv_chambolle
 
     options = {"weight": settings["weight"], "eps": 0, "max_num_iter": settings["iterations"] + 1, "channel_axis": -1}
     scales, blocks = (SCALES, settings["blocks"]) if "blocks" in settings else ((1.0,), 1)
@@ -61,12 +61,12 @@ def looped(settings: Mapping[str, Any], images: Tensor) -> list[Any]:
     return out
 
 
-def _timed(action: Callable[[], Any]) -> float:
+def _timed(action: Callable[[], Any], images: int) -> list[float]:
     _wait()
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     action()
     _wait()
-    return time.perf_counter() - began
+    return [(time.perf_counter() - began) / images, (time.process_time() - worked) / images]
 
 
 def _wait() -> None:

@@ -51,9 +51,13 @@ def test_of_large_images_fewer_are_taken(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_speeds_and_ratios(capsys: pytest.CaptureFixture[str]) -> None:
-    found = measured({"ours": {"tv": [100.0, 300.0], "jpeg": [5.0]}, "loops": {"tv": [5.0, 10.0]}})
+    # [seconds, processor's seconds] of an image
+    found = measured({"ours": {"tv": [[0.01, 0.01], [0.02, 0.01]], "jpeg": [[0.2, 0.2]]}, "loops": {"tv": [[0.2, 0.1], [0.8, 0.5]]}})
     table = purification.summary(found)
-    assert table["tv"] == {"speed": Spread(200.0, 100.0, 300.0), "loop": Spread(7.5, 5.0, 10.0), "ratio": Spread(25.0, 20.0, 30.0)}
+    assert table["tv"]["speed"] == Spread(75.0, 50.0, 100.0)
+    assert table["tv"]["loop"] == Spread(3.125, 1.25, 5.0)
+    assert table["tv"]["faster"] == Spread(30.0, 20.0, 40.0)
+    assert table["tv"]["cpu_faster"] == Spread(30.0, 10.0, 50.0)
     assert table["jpeg"] == {"speed": Spread(5.0, 5.0, 5.0)}
     case = {"size": 28, "images": 4, "loop_images": 0, "device": "cpu", "threads": 1}
     purification.show(case, found)
@@ -64,7 +68,7 @@ def test_every_purifier_is_measured() -> None:
     given = {"size": 8, "images": 4, "loop_images": 0, "device": "cpu", "repeats": 2, "threads": 1}
     found = task.run(given, lambda number: None)
     assert set(found["ours"]) == set(task.PURIFIERS)
-    assert all(len(speeds) == 2 and min(speeds) > 0 for speeds in found["ours"].values())
+    assert all(len(times) == 2 and min(clock for clock, _ in times) > 0 for times in found["ours"].values())
     assert found["loops"] == {}
 
 

@@ -1,0 +1,89 @@
+"""A finished run's final model with some of its images, and how they are attacked and judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from benchmarks import _report
+from fedrobust import experiment
+from fedrobust.checkpoint import load_state
+from fedrobust.drops import resampled_metrics
+from fedrobust.evaluation import predict
+from fedrobust.experiment import Experiment
+from fedrobust.images import as_unit
+from fedrobust.layout import load
+from fedrobust.models import Classifier
+from fedrobust.types import Attack, Purifier, Samples
+from strategies.rounds import make_server
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A run's final model with some of its images, and how they are judged."""
+
+    study: Experiment
+    model: Classifier
+    samples: Samples
+    groups: Tensor
+    batch: int
+
+    def generator(self, *purpose: str | int) -> Generator:
+        return self.study.generator("benchmark", *purpose)
+
+    def batches(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        device = next(self.model.parameters()).device
+        pairs = zip(torch.split(images, self.batch), torch.split(self.samples.labels, self.batch), strict=True)
+        return ((as_unit(x.to(device)), y.to(device)) for x, y in pairs)
+
+    def predicted(self, purifier: Purifier, images: Tensor) -> Tensor:
+        """(N,) classes of purified images."""
+        g = self.generator("purify")
+        with torch.no_grad():
+            return torch.cat([predict(self.model, purifier.purify(x, g)).argmax(dim=1) for x, _ in self.batches(images)])
+
+    def attacked(self, attack: Attack, eps_255: float) -> Tensor:
+        """(N, C, H, W) float32 on the CPU."""
+        g = self.generator("attack", f"{eps_255:g}")
+        made = [attack(self.model, x, y, eps_255 / 255, g).cpu() for x, y in self.batches(self.samples.images)]
+        return torch.cat(made)
+
+    def resampled(self, conditions: Mapping[str, Tensor], draws: int) -> dict[str, Tensor]:
+        """Balanced accuracy (1 + draws,) of each condition in percent: the measured one, then those of resampled lesions or images,
+        the same in every condition."""
+        labels, classes = self.samples.labels, self.study.num_classes
+        pairs = [(labels, predicted) for predicted in conditions.values()]
+        found = resampled_metrics(pairs, classes, self.groups, draws, self.generator("bootstrap"))
+        exact = [balanced(predicted, labels) for predicted in conditions.values()]
+        values = [torch.cat([torch.tensor([one]).double(), part["balanced_accuracy"]]) for one, part in zip(exact, found, strict=True)]
+        return dict(zip(conditions, values, strict=True))
+
+
+def balanced(predicted: Tensor, labels: Tensor) -> float:
+    """Mean recall of the classes that occur, in percent."""
+    return 100 * float(torch.stack([(predicted[labels == k] == k).double().mean() for k in torch.unique(labels)]).mean())
+
+
+def open_run(folder: Path) -> tuple[Experiment, Classifier]:
+    """The experiment and the final global model of a finished run's folder."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError):
+        _report.refuse(f"{folder}: holds no manifest.json; give the output folder of a finished run of fedrobust.simulate")
+    study = experiment.build(manifest["config"])
+    server = make_server(study)
+    load(server.model, server.layout, load_state(folder / "model.safetensors", server.layout)[0])
+    return study, server.model
+
+
+def scene(study: Experiment, model: Classifier, split: int, images: int, batch: int) -> Scene:
+    """At most so many images of a split, drawn by the study's seed."""
+    rows = (study.dataset.splits == split).nonzero().reshape(-1)
+    order = torch.randperm(len(rows), generator=study.generator("benchmark", "images", split))
+    rows = rows[order[:images]].sort().values
+    return Scene(study, model, study.samples(rows), study.dataset.groups[rows], batch)
