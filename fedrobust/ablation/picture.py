@@ -29,17 +29,17 @@ def lines(entries: Entry) -> tuple[dict[str, Mapping[str, Line]], list[str]]:
     xlabels = []
     if entries["grades"]:
         steps = {float(name.rpartition("_s")[2]): one for name, one in entries["grades"].items()}
-        panels["noise on test images"] = _lines(entries, steps)
+        panels["test: noise"] = _lines(entries, steps)
         xlabels.append("severity")
     for names in families(entries["poisonings"]):
-        one, title = entries["poisonings"][names[0]], f"{shared_words(names)} in training"
+        one, title = entries["poisonings"][names[0]], f"training: {shared_words(names)}"
         steps = {entries["poisonings"][name]["strength"]: _combined(entries["poisonings"][name]["models"]) for name in names}
         panels[title if title not in panels else names[0]] = _lines(entries, steps)
         xlabels.append(one["unit"])
     for family, one in entries["scenarios"].items():
         graded = {float(step["severity"]): step["models"] for step in one["steps"] if step["severity"] is not None}
         if graded:
-            panels[f"{family} on test images"] = _lines(entries, graded)
+            panels[f"test: {family}"] = _lines(entries, graded)
             xlabels.append("severity")
     return panels, xlabels
 

@@ -87,9 +87,9 @@ def test_strength_and_family_of_poisonings(entries: Entry) -> None:
     assert [one["strength"] for one in entries["poisonings"].values()] == [0.1, 0.4]
     assert families(entries["poisonings"]) == [["flip 10 %", "flip 40 %"]]
     panels, xlabels = lines(entries)
-    assert list(panels) == ["noise on test images", "flip in training", "hair on test images"]
+    assert list(panels) == ["test: noise", "training: flip", "test: hair"]
     assert xlabels == ["severity", "rate", "severity"]
-    assert [x for x, _ in panels["flip in training"]["ETF"]] == [0, 0.1, 0.4]
+    assert [x for x, _ in panels["training: flip"]["ETF"]] == [0, 0.1, 0.4]
 
 
 def test_the_picture(entries: Entry, tmp_path: Path) -> None:
