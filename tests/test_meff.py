@@ -1,0 +1,56 @@
+"""The ensemble command: client models of a federation, models trained centrally, wrong input."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fedrobust import meff
+from tests.federation import TINY
+
+WORDS = ("experiment=smoke", *TINY, "engine.threads=1", "strategy=fedavg", "evaluation.adversarial_images=20", "evaluation.eps_255=[2]")
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """Rows of the table: model, images, three numbers."""
+    return [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines() if re.search(r"(clean|255)\s+[\d-]", line)]
+
+
+@pytest.mark.slow
+def test_client_models_are_fused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    meff.main([*WORDS, "evasion=fgsm"])
+    rows = shown(capsys)
+    assert [row[:2] for row in rows] == [
+        [name, images] for name in ("global model", "fusion", "fusion, trained top") for images in ("clean", "fgsm 2/255")
+    ]
+    assert all(0 <= float(value) <= 100 for row in rows for value in row[2:4])
+
+
+@pytest.mark.slow
+def test_members_are_trained_centrally(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    meff.main([*WORDS, "--member", "client=sgd", "--member", "client=prox model.options.channels=[4,4,8,16]"])
+    assert [row[:2] for row in shown(capsys)] == [[name, "clean"] for name in ("member 0", "member 1", "fusion", "fusion, trained top")]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evasion=none"], r"evasion=none: the client models are kept only where they are attacked"),
+        (
+            ["--member", "model.dimension=8", "--member", "model.dimension=7"],
+            r"--member: the members of an ensemble must have the same classes",
+        ),
+        (["rounds=0"], r"rounds=0"),
+        (["--member", "client=magic"], r"client=magic: no such choice"),
+    ],
+)
+def test_wrong_input_ends_with_one_line_and_code_2(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        meff.main([*WORDS, *words])
+    errors = capsys.readouterr().err
+    assert leaving.value.code == 2
+    assert re.search(line, errors), errors
+    assert errors.count("\n") == 1
