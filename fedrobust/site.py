@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedrobust.config import ROOMS
 from fedrobust.errors import ConfigError
+from fedrobust.targets import ROOMS
 
 # data format: the setting of its factory that names the place of the images
 FORMATS = {"ham10000": "root", "image_folder": "root", "csv": "path", "npz": "path"}
