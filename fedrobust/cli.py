@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
+import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -28,6 +31,16 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that must not be written to
         return f"{error.filename or 'the output'}: {error.strerror}; choose another hydra.run.dir or make room", 1
     return None, 1
+
+
+def leave(error: Exception) -> NoReturn:
+    """End the process: one line for whoever can mend it, a traceback for a defect of ours."""
+    line, code = explain(error)
+    if line is None:
+        traceback.print_exception(error)
+    else:
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
 
 
 def _hydra_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedrobust import batchnorm, etf, evasion, experiment
 from fedrobust import config as settings
-from fedrobust.cli import explain
+from fedrobust.cli import leave
 from fedrobust.data import TEST, TRAIN, VALIDATION
 from fedrobust.device import resolve
 from fedrobust.display import Display
@@ -162,11 +162,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        line, code = explain(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(code)
+        leave(error)
 
 
 if __name__ == "__main__":

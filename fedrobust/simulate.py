@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fedrobust import resume
-from fedrobust.cli import explain
+from fedrobust.cli import leave
 from fedrobust.config import check_siblings, plain
 from fedrobust.errors import ConfigError
 
@@ -34,7 +33,7 @@ def _job(config: DictConfig) -> None:
     except KeyboardInterrupt:
         _interrupted(folder)
     except Exception as error:  # ends the process here, since Hydra would add lines of its own
-        _leave(error)
+        leave(error)
     finally:
         if not any(folder.iterdir()):  # a refused configuration leaves nothing behind
             folder.rmdir()
@@ -56,15 +55,6 @@ def _interrupted(folder: Path) -> NoReturn:
     sys.exit(130)
 
 
-def _leave(error: Exception) -> NoReturn:
-    line, code = explain(error)
-    if line is None:
-        traceback.print_exception(error)
-    else:
-        print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
-
-
 def main() -> None:
     """The command line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us as exceptions, and we turn them into one line
@@ -78,7 +68,7 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        _leave(error)
+        leave(error)
 
 
 if __name__ == "__main__":
