@@ -26,7 +26,8 @@ PLAIN = ("fedavg", "median", "trimmed_mean")
 KRUMS = ("krum", "multi_krum")
 BYZFL = (*PLAIN, *KRUMS, "meamed", "geometric_median", "centered_clipping", "norm_clipping", "mda", "monna", "caf")
 REFERENCES = {"numpy": PLAIN, "torch": (*PLAIN, *KRUMS), "byzfl": BYZFL}
-COPIES = 3.5  # of the matrix that the hungriest reference needs at once
+OURS, OTHERS = 1.6, 4.6  # matrices in memory at once, at most
+HUNGRY = {"trimmed_mean": 5.2, "caf": 5.7, "meamed": 6.3}  # what ByzFL's need
 MOST_FOR_MDA = 20  # clients: ByzFL tries all sets
 
 
@@ -48,16 +49,26 @@ class Case(NamedTuple):
     def gigabytes(self) -> float:
         return 4 * self.clients * self.parameters / 1e9
 
+    @property
+    def need(self) -> float:
+        """Gigabytes that its process may need."""
+        return self.gigabytes * (OURS if self.by == "ours" else HUNGRY.get(self.rule, OTHERS))
+
 
 def cases(options: argparse.Namespace) -> list[Case]:
     """All of them, fedrobust's own rule first of each group."""
     found = []
-    for clients in options.clients:
-        for parameters in options.parameters:
-            for rule in options.rules:
-                found.append(Case(clients, parameters, rule, "ours"))
-                found += [Case(clients, parameters, rule, name) for name in options.beside if _has(name, rule, clients)]
+    for clients, parameters in options.sizes:
+        for rule in options.rules:
+            found.append(Case(clients, parameters, rule, "ours"))
+            found += [Case(clients, parameters, rule, name) for name in options.beside if _has(name, rule, clients)]
     return found
+
+
+def sizes(text: str) -> list[tuple[int, int]]:
+    """`10x11200000,100x11200000` as pairs (N, D); for argparse."""
+    pairs = [word.partition("x")[::2] for word in _report.names(text)]
+    return [(_report.count(clients), _report.count(parameters)) for clients, parameters in pairs]
 
 
 def _has(name: str, rule: str, clients: int) -> bool:
@@ -83,9 +94,8 @@ def measure_all(options: argparse.Namespace) -> dict[Case, Measurement]:
     """What fits into the memory; the rest is named."""
     out: dict[Case, Measurement] = {}
     for case in cases(options):
-        need = COPIES * case.gigabytes
-        if need > available_gigabytes():
-            _report.say(f"{title(case)}: left out, it may need {need:.0f} GB and {available_gigabytes():.0f} GB are free")
+        if case.need > available_gigabytes():
+            _report.say(f"{title(case)}: left out, it may need {case.need:.0f} GB and {available_gigabytes():.0f} GB are free")
             continue
         out[case] = measure(case, options)
         found = out[case]
@@ -123,9 +133,8 @@ def summary(found: dict[Case, Measurement]) -> list[dict[str, Any]]:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
     parser = _report.parser("aggregation", __doc__)
-    parser.add_argument("--clients", type=_report.counts, default=[10, 100], help="numbers of updates N (10,100)")
-    sizes = [11_200_000, 23_500_000]
-    parser.add_argument("--parameters", type=_report.counts, default=sizes, help="sizes D of a model (11200000,23500000)")
+    usual = "10x11200000,100x11200000,10x23500000"
+    parser.add_argument("--sizes", type=sizes, default=sizes(usual), help=f"updates N x parameters D, ... ({usual})")
     parser.add_argument("--rules", type=_report.names, default=list(RULES), help=f"of {','.join(RULES)}")
     parser.add_argument("--beside", type=_report.names, default=["byzfl"], help="whose rules beside ours: numpy,torch,byzfl (byzfl)")
     parser.add_argument("--repeats", type=_report.count, default=3, help="calls in a process (3)")
@@ -136,7 +145,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _report.check_names("--beside", options.beside, tuple(REFERENCES))
     _report.check_writable("--json", options.json)
     if options.quick:
-        options.clients, options.parameters, options.rules, options.repeats = [10], [100_000], ["median"], 2
+        options.sizes, options.rules, options.repeats = [(10, 100_000)], ["median"], 2
     return options
 
 

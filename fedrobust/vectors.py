@@ -88,7 +88,7 @@ class Updates:
         In float32 it would take a third of the time, but where all updates share a large part, distances are small differences of
         large products: float32 loses them, and with them Krum's choice.
         """
-        pieces = (strip_Nb for _, block_Nb in self.blocks() for _, strip_Nb in strips(block_Nb))
+        pieces = (strip_Nb for _, block_Nb in self.blocks() for _, strip_Nb in strips(block_Nb, STRIP // 2))  # widened, they are a strip
         return products.accumulate(pieces, self.matrix_ND.new_zeros((len(self), len(self)), dtype=torch.float64))
 
     def combine(self, weights_N: Tensor) -> Tensor:
@@ -96,11 +96,15 @@ class Updates:
         chosen = weights_N.nonzero().reshape(-1)
         apart = is_mapped(self.matrix_ND) and len(chosen) < len(self)  # only these are read from the disk
         rows = [(place if apart else row, float(weights_N[row])) for place, row in enumerate(chosen.tolist())]
-        out = self.matrix_ND.new_zeros(self.matrix_ND.shape[1])
+        columns = self.matrix_ND.shape[1]
+        out = self.matrix_ND.new_empty(columns) if rows else self.matrix_ND.new_zeros(columns)
         for part, block_Nb in self.blocks(rows=chosen if apart else None):
             for inner, strip_Nb in strips(block_Nb, 4 * len(block_Nb) * LONG):
-                for row, weight in rows:
-                    out[part][inner].add_(strip_Nb[row], alpha=weight)
+                sum_b = out[part][inner]
+                for row, weight in rows[:1]:
+                    torch.mul(strip_Nb[row], weight, out=sum_b)
+                for row, weight in rows[1:]:
+                    sum_b.add_(strip_Nb[row], alpha=weight)
         return out
 
 
@@ -152,12 +156,13 @@ def merge_buffers(layout: Layout | None, buffers_NB: Tensor, weights_N: Tensor) 
 def finish(round: Round, update_D: Tensor, weights_N: Tensor, **record: Any) -> Aggregate:
     """The Aggregate of a rule: reference + update for the parameters, buffers merged by the clients' influence.
 
-    With no influence left the reference's buffers stay. `record`: Aggregate's `extras` and `memory`.
+    With no influence left the reference's buffers stay. The sum is formed in `update_D` itself where its type and place allow: a rule that
+    goes on with its update gives a copy. `record`: Aggregate's `extras` and `memory`.
     """
     reference = round.reference
     weights_N = shares(weights_N.cpu())
     buffers = reference.buffers
     if weights_N.sum() > 0:
         buffers = merge_buffers(round.updates.layout, round.updates.buffers_NB.cpu(), weights_N)
-    parameters = reference.parameters + update_D.to(reference.parameters)
+    parameters = update_D.to(reference.parameters).add_(reference.parameters)
     return Aggregate(State(parameters, buffers), weights_N, **record)

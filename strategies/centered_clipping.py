@@ -32,7 +32,7 @@ def centered_clipping(tau: float | None = None, iterations: int = 3) -> Strategy
         update_D = updates.combine(weights_M[:-1])
         if centre_D is not None:
             update_D.add_(centre_D.to(update_D), alpha=float(weights_M[-1]))
-        memory = {"centre": update_D.cpu()}
+        memory = {"centre": update_D.to("cpu", copy=True)}
         return finish(round, update_D, weights_M[:-1], extras={"kept_distance": clipped_N.tolist()}, memory=memory)
 
     return Strategy("centered_clipping", rule)

@@ -42,6 +42,7 @@ def test_help_and_unknown_options(script: types.ModuleType, capsys: pytest.Captu
     ("script", "words", "line"),
     [
         (startup, ["--only", "help,stop"], "--only=stop: must be of help, inline, ray"),
+        (aggregation, ["--sizes", "10"], "argument --sizes: : must be a whole number above zero"),
         (aggregation, ["--rules", "etf_dml"], "--rules=etf_dml: must be of bulyan"),
         (scale, ["--scratch", "nowhere"], "--scratch=nowhere: there is no such folder"),
         (scale, ["--clients", "10,x"], "x: must be a whole number above zero"),
@@ -154,7 +155,7 @@ def test_ratios_of_aggregation_are_ours_to_theirs_and_what_is_too_big_is_left_ou
     assert first["matrices"] == pytest.approx(251.0)  # 0.04 MB and 10 more
     assert [Case(n, 1, "krum", "ours").f for n in (3, 5, 9, 100)] == [0, 1, 3, 3]
     assert [Case(n, 1, "bulyan", "ours").f for n in (3, 7, 10, 15)] == [0, 1, 1, 3]
-    both = aggregation.cases(aggregation.parse(["--clients", "10,100", "--parameters", "1", "--rules", "mda"]))
+    both = aggregation.cases(aggregation.parse(["--sizes", "10x1,100x1", "--rules", "mda"]))
     assert [(case.clients, case.by) for case in both] == [(10, "ours"), (10, "byzfl"), (100, "ours")]
     monkeypatch.setattr(aggregation, "available_gigabytes", lambda: 1e-6)
     assert aggregation.measure_all(aggregation.parse(["--quick"])) == {}
