@@ -18,6 +18,7 @@ SERVER_KEYS = {
     *("root_per_class", "proxy", "buffers", "max_failures", "round_timeout", "matrix_mb", "scratch"),
     *("checkpoint_every", "keep_checkpoints", "max_examples"),
 }
+MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory, whoever wrote the number
 PLAIN_KEYS = {"num_clients", "clients_per_round", "poisoned", "noisy", "rounds", "seed", "device", "server"}
 
 
@@ -73,7 +74,7 @@ def check(config: Mapping[str, Any]) -> None:
         if key not in PLAIN_KEYS and key not in ROOMS:
             raise ConfigError(f"{key}={config[key]}: unknown key; known are {', '.join(sorted(PLAIN_KEYS | set(ROOMS)))}")
     _require(config, PLAIN_KEYS | set(ROOMS))
-    number("num_clients", config["num_clients"], low=1, integer=True)
+    number("num_clients", config["num_clients"], low=1, high=MOST_CLIENTS, integer=True)
     number("rounds", config["rounds"], low=1, integer=True)
     number("seed", config["seed"], low=0, integer=True)
     choice("device", config["device"], ("auto", "cpu", "cuda"))

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST = 2000  # characters of a line about a setting
+
 
 class FedrobustError(Exception):
     """A problem that the user can mend: shown as one line, exit code 2."""
 
 
 class ConfigError(FedrobustError):
-    """A wrong setting; the message names the key, the value and the remedy."""
+    """A wrong setting; the message names the key, the value and the remedy. A value may be as long as whoever sent it pleases."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}")
 
 
 class DataError(FedrobustError):

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedrobust.bounded import LARGEST, bounded, check_options
 from fedrobust.checks import choice, flag, number
 from fedrobust.errors import ConfigError
 from fedrobust.fusion import FUSIONS, Fusion, Normalised, image_statistics
@@ -123,7 +124,8 @@ def _backbone(factory: ModelFactory) -> Any:
     if factory.members:
         return _fused(factory)
     try:
-        backbone = timm.create_model(factory.name, pretrained=factory.pretrained, num_classes=0, in_chans=3, **factory.options)
+        with bounded():
+            backbone = timm.create_model(factory.name, pretrained=factory.pretrained, num_classes=0, in_chans=3, **factory.options)
     except Exception as error:  # timm and the hub raise all sorts; every one of them is a setting that does not work here
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         if factory.pretrained:
@@ -183,7 +185,7 @@ def timm_model(
         near = difflib.get_close_matches(str(name), timm.list_models(), n=3)
         raise ConfigError(f"model.name={name}: timm has no such model; {'near names: ' + ', '.join(near) if near else 'try resnet50'}")
     choice("model.head", head, tuple(HEADS))
-    number("model.dimension", dimension, low=1, integer=True)
+    number("model.dimension", dimension, low=1, high=LARGEST, integer=True)
     flag("model.pretrained", pretrained)
     choice("model.stem", stem, ("standard", "small"))
     scale = HEADS[head] if scale is None else number("model.scale", scale, low=0, open_low=True)
@@ -192,6 +194,7 @@ def timm_model(
         raise ConfigError(f"model.checkpoint={checkpoint}: must be the path of a safetensors file, or null")
     if options is not None and not isinstance(options, Mapping):
         raise ConfigError(f"model.options={options}: must be a mapping of timm's keyword arguments, or null")
+    check_options("model.options", options or {})
     if pretrained and checkpoint is not None:
         raise ConfigError(f"model.checkpoint={checkpoint}: excludes model.pretrained=true; choose one")
     if compile is not None:
