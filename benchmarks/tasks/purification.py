@@ -1,9 +1,10 @@
-"""Images a second through every purifier, and through loops over scikit-image's total variation that do the same denoising."""
+"""Images a second through every purifier, and through loops over scikit-image that do the same to one image after the other."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,31 +12,42 @@ import torch
 from torch import Tensor
 
 from fedrobust import config
-from fedrobust.purification.mdda import SCALES
+from fedrobust.purification.common import resized
+from fedrobust.purification.mdda import NEIGHBOUR, OWN, SCALES
+from fedrobust.purification.tv import rof
 from fedrobust.seeding import generator
 
 PURIFIERS = ("mdda", "tv", "gaussian", "median_filter", "jpeg")
-LOOPED = ("mdda", "tv")  # those whose denoising the loops do
+LAST = 2**-0.5  # deviation in pixels of MDDA's last filter
+COLOUR = {"channel_axis": -1}
 
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
     """given: size, images, loop_images (of the scikit-image loops, 0: none), device, repeats, threads. [seconds, the
-    processor's seconds] of an image in each repeat by purifier, and of the loops by the purifier whose denoising they do."""
-    images = torch.rand(given["images"], 3, given["size"], given["size"], generator=generator(0, "benchmark"))
+    processor's seconds] of an image in each repeat by purifier, and of the loops; energy: what total variation minimises, by
+    ours over by scikit-image's, summed over the loop's images."""
+    images = pictures(given["images"], given["size"])
     settings = {name: config.compose(f"purifier={name}") for name in PURIFIERS}
     ours: dict[str, list[list[float]]] = {name: [] for name in PURIFIERS}
-    loops: dict[str, list[list[float]]] = {name: [] for name in LOOPED if given["loop_images"]}
-    there = images.to(given["device"])
+    there, some = images.to(given["device"]), images[: given["loop_images"]]
+    loops = {name: partial(looped, each, settings[name.split(":")[0]]["purifier"], some) for name, each in LOOPS.items() if len(some)}
+    theirs: dict[str, list[list[float]]] = {name: [] for name in loops}
     for name in PURIFIERS:  # whatever happens once only, happens here
         _through(settings[name], there[:2])
     for repeat in range(given["repeats"]):
         mark(repeat)
         for name in PURIFIERS:
             ours[name].append(_timed(lambda: _through(settings[name], there), len(images)))  # noqa: B023  # called at once
-        for name, times in loops.items():
-            some = images[: given["loop_images"]]
-            times.append(_timed(lambda: looped(settings[name]["purifier"], some), len(some)))  # noqa: B023
-    return {"ours": ours, "loops": loops}
+        for name, loop in loops.items():
+            theirs[name].append(_timed(loop, len(some)))
+    return {"ours": ours, "loops": theirs, "energy": compared(settings["tv"]["purifier"], some) if len(some) else None}
+
+
+def pictures(count: int, size: int) -> Tensor:
+    """Images (count, 3, size, size) as even as photographs: coarse random colours, resampled, with noise of deviation .02."""
+    random = generator(0, "benchmark")
+    coarse = 0.2 + 0.6 * torch.rand(count, 3, 4, 4, generator=random)
+    return (resized(coarse, (size, size)) + 0.02 * torch.randn(count, 3, size, size, generator=random)).clamp(0, 1)
 
 
 def _through(settings: Mapping[str, Any], images: Tensor) -> Tensor:
@@ -43,22 +55,72 @@ def _through(settings: Mapping[str, Any], images: Tensor) -> Tensor:
     return made
 
 
-def looped(settings: Mapping[str, Any], images: Tensor) -> list[Any]:
-    """Every image alone through scikit-image's Chambolle iteration, as often and at the sizes at which the purifier denoises it, with
-    as many steps (scikit-image's first one changes the dual field only). Resampling and noise are left out, in the loop's favour."""
+def looped(each: Callable[..., Any], settings: Mapping[str, Any], images: Tensor) -> list[Any]:
+    """What scikit-image makes of every image (H, W, C), one after the other, in float32."""
+    random = np.random.default_rng(0)
+    return [each(image, settings, random) for image in images.permute(0, 2, 3, 1).numpy()]
+
+
+def denoised(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
+    """Total variation by scikit-image at its own tolerance."""
     from skimage.restoration import denoise_tv_chambolle
 
-    options = {"weight": settings["weight"], "eps": 0, "max_num_iter": settings["iterations"] + 1, "channel_axis": -1}
-    scales, blocks = (SCALES, settings["blocks"]) if "blocks" in settings else ((1.0,), 1)
-    out = []
-    for image in images.permute(0, 2, 3, 1).numpy():
-        for scale in scales:
-            side = max(1, round(scale * image.shape[0]))
-            some = np.resize(image, (side, side, 3))  # any pixels will do: the number of steps is fixed
-            for _ in range(blocks):
-                some = denoise_tv_chambolle(some, **options)
-            out.append(some)
-    return out
+    return denoise_tv_chambolle(image, weight=settings["weight"], **COLOUR)
+
+
+def mdda(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
+    """MDDA as one would write it with scikit-image: its resampling, its total variation, its Gaussian."""
+    from skimage.filters import gaussian
+
+    pyramid = [_resized(image, size) for size in _sizes(image)]
+    for _ in range(settings["blocks"]):
+        pyramid = [denoised(_noisy(one, settings, random), settings, random) for one in pyramid]
+        pyramid = [_mixed(pyramid, place) for place in range(len(pyramid))]
+    mean = sum(_resized(one, image.shape[:2]) for one in pyramid) / len(pyramid)
+    return gaussian(mean, LAST, **COLOUR).clip(0, 1)
+
+
+def mdda_denoising(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
+    """The denoising in it alone, with noise; any pixels serve at the other scales."""
+    scales = [np.resize(image, (*size, image.shape[2])) for size in _sizes(image)]
+    return [denoised(_noisy(one, settings, random), settings, random) for one in scales for _ in range(settings["blocks"])]
+
+
+LOOPS = {"mdda": mdda, "mdda: denoising alone": mdda_denoising, "tv": denoised}  # by purifier, and what part of it the loop does
+
+
+def _noisy(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
+    return image + settings["std"] * random.standard_normal(image.shape, dtype=np.float32)
+
+
+def _sizes(image: Any) -> list[tuple[int, int]]:
+    return [(max(1, round(scale * image.shape[0])), max(1, round(scale * image.shape[1]))) for scale in SCALES]
+
+
+def _resized(image: Any, size: tuple[int, int]) -> Any:
+    from skimage.transform import resize
+
+    return image if image.shape[:2] == size else resize(image, size, order=1, mode="edge", anti_aliasing=size[0] < image.shape[0])
+
+
+def _mixed(pyramid: list[Any], place: int) -> Any:
+    own = pyramid[place]
+    others = [_resized(pyramid[one], own.shape[:2]) for one in (place - 1, place + 1) if 0 <= one < len(pyramid)]
+    return (OWN * own + NEIGHBOUR * sum(others)) / (OWN + NEIGHBOUR * len(others))
+
+
+def compared(settings: Mapping[str, Any], images: Tensor) -> float:
+    """The energy of our total variation, over that of scikit-image's."""
+    theirs = torch.from_numpy(np.stack(looped(denoised, settings, images))).permute(0, 3, 1, 2)
+    values = [energy(after, images, settings["weight"]) for after in (rof(images, settings["weight"], settings["iterations"]), theirs)]
+    return values[0] / values[1]
+
+
+def energy(after: Tensor, before: Tensor, weight: float) -> float:
+    """The energy weight * TV + |after - before|^2 / 2, of all images and channels (B, C, H, W) together."""
+    rows = torch.nn.functional.pad(after.diff(dim=-2), (0, 0, 0, 1))
+    columns = torch.nn.functional.pad(after.diff(dim=-1), (0, 1))
+    return float((weight * torch.hypot(rows, columns) + (after - before).square() / 2).double().sum())
 
 
 def _timed(action: Callable[[], Any], images: int) -> list[float]:

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from fedrobust.types import Purifier, Purify
 
-VALUES = 2**19  # that are purified at once: bounds the memory of pyramids
+VALUES = 2**16  # that are purified at once: a pyramid of them about fills a core's cache, and its memory is used again
+GPU = 16  # times as many there: bounds the memory of pyramids
 
 
 def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifier:
@@ -25,7 +26,8 @@ def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifi
         if images.numel() == 0:
             return images
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
-        portions = torch.split(wide, max(1, VALUES // images[0].numel()))
+        most = VALUES if images.device.type == "cpu" else GPU * VALUES
+        portions = torch.split(wide, max(1, most // images[0].numel()))
         return torch.cat([apply(one, generator) for one in portions]).clamp(0, 1).to(images.dtype)
 
     return Purifier(name, purify, differentiable)

@@ -20,7 +20,7 @@ TAPS = (0.25, 0.5, 0.25)  # the 3 x 3 Gaussian: binomial, deviation .71 pixels
 RUN = 16  # normal numbers that torch makes at once on a CPU
 
 
-def mdda(*, std: float, blocks: int, weight: float, iterations: int = 20) -> Purifier:
+def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12) -> Purifier:
     """An image pyramid at 1/4, 1/2, 1 and 2 times the size goes through `blocks` blocks of three steps: Gaussian noise on every scale,
     total-variation denoising of every scale, each scale mixed with its neighbours. Then the mean of all scales at the image's
     size, smoothed by a 3 x 3 Gaussian.
@@ -39,7 +39,7 @@ def mdda(*, std: float, blocks: int, weight: float, iterations: int = 20) -> Pur
         noises = iter(noise(images, sizes * blocks, generator) if std > 0 and blocks > 0 else ())
         for _ in range(blocks):
             if std > 0:
-                pyramid = [one + std * next(noises) for one in pyramid]
+                pyramid = [one.add(next(noises), alpha=std) for one in pyramid]
             pyramid = aggregated([rof(one, weight, iterations) for one in pyramid])
         size = _scaled(images, 1)
         return smoothed(torch.stack([resized(one, size) for one in pyramid]).mean(dim=0), TAPS)
@@ -70,7 +70,10 @@ def aggregated(pyramid: list[Tensor]) -> list[Tensor]:
     out = []
     for place, own in enumerate(pyramid):
         size = (own.shape[-2], own.shape[-1])
-        neighbours = [resized(one, size) for one in (*pyramid[max(0, place - 1) : place], *pyramid[place + 1 : place + 2])]
-        mixed = OWN * own + NEIGHBOUR * torch.stack(neighbours).sum(dim=0)
-        out.append(mixed / (OWN + NEIGHBOUR * len(neighbours)))
+        neighbours = (*pyramid[max(0, place - 1) : place], *pyramid[place + 1 : place + 2])
+        total = OWN + NEIGHBOUR * len(neighbours)
+        mixed = own * (OWN / total)
+        for one in neighbours:
+            mixed = mixed.add(resized(one, size), alpha=NEIGHBOUR / total)
+        out.append(mixed)
     return out
