@@ -16,6 +16,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrobust import config, experiment, resume
+from fedrobust.checks import number
+from fedrobust.cli import explain
 from fedrobust.engines.sites import SiteGrid, ask, gather
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import Experiment
@@ -46,16 +48,32 @@ def main(grid: Grid, context: Context) -> None:
         raise ConfigError(f"resume={folder}: the server's data are no longer those of the run (their digest differs)")
     with alone(folder) as console:
         console.width = WIDTH
-        sites, study = assembled(grid, study, names, float(run["wait"]), lambda text: say(console, text))
+        sites, study = assembled(grid, study, names, _seconds(run["wait"]), lambda text: say(console, text))
         fill(make_server(study), nullcontext(sites), folder, console, manifest)
 
 
 def compose(overrides: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration of a run on real sites: their own data unless the words say otherwise, and no clean twin."""
-    words = shlex.split(overrides)
+    """The configuration of a run on real sites: their own data unless the words say otherwise, and no clean twin. Raises ConfigError."""
+    try:
+        words = shlex.split(overrides)
+    except ValueError as error:
+        raise ConfigError(f"overrides={overrides}: cannot be read ({error}); each quote needs its second one") from error
     first = [] if any(word.startswith("partition=") for word in words) else ["partition=remote"]
     last = [f"num_clients={len(names)}"] if names else []
-    return config.compose(*first, *words, *last, "evaluation.twin=false")
+    try:
+        return config.compose(*first, *words, *last, "evaluation.twin=false")
+    except Exception as error:
+        line, _ = explain(error)
+        if line is None:
+            raise
+        raise ConfigError(line) from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        return number("wait", float(text), low=0)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise ConfigError(f"wait={text}: must be a number of seconds") from error
 
 
 def _make(folder: Path) -> None:

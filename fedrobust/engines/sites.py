@@ -14,7 +14,8 @@ from flwr.serverapp import Grid
 from fedrobust.engines.clients import NO_REPLY, NO_SUCH_NODE, failed
 from fedrobust.errors import RunError
 from fedrobust.numbering import Node
-from fedrobust.wire import WireError
+from fedrobust.wire import WireError, one_line
+from fedrobust.wire.inflation import guarded
 from fedrobust.wire.sites import RECORD, Census, SiteOrder, order_record, read_census
 
 POLL_SECONDS = 0.5
@@ -148,17 +149,21 @@ def gather(grid: Grid, wanted: int, names: Collection[str], seconds: float, say:
 
 
 def ask(grid: SiteGrid, text: str, seconds: float) -> dict[int, Census | str]:
-    """What each site answers when it is asked who it is and what it holds for this configuration, or why there is no answer."""
+    """What each site answers when it is asked who it is and what it holds for this configuration, or why there is no answer. An answer
+    holds no arrays; what is larger than one can be is not fetched."""
     clients = grid.get_node_ids()
     content = RecordDict({"config": ConfigRecord({"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""})})
     found: dict[int, Census | str] = {}
-    for reply in grid.send_and_receive([Message(content, client, MessageType.QUERY) for client in clients], timeout=seconds):
-        client = reply.metadata.src_node_id
-        if reply.has_error():
-            found[client] = str(reply.error.reason)
-            continue
-        try:
-            found[client] = read_census(reply.content)
-        except WireError as error:
-            found[client] = f"unusable answer: {error}"
+    with guarded(most_bytes=0):
+        for reply in grid.send_and_receive([Message(content, client, MessageType.QUERY) for client in clients], timeout=seconds):
+            found[reply.metadata.src_node_id] = _census(reply)
     return found
+
+
+def _census(reply: Message) -> Census | str:
+    if reply.has_error():
+        return one_line(str(reply.error.reason))
+    try:
+        return read_census(reply.content)
+    except WireError as error:
+        return f"unusable answer: {error}"

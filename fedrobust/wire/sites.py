@@ -57,7 +57,7 @@ def census_reply(counts: Sequence[int], partition: int, words: Mapping[str, str]
 
 
 def read_census(content: RecordDict) -> Census:
-    """A site's checked answer: whole numbers that are not negative, words of a bounded length. Raises WireError."""
+    """A site's checked answer: whole numbers that are not negative, printable words of a bounded length. Raises WireError."""
     metrics, info = content.get("metrics"), content.get("info")
     if not isinstance(metrics, MetricRecord) or not isinstance(info, ConfigRecord):
         raise WireError("census: expected metrics and info")
@@ -68,6 +68,6 @@ def read_census(content: RecordDict) -> Census:
     if min(train, validation, test) < 0 or partition < -1:
         raise WireError("census: the counts of images and the partition-id must not be negative")
     words = {name: info.get(name) for name in WORDS}
-    if not all(isinstance(word, str) and len(word) <= LONGEST for word in words.values()):
-        raise WireError(f"census: {', '.join(WORDS)} must be words of at most {LONGEST} characters")
+    if not all(isinstance(word, str) and len(word) <= LONGEST and word.isprintable() for word in words.values()):
+        raise WireError(f"census: {', '.join(WORDS)} must be printable words of at most {LONGEST} characters")
     return Census((train, validation, test), partition, words)

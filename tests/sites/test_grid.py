@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
+from fedrobust import wire
 from fedrobust.engines import sites
 from fedrobust.engines.sites import SiteGrid, ask, gather
 from fedrobust.errors import RunError
 from fedrobust.numbering import Node
 from fedrobust.wire.sites import RECORD, WORDS, census_reply, read_order
 from tests.sites.made_up import NOWHERE, Flower, echo
+from tests.test_inflation import grid_of, objects
 
 
 def grid(flower: Flower, nodes: dict[int, Node] | None = None, names: tuple[str, ...] = ("a", "b", "c")) -> SiteGrid:
@@ -117,3 +119,43 @@ def test_asking_who_they_are() -> None:
     assert found[1] == "unusable answer: census: expected metrics and info"
     assert all(sent.metadata.message_type == "query" for sent in flower.sent.values())
     assert all(set(sent.content) == {"config", RECORD} for sent in flower.sent.values())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ({"metrics": {"train": -1}}, "must not be negative"),
+        ({"metrics": {"train": 2**50}}, "must be whole numbers"),
+        ({"metrics": {"train": 0.5}}, "must be whole numbers"),
+        ({"metrics": {"partition-id": -2}}, "must not be negative"),
+        ({"info": {"site": "\x1b[2Jvienna"}}, "must be printable words"),
+        ({"info": {"torch": "x" * 201}}, "must be printable words of at most 200"),
+        ({"info": {"device": 3}}, "must be printable words"),
+        ({"info": None}, "expected metrics and info"),
+    ],
+)
+def test_an_answer_that_cannot_be_true_is_no_census(spoil: dict[str, dict[str, object] | None], reason: str) -> None:
+    def answer(message: Message) -> list[Message]:
+        content = census_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
+        for name, values in spoil.items():
+            content[name] = ArrayRecord() if values is None else type(content[name])({**content[name], **values})
+        return [Message(content, reply_to=message)]
+
+    found = ask(grid(Flower({900: "a"}, answer), {0: Node(900, "a")}, ("a",)), "{}", 5)
+    assert str(found[0]).startswith("unusable answer: census: ")
+    assert reason in str(found[0])
+
+
+@pytest.mark.parametrize(
+    "array", [Array("float32", (50_000, 50_000), "numpy.ndarray", b"\x93NUMPY"), Array("uint8", (1,), "numpy.ndarray", bytes(2**21))]
+)
+def test_an_answer_of_gigabytes_is_not_fetched(array: Array) -> None:
+    """Over Flower's own Grid: what a site uploads is measured while the sites are asked, as it is in a round."""
+    content = census_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
+    content["bomb"] = ArrayRecord({"x": array})
+    wire.set_identity()
+    upload = Message(content, reply_to=Message(RecordDict(), 900, "query"))
+    real = grid_of(upload, objects(upload))
+    flower = Flower({900: "a"}, lambda _: list(real.pull_messages(["asked"])))
+    found = ask(grid(flower, {0: Node(900, "a")}, ("a",)), "{}", 5)
+    assert "upload: " in str(found[0])

@@ -76,3 +76,19 @@ def test_the_words_of_a_run() -> None:
     assert (settings["num_clients"], settings["rounds"], settings["evaluation"]["twin"]) == (2, 2, False)
     assert settings["data"]["path"] == "/a b/c.npz"
     assert compose("partition=iid", ())["partition"]["_target_"] == "fedrobust.partition.iid"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("rounds=2 'data=npz", r"^overrides=rounds=2 'data=npz: cannot be read \(No closing quotation\)"),
+        ("colour=3", "^colour: unknown key"),
+        ("strategy=zigzag", "^strategy=zigzag: no such choice"),
+        ("rounds", "^rounds: cannot be read"),
+        ("rounds=${nothing}", "nothing"),
+    ],
+)
+def test_words_that_nobody_can_read_end_in_one_line(words: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as caught:
+        compose(words, ())
+    assert "\n" not in str(caught.value)
