@@ -265,7 +265,7 @@ def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
             f"{key}={config[key]}: strategy={strategy.name} needs at least {strategy.min_clients} a round; raise {key} or lower its f"
         )
     if "root" in strategy.uses and server["root_per_class"] == 0:
-        other = " or strategy.trust=false" if "trust" in config["strategy"] else ""
+        other = " or strategy.trust=none" if "trust" in config["strategy"] else ""
         raise ConfigError(f"server.root_per_class=0: strategy={strategy.name} needs root images; set server.root_per_class=8{other}")
     if config["model"].get("head") == "linear" and config["client"].get("loss") == "dot_regression":
         raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")

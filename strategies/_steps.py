@@ -26,7 +26,7 @@ class Settings:
     """The checked settings of `etf_dml`, which explains them."""
 
     clip: bool
-    trust: bool
+    judge: str
     distillation: str
     schedule: _distillation.Schedule
     peers: _distillation.Peers
@@ -34,6 +34,10 @@ class Settings:
     fallback: bool
     cohorts: _cohorts.Cohorts | None
     aggregation: Strategy | None
+
+    @property
+    def trust(self) -> bool:
+        return self.judge != "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedrobust import checks
 from fedrobust.composition import least
@@ -31,7 +32,7 @@ from strategies._steps import Case, Settings, distil_and_aggregate
 def etf_dml(
     *,
     clip: bool = True,
-    trust: bool = True,
+    trust: str = "stacking",
     distillation: str = "ensemble",
     reading: str = "full",
     teacher: str = "median",
@@ -49,7 +50,8 @@ def etf_dml(
 ) -> Strategy:
     """The rule of METHOD sections 5 (A) and 9. Numbers of images are clipped to their 10 % and 90 % quantiles in any case.
 
-    clip: bring longer updates to the median length. trust: weigh each client by `_trust.judge` on the root set.
+    clip: bring longer updates to the median length. trust: weigh each client on the root set: each alone by alignment and loss
+    ("gate", `_trust.judge`), and then all together ("stacking", `_trust.stacked`); or not ("none").
     distillation: "mutual" (every trusted member learns from its peers' leave-one-out median, N x N), "ensemble" (the
     aggregated model learns from the weighted ensemble) or "none". For mutual: reading "full" (all inner products) or
     "ground_truth" (those with the labelled anchor; uses the proxy labels), teacher "median" or "mean" (not robust: for
@@ -64,10 +66,11 @@ def etf_dml(
     cut off on each side of every coordinate, so a cohort lost to attackers is one vote. `_cohorts.vote` says what the
     reported weights are then. Who was drawn where is recorded as "cohort".
 
-    The rule raises ConfigError without a root set unless trust=false; without proxy images it goes on without distillation
+    The rule raises ConfigError without a root set unless trust=none; without proxy images it goes on without distillation
     and recalibration, and says so in its extras.
     """
-    for key, value in {"clip": clip, "trust": trust, "recalibrate": recalibrate, "fallback": fallback}.items():
+    checks.choice("strategy.trust", trust, ("stacking", "gate", "none"))
+    for key, value in {"clip": clip, "recalibrate": recalibrate, "fallback": fallback}.items():
         checks.flag(f"strategy.{key}", value)
     checks.choice("strategy.distillation", distillation, ("mutual", "ensemble", "none"))
     if aggregation is not None and not isinstance(aggregation, Strategy):
@@ -110,7 +113,7 @@ def _rule(round: Round, settings: Settings) -> Aggregate:
     members = Members(round.reference, round.updates, factors_N)
     distil = settings.distillation != "none" and bench.proxy is not None
     visits = _scoring.visit(bench, members, need_root=settings.trust, need_proxy=distil)
-    verdict = _judge(round, bench, visits) if settings.trust else None
+    verdict = _judge(round, bench, visits, settings.judge) if settings.trust else None
     trust_N = verdict.trust_N if verdict else torch.ones_like(norms_N)
     weights_N = shares(_clipping.clipped_counts(round.updates.num_examples_N) * trust_N * visits.usable)
     cohort_N = _cohorts.draw(len(norms_N), settings.cohorts.size, round.generator) if settings.cohorts else torch.zeros(len(norms_N))
@@ -122,31 +125,41 @@ def _rule(round: Round, settings: Settings) -> Aggregate:
     return replace(
         aggregate,
         extras={**columns, **_verdict_columns(verdict), **_skipped(case, record), **record},
-        memory={"suspicion": _suspicion(case), "aggregation": aggregate.memory},
+        memory={
+            "suspicion": _remembered(round, "suspicion", verdict.suspicion_N if verdict else None),
+            "part": _remembered(round, "part", verdict.part_N if verdict else None),
+            "aggregation": aggregate.memory,
+        },
     )
 
 
 def _bench(round: Round, settings: Settings) -> Bench:
     data, layout = round.server_data, round.updates.layout
     if settings.trust and (data.root is None or not len(data.root)):
-        raise ConfigError("strategy.trust=true: needs labelled root images; set server.root_per_class=8 or strategy.trust=false")
+        raise ConfigError(
+            f"strategy.trust={settings.judge}: needs labelled root images; set server.root_per_class=8 or strategy.trust=none"
+        )
     if layout is None:
         raise ValueError("etf_dml needs updates with a layout")
     return Bench(data.model, layout, data.root, data.proxy, settings.recalibrate)
 
 
-def _judge(round: Round, bench: Bench, visits: Visits) -> _trust.Verdict:
-    past = round.memory.get("suspicion", {})
-    return _trust.judge(
-        visits.root_NRK, bench.root_samples.labels, bench.model.head, bench.model.scale, clients=round.updates.clients, past=past
-    )
+def _judge(round: Round, bench: Bench, visits: Visits, judge: str) -> _trust.Verdict:
+    updates, memory = round.updates, round.memory
+    labels_R, scale = bench.root_samples.labels, bench.model.scale
+    past = memory.get("suspicion", {})
+    verdict = _trust.judge(visits.root_NRK, labels_R, bench.model.head, scale, clients=updates.clients, past=past)
+    if judge == "gate":
+        return verdict
+    past_N = torch.tensor([memory.get("part", {}).get(client, 1.0) for client in updates.clients], dtype=torch.float64)
+    sizes_N = _clipping.clipped_counts(updates.num_examples_N)
+    return _trust.stacked(verdict, visits.root_NRK, labels_R, scale, gram_NN=updates.gram(), sizes_N=sizes_N, past_N=past_N)
 
 
-def _suspicion(case: Case) -> dict[int, float]:
+def _remembered(round: Round, key: str, now_N: Tensor | None) -> dict[int, float]:
     """Of this round's clients and, unchanged, of those absent from it."""
-    past: Mapping[int, float] = case.round.memory.get("suspicion", {})
-    now = dict(zip(case.round.updates.clients, case.verdict.suspicion_N.tolist(), strict=True)) if case.verdict else {}
-    return {**past, **now}
+    past: Mapping[int, float] = round.memory.get(key, {})
+    return {**past, **(dict(zip(round.updates.clients, now_N.tolist(), strict=True)) if now_N is not None else {})}
 
 
 def _verdict_columns(verdict: _trust.Verdict | None) -> dict[str, list[float]]:

@@ -185,6 +185,6 @@ def test_what_cannot_be_is_refused_in_one_line(overrides: list[str], line: str) 
 
 
 def test_without_trust_no_root_images_are_needed() -> None:
-    study = federation.study("server.root_per_class=0", "strategy.trust=false")
+    study = federation.study("server.root_per_class=0", "strategy.trust=none")
     assert len(study.root) == 0
     assert len(study.samples(study.root)) == 0

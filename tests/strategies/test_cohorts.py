@@ -92,7 +92,7 @@ def test_a_cohort_of_attackers_does_not_reach_the_result(case: Round, monkeypatc
     scale = torch.ones(15, 1)
     scale[:3] = 1000
     attacked = replace(case, updates=replace(case.updates, matrix_ND=case.updates.matrix_ND * scale))
-    plain = {"clip": False, "trust": False, "distillation": distillation}
+    plain = {"clip": False, "trust": "none", "distillation": distillation}
     result = apply(attacked, **plain)
     reach = (result.state.parameters - case.reference.parameters).norm() / case.updates.matrix_ND[3:].norm(dim=1).median()
     assert reach < 1.5
@@ -164,13 +164,13 @@ def test_learning_stays_inside_the_cohort_with_the_global_model_as_a_peer(case: 
         return lessons(bench, scores, peers, temperature, permanent)
 
     monkeypatch.setattr(_distillation, "mutual_lessons", listen)
-    apply(case, trust=False, distillation="mutual")
+    apply(case, trust="none", distillation="mutual")
     expected = toy.scores_of(case, case.reference, case.server_data.proxy.images)  # type: ignore[union-attr]
     assert [members for members, _ in asked] == [3] * 5
     for _, permanent in asked:
         torch.testing.assert_close(permanent, expected)
     asked.clear()
-    apply(case, trust=False, distillation="mutual", cohort=None)
+    apply(case, trust="none", distillation="mutual", cohort=None)
     assert asked == [(15, None)]
 
 

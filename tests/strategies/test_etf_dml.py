@@ -38,7 +38,7 @@ def without(case: Round, **data: Any) -> Round:
 
 
 def test_with_all_switches_off_it_is_fedavg_on_clipped_counts(case: Round) -> None:
-    result = apply(case, clip=False, trust=False, distillation="none")
+    result = apply(case, clip=False, trust="none", distillation="none")
     clipped = replace(case.updates, num_examples_N=_clipping.clipped_counts(case.updates.num_examples_N))
     expected = fedavg().rule(replace(case, updates=clipped))
     assert same(result.state, expected.state)
@@ -46,10 +46,11 @@ def test_with_all_switches_off_it_is_fedavg_on_clipped_counts(case: Round) -> No
     assert torch.equal(result.weights_N, expected.weights_N)
 
 
+@pytest.mark.parametrize("trust", ["stacking", "gate"])
 @pytest.mark.parametrize("head", ["etf", "linear"])
-def test_the_poisoned_client_loses_its_influence(head: str) -> None:
+def test_the_poisoned_client_loses_its_influence(head: str, trust: str) -> None:
     for distillation in ("none", "ensemble", "mutual"):
-        result = apply(toy.one_round(head), distillation=distillation)
+        result = apply(toy.one_round(head), distillation=distillation, trust=trust)
         assert result.extras["trust"][0] == 0
         assert result.weights_N[0] == 0
         assert result.weights_N[1:].min() > 0.05
@@ -73,19 +74,19 @@ def test_what_it_asks_for_follows_from_its_settings() -> None:
         return set(etf_dml(**settings).uses)
 
     assert uses() == {"root", "proxy"}
-    assert uses(trust=False) == {"proxy"}
+    assert uses(trust="none") == {"proxy"}
     assert uses(distillation="none", recalibrate=False) == {"root"}
-    assert uses(trust=False, distillation="none") == set()
+    assert uses(trust="none", distillation="none") == set()
     # the gate may drop floor(.4 N), krum(1) needs 5: 6 - 2 = 4 are too few, 7 - 2 = 5 and 8 - 3 = 5 enough
     assert etf_dml().min_clients == 1
     assert etf_dml(aggregation=krum(1)).min_clients == 7
-    assert etf_dml(aggregation=krum(1), trust=False).min_clients == 5
+    assert etf_dml(aggregation=krum(1), trust="none").min_clients == 5
 
 
 def test_without_a_root_set_trust_is_refused(case: Round) -> None:
     with pytest.raises(ConfigError, match=r"server\.root_per_class=8"):
         apply(without(case, root=None))
-    result = apply(without(case, root=None), trust=False)
+    result = apply(without(case, root=None), trust="none")
     assert "trust" not in result.extras
     assert result.extras["distillation_skipped"] == 0
 
@@ -106,7 +107,9 @@ def test_one_client_decides_alone_and_learns_from_nobody(case: Round, distillati
 
 @pytest.mark.parametrize("distillation", ["ensemble", "mutual"])
 def test_two_clients(case: Round, distillation: str) -> None:
-    result = apply(replace(case, updates=rows(case.updates, [1, 2])), distillation=distillation)
+    both = replace(case, updates=rows(case.updates, [1, 2]))
+    assert apply(both, distillation=distillation).weights_N.min() > 0.2
+    result = apply(both, distillation=distillation, trust="gate")
     # of two, one is at most 1/1.4826 above the middle (see test_trust)
     assert max(result.extras["trust"]) == 1
     assert min(result.extras["trust"]) >= 1 - 1 / 1.4826 / 1.5 - 1e-9
@@ -127,9 +130,9 @@ def rows(updates: Updates, which: list[int]) -> Updates:
     )
 
 
-@pytest.mark.parametrize("trust", [True, False])
+@pytest.mark.parametrize("trust", ["stacking", "gate", "none"])
 @pytest.mark.parametrize("distillation", ["ensemble", "mutual"])
-def test_a_model_whose_scores_are_not_finite_has_no_influence(case: Round, trust: bool, distillation: str) -> None:
+def test_a_model_whose_scores_are_not_finite_has_no_influence(case: Round, trust: str, distillation: str) -> None:
     matrix = case.updates.matrix_ND.clone()
     matrix[3] = 3e38
     result = apply(replace(case, updates=replace(case.updates, matrix_ND=matrix)), clip=False, trust=trust, distillation=distillation)
@@ -140,7 +143,7 @@ def test_a_model_whose_scores_are_not_finite_has_no_influence(case: Round, trust
 
 def test_long_updates_are_shortened(case: Round) -> None:
     matrix = case.updates.matrix_ND * torch.tensor([1, 1, 100, 1, 1])[:, None]
-    result = apply(replace(case, updates=replace(case.updates, matrix_ND=matrix)), trust=False, distillation="none")
+    result = apply(replace(case, updates=replace(case.updates, matrix_ND=matrix)), trust="none", distillation="none")
     lengths = matrix.norm(dim=1)
     assert result.extras["clipped_norm"][2] == pytest.approx(float(lengths.median()))
     assert result.extras["update_norm"] == pytest.approx(lengths.tolist())
@@ -157,6 +160,22 @@ def test_suspicion_is_kept_over_rounds_even_of_absent_clients(case: Round) -> No
     assert result.memory["suspicion"] == pytest.approx({**z, 2: (4.0 + z[2]) / 2, 17: 5.0})
     assert result.extras["suspicion"][2] == pytest.approx((4.0 + z[2]) / 2)
     assert result.extras["trust"][2] < fresh.extras["trust"][2]
+
+
+def test_what_stacking_left_of_a_share_lowers_the_next_one_even_of_absent_clients(case: Round) -> None:
+    fresh = apply(case, distillation="none")
+    memory = {**fresh.memory, "part": {**fresh.memory["part"], 17: 0.5}}
+    result = apply(replace(case, memory=memory), distillation="none")
+    assert result.memory["part"][17] == 0.5
+    doubted = apply(replace(case, memory={**memory, "part": {**memory["part"], 2: 0.01}}), distillation="none")
+    assert 0 < doubted.weights_N[2] < result.weights_N[2] / 2
+
+
+def test_attackers_who_send_the_same_count_once(case: Round) -> None:
+    crowd = replace(case, updates=rows(case.updates, [1, 2, 2, 2, 3, 4]))
+    gate_N, weights_N = (apply(crowd, distillation="none", trust=trust).weights_N for trust in ("gate", "stacking"))
+    torch.testing.assert_close(weights_N[1:4], weights_N[1].expand(3))
+    assert weights_N[1:4].sum() < gate_N[1:4].sum() / 2
 
 
 def test_mutual_learning_moves_only_when_there_is_something_to_learn(case: Round) -> None:
@@ -181,9 +200,9 @@ def test_students_that_got_worse_return_to_their_start(case: Round, distillation
 
 
 def test_a_student_that_diverged_returns_even_without_a_root_set(case: Round) -> None:
-    result = apply(case, trust=False, learning_rate=1e30)
+    result = apply(case, trust="none", learning_rate=1e30)
     assert result.extras["fallbacks"] == 1
-    torch.testing.assert_close(result.state.parameters, apply(case, trust=False, distillation="none").state.parameters)
+    torch.testing.assert_close(result.state.parameters, apply(case, trust="none", distillation="none").state.parameters)
 
 
 def test_another_rule_may_take_the_last_step_on_the_trusted_alone(case: Round) -> None:
@@ -249,9 +268,10 @@ def test_no_member_is_visited_twice(case: Round, distillation: str, images: int)
     assert sum(seen) == images
 
 
+@pytest.mark.parametrize("trust", ["stacking", "gate"])
 @pytest.mark.parametrize("distillation", ["none", "ensemble", "mutual"])
-def test_ten_hospitals_three_of_them_poisoned(distillation: str) -> None:
+def test_ten_hospitals_three_of_them_poisoned(distillation: str, trust: str) -> None:
     plain, _ = toy.federate(fedavg(), rounds=3)
-    guarded, results = toy.federate(etf_dml(distillation=distillation), rounds=3)
+    guarded, results = toy.federate(etf_dml(distillation=distillation, trust=trust), rounds=3)
     assert guarded > plain + 0.05
     assert all(result.weights_N[:3].sum() < 0.1 for result in results)
