@@ -77,7 +77,7 @@ def _compose(folder: Path, programs: Mapping[str, Sequence[str]], mounts: Sequen
         "working_dir": str(folder),
     }
     services = {name: {**common, "command": list(command)} for name, command in programs.items()}
-    return json.dumps({"services": services}, indent=2) + "\n"  # JSON is YAML
+    return json.dumps({"services": services}, indent=2).replace("$", "$$") + "\n"  # JSON is YAML; Compose would put in what $NAME holds
 
 
 def _write(path: Path, text: str) -> Path:

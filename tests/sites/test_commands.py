@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from flwr.common.config import parse_config_args
 
 from fedrobust.errors import ConfigError
@@ -67,6 +69,49 @@ def test_a_site_s_folder(tmp_path: Path) -> None:
     service = json.loads((folder / "compose.yaml").read_text())["services"]["supernode"]
     assert "/data/derm:/data/derm:ro" in service["volumes"]
     assert "ExecStart=" in (folder / "supernode.service").read_text()
+
+
+def verified(unit: Path) -> str:
+    """What systemd finds wrong in a unit; empty where nothing is."""
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False, timeout=60)
+    return done.stderr if done.returncode or str(unit.parent) in done.stderr else ""
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.service"
+    plain.write_text("[Service]\nExecStart=/bin/true\n")
+    if verified(plain):
+        pytest.skip("systemd-analyze does not work here")
+    wrong = tmp_path / "wrong.service"
+    wrong.write_text("[Service]\nExecStart=/nowhere/at/all\nRestrat=always\n")
+    assert "/nowhere/at/all" in verified(wrong)  # the control
+    server, site = tmp_path / "a 50% server", tmp_path / "rosendahl"
+    assert main(["keys", str(server), "--host", "fl.example.org"]) == 0
+    assert main(["commands", str(server), "--superlink", "fl.example.org:9443"]) == 0
+    assert main(["keys", str(site), "--site", "rosendahl"]) == 0
+    assert main(["commands", str(site), "--superlink", "fl.example.org:9443", "site=rosendahl", "data-root=/data/a $HOME %h"]) == 0
+    for unit in (server / "superlink.service", server / "gate.service", site / "supernode.service"):
+        assert verified(unit) == "", unit
+
+
+def test_the_compose_file_says_what_compose_understands(tmp_path: Path) -> None:
+    """By the Compose specification: these keys, of these types; $ is doubled, or Compose would put a variable in its place."""
+    keys_ = {"image": str, "environment": dict, "user": str, "network_mode": str, "restart": str, "volumes": list, "working_dir": str}
+    folder = tmp_path / "rosendahl"
+    assert main(["keys", str(folder), "--site", "rosendahl"]) == 0
+    assert main(["commands", str(folder), "--superlink", "fl.example.org:9443", "site=rosendahl", "data-root=/data/$HOME"]) == 0
+    text = (folder / "compose.yaml").read_text()
+    found = yaml.safe_load(text)
+    assert set(found) == {"services"}
+    service = found["services"]["supernode"]
+    assert {key: type(value) for key, value in service.items()} == {**keys_, "command": list}
+    assert text.count("$") == 2 * text.count("$$") > 0
+    told = [word.replace("$$", "$") for word in service["command"]]
+    assert parse_config_args([told[told.index("--node-config") + 1]])["data-root"] == "/data/$HOME"
+    assert {volume.split(":")[0].replace("$$", "$") for volume in service["volumes"]} == {str(folder), "/data/$HOME"}
+    assert all(isinstance(value, str) for value in service["environment"].values())
+    assert service["restart"] in ("no", "always", "on-failure", "unless-stopped")
 
 
 def test_check_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
