@@ -16,6 +16,7 @@ from fedrobust.federation.processes import Processes
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 120.0
 POLL_SECONDS = 3.0
+LOOK_SECONDS = 30.0  # between two looks at a run whose log is shown and ends with it: each look is a process that works for seconds
 LOG_SECONDS = 10.0  # for the rest of a log after the run's end
 COMPLETED = "finished:completed"
 
@@ -46,21 +47,24 @@ class Operator:
         found: dict[str, Any] = _json(self.flwr("list", self.connection, "--run-id", run, "--format", "json"))["runs"][0]
         return found
 
-    def wait(self, run: str, seconds: float) -> dict[str, Any]:
-        """The state of a run when it has ended. Raises RunError when it has not after so many seconds."""
+    def wait(self, run: str, seconds: float, log: str = "") -> dict[str, Any]:
+        """The state of a run when it has ended; log: a process that ends with it. Raises RunError when it has not after so many seconds."""
         deadline = time.monotonic() + seconds
         while not str((state := self.state(run))["status"]).startswith("finished"):
-            if time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise RunError(f"run {run} is still {state['status']} after {seconds:g} s")
+            if log:
+                self.processes.wait(log, min(LOOK_SECONDS, left))
             time.sleep(POLL_SECONDS)
         return state
 
     def follow(self, run: str, seconds: float) -> None:
         """Show what the run says while it lasts. Raises RunError where it does not end well, with what Flower knows of it."""
-        words = ["flwr", "log", run, self.connection, "--stream"]
-        self.processes.start(f"log-{run}", words, self.home, show=True, FLWR_HOME=str(self.home))
-        state = self.wait(run, seconds)
-        self.processes.wait(f"log-{run}", LOG_SECONDS)
+        words, log = ["flwr", "log", run, self.connection, "--stream"], f"log-{run}"
+        self.processes.start(log, words, self.home, show=True, FLWR_HOME=str(self.home))
+        state = self.wait(run, seconds, log)
+        self.processes.wait(log, LOG_SECONDS)
         if state["status"] != COMPLETED:
             raise RunError(f"run {run} {state['status']}: {state['status-details'] or 'see the log of the SuperLink'}")
 

@@ -105,6 +105,21 @@ def test_a_run_that_fails_ends_with_its_reason_and_an_exit_code(done: Done, capf
     assert "connected: 3 of 3 nodes: alpha, bravo, charlie" in out  # what the run says is shown while it lasts
 
 
+def test_following_a_run_again_shows_it_and_ends_as_it_did(done: Done, capfd: pytest.CaptureFixture[str]) -> None:
+    home = ["--home", str(done.federation.operator.home), "--seconds", "120"]
+    assert main(["follow", *home, done.run]) == 0
+    out = capfd.readouterr().out
+    assert f"run {done.run}: finished:completed" in out
+    assert "round 2" in out
+    for client, name in enumerate(["charlie", "alpha", "bravo"]):
+        assert f"client {client}: site {name}" in out
+        assert f"{client} {name}" in out  # the table of each site's metrics
+    assert main(["follow", *home, "12345"]) == 1
+    out, err = capfd.readouterr()
+    assert "finished:completed" not in out
+    assert err.startswith("error: ")
+
+
 def test_from_the_network_only_nodes_get_through(done: Done) -> None:
     link = done.federation.link
     assert [(one.what, one.ok) for one in connection(link)] == [("connection", True), ("TLS", True), ("clock", True)]
