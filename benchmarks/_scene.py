@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,25 +13,29 @@ from torch import Generator, Tensor
 from benchmarks import _report
 from fedrobust import experiment
 from fedrobust.checkpoint import load_state
+from fedrobust.data import TRAIN
 from fedrobust.drops import resampled_metrics
 from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
 from fedrobust.images import as_unit
 from fedrobust.layout import load
 from fedrobust.models import Classifier
+from fedrobust.purification.statistics import behind
 from fedrobust.types import Attack, Purifier, Samples
 from strategies.rounds import make_server
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A run's final model with some of its images, and how they are judged."""
+    """A run's final model with some of its images, and how they are judged. estimation: images for BatchNorm statistics behind
+    purifiers, none at all where the model keeps its own."""
 
     study: Experiment
     model: Classifier
     samples: Samples
     groups: Tensor
     batch: int
+    estimation: Tensor
 
     def generator(self, *purpose: str | int) -> Generator:
         return self.study.generator("benchmark", *purpose)
@@ -40,6 +44,12 @@ class Scene:
         device = next(self.model.parameters()).device
         pairs = zip(torch.split(images, self.batch), torch.split(self.samples.labels, self.batch), strict=True)
         return ((as_unit(x.to(device)), y.to(device)) for x, y in pairs)
+
+    def behind(self, purifier: Purifier) -> Scene:
+        """The same with the model as it stands behind a purifier."""
+        if not len(self.estimation):
+            return self
+        return replace(self, model=behind(self.model, purifier, self.estimation, self.generator("statistics")))
 
     def predicted(self, purifier: Purifier, images: Tensor) -> Tensor:
         """(N,) classes of purified images."""
@@ -81,9 +91,15 @@ def open_run(folder: Path) -> tuple[Experiment, Classifier]:
     return study, server.model
 
 
-def scene(study: Experiment, model: Classifier, split: int, images: int, batch: int) -> Scene:
-    """At most so many images of a split, drawn by the study's seed."""
+def scene(study: Experiment, model: Classifier, split: int, images: int, *, batch: int, estimation: int) -> Scene:
+    """At most so many images of a split, drawn by the study's seed. estimation: training images for BatchNorm statistics."""
+    rows = _drawn(study, split, images)
+    return Scene(
+        study, model, study.samples(rows), study.dataset.groups[rows], batch, study.samples(_drawn(study, TRAIN, estimation)).images
+    )
+
+
+def _drawn(study: Experiment, split: int, images: int) -> Tensor:
     rows = (study.dataset.splits == split).nonzero().reshape(-1)
     order = torch.randperm(len(rows), generator=study.generator("benchmark", "images", split))
-    rows = rows[order[:images]].sort().values
-    return Scene(study, model, study.samples(rows), study.dataset.groups[rows], batch)
+    return rows[order[:images]].sort().values

@@ -26,7 +26,7 @@ from fedrobust.purification.threats import bpda_eot, differentiated
 from fedrobust.types import NO_PURIFIER, AdaptiveAttack, Attack, Purifier
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
-    "mdda": {"std": (0.01, 0.02, 0.04), "blocks": (1, 2, 4), "weight": (0.02, 0.05, 0.1)},
+    "mdda": {"std": (0.01, 0.02, 0.04), "blocks": (1, 2, 4), "weight": (0.02, 0.05, 0.1), "smoothing": (1, 0)},
     "tv": {"weight": (0.02, 0.05, 0.1, 0.2)},
     "gaussian": {"std": (0.4, 0.6, 0.8, 1.2)},
     "median_filter": {"size": (3, 5)},
@@ -34,6 +34,7 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 EPS_255 = (1, 2, 4, 8)
 MAIN = 4  # of EPS_255: where settings are chosen, and where attackers know the purifier
+CONTROL = "none, its own statistics"  # the bare model with BatchNorm statistics estimated like those behind purifiers
 POINTS = 3.0  # of balanced accuracy that a purifier may cost on images as they are
 
 
@@ -68,7 +69,8 @@ def tune(one: Scene, names: Sequence[str], steps: int) -> tuple[dict[str, Candid
         for values in product(*GRIDS[name].values()):
             settings = dict(zip(GRIDS[name], values, strict=True))
             purifier = built(name, settings)
-            scores = [balanced(one.predicted(purifier, images), labels) for images in (one.samples.images, attacked)]
+            there = one.behind(purifier)
+            scores = [balanced(there.predicted(purifier, images), labels) for images in (one.samples.images, attacked)]
             found[name].append(Candidate(settings, *scores))
         _report.say(f"{name}: {len(found[name])} settings tried")
     return {name: chosen(many, plain[0]) for name, many in found.items()}, found, plain
@@ -81,7 +83,8 @@ def against_the_blind(one: Scene, purifiers: Mapping[str, Purifier], steps: int)
         images = one.attacked(blind(steps), eps) if eps else one.samples.images
         for name, made in {"none": NO_PURIFIER, **purifiers}.items():
             what = f"{name} | oblivious {eps}" if eps else f"{name} | clean"
-            out[what] = _said(what, one, one.predicted(made, images))
+            there = one if name == "none" else one.behind(made)
+            out[what] = _said(what, one, there.predicted(made, images))
     return out
 
 
@@ -89,10 +92,11 @@ def against_the_informed(one: Scene, purifiers: Mapping[str, Purifier], steps: i
     """(N,) predictions by "<purifier> | <threat> <eps>": attacked at the main eps by those who know the purifier."""
     out = {}
     for name, made in purifiers.items():
+        there = one.behind(made)
         for threat in (bpda_eot, differentiated)[: 1 + made.differentiable]:
             what = f"{name} | {threat.__name__} {MAIN}"
             knowing = informed(partial(threat, steps=steps, draws=draws if name == "mdda" else 1), made)  # the others have no noise
-            out[what] = _said(what, one, one.predicted(made, one.attacked(knowing, MAIN)))
+            out[what] = _said(what, one, there.predicted(made, there.attacked(knowing, MAIN)))
     return out
 
 
@@ -148,6 +152,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--adaptive", type=_report.count, default=1000, help="of the test images, for those who know the purifier (1000)")
     parser.add_argument("--steps", type=_report.count, default=20, help="of PGD (20)")
     parser.add_argument("--draws", type=_report.count, default=20, help="of MDDA's noise a step, for those who know it (20)")
+    parser.add_argument(
+        "--statistics", type=_report.count, default=0, help="training images for BatchNorm statistics behind purifiers (none)"
+    )
     parser.add_argument("--bootstrap", type=_report.count, default=2000, help="draws of the intervals (2000)")
     parser.add_argument("--batch", type=_report.count, default=64, help="images at once (64)")
     options = parser.parse_args(words)
@@ -162,17 +169,20 @@ def main(words: Sequence[str]) -> int:
     """The command line."""
     options, facts = parse(words), _report.machine()
     study, model = open_run(options.run)
-    best, tried, plain = tune(scene(study, model, VALIDATION, options.validation, options.batch), options.purifiers, options.steps)
+    opened = partial(scene, study, model, batch=options.batch, estimation=options.statistics)
+    best, tried, plain = tune(opened(VALIDATION, options.validation), options.purifiers, options.steps)
     choice = [["none", "", *(f"{value:.1f}" for value in plain)]]
     for name, one in best.items():
         words_of = " ".join(f"{key}={value:g}" for key, value in one.settings.items())
         choice.append([name, words_of, f"{one.clean:.1f}", f"{one.attacked:.1f}"])
     _report.show("chosen on validation images", ["purifier", "settings", "clean", f"oblivious {MAIN}/255"], choice)
-    tests, fewer = (scene(study, model, TEST, images, options.batch) for images in (options.test, min(options.test, options.adaptive)))
+    tests, fewer = (opened(TEST, images) for images in (options.test, min(options.test, options.adaptive)))
     purifiers = {name: built(name, one.settings) for name, one in best.items()}
+    if options.statistics:
+        purifiers = {CONTROL: NO_PURIFIER, **purifiers}
     scores = tests.resampled(against_the_blind(tests, purifiers, options.steps), options.bootstrap)
     scores |= fewer.resampled(against_the_informed(fewer, purifiers, options.steps, options.draws), options.bootstrap)
-    table = rows(scores, options.purifiers)
+    table = rows(scores, list(purifiers))
     head = ["purifier", "clean", *(f"eps {eps}" for eps in EPS_255), f"BPDA+EOT {MAIN}", f"differentiated {MAIN}", "cost", "% back"]
     title = f"{len(tests.samples)} test images, {len(fewer.samples)} of them for those who know the purifier; 95 % intervals"
     _report.show(title, head, table)

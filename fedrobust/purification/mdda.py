@@ -20,10 +20,10 @@ TAPS = (0.25, 0.5, 0.25)  # the 3 x 3 Gaussian: binomial, deviation .71 pixels
 RUN = 16  # normal numbers that torch makes at once on a CPU
 
 
-def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12) -> Purifier:
+def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12, smoothing: float = 1.0) -> Purifier:
     """An image pyramid at 1/4, 1/2, 1 and 2 times the size goes through `blocks` blocks of three steps: Gaussian noise on every scale,
     total-variation denoising of every scale, each scale mixed with its neighbours. Then the mean of all scales at the image's
-    size, smoothed by a 3 x 3 Gaussian.
+    size, smoothed by a 3 x 3 Gaussian (`smoothing=0.5`: half of it smoothed, half as it was; 0: not at all).
 
     std: of the noise, in units of the image range [0, 1]; weight, iterations: of the denoising (`tv.rof`). An image's noise depends
     on its place in the order of images that the generator has served, not on how they were split into batches.
@@ -32,6 +32,7 @@ def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12) -> Pur
     number("purifier.blocks", blocks, low=0, integer=True)
     number("purifier.weight", weight, low=0, open_low=True)
     number("purifier.iterations", iterations, low=1, integer=True)
+    number("purifier.smoothing", smoothing, low=0, high=1)
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
         sizes = [_scaled(images, scale) for scale in SCALES]
@@ -42,7 +43,8 @@ def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12) -> Pur
                 pyramid = [one.add(next(noises), alpha=std) for one in pyramid]
             pyramid = aggregated([rof(one, weight, iterations) for one in pyramid])
         size = _scaled(images, 1)
-        return smoothed(torch.stack([resized(one, size) for one in pyramid]).mean(dim=0), TAPS)
+        mean = torch.stack([resized(one, size) for one in pyramid]).mean(dim=0)
+        return torch.lerp(mean, smoothed(mean, TAPS), smoothing) if smoothing > 0 else mean
 
     return purifier("mdda", apply)
 

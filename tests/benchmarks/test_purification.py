@@ -125,9 +125,11 @@ def test_a_run_from_its_folder_to_the_table(tmp_path: Path, monkeypatch: pytest.
     save_state(tmp_path / "model.safetensors", server.layout, server.initial, server.model.anchors)
     monkeypatch.setattr(threats, "GRIDS", {"mdda": {"std": (0.01, 0.02)}, "jpeg": {"quality": (50,)}})
     out = tmp_path / "out.json"
-    assert threats.main([str(tmp_path), "--quick", "--purifiers", "mdda,jpeg", "--json", str(out)]) == 0
+    assert threats.main([str(tmp_path), "--quick", "--purifiers", "mdda,jpeg", "--statistics", "8", "--json", str(out)]) == 0
     content = json.loads(out.read_text())
-    assert [row[0] for row in content["test"]] == ["none", "mdda", "jpeg"]
+    none, control, *_ = content["test"]
+    assert [row[0] for row in content["test"]] == ["none", threats.CONTROL, "mdda", "jpeg"]
+    assert none[1:3] != control[1:3]
     assert len(content["validation"]["mdda"]) == 2
-    assert content["test"][2][7] == ""  # nobody differentiates JPEG
+    assert content["test"][3][7] == ""  # nobody differentiates JPEG
     assert "16 test images" in capsys.readouterr().out

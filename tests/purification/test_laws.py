@@ -152,6 +152,7 @@ def test_gradients_at_even_images_are_numbers(name: str) -> None:
     ("name", "key", "value"),
     [
         *(("mdda", "std", -0.1), ("mdda", "blocks", 1.5), ("mdda", "blocks", -1), ("mdda", "weight", 0), ("mdda", "iterations", 0)),
+        *(("mdda", "smoothing", -0.1), ("mdda", "smoothing", 1.1)),
         *(("tv", "weight", -1), ("tv", "iterations", 0), ("gaussian", "std", 0), ("median_filter", "size", 4)),
         *(("median_filter", "size", 0), ("jpeg", "quality", 0), ("jpeg", "quality", 101)),
     ],

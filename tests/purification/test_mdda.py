@@ -67,6 +67,14 @@ def test_the_last_filter_by_hand() -> None:
     assert smoothed(dot, mdda.TAPS)[0, 0].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
 
 
+def test_as_much_of_the_last_filter_as_asked_for() -> None:
+    images = torch.rand(2, 3, 9, 12, generator=generator(0, "pictures"))
+    none, half, whole = (through(mdda.mdda(std=0, blocks=1, weight=0.05, smoothing=share), images) for share in (0, 0.5, 1))
+    assert torch.allclose(half, (none + whole) / 2, atol=1e-6)
+    assert torch.allclose(smoothed(none, mdda.TAPS), whole, atol=1e-6)
+    assert float(roughness(none)) > float(roughness(whole))
+
+
 def test_noise_has_deviation_one_and_every_block_its_own() -> None:
     # 64 * 3 * 400 numbers: five standard errors of the deviation are 5 / sqrt(2 * 76800) = .0128
     first, second = mdda.noise(torch.zeros(64, 3, 1, 1), [(20, 20), (20, 20)], generator(0, "noise"))
