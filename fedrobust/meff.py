@@ -2,23 +2,25 @@
 with `--member "client=adversarial" --member "model=resnet18 client=sgd" ...` it trains the members centrally, one by one, and fuses those.
 
 Shown are the global model or the members, their fusion, and the fusion with a trained classifier on top: on the clean test images and
-under the attack, which knows each of these models. Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted.
+under the attack, which knows each of these models; with intervals over test images, and over seeds
+with `--seeds 0,1,2`. Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from fedrobust import batchnorm, etf, evasion, experiment
+from fedrobust import atomic, batchnorm, etf, experiment
 from fedrobust import config as settings
 from fedrobust.cli import leave
 from fedrobust.data import TEST, TRAIN, VALIDATION
@@ -26,17 +28,14 @@ from fedrobust.device import resolve
 from fedrobust.display import Display
 from fedrobust.ensembles import from_states, fuse
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation import predict
 from fedrobust.experiment import Experiment
 from fedrobust.job import CLIENT_APP, work_seconds
-from fedrobust.metrics import classification_metrics
+from fedrobust.meff_scores import Answers, answers, plain, summary, table, tried
 from fedrobust.models import Classifier
 from fedrobust.types import Samples, Shard, Task
-from fedrobust.wording import decimal
 from strategies.adapter import Server
 from strategies.rounds import make_server, run_rounds
 
-METRICS = ("accuracy", "balanced_accuracy", "f1")
 EVERYBODY = ("evaluation.twin=false", "evaluation.adversarial_clients=true")  # the client models of the last round are kept
 
 
@@ -96,57 +95,56 @@ def fusions(study: Experiment, members: Sequence[Classifier], labelled: Samples)
     return {**found, "fusion, trained top": top}
 
 
-def rows_of(study: Experiment, models: Mapping[str, Classifier]) -> list[list[str]]:
-    """One row a model and condition: name, condition, METRICS in percent as text."""
-    test = study.samples(_tried(study))
-    found = []
-    for name, model in models.items():
-        conditions: dict[str, Tensor] = {"clean": test.images}
-        attack, g = study.evasion.attack, study.generator("meff", "evasion")
-        if attack is not None:
-            size = study.evaluation.batch_size
-            for eps in study.evaluation.eps_255 if study.evasion.bounded else (0.0,):
-                label = f"{study.evasion.name} {eps:g}/255" if study.evasion.bounded else study.evasion.name
-                conditions[label] = evasion.attacked(attack, model, *_pair(test), eps=eps / 255, generator=g, batch_size=size)
-        for condition, images in conditions.items():
-            metrics = classification_metrics(predict(model, images, study.evaluation.batch_size), test.labels)
-            found.append([name, condition, *(decimal(metrics[metric]) for metric in METRICS)])
-    return found
-
-
-def _pair(samples: Samples) -> tuple[Tensor, Tensor]:
-    return samples.images, samples.labels
-
-
-def _tried(study: Experiment) -> Tensor:
-    rows, most = study.test_rows(), study.evaluation.adversarial_images
-    if most is None or len(rows) <= most:
-        return rows
-    return rows[torch.randperm(len(rows), generator=study.generator("evasion", "images"))[:most].sort().values]
-
-
-def table(rows: Sequence[Sequence[str]]) -> Table:
-    """All of `rows_of`."""
-    out = Table(box=SIMPLE_HEAD, title="Test images, in %", title_justify="left", title_style="bold", pad_edge=False)
-    for place, name in enumerate(("Model", "Images", "Accuracy", "Balanced", "F1")):
-        out.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
-    for row in rows:
-        out.add_row(*row)
-    return out
-
-
 def _built(*words: str) -> Experiment:
     return experiment.from_text(settings.to_json(settings.compose(*words, *EVERYBODY)))
 
 
-def _run(words: Sequence[str], members: Sequence[str], console: Console) -> None:
+def _run(given: argparse.Namespace, console: Console) -> None:
+    if given.json is not None and not given.json.parent.is_dir():
+        raise ConfigError(f"--json={given.json}: its folder does not exist; make it first")
+    found: list[Answers] = []
+    first: Experiment | None = None
+    for seed in [[f"seed={seed}"] for seed in given.seeds] or [[]]:
+        study, models = _fused([*given.overrides, *seed], given.member, console)
+        first = first or study
+        if not torch.equal(first.test_rows(), study.test_rows()):
+            raise ConfigError(f"--seeds: with {seed[0]} the test images are others; set data.seed")
+        found.append(answers(study, models, tried(first)))
+        console.print(table(summary(first, tried(first), found)))
+    assert first is not None
+    if given.json is not None:
+        text = json.dumps(_document(given, first, tried(first), found), indent=2, allow_nan=False)
+        atomic.write(given.json, [text.encode(), b"\n"])
+
+
+def _fused(words: Sequence[str], members: Sequence[str], console: Console) -> tuple[Experiment, dict[str, Classifier]]:
+    """The first member's study, or the federation's, and all models by name."""
     if not members:
         study = _built(*words)
-        models = federated(study, console)
-    else:
-        studies = [_built(*words, *member.split()) for member in members]
-        study, models = studies[0], central(studies)
-    console.print(table(rows_of(study, models)))
+        return study, federated(study, console)
+    studies = [_built(*words, *member.split()) for member in members]
+    return studies[0], central(studies)
+
+
+def _document(given: argparse.Namespace, study: Experiment, rows: Tensor, found: Sequence[Answers]) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "overrides": list(given.overrides),
+        "members": list(given.member),
+        "seeds": given.seeds or [study.seed],
+        "images": len(rows),
+        "draws": study.evaluation.draws,
+        "attack": study.evasion.name,
+        "results": plain(summary(study, rows, found)),
+    }
+
+
+def _seeds(text: str) -> list[int]:
+    """`0,1,2`; for argparse."""
+    words = text.split(",")
+    if not all(word.isdigit() for word in words) or len(set(words)) != len(words):
+        raise argparse.ArgumentTypeError(f"{text}: must be different whole numbers, as in 0,1,2")
+    return [int(word) for word in words]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -155,9 +153,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fedrobust.meff", description="Ensemble feature fusion (docs/meff.md).")
     parser.add_argument("overrides", nargs="*", help="settings as of fedrobust.simulate")
     parser.add_argument("--member", action="append", default=[], metavar="OVERRIDES", help="a centrally trained member: its own settings")
+    parser.add_argument("--seeds", type=_seeds, default=[], help="as in 0,1,2: all of it with each of these seeds (that of the settings)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes the results there too")
     given = parser.parse_args(words)
     try:
-        _run(given.overrides, given.member, Console())
+        _run(given, Console())
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

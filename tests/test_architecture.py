@@ -27,7 +27,7 @@ FLOWER_ROOMS = (
     *("strategies/adapter.py", "strategies/replies.py"),
 )
 UPPER_STRATEGY_FILES = {"adapter.py", "replies.py", "app.py", "rounds.py", "keeper.py", "conduct.py", "evasion.py"}
-ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "ablation", "sanitise", "meff", "federation"}
+ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "ablation", "sanitise", "meff", "meff_scores", "federation"}
 
 
 def floor(module: str) -> int:

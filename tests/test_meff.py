@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -18,21 +20,27 @@ def shown(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_client_models_are_fused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    meff.main([*WORDS, "evasion=fgsm"])
-    rows = shown(capsys)
-    assert [row[:2] for row in rows] == [
+def test_client_models_are_fused_for_every_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "meff.json"
+    meff.main([*WORDS, "evasion=fgsm", "evaluation.draws=20", "--seeds", "0,1", "--json", str(out)])
+    document = json.loads(out.read_text())
+    assert (document["schema"], document["seeds"], document["attack"], document["images"]) == (1, [0, 1], "fgsm", 20)
+    rows = document["results"]
+    assert [[row["model"], row["images"]] for row in rows] == [
         [name, images] for name in ("global model", "fusion", "fusion, trained top") for images in ("clean", "fgsm 2/255")
     ]
-    assert all(0 <= float(value) <= 100 for row in rows for value in row[2:4])
+    assert all(row[metric]["low"] <= row[metric]["high"] for row in rows for metric in ("accuracy", "f1"))
+    assert [row["gain"] is None for row in rows] == [True] * 2 + [False] * 4
+    assert capsys.readouterr().out.count("Gain, points") == 2  # after each seed
 
 
 @pytest.mark.slow
 def test_members_are_trained_centrally(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    meff.main([*WORDS, "--member", "client=sgd", "--member", "client=prox model.options.channels=[4,4,8,16]"])
-    assert [row[:2] for row in shown(capsys)] == [[name, "clean"] for name in ("member 0", "member 1", "fusion", "fusion, trained top")]
+    meff.main([*WORDS, "evaluation.draws=0", "--member", "client=sgd", "--member", "client=prox model.options.channels=[4,4,8,16]"])
+    rows = shown(capsys)
+    assert [row[:2] for row in rows] == [[name, "clean"] for name in ("member 0", "member 1", "fusion", "fusion, trained top")]
+    assert all(0 <= float(value) <= 100 for row in rows for value in row[2:5])
 
 
 @pytest.mark.parametrize(
@@ -45,6 +53,7 @@ def test_members_are_trained_centrally(capsys: pytest.CaptureFixture[str], monke
         ),
         (["rounds=0"], r"rounds=0"),
         (["--member", "client=magic"], r"client=magic: no such choice"),
+        (["--json", "nowhere/meff.json"], r"--json=nowhere/meff.json: its folder does not exist"),
     ],
 )
 def test_wrong_input_ends_with_one_line_and_code_2(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
