@@ -126,8 +126,9 @@ def plot_influence(panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str
         axes.axhline(share, color=INK, linewidth=0.8, linestyle=":")
         for place, rule in enumerate(rules):
             _band(axes, lines.get(rule, ()), look(place))
-        axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])  # room for the markers of a weight of 0
         axes.xaxis.get_major_locator().set_params(integer=True)
+    # last, for all panels share it and a limit set ends autoscaling; room for the markers of a weight of 0
+    axes_list[0].set_ylim(bottom=-0.02 * axes_list[0].get_ylim()[1])
     for axes in axes_list[len(panels) :]:
         axes.set_visible(False)
     figure.supylabel("weight of all poisoned clients together", fontsize=FONT_SIZE, color=INK)
