@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -29,9 +29,20 @@ from fedrobust.privacy.noise import secret, seeded
 from fedrobust.sanitising.detection import altered, counts
 from fedrobust.sanitising.filtering import attacker_owned, filtered
 from fedrobust.types import Samples, Shard, State, Task, TrainResult
+from fedrobust.watchdog import ended_after
 from fedrobust.wire.sites import RECORD, census_reply, read_order
 
-app = ClientApp()
+
+def in_time(message: Message, context: Context, answer: Callable[[Message, Context], Message]) -> Message:
+    """A SuperNode gives its ClientApp, a process for each message, all the time in the world, and nothing else to do until it ends: so a
+    real site's ends by itself when nobody waits for its reply any more, and the site can take part in the next round."""
+    if context.node_config.get("simulation") is True:
+        return answer(message, context)
+    with ended_after(message.metadata.ttl):
+        return answer(message, context)
+
+
+app = ClientApp(mods=[in_time])
 
 
 @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here

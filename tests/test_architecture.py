@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {
         "types", "errors", "seeding", "images", "layout", "vectors", "storage", "products", "mixing", "checks", "atomic", "trees",
-        "lock", "rows", "attackers", "numbering", "jsontext", "targets",
+        "lock", "rows", "attackers", "numbering", "jsontext", "targets", "watchdog",
     },
     {
         "data", "partition", "apportion", "contamination", "models", "weights", "etf", "losses", "metrics", "drops", "batchnorm",

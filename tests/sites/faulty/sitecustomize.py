@@ -6,6 +6,7 @@ itself is changed: it is the hospital's computer that misbehaves.
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def faulty(self, message, context):
     word = wanted(message)
     if word == "die":
         os._exit(3)
-    if word == "hang":
-        time.sleep(86400)
+    if word == "hang":  # in the midst of the app, as on a disk that does not answer
+        sys.modules["clients.app"]._study = lambda *_: time.sleep(86400)
     reply = answer(self, message, context)
     if word:
         spoilt(word, reply.content)
