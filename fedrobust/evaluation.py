@@ -25,7 +25,7 @@ class Evaluation:
 
     Of evasion attacks: eps_255: their bounds in 255ths; threat_models: of THREAT_MODELS, the oblivious one first; eot_draws: draws of the
     purifier's noise a step, for attackers who know it; adversarial_images: at most so many test images, None: all;
-    adversarial_clients: whether every client's own model is attacked too.
+    adversarial_clients: whether every client's own model is attacked too; fusion: and all of them fused into one.
     """
 
     draws: int
@@ -37,6 +37,7 @@ class Evaluation:
     eot_draws: int = 20
     adversarial_images: int | None = None
     adversarial_clients: bool = True
+    fusion: bool = False
 
 
 def settings(
@@ -50,6 +51,7 @@ def settings(
     eot_draws: int = 20,
     adversarial_images: int | None = None,
     adversarial_clients: bool = True,
+    fusion: bool = False,
 ) -> Evaluation:
     """Checked evaluation settings (`configs/evaluation/`)."""
     number("evaluation.draws", draws, low=0, integer=True)
@@ -68,6 +70,7 @@ def settings(
         eot_draws,
         adversarial_images,
         flag("evaluation.adversarial_clients", adversarial_clients),
+        flag("evaluation.fusion", fusion),
     )
 
 

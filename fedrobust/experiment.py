@@ -199,6 +199,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     strategy = compose(built["strategy"], built["preaggregation"], built["server_optimizer"])
     _check_together(config, strategy)
     _check_evasion(built["evaluation"], built["evasion"], built["purifier"])
+    _check_fusion(built["evaluation"], built["evasion"], built["model"])
     _check_sanitiser(config, built["sanitiser"])
     _check_privacy(config, built["privacy"])
     dataset = _dataset(settings.to_json(config["data"]))
@@ -297,6 +298,16 @@ def _check_evasion(evaluation: Evaluation, evasion: Evasion, purifier: Purifier)
         raise ConfigError(f"{asked}: needs a purifier and an attack within eps; set purifier=mdda evasion=pgd, or leave only {OBLIVIOUS}")
     if "differentiated" in adaptive and not purifier.differentiable:
         raise ConfigError(f"{asked}: purifier={purifier.name} has no gradient; leave differentiated out")
+
+
+def _check_fusion(evaluation: Evaluation, evasion: Evasion, model: ModelFactory) -> None:
+    """Client models are there where they are attacked, and have a common space where their anchors are fixed."""
+    if evaluation.fusion and (evasion.attack is None or not evaluation.adversarial_clients):
+        raise ConfigError(
+            "evaluation.fusion=true: fuses the client models that are attacked; set evasion=pgd evaluation.adversarial_clients=true"
+        )
+    if evaluation.fusion and model.head != "etf":
+        raise ConfigError(f"evaluation.fusion=true: model.head={model.head} has no space that client models share; set model.head=etf")
 
 
 def _check_damage(damage: Mapping[str, Contamination]) -> None:

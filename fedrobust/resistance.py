@@ -20,19 +20,30 @@ from fedrobust.types import NO_PURIFIER
 NONE = NO_PURIFIER.name
 
 
-def evasion_section(study: Experiment, rows: Tensor, whole: Attempts, members: Mapping[int, Attempts]) -> dict[str, Any]:
+def evasion_section(
+    study: Experiment, rows: Tensor, whole: Attempts, members: Mapping[int, Attempts], fusion: tuple[int, Attempts | None] = (0, None)
+) -> dict[str, Any]:
     """The section. rows: the test images (of the data set) on which the global model was attacked; whole: the attempts on it;
-    members: those on the clients' own models, on their own test images."""
-    jury = _Jury(study, study.dataset.groups[rows], whole)
-    purified = study.purifier.name
+    members: those on the clients' own models, on their own test images; fusion: how many of these were fused, and the attempts on
+    the model that came of it, on the same images as the global one."""
+    number, together = fusion
     return {
         "attack": study.evasion.name,
-        "purifier": purified,
+        "purifier": study.purifier.name,
         "images": len(rows),
+        **_judged(study, rows, whole),
+        "clients": [_member(study, client, one) for client, one in sorted(members.items())],
+        **({} if together is None else {"fusion": {"members": number, **_judged(study, rows, together)}}),
+    }
+
+
+def _judged(study: Experiment, rows: Tensor, whole: Attempts) -> dict[str, Any]:
+    """The entries on one model that was attacked on test images."""
+    jury, purified = _Jury(study, study.dataset.groups[rows], whole), study.purifier.name
+    return {
         "clean": {name: classification_metrics(part, whole.labels) for name, part in whole.clean.items()},
         "purifier_drop": jury.drop(whole.clean[purified]).as_dict() if purified in whole.clean and purified != NONE else None,
         "attacks": [jury.verdict(one) for one in whole.made],
-        "clients": [_member(study, client, one) for client, one in sorted(members.items())],
     }
 
 

@@ -161,7 +161,7 @@ def sanitising_text(found: Mapping[str, Any]) -> str:
 
 
 def evasion_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Of the report's section `evasion` the global model's rows under EVASION_COLUMNS, those without an attack first."""
+    """Of the report's section `evasion`, or its part `fusion`, the model's rows under EVASION_COLUMNS, those without an attack first."""
     cost = section["purifier_drop"]
     rows: list[tuple[str, ...]] = [
         ("none", "-", name, decimal(one["balanced_accuracy"]), "-", "-" if name == "none" else drop_text(cost["combined"]), "-")
@@ -174,6 +174,11 @@ def evasion_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
             (label(one["threat_model"]), bound(one["eps_255"]), one["purifier"], *balanced, drop_text(one["drop"]["combined"]), found)
         )
     return rows
+
+
+def fusion_title(section: Mapping[str, Any]) -> str:
+    """Of the table on the clients' models fused into one."""
+    return f"Evasion: {section['attack']} on the {section['fusion']['members']} client models fused (MEFF), {section['images']} test images"
 
 
 def bound(eps_255: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,11 @@ from torch import Tensor
 from fedrobust import batchnorm
 from fedrobust.attempts import Attempts, attempts
 from fedrobust.data import TEST
+from fedrobust.ensembles import fuse
 from fedrobust.evaluation import OBLIVIOUS
 from fedrobust.experiment import Experiment
 from fedrobust.layout import load
+from fedrobust.models import Classifier
 from fedrobust.resistance import evasion_section
 from fedrobust.types import Observer, State
 from strategies.adapter import Server
@@ -23,11 +26,13 @@ from strategies.rounds import Finished
 def attacked(server: Server, finished: Finished, observer: Observer) -> dict[str, Any]:
     """The report's entry `evasion`, for a study with an attack. Uses up `finished.members`.
 
-    The clients' models are attacked by the oblivious alone. One that answers with values that are not finite is left out and named.
+    The clients' models, and all of them fused where the study wants that, are attacked by the oblivious alone. One that
+    answers with values that are not finite is left out and named.
     """
     study = server.experiment
     say = partial(observer.stage, "run")
     members: dict[int, Attempts] = {}
+    fused: list[Classifier] = []
     for client, state in finished.members:
         own = study.samples(study.rows(client, TEST))
         if not len(own):
@@ -37,10 +42,15 @@ def attacked(server: Server, finished: Finished, observer: Observer) -> dict[str
             members[client] = attempts(study, server.model, own, "client", client, threats=[OBLIVIOUS], say=say)
         except ValueError as error:
             say(f"the model of client {client} is not attacked: {error}")
+            continue
+        if study.evaluation.fusion:
+            fused.append(copy.deepcopy(server.model))
     rows = _rows(study)
+    test = study.samples(rows)
     load(server.model, server.layout, finished.state)
-    whole = attempts(study, server.model, study.samples(rows), "global", threats=study.evaluation.threat_models, say=say)
-    return {"evasion": evasion_section(study, rows, whole, members)}
+    whole = attempts(study, server.model, test, "global", threats=study.evaluation.threat_models, say=say)
+    together = attempts(study, fuse(fused), test, "fusion", threats=[OBLIVIOUS], say=say) if fused else None
+    return {"evasion": evasion_section(study, rows, whole, members, (len(fused), together))}
 
 
 def _rows(study: Experiment) -> Tensor:

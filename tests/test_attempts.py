@@ -103,6 +103,12 @@ def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
         (["evaluation.eps_255=[300]"], r"evaluation\.eps_255=300"),
         (["evaluation.eot_draws=0"], r"evaluation\.eot_draws=0"),
         (["evaluation.adversarial_images=0"], r"evaluation\.adversarial_images=0"),
+        (["evaluation.fusion=true", "evasion=none"], r"evaluation\.fusion=true: fuses the client models that are attacked"),
+        (["evaluation.fusion=true", "evaluation.adversarial_clients=false"], r"evaluation\.fusion=true: fuses the client models"),
+        (
+            ["evaluation.fusion=true", "model.head=linear", "client.loss=cross_entropy", "strategy=fedavg", "evasion=fgsm"],
+            r"evaluation\.fusion=true: model\.head=linear has no space",
+        ),
         (["evaluation.adversarial_clients=2"], r"evaluation\.adversarial_clients=2"),
     ],
 )

@@ -31,6 +31,26 @@ def on_screen(made: dict[str, Any]) -> str:
     return console.export_text()
 
 
+def fused() -> dict[str, Any]:
+    """With the clients' models fused into one."""
+    section = example.section((4.0,))
+    part = {key: section[key] for key in ("clean", "purifier_drop", "attacks")}
+    return report(**section, fusion={"members": 3, **part})
+
+
+def test_fused_client_models_are_reported_and_shown(tmp_path: Path) -> None:
+    good = fused()
+    write_report(tmp_path, good)
+    assert read_report(tmp_path) == good
+    text = " ".join(on_screen(good).split())
+    assert "pgd on the 3 client models fused (MEFF), 240 test images" in text
+    for key in ("members", "clean", "purifier_drop", "attacks"):
+        bad = fused()
+        del bad["evasion"]["fusion"][key]
+        with pytest.raises(ValueError, match=key):
+            validate(bad)
+
+
 @pytest.mark.parametrize("eps", [(4.0,), (1.0, 2.5, 4.0, 8.0), (None,)])
 def test_a_good_section_passes_and_comes_back(tmp_path: Path, eps: tuple[float | None, ...]) -> None:
     good = report(**example.section(eps))

@@ -14,13 +14,21 @@ from fedrobust.display.tables import KIND_STYLES, plain_table
 
 
 def evasion_parts(section: Mapping[str, Any], most_clients: int) -> list[RenderableType]:
-    """The report's section `evasion`: the global model's table, its meanings, and the clients' own models (at most so many)."""
-    title = f"Evasion: {section['attack']} on the global model, {section['images']} test images"
-    whole = plain_table(title, *wording.EVASION_COLUMNS, left=3)
-    for row in wording.evasion_rows(section):
-        whole.add_row(*row)
+    """The report's section `evasion`: the global model, what columns mean, the clients' own models (at most so many), and these fused."""
+    whole = _whole(f"Evasion: {section['attack']} on the global model, {section['images']} test images", section)
     parts: list[RenderableType] = [whole, *(Text(line, style="dim") for line in wording.evasion_meanings(section))]
-    return [*parts, _members(section, most_clients)] if section["clients"] else parts
+    if section["clients"]:
+        parts.append(_members(section, most_clients))
+    if "fusion" in section:
+        parts.append(_whole(wording.fusion_title(section), section["fusion"]))
+    return parts
+
+
+def _whole(title: str, part: Mapping[str, Any]) -> Table:
+    out = plain_table(title, *wording.EVASION_COLUMNS, left=3)
+    for row in wording.evasion_rows(part):
+        out.add_row(*row)
+    return out
 
 
 def _members(section: Mapping[str, Any], most: int) -> Table:

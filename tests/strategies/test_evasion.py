@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from fedrobust import batchnorm, reporting
 from fedrobust.data import TEST
+from fedrobust.ensembles import fuse
 from fedrobust.evaluation import predict
 from fedrobust.layout import load
 from fedrobust.metrics import classification_metrics
@@ -65,6 +67,23 @@ def test_the_section_of_a_run() -> None:
     assert [one["clean"]["none"]["n"] for one in section["clients"]] == [len(study.rows(client, TEST)) for client in range(3)]
     assert ("stage", "run", "fgsm on global, oblivious, eps 8/255") in memory.events
     assert ("stage", "run", "fgsm on client 2, oblivious, eps 2/255") in memory.events
+
+
+def test_the_clients_models_fused() -> None:
+    server, finished, memory = finish("evaluation.fusion=true")
+    section = attacked(server, finished, memory)["evasion"]
+    reporting.validate({**report_examples.report(), "evasion": section})
+    fusion = section["fusion"]
+    assert fusion["members"] == 3
+    assert [one["eps_255"] for one in fusion["attacks"]] == [2, 8]
+    assert ("stage", "run", "fgsm on fusion, oblivious, eps 8/255") in memory.events
+    again, members = finish()[1], []
+    for _, state in again.members:
+        load(server.model, server.layout, state)
+        batchnorm.recalibrate(server.model, server.proxy.images)
+        members.append(copy.deepcopy(server.model))
+    clean = server.experiment.samples(server.experiment.test_rows())
+    assert fusion["clean"]["none"] == classification_metrics(predict(fuse(members), clean.images), clean.labels)
 
 
 def test_a_members_batchnorm_follows_the_policy_of_the_server() -> None:
