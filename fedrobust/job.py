@@ -71,8 +71,9 @@ def resume_job(asked: Resumption) -> dict[str, Any]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[Console]:
-    """The screen, for whoever is the only process in the folder. A folder that cannot be written to ends the run in one line."""
+def alone(folder: Path, command: str = "") -> Iterator[Console]:
+    """The screen, for whoever is the only process in the folder. A folder that cannot be written to ends the run in one line, which names
+    the command that goes on with it (empty: that of a simulation)."""
     console = Console()
     try:
         with locked(folder) as held:
@@ -82,7 +83,7 @@ def alone(folder: Path) -> Iterator[Console]:
     except OSError as error:
         if error.errno not in NO_ROOM or (error.filename is not None and not Path(error.filename).is_relative_to(folder)):
             raise
-        go_on = f"once it can, go on with {resume.command(folder)}"
+        go_on = f"once it can, go on with {command or resume.command(folder)}"
         remedy = go_on if (folder / MANIFEST).exists() else "choose another hydra.run.dir"
         raise RunError(f"{folder}: cannot be written to ({error.strerror}); {remedy}") from error
 

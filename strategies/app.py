@@ -46,10 +46,15 @@ def main(grid: Grid, context: Context) -> None:
         _make(folder)
     elif manifest["data"]["digest"] != study.dataset.digest:
         raise ConfigError(f"resume={folder}: the server's data are no longer those of the run (their digest differs)")
-    with alone(folder) as console:
+    with alone(folder, resuming(folder)) as console:
         console.width = WIDTH
         sites, study = assembled(grid, study, names, _seconds(run["wait"]), lambda text: say(console, text))
         fill(make_server(study), nullcontext(sites), folder, console, manifest)
+
+
+def resuming(folder: Path) -> str:
+    """The command that goes on with a run."""
+    return f"python -m fedrobust.federation run --resume {shlex.quote(str(folder))}"
 
 
 def compose(overrides: str, names: tuple[str, ...]) -> dict[str, Any]:

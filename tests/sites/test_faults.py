@@ -242,6 +242,7 @@ def test_a_full_disk_on_the_server_and_on_it_goes_when_there_is_room(federation:
         print(f"full: {state['status']}: {state['status-details']}; {shutil.disk_usage(folder).free} bytes free", flush=True)
         assert state["status"] == "finished:failed"
         assert "No space left on device" in state["status-details"]
+        assert f"fedrobust.federation run --resume {folder / 'run'}" in state["status-details"]
         subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
         assert go_on(federation, "full/run") == COMPLETED
         shown(federation, "full/run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file
 
 from clients.app import app
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunError
 from fedrobust.federation.demo import write_npz
+from fedrobust.job import alone
 from fedrobust.reporting import read_report
-from strategies.app import main
+from strategies.app import main, resuming
 from tests import federation
 from tests.federation import MEAN, TINY
 from tests.sites.made_up import Flower
@@ -70,6 +72,13 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> N
     assert [client["site"] for client in read_report(cut)["clients"]] == ["a", "b", "c"]
     with pytest.raises(ConfigError, match="this run is finished"):
         serve(nodes(tmp_path, lambda _: None), resume=str(cut))
+
+
+def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_over_sites(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    words = rf"No space left on device\); once it can, go on with python -m fedrobust\.federation run --resume {tmp_path}$"
+    with pytest.raises(RunError, match=words), alone(tmp_path, resuming(tmp_path)):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "rounds.jsonl"))
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
