@@ -102,6 +102,12 @@ def at_work(federation: LocalFederation, name: str) -> bool:
     return bool(running(federation, "flwr-clientapp", federation.folder / name / "home"))
 
 
+def stop(federation: LocalFederation, name: str) -> None:
+    """End a node as `systemctl stop` does; one that is killed cannot be started again before the server has missed its heartbeats."""
+    os.kill(federation.processes.pid(name), signal.SIGTERM)
+    federation.processes.wait(name, 60)
+
+
 def wait_for_round(federation: LocalFederation, folder: str, number: int, name: str) -> None:
     """Until a site is at work in the given round."""
     until(lambda: len(rounds(federation, folder)) >= number)
@@ -256,13 +262,13 @@ def test_a_node_that_takes_signed_apps_only_takes_no_bundle_from_a_checkout(fede
     name = next(iter(federation.sites))
     public = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     (tmp_path / "trusted.yaml").write_text(f"consortium: {public}\n")
-    federation.processes.kill(name)
+    stop(federation, name)
     words = commands.supernode(federation.link, federation.folder / name, federation.sites[name], free_ports(1)[0])
     words += ["--trusted-entities", str(tmp_path / "trusted.yaml")]
     federation.processes.start(name, words, federation.folder / name, FLWR_HOME=str(federation.folder / name / "home"))
     state = federation.operator.wait(submit(federation, "signed", "rounds=1"), SECONDS)
     print(f"signed: {state['status']}: {state['status-details']}", flush=True)
-    federation.processes.kill(name)
+    stop(federation, name)
     federation.start_site(name)
     assert state["status"] == "finished:failed"
     assert f"site {name} cannot take part" in state["status-details"]
