@@ -61,6 +61,7 @@ class Operator:
 
     def follow(self, run: str, seconds: float) -> None:
         """Show what the run says while it lasts. Raises RunError where it does not end well, with what Flower knows of it."""
+        self.state(run)  # a run that nobody knows ends here, in one line
         words, log = ["flwr", "log", run, self.connection, "--stream"], f"log-{run}"
         self.processes.start(log, words, self.home, show=True, FLWR_HOME=str(self.home))
         state = self.wait(run, seconds, log)
