@@ -78,5 +78,5 @@ def _json(said: str) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"flwr: unexpected answer: {said.strip()[:200]}") from error
     if not found.get("success", True):
-        raise RunError(f"flwr: {found.get('error-message') or said.strip()[:200]}")
+        raise RunError(f"flwr: {' '.join(str(found.get('error-message') or said[:200]).split())}")
     return found

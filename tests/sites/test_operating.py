@@ -54,6 +54,16 @@ def test_a_run_that_fails_is_no_success(operator: Operator) -> None:
         operator.follow("7", 60)
 
 
+def test_a_run_that_nobody_knows_ends_in_one_line(operator: Operator) -> None:
+    (operator.home / "over").touch()
+    (operator.home / "end").write_text(
+        json.dumps({"success": False, "error-message": "Using federation\n\n[code: 16] Run ID not found.\n"})
+    )
+    with pytest.raises(RunError, match=r"^flwr: Using federation \[code: 16\] Run ID not found\.$"):
+        operator.follow("7", 60)
+    assert "log" not in (operator.home / "asked").read_text()
+
+
 def test_patience_has_an_end(operator: Operator) -> None:
     with pytest.raises(RunError, match=r"^run 7 is still running after 0\.2 s$"):
         operator.wait("7", 0.2)

@@ -117,7 +117,7 @@ def test_following_a_run_again_shows_it_and_ends_as_it_did(done: Done, capfd: py
     assert main(["follow", *home, "12345"]) == 1
     out, err = capfd.readouterr()
     assert "finished:completed" not in out
-    assert err.startswith("error: ")
+    assert "Run ID not found" in err
 
 
 def test_from_the_network_only_nodes_get_through(done: Done) -> None:
