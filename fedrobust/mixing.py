@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fedrobust.storage import is_mapped
 from fedrobust.vectors import Updates, merge_buffers
@@ -50,6 +50,10 @@ class Mixed(Updates):
     def gram(self) -> Tensor:
         """The (M, M) float64 inner products, without another look at the matrix."""
         return self.mixing_MN @ self.gram_NN @ self.mixing_MN.T
+
+    def gram_estimate(self, columns: int, generator: Generator) -> Tensor:
+        """The exact one, which is at hand."""
+        return self.gram()
 
     def combine(self, weights_N: Tensor) -> Tensor:
         """The (D,) weighted sum of the mixtures, from the rows of `base`."""

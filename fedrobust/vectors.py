@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fedrobust import products
 from fedrobust.layout import Layout, views
@@ -16,6 +16,7 @@ from fedrobust.types import Aggregate, Round, State
 
 BLOCK = 1 << 28  # bytes of a block: pieces of rows long enough for a disk, few enough for any RAM
 STRIP = 1 << 22  # bytes of a strip of a block: what stays near a core while it is worked on
+RUNS = 64  # places in the columns at which a Gram matrix is estimated
 LONG = 1 << 18  # columns of the strips in which whole rows are added: their sum stays near a core
 
 
@@ -90,6 +91,21 @@ class Updates:
         """
         pieces = (strip_Nb for _, block_Nb in self.blocks() for _, strip_Nb in strips(block_Nb, STRIP // 2))  # widened, they are a strip
         return products.accumulate(pieces, self.matrix_ND.new_zeros((len(self), len(self)), dtype=torch.float64))
+
+    def gram_estimate(self, columns: int, generator: Generator) -> Tensor:
+        """The (N, N) float64 inner products, estimated from about so many columns: runs of neighbours at random places, scaled up to
+        all. Exact where that is no fewer than there are, and no number is drawn then. Reads nothing else of a mapped matrix."""
+        total, width = self.matrix_ND.shape[1], max(1, columns // RUNS)
+        if width * RUNS >= total:
+            return self.gram()
+        starts = torch.randint(total - width + 1, (RUNS,), generator=generator).sort().values.tolist()
+        parts = [slice(start, start + width) for start in starts]
+        if is_mapped(self.matrix_ND):
+            pieces = (piece_Nb for _, piece_Nb in _copies(self.matrix_ND, range(len(self)), parts))
+        else:
+            pieces = (self.matrix_ND[:, part] for part in parts)
+        gram_NN = products.accumulate(pieces, self.matrix_ND.new_zeros((len(self), len(self)), dtype=torch.float64))
+        return gram_NN * (total / (width * RUNS))
 
     def combine(self, weights_N: Tensor) -> Tensor:
         """The (D,) weighted sum of the rows (weights are used as given). Rows of weight 0 are left out, so 0 x inf is 0."""

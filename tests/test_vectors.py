@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Generator, nn
 
 from fedrobust.layout import Layout, load, read
 from fedrobust.storage import BUDGET, allocate, is_mapped
@@ -155,3 +155,20 @@ def test_further_matrices_share_the_budget(tmp_path: Path) -> None:
     assert updates.allocate(2).shape == (2, 8)
     assert not is_mapped(updates.allocate(2))
     assert is_mapped(updates.allocate(3))
+
+
+def test_a_gram_matrix_is_estimated_at_random_places(tmp_path: Path) -> None:
+    columns = 200_000
+    rows = torch.randn(4, columns, generator=Generator().manual_seed(0))
+    rows[1] = 0.8 * rows[0] + 0.6 * rows[1]  # cosine .8 with the first
+    updates = Updates.of(rows)
+    assert torch.equal(updates.gram_estimate(columns, Generator().manual_seed(1)), updates.gram())
+    drawn = [updates.gram_estimate(64 * 200, Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    # 12,800 columns: a mean of so many products of deviation 1 to 1.4 has one of 1.4 / sqrt(12800) = .0125
+    torch.testing.assert_close(drawn[0] / columns, updates.gram() / columns, atol=0.06, rtol=0)
+    on_disk = allocate(4, columns, 0, str(tmp_path))
+    assert is_mapped(on_disk)
+    on_disk.copy_(rows)
+    torch.testing.assert_close(Updates.of(on_disk).gram_estimate(64 * 200, Generator().manual_seed(1)), drawn[0])
