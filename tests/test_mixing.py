@@ -36,6 +36,7 @@ def test_mixed_updates_are_the_mixed_matrix(case: tuple[Tensor, Tensor], width: 
     for n in range(len(expected)):
         torch.testing.assert_close(view.row(n).double(), expected[n], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(view.gram(), expected @ expected.T, rtol=1e-6, atol=1e-6)
+    assert torch.equal(view.gram_estimate(1, torch.Generator()), view.gram())
     torch.testing.assert_close(view.combine(weights).double(), weights @ expected, rtol=1e-4, atol=1e-4)
     for chosen, wanted in ((None, expected), (order, expected[order])):
         blocks = [(part, block.clone()) for part, block in view.blocks(width, chosen)]
