@@ -23,6 +23,7 @@ MOST_BESIDE = 4  # attacks of a heat map with others beside it
 DARK = 0.55  # of the colour scale: white numbers from there on
 
 Line = Sequence[tuple[float, Estimate]]
+DEEPEST = -100  # percent: a gain beyond it divides by next to nothing, and would flatten all other lines
 
 
 def look(place: int) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def look(place: int) -> dict[str, Any]:
 def plot_lines(panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str], xlabels: Sequence[str], ylabel: str, path: Path) -> Path:
     """One panel for each title, in it a line of (x, estimate) for each rule with 95 % intervals. xlabels: of each panel.
 
-    Undefined estimates leave gaps. Raises ValueError without panels.
+    Undefined estimates leave gaps; what lies below -100 is cut off, and the label says so. Raises ValueError without panels.
     """
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns) if panels else 0
@@ -51,6 +52,9 @@ def plot_lines(panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str], x
             _line(axes, lines.get(rule, ()), look(place), SPREAD * width * (place - (len(rules) - 1) / 2))
         axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    if axes_list[0].get_ylim()[0] < DEEPEST:
+        axes_list[0].set_ylim(bottom=DEEPEST)
+        ylabel = f"{ylabel} (cut off below {DEEPEST})"
     for axes in axes_list[len(panels) :]:
         axes.set_visible(False)
     figure.supylabel(ylabel, fontsize=FONT_SIZE, color=INK)
