@@ -33,8 +33,11 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     return None, 1
 
 
-def leave(error: Exception) -> NoReturn:
-    """End the process: one line for whoever can mend it, a traceback for a defect of ours."""
+def leave(error: BaseException) -> NoReturn:
+    """End the process: one line for whoever can mend it, a traceback for a defect of ours; "interrupted" and code 130 after Ctrl-C."""
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     line, code = explain(error)
     if line is None:
         traceback.print_exception(error)

@@ -64,10 +64,7 @@ def main() -> None:
             _resume(sys.argv[1:])
         else:
             _job()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
         leave(error)
 
 

@@ -115,6 +115,16 @@ def test_copies_by_hand() -> None:
     torch.testing.assert_close(_trust.copies(moved @ moved.T), wide(3, 3, 3, 1, 1, 1), atol=1e-6, rtol=0)
 
 
+def test_one_huge_update_does_not_hide_the_copies_of_others() -> None:
+    # six at right angles, the first direction sent three times more; beside them one that is not finite in float64's squares
+    points = torch.eye(6, dtype=torch.float64)[[0, 0, 0, 0, 1, 2, 3, 4, 5]]
+    gram = torch.full((10, 10), torch.inf, dtype=torch.float64)
+    gram[:9, :9] = points @ points.T
+    found = _trust.copies(gram)
+    assert found[:4].min() > 3.5
+    assert found[4:9].max() < 1.5
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**31), st.integers(1, 8))
 def test_copies_count_between_one_and_all(seed: int, n: int) -> None:
