@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -11,12 +9,14 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
+from clients import secure
 from clients.disguise import disguised
 from clients.exposure import exposed, judged
+from clients.remembering import forget, recall, received_before, remember, with_own_buffers
 from fedrobust import config, etf, experiment, jsontext, site, wire
 from fedrobust import device as devices
 from fedrobust.data import TEST, TRAIN, VALIDATION
@@ -43,6 +43,8 @@ def in_time(message: Message, context: Context, answer: Callable[[Message, Conte
 
 
 app = ClientApp(mods=[in_time])
+for stage, answer in secure.STAGES.items():  # under privacy=secure_aggregation, before and after training
+    app.train(stage)(answer)
 
 
 @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here
@@ -52,24 +54,29 @@ def train(message: Message, context: Context) -> Message:
     study, client = _study(order["experiment"], message, context)
     model, layout = _model(study.text, order["etf"], order["etf-sha256"])
     reference = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
+    if study.privacy.secure:
+        secure.check_masking(message, context)
     if order["round"] == 1:
-        _forget(context, order)
-    load(model, layout, _with_own_buffers(study, reference, context, order))
+        forget(context, order)
+    load(model, layout, with_own_buffers(study, reference, context, order))
     data, sifted = _sanitised(study, client, model, order["round"], simulated=context.node_config.get("simulation") is True)
     task = Task(
         model=model,
         data=data,
         round=order["round"],
         extras=wire.read_extras(message.content),
-        memory=_recall(context, order),
+        memory=recall(context, order),
         generator=study.generator("client", client, order["round"]),
     )
     contamination = study.contamination(client)
     trained, result = _learnt(study, client, task, layout)
-    _remember(context, order, result.memory, trained if study.config["server"]["buffers"] == "local" else None)
+    remember(context, order, result.memory, trained if study.config["server"]["buffers"] == "local" else None)
     sent = contamination.update(trained, reference, study.generator("update", client, order["round"]))
     if contamination.track is not None:
-        sent = contamination.track(sent, reference, _received_before(reference, context, order))
+        sent = contamination.track(sent, reference, received_before(reference, context, order))
+    if study.privacy.secure:
+        update_D = study.privacy.clipped(sent, reference)
+        return secure.masked(message, context, study, update_D, num_examples=len(data.train), etf_sha256=_sha256(model))
     metrics: Mapping[str, float] = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()} | sifted
     sent = _released(study, client, sent, reference, order=order, node=context.node_config)
     count, metrics, extras = study.privacy.told(len(task.data.train), metrics, result.extras)
@@ -84,7 +91,7 @@ def evaluate(message: Message, context: Context) -> Message:
     study, client = _study(order["experiment"], message, context)
     model, layout = _model(study.text, order["etf"], order["etf-sha256"])
     state = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
-    load(model, layout, _with_own_buffers(study, state, context, order))
+    load(model, layout, with_own_buffers(study, state, context, order))
     ledger.check_verdict(context.node_config)
     predictions = judged(study, client, model)
     return Message(wire.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model), "task": wire.task(order)}), reply_to=message)
@@ -208,41 +215,3 @@ def _resident(train: Samples, validation: Samples, test: Samples, device: torch.
 def _sha256(model: Classifier) -> str:
     """Of the anchors that were really used, after training."""
     return "" if model.anchors is None else etf.digest(model.anchors)
-
-
-def _key(kind: str, order: Mapping[str, Any]) -> str:
-    """Where something of this run lies in the Context, which may serve several runs (the run and its clean twin share a Grid)."""
-    return f"{kind}-{hashlib.sha256(order['experiment'].encode()).hexdigest()}"
-
-
-def _recall(context: Context, order: Mapping[str, Any]) -> Mapping[str, Any]:
-    record = context.state.get(_key("memory", order))
-    return json.loads(str(record["json"])) if isinstance(record, ConfigRecord) else {}
-
-
-def _forget(context: Context, order: Mapping[str, Any]) -> None:
-    """A run that starts anew knows nothing of an earlier one with the same settings."""
-    for kind in ("memory", "own", "received"):
-        context.state.pop(_key(kind, order), None)
-
-
-def _remember(context: Context, order: Mapping[str, Any], memory: Mapping[str, Any], own: State | None) -> None:
-    """The trainer's memory (JSON values) and, under server.buffers=local, the client's own BatchNorm statistics."""
-    context.state[_key("memory", order)] = ConfigRecord({"json": json.dumps(dict(memory))})
-    if own is not None:
-        context.state[_key("own", order)] = wire.state_record(State(torch.zeros(0), own.buffers))
-
-
-def _received_before(reference: State, context: Context, order: Mapping[str, Any]) -> State | None:
-    """The state that this client received the last time; the one received now takes its place."""
-    key, record = _key("received", order), context.state.get(_key("received", order))
-    context.state[key] = wire.state_record(State(reference.parameters.clone(), reference.buffers.clone()))
-    sizes = reference.parameters.numel(), reference.buffers.numel()
-    return wire.read_state(record, sizes) if isinstance(record, ArrayRecord) else None
-
-
-def _with_own_buffers(study: Experiment, state: State, context: Context, order: Mapping[str, Any]) -> State:
-    record = context.state.get(_key("own", order))
-    if study.config["server"]["buffers"] != "local" or not isinstance(record, ArrayRecord):
-        return state
-    return State(state.parameters, wire.read_state(record, (0, state.buffers.numel())).buffers)

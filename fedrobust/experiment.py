@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedrobust import config as settings
-from fedrobust import jsontext
+from fedrobust import jsontext, sum_only
 from fedrobust.composition import compose
 from fedrobust.contamination import contaminate, share
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, carve
@@ -21,6 +21,7 @@ from fedrobust.evaluation import OBLIVIOUS, Evaluation
 from fedrobust.models import ModelFactory
 from fedrobust.partition import Remote
 from fedrobust.privacy import Privacy
+from fedrobust.privacy.secure import fixed_point
 from fedrobust.sanitising import Sanitiser
 from fedrobust.seeding import generator
 from fedrobust.types import CLEAN, NO_PURIFIER, Backdoor, ClientTrainer, Contamination, Evasion, Purifier, Samples, Shard, Strategy
@@ -202,10 +203,12 @@ def build(config: Mapping[str, Any]) -> Experiment:
     _check_fusion(built["evaluation"], built["evasion"], built["model"])
     _check_sanitiser(config, built["sanitiser"])
     _check_privacy(config, built["privacy"])
+    sum_only.check(config, built["privacy"], built["strategy"], built["preaggregation"])
     dataset = _dataset(settings.to_json(config["data"]))
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {group: settings.build(config, group, **classes) for group in ("contamination", "noise", "corruption")}
     _check_damage(damage)
+    sum_only.check_readers(config, built["privacy"], built["evaluation"], built["evasion"], damage["contamination"])
     seed = config["seed"]
     root, proxy, rest = _server_images(config, dataset, built["partition"])
     parts = built["partition"](dataset, rest, config["num_clients"], generator(seed, "partition"))
@@ -282,9 +285,10 @@ def _check_sanitiser(config: Mapping[str, Any], sanitiser: Sanitiser) -> None:
 
 
 def _check_privacy(config: Mapping[str, Any], privacy: Privacy) -> None:
-    """Under local DP nothing that is computed from a hospital's images may leave it but its noisy update."""
-    if privacy.noisy and config["server"]["buffers"] == "mean":
-        why = "averages the hospitals' BatchNorm statistics, which hold no noise and are not sent"
+    """Nothing that is computed from a hospital's images may leave it but its noisy or masked update."""
+    if not privacy.sends_buffers and config["server"]["buffers"] == "mean":
+        hidden = "would each be seen" if privacy.secure else "hold no noise"
+        why = f"averages the hospitals' BatchNorm statistics, which {hidden} and are not sent"
         raise ConfigError(f"server.buffers=mean: {why} under privacy={privacy.name}; set server.buffers=recalibrate or local")
 
 
@@ -319,6 +323,12 @@ def _check_damage(damage: Mapping[str, Contamination]) -> None:
         if damage[group].collude is not None:
             name = damage[group].name
             raise ConfigError(f"{group}={name}: only poisoned clients work together; use contamination={name}")
+
+
+def sum_scale(study: Experiment) -> float:
+    """What updates are multiplied with before they are summed as whole numbers (see `privacy.secure.fixed_point`)."""
+    most = study.config["server"]["max_examples"] if study.strategy.sums == "examples" else 1
+    return fixed_point.scale(study.privacy.clip or 1.0, most)
 
 
 def clean_twin(config: Mapping[str, Any]) -> dict[str, Any]:

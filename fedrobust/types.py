@@ -118,17 +118,23 @@ class Aggregate:
 
 
 Rule = Callable[[Round], Aggregate]
+SUM_WEIGHTS = ("examples", "uniform")  # a client's number of training images; 1
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """A named server rule. `uses` names the server's extra information it needs, of {"root", "proxy"};
-    below `min_clients` replies the rule is not defined."""
+    below `min_clients` replies the rule is not defined.
+
+    sums: for a rule that needs no more of the updates than their weighted sum, and gives the same from one row that holds their
+    weighted mean: what weighs an update, of SUM_WEIGHTS. None: it looks at single updates, which secure aggregation hides.
+    """
 
     name: str
     rule: Rule
     uses: frozenset[str] = frozenset()
     min_clients: int = 1
+    sums: str | None = None
 
 
 DataContamination = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]

@@ -105,6 +105,9 @@ def privacy_text(privacy: Mapping[str, Any] | None) -> str:
     if not privacy:
         return ""
     text = f"privacy={privacy['name']}: updates no longer than {privacy['clip']:g}"
+    if "threshold" in privacy:
+        opened = f"of at least {privacy['threshold']} of {privacy['participants']} hospitals a round"
+        return f"{text}, of which the server saw only sums, {opened}; left out or lost: {privacy['dropped']}"
     if "epsilon" not in privacy:
         return f"{text}, no noise, no guarantee"
     spent = f"epsilon {privacy['epsilon']:.3g} after {privacy['replies']} replies, {privacy['epsilon_per_reply']:.3g} for one"

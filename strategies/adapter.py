@@ -51,6 +51,15 @@ class Server:
     def etf_sha256(self) -> str:
         return "" if self.model.anchors is None else etf.digest(self.model.anchors)
 
+    def order(self, server_round: int) -> dict[str, str | int | bytes]:
+        """The settings in a round's messages (see `wire.instruction`)."""
+        return {
+            "experiment": self.experiment.text,
+            "round": server_round,
+            "etf": self.etf_bytes,
+            "etf-sha256": self.etf_sha256,
+        }
+
     def data_for_rule(self) -> ServerData:
         """Only what the rule says it uses."""
         uses = self.experiment.strategy.uses
@@ -71,6 +80,8 @@ class Outcome:
 class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped here
     """Holds any `types.Strategy`. `state` is the global model, `memory` what the rule remembers,
     `outcome` the last round's; all change with aggregate_train."""
+
+    value_bytes = 4  # of a reply's numbers
 
     def __init__(self, server: Server, state: State) -> None:
         self.server = server
@@ -93,7 +104,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         timeout = float(self.server.experiment.config["server"]["round_timeout"])
         replies = self.inbox.first(grid.send_and_receive(messages, timeout=timeout))
         values = self.server.layout.num_parameters + self.server.layout.num_buffers
-        return replies if isinstance(grid, LocalGrid) else measured(replies, 4 * values)
+        return replies if isinstance(grid, LocalGrid) else measured(replies, self.value_bytes * values)
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
         adversary.check(self.server.experiment, simulated=isinstance(grid, LocalGrid))
@@ -105,12 +116,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
 
     def _messages(self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str, clients: Iterable[int]) -> Iterator[Message]:
         nodes = sorted(grid.get_node_ids())
-        config = {
-            "experiment": self.server.experiment.text,
-            "round": server_round,
-            "etf": self.server.etf_bytes,
-            "etf-sha256": self.server.etf_sha256,
-        }
+        config = self.server.order(server_round)
         self.inbox = Inbox(self._expected(wire.task(config)), {nodes[client]: client for client in clients if client < len(nodes)})
         return self.inbox.outgoing(
             Message(wire.instruction(arrays, config), dst_node_id=node, message_type=kind) for node in self.inbox.clients

@@ -12,6 +12,7 @@ import torch
 
 from fedrobust import device, experiment, twins
 from fedrobust.checkpoint import save_state
+from fedrobust.config import clients_per_round
 from fedrobust.contamination import triggered
 from fedrobust.experiment import Experiment
 from fedrobust.judgement import Scores, judge
@@ -70,7 +71,7 @@ def conduct(
         verdict = judge(study, scores, finished.records)
     rows = study.test_rows()
     write_predictions(folder, study.dataset.labels[rows], study.dataset.groups[rows], scores.test)
-    report = {**_facts(study, engine), **verdict, **evasion, "timing": {**clock.seconds, **_stages(finished)}}
+    report = {**_facts(study, engine), **_privacy(study, finished), **verdict, **evasion, "timing": {**clock.seconds, **_stages(finished)}}
     write_report(folder, report)
     return report, scores
 
@@ -140,13 +141,18 @@ def _facts(study: Experiment, engine: str) -> dict[str, Any]:
         "rounds": study.config["rounds"],
         "engine": engine,
         "device": device.name(device.resolve(study.config["device"])),
-        **_privacy(study),
     }
 
 
-def _privacy(study: Experiment) -> dict[str, Any]:
+def _privacy(study: Experiment, finished: Finished) -> dict[str, Any]:
     facts = study.privacy.facts(study.replies(study.config["rounds"]))
-    return {} if facts is None else {"privacy": facts}
+    if facts is None:
+        return {}
+    if not study.privacy.secure:
+        return {"privacy": facts}
+    asked = clients_per_round(study.config)
+    dropped = sum(one.counts for record in finished.records for one in record.failures)
+    return {"privacy": {**facts, "threshold": study.privacy.least(asked), "participants": asked, "dropped": dropped}}
 
 
 def _stages(finished: Finished) -> dict[str, float]:

@@ -19,4 +19,4 @@ def fedavg(weighting: str = "examples") -> Strategy:
         weights_N = shares(counts_N if weighting == "examples" else counts_N.new_ones(len(counts_N)))
         return finish(round, round.updates.combine(weights_N), weights_N)
 
-    return Strategy("fedavg", rule)
+    return Strategy("fedavg", rule, sums=weighting)

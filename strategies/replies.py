@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from flwr.app import Message, Metadata, RecordDict
 
@@ -17,6 +18,7 @@ COLUMNS = {"run", "round", "client", "kind", "num_examples", "weight"}  # of cli
 MOST_NOTES = 100  # of replies that are not even read
 TRACEBACK = 20_000  # characters of one, counted from its end
 STRANGER = -1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,18 @@ class Inbox:
         except WireError as error:
             return Failure(client, f"unusable reply: {error}")
         return scores.predictions
+
+    def checked(self, message: Message, read: Callable[[RecordDict], tuple[T, Mapping[str, object]]]) -> T | Failure:
+        """What `read` makes of a reply's content: (value, info), or a WireError."""
+        client = self.client_of(message)
+        if message.has_error():
+            return failure(client, message)
+        try:
+            value, info = read(_content(message))
+            self._check_info(info, "answered")
+        except WireError as error:
+            return Failure(client, f"unusable reply: {error}")
+        return value
 
     def _check_info(self, info: Mapping[str, object], verb: str) -> None:
         if info["etf-sha256"] != self._expected.etf_sha256:

@@ -18,6 +18,7 @@ from fedrobust.models import Classifier
 from fedrobust.types import Failure, Observer, RoundRecord, Samples, State
 from strategies.adapter import Grid, Message, RuleStrategy, Server
 from strategies.keeper import Keeper
+from strategies.secure import strategy_for
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run",
     wanted = run == "run" and experiment.attacks_members
     begun = None if keeper is None else keeper.begin(run)
     observer.run_started(run, rounds, experiment.num_clients)
-    strategy = RuleStrategy(server, server.initial)
+    strategy = strategy_for(server, server.initial)
     if begun is None:
         records = [_record(0, server, strategy, validation, {})]
         observer.round_finished(run, records[0])

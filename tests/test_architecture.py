@@ -19,14 +19,14 @@ FLOORS = [
     {
         "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "display", "plots", "html",
         "experiment", "composition", "site", "judgement", "predictions", "twins", "checkpoints", "training_settings",
-        "attempts", "resistance",
+        "attempts", "resistance", "sum_only",
     },
 ]  # fmt: skip
 FLOWER_ROOMS = (
-    *("fedrobust/wire/", "fedrobust/engines/", "clients/app.py", "strategies/app.py"),
-    *("strategies/adapter.py", "strategies/replies.py"),
+    *("fedrobust/wire/", "fedrobust/engines/", "clients/app.py", "clients/remembering.py", "clients/secure.py", "strategies/app.py"),
+    *("strategies/adapter.py", "strategies/replies.py", "strategies/secure.py"),
 )
-UPPER_STRATEGY_FILES = {"adapter.py", "replies.py", "app.py", "rounds.py", "keeper.py", "conduct.py", "evasion.py"}
+UPPER_STRATEGY_FILES = {"adapter.py", "replies.py", "app.py", "rounds.py", "keeper.py", "conduct.py", "evasion.py", "secure.py"}
 ROOF = {"simulate", "job", "resume", "pictures", "compare", "comparison", "ablation", "sanitise", "meff", "meff_scores", "federation"}
 
 
@@ -34,7 +34,7 @@ def floor(module: str) -> int:
     """The floor of a module by its dotted name; 5 is the roof."""
     parts = module.split(".")
     if parts[0] == "clients":
-        return 4 if parts[1:] == ["app"] else 3
+        return 4 if parts[1:] in (["app"], ["remembering"], ["secure"]) else 3
     if parts[0] == "strategies":
         upper = 4 if len(parts) > 1 and f"{parts[1]}.py" in UPPER_STRATEGY_FILES else 3
         return 5 if parts[1:] == ["app"] else upper  # the ServerApp is an entry point, as the command lines are

@@ -59,4 +59,4 @@ def test_of_all_functions_in_all_rooms_only_those_that_make_the_right_thing_are_
     assert set(found) == set(ROOMS) == set(MAKES)
     assert set(found["engine"]) == {"inline_engine", "ray_engine", "auto_engine"}
     assert set(found["evaluation"]) == {"settings"}
-    assert set(found["privacy"]) == {"none", "clipping", "local_dp"}
+    assert set(found["privacy"]) == {"none", "clipping", "local_dp", "secure_aggregation"}

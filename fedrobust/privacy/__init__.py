@@ -1,4 +1,5 @@
-"""What a hospital does to its update before it leaves the house (`configs/privacy/`): nothing, a bound on its length, local DP."""
+"""What a hospital does to its update before it leaves the house (`configs/privacy/`): nothing, a bound on its length, local DP, masks
+under which the server sees sums only."""
 
 from __future__ import annotations
 
@@ -22,17 +23,37 @@ Noise = Callable[[int], Tensor]  # n -> (n,) float32 standard normal numbers
 class Privacy:
     """clip: the largest Euclidean length of an update over all parameters; None: any. noise_multiplier: standard deviation of the
     noise on each parameter in units of 2 clip, the most by which one hospital's data can move its clipped update; 0: no noise.
-    delta: for which epsilon is told."""
+    delta: for which epsilon is told. secure: whether the server learns nothing but the sum of the updates (`privacy.secure`);
+    threshold: of at least how many, None: of more than half."""
 
     name: str
     clip: float | None = None
     noise_multiplier: float = 0.0
     delta: float = 0.0
+    secure: bool = False
+    threshold: int | None = None
 
     @property
     def noisy(self) -> bool:
         """Whether there is a guarantee: then nothing of the training images leaves the hospital but the noisy update."""
         return self.noise_multiplier > 0
+
+    @property
+    def sends_buffers(self) -> bool:
+        """Whether BatchNorm statistics, which are computed from a hospital's images, leave it."""
+        return not (self.noisy or self.secure)
+
+    def least(self, participants: int) -> int:
+        """Of how many hospitals, of so many that are asked in a round, the sum is opened at least."""
+        return participants // 2 + 1 if self.threshold is None else self.threshold
+
+    def clipped(self, sent: State, reference: State) -> Tensor:
+        """(D,) float32: the update in new memory, no longer than `clip`. Raises RunError where it is not finite."""
+        update_D = sent.parameters - reference.parameters
+        length = float(torch.linalg.vector_norm(update_D, dtype=torch.float64))
+        if not math.isfinite(length):  # it could not be clipped
+            raise RunError("privacy: the update holds values that are not finite; nothing is sent")
+        return update_D if self.clip is None or length <= self.clip else update_D.mul_(self.clip / length)
 
     def release(self, sent: State, reference: State, noise: Noise) -> State:
         """The state that is sent in the place of `sent`; neither it nor the received `reference` is changed.
@@ -42,12 +63,7 @@ class Privacy:
         """
         if self.clip is None:
             return sent
-        update_D = sent.parameters - reference.parameters
-        length = float(torch.linalg.vector_norm(update_D, dtype=torch.float64))
-        if not math.isfinite(length):  # it could not be clipped
-            raise RunError("privacy: the update holds values that are not finite; nothing is sent")
-        if length > self.clip:
-            update_D *= self.clip / length
+        update_D = self.clipped(sent, reference)
         if not self.noisy:
             return State(update_D.add_(reference.parameters), sent.buffers)
         noise_D = noise(len(update_D)).mul_(2 * self.clip * self.noise_multiplier)
@@ -93,3 +109,15 @@ def local_dp(clip: float = 1.0, noise_multiplier: float = 1.0, delta: float = 1e
     number("privacy.noise_multiplier", noise_multiplier, low=0, open_low=True)
     number("privacy.delta", delta, low=0, high=0.5, open_low=True)
     return Privacy("local_dp", float(clip), float(noise_multiplier), float(delta))
+
+
+def secure_aggregation(clip: float = 1.0, threshold: int | None = None) -> Privacy:
+    """Clipped updates under masks that cancel in their sum (Bonawitz et al., CCS 2017; `fedrobust.privacy.secure`).
+
+    threshold: the least number of hospitals whose sum is opened, more than half of those asked in a round; None: the smallest
+    such number.
+    """
+    number("privacy.clip", clip, low=0, open_low=True)
+    if threshold is not None:
+        number("privacy.threshold", threshold, low=2, integer=True)
+    return Privacy("secure_aggregation", float(clip), secure=True, threshold=threshold)
