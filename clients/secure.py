@@ -12,7 +12,7 @@ from torch import Tensor
 from clients import remembering
 from fedrobust import config, jsontext, wire
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.experiment import Experiment, sum_scale
+from fedrobust.experiment import Experiment, most_weight, sum_scale
 from fedrobust.privacy import Privacy, ledger
 from fedrobust.privacy.secure import Random, Session, fixed_point, hospital, seeded
 from fedrobust.seeding import generator
@@ -48,11 +48,9 @@ def check_masking(message: Message, context: Context) -> None:
 def masked(message: Message, context: Context, study: Experiment, update_D: Tensor, *, num_examples: int, etf_sha256: str) -> Message:
     """The answer to the third: the clipped update, weighted and under masks."""
     order, session = _session(message, context)
-    most = study.config["server"]["max_examples"]
-    weight = min(num_examples, most) if study.strategy.sums == "examples" else 1
-    if weight < 1:
+    if num_examples < 1:
         raise RunError("secure aggregation: this hospital has no training images; nothing is sent")
-    vector = fixed_point.encode(update_D, weight, sum_scale(study))
+    vector = fixed_point.encode(update_D, min(num_examples, most_weight(study)), sum_scale(study))
     _keep(context, order, hospital.mask(session, _kept(context, order), _letters(message), vector))
     return Message(secure.masked_reply({**_info(order, "masked"), "etf-sha256": etf_sha256}, vector), reply_to=message)
 

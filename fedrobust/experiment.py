@@ -198,12 +198,12 @@ def build(config: Mapping[str, Any]) -> Experiment:
     for group in GROUPS:  # "model" comes before "client", whose factories may need to know it
         built[group] = settings.build(config, group, **({"model": built["model"]} if group == "client" else {}))
     strategy = compose(built["strategy"], built["preaggregation"], built["server_optimizer"])
+    sum_only.check(config, built["privacy"], built["strategy"], built["preaggregation"])
     _check_together(config, strategy)
     _check_evasion(built["evaluation"], built["evasion"], built["purifier"])
     _check_fusion(built["evaluation"], built["evasion"], built["model"])
     _check_sanitiser(config, built["sanitiser"])
     _check_privacy(config, built["privacy"])
-    sum_only.check(config, built["privacy"], built["strategy"], built["preaggregation"])
     dataset = _dataset(settings.to_json(config["data"]))
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {group: settings.build(config, group, **classes) for group in ("contamination", "noise", "corruption")}
@@ -327,8 +327,12 @@ def _check_damage(damage: Mapping[str, Contamination]) -> None:
 
 def sum_scale(study: Experiment) -> float:
     """What updates are multiplied with before they are summed as whole numbers (see `privacy.secure.fixed_point`)."""
-    most = study.config["server"]["max_examples"] if study.strategy.sums == "examples" else 1
-    return fixed_point.scale(study.privacy.clip or 1.0, most)
+    return fixed_point.scale(study.privacy.clip or 1.0, most_weight(study))
+
+
+def most_weight(study: Experiment) -> int:
+    """The most that one client can weigh in such a sum."""
+    return int(study.config["server"]["max_examples"]) if study.strategy.sums == "examples" else 1
 
 
 def clean_twin(config: Mapping[str, Any]) -> dict[str, Any]:

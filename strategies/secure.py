@@ -15,7 +15,7 @@ from torch import Tensor
 from fedrobust import wire
 from fedrobust.config import clients_per_round
 from fedrobust.errors import RunError
-from fedrobust.experiment import sum_scale
+from fedrobust.experiment import most_weight, sum_scale
 from fedrobust.privacy.secure import coordinator, fixed_point
 from fedrobust.privacy.secure.coordinator import Opened, Sitting
 from fedrobust.types import ClientRecord, Failure, State
@@ -98,7 +98,7 @@ class SecureStrategy(RuleStrategy):
         self._conclude(self._shared, arrived)
         survivors = sorted(arrived)
         self._open(total, survivors)
-        mean_D, weight = self._mean(total)
+        mean_D, weight = self._mean(total, len(survivors))
         self._members = self._records(survivors)
         buffers_1B, counts_1 = self.state.buffers[None].clone(), torch.tensor([float(weight)], dtype=torch.float64)
         return Updates(mean_D[None], buffers_1B, counts_1, (ALL,), layout), {ALL: (weight, {})}, self._lost()
@@ -111,13 +111,12 @@ class SecureStrategy(RuleStrategy):
         sitting = Sitting(wire.task(self._order), self._threshold, self._keys, self._shared, survivors)
         coordinator.unmask(total, sitting, answers)
 
-    def _mean(self, total: Tensor) -> tuple[Tensor, int]:
+    def _mean(self, total: Tensor, clients: int) -> tuple[Tensor, int]:
         """(mean_D, sum of weights). Raises RunError where the sum cannot be one of clipped updates; whose fault that is stays hidden."""
         why = f"round {self._round}: the sum is none of clipped updates, some hospital did not keep to secure aggregation"
-        try:
-            mean_D, weight = fixed_point.decode(total, self._scale)
-        except ValueError as error:
-            raise RunError(f"{why} ({error})") from error
+        if not clients <= int(total[-1]) <= clients * most_weight(self.server.experiment):
+            raise RunError(f"{why} (the weights of {clients} sum to {int(total[-1])})")
+        mean_D, weight = fixed_point.decode(total, self._scale)
         length = float(torch.linalg.vector_norm(mean_D, dtype=torch.float64))
         clip = self.server.experiment.privacy.clip or math.inf
         if not length <= clip * (1 + SLACK):

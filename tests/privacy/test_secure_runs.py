@@ -1,0 +1,396 @@
+"""Whole simulations under secure aggregation: the same model as clipped federated averaging, whoever is lost, and what the server sees."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from scipy.stats import chisquare
+from torch import Tensor
+
+import clients.secure
+from clients.app import app
+from fedrobust import experiment, reporting, wire
+from fedrobust.engines import inline_engine, ray_engine
+from fedrobust.engines.inline import InlineGrid
+from fedrobust.errors import ConfigError, RunError
+from fedrobust.privacy.secure import fixed_point
+from fedrobust.types import State
+from fedrobust.wire import secure
+from fedrobust.wording import privacy_text
+from strategies.conduct import conduct
+from strategies.rounds import Finished, make_server, run_rounds
+from strategies.secure import SecureStrategy
+from tests import federation
+from tests.federation import Memory
+
+CLIP = 0.05  # shorter than the updates of one step
+STEPS = ("client.optimizer.name=SGD", "client.optimizer.lr=0.05")  # Adam would make a full step of a gradient that is all rounding
+BASE = ("strategy=fedavg", *STEPS, "poisoned=0", "rounds=2", f"privacy.clip={CLIP}", "evaluation.draws=10", "evaluation.twin=false")
+SECURE, PLAIN = (*BASE, "privacy=secure_aggregation"), (*BASE, "privacy=clipping")
+FIVE = ("num_clients=5", "server.max_failures=2")
+ClientApp = Callable[[Message, Context], Message]
+
+
+def losing(*lost: tuple[int, int, str]) -> ClientApp:
+    """The app, in which (client, round, kind of message) fails."""
+
+    def answer(message: Message, context: Context) -> Message:
+        order = wire.read_config(message.content)
+        if (context.node_id, order["round"], message.metadata.message_type) in lost:
+            raise RuntimeError("the power is off")
+        return app(message, context)
+
+    return answer
+
+
+def finished(words: Iterable[str], client_app: ClientApp = app) -> tuple[Finished, Memory]:
+    study, memory = federation.study(*words), Memory()
+    with InlineGrid(client_app, study.num_clients, {"simulation": True}, threads=1) as grid:
+        return run_rounds(make_server(study), grid, memory), memory
+
+
+def assert_same_model(one: State, other: State) -> None:
+    """But for float32: plain replies hold model + update, whose rounding (half of 2^-23 of a parameter) training then goes on from."""
+    assert float((one.parameters - other.parameters).abs().max()) < 5e-6
+    assert float((one.buffers - other.buffers).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("more", [(), ("strategy.weighting=uniform",), ("server_optimizer=fedavgm",), ("server.buffers=local",)])
+def test_the_model_is_that_of_clipped_federated_averaging(more: tuple[str, ...]) -> None:
+    plain, hidden = (finished((*words, *more))[0] for words in (PLAIN, SECURE))
+    if "server.buffers=local" in more:  # the plain ones are merged for the global model, although every hospital uses its own
+        plain = replace(plain, state=State(plain.state.parameters, hidden.state.buffers))
+    assert_same_model(hidden.state, plain.state)
+    start = make_server(federation.study(*SECURE)).initial.parameters
+    assert float((hidden.state.parameters - start).norm()) > CLIP / 2  # something was learnt
+    weights = [(one.client, one.num_examples, one.weight) for one in hidden.records[-1].clients]
+    assert weights == [(one.client, one.num_examples, pytest.approx(one.weight)) for one in plain.records[-1].clients]
+    assert all(not one.metrics for one in hidden.records[-1].clients)
+
+
+def test_one_round_is_exact_up_to_the_rounding_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Tensor, int]] = []
+
+    def encode(update_D: Tensor, weight: int, s: float) -> Tensor:
+        seen.append((update_D.double(), weight))
+        return fixed_point.encode(update_D, weight, s)
+
+    monkeypatch.setattr(clients.secure, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
+    result, _ = finished((*SECURE, "rounds=1"))
+    start, total = make_server(federation.study(*SECURE)).initial.parameters.double(), sum(weight for _, weight in seen)
+    mean = sum((update * weight for update, weight in seen), torch.zeros_like(start)) / total
+    assert len(seen) == 3
+    assert all(float(update.norm()) <= CLIP * (1 + 1e-6) for update, _ in seen)
+    bound = fixed_point.error(3, total, experiment.sum_scale(federation.study(*SECURE))) + 2.0**-23 * float((start + mean).abs().max())
+    assert float((result.state.parameters.double() - (start + mean)).abs().max()) <= bound
+    assert bound < 1e-5 * CLIP + 2.0**-22 * float(start.abs().max())
+
+
+LOST_EARLY = (losing((1, 1, "train.keys"), (2, 1, "train.shares")), losing((1, 1, "train"), (2, 1, "train")))
+LOST_LATE = (losing((1, 1, "train"), (3, 2, "train")), losing((1, 1, "train"), (3, 2, "train")))
+
+
+@pytest.mark.parametrize(("secure_app", "plain_app"), [LOST_EARLY, LOST_LATE], ids=["before the shares", "after the shares"])
+def test_lost_hospitals_cost_the_others_nothing(secure_app: ClientApp, plain_app: ClientApp) -> None:
+    hidden, memory = finished((*SECURE, *FIVE), secure_app)
+    plain, _ = finished((*PLAIN, *FIVE), plain_app)
+    assert_same_model(hidden.state, plain.state)
+    for ours, theirs in zip(hidden.records, plain.records, strict=True):
+        assert [one.client for one in ours.clients] == [one.client for one in theirs.clients]
+        assert [one.client for one in ours.failures] == [one.client for one in theirs.failures]
+    assert "the power is off" in memory.records[1][1].failures[0].reason
+
+
+def test_hospitals_lost_before_the_last_answer_are_in_the_sum_all_the_same() -> None:
+    hidden, _ = finished((*SECURE, *FIVE), losing((0, 1, "train.unmask"), (4, 1, "train.unmask")))
+    plain, _ = finished((*PLAIN, *FIVE))
+    assert_same_model(hidden.state, plain.state)
+    assert [one.client for one in hidden.records[1].failures] == [0, 4]
+    assert [one.client for one in hidden.records[1].clients] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("stage", ["train.keys", "train.shares", "train", "train.unmask"])
+def test_the_policy_holds_at_every_stage(stage: str) -> None:
+    with pytest.raises(RunError, match=r"^round 1: 1 clients failed, server.max_failures=0 \(client 1: RuntimeError: the power is off"):
+        finished(SECURE, losing((1, 1, stage)))
+    tolerant = ("num_clients=4", "server.max_failures=4")
+    with pytest.raises(
+        RunError, match=r"^round 1: 2 hospitals are left, secure aggregation opens no sum with fewer than privacy.threshold=3"
+    ):
+        finished((*SECURE, *tolerant), losing((1, 1, stage), (2, 1, stage)))
+
+
+def test_a_run_whose_time_is_up_ends_so_too() -> None:
+    with pytest.raises(RunError, match=r"3 clients failed.*timed out after 1e-09 s"):
+        finished((*SECURE, "server.round_timeout=1e-9"))
+
+
+def test_an_update_that_is_not_finite_is_not_sent_and_made_good_for() -> None:
+    words = (*FIVE, "contamination=not_finite", "poisoned=[2]")
+    hidden, _ = finished((*SECURE, *words))
+    assert [one.client for one in hidden.records[1].clients] == [0, 1, 3, 4]
+    assert "not finite; nothing is sent" in hidden.records[1].failures[0].reason
+
+
+def test_poisoned_hospitals_send_through_the_same_mechanism() -> None:
+    words = ("contamination=sign_flip", "poisoned=[1]")
+    plain, hidden = (finished((*kind, *words))[0] for kind in (PLAIN, SECURE))
+    assert_same_model(hidden.state, plain.state)
+
+
+def test_a_hospital_that_does_not_clip_is_noticed_but_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fixed_point.encode
+    long = type("Long", (), {"encode": staticmethod(lambda update, weight, s: real(50 * update, weight, s))})
+    monkeypatch.setattr(clients.secure, "fixed_point", long)
+    with pytest.raises(RunError, match="the sum is none of clipped updates, some hospital did not keep to secure aggregation"):
+        finished(SECURE)
+
+
+@pytest.mark.slow
+def test_inline_and_ray_give_the_same_bits() -> None:
+    server, states = make_server(federation.study(*SECURE, *FIVE)), []
+    for engine in (inline_engine(threads=1), ray_engine(workers=2, threads=1)):
+        with engine.open("clients.app:app", 5, {"simulation": True}) as grid:
+            states.append(run_rounds(server, grid, Memory()).state)
+    assert torch.equal(states[0].parameters, states[1].parameters)
+    assert torch.equal(states[0].buffers, states[1].buffers)
+
+
+# --- what the server sees ---
+
+
+class Listening(InlineGrid):
+    """A Grid that keeps what goes to and fro, as a server that writes everything down would."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.study = federation.study(*words)
+        super().__init__(app, self.study.num_clients, {"simulation": True}, threads=1)
+        self.replies: list[tuple[str, int, RecordDict]] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        for reply in super().send_and_receive(messages, timeout=timeout):
+            self.replies.append((reply.metadata.message_type, reply.metadata.src_node_id, reply.content))
+            yield reply
+
+    def vectors(self) -> dict[int, Tensor]:
+        """What each client sent of its update in the first round."""
+        out: dict[int, Tensor] = {}
+        for kind, client, content in self.replies:
+            if kind == "train":
+                out.setdefault(client, torch.from_numpy(content["masked"]["values"].numpy()))
+        return out
+
+
+def listened(*words: str) -> Listening:
+    grid = Listening((*SECURE, *words))
+    with grid:
+        run_rounds(make_server(grid.study), grid, Memory())
+    return grid
+
+
+def test_a_single_reply_holds_nothing_but_noise() -> None:
+    one, other = listened().vectors(), listened("seed=1").vectors()
+    for client, vector in one.items():
+        counts = torch.bincount(torch.frombuffer(bytearray(vector.numpy().tobytes()), dtype=torch.uint8).long(), minlength=256)
+        assert chisquare(counts.numpy()).pvalue > 1e-4  # the seeds are fixed
+        assert int((vector == other[client]).sum()) == 0
+    assert not any(int((one[a] == one[b]).sum()) for a, b in ((0, 1), (0, 2), (1, 2)))
+    again = listened().vectors()
+    assert all(torch.equal(one[client], again[client]) for client in one)  # simulations repeat
+
+
+def test_replies_hold_the_tables_and_the_masked_vector_and_nothing_else() -> None:
+    grid = listened("rounds=1")
+    names = {kind: {name for one, _, content in grid.replies if one == kind for name in content} for kind, _, _ in grid.replies}
+    assert names == {
+        "train.keys": {"info", "keys"},
+        "train.shares": {"info", "shares"},
+        "train": {"info", "masked"},
+        "train.unmask": {"info", "seeds", "masks"},
+    }
+    told = [content for kind, _, content in grid.replies if kind == "train.unmask"]
+    assert [len(secure.read_table(content, "seeds", 33)) for content in told] == [3, 3, 3]
+    assert [len(secure.read_table(content, "masks", 33)) for content in told] == [0, 0, 0]
+
+
+def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each client's clipped update and its encoding, looked for in every tensor that is alive while the server works."""
+    plain: list[Tensor] = []
+    server = make_server(federation.study(*SECURE))
+    size, looks = server.layout.num_parameters, [0]
+
+    def encode(update_D: Tensor, weight: int, s: float) -> Tensor:
+        vector = fixed_point.encode(update_D, weight, s)
+        plain.append(vector.clone())
+        return vector
+
+    def look(strategy: SecureStrategy, *_: object) -> None:
+        mine = {id(one) for one in plain}
+        for thing in gc.get_objects():
+            if type(thing) is Tensor and id(thing) not in mine and thing.numel() in (size, size + 1) and thing.dtype == torch.int64:
+                looks[0] += 1
+                assert not any(torch.equal(thing.reshape(-1)[:100], one[:100]) for one in plain)
+        assert len(plain) in (3, 6)
+
+    monkeypatch.setattr(clients.secure, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
+    monkeypatch.setattr(SecureStrategy, "_mean", lambda self, *a, real=SecureStrategy._mean: (look(self), real(self, *a))[1])
+    monkeypatch.setattr(SecureStrategy, "_open", lambda self, *a, real=SecureStrategy._open: (look(self), real(self, *a))[1])
+    with InlineGrid(app, 3, {"simulation": True}, threads=1) as grid:
+        run_rounds(server, grid, Memory())
+    assert looks[0] >= 4  # at the least the masked sum and the opened one of each round
+
+
+def test_what_hospitals_keep_is_gone_after_the_round() -> None:
+    grid = listened()
+    for state in grid.states.values():
+        (kept,) = [dict(record) for name, record in state.items() if name.startswith("secure-") and isinstance(record, ConfigRecord)]
+        assert (kept.pop("round"), kept.pop("stage")) == (2, "over")
+        assert set(kept) == {"task"}
+
+
+# --- what arrives damaged ---
+
+
+def swapped(content: RecordDict, **records: object) -> RecordDict:
+    return RecordDict({**content, **records})
+
+
+def table(clients_: list[int], text: bytes) -> ConfigRecord:
+    return ConfigRecord({"clients": clients_, "bytes": text})
+
+
+def values(vector: Tensor) -> ArrayRecord:
+    return ArrayRecord({"values": Array(vector.numpy())})
+
+
+BAD = {
+    "keys of another": ("train.keys", lambda c: swapped(c, keys=table([0], bytes(64))), "are not those of the client that was asked"),
+    "short keys": ("train.keys", lambda c: swapped(c, keys=table([1], bytes(63))), "keys: expected 64 bytes for each of 1 clients"),
+    "no secret": ("train.keys", lambda c: swapped(c, keys=table([1], bytes(64))), "keys: a public key with which nothing stays secret"),
+    "one key twice": (
+        "train.keys",
+        lambda c: swapped(c, keys=table([1], c["keys"]["bytes"][:32] * 2)),
+        "keys: one of them came before",
+    ),
+    "no keys": ("train.keys", lambda c: RecordDict({"info": c["info"]}), "message: expected the records info, keys"),
+    "shares too many": ("train.shares", lambda c: swapped(c, shares=table([0, 1, 2, 3, 4], bytes(94 * 5))), "shares: expected those for 4"),
+    "shares in disorder": ("train.shares", lambda c: swapped(c, shares=table([2, 0, 3, 4], bytes(94 * 4))), "in ascending order"),
+    "short vector": (
+        "train",
+        lambda c: swapped(c, masked=ArrayRecord({"values": Array(torch.zeros(3).long().numpy())})),
+        "values: expected",
+    ),
+    "floats": ("train", lambda c: swapped(c, masked=ArrayRecord({"values": Array(torch.zeros(3).numpy())})), "values: expected int64"),
+    "a state": ("train", lambda c: RecordDict({"info": c["info"], "state": c["masked"]}), "message: expected the records info, masked"),
+    "another etf": ("train", lambda c: swapped(c, info=ConfigRecord({**c["info"], "etf-sha256": "x"})), "against another ETF"),
+    "a replay": ("train", lambda c: swapped(c, info=ConfigRecord({**c["info"], "task": "x masked"})), "a replay"),
+    "strangers' shares": ("train.unmask", lambda c: swapped(c, seeds=table([7], bytes(33))), "shares: of other clients than those"),
+    "numbers": ("train.unmask", lambda c: swapped(c, seeds=table([], b""), masks=ConfigRecord({"clients": [1]})), "a table named masks"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_reply_is_put_aside_with_its_reason_and_the_others_go_on(name: str) -> None:
+    stage, spoil, reason = BAD[name]
+
+    def answer(message: Message, context: Context) -> Message:
+        reply = app(message, context)
+        if context.node_id == 1 and message.metadata.message_type == stage and wire.read_config(message.content)["round"] == 1:
+            return Message(spoil(reply.content), reply_to=message)
+        return reply
+
+    result, _ = finished((*SECURE, *FIVE), answer)
+    (failure,) = result.records[1].failures
+    assert failure.client == 1
+    assert failure.reason.startswith("unusable reply: ")
+    assert reason in failure.reason
+    assert len(result.records[1].clients) == (5 if stage == "train.unmask" else 4)
+    assert result.records[2].failures == ()
+
+
+@pytest.mark.parametrize(("place", "why"), [(0, "the mean has the length"), (-1, "the weights of 5 sum to 115292150460684")])
+def test_wrong_values_that_look_right_end_the_run_with_a_reason(place: int, why: str) -> None:
+    def answer(message: Message, context: Context) -> Message:
+        reply = app(message, context)
+        if context.node_id == 1 and message.metadata.message_type == "train":
+            wrong = torch.from_numpy(reply.content["masked"]["values"].numpy())
+            wrong[place] += 2**60
+            return Message(secure.masked_reply(dict(reply.content["info"]), wrong), reply_to=message)
+        return reply
+
+    with pytest.raises(RunError, match=f"the sum is none of clipped updates.*{why}"):
+        finished((*SECURE, *FIVE), answer)
+
+
+# --- the app against a server that asks for what it must not ---
+
+
+def asked(kind: str, number: int, **records: ConfigRecord) -> Message:
+    server = make_server(federation.study(*SECURE))
+    content = wire.instruction(wire.state_record(server.initial), server.order(number))
+    return Message(RecordDict({**content, **records}), 0, kind)
+
+
+def test_the_app_refuses_training_without_the_stages_before_it() -> None:
+    wire.set_identity()
+    context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {})
+    with pytest.raises(wire.WireError, match="expected a table named shares"):
+        app(asked("train", 1), context)
+    with pytest.raises(RunError, match="a message of another round or run"):
+        app(asked("train", 1, shares=secure.table_record({1: bytes(94), 2: bytes(94)})), context)
+    app(asked("train.keys", 2), context)
+    for number in (1, 2):
+        if number == 2:
+            with pytest.raises(RunError, match="its keys were asked for after those of round 2"):
+                app(asked("train.keys", number), context)
+        with pytest.raises(RunError, match="refuses"):
+            app(asked("train.unmask", number, survivors=secure.table_record({0: b"", 1: b""})), context)
+
+
+def test_on_a_real_site_keys_come_from_the_system_and_round_1_is_no_excuse() -> None:
+    wire.set_identity()
+    node = {"partition-id": 0, "num-partitions": 3}
+    real, again, simulated = (Context(1, 0, {**node, **more}, RecordDict(), {}) for more in ({}, {}, {"simulation": True}))
+    keys = [secure.read_table(app(asked("train.keys", 1), one).content, "keys", 64)[0] for one in (real, again, simulated)]
+    assert len(set(keys)) == 3
+    with pytest.raises(RunError, match="a replay"):
+        app(asked("train.keys", 1), real)
+    assert secure.read_table(app(asked("train.keys", 1), simulated).content, "keys", 64)[0] == keys[2]
+
+
+def test_a_message_of_the_protocol_under_another_configuration_is_refused() -> None:
+    wire.set_identity()
+    server = make_server(federation.study(*PLAIN))
+    context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {})
+    with pytest.raises(ConfigError, match="privacy=clipping: a message of privacy=secure_aggregation came"):
+        app(Message(secure.order(server.order(1)), 0, "train.keys"), context)
+
+
+# --- the report ---
+
+
+def test_the_report_says_who_was_needed_and_who_was_lost(tmp_path: Path) -> None:
+    study = federation.study(*SECURE, *FIVE)
+    with InlineGrid(losing((1, 1, "train"), (3, 2, "train.keys")), 5, {"simulation": True}, threads=1) as grid:
+        report, _ = conduct(make_server(study), grid, tmp_path, Memory(), "inline")
+    assert report["privacy"] == {
+        "name": "secure_aggregation",
+        "clip": CLIP,
+        "noise_multiplier": 0.0,
+        "replies": 2,
+        "threshold": 3,
+        "participants": 5,
+        "dropped": 2,
+    }
+    assert reporting.read_report(tmp_path)["privacy"] == report["privacy"]
+    text = privacy_text(report["privacy"])
+    assert text == (
+        "privacy=secure_aggregation: updates no longer than 0.05, of which the server saw only sums, "
+        "of at least 3 of 5 hospitals a round; left out or lost: 2"
+    )
