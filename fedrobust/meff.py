@@ -154,7 +154,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--member", action="append", default=[], metavar="OVERRIDES", help="a centrally trained member: its own settings")
     parser.add_argument("--seeds", type=_seeds, default=[], help="as in 0,1,2: all of it with each of these seeds (that of the settings)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the results there too")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)  # settings may stand between the options
     try:
         _run(given, Console())
     except (KeyboardInterrupt, Exception) as error:

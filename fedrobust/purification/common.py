@@ -8,9 +8,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from fedrobust.purification.octaves import doubled, halved
 from fedrobust.types import Purifier, Purify
 
-VALUES = 2**16  # that are purified at once: a pyramid of them about fills a core's cache, and its memory is used again
+VALUES = 2**16  # that a thread purifies at once: a pyramid of them about fills a core's cache, and its memory is used again
 GPU = 16  # times as many there: bounds the memory of pyramids
 
 
@@ -26,7 +27,7 @@ def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifi
         if images.numel() == 0:
             return images
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
-        most = VALUES if images.device.type == "cpu" else GPU * VALUES
+        most = VALUES * (torch.get_num_threads() if images.device.type == "cpu" else GPU)
         portions = torch.split(wide, max(1, most // images[0].numel()))
         return torch.cat([apply(one, generator) for one in portions]).clamp(0, 1).to(images.dtype)
 
@@ -44,8 +45,14 @@ def _check(name: str, images: Tensor) -> None:
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images (B, C, H, W) at another size (height, width): linear, averaging over the old pixels that a new one covers."""
-    if tuple(images.shape[-2:]) == size:
+    height, width = images.shape[-2:]
+    if (height, width) == size:
         return images
+    if images.device.type == "cpu" and not (torch.is_grad_enabled() and images.requires_grad):
+        if size == (2 * height, 2 * width):
+            return doubled(images)
+        if (2 * size[0], 2 * size[1]) == (height, width) and min(size) > 1:
+            return halved(images)
     return functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -53,7 +60,8 @@ def smoothed(images: Tensor, taps: Sequence[float]) -> Tensor:
     """Images (B, C, H, W) convolved with an odd number of taps along both axes; border pixels are repeated."""
     reach = len(taps) // 2
     for axis, padding in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
-        padded = functional.pad(images, padding, mode="replicate")
-        shifted = [tap * padded.narrow(axis, place, images.shape[axis]) for place, tap in enumerate(taps)]
-        images = torch.stack(shifted).sum(dim=0)
+        padded, length = functional.pad(images, padding, mode="replicate"), images.shape[axis]
+        images = taps[0] * padded.narrow(axis, 0, length)
+        for place, tap in enumerate(taps[1:], start=1):
+            images.add_(padded.narrow(axis, place, length), alpha=tap)
     return images

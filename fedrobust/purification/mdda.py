@@ -43,7 +43,7 @@ def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12, smooth
                 pyramid = [one.add(next(noises), alpha=std) for one in pyramid]
             pyramid = aggregated([rof(one, weight, iterations) for one in pyramid])
         size = _scaled(images, 1)
-        mean = torch.stack([resized(one, size) for one in pyramid]).mean(dim=0)
+        mean = sum((resized(one, size) for one in pyramid), start=images.new_zeros(())) / len(pyramid)
         return torch.lerp(mean, smoothed(mean, TAPS), smoothing) if smoothing > 0 else mean
 
     return purifier("mdda", apply)

@@ -1,0 +1,41 @@
+"""What the compiled loops of `fused` and `octaves` share: how they are compiled, and how many of them run side by side.
+
+Not by numba's own threads: those of its OpenMP layer change the number of torch's in the same process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import torch
+
+LEAST = 2**16  # values for which a thread of its own is worth while
+whole: Any = np.uintp  # an index of this type is never negative, so no look-up has to ask whether it is
+_Loop = TypeVar("_Loop", bound=Callable[..., None])
+
+
+def compiled(loop: _Loop) -> _Loop:
+    """Machine code at the first call. IEEE arithmetic: no `fastmath`, so that results do not depend on the machine."""
+    made: _Loop = numba.njit(nogil=True, error_model="numpy")(loop)
+    return made
+
+
+def shared_out(loop: Callable[[int, int], None], count: int, values: int) -> None:
+    """loop(first, last) for parts of range(count), which have so many values in all, on as many threads as torch has: an engine gives
+    each of its workers a share of the cores."""
+    threads = max(1, min(torch.get_num_threads(), count, values // LEAST))
+    edges = [count * place // threads for place in range(threads + 1)]
+    if threads == 1:
+        loop(0, count)
+    else:
+        list(_pool(threads).map(loop, edges[:-1], edges[1:]))  # raises what a thread raised
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="purification")
