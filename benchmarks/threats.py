@@ -1,7 +1,8 @@
-"""Purifiers on a finished run's model: settings chosen on validation images, then judged on test images under three threat models.
+"""Purifiers on the models of finished runs: settings chosen on validation images, then judged on test images under three threat models.
 
 Chosen is, of each purifier's grid, the setting with the best balanced accuracy on validation images that PGD-20 has attacked with
 eps = 4/255 without knowing of a purifier, among those that cost at most 3 points on the images as they are (where none does: the cheapest).
+Several runs are those of several seeds: one setting is chosen for all by its means, and intervals resample runs as well as lesions.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 from benchmarks import _report
 from benchmarks._scene import Scene, balanced, open_run, scene
 from fedrobust import config
+from fedrobust.comparison.statistics import Measured, draw_seeds, over_seeds
 from fedrobust.data import TEST, VALIDATION
 from fedrobust.evasion.pgd import pgd
 from fedrobust.purification.threats import bpda_eot, differentiated
+from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, AdaptiveAttack, Attack, Purifier
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -59,21 +64,45 @@ def built(name: str, settings: Mapping[str, float]) -> Purifier:
     return made
 
 
-def tune(one: Scene, names: Sequence[str], steps: int) -> tuple[dict[str, Candidate], dict[str, list[Candidate]], list[float]]:
-    """The chosen setting of each purifier, all candidates, and the balanced accuracy without a purifier on clean and attacked images."""
+def tried(one: Scene, names: Sequence[str], steps: int) -> dict[str, list[Candidate]]:
+    """All settings of each purifier on one run's images, "none" without one first."""
     labels, attacked = one.samples.labels, one.attacked(blind(steps), MAIN)
-    plain = [balanced(one.predicted(NO_PURIFIER, images), labels) for images in (one.samples.images, attacked)]
-    found: dict[str, list[Candidate]] = {}
+
+    def candidate(there: Scene, purifier: Purifier, settings: Mapping[str, float]) -> Candidate:
+        scores = [balanced(there.predicted(purifier, images), labels) for images in (one.samples.images, attacked)]
+        return Candidate(settings, *scores)
+
+    found = {"none": [candidate(one, NO_PURIFIER, {})]}
     for name in names:
         found[name] = []
         for values in product(*GRIDS[name].values()):
             settings = dict(zip(GRIDS[name], values, strict=True))
             purifier = built(name, settings)
-            there = one.behind(purifier)
-            scores = [balanced(there.predicted(purifier, images), labels) for images in (one.samples.images, attacked)]
-            found[name].append(Candidate(settings, *scores))
+            found[name].append(candidate(one.behind(purifier), purifier, settings))
         _report.say(f"{name}: {len(found[name])} settings tried")
-    return {name: chosen(many, plain[0]) for name, many in found.items()}, found, plain
+    return found
+
+
+def averaged(runs: Sequence[Mapping[str, Sequence[Candidate]]]) -> dict[str, list[Candidate]]:
+    """Of every setting the means over the runs."""
+    return {
+        name: [
+            Candidate(settings.settings, fmean(one.clean for one in same), fmean(one.attacked for one in same))
+            for settings, same in zip(candidates, zip(*(run[name] for run in runs), strict=True), strict=True)
+        ]
+        for name, candidates in runs[0].items()
+    }
+
+
+def pooled(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """(1 + draws,) of each condition: the mean over the runs, and its replicates, in which runs are resampled as well."""
+    counts = draw_seeds(len(runs), len(next(iter(runs[0].values()))) - 1, generator(0, "benchmark", "runs"))
+    out = {}
+    for name in runs[0]:
+        values = torch.stack([run[name] for run in runs])
+        mean, draws = over_seeds(Measured(values[:, 0], values[:, 1:]), counts)
+        out[name] = torch.cat([mean.reshape(1), draws])
+    return out
 
 
 def against_the_blind(one: Scene, purifiers: Mapping[str, Purifier], steps: int) -> dict[str, Tensor]:
@@ -145,7 +174,7 @@ def rows(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[list[str]]:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
     parser = _report.parser("threats", __doc__)
-    parser.add_argument("run", type=Path, help="output folder of a finished run of fedrobust.simulate")
+    parser.add_argument("runs", type=Path, nargs="+", help="output folders of finished runs of fedrobust.simulate, one of each seed")
     parser.add_argument("--purifiers", type=_report.names, default=list(GRIDS), help=f"of {','.join(GRIDS)} (all)")
     parser.add_argument("--validation", type=_report.count, default=1000, help="at most so many validation images (1000)")
     parser.add_argument("--test", type=_report.count, default=1000, help="at most so many test images (1000)")
@@ -157,7 +186,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--bootstrap", type=_report.count, default=2000, help="draws of the intervals (2000)")
     parser.add_argument("--batch", type=_report.count, default=64, help="images at once (64)")
-    options = parser.parse_args(words)
+    options = parser.parse_intermixed_args(words)
     _report.check_names("--purifiers", options.purifiers, list(GRIDS))
     _report.check_writable("--json", options.json)
     if options.quick:
@@ -168,29 +197,40 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def main(words: Sequence[str]) -> int:
     """The command line."""
     options, facts = parse(words), _report.machine()
-    study, model = open_run(options.run)
-    opened = partial(scene, study, model, batch=options.batch, estimation=options.statistics)
-    best, tried, plain = tune(opened(VALIDATION, options.validation), options.purifiers, options.steps)
-    choice = [["none", "", *(f"{value:.1f}" for value in plain)]]
-    for name, one in best.items():
-        words_of = " ".join(f"{key}={value:g}" for key, value in one.settings.items())
-        choice.append([name, words_of, f"{one.clean:.1f}", f"{one.attacked:.1f}"])
+    opened = [open_run(folder) for folder in options.runs]
+
+    def scenes(split: int, images: int) -> list[Scene]:
+        return [scene(*run, split, images, batch=options.batch, estimation=options.statistics) for run in opened]
+
+    found = averaged([tried(one, options.purifiers, options.steps) for one in scenes(VALIDATION, options.validation)])
+    plain = found["none"][0]
+    best = {name: chosen(candidates, plain.clean) for name, candidates in found.items()}
+    choice = [[name, _words(one.settings), f"{one.clean:.1f}", f"{one.attacked:.1f}"] for name, one in best.items()]
     _report.show("chosen on validation images", ["purifier", "settings", "clean", f"oblivious {MAIN}/255"], choice)
-    tests, fewer = (opened(TEST, images) for images in (options.test, min(options.test, options.adaptive)))
-    purifiers = {name: built(name, one.settings) for name, one in best.items()}
+    purifiers = {name: built(name, best[name].settings) for name in options.purifiers}
     if options.statistics:
         purifiers = {CONTROL: NO_PURIFIER, **purifiers}
-    scores = tests.resampled(against_the_blind(tests, purifiers, options.steps), options.bootstrap)
-    scores |= fewer.resampled(against_the_informed(fewer, purifiers, options.steps, options.draws), options.bootstrap)
+    tests, fewer = (scenes(TEST, images) for images in (options.test, min(options.test, options.adaptive)))
+    scores = pooled([judged(*pair, purifiers, options) for pair in zip(tests, fewer, strict=True)])
     table = rows(scores, list(purifiers))
     head = ["purifier", "clean", *(f"eps {eps}" for eps in EPS_255), f"BPDA+EOT {MAIN}", f"differentiated {MAIN}", "cost", "% back"]
-    title = f"{len(tests.samples)} test images, {len(fewer.samples)} of them for those who know the purifier; 95 % intervals"
-    _report.show(title, head, table)
+    counts = f"{len(tests[0].samples)} test images, {len(fewer[0].samples)} of them for those who know the purifier"
+    _report.show(f"{counts}; {len(opened)} run(s); 95 % intervals", head, table)
     if options.json is not None:
-        found = {name: [[dict(one.settings), one.clean, one.attacked] for one in many] for name, many in tried.items()}
-        parts = {"validation": found, "undefended": plain, "chosen": {name: dict(one.settings) for name, one in best.items()}}
+        listed = {name: [[dict(one.settings), one.clean, one.attacked] for one in many] for name, many in found.items()}
+        parts = {"validation": listed, "chosen": {name: dict(one.settings) for name, one in best.items()}}
         _report.write_json(options.json, _report.document("threats", words, facts, **parts, columns=head, test=table))
     return 0
+
+
+def judged(tests: Scene, fewer: Scene, purifiers: Mapping[str, Purifier], options: argparse.Namespace) -> dict[str, Tensor]:
+    """(1 + draws,) balanced accuracies of one run under every condition. fewer: the test images for attackers who know the purifier."""
+    scores = tests.resampled(against_the_blind(tests, purifiers, options.steps), options.bootstrap)
+    return scores | fewer.resampled(against_the_informed(fewer, purifiers, options.steps, options.draws), options.bootstrap)
+
+
+def _words(settings: Mapping[str, float]) -> str:
+    return " ".join(f"{key}={value:g}" for key, value in settings.items())
 
 
 if __name__ == "__main__":

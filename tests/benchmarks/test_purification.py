@@ -104,6 +104,22 @@ def test_the_rule_of_choice() -> None:
     assert threats.chosen([dear, Candidate({"std": 4}, 50.0, 65.0)], 70.0) == dear
 
 
+def test_one_setting_is_chosen_for_all_runs_by_its_means() -> None:
+    runs = [{"tv": [Candidate({"weight": 0.1}, clean, attacked)]} for clean, attacked in ((60.0, 10.0), (80.0, 40.0))]
+    assert threats.averaged(runs) == {"tv": [Candidate({"weight": 0.1}, 70.0, 25.0)]}
+
+
+def test_runs_are_resampled_too() -> None:
+    # one run: as it is. Two runs that no image could change, 40 and 60: the mean is 50; half of the replicates pick one of them twice and
+    # lie 10 sqrt(2 / 1) away
+    one = {"none | clean": torch.tensor([40.0, 41.0, 39.0]).double()}
+    assert threats.pooled([one])["none | clean"].tolist() == [40.0, 41.0, 39.0]
+    two = threats.pooled([{"none | clean": torch.full((401,), value).double()} for value in (40.0, 60.0)])["none | clean"]
+    assert two[0] == 50.0
+    assert {round(value, 3) for value in two[1:].tolist()} == {50.0, round(50 - 10 * 2**0.5, 3), round(50 + 10 * 2**0.5, 3)}
+    assert float((two[1:] != 50).double().mean()) == pytest.approx(0.5, abs=0.1)
+
+
 def test_balanced_accuracy_by_hand() -> None:
     # class 0: 2 of 4 right, class 2: 1 of 1; class 1 does not occur
     assert threats.balanced(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 2])) == 75.0
@@ -125,11 +141,13 @@ def test_a_run_from_its_folder_to_the_table(tmp_path: Path, monkeypatch: pytest.
     save_state(tmp_path / "model.safetensors", server.layout, server.initial, server.model.anchors)
     monkeypatch.setattr(threats, "GRIDS", {"mdda": {"std": (0.01, 0.02)}, "jpeg": {"quality": (50,)}})
     out = tmp_path / "out.json"
-    assert threats.main([str(tmp_path), "--quick", "--purifiers", "mdda,jpeg", "--statistics", "8", "--json", str(out)]) == 0
+    words = [str(tmp_path), "--quick", "--purifiers", "mdda,jpeg", "--statistics", "8", "--json", str(out)]
+    assert threats.main([*words, str(tmp_path)]) == 0  # twice the same run
     content = json.loads(out.read_text())
     none, control, *_ = content["test"]
     assert [row[0] for row in content["test"]] == ["none", threats.CONTROL, "mdda", "jpeg"]
     assert none[1:3] != control[1:3]
     assert len(content["validation"]["mdda"]) == 2
+    assert set(content["chosen"]) == {"none", "mdda", "jpeg"}
     assert content["test"][3][7] == ""  # nobody differentiates JPEG
     assert "16 test images" in capsys.readouterr().out
