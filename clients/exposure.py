@@ -39,7 +39,8 @@ def judged(study: Experiment, client: int, model: Classifier) -> dict[str, tuple
     scores["contaminated"] = scores["clean"] if same else predict(model, contaminated.images, size)
     out = {name: (scores[name], one.labels) for name, one in conditions.items()}
     if study.purifies:
+        adapted = study.behind(model, study.shard(client).train.images, "client", client)
         for name, one in conditions.items():
-            seen = predict(model, one.images, size, study.purifying("client", client, name))
+            seen = predict(adapted, one.images, size, study.purifying("client", client, name))
             out[f"purified_{name}"] = (seen, one.labels)
     return out

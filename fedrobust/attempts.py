@@ -47,10 +47,12 @@ class Attempts:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A model of the study with the images on which it is attacked. who: names it in all its randomness."""
+    """A model of the study, as it is and as it stands behind the purifier, with the images on which it is attacked. who: names it in
+    all its randomness."""
 
     study: Experiment
     model: Classifier
+    behind: Classifier
     samples: Samples
     who: tuple[str | int, ...]
 
@@ -60,7 +62,8 @@ class _Target:
         return none | ({self.study.purifier.name: self.study.purifying(*self.who, purpose)} if self.study.purifies else {})
 
     def answers(self, images: Tensor, purify: Purifying | None) -> Tensor:
-        return predict(self.model, images, self.study.evaluation.batch_size, purify)
+        model = self.model if purify is None else self.behind
+        return predict(model, images, self.study.evaluation.batch_size, purify)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         device, size = next(self.model.parameters()).device, self.study.evaluation.batch_size
@@ -77,7 +80,7 @@ class _Target:
         seen: dict[str, list[Tensor]] = {name: [] for name in purifiers}
         changes = []
         for x, y in self.batches():
-            attacked = attack(self.model, x, y, eps, g)
+            attacked = attack(self.model if threat == OBLIVIOUS else self.behind, x, y, eps, g)
             difference = (attacked - x).flatten(1)
             changes.append(torch.stack([difference.abs().amax(dim=1), difference.norm(dim=1)]).cpu())
             for name, purify in purifiers.items():
@@ -88,14 +91,21 @@ class _Target:
 
 
 def attempts(
-    study: Experiment, model: Classifier, samples: Samples, *who: str | int, threats: Sequence[str], say: Callable[[str], None]
+    study: Experiment,
+    model: Classifier,
+    samples: Samples,
+    *who: str | int,
+    threats: Sequence[str],
+    estimation: Tensor,
+    say: Callable[[str], None],
 ) -> Attempts:
     """Attack a model on images, of which there is at least one, under each threat model and each bound of the study's evaluation.
 
-    who: names the model in all its randomness, none of which depends on what else is attacked. say: hears what is being done.
+    who: names the model in all its randomness, none of which depends on what else is attacked. estimation: images for its BatchNorm
+    statistics behind a purifier. say: hears what is being done.
     Raises ValueError where the model answers with values that are not finite.
     """
-    target = _Target(study, model, samples, who)
+    target = _Target(study, model, study.behind(model, estimation, *who), samples, who)
     clean = {name: target.answers(samples.images, purify) for name, purify in target.purifiers("clean").items()}
     if not all(part.isfinite().all() for part in clean.values()):
         raise ValueError("it answers with values that are not finite")

@@ -26,6 +26,8 @@ class Evaluation:
     Of evasion attacks: eps_255: their bounds in 255ths; threat_models: of THREAT_MODELS, the oblivious one first; eot_draws: draws of the
     purifier's noise a step, for attackers who know it; adversarial_images: at most so many test images, None: all;
     adversarial_clients: whether every client's own model is attacked too; fusion: and all of them fused into one.
+
+    purified_statistics: whether a model that is judged behind a purifier has BatchNorm statistics of purified images there.
     """
 
     draws: int
@@ -38,6 +40,7 @@ class Evaluation:
     adversarial_images: int | None = None
     adversarial_clients: bool = True
     fusion: bool = False
+    purified_statistics: bool = True
 
 
 def settings(
@@ -52,6 +55,7 @@ def settings(
     adversarial_images: int | None = None,
     adversarial_clients: bool = True,
     fusion: bool = False,
+    purified_statistics: bool = True,
 ) -> Evaluation:
     """Checked evaluation settings (`configs/evaluation/`)."""
     number("evaluation.draws", draws, low=0, integer=True)
@@ -71,6 +75,7 @@ def settings(
         adversarial_images,
         flag("evaluation.adversarial_clients", adversarial_clients),
         flag("evaluation.fusion", fusion),
+        flag("evaluation.purified_statistics", purified_statistics),
     )
 
 

@@ -18,15 +18,17 @@ from fedrobust.contamination import contaminate, share
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, carve
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import OBLIVIOUS, Evaluation
-from fedrobust.models import ModelFactory
+from fedrobust.models import Classifier, ModelFactory
 from fedrobust.partition import Remote
 from fedrobust.privacy import Privacy
 from fedrobust.privacy.secure import fixed_point
+from fedrobust.purification.statistics import behind
 from fedrobust.sanitising import Sanitiser
 from fedrobust.seeding import generator
 from fedrobust.types import CLEAN, NO_PURIFIER, Backdoor, ClientTrainer, Contamination, Evasion, Purifier, Samples, Shard, Strategy
 
 KINDS = ("clean", "noisy", "poisoned")
+ESTIMATION = 256  # images for BatchNorm statistics behind a purifier
 CONDITIONS = ("clean", "contaminated")  # under which a client judges its own test images
 GROUPS = (  # built without the data
     *("data", "partition", "model", "client", "strategy", "preaggregation", "server_optimizer"),
@@ -91,6 +93,15 @@ class Experiment:
         """The purifier with randomness of its own for this purpose."""
         g = self.generator("purifier", *purpose)
         return lambda images: self.purifier.purify(images, g)
+
+    def behind(self, model: Classifier, images: Tensor, *who: str | int) -> Classifier:
+        """The model for images that come out of the purifier: a copy with BatchNorm statistics of such images, estimated on at most
+        `ESTIMATION` of these; itself without a purifier, and where it is to keep its own. images: (N, 3, H, W), uint8 or unit floats,
+        not attacked. who: names the model in all its randomness."""
+        if not (self.purifies and self.evaluation.purified_statistics):
+            return model
+        g = self.generator("purifier", "statistics", *who)
+        return behind(model, self.purifier, images[torch.randperm(len(images), generator=g)[:ESTIMATION]], g)
 
     def replies(self, server_round: int) -> int:
         """How many train messages the hospital that was asked most often had to answer up to this round."""
@@ -201,6 +212,7 @@ def build(config: Mapping[str, Any]) -> Experiment:
     sum_only.check(config, built["privacy"], built["strategy"], built["preaggregation"])
     _check_together(config, strategy)
     _check_evasion(built["evaluation"], built["evasion"], built["purifier"])
+    _check_statistics(config, built["evaluation"], built["purifier"])
     _check_fusion(built["evaluation"], built["evasion"], built["model"])
     _check_sanitiser(config, built["sanitiser"])
     _check_privacy(config, built["privacy"])
@@ -302,6 +314,13 @@ def _check_evasion(evaluation: Evaluation, evasion: Evasion, purifier: Purifier)
         raise ConfigError(f"{asked}: needs a purifier and an attack within eps; set purifier=mdda evasion=pgd, or leave only {OBLIVIOUS}")
     if "differentiated" in adaptive and not purifier.differentiable:
         raise ConfigError(f"{asked}: purifier={purifier.name} has no gradient; leave differentiated out")
+
+
+def _check_statistics(config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier) -> None:
+    """The server estimates BatchNorm statistics behind a purifier on its proxy images."""
+    if evaluation.purified_statistics and purifier.name != NO_PURIFIER.name and config["server"]["proxy"] < 2:
+        why = f"needs images on the server behind purifier={purifier.name}, server.proxy={config['server']['proxy']}"
+        raise ConfigError(f"evaluation.purified_statistics=true: {why}; set server.proxy=128 or evaluation.purified_statistics=false")
 
 
 def _check_fusion(evaluation: Evaluation, evasion: Evasion, model: ModelFactory) -> None:

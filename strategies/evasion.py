@@ -31,6 +31,7 @@ def attacked(server: Server, finished: Finished, observer: Observer) -> dict[str
     """
     study = server.experiment
     say = partial(observer.stage, "run")
+    attack = partial(attempts, study, estimation=server.proxy.images, say=say)
     members: dict[int, Attempts] = {}
     fused: list[Classifier] = []
     for client, state in finished.members:
@@ -39,7 +40,7 @@ def attacked(server: Server, finished: Finished, observer: Observer) -> dict[str
             continue
         _load(server, state)
         try:
-            members[client] = attempts(study, server.model, own, "client", client, threats=[OBLIVIOUS], say=say)
+            members[client] = attack(server.model, own, "client", client, threats=[OBLIVIOUS])
         except ValueError as error:
             say(f"the model of client {client} is not attacked: {error}")
             continue
@@ -48,8 +49,8 @@ def attacked(server: Server, finished: Finished, observer: Observer) -> dict[str
     rows = _rows(study)
     test = study.samples(rows)
     load(server.model, server.layout, finished.state)
-    whole = attempts(study, server.model, test, "global", threats=study.evaluation.threat_models, say=say)
-    together = attempts(study, fuse(fused), test, "fusion", threats=[OBLIVIOUS], say=say) if fused else None
+    whole = attack(server.model, test, "global", threats=study.evaluation.threat_models)
+    together = attack(fuse(fused), test, "fusion", threats=[OBLIVIOUS]) if fused else None
     return {"evasion": evasion_section(study, rows, whole, members, (len(fused), together))}
 
 

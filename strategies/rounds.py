@@ -139,9 +139,11 @@ def probabilities(server: Server, state: State, samples: Samples, purify: Callab
     """(N, K) class probabilities of a global state on images, on the server's device. purify: what they go through first. Raises
     RunError where they are not finite."""
     show(server.model, server.layout, state)
-    scores = predict(server.model, samples.images, server.experiment.evaluation.batch_size, purify)
+    study = server.experiment
+    model = server.model if purify is None else study.behind(server.model, server.proxy.images, "global")
+    scores = predict(model, samples.images, study.evaluation.batch_size, purify)
     if not scores.isfinite().all():
-        name = server.experiment.strategy.name
+        name = study.strategy.name
         raise RunError(f"the global model of strategy={name} answers with values that are not finite: its parameters have run away")
     return scores
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from fedrobust import attempts as fedrobust_attempts
+from fedrobust import batchnorm
 from fedrobust.attempts import Attempts, attempts
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import predict
@@ -28,8 +31,8 @@ def brighter(model: Any, images: Tensor, labels: Tensor, eps: float, generator: 
 
 def made(study: Experiment, threats: list[str], rows: slice = slice(0, 18)) -> tuple[Attempts, list[str]]:
     said: list[str] = []
-    samples = study.samples(study.test_rows()[rows])
-    return attempts(study, make_server(study).model, samples, "global", threats=threats, say=said.append), said
+    samples, proxy = study.samples(study.test_rows()[rows]), study.samples(study.proxy).images
+    return attempts(study, make_server(study).model, samples, "global", threats=threats, estimation=proxy, say=said.append), said
 
 
 def test_every_threat_bound_and_purifier_has_its_turn() -> None:
@@ -52,7 +55,8 @@ def test_every_threat_bound_and_purifier_has_its_turn() -> None:
 def test_by_hand() -> None:
     """Every value 4/255 brighter; a purifier that makes everything black."""
     black = Purifier("black", lambda images, generator: torch.zeros_like(images))
-    study = replace(federation.study("evasion=fgsm", "evaluation.eps_255=[4]"), evasion=Evasion("brighter", brighter), purifier=black)
+    words = ("evasion=fgsm", "evaluation.eps_255=[4]", "evaluation.purified_statistics=false")
+    study = replace(federation.study(*words), evasion=Evasion("brighter", brighter), purifier=black)
     found, _ = made(study, ["oblivious"], slice(0, 20))
     model, images = make_server(study).model, as_unit(study.samples(study.test_rows()[:20]).images)
     bare, purified = found.made
@@ -61,6 +65,42 @@ def test_by_hand() -> None:
     torch.testing.assert_close(found.clean["none"], predict(model, images))
     change = (images + 4 / 255).clamp(max=1) - images
     assert bare.l2 == pytest.approx(float(change.flatten(1).norm(dim=1).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("purified", [True, False])
+def test_behind_the_purifier_stands_the_model_with_statistics_of_purified_images(purified: bool) -> None:
+    words = ("evasion=fgsm", "evaluation.eps_255=[4]", "purifier=tv", f"evaluation.purified_statistics={str(purified).lower()}")
+    study = replace(federation.study(*words), evasion=Evasion("brighter", brighter))
+    found, _ = made(study, ["oblivious"], slice(0, 20))
+    model, test = make_server(study).model, as_unit(study.samples(study.test_rows()[:20]).images)
+    proxy = as_unit(study.samples(study.proxy).images)
+    behind = study.behind(model, proxy, "global")
+    assert (behind is model) != purified
+    purify = study.purifying("global", "clean")
+    torch.testing.assert_close(found.clean["tv"], predict(behind, purify(test)))
+    torch.testing.assert_close(found.clean["none"], predict(model, test))
+    if purified:  # estimated on all proxy images, of which there are fewer than 256, in any order: a batch is all of them
+        by_hand = copy.deepcopy(model)
+        batchnorm.recalibrate(by_hand, purify(proxy))
+        for one, other in zip(batchnorm.layers(behind), batchnorm.layers(by_hand), strict=True):
+            torch.testing.assert_close(one.running_mean, other.running_mean, rtol=1e-4, atol=1e-5)
+
+
+def test_who_knows_the_purifier_attacks_the_model_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def adaptive(model: Any, images: Tensor, *rest: Any, **options: Any) -> Tensor:
+        asked.append(model)
+        return images
+
+    monkeypatch.setitem(fedrobust_attempts.ADAPTIVE, "bpda_eot", adaptive)
+    study = federation.study("evasion=fgsm", "purifier=gaussian", "evaluation.threat_models=[oblivious,bpda_eot]", *SMALL)
+    found, _ = made(study, ALL[:2])
+    server = make_server(study).model
+    for model in asked:
+        assert any(not torch.equal(a, b) for (_, a), (_, b) in zip(model.named_buffers(), server.named_buffers(), strict=True))
+    # nothing was changed, so the answers are those on clean images
+    torch.testing.assert_close(found.made[-1].probabilities, found.clean["gaussian"])
 
 
 def test_nothing_depends_on_what_else_is_attacked() -> None:
@@ -81,17 +121,21 @@ def test_an_attack_without_a_bound_is_made_once() -> None:
 
 def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
     study = federation.study("evasion=fgsm")
-    model = make_server(study).model
+    model, samples = make_server(study).model, study.samples(study.test_rows()[:4])
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="not finite"):
-        attempts(study, model, study.samples(study.test_rows()[:4]), "global", threats=["oblivious"], say=print)
+        attempts(study, model, samples, "global", threats=["oblivious"], estimation=samples.images, say=print)
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["evasion=pgd", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier"),
+        (
+            ["purifier=tv", "server.proxy=0", "server.buffers=mean"],
+            r"needs images on the server .*server\.proxy=0; set",
+        ),
         (["purifier=tv", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier and an attack within eps"),
         (["evasion=pgd", "purifier=jpeg", "evaluation.threat_models=[oblivious,differentiated]"], r"purifier=jpeg has no gradient"),
         (["evaluation.threat_models=[bpda_eot]"], r"must contain oblivious"),
