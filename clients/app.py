@@ -26,6 +26,7 @@ from fedrobust.layout import Layout, load, take
 from fedrobust.models import Classifier
 from fedrobust.privacy import ledger
 from fedrobust.privacy.noise import secret, seeded
+from fedrobust.privacy.secure import insisting
 from fedrobust.sanitising.detection import altered, counts
 from fedrobust.sanitising.filtering import attacker_owned, filtered
 from fedrobust.types import Samples, Shard, State, Task, TrainResult
@@ -54,6 +55,7 @@ def train(message: Message, context: Context) -> Message:
     study, client = _study(order["experiment"], message, context)
     model, layout = _model(study.text, order["etf"], order["etf-sha256"])
     reference = wire.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
+    insisting.check(context.node_config, study.privacy, study.privacy.least(config.clients_per_round(study.config)))
     if study.privacy.secure:
         secure.check_masking(message, context)
     if order["round"] == 1:

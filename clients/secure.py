@@ -14,7 +14,7 @@ from fedrobust import config, jsontext, wire
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import Experiment, most_weight, sum_scale
 from fedrobust.privacy import Privacy, ledger
-from fedrobust.privacy.secure import Random, Session, fixed_point, hospital, seeded
+from fedrobust.privacy.secure import Random, Session, fixed_point, hospital, insisting, seeded
 from fedrobust.seeding import generator
 from fedrobust.wire import secure
 from fedrobust.wire.sites import RECORD, read_order
@@ -79,7 +79,9 @@ def _session(message: Message, context: Context) -> tuple[dict[str, Any], Sessio
     ledger.charge(context.node_config, privacy)
     given = read_order(message.content).client if RECORD in message.content else -1
     client = given if given >= 0 else int(context.node_config.get("partition-id", -1))
-    return order, Session(wire.task(order), order["round"], client, privacy.least(config.clients_per_round(settings)))
+    threshold = privacy.least(config.clients_per_round(settings))
+    insisting.check(context.node_config, privacy, threshold)
+    return order, Session(wire.task(order), order["round"], client, threshold)
 
 
 def _random(context: Context, order: Mapping[str, Any], session: Session, stage: str) -> Random:
