@@ -1,4 +1,4 @@
-"""Sanitising a pooled set: `python -m fedrobust.sanitise <output folder of a run>`.
+"""Sanitising a pooled set: `python -m fedrobust.sanitise <output folder of a run> [<that of another seed> ...]`.
 
 The training images of all hospitals of a finished run, contaminated as they were, are put into one pool; the run's final model embeds
 them, and every defence says what it would drop. Exit codes: 0 done, 1 failed, 2 wrong input.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -23,6 +26,7 @@ from torch import Tensor
 from fedrobust import config as settings
 from fedrobust import experiment
 from fedrobust.cli import explain
+from fedrobust.comparison.statistics import Estimate, Measured, draw_seeds, estimate, over_seeds
 from fedrobust.data import TRAIN
 from fedrobust.errors import ConfigError, FedrobustError
 from fedrobust.manifest import MANIFEST
@@ -31,8 +35,11 @@ from fedrobust.sanitising.detection import Detection, altered, wilson
 from fedrobust.sanitising.filtering import embed
 from fedrobust.sanitising.slab import slab
 from fedrobust.sanitising.sphere import sphere
+from fedrobust.seeding import generator
 from fedrobust.wording import decimal
 from strategies.rounds import make_server
+
+DRAWS = 2000  # bootstrap replicates over runs and images
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,12 @@ class Pool:
 
 @dataclass(frozen=True)
 class Row:
-    """What one defence would do to the pool; auroc: of its scores, in percent, None where all or none were altered."""
+    """What one defence would do to the pool of each run; aurocs: of its scores, in percent, None where all or none were altered."""
 
     name: str
     anchors: str
-    detection: Detection
-    auroc: float | None
+    detections: tuple[Detection, ...]
+    aurocs: tuple[float | None, ...]
 
 
 def pool(folder: Path) -> Pool:
@@ -82,50 +89,76 @@ def defences(quantile: float, threshold: float, *, etf: bool) -> list[Sanitiser]
     return [factory(anchors=one, quantile=quantile, threshold=threshold) for one in where for factory in (sphere, slab)]
 
 
-def judge(found: Pool, sanitiser: Sanitiser) -> Row:
-    """Precision, recall and AUROC of one defence on the pool."""
-    sifted = sift(sanitiser, found.features_Nd, found.labels_N, found.anchors_dK)
-    dropped_N, bad_N = ~sifted.kept_N, found.altered_N
-    detection = Detection(len(bad_N), int(dropped_N.sum()), int(bad_N.sum()), int((dropped_N & bad_N).sum()))
-    both = 0 < detection.altered < detection.images
-    auroc = 100 * float(roc_auc_score(bad_N.numpy(), sifted.scores_N.numpy())) if both else None
-    return Row(sanitiser.name, sanitiser.anchors, detection, auroc)
+def judge(pools: Sequence[Pool], sanitiser: Sanitiser) -> Row:
+    """Precision, recall and AUROC of one defence on each pool."""
+    detections, aurocs = [], []
+    for found in pools:
+        sifted = sift(sanitiser, found.features_Nd, found.labels_N, found.anchors_dK)
+        dropped_N, bad_N = ~sifted.kept_N, found.altered_N
+        detections.append(Detection(len(bad_N), int(dropped_N.sum()), int(bad_N.sum()), int((dropped_N & bad_N).sum())))
+        both = 0 < detections[-1].altered < detections[-1].images
+        aurocs.append(100 * float(roc_auc_score(bad_N.numpy(), sifted.scores_N.numpy())) if both else None)
+    return Row(sanitiser.name, sanitiser.anchors, tuple(detections), tuple(aurocs))
 
 
-def table(rows: list[Row], title: str) -> Table:
-    """One row a defence, all shares in percent with their Wilson intervals, which count images as independent."""
+def shares(detections: Sequence[Detection]) -> tuple[Estimate, Estimate]:
+    """Precision and recall with 95 % intervals: of one run by Wilson's formula; of several their mean, runs and in each of them images
+    resampled (a run in which a share is undefined is left out of it). Images count as independent."""
+    if len(detections) == 1:
+        one = detections[0]
+        pairs = ((one.precision, wilson(one.found, one.dropped)), (one.recall, wilson(one.found, one.altered)))
+        precision, recall = (Estimate(value, *(interval or (None, None))) for value, interval in pairs)
+        return precision, recall
+    random = np.random.default_rng(0)
+    values, replicates = [], []
+    for one in detections:
+        kinds = [one.found, one.dropped - one.found, one.altered - one.found]
+        chances = np.array([*kinds, one.images - sum(kinds)]) / one.images
+        found, wrong, missed, _ = torch.from_numpy(random.multinomial(one.images, chances, size=DRAWS).T).double()
+        values.append([float("nan") if share is None else share for share in (one.precision, one.recall)])
+        replicates.append(torch.stack([100 * found / (found + wrong), 100 * found / (found + missed)]))
+    measured = Measured(torch.tensor(values, dtype=torch.float64).T, torch.stack(replicates, dim=1))
+    means, over = over_seeds(measured, draw_seeds(len(detections), DRAWS, generator(0, "sanitising", "runs")))
+    return estimate(means[0], over[0]), estimate(means[1], over[1])
+
+
+def table(rows: Sequence[Row], title: str) -> Table:
+    """One row a defence, all shares in percent with their intervals; of several runs the images of all."""
     out = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for place, name in enumerate(("Defence", "dropped", "found", "precision (95 %)", "recall (95 %)", "AUROC")):
         out.add_column(name, justify="right" if place else "left", no_wrap=True)
     for row in rows:
-        one = row.detection
-        precision, recall = _share(one.precision, one.found, one.dropped), _share(one.recall, one.found, one.altered)
-        out.add_row(f"{row.name} {row.anchors}", str(one.dropped), str(one.found), precision, recall, decimal(row.auroc))
+        precision, recall = shares(row.detections)
+        dropped, found = (str(sum(one)) for one in zip(*((one.dropped, one.found) for one in row.detections), strict=True))
+        known = [one for one in row.aurocs if one is not None]
+        auroc = decimal(fmean(known) if known else None)
+        out.add_row(f"{row.name} {row.anchors}", dropped, found, _text(precision), _text(recall), auroc)
     return out
 
 
-def _share(value: float | None, hits: int, total: int) -> str:
-    interval = wilson(hits, total)
-    return decimal(value) if interval is None else f"{decimal(value)} ({interval[0]:.0f} to {interval[1]:.0f})"
+def _text(one: Estimate) -> str:
+    return decimal(one.value) if one.low is None else f"{decimal(one.value)} ({one.low:.0f} to {one.high:.0f})"
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m fedrobust.sanitise", description="What the sphere and slab defences would drop.")
-    parser.add_argument("folder", type=Path, help="output folder of a finished run")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="output folder of a finished run; of several seeds all")
     parser.add_argument("--quantile", type=float, default=0.2, help="share of every class that is dropped (default 0.2)")
     parser.add_argument("--threshold", type=float, default=0.0, help="scores up to here are kept all the same (default 0)")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     try:
         defences(given.quantile, given.threshold, etf=True)  # wrong settings are refused before anything is loaded
-        found = pool(given.folder)
-        rows = [judge(found, one) for one in defences(given.quantile, given.threshold, etf=found.anchors_dK is not None)]
+        pools = [pool(folder) for folder in given.folders]
+        etf = all(one.anchors_dK is not None for one in pools)
+        rows = [judge(pools, one) for one in defences(given.quantile, given.threshold, etf=etf)]
     except FedrobustError as error:
         line, code = explain(error)
         print(f"error: {str(line).replace('sanitiser.', '--')}", file=sys.stderr)
         sys.exit(code)
-    bad = int(found.altered_N.sum())
-    Console().print(table(rows, f"{len(found.labels_N)} training images, {bad} altered ({100 * bad / max(len(found.labels_N), 1):.1f} %)"))
+    images, bad = (sum(many) for many in zip(*((len(one.labels_N), int(one.altered_N.sum())) for one in pools), strict=True))
+    runs = f" in {len(pools)} runs" if len(pools) > 1 else ""
+    Console().print(table(rows, f"{images} training images{runs}, {bad} altered ({100 * bad / max(images, 1):.1f} %)"))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 
 from fedrobust import sanitise, simulate
 from fedrobust.reporting import read_report
+from fedrobust.sanitising.detection import Detection, wilson
 
 WORDS = (
     *("experiment=smoke", "poisoned=1", "contamination=label_flip", "contamination.rate=0.3", "partition=iid"),
@@ -49,17 +50,33 @@ def test_a_run_finds_flipped_images_better_than_chance_and_says_so(folder: Path)
 
 @pytest.mark.slow
 def test_the_pooled_command_prints_every_defence(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["sanitise", str(folder), "--quantile", "0.1"])
+    monkeypatch.setattr(sys, "argv", ["sanitise", str(folder), "--quantile", "0.1", str(folder)])  # as if of two seeds
     monkeypatch.setenv("COLUMNS", "120")
     sanitise.main()
     shown = capsys.readouterr().out
-    assert re.search(r"\d+ training images, \d+ altered \(\d+\.\d %\)", shown)
+    assert re.search(r"\d+ training images in 2 runs, \d+ altered \(\d+\.\d %\)", shown)
     rows = [line.split()[:2] for line in shown.splitlines() if line.split()[:1] in (["sphere"], ["slab"])]
     assert rows == [["sphere", "centroid"], ["slab", "centroid"], ["sphere", "etf"], ["slab", "etf"]]
     pool = sanitise.pool(folder)
-    verdicts = [sanitise.judge(pool, one) for one in sanitise.defences(0.1, 0.0, etf=True)]
-    assert all(row.auroc is not None and row.auroc > 60 for row in verdicts)
-    assert len({row.detection.altered for row in verdicts}) == 1
+    verdicts = [sanitise.judge([pool], one) for one in sanitise.defences(0.1, 0.0, etf=True)]
+    assert all(row.aurocs[0] is not None and row.aurocs[0] > 60 for row in verdicts)
+    assert len({row.detections[0].altered for row in verdicts}) == 1
+
+
+def test_shares_of_one_run_and_of_several() -> None:
+    # 8 of 10 dropped images were altered, of 16 in all; the other run finds 4 of 10 and of 8
+    one, other = Detection(100, 10, 16, 8), Detection(100, 10, 8, 4)
+    precision, recall = sanitise.shares([one])
+    assert (precision.value, recall.value) == (80, 50)
+    assert (precision.low, precision.high) == wilson(8, 10)
+    precision, recall = sanitise.shares([one, other])
+    assert (precision.value, recall.value) == (60, 50)
+    assert precision.low is not None
+    assert precision.high is not None
+    assert precision.low < 40  # the interval is wider than the two runs lie apart
+    assert precision.high > 80
+    # a run in which nothing was altered has no recall
+    assert sanitise.shares([one, Detection(50, 5, 0, 0)])[1].value == 50
 
 
 @pytest.mark.parametrize(
