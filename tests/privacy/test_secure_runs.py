@@ -24,10 +24,12 @@ from fedrobust.types import State
 from fedrobust.wire import secure
 from fedrobust.wording import privacy_text
 from strategies.conduct import conduct
+from strategies.keeper import Keeper
 from strategies.rounds import Finished, make_server, run_rounds
 from strategies.secure import SecureStrategy
 from tests import federation
 from tests.federation import Memory
+from tests.strategies.test_keeper import StopAfter, StoppedError, checkpoints
 
 CLIP = 0.05  # shorter than the updates of one step
 STEPS = ("client.optimizer.name=SGD", "client.optimizer.lr=0.05")  # Adam would make a full step of a gradient that is all rounding
@@ -150,6 +152,28 @@ def test_a_hospital_that_does_not_clip_is_noticed_but_not_found(monkeypatch: pyt
     monkeypatch.setattr(clients.secure, "fixed_point", long)
     with pytest.raises(RunError, match="the sum is none of clipped updates, some hospital did not keep to secure aggregation"):
         finished(SECURE)
+
+
+@pytest.mark.parametrize("stop", [2, 3])
+def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(tmp_path: Path, stop: int) -> None:
+    words = (*SECURE, *FIVE, "rounds=3")
+    undisturbed, _ = finished(words, losing((1, 1, "train"), (2, 2, "train.unmask")))
+
+    def go(observer: Memory) -> Finished:
+        server = federation.server(*words)
+        app_ = losing((1, 1, "train"), (2, 2, "train.unmask"))
+        with (
+            InlineGrid(app_, 5, {"simulation": True}, threads=1) as grid,
+            Keeper(checkpoints(server, tmp_path), grid, [].append) as keeper,
+        ):
+            return run_rounds(server, grid, observer, keeper=keeper)
+
+    with pytest.raises(StoppedError):
+        go(StopAfter(stop))
+    resumed = go(Memory())
+    assert torch.equal(resumed.state.parameters, undisturbed.state.parameters)
+    assert [one.clients for one in resumed.records] == [one.clients for one in undisturbed.records]
+    assert [one.failures for one in resumed.records[stop:]] == [one.failures for one in undisturbed.records[stop:]]
 
 
 @pytest.mark.slow
