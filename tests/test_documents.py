@@ -1,0 +1,68 @@
+"""What README and docs tell people to type: settings exist, modules are there, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from fedrobust import config
+from fedrobust.ablation import plan
+from fedrobust.comparison import grid
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+READERS: dict[str, Callable[[list[str]], object]] = {
+    "fedrobust.simulate": lambda words: config.check(config.compose(*words)),
+    "fedrobust.compare": grid.read,
+    "fedrobust.ablation": plan.read,
+}
+PLACEHOLDER = re.compile(r"<[^<>]*>|…|\.\.\.")
+SETTING = re.compile(r"\+?[a-z_][\w.]*=")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every `python -m …` in the page's blocks, lines that end with a backslash joined, up to the next command of a line."""
+    blocks = re.split(r"^```.*$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1::2]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [line.split("python -m ", 1)[1] for line in lines if "python -m " in line]
+    return [shlex.split(re.split(r" (?:&&|\|\||[|>;]) ", PLACEHOLDER.sub("<>", one))[0], comments=True) for one in found]
+
+
+ALL = [(page, words) for page in PAGES for words in commands(page)]
+# extending.md makes up choices of its own (test_extending.py creates them); --multirun takes lists that are no settings of one run
+STUDIES = [
+    pytest.param(page, words, id=f"{page.stem}-{number}")
+    for number, (page, words) in enumerate(ALL)
+    if words[0] in READERS and page.name != "extending.md" and not {"--multirun", "-m"} & set(words)
+]
+
+
+def settings(words: list[str]) -> list[str]:
+    """The words that are settings, without placeholders, Hydra's own keys, and runs to go on with."""
+    return [word for word in words[1:] if SETTING.match(word) and "<>" not in word and not word.startswith(("hydra.", "resume="))]
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(ALL) > 50
+
+
+@pytest.mark.parametrize("module", sorted({words[0] for _, words in ALL}))
+def test_every_command_of_the_documents_exists(module: str) -> None:
+    assert find_spec(module) is not None
+
+
+@pytest.mark.parametrize(("page", "words"), STUDIES)
+def test_every_setting_of_the_documents_can_be_read(page: Path, words: list[str]) -> None:
+    READERS[words[0]](settings(words))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    lost = [one for one in targets if "://" not in one and not one.startswith("mailto:") and not (page.parent / one).exists()]
+    assert not lost
