@@ -77,7 +77,8 @@ def mdda(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
         pyramid = [denoised(_noisy(one, settings, random), settings, random) for one in pyramid]
         pyramid = [_mixed(pyramid, place) for place in range(len(pyramid))]
     mean = sum(_resized(one, image.shape[:2]) for one in pyramid) / len(pyramid)
-    return gaussian(mean, LAST, **COLOUR).clip(0, 1)
+    last = settings["smoothing"]  # share of the last filter
+    return ((1 - last) * mean + last * gaussian(mean, LAST, **COLOUR) if last else mean).clip(0, 1)
 
 
 def mdda_denoising(image: Any, settings: Mapping[str, Any], random: Any) -> Any:

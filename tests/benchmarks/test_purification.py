@@ -81,7 +81,7 @@ def test_every_purifier_is_measured() -> None:
 def test_the_loops_do_the_same() -> None:
     pytest.importorskip("skimage.restoration", reason="scikit-image is not installed; there are no loops")
     images = task.pictures(3, 24)
-    settings = {"weight": 0.02, "iterations": 12, "std": 0.0, "blocks": 2}
+    settings = {"weight": 0.02, "iterations": 12, "std": 0.0, "blocks": 2, "smoothing": 1.0}
     assert [one.shape for one in task.mdda_denoising(images[0].permute(1, 2, 0).numpy(), settings, np.random.default_rng(0))] == [
         (side, side, 3) for side in (6, 12, 24, 48) for _ in range(2)
     ]
