@@ -1,6 +1,8 @@
 """Programs that run while something else happens, and of which nothing is left afterwards.
 
-Flower's processes start others, some in sessions of their own: all of them are known by a mark in their environment (Linux only).
+Flower's processes start others, some in sessions of their own: all of them are known by a mark in their environment (Linux only). Should
+the program that started them be killed itself, a warden ends them: `python -m fedrobust.federation.processes <mark>`, which waits for
+its standard input to end.
 """
 
 from __future__ import annotations
@@ -35,9 +37,12 @@ class Processes:
         path = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
         self.environment = {**os.environ, **environment, "PATH": path, "PYTHONUNBUFFERED": "1", MARK: self._mark}
         self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._warden: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
+        words = [sys.executable, "-m", __name__, self._mark]
+        self._warden = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -102,11 +107,12 @@ class Processes:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
         self._wait_for_all(GRACE_SECONDS)
-        for pid in self.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _signal_all(self._mark, signal.SIGKILL)
         self._wait_for_all(GRACE_SECONDS)
         self._started = {}
+        if self._warden is not None:
+            self._warden.communicate()  # ends its standard input; it finds nothing to do
+            self._warden = None
 
     def _wait_for_all(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -134,6 +140,22 @@ def _marked(mark: str) -> Iterator[tuple[int, str]]:
                     yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
 
 
+def _signal_all(mark: str, number: int) -> None:
+    for pid, _ in _marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _guard(mark: str) -> None:
+    """Wait for the end of the standard input, which is that of whoever started this, and end everything with the mark."""
+    sys.stdin.read()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal_all(mark, number)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while dict(_marked(mark)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
 def free_ports(number: int) -> list[int]:
     """Ports of the loopback interface that nobody used a moment ago."""
     with contextlib.ExitStack() as stack:
@@ -153,3 +175,7 @@ def wait_for_port(host: str, port: int, processes: Processes, name: str, seconds
             raise RunError(f"{name} ended at once; see {processes.log(name)}")
         time.sleep(0.1)
     raise RunError(f"{name} does not listen on port {port} after {seconds:g} s; see {processes.log(name)}")
+
+
+if __name__ == "__main__":
+    _guard(sys.argv[1])
