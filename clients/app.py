@@ -44,8 +44,8 @@ def in_time(message: Message, context: Context, answer: Callable[[Message, Conte
 
 
 app = ClientApp(mods=[in_time])
-for stage, answer in secure.STAGES.items():  # under privacy=secure_aggregation, before and after training
-    app.train(stage)(answer)
+for _stage, _answer in secure.STAGES.items():  # under privacy=secure_aggregation, before and after training
+    app.train(_stage)(_answer)
 
 
 @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here

@@ -37,7 +37,7 @@ def strategy_for(server: Server, state: State) -> RuleStrategy:
 
 @final
 class SecureStrategy(RuleStrategy):
-    """Holds a rule that works on sums. Of the updates it never has more than their masked sum so far, and then their mean.
+    """Holds a rule that works on sums. Of the updates it has one masked reply, the masked sum so far, and at the end their mean.
 
     A client whose keys or shares do not come is left out of the round; one that is lost after that is made good for with the
     others' shares. Both are failures by the policy server.max_failures; fewer than the threshold end the run.
@@ -139,7 +139,10 @@ class SecureStrategy(RuleStrategy):
         if self._grid is None:
             raise RunError("privacy=secure_aggregation: needs the loop of fedrobust (strategies.rounds), not Flower's own")
         nodes = sorted(self._grid.get_node_ids())
-        self.inbox = Inbox(self._expected(secure.task(wire.task(self._order), stage)), {nodes[client]: client for client in contents})
+        self.inbox = Inbox(
+            self._expected(secure.task(wire.task(self._order), stage)),
+            {nodes[client]: client for client in contents if client < len(nodes)},
+        )
         messages = (Message(contents[client], dst_node_id=node, message_type=kind) for node, client in self.inbox.clients.items())
         return self._ask(self._grid, self.inbox.outgoing(messages))
 

@@ -187,6 +187,22 @@ def test_whatever_a_site_sends_costs_it_that_round_and_nobody_else(federation: L
     complete(federation, "liar", 5)
 
 
+def test_a_site_lost_under_secure_aggregation_is_made_good_for(federation: LocalFederation) -> None:
+    """Once in training, when the others have masked with it: their shares take its masks off; once before the last answer."""
+    name = list(federation.sites)[1]
+    words = ("privacy=secure_aggregation", "rounds=2", "server.max_failures=1", "server.round_timeout=300")
+    with faults(federation, name, **{"train": {"1": "die"}, "train.unmask": {"2": "die"}}):
+        state = federation.operator.wait(submit(federation, "masked", *words), SECONDS)
+    shown(federation, "masked")
+    assert state["status"] == COMPLETED, state
+    lost = number_of(federation, name)
+    assert [[client for client, _ in one] for one in failures(federation, "masked")] == [[lost], [lost]]
+    took_part = [[one["client"] for one in line["clients"]] for line in rounds(federation, "masked")[1:]]
+    assert took_part == [sorted({0, 1, 2} - {lost}), [0, 1, 2]]
+    assert json.loads((federation.folder / "masked" / "report.json").read_text())["privacy"]["dropped"] == 2
+    complete(federation, "masked", 2)
+
+
 def test_a_site_that_hangs_is_waited_for_until_the_deadline_and_comes_back(federation: LocalFederation) -> None:
     name = list(federation.sites)[2]
     with faults(federation, name, train={"1": "hang"}):
