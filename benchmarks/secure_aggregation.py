@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from benchmarks import _report
 from fedrobust.privacy import secure_aggregation
 from fedrobust.privacy.secure import Session, fixed_point, hospital
 from fedrobust.privacy.secure.coordinator import Opened, Sitting, unmask
@@ -23,6 +24,7 @@ from fedrobust.types import State
 
 T = TypeVar("T")
 SCALE = fixed_point.scale(1.0, 1_000_000)  # for privacy.clip=1.0 and the default of server.max_examples
+FEWEST = 3  # of two, one alone would be left
 
 
 class Stopwatch:
@@ -84,17 +86,31 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The checked command line; exits with code 2."""
+    parser = _report.parser("secure_aggregation", __doc__)
+    parser.add_argument("--hospitals", type=_report.count, default=10, help="3 or more (10)")
+    parser.add_argument("--parameters", type=_report.count, default=23_500_000, help="of the model (23500000, a ResNet-50)")
+    options = parser.parse_args(words)
+    _report.check_writable("--json", options.json)
+    if options.hospitals < FEWEST:
+        _report.refuse(f"--hospitals={options.hospitals}: must be {FEWEST} or more, since one is lost")
+    if options.quick:
+        options.hospitals, options.parameters = FEWEST, 1000
+    return options
+
+
+def main(words: Sequence[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hospitals", type=int, default=10, help="3 or more")
-    parser.add_argument("--parameters", type=int, default=23_500_000)
-    options = parser.parse_args(arguments)
-    print(f"{options.hospitals} hospitals, {options.parameters} parameters, torch threads: {torch.get_num_threads()}")
-    for name, value in measure(options.hospitals, options.parameters).items():
-        print(f"  {name:<24}{f'{value:.0f}' if name == 'MiB' else f'{value:.4f} s'}")
+    options, facts = parse(words), _report.machine()
+    found = measure(options.hospitals, options.parameters)
+    title = f"{options.hospitals} hospitals, {options.parameters} parameters, torch threads: {torch.get_num_threads()}"
+    rows = [[name, f"{value:.0f}" if name == "MiB" else f"{value:.4f} s"] for name, value in found.items()]
+    _report.show(title, ["", "mean"], rows, "One hospital is lost after its shares.")
+    if options.json is not None:
+        _report.write_json(options.json, _report.document("secure_aggregation", words, facts, title=title, measured=found))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
