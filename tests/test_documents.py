@@ -13,6 +13,7 @@ import pytest
 from fedrobust import config
 from fedrobust.ablation import plan
 from fedrobust.comparison import grid
+from fedrobust.federation import __main__ as federation
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -59,6 +60,11 @@ def test_every_command_of_the_documents_exists(module: str) -> None:
 @pytest.mark.parametrize(("page", "words"), STUDIES)
 def test_every_setting_of_the_documents_can_be_read(page: Path, words: list[str]) -> None:
     READERS[words[0]](settings(words))
+
+
+@pytest.mark.parametrize(("page", "words"), [one for one in ALL if one[1][0] == "fedrobust.federation"], ids=lambda one: str(one)[-50:])
+def test_every_word_to_the_federation_helper_is_understood(page: Path, words: list[str]) -> None:
+    federation._asked([word for word in words[1:] if word not in {"--help", "-h"}] or ["demo", "folder"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
