@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ SECURE = ("strategy=fedavg", "privacy=secure_aggregation")
 ROOMY = ("num_clients=20", "poisoned=0", "server.root_per_class=1", "partition=iid")  # enough for any rule
 
 
+@functools.cache
 def rule(name: str) -> Strategy:
     built: Strategy = config.build(config.compose(f"strategy={name}"), "strategy")
     return built
