@@ -53,12 +53,7 @@ class Server:
 
     def order(self, server_round: int) -> dict[str, str | int | bytes]:
         """The settings in a round's messages (see `wire.instruction`)."""
-        return {
-            "experiment": self.experiment.text,
-            "round": server_round,
-            "etf": self.etf_bytes,
-            "etf-sha256": self.etf_sha256,
-        }
+        return {"experiment": self.experiment.text, "round": server_round, "etf": self.etf_bytes, "etf-sha256": self.etf_sha256}
 
     def data_for_rule(self) -> ServerData:
         """Only what the rule says it uses."""
