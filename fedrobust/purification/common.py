@@ -29,7 +29,7 @@ def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifi
         wide = images.to(torch.promote_types(images.dtype, torch.float32))
         most = VALUES * (torch.get_num_threads() if images.device.type == "cpu" else GPU)
         portions = torch.split(wide, max(1, most // images[0].numel()))
-        return torch.cat([apply(one, generator) for one in portions]).clamp(0, 1).to(images.dtype)
+        return torch.cat([apply(one, generator).clamp(0, 1).to(images.dtype) for one in portions])
 
     return Purifier(name, purify, differentiable)
 
