@@ -134,3 +134,9 @@ def test_the_default_steps_come_lower_than_scikit_image(weight: float, std: floa
 def test_the_gradient_is_that_of_the_iteration() -> None:
     images = pictures(1, 1, 3, 4).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda one: tv.rof(one, 0.1, 3), images)
+
+
+def test_images_that_could_have_a_gradient_need_none() -> None:
+    images = pictures()
+    with torch.no_grad():
+        assert torch.equal(tv.rof(images.clone().requires_grad_(), 0.1), tv.rof(images, 0.1))
