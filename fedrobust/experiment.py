@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedrobust import compatible, jsontext, sum_only
 from fedrobust import config as settings
-from fedrobust import jsontext, sum_only
 from fedrobust.composition import compose
 from fedrobust.contamination import contaminate, share
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, carve
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation import OBLIVIOUS, Evaluation
+from fedrobust.evaluation import Evaluation
 from fedrobust.models import Classifier, ModelFactory
 from fedrobust.partition import Remote
 from fedrobust.privacy import Privacy
@@ -210,19 +210,15 @@ def build(config: Mapping[str, Any]) -> Experiment:
         built[group] = settings.build(config, group, **({"model": built["model"]} if group == "client" else {}))
     strategy = compose(built["strategy"], built["preaggregation"], built["server_optimizer"])
     sum_only.check(config, built["privacy"], built["strategy"], built["preaggregation"])
-    _check_together(config, strategy)
-    _check_evasion(built["evaluation"], built["evasion"], built["purifier"])
-    _check_statistics(config, built["evaluation"], built["purifier"])
-    _check_fusion(built["evaluation"], built["evasion"], built["model"])
-    _check_sanitiser(config, built["sanitiser"])
-    _check_privacy(config, built["privacy"])
+    compatible.check(config, built, strategy)
     dataset = _dataset(settings.to_json(config["data"]))
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {group: settings.build(config, group, **classes) for group in ("contamination", "noise", "corruption")}
-    _check_damage(damage)
+    compatible.check_damage(damage)
     sum_only.check_readers(config, built["privacy"], built["evaluation"], built["evasion"], damage["contamination"])
     seed = config["seed"]
-    root, proxy, rest = _server_images(config, dataset, built["partition"])
+    reason = compatible.needs_proxy(config, built["evaluation"], built["purifier"])
+    root, proxy, rest = _server_images(config, dataset, built["partition"], reason)
     parts = built["partition"](dataset, rest, config["num_clients"], generator(seed, "partition"))
     return Experiment(
         config=config,
@@ -246,16 +242,15 @@ def build(config: Mapping[str, Any]) -> Experiment:
     )
 
 
-def _server_images(config: Mapping[str, Any], dataset: Dataset, partition: object) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (root, proxy, rest); on the node of a real site all images are its own."""
+def _server_images(config: Mapping[str, Any], dataset: Dataset, partition: object, reason: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (root, proxy, rest); on the node of a real site all images are its own. reason: what needs proxy images, or nothing."""
     server = config["server"]
     if isinstance(partition, Remote) and partition.client is not None:
         nothing = torch.zeros(0, dtype=torch.int64)
         return nothing, nothing, torch.arange(len(dataset))
     root, proxy, rest = carve(dataset, server["root_per_class"], server["proxy"], generator(config["seed"], "carve"))
-    if server["buffers"] == "recalibrate" and len(proxy) < 2:
-        found = f"whole patients or lesions gave {len(proxy)} images, recalibrate needs 2"
-        raise ConfigError(f"server.proxy={server['proxy']}: {found}; raise it")
+    if reason and len(proxy) < 2:
+        raise ConfigError(f"server.proxy={server['proxy']}: whole patients or lesions gave {len(proxy)} images, {reason} needs 2; raise it")
     return root, proxy, rest
 
 
@@ -271,77 +266,6 @@ def _grades(config: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, 
 def from_text(text: str) -> Experiment:
     """The experiment of a configuration's canonical text: a process that gets it every round builds it once."""
     return build(jsontext.read_object(text, "experiment"))
-
-
-def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
-    clients, server = settings.clients_per_round(config), config["server"]
-    if clients < strategy.min_clients:
-        key = "num_clients" if config["clients_per_round"] is None else "clients_per_round"
-        raise ConfigError(
-            f"{key}={config[key]}: strategy={strategy.name} needs at least {strategy.min_clients} a round; raise {key} or lower its f"
-        )
-    if "root" in strategy.uses and server["root_per_class"] == 0:
-        other = " or strategy.trust=none" if "trust" in config["strategy"] else ""
-        raise ConfigError(f"server.root_per_class=0: strategy={strategy.name} needs root images; set server.root_per_class=8{other}")
-    if config["model"].get("head") == "linear" and config["client"].get("loss") == "dot_regression":
-        raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")
-
-
-def _check_sanitiser(config: Mapping[str, Any], sanitiser: Sanitiser) -> None:
-    if sanitiser.score is not None and not sanitiser.active(config["rounds"]):
-        raise ConfigError(
-            f"sanitiser.warmup={sanitiser.warmup}: nothing would be left out in rounds={config['rounds']}; lower it or raise rounds"
-        )
-    if sanitiser.anchors == "etf" and config["model"].get("head") == "linear":
-        raise ConfigError("sanitiser.anchors=etf: needs model.head=etf; use sanitiser.anchors=centroid")
-
-
-def _check_privacy(config: Mapping[str, Any], privacy: Privacy) -> None:
-    """Nothing that is computed from a hospital's images may leave it but its noisy or masked update."""
-    if not privacy.sends_buffers and config["server"]["buffers"] == "mean":
-        hidden = "would each be seen" if privacy.secure else "hold no noise"
-        why = f"averages the hospitals' BatchNorm statistics, which {hidden} and are not sent"
-        raise ConfigError(f"server.buffers=mean: {why} under privacy={privacy.name}; set server.buffers=recalibrate or local")
-
-
-def _check_evasion(evaluation: Evaluation, evasion: Evasion, purifier: Purifier) -> None:
-    """Threat models that know the purifier need one, and a bounded attack to be compared with."""
-    adaptive = [name for name in evaluation.threat_models if name != OBLIVIOUS]
-    if not adaptive:
-        return
-    asked = f"evaluation.threat_models={list(evaluation.threat_models)}"
-    if purifier.name == NO_PURIFIER.name or evasion.attack is None or not evasion.bounded:
-        raise ConfigError(f"{asked}: needs a purifier and an attack within eps; set purifier=mdda evasion=pgd, or leave only {OBLIVIOUS}")
-    if "differentiated" in adaptive and not purifier.differentiable:
-        raise ConfigError(f"{asked}: purifier={purifier.name} has no gradient; leave differentiated out")
-
-
-def _check_statistics(config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier) -> None:
-    """The server estimates BatchNorm statistics behind a purifier on its proxy images."""
-    if evaluation.purified_statistics and purifier.name != NO_PURIFIER.name and config["server"]["proxy"] < 2:
-        why = f"needs images on the server behind purifier={purifier.name}, server.proxy={config['server']['proxy']}"
-        raise ConfigError(f"evaluation.purified_statistics=true: {why}; set server.proxy=128 or evaluation.purified_statistics=false")
-
-
-def _check_fusion(evaluation: Evaluation, evasion: Evasion, model: ModelFactory) -> None:
-    """Client models are there where they are attacked, and have a common space where their anchors are fixed."""
-    if evaluation.fusion and (evasion.attack is None or not evaluation.adversarial_clients):
-        raise ConfigError(
-            "evaluation.fusion=true: fuses the client models that are attacked; set evasion=pgd evaluation.adversarial_clients=true"
-        )
-    if evaluation.fusion and model.head != "etf":
-        raise ConfigError(f"evaluation.fusion=true: model.head={model.head} has no space that client models share; set model.head=etf")
-
-
-def _check_damage(damage: Mapping[str, Contamination]) -> None:
-    if damage["corruption"].craft is not None:
-        name = damage["corruption"].name
-        why = "is crafted against the model that a client receives"
-        raise ConfigError(f"corruption={name}: {why}; to attack the final models use evasion=pgd")
-    for group in ("noise", "corruption"):
-        if damage[group].collude is not None:
-            name = damage[group].name
-            raise ConfigError(f"{group}={name}: only poisoned clients work together; use contamination={name}")
 
 
 def sum_scale(study: Experiment) -> float:

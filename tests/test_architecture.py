@@ -19,7 +19,7 @@ FLOORS = [
     {
         "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "display", "plots", "html",
         "experiment", "composition", "site", "judgement", "predictions", "twins", "checkpoints", "training_settings",
-        "attempts", "resistance", "sum_only",
+        "attempts", "resistance", "sum_only", "compatible",
     },
 ]  # fmt: skip
 FLOWER_ROOMS = (

@@ -188,3 +188,26 @@ def test_without_trust_no_root_images_are_needed() -> None:
     study = federation.study("server.root_per_class=0", "strategy.trust=none")
     assert len(study.root) == 0
     assert len(study.samples(study.root)) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["purifier=tv", "server.buffers=mean"], "purifier=tv"),
+        (["server.buffers=recalibrate"], "recalibrate"),
+        (["purifier=tv", "server.buffers=mean", "evaluation.purified_statistics=false"], None),
+        (["server.buffers=mean"], None),
+    ],
+)
+def test_whole_patients_may_give_too_few_proxy_images(words: list[str], what: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def carved(dataset: experiment.Dataset, root: int, proxy: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        rows = torch.arange(len(dataset))
+        return rows[:0], rows[:1], rows[1:]  # one image, where two were asked for
+
+    monkeypatch.setattr(experiment, "carve", carved)
+    given = ("server.proxy=2", "server.root_per_class=0", "strategy=fedavg", *words)
+    if what is None:
+        assert len(experiment.build(federation.settings(*given)).proxy) == 1  # not `study`, which keeps what it built
+    else:
+        with pytest.raises(ConfigError, match=rf"server\.proxy=2: whole patients or lesions gave 1 images, {what} needs 2; raise it"):
+            experiment.build(federation.settings(*given))
