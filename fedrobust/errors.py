@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,6 +26,21 @@ class DataError(FedrobustError):
 
 class RunError(FedrobustError):
     """A run that started and could not be finished (failed clients, no usable reply): exit code 1."""
+
+
+def exit_reason(code: int) -> str:
+    """How a process ended, in words.
+
+    Args:
+        code: its exit code as `subprocess` gives it, negative where a signal ended it.
+    """
+    if code >= 0:
+        return f"ended with code {code}"
+    number = -code
+    name = signal.Signals(number).name if number in {one.value for one in signal.Signals} else f"signal {number}"
+    if number in {one.value for one in (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)}:
+        return f"killed by {name}, a crash in native code (torch, one of its libraries or a driver) and no fault of the settings"
+    return f"killed by {name}" + (", as happens when memory runs out" if name == "SIGKILL" else "")
 
 
 @contextmanager

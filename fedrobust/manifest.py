@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -64,6 +65,7 @@ def conditions(device: str, client_threads: int | None) -> dict[str, Any]:
         "device": device,
         "torch_threads": torch.get_num_threads(),
         "client_threads": client_threads,
+        "processor": processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "packages": package_versions(),
         "program": program_digest(),
@@ -76,7 +78,13 @@ def changes(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     if manifest.get("program") != now["program"]:
         found.append("the program's sources")
-    names = {"device": "device", "cpu_capability": "processor", "torch_threads": "OMP_NUM_THREADS", "client_threads": "engine.threads"}
+    names = {
+        "device": "device",
+        "processor": "processor",
+        "cpu_capability": "instruction set",
+        "torch_threads": "OMP_NUM_THREADS",
+        "client_threads": "engine.threads",
+    }
     for key, name in names.items():
         pair = [str(facts.get(key)) for facts in (manifest, now)]
         if key == "device":  # a CPU's says its threads, which have a line of their own
@@ -98,6 +106,16 @@ def _write(folder: Path, manifest: Mapping[str, Any]) -> Path:
     except TypeError as error:
         raise ValueError(f"{MANIFEST}: {error}") from error
     return write_text(folder / MANIFEST, text + "\n")
+
+
+def processor() -> str:
+    """The processor's own name, e.g. "AMD EPYC 7B13"; its architecture where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def package_versions() -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedrobust.bounded import LARGEST, bounded, check_options
 from fedrobust.checks import choice, flag, number
+from fedrobust.convolutions import avoid_strided_pointwise
 from fedrobust.errors import ConfigError
 from fedrobust.fusion import FUSIONS, Fusion, Normalised, image_statistics
 from fedrobust.losses import full_precision
@@ -134,6 +135,7 @@ def _backbone(factory: ModelFactory) -> Any:
         raise ConfigError(f"model.options={dict(factory.options)}: timm cannot build {factory.name} so ({reason})") from error
     if factory.stem == "small":
         _shrink_stem(backbone, factory.name)
+    avoid_strided_pointwise(backbone)
     for module in backbone.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = factory.bn_momentum

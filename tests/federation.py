@@ -16,7 +16,7 @@ from fedrobust.types import RoundRecord, State
 from strategies.adapter import RuleStrategy, Server
 from strategies.rounds import make_server
 
-TINY = ("model.dimension=8", "model.options.channels=[4,4,8,8]", "data.num_images=300", "client.steps=1", "client.batch_size=8")
+TINY = ("model.dimension=8", "model.options.channels=[8,8,16,16]", "data.num_images=300", "client.steps=1", "client.batch_size=8")
 MEAN = ("strategy=fedavg", "server.buffers=mean")
 
 

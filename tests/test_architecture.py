@@ -14,7 +14,7 @@ FLOORS = [
     {
         "data", "partition", "apportion", "contamination", "models", "weights", "etf", "losses", "metrics", "drops", "batchnorm",
         "augment", "optimizers", "alignment", "sanitising", "fusion", "ensembles", "privacy", "evasion", "purification",
-        "checkpoint", "tensorfile", "device", "wording", "bounded",
+        "checkpoint", "tensorfile", "device", "wording", "bounded", "convolutions",
     },
     {
         "training", "evaluation", "reporting", "records", "manifest", "config", "cli", "wire", "display", "plots", "html",

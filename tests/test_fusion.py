@@ -24,7 +24,7 @@ from fedrobust.training_settings import Settings
 from fedrobust.types import State
 from tests import tiny
 
-TWO = [{"name": "resnet18", "options": tiny.NARROW}, {"name": "resnet18", "options": {**tiny.NARROW, "channels": [4, 4, 8, 8]}}]
+TWO = [{"name": "resnet18", "options": tiny.NARROW}, {"name": "resnet18", "options": {**tiny.NARROW, "channels": [8, 8, 16, 32]}}]
 
 
 class Says(nn.Module):
@@ -75,7 +75,7 @@ def built(seed: int = 0, **changes):
 @pytest.mark.parametrize("head", ["etf", "linear"])
 def test_the_model_option_is_a_classifier_of_which_every_member_learns(head: str) -> None:
     model = built(head=head)
-    assert (model.head, model.last.in_features) == (head, 16 + 8)
+    assert (model.head, model.last.in_features) == (head, 16 + 32)
     before = read(model, Layout.of(model))
     assert torch.equal(before.parameters, read(built(head=head), Layout.of(model)).parameters)
     assert not torch.equal(before.parameters, read(built(1, head=head), Layout.of(model)).parameters)
@@ -117,7 +117,10 @@ def test_a_member_starts_from_a_finished_model_s_backbone(tmp_path: Path) -> Non
         ({"members": [*TWO, {"name": "resnet18", "head": "etf"}]}, r"model\.members\.2=.*: must have a name and may have stem"),
         ({"members": [{"name": "resnt18"}]}, r"model\.members\.0\.name=resnt18: timm has no such model"),
         ({"members": TWO, "fusion": "sum"}, r"model\.fusion=sum: must be one of concatenate, mean"),
-        ({"members": TWO, "fusion": "mean"}, r"model\.fusion=mean: features of 16, 8 values have no mean.*; use model\.fusion=concatenate"),
+        (
+            {"members": TWO, "fusion": "mean"},
+            r"model\.fusion=mean: features of 16, 32 values have no mean.*; use model\.fusion=concatenate",
+        ),
         ({"members": TWO, "dimension": 0}, r"model\.dimension=0"),
         ({"members": [{"name": "resnet18", "checkpoint": "/nowhere"}]}, r"model\.checkpoint=/nowhere"),
     ],

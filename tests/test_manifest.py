@@ -28,6 +28,8 @@ def test_it_holds_what_is_needed_to_repeat_the_run(tmp_path: Path) -> None:
     assert (manifest["seed"], manifest["device"], manifest["data"]) == (7, "cpu (1 threads)", DATA)
     assert manifest["command_line"] == ["simulate.py", "rounds=2"]
     assert manifest["packages"]["torch"] == torch.__version__.split("+")[0] or manifest["packages"]["torch"] == torch.__version__
+    assert manifest["processor"]
+    assert manifest["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert manifest["torch_threads"] == torch.get_num_threads()
     age = datetime.now(UTC) - datetime.fromisoformat(manifest["started_utc"])
     assert timedelta(0) <= age < timedelta(minutes=1)
@@ -91,9 +93,10 @@ def test_what_has_changed_since_is_named() -> None:
         "engine.threads 1 -> 2",
     ]
     assert changes({**now, "program": "another"}, now) == ["the program's sources"]
-    assert changes({**now, "device": "cuda (H200)", "cpu_capability": "x"}, now) == [
+    assert changes({**now, "device": "cuda (H200)", "cpu_capability": "x", "processor": "y"}, now) == [
         "device cuda (H200) -> cpu",
-        f"processor x -> {now['cpu_capability']}",
+        f"processor y -> {now['processor']}",
+        f"instruction set x -> {now['cpu_capability']}",
     ]
 
 

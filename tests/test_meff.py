@@ -37,7 +37,7 @@ def test_client_models_are_fused_for_every_seed(tmp_path: Path, capsys: pytest.C
 @pytest.mark.slow
 def test_members_are_trained_centrally(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    members = ["--member", "client=sgd", "--member", "client=prox model.options.channels=[4,4,8,16]"]
+    members = ["--member", "client=sgd", "--member", "client=prox model.options.channels=[8,8,16,32]"]
     meff.main([*WORDS, *members, "evaluation.draws=0", "--seeds", "0"])  # settings on both sides of the options
     rows = shown(capsys)
     assert [row[:2] for row in rows] == [[name, "clean"] for name in ("member 0", "member 1", "fusion", "fusion, trained top")]

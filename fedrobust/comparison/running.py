@@ -17,6 +17,7 @@ from typing import IO, Protocol
 from fedrobust import resume
 from fedrobust.comparison.grid import Cell, digest
 from fedrobust.config import to_json
+from fedrobust.errors import exit_reason
 
 CELLS, LOG = "cells", "run.log"
 COMMAND = (sys.executable, "-m", "fedrobust.comparison.cell")
@@ -59,10 +60,10 @@ class _Running:
         if code == 0:
             return None if is_finished(self.log.parent, self.cell) else f"ended without a report; see {self.log}"
         if code < 0:
-            return f"killed by {signal.Signals(-code).name}, as happens when memory runs out; see {self.log}"
+            return f"{exit_reason(code)}; see {self.log}"
         lines = self.log.read_bytes()[self.begins :].decode("utf-8", "replace").splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
-        return errors[-1].removeprefix("error: ") if errors else f"ended with code {code}; see {self.log}"
+        return errors[-1].removeprefix("error: ") if errors else f"{exit_reason(code)}; see {self.log}"
 
 
 def is_finished(folder: Path, cell: Cell) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import logging
 import math
 import os
@@ -39,7 +41,12 @@ class Workers:
 class Worker:
     """A long-lived process in which any client can answer; the app's caches stay in it."""
 
-    def __init__(self, client_app: str, num_clients: int, node_config: Mapping[str, Any], threads: int, path: Sequence[str]) -> None:
+    def __init__(
+        self, client_app: str, num_clients: int, node_config: Mapping[str, Any], threads: int, path: Sequence[str], *, crash_file: str
+    ) -> None:
+        with contextlib.suppress(OSError):  # another machine of a cluster does not have the server's folder
+            self._crash_file = open(crash_file, "w", encoding="utf-8")  # noqa: SIM115 (must stay open as long as the process lives)
+            faulthandler.enable(self._crash_file)
         # The driver may run from a folder that is not installed; what it can import, its workers can.
         sys.path.extend(folder for folder in path if folder not in sys.path)
         torch.set_num_threads(threads)

@@ -155,20 +155,21 @@ class Exchange:
         except ray.exceptions.RayTaskError as error:  # such as a reply that cannot be pickled
             return failed(task.message, str(error), RAISED)
         except ray.exceptions.RayError as error:
+            crash = self._pool.crash(number)
             self._pool.replace(number)
-            return self._again(task, error)
+            return self._again(task, error, "died" if crash is None else f"died ({crash})")
         self._memory.remember(task.client, None if state is None else _own_memory(state))
         answered: Message = reply
         return answered
 
-    def _again(self, task: Task, error: Exception) -> Message | None:
+    def _again(self, task: Task, error: Exception, end: str) -> Message | None:
         """A worker, or the reply on its way, was lost: the next worker gets the message, and the client's state from before."""
         lost = task.lost + 1
         if lost <= self._retries:
-            logger.warning("the worker process died while client %d was running: trying it again", task.client)
+            logger.warning("the worker process %s while client %d was running: trying it again", end, task.client)
             self._queues[task.client % len(self._queues)].appendleft(Task(task.message, lost))
             return None
-        reason = f"the worker process died while client {task.client} was running (attempts: {lost})"
+        reason = f"the worker process {end} while client {task.client} was running (attempts: {lost})"
         return failed(task.message, f"{error}\n{reason}", CRASHED)
 
     def _expire(self, source: Iterator[Message]) -> Iterator[Message]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import ray
@@ -17,10 +19,12 @@ STARTS = 3  # failed starts in a row after which a worker's place is given up
 
 @dataclass(slots=True)
 class Place:
-    """The place of one worker. promise: of its being ready, awaited before it gets anything; worker: None once given up."""
+    """The place of one worker. promise: of its being ready, awaited before it gets anything; worker: None once given up; crash: the
+    file that holds Python's last words should a signal such as SIGSEGV end the worker."""
 
     worker: Any
     promise: Any
+    crash: Path
     up: bool = False
     failed_starts: int = 0
 
@@ -29,8 +33,10 @@ class Place:
 class Pool:
     """Workers by number, each started by `spawn`. A replacement that finds no room starts when there is some."""
 
-    def __init__(self, spawn: Callable[[], Any]) -> None:
+    def __init__(self, spawn: Callable[[str], Any]) -> None:
         self._spawn = spawn
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._spawned = 0
         self._places: list[Place] = []
         self._last_up = 0.0
         self._cause = ""
@@ -40,7 +46,8 @@ class Pool:
 
     def open(self, number: int) -> None:
         """Start that many workers and wait until all are ready. Raises RunError, in one line, when one cannot start."""
-        self._places = [Place(worker := self._spawn(), worker.ready.remote()) for _ in range(number)]
+        self._folder = tempfile.TemporaryDirectory(prefix="fedrobust-workers-", ignore_cleanup_errors=True)
+        self._places = [self._new() for _ in range(number)]
         try:
             ray.get([place.promise for place in self._places], timeout=START_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
@@ -57,6 +64,8 @@ class Pool:
             if place.worker is not None:
                 ray.kill(place.worker)
         self._places = []
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def worker(self, number: int) -> Any:
         return self._places[number].worker
@@ -96,9 +105,25 @@ class Pool:
         if place.up:
             self._last_up = time.monotonic()
         if failed_starts == STARTS:
-            self._places[number] = Place(None, None)
+            self._places[number] = Place(None, None, place.crash)
         else:
-            self._places[number] = Place(worker := self._spawn(), worker.ready.remote(), failed_starts=failed_starts)
+            self._places[number] = self._new(failed_starts)
+
+    def _new(self, failed_starts: int = 0) -> Place:
+        assert self._folder is not None, "the pool is open"
+        crash = Path(self._folder.name) / f"{self._spawned}.txt"
+        self._spawned += 1
+        worker = self._spawn(str(crash))
+        return Place(worker, worker.ready.remote(), crash, failed_starts=failed_starts)
+
+    def crash(self, number: int) -> str | None:
+        """What ended a worker of this machine by a signal, in Python's words ("Segmentation fault"); None where nothing was said, as
+        when it was killed from outside."""
+        try:
+            first = self._places[number].crash.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        except OSError:
+            return None
+        return first.removeprefix("Fatal Python error: ").strip() or None
 
     def patience(self) -> float | None:
         """How many seconds to wait for a first worker to come up; None while there is one. Raises RunError when they are over."""

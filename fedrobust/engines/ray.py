@@ -70,5 +70,5 @@ class RayGrid(LocalGrid):
             raise RuntimeError("this grid is not open")
         yield from Exchange(self._pool, self, self._num_clients, self._retries, timeout).replies(messages)
 
-    def _spawn(self) -> Any:
-        return self._worker.remote(*self._app, sys.path)
+    def _spawn(self, crash_file: str) -> Any:
+        return self._worker.remote(*self._app, sys.path, crash_file=crash_file)

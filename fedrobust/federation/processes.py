@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, final
 
-from fedrobust.errors import RunError
+from fedrobust.errors import RunError, exit_reason
 
 MARK = "FEDROBUST_PROCESSES"
 GRACE_SECONDS = 5.0  # between asking a process to end and ending it
@@ -78,7 +78,7 @@ class Processes:
             raise RunError(f"{command[0]}: no end within {seconds:g} s") from None
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise RunError(f"{' '.join(command[:3])}: exit code {done.returncode}: {' '.join(said[-3:])}")
+            raise RunError(f"{' '.join(command[:3])}: {exit_reason(done.returncode)}: {' '.join(said[-3:])}")
         return done.stdout
 
     def log(self, name: str) -> Path:
@@ -172,7 +172,7 @@ def wait_for_port(host: str, port: int, processes: Processes, name: str, seconds
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
         if name in processes.ended():
-            raise RunError(f"{name} ended at once; see {processes.log(name)}")
+            raise RunError(f"{name}: {exit_reason(processes.ended()[name])}, at once; see {processes.log(name)}")
         time.sleep(0.1)
     raise RunError(f"{name} does not listen on port {port} after {seconds:g} s; see {processes.log(name)}")
 

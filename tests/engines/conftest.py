@@ -10,6 +10,7 @@ APP = textwrap.dedent('''
 
     import os
     import pathlib
+    import signal
     import time
 
     import torch
@@ -62,6 +63,8 @@ APP = textwrap.dedent('''
             raise KeyboardInterrupt
         if order == "die":
             os._exit(17)
+        if order == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
         if order.startswith("sleep"):
             time.sleep(float(order.split()[1]))
         if order.startswith("die-once"):

@@ -34,9 +34,10 @@ def fake(monkeypatch):
 @pytest.fixture
 def two(fake):
     """An open pool of two."""
-    opened = Pool(lambda: SimpleNamespace(ready=SimpleNamespace(remote=object)))
+    opened = Pool(lambda _: SimpleNamespace(ready=SimpleNamespace(remote=object)))
     opened.open(2)
-    return opened
+    yield opened
+    opened.close()
 
 
 def test_a_replacement_works_when_it_is_up_and_the_rest_go_on_meanwhile(two, fake):

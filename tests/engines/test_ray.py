@@ -124,6 +124,12 @@ def test_a_client_over_which_every_worker_dies_costs_one_reply_and_nobodys_memor
     assert {client: after[client] - before[client] for client in range(CLIENTS)} == {0: 2, 1: 2, 2: 1, 3: 2, 4: 2, 5: 2}
 
 
+def test_a_worker_that_a_signal_ended_is_reported_as_such(grid):
+    calls(grid)
+    _, bad = by_client(grid.send_and_receive(messages([2], {2: "crash"}), timeout=60))
+    assert bad[2].splitlines()[-1] == "the worker process died (Segmentation fault) while client 2 was running (attempts: 2)"
+
+
 def test_a_worker_that_died_unused_costs_nobody_anything(grid, caplog):
     both_up(grid)
     (reply,) = by_client(grid.send_and_receive(messages([0])))[0].values()

@@ -15,7 +15,7 @@ from tests.engines.processes import alive, left_after, started
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SIMULATE = [sys.executable, "-m", "fedrobust.simulate", "experiment=smoke", "strategy=fedavg", "poisoned=0", "evaluation.twin=false"]
-SMALL = ["data.num_images=300", "model.dimension=8", "model.options.channels=[4,4,8,8]", "server.buffers=mean"]
+SMALL = ["data.num_images=300", "model.dimension=8", "model.options.channels=[8,8,16,16]", "server.buffers=mean"]
 LONG = "client.steps=20"  # a quarter of a second and more, for a client to be caught at work
 RAY = ["engine=ray", "engine.workers=2", "engine.threads=1"]
 
