@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import _report
-from benchmarks._measure import ROOT, Measurement, run_task
-from benchmarks._report import Spread
-from benchmarks._work import environment
+from benchmarks.common import report
+from benchmarks.common.measure import ROOT, Measurement, run_task
+from benchmarks.common.report import Spread
+from benchmarks.common.work import environment
 
 WITH_IMAGES = ("etf_dml", "feddf", "fltrust")  # rules that use root or proxy images
 RULES = tuple(sorted(path.stem for path in (ROOT / "configs/strategy").glob("*.yaml") if path.stem not in WITH_IMAGES))
@@ -67,8 +67,8 @@ def cases(options: argparse.Namespace) -> list[Case]:
 
 def sizes(text: str) -> list[tuple[int, int]]:
     """`10x11200000,100x11200000` as pairs (N, D); for argparse."""
-    pairs = [word.partition("x")[::2] for word in _report.names(text)]
-    return [(_report.count(clients), _report.count(parameters)) for clients, parameters in pairs]
+    pairs = [word.partition("x")[::2] for word in report.names(text)]
+    return [(report.count(clients), report.count(parameters)) for clients, parameters in pairs]
 
 
 def _has(name: str, rule: str, clients: int) -> bool:
@@ -95,11 +95,11 @@ def measure_all(options: argparse.Namespace) -> dict[Case, Measurement]:
     out: dict[Case, Measurement] = {}
     for case in cases(options):
         if case.need > available_gigabytes():
-            _report.say(f"{title(case)}: left out, it may need {case.need:.0f} GB and {available_gigabytes():.0f} GB are free")
+            report.say(f"{title(case)}: left out, it may need {case.need:.0f} GB and {available_gigabytes():.0f} GB are free")
             continue
         out[case] = measure(case, options)
         found = out[case]
-        _report.say(f"{title(case)}: {found.failure or ', '.join(f'{seconds:.3f} s' for seconds in found.result['seconds'])}")
+        report.say(f"{title(case)}: {found.failure or ', '.join(f'{seconds:.3f} s' for seconds in found.result['seconds'])}")
     return out
 
 
@@ -132,18 +132,18 @@ def summary(found: dict[Case, Measurement]) -> list[dict[str, Any]]:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
-    parser = _report.parser("aggregation", __doc__)
+    parser = report.parser("aggregation", __doc__)
     usual = "10x11200000,100x11200000,10x23500000"
     parser.add_argument("--sizes", type=sizes, default=sizes(usual), help=f"updates N x parameters D, ... ({usual})")
-    parser.add_argument("--rules", type=_report.names, default=list(RULES), help=f"of {','.join(RULES)}")
-    parser.add_argument("--beside", type=_report.names, default=["byzfl"], help="whose rules beside ours: numpy,torch,byzfl (byzfl)")
-    parser.add_argument("--repeats", type=_report.count, default=3, help="calls in a process (3)")
-    parser.add_argument("--threads", type=_report.count, default=1, help="of torch (1)")
-    parser.add_argument("--timeout", type=_report.count, default=1800, help="seconds after which one case counts as failed (1800)")
+    parser.add_argument("--rules", type=report.names, default=list(RULES), help=f"of {','.join(RULES)}")
+    parser.add_argument("--beside", type=report.names, default=["byzfl"], help="whose rules beside ours: numpy,torch,byzfl (byzfl)")
+    parser.add_argument("--repeats", type=report.count, default=3, help="calls in a process (3)")
+    parser.add_argument("--threads", type=report.count, default=1, help="of torch (1)")
+    parser.add_argument("--timeout", type=report.count, default=1800, help="seconds after which one case counts as failed (1800)")
     options = parser.parse_args(words)
-    _report.check_names("--rules", options.rules, RULES)
-    _report.check_names("--beside", options.beside, tuple(REFERENCES))
-    _report.check_writable("--json", options.json)
+    report.check_names("--rules", options.rules, RULES)
+    report.check_names("--beside", options.beside, tuple(REFERENCES))
+    report.check_writable("--json", options.json)
     if options.quick:
         options.sizes, options.rules, options.repeats = [(10, 100_000)], ["median"], 2
     return options
@@ -151,7 +151,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> int:
     """The command line; 1 where a case failed."""
-    options, facts = parse(words), _report.machine()
+    options, facts = parse(words), report.machine()
     found = measure_all(options)
     table = summary(found)
     lines = [
@@ -165,10 +165,10 @@ def main(words: Sequence[str]) -> int:
         for row in table
     ]
     note = "Median [least, most] of the calls. Reads: of the matrix. Memory: the peak with the matrix, in matrices. CPU: less disturbed."
-    _report.show("Rules on random updates", ["", "s", "reads", "memory", "times ours", "of CPU"], lines, note)
+    report.show("Rules on random updates", ["", "s", "reads", "memory", "times ours", "of CPU"], lines, note)
     if options.json is not None:
         runs = [{**case._asdict(), **measured.plain()} for case, measured in found.items()]
-        _report.write_json(options.json, _report.document("aggregation", words, facts, summary=table, runs=runs))
+        report.write_json(options.json, report.document("aggregation", words, facts, summary=table, runs=runs))
     return int(any(measured.failure for measured in found.values()))
 
 

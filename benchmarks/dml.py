@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _report
-from benchmarks._measure import Measurement, run_task
-from benchmarks._report import Spread
-from benchmarks._work import environment, write_archive
+from benchmarks.common import report
+from benchmarks.common.measure import Measurement, run_task
+from benchmarks.common.report import Spread
+from benchmarks.common.work import environment, write_archive
 
 MODELS = ("small", "resnet18", "resnet50")
 ROOT_IMAGES, CLASSES = 8, 10  # root images per class
@@ -74,7 +74,7 @@ def show(case: dict[str, Any], measured: Measurement) -> None:
         [words[name], values["seconds"].text(), values["ratio"].text(), str(kept.get(name, ""))]
         for name, values in summary(measured).items()
     ]
-    _report.show(title(case), ["", "s", "to plain passes", "members with weight"], rows, "Median [least, most] over the repeats.")
+    report.show(title(case), ["", "s", "to plain passes", "members with weight"], rows, "Median [least, most] over the repeats.")
 
 
 def plain(case: dict[str, Any], measured: Measurement) -> dict[str, Any]:
@@ -86,17 +86,17 @@ def plain(case: dict[str, Any], measured: Measurement) -> dict[str, Any]:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
-    parser = _report.parser("dml", __doc__)
-    parser.add_argument("--members", type=_report.counts, default=[10], help="numbers of members (10)")
-    parser.add_argument("--proxy", type=_report.counts, default=[128, 1000], help="numbers of proxy images (128,1000)")
+    parser = report.parser("dml", __doc__)
+    parser.add_argument("--members", type=report.counts, default=[10], help="numbers of members (10)")
+    parser.add_argument("--proxy", type=report.counts, default=[128, 1000], help="numbers of proxy images (128,1000)")
     parser.add_argument("--model", choices=MODELS, default="resnet18", help="of configs/model (resnet18)")
-    parser.add_argument("--size", type=_report.count, default=32, help="pixels of the images, square (32)")
+    parser.add_argument("--size", type=report.count, default=32, help="pixels of the images, square (32)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes (cpu)")
-    parser.add_argument("--repeats", type=_report.count, default=3, help="calls of everything in a process (3)")
-    parser.add_argument("--threads", type=_report.count, default=1, help="of torch (1)")
-    parser.add_argument("--timeout", type=_report.count, default=3600, help="seconds after which one case counts as failed (3600)")
+    parser.add_argument("--repeats", type=report.count, default=3, help="calls of everything in a process (3)")
+    parser.add_argument("--threads", type=report.count, default=1, help="of torch (1)")
+    parser.add_argument("--timeout", type=report.count, default=3600, help="seconds after which one case counts as failed (3600)")
     options = parser.parse_args(words)
-    _report.check_writable("--json", options.json)
+    report.check_writable("--json", options.json)
     if options.quick:
         options.members, options.proxy, options.model, options.size, options.repeats = [3], [16], "small", 16, 1
     return options
@@ -104,18 +104,18 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> int:
     """The command line; 1 where a case failed."""
-    options, facts = parse(words), _report.machine()
+    options, facts = parse(words), report.machine()
     found = []
     for case in cases(options):
         measured = measure(case, options.timeout)
         found.append((case, measured))
         if measured.failure:
             print(measured.output, file=sys.stderr)
-            _report.say(f"{title(case)}: failed: {measured.failure}")
+            report.say(f"{title(case)}: failed: {measured.failure}")
         else:
             show(case, measured)
     if options.json is not None:
-        _report.write_json(options.json, _report.document("dml", words, facts, cases=[plain(*one) for one in found]))
+        report.write_json(options.json, report.document("dml", words, facts, cases=[plain(*one) for one in found]))
     return int(any(measured.failure for _, measured in found))
 
 

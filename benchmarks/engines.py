@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks import _report
-from benchmarks._measure import Measurement, run_fresh
-from benchmarks._report import Spread
-from benchmarks._work import WORKLOADS, Work, write_images
+from benchmarks.common import report
+from benchmarks.common.measure import Measurement, run_fresh
+from benchmarks.common.report import Spread
+from benchmarks.common.work import WORKLOADS, Work, write_images
 
 RULES = ("fedavg", "median", "multi_krum")
 ONE_RULE = RULES[:1]
@@ -100,7 +100,7 @@ def entries(only: Sequence[str], rules: Sequence[str]) -> list[Entry]:
     for name in only:
         known, package, how = CONTESTANTS[name]
         if importlib.util.find_spec(package) is None:
-            _report.say(f"{name}: not installed ({how})")
+            report.say(f"{name}: not installed ({how})")
             continue
         found += [Entry(name, rule) for rule in rules if rule in known]
     return found
@@ -127,7 +127,7 @@ def warm_up(work: Work, timeout: float) -> None:
     found = measure(work, Entry("inline", "fedavg"), timeout)
     if found.failure:
         print(found.output, file=sys.stderr)
-        _report.refuse(f"warm-up: {found.failure}")
+        report.refuse(f"warm-up: {found.failure}")
 
 
 def measure_all(options: argparse.Namespace, folder: str) -> list[Run]:
@@ -143,9 +143,9 @@ def measure_all(options: argparse.Namespace, folder: str) -> list[Run]:
                 measured = measure(work, entry, options.timeout)
                 measured = checked(measured, work)
                 runs.append(Run(work.name, entry, repeat, measured))
-                _report.say(f"{work.name} {repeat + 1}/{options.repeats} {entry.title}: {_line(measured)}")
+                report.say(f"{work.name} {repeat + 1}/{options.repeats} {entry.title}: {_line(measured)}")
                 if measured.failure:
-                    _report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
+                    report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
     return runs
 
 
@@ -193,38 +193,38 @@ def show(runs: Sequence[Run]) -> None:
                 rows.append(row)
             columns = ["", *(text for name in MEASURES for text in (HEADERS[name], "to plain"))]
             note = "Median [least, most] over the repeats; ratios to the plain loop (its FedAvg) of the same repeat."
-            _report.show(f"{workload}: {words}", columns, rows, note)
+            report.show(f"{workload}: {words}", columns, rows, note)
         for line in odd_ones(mine):
             print(f"note: {line}")
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
-    parser = _report.parser("engines", __doc__)
-    parser.add_argument("--repeats", type=_report.count, default=3, help="measurements of everything, interleaved (3)")
-    parser.add_argument("--threads", type=_report.count, default=1, help="of torch in every process (1)")
-    parser.add_argument("--workers", type=_report.count, default=2, help="processes of the engines that have them: ray, flower (2)")
+    parser = report.parser("engines", __doc__)
+    parser.add_argument("--repeats", type=report.count, default=3, help="measurements of everything, interleaved (3)")
+    parser.add_argument("--threads", type=report.count, default=1, help="of torch in every process (1)")
+    parser.add_argument("--workers", type=report.count, default=2, help="processes of the engines that have them: ray, flower (2)")
     parser.add_argument(
-        "--only", type=_report.names, default=list(CONTESTANTS), help=f"of {','.join(CONTESTANTS)}; the plain loop always runs"
+        "--only", type=report.names, default=list(CONTESTANTS), help=f"of {','.join(CONTESTANTS)}; the plain loop always runs"
     )
-    parser.add_argument("--workload", type=_report.names, default=list(WORKLOADS), help=f"of {','.join(WORKLOADS)}")
-    parser.add_argument("--rules", type=_report.names, default=list(RULES), help=f"of {','.join(RULES)}")
-    parser.add_argument("--timeout", type=_report.count, default=1800, help="seconds after which one measurement counts as failed (1800)")
+    parser.add_argument("--workload", type=report.names, default=list(WORKLOADS), help=f"of {','.join(WORKLOADS)}")
+    parser.add_argument("--rules", type=report.names, default=list(RULES), help=f"of {','.join(RULES)}")
+    parser.add_argument("--timeout", type=report.count, default=1800, help="seconds after which one measurement counts as failed (1800)")
     options = parser.parse_args(words)
     for option, known in (("only", CONTESTANTS), ("workload", WORKLOADS), ("rules", RULES)):
-        _report.check_names(f"--{option}", getattr(options, option), list(known))
-    _report.check_writable("--json", options.json)
+        report.check_names(f"--{option}", getattr(options, option), list(known))
+    report.check_writable("--json", options.json)
     return options
 
 
 def main(words: Sequence[str]) -> int:
     """The command line; 1 where a contestant failed."""
-    options, facts = parse(words), _report.machine()
+    options, facts = parse(words), report.machine()
     with tempfile.TemporaryDirectory(prefix="fedrobust-benchmark-") as folder:
         runs = measure_all(options, folder)
     show(runs)
     if options.json is not None:
-        _report.write_json(options.json, _document(words, facts, runs))
+        report.write_json(options.json, _document(words, facts, runs))
     return int(any(run.measured.failure for run in runs))
 
 
@@ -243,7 +243,7 @@ def _document(words: Sequence[str], facts: Mapping[str, Any], runs: Sequence[Run
         {"workload": run.workload, "contestant": run.entry.name, "rule": run.entry.rule, "repeat": run.repeat, **run.measured.plain()}
         for run in runs
     ]
-    return _report.document("engines", words, facts, summary=tables, runs=raw)
+    return report.document("engines", words, facts, summary=tables, runs=raw)
 
 
 if __name__ == "__main__":

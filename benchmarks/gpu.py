@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import _report, dml
-from benchmarks._measure import Measurement, run_fresh
-from benchmarks._report import Spread
-from benchmarks._work import Work, write_images
+from benchmarks import dml
+from benchmarks.common import report
+from benchmarks.common.measure import Measurement, run_fresh
+from benchmarks.common.report import Spread
+from benchmarks.common.work import Work, write_images
 from benchmarks.engines import Entry, checked, measure, steady
 
 ASK = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)"
@@ -58,9 +59,9 @@ def measure_size(options: argparse.Namespace, size: int) -> dict[Lane, list[Meas
                 work = work_of(options, size, lane, folder)
                 measured = checked(measure(work, Entry(lane.name, "fedavg"), options.timeout), work)
                 found[lane].append(measured)
-                _report.say(f"{size} px {repeat + 1}/{options.repeats} {lane.title}: {measured.failure or f'{measured.wall:.1f} s'}")
+                report.say(f"{size} px {repeat + 1}/{options.repeats} {lane.title}: {measured.failure or f'{measured.wall:.1f} s'}")
                 if measured.failure:
-                    _report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
+                    report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
     return found
 
 
@@ -86,7 +87,7 @@ def measure_dml(options: argparse.Namespace, size: int) -> tuple[dict[str, Any],
     case |= {"repeats": options.repeats, "threads": options.threads}
     measured = dml.measure(case, options.timeout)
     if measured.failure:
-        _report.say(f"{dml.title(case)}: failed: {measured.failure}\n{measured.output}")
+        report.say(f"{dml.title(case)}: failed: {measured.failure}\n{measured.output}")
     return case, measured
 
 
@@ -94,7 +95,7 @@ def show(size: int, table: Mapping[str, Mapping[str, Spread]], case: dict[str, A
     """A table of the lanes and one of the server's part, against a round of the plain loop."""
     rows = [[name, values["images"].text(0), values["ratio"].text(), values["round"].text(2)] for name, values in table.items()]
     note = "Median [least, most] over the repeats; rounds from the second on, with the judging of the global model."
-    _report.show(f"{size} px", ["", "images/s", "speed to plain", "s per round"], rows, note)
+    report.show(f"{size} px", ["", "images/s", "speed to plain", "s per round"], rows, note)
     if measured.failure or "plain loop" not in table:
         return
     dml.show(case, measured)
@@ -110,24 +111,24 @@ def has_gpu() -> bool:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
-    parser = _report.parser("gpu", __doc__)
+    parser = report.parser("gpu", __doc__)
     parser.add_argument("--tiny", action="store_true", dest="quick", help="the same as --quick; with --device cpu it needs no GPU")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for trying this program out (cuda)")
-    parser.add_argument("--size", type=_report.counts, default=[224, 64], help="pixels of the images, square (224,64)")
-    parser.add_argument("--workers", type=_report.counts, help="Ray workers that share the GPU (1,2,4; with --quick none)")
-    parser.add_argument("--clients", type=_report.count, default=8, help="clients (8)")
-    parser.add_argument("--images", type=_report.count, default=256, help="training images of each client (256)")
-    parser.add_argument("--batch", type=_report.count, default=32, help="images in a batch (32)")
-    parser.add_argument("--rounds", type=_report.count, default=3, help="rounds, of which the first does not count (3)")
-    parser.add_argument("--members", type=_report.count, default=10, help="members of the server's DML (10)")
-    parser.add_argument("--proxy", type=_report.count, default=1000, help="its proxy images (1000)")
-    parser.add_argument("--repeats", type=_report.count, default=3, help="measurements of everything, interleaved (3)")
-    parser.add_argument("--threads", type=_report.count, default=1, help="of torch in every process (1)")
-    parser.add_argument("--timeout", type=_report.count, default=1800, help="seconds after which one measurement counts as failed (1800)")
+    parser.add_argument("--size", type=report.counts, default=[224, 64], help="pixels of the images, square (224,64)")
+    parser.add_argument("--workers", type=report.counts, help="Ray workers that share the GPU (1,2,4; with --quick none)")
+    parser.add_argument("--clients", type=report.count, default=8, help="clients (8)")
+    parser.add_argument("--images", type=report.count, default=256, help="training images of each client (256)")
+    parser.add_argument("--batch", type=report.count, default=32, help="images in a batch (32)")
+    parser.add_argument("--rounds", type=report.count, default=3, help="rounds, of which the first does not count (3)")
+    parser.add_argument("--members", type=report.count, default=10, help="members of the server's DML (10)")
+    parser.add_argument("--proxy", type=report.count, default=1000, help="its proxy images (1000)")
+    parser.add_argument("--repeats", type=report.count, default=3, help="measurements of everything, interleaved (3)")
+    parser.add_argument("--threads", type=report.count, default=1, help="of torch in every process (1)")
+    parser.add_argument("--timeout", type=report.count, default=1800, help="seconds after which one measurement counts as failed (1800)")
     options = parser.parse_args(words)
     if options.rounds < 2:
-        _report.refuse("--rounds=1: must be at least 2, since the first does not count")
-    _report.check_writable("--json", options.json)
+        report.refuse("--rounds=1: must be at least 2, since the first does not count")
+    report.check_writable("--json", options.json)
     if options.workers is None:
         options.workers = [] if options.quick else [1, 2, 4]
     if options.quick:
@@ -138,7 +139,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> int:
     """The command line; 1 where something failed, 2 without a GPU."""
-    options, facts = parse(words), _report.machine()
+    options, facts = parse(words), report.machine()
     if options.device == "cuda" and not has_gpu():
         print("no GPU found", file=sys.stderr)
         return 2
@@ -156,7 +157,7 @@ def main(words: Sequence[str]) -> int:
             "dml": dml.plain(case, measured),
         })  # fmt: skip
     if options.json is not None:
-        _report.write_json(options.json, _report.document("gpu", words, facts, sizes=parts))
+        report.write_json(options.json, report.document("gpu", words, facts, sizes=parts))
     return int(failed)
 
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks import _report
-from benchmarks._measure import Measurement, run_task
-from benchmarks._report import Spread
-from benchmarks._work import environment
+from benchmarks.common import report
+from benchmarks.common.measure import Measurement, run_task
+from benchmarks.common.report import Spread
+from benchmarks.common.work import environment
 
 
 def cases(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def show(case: dict[str, Any], measured: Measurement) -> None:
         note = "Median [least, most] over the repeats; scikit-image is not installed, its loops are left out."
     elif measured.result["energy"] is not None:
         note += f" What it minimises (tv): ours {measured.result['energy']:.4f} times the loop's; below 1 is nearer to the minimum."
-    _report.show(title(case), ["purifier", "images/s", "scikit-image loop, images/s", "times as fast", "by CPU time"], rows, note)
+    report.show(title(case), ["purifier", "images/s", "scikit-image loop, images/s", "times as fast", "by CPU time"], rows, note)
 
 
 def plain(case: dict[str, Any], measured: Measurement) -> dict[str, Any]:
@@ -82,16 +82,16 @@ def plain(case: dict[str, Any], measured: Measurement) -> dict[str, Any]:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
-    parser = _report.parser("purification", __doc__)
-    parser.add_argument("--size", type=_report.counts, default=[28, 64, 224], help="pixels a side (28,64,224)")
-    parser.add_argument("--images", type=_report.count, default=512, help="of 28 px; of larger ones as many pixels (512)")
-    parser.add_argument("--loop", type=_report.count, default=32, help="at most so many images go through the scikit-image loops (32)")
+    parser = report.parser("purification", __doc__)
+    parser.add_argument("--size", type=report.counts, default=[28, 64, 224], help="pixels a side (28,64,224)")
+    parser.add_argument("--images", type=report.count, default=512, help="of 28 px; of larger ones as many pixels (512)")
+    parser.add_argument("--loop", type=report.count, default=32, help="at most so many images go through the scikit-image loops (32)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where our purifiers compute (cpu)")
-    parser.add_argument("--repeats", type=_report.count, default=3, help="calls of everything in a process (3)")
-    parser.add_argument("--threads", type=_report.count, default=1, help="of torch (1)")
-    parser.add_argument("--timeout", type=_report.count, default=1800, help="seconds after which one case counts as failed (1800)")
+    parser.add_argument("--repeats", type=report.count, default=3, help="calls of everything in a process (3)")
+    parser.add_argument("--threads", type=report.count, default=1, help="of torch (1)")
+    parser.add_argument("--timeout", type=report.count, default=1800, help="seconds after which one case counts as failed (1800)")
     options = parser.parse_args(words)
-    _report.check_writable("--json", options.json)
+    report.check_writable("--json", options.json)
     if options.quick:
         options.size, options.images, options.loop, options.repeats = [12], 6, 2, 1
     return options
@@ -99,18 +99,18 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> int:
     """The command line; 1 where a case failed."""
-    options, facts = parse(words), _report.machine()
+    options, facts = parse(words), report.machine()
     found = []
     for case in cases(options):
         measured = measure(case, options.timeout)
         found.append((case, measured))
         if measured.failure:
             print(measured.output, file=sys.stderr)
-            _report.say(f"{title(case)}: failed: {measured.failure}")
+            report.say(f"{title(case)}: failed: {measured.failure}")
         else:
             show(case, measured)
     if options.json is not None:
-        _report.write_json(options.json, _report.document("purification", words, facts, cases=[plain(*one) for one in found]))
+        report.write_json(options.json, report.document("purification", words, facts, cases=[plain(*one) for one in found]))
     return int(any(measured.failure for _, measured in found))
 
 

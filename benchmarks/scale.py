@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _report
-from benchmarks._measure import Measurement, run_task
-from benchmarks._work import environment, write_archive
+from benchmarks.common import report
+from benchmarks.common.measure import Measurement, run_task
+from benchmarks.common.work import environment, write_archive
 
 STRATEGIES = ("median", "multi_krum", "etf_dml")
 TRAIN, CLASSES, SIZE = 4, 10, 32  # training images of each client, which has one for validation and one for testing besides
@@ -74,9 +74,9 @@ def measure_all(options: argparse.Namespace) -> list[tuple[dict[str, Any], Measu
             settings = {**case, **images, "archive": str(archive)}
             measured = run_task("scale", settings, timeout=options.timeout, environment=environment(options.threads, folder))
         out.append((case, measured))
-        _report.say(f"{title(case)}: {measured.failure or f'{measured.wall:.0f} s'}")
+        report.say(f"{title(case)}: {measured.failure or f'{measured.wall:.0f} s'}")
         if measured.failure:
-            _report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
+            report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
     return out
 
 
@@ -113,45 +113,43 @@ def draw(path: Path, results: Sequence[tuple[Mapping[str, Any], Mapping[str, flo
     try:
         figure.savefig(path, dpi=120)
     except OSError as error:
-        _report.refuse(f"--png={path}: {error.strerror}")
+        report.refuse(f"--png={path}: {error.strerror}")
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
-    parser = _report.parser("scale", __doc__)
-    parser.add_argument("--clients", type=_report.counts, default=[100, 300, 1000], help="numbers of clients (100,300,1000)")
+    parser = report.parser("scale", __doc__)
+    parser.add_argument("--clients", type=report.counts, default=[100, 300, 1000], help="numbers of clients (100,300,1000)")
     parser.add_argument("--model", choices=("small", "resnet18", "resnet50"), default="resnet18", help="of configs/model (resnet18)")
-    parser.add_argument(
-        "--strategies", type=_report.names, default=list(STRATEGIES), help="of configs/strategy (median,multi_krum,etf_dml)"
-    )
+    parser.add_argument("--strategies", type=report.names, default=list(STRATEGIES), help="of configs/strategy (median,multi_krum,etf_dml)")
     parser.add_argument("--sampled", action="store_true", help="also 10,000 clients of a small model, of which 100 train in a round")
-    parser.add_argument("--rounds", type=_report.count, default=2, help="rounds of every run (2)")
-    parser.add_argument("--threads", type=_report.count, default=1, help="of torch (1)")
+    parser.add_argument("--rounds", type=report.count, default=2, help="rounds of every run (2)")
+    parser.add_argument("--threads", type=report.count, default=1, help="of torch (1)")
     parser.add_argument("--scratch", type=Path, metavar="FOLDER", help="where large matrices are mapped: 45 GB for 1000 x ResNet-18")
-    parser.add_argument("--timeout", type=_report.count, default=7200, help="seconds after which one run counts as failed (7200)")
+    parser.add_argument("--timeout", type=report.count, default=7200, help="seconds after which one run counts as failed (7200)")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the curves into this file")
     options = parser.parse_args(words)
     if options.quick:
         options.clients, options.model, options.strategies, options.rounds = [20, 40], "small", ["median"], 1
     for option in ("json", "png"):
-        _report.check_writable(f"--{option}", getattr(options, option))
+        report.check_writable(f"--{option}", getattr(options, option))
     if options.scratch is not None and not options.scratch.is_dir():
-        _report.refuse(f"--scratch={options.scratch}: there is no such folder")
+        report.refuse(f"--scratch={options.scratch}: there is no such folder")
     return options
 
 
 def main(words: Sequence[str]) -> int:
     """The command line; 1 where a run failed."""
-    options, facts = parse(words), _report.machine()
+    options, facts = parse(words), report.machine()
     found = measure_all(options)
     results = [(case, figures(measured)) for case, measured in found if not measured.failure]
     rows = [[title(case), *(f"{values[name]:.1f}" for name in FIGURES)] for case, values in results]
     note = f"Times of round {options.rounds} of {options.rounds}. Anonymous memory and mapped files: their peaks, not at the same moment."
-    _report.show("Many clients, one process", ["", *FIGURES.values()], rows, note)
+    report.show("Many clients, one process", ["", *FIGURES.values()], rows, note)
     if options.json is not None:
         shown = [{"case": _plain(case), "figures": values} for case, values in results]
         runs = [{"case": _plain(case), **measured.plain()} for case, measured in found]
-        _report.write_json(options.json, _report.document("scale", words, facts, summary=shown, runs=runs))
+        report.write_json(options.json, report.document("scale", words, facts, summary=shown, runs=runs))
     if options.png is not None and (curves := [(case, values) for case, values in results if case["per_round"] is None]):
         draw(options.png, curves)
     return int(any(measured.failure for _, measured in found))

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks import _report
-from fedrobust.privacy import secure_aggregation
-from fedrobust.privacy.secure import Session, fixed_point, hospital
-from fedrobust.privacy.secure.coordinator import Opened, Sitting, unmask
-from fedrobust.types import State
+from benchmarks.common import report
+from fedrobust.privacy.mechanisms import secure_aggregation
+from fedrobust.privacy.secure import Session, fixed_point
+from fedrobust.privacy.secure import client as hospital
+from fedrobust.privacy.secure.server import Opened, Sitting, unmask
+from fedrobust.state import State
 
 T = TypeVar("T")
 SCALE = fixed_point.scale(1.0, 1_000_000)  # for privacy.clip=1.0 and the default of server.max_examples
@@ -88,13 +89,13 @@ def _peak() -> float:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
-    parser = _report.parser("secure_aggregation", __doc__)
-    parser.add_argument("--hospitals", type=_report.count, default=10, help="3 or more (10)")
-    parser.add_argument("--parameters", type=_report.count, default=23_500_000, help="of the model (23500000, a ResNet-50)")
+    parser = report.parser("secure_aggregation", __doc__)
+    parser.add_argument("--hospitals", type=report.count, default=10, help="3 or more (10)")
+    parser.add_argument("--parameters", type=report.count, default=23_500_000, help="of the model (23500000, a ResNet-50)")
     options = parser.parse_args(words)
-    _report.check_writable("--json", options.json)
+    report.check_writable("--json", options.json)
     if options.hospitals < FEWEST:
-        _report.refuse(f"--hospitals={options.hospitals}: must be {FEWEST} or more, since one is lost")
+        report.refuse(f"--hospitals={options.hospitals}: must be {FEWEST} or more, since one is lost")
     if options.quick:
         options.hospitals, options.parameters = FEWEST, 1000
     return options
@@ -102,13 +103,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> int:
     """The command line."""
-    options, facts = parse(words), _report.machine()
+    options, facts = parse(words), report.machine()
     found = measure(options.hospitals, options.parameters)
     title = f"{options.hospitals} hospitals, {options.parameters} parameters, torch threads: {torch.get_num_threads()}"
     rows = [[name, f"{value:.0f}" if name == "MiB" else f"{value:.4f} s"] for name, value in found.items()]
-    _report.show(title, ["", "mean"], rows, "One hospital is lost after its shares.")
+    report.show(title, ["", "mean"], rows, "One hospital is lost after its shares.")
     if options.json is not None:
-        _report.write_json(options.json, _report.document("secure_aggregation", words, facts, title=title, measured=found))
+        report.write_json(options.json, report.document("secure_aggregation", words, facts, title=title, measured=found))
     return 0
 
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import _report
-from benchmarks._measure import Measurement, run_fresh
-from benchmarks._report import Spread
-from benchmarks._work import environment
+from benchmarks.common import report
+from benchmarks.common.measure import Measurement, run_fresh
+from benchmarks.common.report import Spread
+from benchmarks.common.work import environment
 
 SMOKE = ("experiment=smoke", "num_clients=2", "poisoned=0", "rounds=2")
 STARTS: dict[str, tuple[str, ...]] = {
@@ -24,7 +24,7 @@ STARTS: dict[str, tuple[str, ...]] = {
     "inline": (*SMOKE, "engine=inline"),
     "ray": (*SMOKE, "engine=ray", "engine.workers=2", "engine.threads=1"),
 }
-IMPORTS = {"help": "fedrobust.simulate", "run": "fedrobust.job", "ray": "fedrobust.engines.ray"}
+IMPORTS = {"help": "fedrobust.simulate", "run": "fedrobust.runtime.simulation", "ray": "fedrobust.runtime.engines.ray_grid"}
 TOP = 15
 
 
@@ -65,7 +65,7 @@ def import_time(module: str, options: argparse.Namespace, folder: str) -> list[I
     command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
     measured = run_fresh(command, timeout=options.timeout, environment=environment(options.threads, folder))
     if measured.failure:
-        _report.refuse(f"import {module}: {measured.failure}")
+        report.refuse(f"import {module}: {measured.failure}")
     return imports(measured.output)
 
 
@@ -77,10 +77,10 @@ def measure_all(options: argparse.Namespace, folder: str) -> dict[str, list[Meas
             measured = start(name, options, folder, repeat)
             if measured.failure:
                 print(measured.output, file=sys.stderr)
-                _report.say(f"{name}: failed: {measured.failure}")
+                report.say(f"{name}: failed: {measured.failure}")
             if repeat >= 0:
                 found[name].append(measured)
-                _report.say(f"{name} {repeat + 1}/{options.repeats}: {measured.wall:.1f} s")
+                report.say(f"{name} {repeat + 1}/{options.repeats}: {measured.wall:.1f} s")
     return found
 
 
@@ -100,14 +100,14 @@ def summary(found: Mapping[str, Sequence[Measurement]]) -> dict[str, dict[str, S
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
-    parser = _report.parser("startup", __doc__)
-    parser.add_argument("--repeats", type=_report.count, default=5, help="measurements of everything, interleaved (5)")
-    parser.add_argument("--threads", type=_report.count, default=1, help="of torch in every process (1)")
-    parser.add_argument("--only", type=_report.names, default=list(STARTS), help=f"of {','.join(STARTS)}")
-    parser.add_argument("--timeout", type=_report.count, default=300, help="seconds after which one run counts as failed (300)")
+    parser = report.parser("startup", __doc__)
+    parser.add_argument("--repeats", type=report.count, default=5, help="measurements of everything, interleaved (5)")
+    parser.add_argument("--threads", type=report.count, default=1, help="of torch in every process (1)")
+    parser.add_argument("--only", type=report.names, default=list(STARTS), help=f"of {','.join(STARTS)}")
+    parser.add_argument("--timeout", type=report.count, default=300, help="seconds after which one run counts as failed (300)")
     options = parser.parse_args(words)
-    _report.check_names("--only", options.only, list(STARTS))
-    _report.check_writable("--json", options.json)
+    report.check_names("--only", options.only, list(STARTS))
+    report.check_writable("--json", options.json)
     if options.quick:
         options.repeats, options.only = 1, ["help"]
     return options
@@ -115,13 +115,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def main(words: Sequence[str]) -> int:
     """The command line; 1 where a run failed."""
-    options, facts = parse(words), _report.machine()
+    options, facts = parse(words), report.machine()
     with tempfile.TemporaryDirectory(prefix="fedrobust-benchmark-") as folder:
         found = measure_all(options, folder)
         modules = {name: import_time(IMPORTS[name], options, folder) for name in (["help"] if options.quick else IMPORTS)}
     table = summary(found)
     rows = [[name, values["wall"].text(), values["cpu"].text(), values["pss"].text(0)] for name, values in table.items()]
-    _report.show("fedrobust.simulate from start to end", ["", "wall s", "CPU s", "peak PSS MB"], rows, "Median [least, most].")
+    report.show("fedrobust.simulate from start to end", ["", "wall s", "CPU s", "peak PSS MB"], rows, "Median [least, most].")
     for name, lines in modules.items():
         _show_imports(IMPORTS[name], lines)
     if options.json is not None:
@@ -130,7 +130,7 @@ def main(words: Sequence[str]) -> int:
             "runs": {name: [one.plain() for one in many] for name, many in found.items()},
             "import_milliseconds": {IMPORTS[name]: by_package(lines) for name, lines in modules.items()},
         }
-        _report.write_json(options.json, _report.document("startup", words, facts, **parts))
+        report.write_json(options.json, report.document("startup", words, facts, **parts))
     return int(any(one.failure for many in found.values() for one in many))
 
 
@@ -142,7 +142,7 @@ def _show_imports(module: str, lines: Sequence[Import]) -> None:
         for (package, own), one in zip(packages, heaviest, strict=False)
     ]
     note = f"All modules together {sum(one.own for one in lines):.0f} ms, with Python's own measuring."
-    _report.show(f"import {module}", ["package", "own ms", "module", "with its imports ms", "alone ms"], rows, note)
+    report.show(f"import {module}", ["package", "own ms", "module", "with its imports ms", "alone ms"], rows, note)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedrobust.clients.sgd import task_loss, train
 from torch import Tensor
 
-from clients.sgd import task_loss, train
-from fedrobust.checks import number
-from fedrobust.evasion import pgd
-from fedrobust.losses import Loss
-from fedrobust.training import ExtraLoss
-from fedrobust.training_settings import Settings, with_settings
-from fedrobust.types import Attack, ClientTrainer, Task, TrainResult
+from fedrobust.contamination.base import Attack
+from fedrobust.contamination.evasion import pgd
+from fedrobust.learning.losses import Loss
+from fedrobust.learning.settings import Settings, with_settings
+from fedrobust.learning.training import ExtraLoss
+from fedrobust.types import ClientTrainer, Task, TrainResult
+from fedrobust.utils.validation import number
 
 
 @with_settings

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from fedrobust.clients.sgd import train
 from torch import Tensor, nn
 
-from clients.sgd import train
-from fedrobust.checks import number
-from fedrobust.training_settings import Settings, with_settings
+from fedrobust.learning.settings import Settings, with_settings
 from fedrobust.types import ClientTrainer, Task, TrainResult
+from fedrobust.utils.validation import number
 
 
 @with_settings

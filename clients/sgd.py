@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fedrobust.errors import ConfigError
-from fedrobust.losses import Loss, class_counts, make_loss
-from fedrobust.training import ExtraLoss, Fitted, fit
-from fedrobust.training_settings import Settings, with_settings
+from fedrobust.learning.losses import Loss, class_counts, make_loss
+from fedrobust.learning.settings import Settings, with_settings
+from fedrobust.learning.training import ExtraLoss, Fitted, fit
 from fedrobust.types import ClientTrainer, Task, TrainResult
 
 

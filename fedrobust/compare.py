@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedrobust.comparison.command import command
-from fedrobust.comparison.grid import Cell, read
+from fedrobust.studies.command_line import command
+from fedrobust.studies.comparison.grid import Cell, read
 
 
 def _start(words: Sequence[str]) -> Mapping[Cell, str]:
     grid = read(words)
-    from fedrobust.comparison.conduct import compare
+    from fedrobust.studies.comparison.run import compare
 
     return compare(grid)
 

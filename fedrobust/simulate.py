@@ -14,20 +14,20 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from fedrobust import resume
-from fedrobust.cli import leave
-from fedrobust.config import check_siblings, plain
 from fedrobust.errors import ConfigError
+from fedrobust.experiment.compose import plain
+from fedrobust.runtime import resume
+from fedrobust.utils.cli import leave
 
 
-@hydra.main(config_path="pkg://configs", config_name="config", version_base="1.3")
+@hydra.main(config_path="pkg://fedrobust.configs", config_name="config", version_base="1.3")
 def _job(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         if any(folder.iterdir()):
             raise ConfigError(f"hydra.run.dir={folder}: already holds files; choose another folder, nothing was written over")
         settings: dict[str, Any] = plain(OmegaConf.to_container(config, resolve=True))
-        from fedrobust.job import run_job
+        from fedrobust.runtime.simulation import run_job
 
         run_job(settings, folder)
     except KeyboardInterrupt:
@@ -41,7 +41,7 @@ def _job(config: DictConfig) -> None:
 
 def _resume(words: list[str]) -> None:
     asked = resume.read(words)
-    from fedrobust.job import resume_job
+    from fedrobust.runtime.simulation import resume_job
 
     try:
         resume_job(asked)
@@ -59,7 +59,6 @@ def main() -> None:
     """The command line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us as exceptions, and we turn them into one line
     try:
-        check_siblings()
         if resume.wanted(sys.argv[1:]):  # not by Hydra, which would make a new output folder
             _resume(sys.argv[1:])
         else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
+from fedrobust.strategies.meamed import around_median
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, squared_distances
-from strategies._order import coordinatewise
-from strategies.meamed import around_median
+from fedrobust.aggregation.coordinatewise import coordinatewise
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import squared_distances
+from fedrobust.utils import validation
 
 
 def bulyan(f: int = 1) -> Strategy:
@@ -20,7 +20,7 @@ def bulyan(f: int = 1) -> Strategy:
     Among m updates left a score is the sum of the squared distances to the m - f - 2 nearest others, at least one. The
     influence reported of a client is its share in that mean, averaged over the coordinates.
     """
-    checks.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         n = len(round.updates)

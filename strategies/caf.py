@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, shares
-from strategies._gram import centred
+from fedrobust.aggregation.gram import centred
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import shares
+from fedrobust.utils import validation
 
 
 def caf(f: int = 3) -> Strategy:
@@ -20,7 +20,7 @@ def caf(f: int = 3) -> Strategy:
     The eigenpair is exact, of the Gram matrix. The maximum is over clients with c_n > 0: one that is already out, and far away,
     would stop the filter. Weights reported: c / sum c of that mu.
     """
-    checks.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         weights_N = filtered(round.updates.gram().cpu(), f)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import Updates, finish, strips
-from strategies._gram import squared_to
+from fedrobust.aggregation.gram import squared_to
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import Updates, strips
+from fedrobust.utils import validation
 
 
 def centered_clipping(tau: float | None = None, iterations: int = 3) -> Strategy:
@@ -22,8 +22,8 @@ def centered_clipping(tau: float | None = None, iterations: int = 3) -> Strategy
     Weights reported: the clients' parts of the result, without the old centre's, brought to sum 1.
     """
     if tau is not None:
-        checks.number("strategy.tau", tau, low=0, open_low=True)
-    checks.number("strategy.iterations", iterations, low=1, integer=True)
+        validation.number("strategy.tau", tau, low=0, open_low=True)
+    validation.number("strategy.iterations", iterations, low=1, integer=True)
 
     def rule(round: Round) -> Aggregate:
         updates, centre_D = round.updates, round.memory.get("centre")

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from fedrobust import checks
+from fedrobust.aggregation.gram import centred
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import Updates, finish
-from strategies._gram import centred
+from fedrobust.utils import validation
 
 
 def dnc(f: int = 3, iterations: int = 1, coordinates: int = 10_000, factor: float = 1.0) -> Strategy:
@@ -22,10 +22,10 @@ def dnc(f: int = 3, iterations: int = 1, coordinates: int = 10_000, factor: floa
     Tolerates f attackers among more than 2f clients, and more clients than the int(factor x f) left out. Raises RunError where no
     client was good in all trials: with fewer trials there are always some.
     """
-    checks.number("strategy.f", f, low=0, integer=True)
-    checks.number("strategy.iterations", iterations, low=1, integer=True)
-    checks.number("strategy.coordinates", coordinates, low=1, integer=True)
-    checks.number("strategy.factor", factor, low=0, open_low=True)
+    validation.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.iterations", iterations, low=1, integer=True)
+    validation.number("strategy.coordinates", coordinates, low=1, integer=True)
+    validation.number("strategy.factor", factor, low=0, open_low=True)
     out = math.floor(factor * f + 1e-9)
 
     def rule(round: Round) -> Aggregate:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, shares
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import shares
+from fedrobust.utils import validation
 
 
 def fedavg(weighting: str = "examples") -> Strategy:
@@ -12,7 +12,7 @@ def fedavg(weighting: str = "examples") -> Strategy:
 
     weighting: "examples" weighs a client by the number of its training images, "uniform" gives each the same.
     """
-    checks.choice("strategy.weighting", weighting, ("examples", "uniform"))
+    validation.choice("strategy.weighting", weighting, ("examples", "uniform"))
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from fedrobust.strategies.distillation import members as scoring
+from fedrobust.strategies.distillation import student, teachers
+from fedrobust.strategies.distillation.members import Bench, Members
+from fedrobust.strategies.distillation.student import Schedule
 
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import shares
 from fedrobust.errors import ConfigError
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, shares
-from strategies import _distillation, _scoring, _teachers
-from strategies._distillation import Schedule
-from strategies._scoring import Bench, Members
 
 
 def feddf(temperature: float = 1.0, epochs: int = 2, batch_size: int = 64, learning_rate: float = 5e-5) -> Strategy:
@@ -22,7 +23,7 @@ def feddf(temperature: float = 1.0, epochs: int = 2, batch_size: int = 64, learn
     the distillation; the paper takes 10,000 steps at temperature 1 and 1e-3, the defaults are those of `etf_dml`, to be compared with.
     Clients whose scores are not finite are left out. Raises ConfigError without proxy images.
     """
-    schedule = _distillation.schedule(epochs, batch_size, learning_rate, 0.0, temperature)
+    schedule = student.schedule(epochs, batch_size, learning_rate, 0.0, temperature)
     return Strategy("feddf", lambda round: _rule(round, schedule), frozenset({"proxy"}))
 
 
@@ -34,13 +35,11 @@ def _rule(round: Round, schedule: Schedule) -> Aggregate:
         raise ValueError("feddf needs updates with a layout")
     bench = Bench(data.model, updates.layout, None, data.proxy, recalibrate=False)
     members = Members(round.reference, updates, torch.ones(len(updates)))
-    visits = _scoring.visit(bench, members, need_root=False, need_proxy=True)
+    visits = scoring.visit(bench, members, need_root=False, need_proxy=True)
     weights_N = shares(updates.num_examples_N * visits.usable)
     aggregate = finish(round, updates.combine(weights_N), weights_N)
     voices_N = shares(visits.usable)
-    teacher_PK = _teachers.ensemble(visits.proxy_NPK, voices_N, data.model.scale, schedule.temperature)
-    lesson = _teachers.full_lesson(teacher_PK, data.model.scale, schedule.temperature)
-    graduate = _distillation.teach(
-        bench, aggregate.state, (lesson, torch.arange(len(teacher_PK))), schedule, round.generator, alignment=None
-    )
+    teacher_PK = teachers.ensemble(visits.proxy_NPK, voices_N, data.model.scale, schedule.temperature)
+    lesson = teachers.full_lesson(teacher_PK, data.model.scale, schedule.temperature)
+    graduate = student.teach(bench, aggregate.state, (lesson, torch.arange(len(teacher_PK))), schedule, round.generator, alignment=None)
     return replace(aggregate, state=graduate.state, extras={"distillation_loss": graduate.loss})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
+from fedrobust.strategies.fltrust import products
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish
-from strategies.fltrust import products
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.utils import validation
 
 
 def flame(noise: float = 0.0) -> Strategy:
@@ -22,7 +21,7 @@ def flame(noise: float = 0.0) -> Strategy:
 
     Tolerates f < N/2. Weights reported: equal shares of the admitted.
     """
-    checks.number("strategy.noise", noise, low=0)
+    validation.number("strategy.noise", noise, low=0)
 
     def rule(round: Round) -> Aggregate:
         gram_NN = round.updates.gram().cpu()

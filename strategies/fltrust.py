@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedrobust.aggregation.norms import norms
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import Updates, shares, strips
 from fedrobust.errors import ConfigError
-from fedrobust.layout import load, read
-from fedrobust.types import Aggregate, Round, Samples, Shard, Strategy, Task
-from fedrobust.vectors import Updates, finish, shares, strips
-from strategies._clipping import norms
+from fedrobust.state import load, read
+from fedrobust.types import Samples, Shard, Task
 
 
 def fltrust() -> Strategy:

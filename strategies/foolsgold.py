@@ -8,10 +8,10 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.layout import Layout
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import STRIP, Updates, finish, shares
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import STRIP, Updates, shares
+from fedrobust.state import Layout
+from fedrobust.utils import validation
 
 SAME = 1e-9  # where nobody is less like the others than this, nobody stands out
 
@@ -25,7 +25,7 @@ def foolsgold(confidence: float = 1.0) -> Strategy:
     misses a single one, and takes honest clients with equal data for attackers. The paper adds the weighted updates up; here, where
     an update is a whole local training, they are averaged. Where all are alike, everybody weighs the same (there 0/0 in the paper).
     """
-    checks.number("strategy.confidence", confidence, low=0, open_low=True)
+    validation.number("strategy.confidence", confidence, low=0, open_low=True)
 
     def rule(round: Round) -> Aggregate:
         history = grown(round.memory.get("history", {}), round.updates)

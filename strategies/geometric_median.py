@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, shares
-from strategies._gram import squared_to
+from fedrobust.aggregation.gram import squared_to
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import shares
+from fedrobust.utils import validation
 
 STILL = 1e-9  # a step that changes no weight by a greater part of itself is the last
 
@@ -23,9 +23,9 @@ def geometric_median(weighting: str = "uniform", nu: float = 1e-6, iterations: i
     weighting: "uniform" (a_n = 1/N), or "examples": the paper's shares of the training images, which an attacker can forge.
     nu: length in which updates are measured, above 0. iterations: at most so many steps.
     """
-    checks.choice("strategy.weighting", weighting, ("uniform", "examples"))
-    checks.number("strategy.nu", nu, low=0, open_low=True)
-    checks.number("strategy.iterations", iterations, low=1, integer=True)
+    validation.choice("strategy.weighting", weighting, ("uniform", "examples"))
+    validation.number("strategy.nu", nu, low=0, open_low=True)
+    validation.number("strategy.iterations", iterations, low=1, integer=True)
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N

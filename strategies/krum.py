@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust import checks
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, squared_distances
+from fedrobust.utils import validation
 
 
 def krum(f: int = 3) -> Strategy:
     """The one update with the smallest score (Blanchard et al., NeurIPS 2017): the sum of squared distances to its
     N - f - 2 nearest others. Tolerates f attackers among N > 2f + 2 clients; the first client wins a tie."""
-    checks.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.f", f, low=0, integer=True)
     return Strategy("krum", lambda round: _select(round, f, 1), min_clients=2 * f + 3)
 
 
@@ -23,9 +23,9 @@ def multi_krum(f: int = 3, m: int | None = None) -> Strategy:
 
     m: None keeps N - f, as the paper's experiments do; 1 is Krum, and m above N - f must let attackers in.
     """
-    checks.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.f", f, low=0, integer=True)
     if m is not None:
-        checks.number("strategy.m", m, low=1, integer=True)
+        validation.number("strategy.m", m, low=1, integer=True)
     return Strategy("multi_krum", lambda round: _select(round, f, _kept(len(round.updates), f, m)), min_clients=2 * f + 3)
 
 

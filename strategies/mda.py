@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fedrobust import checks
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, squared_distances
+from fedrobust.utils import validation
 
 STEPS = 200_000  # of the search: some seconds
 
@@ -23,7 +23,7 @@ def mda(f: int = 3) -> Strategy:
     the f updates left out cover all pairs that are farther apart. Its time grows with 2^f at worst, with N only slowly; where it
     would take more than `STEPS` steps, ConfigError.
     """
-    checks.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         kept = smallest(squared_distances(round.updates.gram()).cpu(), f)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish
-from strategies._order import Choice, Kept, Sorted, any_of, coordinatewise
+from fedrobust.aggregation.coordinatewise import Choice, Kept, Sorted, any_of, coordinatewise
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.utils import validation
 
 
 def meamed(f: int = 3) -> Strategy:
@@ -17,7 +16,7 @@ def meamed(f: int = 3) -> Strategy:
     The median of an even number is the mean of the middle two; of two values that are equally far the smaller is kept. The
     influence reported of a client is the mean over coordinates of its share in that mean, as for the trimmed mean.
     """
-    checks.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         n = len(round.updates)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fedrobust.types import Aggregate, Round, Strategy
-from strategies.trimmed_mean import trim
+from fedrobust.strategies.trimmed_mean import trim
+
+from fedrobust.aggregation.round import Aggregate, Round, Strategy
 
 
 def median() -> Strategy:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust import checks
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, squared_distances
+from fedrobust.utils import validation
 
 
 def monna(f: int = 3, pivot: int | None = None) -> Strategy:
@@ -19,9 +19,9 @@ def monna(f: int = 3, pivot: int | None = None) -> Strategy:
     in every round), None takes the medoid, the update with the least sum of distances to the others (our choice). The first client
     wins a tie.
     """
-    checks.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.f", f, low=0, integer=True)
     if pivot is not None:
-        checks.number("strategy.pivot", pivot, low=0, integer=True)
+        validation.number("strategy.pivot", pivot, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         updates = round.updates

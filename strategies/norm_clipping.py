@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import finish, shares
-from strategies._clipping import norms
+from fedrobust.aggregation.norms import norms
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import shares
+from fedrobust.utils import validation
 
 
 def norm_clipping(tau: float | None = None, weighting: str = "uniform") -> Strategy:
@@ -19,8 +19,8 @@ def norm_clipping(tau: float | None = None, weighting: str = "uniform") -> Strat
     reported: what is left of each client's share, brought to sum 1.
     """
     if tau is not None:
-        checks.number("strategy.tau", tau, low=0, open_low=True)
-    checks.choice("strategy.weighting", weighting, ("uniform", "examples"))
+        validation.number("strategy.tau", tau, low=0, open_low=True)
+    validation.choice("strategy.weighting", weighting, ("uniform", "examples"))
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import Updates, finish, shares, strips
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import Updates, shares, strips
+from fedrobust.utils import validation
 
 
 def rlr(threshold: int = 4) -> Strategy:
@@ -17,7 +17,7 @@ def rlr(threshold: int = 4) -> Strategy:
     Against f attackers with a backdoor, a threshold above f and at most N - 2f turns what only they want; 0 is plain averaging. Weights
     reported: the shares of images, as nobody is left out. The share of turned parameters is recorded.
     """
-    checks.number("strategy.threshold", threshold, low=0, integer=True)
+    validation.number("strategy.threshold", threshold, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         weights_N = shares(round.updates.num_examples_N)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import Updates, finish
-from strategies._clipping import norms
+from fedrobust.aggregation.norms import norms
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import Updates
+from fedrobust.utils import validation
 
 LEAST_WIDTH = 1e-3  # of the clusters' kernel: shares of signs that differ by less are the same
 
@@ -24,9 +24,9 @@ def signguard(shortest: float = 0.1, longest: float = 3.0, coordinates: float = 
     Tolerates f < N/2. This is the plain variant, without the similarity features of -Sim and -Dist. Weights reported: equal shares of
     those kept. Where the filters have nobody in common the global model stays.
     """
-    checks.number("strategy.shortest", shortest, low=0, high=1)
-    checks.number("strategy.longest", longest, low=1)
-    checks.number("strategy.coordinates", coordinates, low=0, high=1, open_low=True)
+    validation.number("strategy.shortest", shortest, low=0, high=1)
+    validation.number("strategy.longest", longest, low=1)
+    validation.number("strategy.coordinates", coordinates, low=0, high=1, open_low=True)
 
     def rule(round: Round) -> Aggregate:
         lengths_N = norms(round.updates)

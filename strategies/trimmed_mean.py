@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.types import Aggregate, Round, Strategy
-from fedrobust.vectors import Updates, finish
-from strategies._order import Choice, Kept, Sorted, any_of, coordinatewise
+from fedrobust.aggregation.coordinatewise import Choice, Kept, Sorted, any_of, coordinatewise
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.updates import Updates
+from fedrobust.utils import validation
 
 
 def trimmed_mean(f: int = 3) -> Strategy:
@@ -17,7 +17,7 @@ def trimmed_mean(f: int = 3) -> Strategy:
     The influence reported of a client is the mean over coordinates of its share in that mean; clients with equal values
     at an edge of the kept range share what is kept there. Numbers of images are not used: an attacker could forge them.
     """
-    checks.number("strategy.f", f, low=0, integer=True)
+    validation.number("strategy.f", f, low=0, integer=True)
     return Strategy("trimmed_mean", lambda round: trim(round, f), min_clients=2 * f + 1)
 
 

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from fedrobust import compare
-from fedrobust.comparison import conduct
-from fedrobust.reporting import read_report
+from fedrobust.reporting.report import read_report
+from fedrobust.studies.comparison import run as conduct
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("experiment=smoke", "contaminations=[label_flip]", "poisoned=[1]", "seeds=[0]", "draws=200", "evaluation.draws=0")
@@ -68,7 +68,7 @@ def test_help_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def processes(out: Path) -> list[str]:
     """The processes of cells in this folder."""
     found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in found if "fedrobust.comparison.cell" in line and str(out) in line]
+    return [line for line in found if "fedrobust.studies.comparison.worker" in line and str(out) in line]
 
 
 @pytest.mark.slow

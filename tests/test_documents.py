@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from fedrobust import config
-from fedrobust.ablation import plan
-from fedrobust.comparison import grid
+from fedrobust.experiment import compose
+from fedrobust.experiment import settings as config
 from fedrobust.federation import __main__ as federation
+from fedrobust.studies.ablation import plan
+from fedrobust.studies.comparison import grid
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READERS: dict[str, Callable[[list[str]], object]] = {
-    "fedrobust.simulate": lambda words: config.check(config.compose(*words)),
+    "fedrobust.simulate": lambda words: config.check(compose.compose(*words)),
     "fedrobust.compare": grid.read,
     "fedrobust.ablation": plan.read,
 }

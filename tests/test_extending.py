@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrobust.reporting import read_report
+from fedrobust.reporting.report import read_report
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"`((?:strategies|fedrobust|configs)/[\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", re.DOTALL)

@@ -1,5 +1,6 @@
-"""What leaves the checkout: the wheel with its four packages, and Flower's app bundle without anything that is ours alone."""
+"""What leaves the checkout: the wheel with its one package, and Flower's app bundle without anything that is ours alone."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,19 +35,44 @@ def build(*command: str, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_wheel_holds_the_four_packages_and_every_yaml(copy: Path, tmp_path: Path) -> None:
+def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(copy: Path, tmp_path: Path) -> None:
     build(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), ".", folder=copy)
     [wheel] = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert {name.split("/")[0] for name in names} == set(SHIPPED)
+    assert {name.split("/")[0] for name in names} == {"fedrobust"}
     ours = {path.relative_to(copy).as_posix() for top in SHIPPED for path in (copy / top).rglob("*") if path.is_file()}
-    assert names == ours
+    assert names == {name if name.startswith("fedrobust/") else f"fedrobust/{name}" for name in ours}
+
+
+def test_a_run_starts_beside_folders_of_the_same_names(copy: Path, tmp_path: Path) -> None:
+    """In a folder of the usual Hydra template: neither a wheel nor a checkout takes its configs for ours."""
+    build(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), ".", folder=copy)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    for name in SHIPPED[1:]:
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        (tmp_path / "mine" / name / "__init__.py").write_text("raise RuntimeError('not ours')")
+    for place in (tmp_path / "site", copy):
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'mine'}{os.pathsep}{place}"}
+        code = f"import fedrobust; assert fedrobust.__file__.startswith({str(place)!r}), fedrobust.__file__"
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "mine", env=environment, timeout=60, check=True)
+        command = [sys.executable, "-m", "fedrobust.simulate", "strategy=etf_dml", "--cfg", "job"]
+        done = subprocess.run(command, cwd=tmp_path / "mine", env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "_target_: fedrobust.strategies.etf_dml.etf_dml" in done.stdout
 
 
 def test_the_bundle_holds_the_app_and_no_outputs(copy: Path) -> None:
     build(str(Path(sys.executable).parent / "flwr"), "build", folder=copy)
     [bundle] = copy.glob("*.fab")
     names = set(zipfile.ZipFile(bundle).namelist())
-    assert {"pyproject.toml", "configs/config.yaml", "configs/strategy/etf_dml.yaml", "clients/app.py", "strategies/app.py"} <= names
+    assert {
+        "pyproject.toml",
+        "configs/config.yaml",
+        "configs/strategy/etf_dml.yaml",
+        "fedrobust/runtime/client/handlers.py",
+        "strategies/app.py",
+    } <= names
     assert not [name for name in names if name.startswith(("outputs/", ".venv/", "tests/", "docs/"))]
     assert bundle.stat().st_size < 10 * 2**20

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedrobust import simulate
-from fedrobust.reporting import read_report
+from fedrobust.reporting.report import read_report
 
 ROOT = Path(__file__).parents[1]
 FILES = {

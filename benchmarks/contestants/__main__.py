@@ -7,17 +7,17 @@ import os
 import sys
 from typing import Any
 
-from benchmarks._measure import Reporter
-from benchmarks._work import Work
+from benchmarks.common.measure import Reporter
+from benchmarks.common.work import Work
 
 # Where each contestant lives, and what its `run` is told besides work, rule and mark.
 HOMES: dict[str, tuple[str, dict[str, Any]]] = {
-    "plain": ("plain", {}),
-    "inline": ("ours", {"engine": "inline"}),
-    "ray": ("ours", {"engine": "ray"}),
+    "plain": ("plain_loop", {}),
+    "inline": ("fedrobust_engine", {"engine": "inline"}),
+    "ray": ("fedrobust_engine", {"engine": "ray"}),
     "flower": ("flower", {}),
-    "byzfl": ("byzantine", {}),
-    "pfl": ("private", {}),
+    "byzfl": ("byzfl", {}),
+    "pfl": ("pfl", {}),
 }
 
 

@@ -14,8 +14,8 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from torch.nn import functional
 
-from benchmarks._work import Work, new_model, probe, shards
-from fedrobust.models import Classifier
+from benchmarks.common.work import Work, new_model, probe, shards
+from fedrobust.learning.classifier import Classifier
 from fedrobust.types import Samples
 
 WAIT_SECONDS = 600.0  # for the replies of a round; a client that dies would else be waited for an hour

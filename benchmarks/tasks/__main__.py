@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 
-from benchmarks._measure import Reporter
+from benchmarks.common.measure import Reporter
 
 
 def main() -> None:

@@ -51,13 +51,13 @@ def _status(key: str) -> float:
 
 def ours(rule: str, matrix_ND: Tensor, f: int) -> Rule:
     """Our own rule on the matrix that the server has filled while the replies came."""
-    from fedrobust import config
-    from fedrobust.layout import Layout
-    from fedrobust.types import Round, ServerData, State
-    from fedrobust.vectors import Updates
+    from fedrobust.aggregation.round import Round, ServerData
+    from fedrobust.aggregation.updates import Updates
+    from fedrobust.experiment import compose, factories
+    from fedrobust.state import Layout, State
 
-    limit = [f"strategy.f={f}"] if "f" in config.compose(f"strategy={rule}")["strategy"] else []
-    chosen = config.build(config.compose(f"strategy={rule}", *limit), "strategy").rule
+    limit = [f"strategy.f={f}"] if "f" in compose.compose(f"strategy={rule}")["strategy"] else []
+    chosen = factories.build(compose.compose(f"strategy={rule}", *limit), "strategy").rule
     columns = matrix_ND.shape[1]
     last = round(LAST * columns)
     layout = Layout((("trunk", torch.Size([columns - last])), ("last", torch.Size([1, last]))), ())

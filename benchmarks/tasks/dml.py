@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 
-from fedrobust import config as settings
-from fedrobust import experiment
-from fedrobust.evaluation import predict
-from fedrobust.layout import load
-from fedrobust.types import Round, State
-from fedrobust.vectors import Updates
-from strategies.adapter import Server
-from strategies.rounds import make_server
+from fedrobust.aggregation.round import Round
+from fedrobust.aggregation.updates import Updates
+from fedrobust.experiment import build, compose, settings
+from fedrobust.learning.inference import predict
+from fedrobust.runtime.server.loop import make_server
+from fedrobust.runtime.server.rule_strategy import Server
+from fedrobust.state import State, load
 
 VARIANTS = {"trust": "none", "ensemble": "ensemble", "mutual": "mutual"}  # what strategy.distillation is set to
 NOISE = 1e-4  # of a member's parameters, standard deviation
@@ -57,7 +56,7 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
 
 
 def _server(given: Mapping[str, Any], variant: str) -> Server:
-    study = experiment.from_text(settings.to_json(settings.compose(*configure(given, variant))))
+    study = build.from_text(settings.to_json(compose.compose(*configure(given, variant))))
     return make_server(study)
 
 

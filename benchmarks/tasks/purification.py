@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust import config
-from fedrobust.purification.common import resized
-from fedrobust.purification.mdda import NEIGHBOUR, OWN, SCALES
-from fedrobust.purification.tv import rof
+from fedrobust.defences.purification.base import resized
+from fedrobust.defences.purification.mdda import NEIGHBOUR, OWN, SCALES
+from fedrobust.defences.purification.total_variation import rof
+from fedrobust.experiment import compose, factories
 from fedrobust.seeding import generator
 
 PURIFIERS = ("mdda", "tv", "gaussian", "median_filter", "jpeg")
@@ -27,7 +27,7 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
     processor's seconds] of an image in each repeat by purifier, and of the loops; energy: what total variation minimises, by
     ours over by scikit-image's, summed over the loop's images."""
     images = pictures(given["images"], given["size"])
-    settings = {name: config.compose(f"purifier={name}") for name in PURIFIERS}
+    settings = {name: compose.compose(f"purifier={name}") for name in PURIFIERS}
     ours: dict[str, list[list[float]]] = {name: [] for name in PURIFIERS}
     there, some = images.to(given["device"]), images[: given["loop_images"]]
     loops = {name: partial(looped, each, settings[name.split(":")[0]]["purifier"], some) for name, each in LOOPS.items() if len(some)}
@@ -51,7 +51,7 @@ def pictures(count: int, size: int) -> Tensor:
 
 
 def _through(settings: Mapping[str, Any], images: Tensor) -> Tensor:
-    made: Tensor = config.build(settings, "purifier").purify(images, generator(0, "purifier"))
+    made: Tensor = factories.build(settings, "purifier").purify(images, generator(0, "purifier"))
     return made
 
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from time import process_time
 from typing import Any
 
-from benchmarks._observer import Silent
-from fedrobust import config as settings
-from fedrobust import experiment
-from fedrobust.job import CLIENT_APP
+from benchmarks.common.observer import Silent
+from fedrobust.experiment import build, compose, factories, settings
+from fedrobust.runtime.server.loop import make_server, run_rounds
+from fedrobust.runtime.simulation import CLIENT_APP
 from fedrobust.types import RoundRecord
-from strategies.rounds import make_server, run_rounds
 
 
 class Marker(Silent):
@@ -56,10 +55,10 @@ def configure(given: Mapping[str, Any]) -> list[str]:
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
     """given: archive, size, root, proxy, clients, per_round, model, strategy, rounds, threads, scratch."""
-    config = settings.compose(*configure(given))
-    study = experiment.from_text(settings.to_json(config))
+    config = compose.compose(*configure(given))
+    study = build.from_text(settings.to_json(config))
     server = make_server(study)
     marker = Marker(mark)
-    with settings.build(config, "engine").open(CLIENT_APP, study.num_clients, {"simulation": True}) as grid:
+    with factories.build(config, "engine").open(CLIENT_APP, study.num_clients, {"simulation": True}) as grid:
         run_rounds(server, grid, marker)
     return {"rounds": marker.rounds, "parameters": server.layout.num_parameters}

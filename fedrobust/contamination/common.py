@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.checks import number
+from fedrobust.contamination.base import Contamination, DataContamination, Trigger
 from fedrobust.errors import ConfigError
-from fedrobust.types import Contamination, DataContamination, Trigger
+from fedrobust.utils.validation import number
 
 PIXELS = 2**19  # that are corrupted at once: bounds the memory of intermediate maps, and keeps them in the cache
 Level = TypeVar("Level")

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.checks import choice, number
-from fedrobust.contamination import compose
+from fedrobust.contamination.apply import compose
+from fedrobust.contamination.base import Contamination, DataContamination, keep_update
 from fedrobust.errors import ConfigError
-from fedrobust.types import Contamination, DataContamination, keep_update
+from fedrobust.utils.validation import choice, number
 
 MODES = ("all", "cyclic", "sample")
 

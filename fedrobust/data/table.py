@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 from torch import Generator, Tensor
 
-from fedrobust import checks
-from fedrobust.apportion import largest_remainder
 from fedrobust.data import splits
+from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, make_dataset
 from fedrobust.data.decoding import read_images
 from fedrobust.data.files import Files
 from fedrobust.errors import ConfigError, DataError, found_in
 from fedrobust.seeding import generator
+from fedrobust.utils import validation
 
 SPLIT_WORDS = {
     "train": TRAIN,
@@ -49,14 +49,14 @@ def options(
     size: int, max_images: int | None, on_broken: str, seed: int, *, every_class: bool = True, max_per_class: int | None = None
 ) -> Options:
     """Checked Options; raises ConfigError."""
-    checks.number("data.size", size, low=8, high=1024, integer=True)
+    validation.number("data.size", size, low=8, high=1024, integer=True)
     if max_images is not None:
-        checks.number("data.max_images", max_images, low=1, integer=True)
+        validation.number("data.max_images", max_images, low=1, integer=True)
     if max_per_class is not None:
-        checks.number("data.max_per_class", max_per_class, low=1, integer=True)
-    checks.choice("data.on_broken", on_broken, ("error", "skip"))
-    checks.number("data.seed", seed, low=0, integer=True)
-    return Options(size, max_images, on_broken, seed, checks.flag("data.every_class", every_class), max_per_class)
+        validation.number("data.max_per_class", max_per_class, low=1, integer=True)
+    validation.choice("data.on_broken", on_broken, ("error", "skip"))
+    validation.number("data.seed", seed, low=0, integer=True)
+    return Options(size, max_images, on_broken, seed, validation.flag("data.every_class", every_class), max_per_class)
 
 
 def path_setting(key: str, value: object, remedy: str) -> Path:

@@ -12,10 +12,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedrobust.cli import explain
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.federation import commands, keys, scripts
-from fedrobust.federation.commands import Link, Scalar
+from fedrobust.federation import certificates, flower_commands, start_scripts
+from fedrobust.federation.flower_commands import Link, Scalar
+from fedrobust.utils.cli import explain
 
 A_DAY = 86400.0
 
@@ -23,32 +23,37 @@ A_DAY = 86400.0
 def _keys(asked: argparse.Namespace) -> None:
     folder: Path = asked.folder.absolute()
     if asked.site:
-        keys.make_site(folder, asked.site)
-        print(f"{folder / keys.SITE_KEY}: secret, stays at the site\n{folder / keys.SITE_PUBLIC}: send it to the server's administrator")
+        certificates.make_site(folder, asked.site)
+        print(
+            f"{folder / certificates.SITE_KEY}: secret, stays at the site\n"
+            f"{folder / certificates.SITE_PUBLIC}: send it to the server's administrator"
+        )
         return
-    if not (folder / keys.CA_CERTIFICATE).exists():
-        keys.make_authority(folder)
-    keys.make_server(folder, folder, [*asked.host, *(host for host in ("localhost", "127.0.0.1") if host not in asked.host)])
-    print(f"{folder / keys.CA_CERTIFICATE}: send it to every site\n{folder}/*.key: secret, stay here")
+    if not (folder / certificates.CA_CERTIFICATE).exists():
+        certificates.make_authority(folder)
+    certificates.make_server(folder, folder, [*asked.host, *(host for host in ("localhost", "127.0.0.1") if host not in asked.host)])
+    print(f"{folder / certificates.CA_CERTIFICATE}: send it to every site\n{folder}/*.key: secret, stay here")
 
 
 def _commands(asked: argparse.Namespace) -> None:
     folder = asked.folder.absolute()
-    link = _link(asked.superlink, folder / keys.CA_CERTIFICATE)
-    written = scripts.write_site(folder, link, _node(asked.words), asked.port) if asked.words else scripts.write_server(folder, link)
+    link = _link(asked.superlink, folder / certificates.CA_CERTIFICATE)
+    written = (
+        start_scripts.write_site(folder, link, _node(asked.words), asked.port) if asked.words else start_scripts.write_server(folder, link)
+    )
     print("\n".join(str(path) for path in written))
 
 
 def _gate(asked: argparse.Namespace) -> None:
-    from fedrobust.federation.gate import serve
+    from fedrobust.federation.gateway import serve
 
     folder = asked.folder.absolute()
-    ca = folder / keys.CA_CERTIFICATE
+    ca = folder / certificates.CA_CERTIFICATE
     serve(folder, _link(asked.superlink, ca), _link(asked.inner, ca), asked.listen)
 
 
 def _check(asked: argparse.Namespace) -> None:
-    from fedrobust.federation.check import check
+    from fedrobust.federation.preflight import check
 
     link = None if asked.superlink is None else _link(asked.superlink, asked.root_certificates)
     failed = 0
@@ -67,11 +72,11 @@ def _demo(asked: argparse.Namespace) -> None:
 
 
 def _run(asked: argparse.Namespace) -> None:
-    from fedrobust.federation.operating import Operator
+    from fedrobust.federation.operator import Operator
     from fedrobust.federation.processes import Processes
 
     settings: dict[str, Scalar] = {key: value for key in ("sites", "folder", "resume") if (value := getattr(asked, key, ""))}
-    with Processes(asked.home / "logs", commands.QUIET) as processes:
+    with Processes(asked.home / "logs", flower_commands.QUIET) as processes:
         operator = Operator(processes, asked.home.absolute(), asked.connection)
         run = asked.run if asked.command == "follow" else operator.submit(asked.words, wait=asked.wait, **settings)
         print(f"run {run}; it goes on when this command is stopped, see it again with: follow {run}", flush=True)
@@ -120,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     one = command("gate", _gate, "stand between the network and the SuperLink: only requests of SuperNodes pass")
     one.add_argument("folder", type=Path, help="the server's folder")
     one.add_argument("--superlink", required=True, help="host:port under which the sites reach the server")
-    one.add_argument("--inner", default=f"localhost:{commands.PORT}", help="where the SuperLink listens")
-    one.add_argument("--listen", default=scripts.EVERYWHERE, help="the address to bind")
+    one.add_argument("--inner", default=f"localhost:{flower_commands.PORT}", help="where the SuperLink listens")
+    one.add_argument("--listen", default=start_scripts.EVERYWHERE, help="the address to bind")
 
     one = command("check", _check, "is this node ready? data, labels, versions, device, disk, connection, clock")
     one.add_argument("--superlink", help="host:port; left out: the connection is not checked")
@@ -139,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         one = command(name, _run, f"{text}; exit code 0 only if it was completed")
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
         one.add_argument("--home", type=Path, default=home, help="the folder of flwr's config.toml")
-        one.add_argument("--connection", default=commands.CONNECTION, help="the server's name in there")
+        one.add_argument("--connection", default=flower_commands.CONNECTION, help="the server's name in there")
         one.add_argument("--seconds", type=float, default=30 * A_DAY, help="give up following after so many seconds")
     one.add_argument("run")
     one = commands_.choices["run"]

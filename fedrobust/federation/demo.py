@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust import config
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, DataSource
 from fedrobust.errors import ConfigError
-from fedrobust.federation.commands import Scalar
-from fedrobust.federation.local import LocalFederation
+from fedrobust.experiment import compose, factories
+from fedrobust.federation.flower_commands import Scalar
+from fedrobust.federation.local_federation import LocalFederation
 from fedrobust.seeding import generator
 
 PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
@@ -53,7 +53,7 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
 
 
 def _load(words: Sequence[str]) -> Dataset:
-    source: DataSource = config.build(config.compose(*words), "data")
+    source: DataSource = factories.build(compose.compose(*words), "data")
     return source.load()
 
 

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from fedrobust.checks import number
 from fedrobust.errors import ConfigError
-from fedrobust.privacy import Privacy
 from fedrobust.privacy.accounting import epsilon
+from fedrobust.privacy.mechanisms import Privacy
+from fedrobust.utils.validation import number
 
 LIMIT, LEDGER, DELTA = "max-epsilon", "privacy-ledger", "privacy-delta"
 USUAL_DELTA = 1e-5

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.privacy import Noise
+from fedrobust.privacy.mechanisms import Noise
 
 BLOCK = 1 << 20  # numbers made at once
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from fedrobust import checks
-from fedrobust.composition import Preaggregation
+from fedrobust.aggregation.composition import Preaggregation
+from fedrobust.utils import validation
 
 
 def bucketing(size: int = 2) -> Preaggregation:
@@ -18,7 +18,7 @@ def bucketing(size: int = 2) -> Preaggregation:
     A bucket with one attacker in it is lost, so a rule's f counts buckets. What a rule remembers of a client, it remembers of the
     first client of a bucket: rules with a memory of every client (FoolsGold, ETF-DML's trust) lose much of it here.
     """
-    checks.number("preaggregation.size", size, low=1, integer=True)
+    validation.number("preaggregation.size", size, low=1, integer=True)
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         drawn = torch.split(torch.randperm(len(clients), generator=generator), size)

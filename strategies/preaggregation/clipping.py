@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedrobust import checks
-from fedrobust.composition import Preaggregation
+from fedrobust.aggregation.composition import Preaggregation
+from fedrobust.utils import validation
 
 
 def clipping(threshold: float = 1.0) -> Preaggregation:
     """Static clipping: x_i min(1, c / |x_i|), with c = `threshold`, a length in parameter space (it fits one model and learning rate)."""
-    checks.number("preaggregation.threshold", threshold, low=0, open_low=True)
+    validation.number("preaggregation.threshold", threshold, low=0, open_low=True)
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         return torch.diag(shortened(gram_NN.diagonal().sqrt(), threshold))
@@ -22,7 +22,7 @@ def clipping(threshold: float = 1.0) -> Preaggregation:
 def arc(f: int = 3) -> Preaggregation:
     """Adaptive robust clipping (ARC; Allouah et al., ICLR 2025): the k = floor(2 f/N (N - f)) longest updates are shortened to
     the length of the next one. f < N/2 attackers."""
-    checks.number("preaggregation.f", f, low=0, integer=True)
+    validation.number("preaggregation.f", f, low=0, integer=True)
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         lengths_N = gram_NN.diagonal().sqrt()

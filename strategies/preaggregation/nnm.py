@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedrobust import checks
-from fedrobust.composition import Preaggregation
-from fedrobust.vectors import squared_distances
+from fedrobust.aggregation.composition import Preaggregation
+from fedrobust.aggregation.updates import squared_distances
+from fedrobust.utils import validation
 
 
 def nnm(f: int = 3) -> Preaggregation:
@@ -16,7 +16,7 @@ def nnm(f: int = 3) -> Preaggregation:
 
     It makes the updates less heterogeneous before a rule that tolerates f attackers; f < N/2. The first clients win a tie.
     """
-    checks.number("preaggregation.f", f, low=0, integer=True)
+    validation.number("preaggregation.f", f, low=0, integer=True)
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         kept = len(gram_NN) - f

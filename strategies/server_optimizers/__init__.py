@@ -1,7 +1,7 @@
 """Server optimizers: the rule's result is taken for a gradient step, one factory a function, one yaml each in
 configs/server_optimizer. What they remember are vectors of the model's size."""
 
-from fedrobust.composition import ServerOptimizer
+from fedrobust.aggregation.composition import ServerOptimizer
 
 
 def none() -> ServerOptimizer:

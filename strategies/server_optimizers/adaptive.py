@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from fedrobust.strategies.server_optimizers.momentum import check_decay
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.composition import ServerOptimizer
-from strategies.server_optimizers.momentum import check_decay
+from fedrobust.aggregation.composition import ServerOptimizer
+from fedrobust.utils import validation
 
 Second = Callable[[Tensor, Tensor], Tensor]  # (v_{t-1}, delta_t^2) -> v_t
 
@@ -48,9 +48,9 @@ def fedadam(learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99
 
 
 def _optimizer(name: str, second: Second, learning_rate: float, beta1: float, tau: float) -> ServerOptimizer:
-    checks.number("server_optimizer.learning_rate", learning_rate, low=0, open_low=True)
+    validation.number("server_optimizer.learning_rate", learning_rate, low=0, open_low=True)
     check_decay("beta1", beta1)
-    checks.number("server_optimizer.tau", tau, low=0, open_low=True)
+    validation.number("server_optimizer.tau", tau, low=0, open_low=True)
 
     def step(delta_D: Tensor, memory: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         first_D = memory["first"].to(delta_D) if memory else torch.zeros_like(delta_D)

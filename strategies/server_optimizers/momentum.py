@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fedrobust import checks
-from fedrobust.composition import ServerOptimizer
+from fedrobust.aggregation.composition import ServerOptimizer
 from fedrobust.errors import ConfigError
+from fedrobust.utils import validation
 
 
 def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> ServerOptimizer:
@@ -17,7 +17,7 @@ def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> ServerOptimize
 
     delta_t: the rule's result minus the model as sent. learning_rate: eta; momentum: beta in [0, 1).
     """
-    checks.number("server_optimizer.learning_rate", learning_rate, low=0, open_low=True)
+    validation.number("server_optimizer.learning_rate", learning_rate, low=0, open_low=True)
     check_decay("momentum", momentum)
 
     def step(delta_D: Tensor, memory: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
@@ -29,6 +29,6 @@ def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> ServerOptimize
 
 def check_decay(key: str, value: float) -> None:
     """A share of the past: in [0, 1). Raises ConfigError."""
-    checks.number(f"server_optimizer.{key}", value, low=0)
+    validation.number(f"server_optimizer.{key}", value, low=0)
     if value >= 1:
         raise ConfigError(f"server_optimizer.{key}={value}: must be less than 1")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import engines
-from benchmarks._measure import Mark, Measurement
-from benchmarks._processes import Memory
-from benchmarks._report import Spread, command_line
-from benchmarks._work import Work, shards, write_images
-from benchmarks.contestants import ours, plain
+from benchmarks.common.measure import Mark, Measurement
+from benchmarks.common.processes import Memory
+from benchmarks.common.report import Spread, command_line
+from benchmarks.common.work import Work, shards, write_images
+from benchmarks.contestants import fedrobust_engine, plain_loop
 from benchmarks.engines import Entry, Run
 
 ROOT = Path(__file__).parents[2]
@@ -84,8 +84,8 @@ def test_the_plain_loop_and_our_engine_do_the_same_work(tmp_path: Path) -> None:
     assert [len(part) for part in parts] == [6, 6, 6]
     assert len(validation) == 6
     for name, found, numbers in (
-        ("plain", plain.run(work, "fedavg", (seen := []).append), seen),
-        ("ours", ours.run(work, "multi_krum", (others := []).append, engine="inline"), others),
+        ("plain", plain_loop.run(work, "fedavg", (seen := []).append), seen),
+        ("ours", fedrobust_engine.run(work, "multi_krum", (others := []).append, engine="inline"), others),
     ):
         assert numbers == [0, 1, 2], name
         assert {key: found[key] for key in work.done} == work.done, name

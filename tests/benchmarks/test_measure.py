@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from benchmarks._measure import Measurement, run_fresh
-from benchmarks._processes import Memory, Process, read_process
+from benchmarks.common.measure import Measurement, run_fresh
+from benchmarks.common.processes import Memory, Process, read_process
 
 BURN = "import time\nwhile time.process_time() < {seconds}: pass"
 WITH_MARKS = """
 import subprocess, sys, time
-from benchmarks._measure import Reporter
+from benchmarks.common.measure import Reporter
 reporter = Reporter.from_environment()
 reporter.mark(0)
 subprocess.run([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.5: pass"])
@@ -85,7 +85,7 @@ def test_a_failure_is_the_last_line_and_names_no_folder_in_the_json() -> None:
 
 def test_a_contestant_outside_of_a_benchmark_says_what_to_do() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from benchmarks._measure import Reporter; Reporter.from_environment()"],
+        [sys.executable, "-c", "from benchmarks.common.measure import Reporter; Reporter.from_environment()"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, "benchmarks.engines --help" in done.stderr) == (1, True)

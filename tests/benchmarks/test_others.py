@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-import configs
 from benchmarks import aggregation, dml, engines, gpu, scale, startup
-from benchmarks._measure import Mark, Measurement
-from benchmarks._processes import Memory
-from benchmarks._report import Spread
 from benchmarks.aggregation import Case
+from benchmarks.common.measure import Mark, Measurement
+from benchmarks.common.processes import Memory
+from benchmarks.common.report import Spread
 from benchmarks.gpu import Lane
 from benchmarks.tasks import aggregation as rules
 from benchmarks.tasks import dml as taught
 from benchmarks.tasks import scale as scaled
-from fedrobust import config
+from fedrobust import configs
+from fedrobust.experiment import compose, factories
 
 SCRIPTS = (aggregation, dml, engines, gpu, scale, startup)
 
@@ -67,10 +67,10 @@ def test_without_a_gpu_one_line_and_code_2(monkeypatch: pytest.MonkeyPatch, caps
 def test_import_times_add_up_by_package() -> None:
     text = "import time: self [us] | cumulative | imported package\n"
     text += "import time:      1500 |       1500 |     torch._C\nimport time:       500 |       2000 |   torch\n"
-    text += "import time:       250 |       2250 | fedrobust.job\nnoise\n"
+    text += "import time:       250 |       2250 | fedrobust.runtime.simulation\nnoise\n"
     found = startup.imports(text)
     assert [(one.module, one.own, one.total) for one in found] == [
-        ("torch._C", 1.5, 1.5), ("torch", 0.5, 2.0), ("fedrobust.job", 0.25, 2.25),
+        ("torch._C", 1.5, 1.5), ("torch", 0.5, 2.0), ("fedrobust.runtime.simulation", 0.25, 2.25),
     ]  # fmt: skip
     assert startup.by_package(found) == {"torch": 2.0, "fedrobust": 0.25}
 
@@ -122,7 +122,7 @@ OTHERWISE = ("geometric_median", "centered_clipping", "caf", "monna")  # ByzFL s
 
 def test_every_rule_without_images_of_the_server_is_measured() -> None:
     named = {path.stem for path in (Path(configs.__file__).parent / "strategy").glob("*.yaml")}
-    assert {name for name in named if not config.build(config.compose(f"strategy={name}"), "strategy").uses} == set(aggregation.RULES)
+    assert {name for name in named if not factories.build(compose.compose(f"strategy={name}"), "strategy").uses} == set(aggregation.RULES)
 
 
 @pytest.mark.parametrize(

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import purification, threats
-from benchmarks._measure import Measurement
-from benchmarks._processes import Memory
-from benchmarks._report import Spread
+from benchmarks import adaptive_attacks, purification
+from benchmarks.adaptive_attacks import Candidate
+from benchmarks.common.measure import Measurement
+from benchmarks.common.processes import Memory
+from benchmarks.common.report import Spread
 from benchmarks.tasks import purification as task
-from benchmarks.threats import Candidate
-from fedrobust.checkpoint import save_state
-from fedrobust.purification.mdda import mdda
-from tests import federation
+from fedrobust.defences.purification.mdda import mdda
+from fedrobust.learning.model_files import save_state
+from tests.helpers import federation
 
 
 def measured(result: dict[str, Any]) -> Measurement:
     return Measurement(wall=1.0, cpu=1.0, peak=Memory(), marks=(), result=result)
 
 
-@pytest.mark.parametrize("script", [purification, threats], ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", [purification, adaptive_attacks], ids=lambda script: script.__name__)
 def test_help_and_unknown_options(script: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     for words, code in ((["--help"], 0), (["--unknown"], 2), ([".", "--json", "nowhere/out.json"], 2)):
         with pytest.raises(SystemExit) as leaving:
@@ -39,7 +39,7 @@ def test_wrong_input_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.Captu
         ([".", "--purifiers", "tv,bm3d"], "--purifiers=bm3d: must be of mdda"),
     ):
         with pytest.raises(SystemExit) as leaving:
-            threats.main(words)
+            adaptive_attacks.main(words)
         assert leaving.value.code == 2
         assert line in capsys.readouterr().err
 
@@ -100,21 +100,21 @@ def test_energy_by_hand() -> None:
 def test_the_rule_of_choice() -> None:
     # undefended 70: 67 is admissible, 66.9 is not
     dear, cheap, better = Candidate({"std": 1}, 66.9, 60.0), Candidate({"std": 2}, 69.0, 40.0), Candidate({"std": 3}, 67.0, 50.0)
-    assert threats.chosen([dear, cheap, better], 70.0) == better
-    assert threats.chosen([dear, Candidate({"std": 4}, 50.0, 65.0)], 70.0) == dear
+    assert adaptive_attacks.chosen([dear, cheap, better], 70.0) == better
+    assert adaptive_attacks.chosen([dear, Candidate({"std": 4}, 50.0, 65.0)], 70.0) == dear
 
 
 def test_one_setting_is_chosen_for_all_runs_by_its_means() -> None:
     runs = [{"tv": [Candidate({"weight": 0.1}, clean, attacked)]} for clean, attacked in ((60.0, 10.0), (80.0, 40.0))]
-    assert threats.averaged(runs) == {"tv": [Candidate({"weight": 0.1}, 70.0, 25.0)]}
+    assert adaptive_attacks.averaged(runs) == {"tv": [Candidate({"weight": 0.1}, 70.0, 25.0)]}
 
 
 def test_runs_are_resampled_too() -> None:
     # one run: as it is. Two runs that no image could change, 40 and 60: the mean is 50; half of the replicates pick one of them twice and
     # lie 10 sqrt(2 / 1) away
     one = {"none | clean": torch.tensor([40.0, 41.0, 39.0]).double()}
-    assert threats.pooled([one])["none | clean"].tolist() == [40.0, 41.0, 39.0]
-    two = threats.pooled([{"none | clean": torch.full((401,), value).double()} for value in (40.0, 60.0)])["none | clean"]
+    assert adaptive_attacks.pooled([one])["none | clean"].tolist() == [40.0, 41.0, 39.0]
+    two = adaptive_attacks.pooled([{"none | clean": torch.full((401,), value).double()} for value in (40.0, 60.0)])["none | clean"]
     assert two[0] == 50.0
     assert {round(value, 3) for value in two[1:].tolist()} == {50.0, round(50 - 10 * 2**0.5, 3), round(50 + 10 * 2**0.5, 3)}
     assert float((two[1:] != 50).double().mean()) == pytest.approx(0.5, abs=0.1)
@@ -122,30 +122,30 @@ def test_runs_are_resampled_too() -> None:
 
 def test_balanced_accuracy_by_hand() -> None:
     # class 0: 2 of 4 right, class 2: 1 of 1; class 1 does not occur
-    assert threats.balanced(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 2])) == 75.0
+    assert adaptive_attacks.balanced(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 2])) == 75.0
 
 
 def test_the_share_given_back_by_hand() -> None:
     # clean 80, attacked 20, purified and attacked 50: 30 of 60 points; purified and clean 78: costs 2
     values = {"none | clean": 80, "none | oblivious 4": 20, "tv | clean": 78, "tv | oblivious 4": 50, "tv | bpda_eot 4": 25}
-    none, tv = threats.rows({name: torch.tensor([float(value)]) for name, value in values.items()}, ["tv"])
+    none, tv = adaptive_attacks.rows({name: torch.tensor([float(value)]) for name, value in values.items()}, ["tv"])
     assert none == ["none", "80.0", "", "", "20.0", "", "", "", "0.0", "0.0"]
     assert tv == ["tv", "78.0", "", "", "50.0", "", "25.0", "", "2.0", "50.0"]
     # draws 0, 1, ..., 40: their 2.5 % point is 1, their 97.5 % point 39
-    assert threats.interval(torch.tensor([7.0, *range(41)])) == "7.0 (1.0 to 39.0)"
+    assert adaptive_attacks.interval(torch.tensor([7.0, *range(41)])) == "7.0 (1.0 to 39.0)"
 
 
 def test_a_run_from_its_folder_to_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     server = federation.server()
     (tmp_path / "manifest.json").write_text(json.dumps({"config": server.experiment.config}))
     save_state(tmp_path / "model.safetensors", server.layout, server.initial, server.model.anchors)
-    monkeypatch.setattr(threats, "GRIDS", {"mdda": {"std": (0.01, 0.02)}, "jpeg": {"quality": (50,)}})
+    monkeypatch.setattr(adaptive_attacks, "GRIDS", {"mdda": {"std": (0.01, 0.02)}, "jpeg": {"quality": (50,)}})
     out = tmp_path / "out.json"
     words = [str(tmp_path), "--quick", "--purifiers", "mdda,jpeg", "--statistics", "8", "--json", str(out)]
-    assert threats.main([*words, str(tmp_path)]) == 0  # twice the same run
+    assert adaptive_attacks.main([*words, str(tmp_path)]) == 0  # twice the same run
     content = json.loads(out.read_text())
     none, control, *_ = content["test"]
-    assert [row[0] for row in content["test"]] == ["none", threats.CONTROL, "mdda", "jpeg"]
+    assert [row[0] for row in content["test"]] == ["none", adaptive_attacks.CONTROL, "mdda", "jpeg"]
     assert none[1:3] != control[1:3]
     assert len(content["validation"]["mdda"]) == 2
     assert set(content["chosen"]) == {"none", "mdda", "jpeg"}

@@ -4,16 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from fedrobust.clients.adversarial import adversarial, attacked_loss
+from fedrobust.clients.sgd import sgd
 
-from clients.adversarial import adversarial, attacked_loss
-from clients.sgd import sgd
+from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.errors import ConfigError
-from fedrobust.evasion.pgd import pgd
-from fedrobust.images import as_unit
-from fedrobust.layout import Layout, read
-from fedrobust.losses import dot_regression
+from fedrobust.learning.losses import dot_regression
 from fedrobust.seeding import generator
-from tests import tiny
+from fedrobust.state import Layout, read
+from fedrobust.utils.images import as_unit
+from tests.helpers import tiny
 
 FAST = {"loss": "cross_entropy", "augment": False, "optimizer": {"name": "Adam", "lr": 0.02}}
 

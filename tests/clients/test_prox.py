@@ -1,12 +1,12 @@
 import pytest
 import torch
+from fedrobust.clients.prox import prox, proximity
+from fedrobust.clients.sgd import sgd
 from torch import nn
 
-from clients.prox import prox, proximity
-from clients.sgd import sgd
 from fedrobust.errors import ConfigError
-from fedrobust.layout import Layout, read
-from tests import tiny
+from fedrobust.state import Layout, read
+from tests.helpers import tiny
 
 SLOW = {"name": "SGD", "lr": 0.05}
 

@@ -1,16 +1,16 @@
 import pytest
 import torch
+from fedrobust.clients.sgd import sgd, task_loss
 
-from clients.sgd import sgd, task_loss
-from fedrobust import etf
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation import predict
-from fedrobust.layout import Layout, read
-from fedrobust.losses import balanced_softmax, dot_regression, rect_lengths
+from fedrobust.learning import etf
+from fedrobust.learning.inference import predict
+from fedrobust.learning.losses import balanced_softmax, dot_regression, rect_lengths
+from fedrobust.learning.settings import Settings
 from fedrobust.seeding import generator
-from fedrobust.training_settings import Settings
+from fedrobust.state import Layout, read
 from fedrobust.types import Samples, Shard
-from tests import tiny
+from tests.helpers import tiny
 
 FAST = {"name": "Adam", "lr": 0.02}
 

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
+from fedrobust.strategies.fedavg import fedavg
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrobust import losses
-from fedrobust.contamination import contaminate, share, triggered
-from fedrobust.evaluation import predict
-from fedrobust.layout import Layout, load, read
-from fedrobust.models import Classifier
+from fedrobust.aggregation.round import Round, ServerData
+from fedrobust.aggregation.updates import Updates
+from fedrobust.contamination.apply import contaminate, share, triggered
+from fedrobust.contamination.base import CLEAN, Contamination
+from fedrobust.learning import losses
+from fedrobust.learning.classifier import Classifier
+from fedrobust.learning.inference import predict
 from fedrobust.seeding import generator
-from fedrobust.types import CLEAN, Contamination, Round, Samples, ServerData, State
-from fedrobust.vectors import Updates
-from strategies.fedavg import fedavg
+from fedrobust.state import Layout, State, load, read
+from fedrobust.types import Samples
 
 CLASSES, SIDE, CLIENTS, IMAGES, ROUNDS = 4, 16, 5, 80, 8
 

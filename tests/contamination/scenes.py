@@ -6,12 +6,14 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
+from fedrobust.strategies.fedavg import fedavg
 from torch import Generator, Tensor, nn
 
-from fedrobust.types import Contamination, Round, Rule, ServerData, State
-from fedrobust.vectors import Updates
-from strategies.adversary import strike
-from strategies.fedavg import fedavg
+from fedrobust.aggregation.round import Round, Rule, ServerData
+from fedrobust.aggregation.updates import Updates
+from fedrobust.contamination.base import Contamination
+from fedrobust.runtime.server.collusion import strike
+from fedrobust.state import State
 
 
 def normal(seed: int, *shape: int) -> Tensor:

@@ -6,21 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from fedrobust.clients.app import app
+from fedrobust.strategies.etf_dml import etf_dml
 from torch import Generator, Tensor
 
-from clients.app import app
-from clients.disguise import lessons, mirror
-from fedrobust import wire
-from fedrobust.alignment import alignment, root_loss
-from fedrobust.contamination import contaminate
-from fedrobust.contamination.adaptive_etf import adaptive_etf, between, guessed_root, largest_step
-from fedrobust.layout import Layout, read
-from fedrobust.types import Contamination, Samples, State
-from strategies.etf_dml import etf_dml
-from tests import federation
-from tests.clients.test_app import context, message
+from fedrobust.contamination.apply import contaminate
+from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.updates.adaptive_etf import adaptive_etf, between, guessed_root, largest_step
+from fedrobust.learning.alignment import alignment, root_loss
+from fedrobust.runtime.client.stealth import lessons, mirror
+from fedrobust.runtime.messages import records
+from fedrobust.state import Layout, State, read
+from fedrobust.types import Samples
 from tests.contamination.worlds import LARGE, client, federate, only
-from tests.federation import MEAN
+from tests.helpers import federation
+from tests.helpers.federation import MEAN
+from tests.runtime.client.test_handlers import context, message
 from tests.strategies import toy
 
 
@@ -108,7 +109,7 @@ def test_on_a_client_no_step_is_what_an_honest_client_sends() -> None:
     for words in (("poisoned=0",), ("poisoned=[1]", "contamination.factor=0.0"), ("poisoned=[1]", "contamination.epsilon=1000")):
         server = federation.server(*MEAN, "contamination=adaptive_etf", *words)
         reply = app(message(server, 1), context(1)).content
-        states.append(wire.read_train_reply(reply, (server.layout.num_parameters, server.layout.num_buffers)))
+        states.append(records.read_train_reply(reply, (server.layout.num_parameters, server.layout.num_buffers)))
     assert torch.equal(states[0].state.parameters, states[1].state.parameters)
     assert torch.equal(states[0].state.buffers, states[1].state.buffers)
     assert not torch.equal(states[0].state.parameters, states[2].state.parameters)

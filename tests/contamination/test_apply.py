@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination import compose, contaminate, triggered
-from fedrobust.contamination.backdoor_patch import backdoor_patch
-from fedrobust.contamination.gaussian_noise import gaussian_noise
-from fedrobust.contamination.label_flip import label_flip
-from fedrobust.contamination.sign_flip import sign_flip
+from fedrobust.contamination.apply import compose, contaminate, triggered
+from fedrobust.contamination.backdoors.patch import backdoor_patch
+from fedrobust.contamination.base import CLEAN, Backdoor, Contamination, keep_data, keep_update
+from fedrobust.contamination.corruptions.gaussian_noise import gaussian_noise
+from fedrobust.contamination.labels.label_flip import label_flip
+from fedrobust.contamination.updates.independent import sign_flip
 from fedrobust.seeding import generator
-from fedrobust.types import CLEAN, Backdoor, Contamination, Samples, State, keep_data, keep_update
+from fedrobust.state import State
+from fedrobust.types import Samples
 
 SAMPLES = Samples(torch.full((6, 3, 4, 4), 100, dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2]))
 

@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedrobust.contamination import _drawing as drawing
-from fedrobust.contamination import share, triggered
-from fedrobust.contamination.backdoor_edge_case import backdoor_edge_case
-from fedrobust.contamination.backdoor_patch import backdoor_patch
-from fedrobust.contamination.backdoor_triggers import backdoor_blended, backdoor_clinical, backdoor_distributed
-from fedrobust.contamination.backdoor_updates import backdoor_neurotoxin, backdoor_replacement
+from fedrobust.contamination.apply import share, triggered
+from fedrobust.contamination.backdoors.edge_case import backdoor_edge_case
+from fedrobust.contamination.backdoors.patch import backdoor_patch
+from fedrobust.contamination.backdoors.triggers import backdoor_blended, backdoor_clinical, backdoor_distributed
+from fedrobust.contamination.backdoors.updates import backdoor_neurotoxin, backdoor_replacement
+from fedrobust.contamination.base import Backdoor, Contamination
+from fedrobust.contamination.corruptions import drawing
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
-from fedrobust.types import Backdoor, Contamination, Samples, State
+from fedrobust.state import State
+from fedrobust.types import Samples
 
 GREY = torch.full((4, 3, 32, 40), 0.5)
 

@@ -7,22 +7,22 @@ from typing import Any
 import byzfl
 import pytest
 import torch
+from fedrobust.strategies.krum import krum
+from fedrobust.strategies.median import median
+from fedrobust.strategies.trimmed_mean import trimmed_mean
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.contamination._collusion import climbed, halved
-from fedrobust.contamination.alie import alie, largest_z, optimal_alie
-from fedrobust.contamination.fang import fang
-from fedrobust.contamination.ipm import ipm, optimal_ipm
-from fedrobust.contamination.mimic import mimic, outstanding
-from fedrobust.contamination.min_max import min_max
-from fedrobust.contamination.min_sum import min_sum
+from fedrobust.aggregation.updates import Updates
+from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.updates.alie import alie, largest_z, optimal_alie
+from fedrobust.contamination.updates.collusion import climbed, halved
+from fedrobust.contamination.updates.fang import fang
+from fedrobust.contamination.updates.ipm import ipm, optimal_ipm
+from fedrobust.contamination.updates.mimic import mimic, outstanding
+from fedrobust.contamination.updates.min_max import min_max
+from fedrobust.contamination.updates.min_sum import min_sum
 from fedrobust.errors import ConfigError
-from fedrobust.types import Contamination
-from fedrobust.vectors import Updates
-from strategies.krum import krum
-from strategies.median import median
-from strategies.trimmed_mean import trimmed_mean
 from tests.contamination.scenes import attacked, normal, round_of
 
 # Three honest clients with mean (2, 2) and sample standard deviations (1, 2), two poisoned ones with mean (1, 2).

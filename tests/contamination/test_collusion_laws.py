@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from fedrobust.strategies.fedavg import fedavg
+from fedrobust.strategies.trimmed_mean import trimmed_mean
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import configs
-from fedrobust import config
-from fedrobust.contamination import compose
-from fedrobust.contamination.alie import alie
-from fedrobust.contamination.ipm import ipm
-from fedrobust.contamination.label_flip import label_flip
+from fedrobust import configs
+from fedrobust.aggregation.updates import Updates
+from fedrobust.contamination.apply import compose
+from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.labels.label_flip import label_flip
+from fedrobust.contamination.updates.alie import alie
+from fedrobust.contamination.updates.ipm import ipm
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.types import Contamination
-from fedrobust.vectors import Updates
-from strategies.adversary import strike
-from strategies.fedavg import fedavg
-from strategies.trimmed_mean import trimmed_mean
+from fedrobust.experiment import factories
+from fedrobust.runtime.server.collusion import strike
 from tests.contamination.scenes import attacked, normal, round_of
 
 FOLDER = Path(configs.__file__).parent / "contamination"
@@ -40,7 +40,7 @@ laws = settings(deadline=None, max_examples=10)
 def build(name: str, **overrides: Any) -> Contamination:
     shown = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
     assert isinstance(shown, dict)
-    built = config.build({"contamination": {**shown, **overrides}}, "contamination", num_classes=5)
+    built = factories.build({"contamination": {**shown, **overrides}}, "contamination", num_classes=5)
     assert isinstance(built, Contamination)
     return built
 

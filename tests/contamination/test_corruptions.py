@@ -15,18 +15,21 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from fedrobust.contamination import artefacts, blurs, common, digital, noises, tones
-from fedrobust.contamination import gaussian_noise as gaussian
-from fedrobust.data.lesions import KINDS, draw
+from fedrobust.contamination import common
+from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.corruptions import artefacts, digital, noise
+from fedrobust.contamination.corruptions import blur as blurs
+from fedrobust.contamination.corruptions import colour as tones
+from fedrobust.contamination.corruptions import gaussian_noise as gaussian
+from fedrobust.data.synthetic.lesions import KINDS, draw
 from fedrobust.errors import ConfigError
-from fedrobust.images import as_bytes
 from fedrobust.seeding import generator
-from fedrobust.types import Contamination
+from fedrobust.utils.images import as_bytes
 
 GRADED = {
     one.__name__: one
     for one in (
-        *(noises.speckle_noise, noises.shot_noise, noises.impulse_noise, blurs.defocus_blur, blurs.motion_blur, blurs.zoom_blur),
+        *(noise.speckle_noise, noise.shot_noise, noise.impulse_noise, blurs.defocus_blur, blurs.motion_blur, blurs.zoom_blur),
         *(digital.jpeg, digital.pixelate, tones.brightness_up, tones.brightness_down, tones.contrast_up, tones.contrast_down),
         *(tones.gamma_up, tones.gamma_down, tones.saturation, artefacts.hair, artefacts.ruler, artefacts.bubbles, artefacts.vignette),
         artefacts.burned_text,
@@ -106,8 +109,8 @@ def test_many_images_are_done_in_portions(name: str, monkeypatch: pytest.MonkeyP
 # 6 * 3 * 480 = 8640 values of .5: five standard errors of the share p are 5 sqrt(p (1 - p) / 8640)
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_impulses(severity: int) -> None:
-    share = noises.IMPULSE[severity - 1]
-    after = through(noises.impulse_noise(severity=severity), GREY)
+    share = noise.IMPULSE[severity - 1]
+    after = through(noise.impulse_noise(severity=severity), GREY)
     for value in (0.0, 1.0):
         assert float((after == value).float().mean()) == pytest.approx(share / 2, abs=5 * math.sqrt(share / 2 / 8640))
     assert set(after.unique().tolist()) == {0.0, 0.5, 1.0}
@@ -115,14 +118,14 @@ def test_impulses(severity: int) -> None:
 
 def test_speckle_and_shot_deviations() -> None:
     # speckle at severity 2: .15 * .5 = .075; shot at severity 1: sqrt(60 * .5) / 60 = .0913; standard error about sigma / sqrt(2 * 8640)
-    speckle = through(noises.speckle_noise(severity=2), GREY) - 0.5
+    speckle = through(noise.speckle_noise(severity=2), GREY) - 0.5
     assert float(speckle.std()) == pytest.approx(0.075, rel=0.04)
-    shot = through(noises.shot_noise(severity=1), GREY) - 0.5
+    shot = through(noise.shot_noise(severity=1), GREY) - 0.5
     assert float(shot.std()) == pytest.approx(0.0913, rel=0.04)
     assert float(shot.mean()) == pytest.approx(0, abs=5 * 0.0913 / math.sqrt(8640))
     black = torch.zeros(2, 3, 4, 4)
-    assert not through(noises.speckle_noise(), black).any()  # neither has noise where there is no light
-    assert not through(noises.shot_noise(), black).any()
+    assert not through(noise.speckle_noise(), black).any()  # neither has noise where there is no light
+    assert not through(noise.shot_noise(), black).any()
 
 
 def test_gaussian_levels_are_the_published_ones_but_for_the_first() -> None:

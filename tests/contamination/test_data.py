@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.contamination.backdoor_patch import backdoor_patch
-from fedrobust.contamination.clinical_noise import clinical_noise
-from fedrobust.contamination.gaussian_noise import SEVERITIES, gaussian_noise
-from fedrobust.contamination.label_error import label_error
-from fedrobust.contamination.label_flip import label_flip
+from fedrobust.contamination.backdoors.patch import backdoor_patch
+from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.corruptions.gaussian_noise import SEVERITIES, gaussian_noise
+from fedrobust.contamination.labels.label_error import label_error
+from fedrobust.contamination.labels.label_flip import label_flip
+from fedrobust.contamination.noisy_hospital import clinical_noise
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
-from fedrobust.types import Contamination
 
 GREY = torch.full((40, 3, 20, 20), 0.5)
 RATES = st.floats(0, 1)

@@ -11,17 +11,18 @@ from functools import cache
 import pytest
 import torch
 
-from fedrobust.contamination.backdoor_edge_case import backdoor_edge_case
-from fedrobust.contamination.backdoor_patch import backdoor_patch
-from fedrobust.contamination.backdoor_triggers import backdoor_blended, backdoor_clinical, backdoor_distributed
-from fedrobust.contamination.backdoor_updates import backdoor_neurotoxin, backdoor_replacement
-from fedrobust.contamination.gaussian_noise import gaussian_noise
-from fedrobust.contamination.label_error import label_error
-from fedrobust.contamination.label_flip import label_flip
-from fedrobust.contamination.label_noise import label_instance, label_pair
+from fedrobust.contamination.backdoors.edge_case import backdoor_edge_case
+from fedrobust.contamination.backdoors.patch import backdoor_patch
+from fedrobust.contamination.backdoors.triggers import backdoor_blended, backdoor_clinical, backdoor_distributed
+from fedrobust.contamination.backdoors.updates import backdoor_neurotoxin, backdoor_replacement
+from fedrobust.contamination.base import CLEAN, Contamination
+from fedrobust.contamination.corruptions.gaussian_noise import gaussian_noise
+from fedrobust.contamination.labels.label_error import label_error
+from fedrobust.contamination.labels.label_flip import label_flip
+from fedrobust.contamination.labels.label_noise import label_instance, label_pair
 from fedrobust.contamination.mixture import mixture
 from fedrobust.seeding import generator
-from fedrobust.types import CLEAN, Contamination, Samples
+from fedrobust.types import Samples
 from tests.contamination import arena
 from tests.contamination.test_corruptions import GRADED
 

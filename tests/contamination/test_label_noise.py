@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.contamination.backdoor_patch import backdoor_patch
-from fedrobust.contamination.label_flip import label_flip
-from fedrobust.contamination.label_noise import label_instance, label_pair
+from fedrobust.contamination.backdoors.patch import backdoor_patch
+from fedrobust.contamination.labels.label_flip import label_flip
+from fedrobust.contamination.labels.label_noise import label_instance, label_pair
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
 

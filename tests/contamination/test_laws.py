@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import configs
 import fedrobust.contamination
-from fedrobust import config
-from fedrobust.contamination import contaminate, triggered
+from fedrobust import configs
+from fedrobust.contamination.apply import contaminate, triggered
+from fedrobust.contamination.base import Contamination, keep_data, keep_update
 from fedrobust.errors import ConfigError
-from fedrobust.images import as_unit
+from fedrobust.experiment import factories
 from fedrobust.seeding import generator
-from fedrobust.types import Contamination, Samples, State, keep_data, keep_update
+from fedrobust.state import State
+from fedrobust.types import Samples
+from fedrobust.utils.images import as_unit
 
 FOLDER = Path(configs.__file__).parent / "contamination"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -31,6 +35,7 @@ NOT_TWICE = {"backdoor_blended"}  # triggers that go on changing an image which 
 NO_TRIGGER = {"backdoor_edge_case"}  # the victims themselves are the trigger
 LAZY = {"free_rider"}  # sends back what it got
 NO_NUMBERS = {"not_finite"}
+HELPERS: set[str] = set()  # modules with functions that return contaminations and are no factories
 every = pytest.mark.parametrize("name", NAMES)
 
 
@@ -57,7 +62,7 @@ def holds_targets(value: Any) -> bool:
 
 
 def build(name: str, num_classes: Any = K, **overrides: Any) -> Contamination:
-    built = config.build({"contamination": {**nested(name), **overrides}}, "contamination", num_classes=num_classes)
+    built = factories.build({"contamination": {**nested(name), **overrides}}, "contamination", num_classes=num_classes)
     assert isinstance(built, Contamination)
     return built
 
@@ -89,9 +94,19 @@ def same(value: Samples | State, tensors: list[torch.Tensor]) -> bool:
 
 
 def test_every_factory_has_its_yaml() -> None:
-    files = [path.stem for path in Path(fedrobust.contamination.__file__).parent.glob("*.py")]
-    modules = {stem for stem in files if not stem.startswith("_") and stem != "common"}
-    assert modules == {settings_of(name)._target_.split(".")[-2] for name in NAMES}
+    package = fedrobust.contamination
+    modules = [
+        importlib.import_module(one.name) for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if not one.ispkg
+    ]
+    factories = {
+        f"{module.__name__}.{name}"
+        for module in modules
+        for name, one in inspect.getmembers(module, inspect.isfunction)
+        if one.__module__ == module.__name__ and one.__annotations__.get("return") == "Contamination"
+    }
+    named = {settings_of(name)._target_ for name in NAMES}
+    assert named <= factories
+    assert {name.rpartition(".")[0] for name in factories} - {name.rpartition(".")[0] for name in named} == HELPERS
 
 
 @every

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from fedrobust import config
-from fedrobust.attackers import Collusion
-from fedrobust.contamination import compose, period, share
-from fedrobust.contamination.backdoor_patch import backdoor_patch
-from fedrobust.contamination.backdoor_triggers import backdoor_distributed
-from fedrobust.contamination.backdoor_updates import backdoor_neurotoxin
+from fedrobust.contamination.apply import compose, period, share
+from fedrobust.contamination.backdoors.patch import backdoor_patch
+from fedrobust.contamination.backdoors.triggers import backdoor_distributed
+from fedrobust.contamination.backdoors.updates import backdoor_neurotoxin
+from fedrobust.contamination.base import Collusion, Contamination, keep_data, keep_update
 from fedrobust.contamination.mixture import mixture
-from fedrobust.contamination.sign_flip import sign_flip
+from fedrobust.contamination.updates.independent import sign_flip
 from fedrobust.errors import ConfigError
-from fedrobust.experiment import build
+from fedrobust.experiment import compose as config
+from fedrobust.experiment.build import build
 from fedrobust.seeding import generator
-from fedrobust.types import Contamination, State, keep_data, keep_update
+from fedrobust.state import State
 
 IMAGES, LABELS = torch.zeros(400, 3, 2, 2), torch.zeros(400, dtype=torch.int64)
 TOGETHER = Contamination("together", collude=Collusion(lambda scene: pytest.fail("never struck")))

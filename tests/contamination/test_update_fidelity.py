@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from fedrobust.strategies.fedavg import fedavg
 
-from fedrobust.contamination.adaptive_etf import adaptive_etf
-from fedrobust.contamination.alie import alie, optimal_alie
-from fedrobust.contamination.fang import fang
-from fedrobust.contamination.free_rider import free_rider
-from fedrobust.contamination.gaussian_update import gaussian_update
-from fedrobust.contamination.ipm import ipm, optimal_ipm
-from fedrobust.contamination.mimic import mimic
-from fedrobust.contamination.min_max import min_max
-from fedrobust.contamination.min_sum import min_sum
-from fedrobust.contamination.scaling import scaling
-from fedrobust.contamination.sign_flip import sign_flip
-from fedrobust.layout import Layout, read
-from fedrobust.types import Contamination
-from strategies.fedavg import fedavg
+from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.updates.adaptive_etf import adaptive_etf
+from fedrobust.contamination.updates.alie import alie, optimal_alie
+from fedrobust.contamination.updates.fang import fang
+from fedrobust.contamination.updates.independent import free_rider, gaussian_update, scaling, sign_flip
+from fedrobust.contamination.updates.ipm import ipm, optimal_ipm
+from fedrobust.contamination.updates.mimic import mimic
+from fedrobust.contamination.updates.min_max import min_max
+from fedrobust.contamination.updates.min_sum import min_sum
+from fedrobust.state import Layout, read
 from tests.contamination.worlds import ATTACKERS, client, federate
 from tests.strategies import toy
 

@@ -10,14 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.contamination.free_rider import free_rider
-from fedrobust.contamination.gaussian_update import gaussian_update
-from fedrobust.contamination.not_finite import not_finite
-from fedrobust.contamination.scaling import scaling
-from fedrobust.contamination.sign_flip import sign_flip
+from fedrobust.contamination.updates.independent import free_rider, gaussian_update, not_finite, scaling, sign_flip
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
-from fedrobust.types import State
+from fedrobust.state import State
 
 
 def state(values: list[float], buffers: float = 0.0) -> State:

@@ -6,18 +6,20 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
+from fedrobust.strategies.fedavg import fedavg
 from torch import Generator, nn
 
-from clients.disguise import lessons, mirror
-from fedrobust import batchnorm
-from fedrobust.contamination import contaminate, triggered
-from fedrobust.etf import simplex_etf
-from fedrobust.evaluation import predict
-from fedrobust.layout import Layout, load, read
-from fedrobust.models import Classifier
-from fedrobust.types import Aggregate, Contamination, Samples, ServerData, Shard, State, Strategy
-from strategies.adversary import strike
-from strategies.fedavg import fedavg
+from fedrobust.aggregation.round import Aggregate, ServerData, Strategy
+from fedrobust.contamination.apply import contaminate, triggered
+from fedrobust.contamination.base import Contamination
+from fedrobust.learning import batchnorm
+from fedrobust.learning.classifier import Classifier
+from fedrobust.learning.etf import simplex_etf
+from fedrobust.learning.inference import predict
+from fedrobust.runtime.client.stealth import lessons, mirror
+from fedrobust.runtime.server.collusion import strike
+from fedrobust.state import Layout, State, load, read
+from fedrobust.types import Samples, Shard
 from tests.strategies import toy
 
 CLIENTS, ATTACKERS = 10, (0, 1, 2)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fedrobust.data.ham10000 import CLASSES, ham10000
-from fedrobust.data.medmnist import medmnist
-from fedrobust.data.npz import npz
+from fedrobust.data.sources.ham10000 import CLASSES, ham10000
+from fedrobust.data.sources.medmnist import medmnist
+from fedrobust.data.sources.npz_archive import npz
 from fedrobust.errors import ConfigError, DataError
 from tests.data.toys import picture
 

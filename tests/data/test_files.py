@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from fedrobust.data import decoding
-from fedrobust.data.csv import csv
 from fedrobust.data.decoding import decode, squeeze
-from fedrobust.data.image_folder import image_folder
+from fedrobust.data.sources.csv_table import csv
+from fedrobust.data.sources.image_folder import image_folder
 from fedrobust.data.table import chosen_rows, options, subset
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.seeding import generator

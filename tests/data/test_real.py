@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fedrobust.data import carve
-from fedrobust.data.csv import csv
-from fedrobust.data.ham10000 import ham10000
-from fedrobust.data.npz import npz
-from fedrobust.partition import by_site, summary
+from fedrobust.data.partition import by_site, summary
+from fedrobust.data.sources.csv_table import csv
+from fedrobust.data.sources.ham10000 import ham10000
+from fedrobust.data.sources.npz_archive import npz
 from fedrobust.seeding import generator
 
 

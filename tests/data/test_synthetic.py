@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fedrobust.data import TRAIN, Dataset
-from fedrobust.data.lesions import KINDS, draw
-from fedrobust.data.scanners import SCANNERS, photograph
 from fedrobust.data.synthetic import class_counts, synthetic
+from fedrobust.data.synthetic.lesions import KINDS, draw
+from fedrobust.data.synthetic.scanners import SCANNERS, photograph
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedrobust.privacy.secure import Random, Session, hospital
-from fedrobust.privacy.secure.coordinator import Opened, Sitting, unmask
+from fedrobust.privacy.secure import Random, Session
+from fedrobust.privacy.secure import client as hospital
+from fedrobust.privacy.secure.server import Opened, Sitting, unmask
 
 
 @dataclass

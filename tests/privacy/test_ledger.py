@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fedrobust import privacy
 from fedrobust.errors import ConfigError
+from fedrobust.privacy import mechanisms
 from fedrobust.privacy.accounting import epsilon
 from fedrobust.privacy.ledger import charge, check_verdict
 
-DP = privacy.local_dp(noise_multiplier=2.0)
+DP = mechanisms.local_dp(noise_multiplier=2.0)
 
 
 def node(path: Path, limit: float, **more) -> dict:
@@ -28,20 +28,20 @@ def test_updates_are_sent_until_the_limit_over_all_runs(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["mu_squared"] for line in lines] == [0.25] * 3  # the refused one is not entered
     assert [line["epsilon"] for line in lines] == pytest.approx([epsilon(2.0, k, 1e-5) for k in (1, 2, 3)])
-    charge(node(path, limit + 5), privacy.local_dp(noise_multiplier=4.0))  # mechanisms of another strength add up likewise
+    charge(node(path, limit + 5), mechanisms.local_dp(noise_multiplier=4.0))  # mechanisms of another strength add up likewise
     # 3 / 4 + 1 / 16 = 13 / 16
     assert json.loads(path.read_text().splitlines()[-1])["epsilon"] == pytest.approx(epsilon((16 / 13) ** 0.5, 1, 1e-5))
 
 
 def test_the_servers_delta_does_not_count(tmp_path: Path) -> None:
-    loose = privacy.local_dp(noise_multiplier=2.0, delta=0.5)
+    loose = mechanisms.local_dp(noise_multiplier=2.0, delta=0.5)
     with pytest.raises(ConfigError, match="would reach"):
         charge(node(tmp_path / "x", 0.1), loose)
     charge(node(tmp_path / "x", 3.0, **{"privacy-delta": 1e-3}), loose)
 
 
-@pytest.mark.parametrize("mechanism", [privacy.none(), privacy.clipping(1.0)])
-def test_without_local_dp_nothing_is_sent(tmp_path: Path, mechanism: privacy.Privacy) -> None:
+@pytest.mark.parametrize("mechanism", [mechanisms.none(), mechanisms.clipping(1.0)])
+def test_without_local_dp_nothing_is_sent(tmp_path: Path, mechanism: mechanisms.Privacy) -> None:
     with pytest.raises(ConfigError, match="sends nothing without local DP"):
         charge(node(tmp_path / "x", 8.0), mechanism)
     charge({}, mechanism)  # a node without a limit

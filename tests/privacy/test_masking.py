@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from fedrobust.errors import RunError
-from fedrobust.privacy.secure import ciphers, coordinator, hospital, seeded, shamir
+from fedrobust.privacy.secure import ciphers, secret_sharing, seeded, server
+from fedrobust.privacy.secure import client as hospital
 from fedrobust.seeding import generator
 from tests.privacy.sitting import Table, seated, whole_numbers
 
@@ -250,12 +251,12 @@ def test_wrong_shares_of_a_key_are_noticed_and_too_few_named() -> None:
     table = seated(4, 3)
     total = sum((table.mask(client, torch.ones(3, dtype=torch.int64)) for client in (0, 1, 2)), torch.zeros(3, dtype=torch.int64))
     told = {client: table.unmask(client, [0, 1, 2]) for client in (0, 1, 2)}
-    sitting = coordinator.Sitting("task", 3, table.keys, [0, 1, 2, 3], [0, 1, 2])
-    wrong = {**told, 1: coordinator.Opened(told[1].seeds, {3: (5).to_bytes(shamir.SHARE_BYTES)})}
+    sitting = server.Sitting("task", 3, table.keys, [0, 1, 2, 3], [0, 1, 2])
+    wrong = {**told, 1: server.Opened(told[1].seeds, {3: (5).to_bytes(secret_sharing.SHARE_BYTES)})}
     with pytest.raises(RunError, match=r"client 3's (mask key do not give it|secret do not give one)"):
-        coordinator.unmask(total.clone(), sitting, wrong)
-    missing = {**told, 1: coordinator.Opened({}, told[1].masks)}
+        server.unmask(total.clone(), sitting, wrong)
+    missing = {**told, 1: server.Opened({}, told[1].masks)}
     with pytest.raises(RunError, match="2 of 3 shares of client 0's secret came"):
-        coordinator.unmask(total.clone(), sitting, missing)
-    coordinator.unmask(total, sitting, told)
+        server.unmask(total.clone(), sitting, missing)
+    server.unmask(total, sitting, told)
     assert total.tolist() == [3, 3, 3]

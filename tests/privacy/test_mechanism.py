@@ -8,12 +8,13 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from fedrobust import experiment, privacy
 from fedrobust.errors import ConfigError, RunError
+from fedrobust.experiment import build
+from fedrobust.privacy import mechanisms
 from fedrobust.privacy.noise import secret, seeded
 from fedrobust.seeding import generator
-from fedrobust.types import State
-from tests import federation
+from fedrobust.state import State
+from tests.helpers import federation
 
 REFERENCE = State(torch.tensor([1.0, -1.0, 0.0]), torch.tensor([5.0]))
 SENT = State(torch.tensor([4.0, 3.0, 0.0]), torch.tensor([7.0]))  # update (3, 4, 0), of length 5
@@ -24,24 +25,24 @@ def zeros(number: int) -> torch.Tensor:
 
 
 def test_none_gives_the_very_same_state() -> None:
-    assert privacy.none().release(SENT, REFERENCE, zeros) is SENT
-    assert privacy.none().told(7, {"loss": 1.0}, {"x": 1}) == (7, {"loss": 1.0}, {"x": 1})
-    assert (privacy.none().facts(3), privacy.none().spent(3)) == (None, None)
+    assert mechanisms.none().release(SENT, REFERENCE, zeros) is SENT
+    assert mechanisms.none().told(7, {"loss": 1.0}, {"x": 1}) == (7, {"loss": 1.0}, {"x": 1})
+    assert (mechanisms.none().facts(3), mechanisms.none().spent(3)) == (None, None)
 
 
 def test_clipping_by_hand() -> None:
     # (3, 4, 0) times 2/5 = (1.2, 1.6, 0)
-    clipped = privacy.clipping(2.0).release(SENT, REFERENCE, zeros)
+    clipped = mechanisms.clipping(2.0).release(SENT, REFERENCE, zeros)
     assert torch.allclose(clipped.parameters, torch.tensor([2.2, 0.6, 0.0]))
     assert clipped.buffers is SENT.buffers
-    assert torch.equal(privacy.clipping(5.0).release(SENT, REFERENCE, zeros).parameters, SENT.parameters)
+    assert torch.equal(mechanisms.clipping(5.0).release(SENT, REFERENCE, zeros).parameters, SENT.parameters)
     assert torch.equal(SENT.parameters, torch.tensor([4.0, 3.0, 0.0]))
     assert torch.equal(REFERENCE.parameters, torch.tensor([1.0, -1.0, 0.0]))
-    assert privacy.clipping(2.0).facts(3) == {"name": "clipping", "clip": 2.0, "noise_multiplier": 0.0, "replies": 3}
+    assert mechanisms.clipping(2.0).facts(3) == {"name": "clipping", "clip": 2.0, "noise_multiplier": 0.0, "replies": 3}
 
 
 def test_noise_is_added_to_the_clipped_update_and_nothing_else_is_told() -> None:
-    mechanism = privacy.local_dp(clip=2.0, noise_multiplier=0.5)
+    mechanism = mechanisms.local_dp(clip=2.0, noise_multiplier=0.5)
     noise = torch.tensor([1.0, -1.0, 2.0])
     released = mechanism.release(SENT, REFERENCE, lambda number: noise[:number].clone())
     # standard deviation 2 * 2 * 0.5 = 2
@@ -51,7 +52,7 @@ def test_noise_is_added_to_the_clipped_update_and_nothing_else_is_told() -> None
 
 
 def test_the_noise_has_the_length_that_epsilon_is_told_for() -> None:
-    mechanism, number = privacy.local_dp(clip=0.5, noise_multiplier=1.5), 200_000
+    mechanism, number = mechanisms.local_dp(clip=0.5, noise_multiplier=1.5), 200_000
     start = State(torch.zeros(number), torch.zeros(0))
     released = mechanism.release(State(torch.full((number,), 9.0), torch.zeros(0)), start, seeded(generator(0, "x")))
     # variance (2 * 0.5 * 1.5)^2 = 2.25; the clipped update adds 0.5^2 / number; the estimate's own error is 2.25 sqrt(2 / number) = 0.7 %
@@ -62,7 +63,7 @@ def test_the_noise_has_the_length_that_epsilon_is_told_for() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_update_that_cannot_be_clipped_is_not_sent(bad: float) -> None:
     spoilt = State(torch.tensor([bad, 3.0, 0.0]), SENT.buffers)
-    for mechanism in (privacy.clipping(1.0), privacy.local_dp()):
+    for mechanism in (mechanisms.clipping(1.0), mechanisms.local_dp()):
         with pytest.raises(RunError, match="not finite; nothing is sent"):
             mechanism.release(spoilt, REFERENCE, zeros)
 
@@ -89,7 +90,7 @@ def test_secret_noise_is_normal_and_never_twice_the_same() -> None:
 )
 def test_what_does_not_go_together_is_refused_in_one_line(words: tuple[str, ...], line: str) -> None:
     with pytest.raises(ConfigError) as error:
-        experiment.build(federation.settings(*words))
+        build.build(federation.settings(*words))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -7,37 +7,38 @@ from pathlib import Path
 
 import pytest
 import torch
+from fedrobust.clients.app import app
 from flwr.app import Context, Message, RecordDict
 
-from clients.app import app
-from fedrobust import reporting, wire
-from fedrobust.engines.inline import InlineGrid
 from fedrobust.errors import ConfigError
-from fedrobust.layout import read
 from fedrobust.privacy.accounting import epsilon
-from fedrobust.wording import privacy_text
-from strategies.adapter import Server
-from strategies.conduct import conduct
-from strategies.rounds import make_server
-from tests import federation
-from tests.federation import Memory
+from fedrobust.reporting import report as reporting
+from fedrobust.reporting.text import privacy_text
+from fedrobust.runtime.engines.inline_grid import InlineGrid
+from fedrobust.runtime.messages import records
+from fedrobust.runtime.server.loop import make_server
+from fedrobust.runtime.server.rule_strategy import Server
+from fedrobust.runtime.server.run import conduct
+from fedrobust.state import read
+from tests.helpers import federation
+from tests.helpers.federation import Memory
 
 DP = ("strategy=fedavg", "privacy=local_dp", "privacy.clip=0.5", "privacy.noise_multiplier=0.1", "poisoned=0")
 
 
 def asked(server: Server, kind: str = "train") -> Message:
-    wire.set_identity()
+    records.set_identity()
     order = {"experiment": server.experiment.text, "round": 1, "etf": server.etf_bytes, "etf-sha256": server.etf_sha256}
-    return Message(wire.instruction(wire.state_record(read(server.model, server.layout)), order), 0, kind)
+    return Message(records.instruction(records.state_record(read(server.model, server.layout)), order), 0, kind)
 
 
 def hospital(**node) -> Context:
     return Context(1, 0, {"partition-id": 0, "num-partitions": 3, **node}, RecordDict(), {})
 
 
-def released(server: Server, **node) -> wire.Reply:
+def released(server: Server, **node) -> records.Reply:
     reply = app(asked(server), hospital(**node))
-    return wire.read_train_reply(reply.content, (server.layout.num_parameters, server.layout.num_buffers))
+    return records.read_train_reply(reply.content, (server.layout.num_parameters, server.layout.num_buffers))
 
 
 def test_a_private_reply_holds_the_noisy_update_and_nothing_else() -> None:
@@ -91,7 +92,7 @@ def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:
     words = ("strategy=fedavg", "privacy=local_dp", "privacy.noise_multiplier=2.0", "rounds=2")
     words += ("evaluation.draws=10", "evaluation.twin=false")
     study, memory = federation.study(*words), Memory()
-    with InlineGrid("clients.app:app", 3, {"simulation": True}, threads=1) as grid:
+    with InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1) as grid:
         report, _ = conduct(make_server(study), grid, tmp_path, memory, "inline")
     assert [record.extras.get("epsilon") for _, record in memory.records] == [None, epsilon(2.0, 1, 1e-5), epsilon(2.0, 2, 1e-5)]
     assert report["privacy"] == {

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fedrobust.clients.app import app
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
-from clients.app import app
-from fedrobust import wire
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.wire import secure
-from strategies.rounds import make_server
-from tests import federation
+from fedrobust.runtime.messages import arrays, secure
+from fedrobust.runtime.messages import records as wire
+from fedrobust.runtime.server.loop import make_server
+from tests.helpers import federation
 from tests.privacy.test_secure_runs import FIVE, PLAIN, SECURE, finished
 
 # --- what arrives damaged ---
@@ -100,7 +100,7 @@ def asked(kind: str, number: int, **records: ConfigRecord) -> Message:
 def test_the_app_refuses_training_without_the_stages_before_it() -> None:
     wire.set_identity()
     context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {})
-    with pytest.raises(wire.WireError, match="expected a table named shares"):
+    with pytest.raises(arrays.WireError, match="expected a table named shares"):
         app(asked("train", 1), context)
     with pytest.raises(RunError, match="a message of another round or run"):
         app(asked("train", 1, shares=secure.table_record({1: bytes(94), 2: bytes(94)})), context)

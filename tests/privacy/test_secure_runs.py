@@ -9,27 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from fedrobust.clients.app import app
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from scipy.stats import chisquare
 from torch import Tensor
 
-import clients.secure
-from clients.app import app
-from fedrobust import experiment, reporting, wire
-from fedrobust.engines import inline_engine, ray_engine
-from fedrobust.engines.inline import InlineGrid
 from fedrobust.errors import RunError
+from fedrobust.experiment import experiment
 from fedrobust.privacy.secure import fixed_point
-from fedrobust.types import State
-from fedrobust.wire import secure
-from fedrobust.wording import privacy_text
-from strategies.conduct import conduct
-from strategies.keeper import Keeper
-from strategies.rounds import Finished, make_server, run_rounds
-from strategies.secure import SecureStrategy
-from tests import federation
-from tests.federation import Memory
-from tests.strategies.test_keeper import StopAfter, StoppedError, checkpoints
+from fedrobust.reporting import report as reporting
+from fedrobust.reporting.text import privacy_text
+from fedrobust.runtime.client import secure_aggregation
+from fedrobust.runtime.engines import inline_engine, ray_engine
+from fedrobust.runtime.engines.inline_grid import InlineGrid
+from fedrobust.runtime.messages import records, secure
+from fedrobust.runtime.server.checkpointing import Keeper
+from fedrobust.runtime.server.loop import Finished, make_server, run_rounds
+from fedrobust.runtime.server.run import conduct
+from fedrobust.runtime.server.secure_aggregation import SecureStrategy
+from fedrobust.state import State
+from tests.helpers import federation
+from tests.helpers.federation import Memory
+from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, checkpoints
 
 CLIP = 0.05  # shorter than the updates of one step
 STEPS = ("client.optimizer.name=SGD", "client.optimizer.lr=0.05")  # Adam would make a full step of a gradient that is all rounding
@@ -43,7 +44,7 @@ def losing(*lost: tuple[int, int, str]) -> ClientApp:
     """The app, in which (client, round, kind of message) fails."""
 
     def answer(message: Message, context: Context) -> Message:
-        order = wire.read_config(message.content)
+        order = records.read_config(message.content)
         if (context.node_id, order["round"], message.metadata.message_type) in lost:
             raise RuntimeError("the power is off")
         return app(message, context)
@@ -83,7 +84,7 @@ def test_one_round_is_exact_up_to_the_rounding_that_is_told(monkeypatch: pytest.
         seen.append((update_D.double(), weight))
         return fixed_point.encode(update_D, weight, s)
 
-    monkeypatch.setattr(clients.secure, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
+    monkeypatch.setattr(secure_aggregation, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
     result, _ = finished((*SECURE, "rounds=1"))
     start, total = make_server(federation.study(*SECURE)).initial.parameters.double(), sum(weight for _, weight in seen)
     mean = sum((update * weight for update, weight in seen), torch.zeros_like(start)) / total
@@ -149,7 +150,7 @@ def test_poisoned_hospitals_send_through_the_same_mechanism() -> None:
 def test_a_hospital_that_does_not_clip_is_noticed_but_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
     real = fixed_point.encode
     long = type("Long", (), {"encode": staticmethod(lambda update, weight, s: real(50 * update, weight, s))})
-    monkeypatch.setattr(clients.secure, "fixed_point", long)
+    monkeypatch.setattr(secure_aggregation, "fixed_point", long)
     with pytest.raises(RunError, match="the sum is none of clipped updates, some hospital did not keep to secure aggregation"):
         finished(SECURE)
 
@@ -180,7 +181,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(tmp_path:
 def test_inline_and_ray_give_the_same_bits() -> None:
     server, states = make_server(federation.study(*SECURE, *FIVE)), []
     for engine in (inline_engine(threads=1), ray_engine(workers=2, threads=1)):
-        with engine.open("clients.app:app", 5, {"simulation": True}) as grid:
+        with engine.open("fedrobust.clients.app:app", 5, {"simulation": True}) as grid:
             states.append(run_rounds(server, grid, Memory()).state)
     assert torch.equal(states[0].parameters, states[1].parameters)
     assert torch.equal(states[0].buffers, states[1].buffers)
@@ -264,7 +265,7 @@ def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch)
         assert len(plain) in (5, 10)
         looks.append(found)
 
-    monkeypatch.setattr(clients.secure, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
+    monkeypatch.setattr(secure_aggregation, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
     monkeypatch.setattr(SecureStrategy, "_mean", lambda self, *a, real=SecureStrategy._mean: (look(self), real(self, *a))[1])
     monkeypatch.setattr(SecureStrategy, "_open", lambda self, *a, real=SecureStrategy._open: (look(self), real(self, *a))[1])
     with InlineGrid(app, 5, {"simulation": True}, threads=1) as grid:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from fedrobust.composition import Preaggregation
-from fedrobust.types import Aggregate, Round, ServerData, State, Strategy
-from fedrobust.vectors import Updates
+from fedrobust.aggregation.composition import Preaggregation
+from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
+from fedrobust.aggregation.updates import Updates
+from fedrobust.state import State
 
 SMALL = torch.tensor([[0.0, 3.0], [1.0, 1.0], [5.0, 5.0]])
 

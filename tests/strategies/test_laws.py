@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from torch import Generator, Tensor, nn
 
-import configs
-from fedrobust.types import Aggregate, Round, ServerData, State, Strategy
-from fedrobust.vectors import Updates
+from fedrobust import configs
+from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
+from fedrobust.aggregation.updates import Updates
+from fedrobust.state import State
 
 FILES = sorted((Path(configs.__file__).parent / "strategy").glob("*.yaml"))
 BUILT: dict[str, Strategy] = {path.stem: hydra.utils.instantiate(OmegaConf.load(path)) for path in FILES}

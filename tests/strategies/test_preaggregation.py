@@ -6,17 +6,17 @@ import byzfl
 import numpy as np
 import pytest
 import torch
+from fedrobust.strategies import server_optimizers
+from fedrobust.strategies.median import median
+from fedrobust.strategies.preaggregation.bucketing import bucketing
+from fedrobust.strategies.preaggregation.clipping import arc, clipping
+from fedrobust.strategies.preaggregation.nnm import nnm
+from fedrobust.strategies.trimmed_mean import trimmed_mean
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator
 
-from fedrobust.composition import Preaggregation, compose
-from strategies import server_optimizers
-from strategies.median import median
-from strategies.preaggregation.bucketing import bucketing
-from strategies.preaggregation.clipping import arc, clipping
-from strategies.preaggregation.nnm import nnm
-from strategies.trimmed_mean import trimmed_mean
+from fedrobust.aggregation.composition import Preaggregation, compose
 from tests.strategies.bare import SMALL, apply, mixing, normal, rows
 
 laws = settings(deadline=None, max_examples=40)

@@ -10,18 +10,19 @@ import byzfl
 import numpy as np
 import pytest
 import torch
+from fedrobust.strategies.fedavg import fedavg
+from fedrobust.strategies.krum import krum, krum_scores, multi_krum
+from fedrobust.strategies.median import median
+from fedrobust.strategies.trimmed_mean import trimmed, trimmed_mean
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
+from fedrobust.aggregation.storage import allocate
+from fedrobust.aggregation.updates import Updates, squared_distances
 from fedrobust.errors import ConfigError
-from fedrobust.storage import allocate
-from fedrobust.types import Aggregate, Round, ServerData, State, Strategy
-from fedrobust.vectors import Updates, squared_distances
-from strategies.fedavg import fedavg
-from strategies.krum import krum, krum_scores, multi_krum
-from strategies.median import median
-from strategies.trimmed_mean import trimmed, trimmed_mean
+from fedrobust.state import State
 
 SMALL = torch.tensor([[0.0, 3.0], [1.0, 1.0], [5.0, 5.0]])
 
@@ -113,7 +114,7 @@ def test_values_that_cancel_are_no_number_and_no_warning() -> None:
 
 @pytest.mark.parametrize("strategy", [fedavg(), median(), trimmed_mean(2), krum(2), multi_krum(2)], ids=lambda one: one.name)
 def test_a_matrix_on_disk_gives_the_same_bits(strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedrobust.vectors.BLOCK", 1 << 18)  # several blocks, with pages on their borders
+    monkeypatch.setattr("fedrobust.aggregation.updates.BLOCK", 1 << 18)  # several blocks, with pages on their borders
     matrix = torch.randn(12, 40_001, generator=torch.Generator().manual_seed(0))
     mapped = allocate(12, 40_001, 0, str(tmp_path)).copy_(matrix)
     counts = list(range(12))  # client 0 has no weight in fedavg

@@ -7,21 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from fedrobust.strategies import mda as mda_module
+from fedrobust.strategies.bulyan import bulyan, selected
+from fedrobust.strategies.caf import caf
+from fedrobust.strategies.centered_clipping import centered_clipping
+from fedrobust.strategies.dnc import distinct, dnc
+from fedrobust.strategies.geometric_median import geometric_median
+from fedrobust.strategies.mda import mda, smallest
+from fedrobust.strategies.meamed import meamed
+from fedrobust.strategies.monna import monna
+from fedrobust.strategies.norm_clipping import norm_clipping
 from torch import Tensor, nn
 
+from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
+from fedrobust.aggregation.updates import Updates, squared_distances
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.types import Aggregate, Round, ServerData, State, Strategy
-from fedrobust.vectors import Updates, squared_distances
-from strategies import mda as mda_module
-from strategies.bulyan import bulyan, selected
-from strategies.caf import caf
-from strategies.centered_clipping import centered_clipping
-from strategies.dnc import distinct, dnc
-from strategies.geometric_median import geometric_median
-from strategies.mda import mda, smallest
-from strategies.meamed import meamed
-from strategies.monna import monna
-from strategies.norm_clipping import norm_clipping
+from fedrobust.state import State
 
 SMALL = torch.tensor([[0.0, 3.0], [1.0, 1.0], [5.0, 5.0]])
 LINE = torch.tensor([[0.0], [1], [5]])
@@ -128,7 +129,7 @@ def test_what_dnc_does_where_nobody_is_always_good(monkeypatch: pytest.MonkeyPat
     matrix = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9]])
     result = apply(dnc(1, iterations=2, coordinates=3), matrix)
     assert result.state.parameters.isfinite().all()
-    monkeypatch.setattr("strategies.dnc.distinct", lambda total, wanted, generator: torch.randperm(3, generator=generator)[:1])
+    monkeypatch.setattr("fedrobust.strategies.dnc.distinct", lambda total, wanted, generator: torch.randperm(3, generator=generator)[:1])
     with pytest.raises(RunError, match=r"strategy\.iterations=40"):
         apply(dnc(1, iterations=40, coordinates=1), matrix)
 

@@ -7,21 +7,22 @@ import itertools
 import byzfl
 import numpy as np
 import torch
+from fedrobust.strategies.bulyan import bulyan
+from fedrobust.strategies.caf import caf
+from fedrobust.strategies.centered_clipping import centered_clipping
+from fedrobust.strategies.dnc import dnc
+from fedrobust.strategies.geometric_median import geometric_median
+from fedrobust.strategies.mda import mda
+from fedrobust.strategies.meamed import meamed
+from fedrobust.strategies.monna import monna
+from fedrobust.strategies.norm_clipping import norm_clipping
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedrobust.types import Aggregate, Round, ServerData, State, Strategy
-from fedrobust.vectors import Updates
-from strategies.bulyan import bulyan
-from strategies.caf import caf
-from strategies.centered_clipping import centered_clipping
-from strategies.dnc import dnc
-from strategies.geometric_median import geometric_median
-from strategies.mda import mda
-from strategies.meamed import meamed
-from strategies.monna import monna
-from strategies.norm_clipping import norm_clipping
+from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
+from fedrobust.aggregation.updates import Updates
+from fedrobust.state import State
 
 seeds = st.integers(0, 2**32)
 sizes = st.integers(3, 9)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fedrobust.strategies.server_optimizers.adaptive import fedadagrad, fedadam, fedyogi
+from fedrobust.strategies.server_optimizers.momentum import fedavgm
 from flwr.app import Array, ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.composition import ServerOptimizer
-from strategies.server_optimizers.adaptive import fedadagrad, fedadam, fedyogi
-from strategies.server_optimizers.momentum import fedavgm
+from fedrobust.aggregation.composition import ServerOptimizer
 from tests.strategies.bare import normal
 
 seeds = st.integers(0, 2**32)

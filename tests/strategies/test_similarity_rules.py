@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from fedrobust.strategies import flame, foolsgold, signguard
+from fedrobust.strategies.fedavg import fedavg
+from fedrobust.strategies.rlr import rlr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from fedrobust import trees
+from fedrobust.aggregation.round import Strategy
+from fedrobust.aggregation.updates import Updates, squared_distances
 from fedrobust.errors import ConfigError
-from fedrobust.layout import Layout
-from fedrobust.types import Strategy
-from fedrobust.vectors import Updates, squared_distances
-from strategies import flame, foolsgold, signguard
-from strategies.fedavg import fedavg
-from strategies.rlr import rlr
+from fedrobust.state import Layout
+from fedrobust.utils import nested
 from tests.strategies import toy
 from tests.strategies.bare import SMALL, a_round, apply, normal
 
@@ -100,8 +100,8 @@ def test_foolsgold_remembers_sums_of_the_last_layer_of_everybody() -> None:
     for clients in ((0, 1), (0, 2), (1, 2)):
         updates = replace(Updates.of(torch.arange(18.0).reshape(2, 9) + clients[0]), layout=layout, clients=clients)
         case = replace(a_round(torch.zeros(2, 9)), updates=updates, memory=memory)
-        kept, tensors = trees.flatten(dict(foolsgold.foolsgold().rule(case).memory))
-        memory = trees.restore(kept, tensors)  # as a checkpoint would
+        kept, tensors = nested.flatten(dict(foolsgold.foolsgold().rule(case).memory))
+        memory = nested.restore(kept, tensors)  # as a checkpoint would
     history = memory["history"]
     # client 0 was row 0 (+0), row 0 (+0); client 1 row 1 (+0), row 0 (+1); client 2 row 1 (+0), row 1 (+1)
     assert {client: row.tolist() for client, row in history.items()} == {0: [12, 14, 16], 1: [22, 24, 26], 2: [31, 33, 35]}

@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from fedrobust.clients.sgd import sgd
+from fedrobust.strategies.distillation import members
+from fedrobust.strategies.fedavg import fedavg
+from fedrobust.strategies.feddf import feddf
+from fedrobust.strategies.fltrust import fltrust, products, repeated, root_update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from clients.sgd import sgd
+from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
+from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import ConfigError
-from fedrobust.layout import Layout, load
-from fedrobust.types import Aggregate, Round, Samples, ServerData, State, Strategy, Task, TrainResult
-from fedrobust.vectors import Updates
-from strategies import _scoring
-from strategies.fedavg import fedavg
-from strategies.feddf import feddf
-from strategies.fltrust import fltrust, products, repeated, root_update
+from fedrobust.state import Layout, State, load
+from fedrobust.types import Samples, Task, TrainResult
 from tests.strategies import toy
 from tests.strategies.bare import SMALL, a_round, normal
 
@@ -167,10 +168,10 @@ def divergence(case: Round, state: State, weights: Tensor) -> float:
     scores = []
     for n in range(len(case.updates)):
         load(data.model, Layout.of(data.model), State(reference.parameters + case.updates.row(n), case.updates.buffers_NB[n]))
-        scores.append(_scoring.scores(data.model, data.proxy.images))
+        scores.append(members.scores(data.model, data.proxy.images))
     teacher = (data.model.scale * torch.einsum("n,npk->pk", weights, torch.stack(scores))).softmax(dim=1)
     load(data.model, Layout.of(data.model), state)
-    student = (data.model.scale * _scoring.scores(data.model, data.proxy.images)).log_softmax(dim=1)
+    student = (data.model.scale * members.scores(data.model, data.proxy.images)).log_softmax(dim=1)
     return float((teacher * (teacher.log() - student)).sum(dim=1).mean())
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from fedrobust import batchnorm, evaluation, losses
-from fedrobust.etf import simplex_etf
-from fedrobust.layout import Layout, load, read
-from fedrobust.models import Classifier
-from fedrobust.types import Aggregate, Round, Samples, ServerData, State, Strategy
-from fedrobust.vectors import Updates
+from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
+from fedrobust.aggregation.updates import Updates
+from fedrobust.learning import batchnorm, inference, losses
+from fedrobust.learning.classifier import Classifier
+from fedrobust.learning.etf import simplex_etf
+from fedrobust.state import Layout, State, load, read
+from fedrobust.types import Samples
 
 CLASSES = 4
 
@@ -98,7 +99,7 @@ def accuracy(model: Classifier, layout: Layout, state: State, proxy: Samples | N
     fresh = make_samples(500, 400)
     load(model, layout, state)
     batchnorm.recalibrate(model, proxy.images)
-    return float((evaluation.predict(model, fresh.images).argmax(1) == fresh.labels).float().mean())
+    return float((inference.predict(model, fresh.images).argmax(1) == fresh.labels).float().mean())
 
 
 def scores_of(case: Round, state: State, images: Tensor) -> Tensor:

@@ -1,0 +1,86 @@
+"""Client-side mutual learning: the received global model stays beside the local one as a frozen peer that it also learns from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from fedrobust.clients.sgd import train
+from torch import Tensor
+from torch.nn import functional
+
+from fedrobust.learning.inference import predict
+from fedrobust.learning.losses import inner_product_gap, mutual_kl
+from fedrobust.learning.settings import Settings, with_settings
+from fedrobust.learning.training import ExtraLoss
+from fedrobust.types import ClientTrainer, Samples, Task, TrainResult
+from fedrobust.utils.validation import choice, number
+
+
+@with_settings
+def mutual(
+    weight: float = 1.0,
+    warmup: int = 5,
+    temperature: float = 2.0,
+    max_drop: float = 5.0,
+    term: str = "kl",
+    **settings: Any,
+) -> ClientTrainer:
+    """Plain local training plus lambda * KL(global || local) over softened inner products (term=kl), or plus lambda times half the squared
+    gap of the inner products with the true anchor (term=inner_product).
+
+    lambda grows from 0 in round 1 to `weight` after `warmup` further rounds. A poisoned global model would be amplified by its
+    pupils, so lambda is 0 in a round where the global model's accuracy on the client's validation images lies more than
+    `max_drop` points under that of the client's last round. Zhang et al. 2018 (mutual learning), Shen et al. 2020 (in federations).
+    """
+    number("client.weight", weight, low=0)
+    number("client.warmup", warmup, low=0, integer=True)
+    number("client.temperature", temperature, low=0, open_low=True)
+    number("client.max_drop", max_drop, low=0)
+    choice("client.term", term, ("kl", "inner_product"))
+    checked = Settings(**settings)
+
+    def trainer(task: Task) -> TrainResult:
+        now = accuracy(task.model, task.data.validation)
+        share = 0.0 if dropped(task.memory, now, max_drop) else weight * warmed(task.round, warmup)
+        peer = peer_loss(task.model, term, share, temperature) if share > 0 else None
+        result = train(task, checked, peer)
+        return replace(result, extras={"mutual_weight": share}, memory={**result.memory, "global_accuracy": now})
+
+    return trainer
+
+
+def warmed(round: int, warmup: int) -> float:
+    """The share in [0, 1] of the weight in server round 1, 2, ...: 0, 1/warmup, 2/warmup, ..., 1."""
+    return 1.0 if warmup == 0 else min(1.0, (round - 1) / warmup)
+
+
+def dropped(memory: Mapping[str, Any], now: float | None, max_drop: float) -> bool:
+    """Whether the accuracy fell by more than `max_drop` points since the client's last round (never where one is unknown)."""
+    before = memory.get("global_accuracy")
+    return before is not None and now is not None and before - now > max_drop
+
+
+def accuracy(model: Any, samples: Samples) -> float | None:
+    """Percent of the samples that the model gets right; None without samples."""
+    if not len(samples):
+        return None
+    right = predict(model, samples.images).argmax(1) == samples.labels.cpu()
+    return 100 * float(right.double().mean())
+
+
+def peer_loss(model: Any, term: str, weight: float, temperature: float) -> ExtraLoss:
+    """The term that pulls `model` towards a frozen copy of what it is now."""
+    peer = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def loss(images: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            taught = peer(images)
+        if term == "inner_product":
+            return weight * inner_product_gap(scores, taught, labels)
+        return weight * mutual_kl(scores, functional.softmax(peer.scale / temperature * taught.float(), dim=1), peer.scale, temperature)
+
+    return loss

@@ -1,0 +1,28 @@
+"""The ablation: `python -m fedrobust.ablation experiment=poster data=ham10000 data.root=... data.split=drawn`.
+
+Exit codes: 0 done, 1 a training failed, 2 wrong input, 130 interrupted (the same command goes on). docs/ablation.md has the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fedrobust.studies.ablation.plan import read
+from fedrobust.studies.command_line import command
+from fedrobust.studies.comparison.grid import Cell
+
+
+def _start(words: Sequence[str]) -> Mapping[Cell, str]:
+    plan = read(words)
+    from fedrobust.studies.ablation.run import ablate
+
+    return ablate(plan)
+
+
+def main() -> None:
+    """The command line."""
+    command("ablation.yaml", _start)
+
+
+if __name__ == "__main__":
+    main()

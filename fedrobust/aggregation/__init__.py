@@ -1,0 +1,1 @@
+"""What every aggregation rule is made of: rounds, updates, their Gram matrix, norms, sorting by coordinate, mixtures."""

@@ -1,0 +1,1 @@
+"""Backdoors: triggers in images, and updates that carry them."""

@@ -1,0 +1,1 @@
+"""Corrupted images: noise, blur, colour, digital and clinical artefacts."""

@@ -1,0 +1,99 @@
+"""Exposure and colour graded in severity: brightness, contrast, gamma and saturation. Nothing here is random but the choice of images.
+
+Levels of brightness and contrast: DermaMNIST-C; of gamma: ChestMNIST-C; of saturation: PathMNIST-C (all Di Salvo et al. 2024,
+"MedMNIST-C", as published with its API; DermaMNIST-C has neither gamma nor saturation).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.common import corruption
+
+BRIGHTER = (1.1, 1.2, 1.3, 1.4, 1.5)
+DARKER = (0.9, 0.8, 0.7, 0.6, 0.5)
+MORE_CONTRAST = (1.1, 1.2, 1.3, 1.4, 1.6)
+LESS_CONTRAST = (0.8, 0.7, 0.6, 0.5, 0.4)
+GAMMA_UP = (1.1, 1.2, 1.3, 1.4, 1.6)
+GAMMA_DOWN = (0.9, 0.8, 0.7, 0.6, 0.4)
+SATURATION = (0.05, 0.10, 0.15, 0.20, 0.25)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+def brightness_up(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+    """Every value x becomes f x with f = 1.1, 1.2, 1.3, 1.4 or 1.5.
+
+    rate: exact share, in [0, 1], of the images.
+    """
+    return corruption("brightness_up", BRIGHTER, _brightness, severity, rate)
+
+
+def brightness_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+    """Every value x becomes f x with f = .9, .8, .7, .6 or .5.
+
+    rate: exact share, in [0, 1], of the images.
+    """
+    return corruption("brightness_down", DARKER, _brightness, severity, rate)
+
+
+def contrast_up(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+    """Every value x becomes m + f (x - m) with the image's mean luma m and f = 1.1, 1.2, 1.3, 1.4 or 1.6.
+
+    rate: exact share, in [0, 1], of the images.
+    """
+    return corruption("contrast_up", MORE_CONTRAST, _contrast, severity, rate)
+
+
+def contrast_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+    """Every value x becomes m + f (x - m) with the image's mean luma m and f = .8, .7, .6, .5 or .4.
+
+    rate: exact share, in [0, 1], of the images.
+    """
+    return corruption("contrast_down", LESS_CONTRAST, _contrast, severity, rate)
+
+
+def gamma_up(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+    """Every value x becomes x^g with g = 1.1, 1.2, 1.3, 1.4 or 1.6: darker middle tones.
+
+    rate: exact share, in [0, 1], of the images.
+    """
+    return corruption("gamma_up", GAMMA_UP, _gamma, severity, rate)
+
+
+def gamma_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+    """Every value x becomes x^g with g = .9, .8, .7, .6 or .4: brighter middle tones.
+
+    rate: exact share, in [0, 1], of the images.
+    """
+    return corruption("gamma_down", GAMMA_DOWN, _gamma, severity, rate)
+
+
+def saturation(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+    """The saturation S of HSV becomes min(S + c, 1) with c = .05, .10, .15, .20 or .25; hue and value stay.
+
+    Greys have no hue and stay grey. rate: exact share, in [0, 1], of the images.
+    """
+    return corruption("saturation", SATURATION, _saturation, severity, rate)
+
+
+def _brightness(images: Tensor, factor: float, generator: Generator) -> Tensor:
+    return images * factor
+
+
+def _contrast(images: Tensor, factor: float, generator: Generator) -> Tensor:
+    luma = (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    return torch.lerp(luma.mean(dim=(2, 3), keepdim=True), images, factor)
+
+
+def _gamma(images: Tensor, exponent: float, generator: Generator) -> Tensor:
+    return images**exponent
+
+
+def _saturation(images: Tensor, shift: float, generator: Generator) -> Tensor:
+    """In HSV V = max and S = (max - min) / max, and with V and hue kept every channel's distance to V goes as S."""
+    value = images.amax(dim=1, keepdim=True)
+    spread = value - images.amin(dim=1, keepdim=True)
+    wanted = torch.minimum(spread + shift * value, value)
+    return value - (value - images) * torch.where(spread > 0, wanted / spread, 1)

@@ -1,0 +1,44 @@
+"""PGD: many small steps along the signs of the loss's gradient, from a random start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Generator, Tensor
+
+from fedrobust.contamination.base import Attack, Evasion
+from fedrobust.contamination.evasion import gradients
+from fedrobust.utils.validation import flag, number
+
+
+def pgd(*, steps: int = 20, step_size: float = 0.25, random_start: bool = True) -> Evasion:
+    """Projected gradient ascent on the cross-entropy of the true class within eps of every value (Madry et al. 2018).
+
+    steps: gradients per image. step_size: of a step, as a share of eps. random_start: begin at a uniformly drawn point within eps
+    instead of at the image.
+    """
+    check("evasion.", steps, step_size)
+    return Evasion("pgd", projected(steps, step_size, flag("evasion.random_start", random_start)))
+
+
+def check(prefix: str, steps: Any, step_size: Any) -> None:
+    """The two settings of PGD that every group which uses it has. `prefix` of their names. Raises ConfigError."""
+    number(f"{prefix}steps", steps, low=1, integer=True)
+    number(f"{prefix}step_size", step_size, low=0, high=2, open_low=True)
+
+
+def projected(steps: int, step_size: float, random_start: bool = True) -> Attack:
+    """PGD with these settings, unchecked."""
+
+    def attack(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+        if eps == 0:
+            return images
+        start = gradients.random_start(images, eps, generator) if random_start else None
+
+        def gradient(now: Tensor) -> Tensor:
+            return gradients.loss_gradient(model, now, labels)
+
+        with gradients.examined(model):
+            return gradients.ascend(images, gradient, eps, steps=steps, step_size=step_size * eps, start=start)
+
+    return attack

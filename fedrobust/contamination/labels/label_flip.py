@@ -1,0 +1,69 @@
+"""Label poisoning: a malicious client turns classes into other classes on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.common import chosen, classes, label
+from fedrobust.errors import ConfigError
+from fedrobust.utils.validation import choice, number
+
+MODES = ("shift", "pair", "targeted")
+
+
+def label_flip(
+    *,
+    mode: str = "shift",
+    rate: float = 1.0,
+    shift: int = 1,
+    source: int | str | None = None,
+    target: int | str | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Contamination:
+    """Mode "shift": class y becomes (y + shift) mod K; "pair": `source` and `target` change places; "targeted": `source`
+    becomes `target`, nothing else moves.
+
+    rate: exact share, in [0, 1], of the eligible samples (all, those of the two classes, those of `source`).
+    source, target: classes by number or name, for "pair" and "targeted" only. num_classes, class_names: K and the names.
+    """
+    choice("contamination.mode", mode, MODES)
+    number("contamination.rate", rate, low=0, high=1)
+    count = classes("label_flip", num_classes)
+    if mode == "shift":
+        if (source, target) != (None, None):
+            raise ConfigError(f"contamination.source={source}, target={target}: only for mode=pair and mode=targeted; leave them null")
+        new_K = _shifted(shift, count)
+    else:
+        new_K = _moved(mode, label("source", source, count, class_names), label("target", target, count, class_names), count)
+
+    def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        eligible = (new_K.to(labels.device)[labels] != labels).nonzero().reshape(-1)
+        rows = chosen(eligible, rate, generator)
+        if len(rows) == 0:
+            return images, labels
+        return images, labels.index_copy(0, rows, new_K.to(labels.device)[labels[rows]])
+
+    return Contamination("label_flip", data=data)
+
+
+def _shifted(shift: int, num_classes: int) -> Tensor:
+    """(K,) int64: what each class becomes."""
+    if number("contamination.shift", shift, integer=True) % num_classes == 0:
+        raise ConfigError(f"contamination.shift={shift}: leaves all {num_classes} classes as they are; try contamination.shift=1")
+    return (torch.arange(num_classes) + shift) % num_classes
+
+
+def _moved(mode: str, source: int, target: int, num_classes: int) -> Tensor:
+    """(K,) int64: what each class becomes; a class that stays itself is not eligible."""
+    if source == target:
+        raise ConfigError(f"contamination.target={target}: must differ from contamination.source")
+    new_K = torch.arange(num_classes)
+    new_K[source] = target
+    if mode == "pair":
+        new_K[target] = source
+    return new_K

@@ -1,0 +1,1 @@
+"""Model poisoning: forged updates of one attacker or of several who collude."""

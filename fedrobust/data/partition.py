@@ -1,0 +1,202 @@
+"""Which hospital gets which images.
+
+Every rule draws one matrix of shares (strata x clients) and one function applies it to the training, validation and test images
+alike, so a client is tested on the class mix it was trained on. Counts follow the largest-remainder rule; images of one patient
+or lesion and class stay together. What a client then lacks is moved to it from the client that has most (`_repair`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from fedrobust.data.apportionment import largest_remainder
+from fedrobust.data.dataset import SPLITS, TRAIN, Dataset
+from fedrobust.errors import ConfigError
+from fedrobust.utils import validation
+
+Partitioner = Callable[[Dataset, Tensor, int, Generator], list[Tensor]]
+"""(data set, rows to share out (n,), number of clients, generator) -> sorted rows of each client: disjoint, complete, and at
+least one image of every split for every client. Raises ConfigError where that is impossible."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def iid(min_size: int = 1) -> Partitioner:
+    """Every client the same number of images and the same class mix."""
+    validation.number("partition.min_size", min_size, low=1, integer=True)
+
+    def shares(strata: int, clients: int, _: np.random.Generator) -> Floats:
+        return np.full((strata, clients), 1 / clients)
+
+    return _by_class(shares, min_size)
+
+
+def dirichlet(alpha: float = 0.5, min_size: int = 8) -> Partitioner:
+    """Label skew: each class is shared out by a draw from a symmetric Dirichlet(alpha) over the clients (Hsu, Qi, Brown 2019, with
+    the draw per class of Yurochkin et al. 2019). Small alpha: a class sits at few clients; large alpha: iid.
+
+    min_size: training images that every client has at least.
+    """
+    validation.number("partition.alpha", alpha, low=0, open_low=True)
+    validation.number("partition.min_size", min_size, low=1, integer=True)
+
+    def shares(strata: int, clients: int, random: np.random.Generator) -> Floats:
+        return random.dirichlet(np.full(clients, float(alpha)), size=strata)
+
+    return _by_class(shares, min_size)
+
+
+def quantity(alpha: float = 2.0, min_size: int = 8) -> Partitioner:
+    """Size skew only: one draw from Dirichlet(alpha) over the clients decides their sizes, the class mix is the same everywhere."""
+    validation.number("partition.alpha", alpha, low=0, open_low=True)
+    validation.number("partition.min_size", min_size, low=1, integer=True)
+
+    def shares(strata: int, clients: int, random: np.random.Generator) -> Floats:
+        return np.tile(random.dirichlet(np.full(clients, float(alpha))), (strata, 1))
+
+    return _by_class(shares, min_size)
+
+
+def by_site(min_size: int = 1) -> Partitioner:
+    """The natural sites. More clients than sites: the site with most images per client is split once more, until there are enough.
+    Fewer: the sites are joined, biggest first, each to the client that is smallest so far. Images never move to a foreign site."""
+    validation.number("partition.min_size", min_size, low=1, integer=True)
+
+    def partition(dataset: Dataset, index: Tensor, num_clients: int, generator: Generator) -> list[Tensor]:
+        random = _random(num_clients, generator)
+        site_n, sizes = np.unique(dataset.sites[index].numpy(), return_inverse=True, return_counts=True)[1:]
+        shares_SC = _split_sites(sizes, num_clients) if num_clients >= len(sizes) else _join_sites(sizes, num_clients)
+        strata_n = site_n * dataset.num_classes + dataset.labels[index].numpy()
+        pools_C = shares_SC.argmax(0) if num_clients >= len(sizes) else np.arange(num_clients)
+        shares_SC = np.repeat(shares_SC, dataset.num_classes, axis=0)
+        return _share_out(dataset, index, strata_n, shares_SC, pools_C=pools_C, min_size=min_size, random=random)
+
+    return partition
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """The images lie at the sites of a real federation. client None: this is the server, and no client's images are here.
+    Else this is the node of that client, whose images are all that there are; the server's own are not to be carved out of them."""
+
+    client: int | None
+
+    def __call__(self, dataset: Dataset, index: Tensor, num_clients: int, generator: Generator) -> list[Tensor]:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return [index.sort().values if client == self.client else nothing for client in range(num_clients)]
+
+
+def remote(client: int | None = None) -> Remote:
+    """Real sites (docs/federation.md). client: filled in by the nodes, never by hand."""
+    if client is not None:
+        validation.number("partition.client", client, low=0, integer=True)
+    return Remote(client)
+
+
+def summary(dataset: Dataset, parts: Sequence[Tensor], split: int | None = None) -> Tensor:
+    """(N, K) int64 images of each class at each client; of one split only, if named (0 train, 1 validation, 2 test)."""
+    rows = [part if split is None else part[dataset.splits[part] == split] for part in parts]
+    return torch.stack([torch.bincount(dataset.labels[part], minlength=dataset.num_classes) for part in rows])
+
+
+def _by_class(draw: Callable[[int, int, np.random.Generator], Floats], min_size: int) -> Partitioner:
+    def partition(dataset: Dataset, index: Tensor, num_clients: int, generator: Generator) -> list[Tensor]:
+        random = _random(num_clients, generator)
+        shares_KC = draw(dataset.num_classes, num_clients, random)
+        strata_n = dataset.labels[index].numpy()
+        pools_C = np.zeros(num_clients, dtype=np.int64)
+        return _share_out(dataset, index, strata_n, shares_KC, pools_C=pools_C, min_size=min_size, random=random)
+
+    return partition
+
+
+def _random(num_clients: int, generator: Generator) -> np.random.Generator:
+    """A generator of numpy (torch offers no Dirichlet draw from a named generator), seeded by one draw from torch's."""
+    validation.number("num_clients", num_clients, low=1, integer=True)
+    return np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator).item()))
+
+
+def _split_sites(sizes_S: Ints, num_clients: int) -> Floats:
+    """(S, C) shares where every site has one client or more; the clients of a site follow each other and get equal parts."""
+    seats = np.ones(len(sizes_S), dtype=np.int64)
+    for _ in range(num_clients - len(sizes_S)):
+        seats[np.argmax(sizes_S / seats)] += 1
+    owner_C = np.repeat(np.arange(len(seats)), seats)
+    shares_SC: Floats = (owner_C[None, :] == np.arange(len(seats))[:, None]) / seats[:, None]
+    return shares_SC
+
+
+def _join_sites(sizes_S: Ints, num_clients: int) -> Floats:
+    """(S, C) zeros and ones: every site goes whole to one client."""
+    shares_SC, loads = np.zeros((len(sizes_S), num_clients)), np.zeros(num_clients)
+    for site in np.argsort(-sizes_S, kind="stable"):
+        client = int(np.argmin(loads))
+        shares_SC[site, client], loads[client] = 1.0, loads[client] + sizes_S[site]
+    return shares_SC
+
+
+def _share_out(
+    dataset: Dataset, index: Tensor, strata_n: Ints, shares_SC: Floats, *, pools_C: Ints, min_size: int, random: np.random.Generator
+) -> list[Tensor]:
+    """The one allocation: owner of every row, split by split, then the repairs (only between clients of one pool)."""
+    groups_n, splits_n = dataset.groups[index].numpy(), dataset.splits[index].numpy()
+    owner_n = np.full(len(index), -1, dtype=np.int64)
+    for split, word in enumerate(SPLITS):
+        rows = np.flatnonzero(splits_n == split)
+        owner_n[rows] = _allocate(strata_n[rows], groups_n[rows], shares_SC, random)
+        need = min_size if split == TRAIN else 1
+        for pool in np.unique(pools_C):
+            clients = np.flatnonzero(pools_C == pool)
+            mine = rows[np.isin(owner_n[rows], clients)]
+            if len(mine) < need * len(clients):
+                raise _too_few(len(clients), len(mine), word, need)
+            owner_n[mine] = _repair(owner_n[mine], groups_n[mine], clients, need, word)
+    return [index[torch.from_numpy(np.flatnonzero(owner_n == client))].sort().values for client in range(len(pools_C))]
+
+
+def _too_few(clients: int, images: int, word: str, need: int) -> ConfigError:
+    remedy = "fewer clients, a smaller partition.min_size or more images"
+    return ConfigError(f"num_clients: {clients} clients cannot have {need} of {images} {word} images each; try {remedy}")
+
+
+def _allocate(strata_n: Ints, groups_n: Ints, shares_SC: Floats, random: np.random.Generator) -> Ints:
+    """(n,) owners: each stratum in random order of its groups, cut where the largest-remainder counts say, or at the next group's
+    start. Equal remainders go to the client that is furthest below its total so far, then by lot."""
+    owner_n, lacking_C = np.empty(len(strata_n), dtype=np.int64), np.zeros(shares_SC.shape[1])
+    for stratum in np.unique(strata_n):
+        rows = np.flatnonzero(strata_n == stratum)
+        group = np.unique(groups_n[rows], return_inverse=True)[1]
+        rows = rows[np.argsort(random.permutation(group.max() + 1)[group], kind="stable")]
+        lot = random.random(len(lacking_C)) * 1e-3
+        counts = largest_remainder(len(rows), shares_SC[stratum], lacking_C + lot)
+        starts = np.append(np.flatnonzero(np.diff(groups_n[rows], prepend=-1)), len(rows))
+        cuts = starts[np.searchsorted(starts, np.cumsum(counts))]
+        owner_n[rows] = np.searchsorted(cuts, np.arange(len(rows)), side="right")
+        lacking_C += len(rows) * shares_SC[stratum] - np.bincount(owner_n[rows], minlength=len(lacking_C))
+    return owner_n
+
+
+def _repair(owner_n: Ints, groups_n: Ints, clients: Ints, need: int, word: str) -> Ints:
+    """Owners after moving whole groups, the smallest first, from the richest client that can spare one to the poorest, until each
+    client has `need` images."""
+    owner_n = owner_n.copy()
+    while True:
+        counts = np.array([(owner_n == client).sum() for client in clients])
+        poorest = int(counts.argmin())
+        if counts[poorest] >= need:
+            return owner_n
+        for donor in np.argsort(-counts, kind="stable"):
+            own = np.flatnonzero(owner_n == clients[donor])
+            values, sizes = np.unique(groups_n[own], return_counts=True)
+            if counts[donor] > need and counts[donor] - sizes.min() >= need:
+                owner_n[own[groups_n[own] == values[sizes.argmin()]]] = clients[poorest]
+                break
+        else:
+            raise _too_few(len(clients), len(owner_n), f"{word} (whole groups)", need)

@@ -1,0 +1,1 @@
+"""Data sets by where their images come from, one source a file."""

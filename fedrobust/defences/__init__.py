@@ -1,0 +1,1 @@
+"""Defences on images: purification at test time, sanitisation of training data."""

@@ -1,0 +1,83 @@
+"""What purifiers are made of, and models whose BatchNorm statistics were estimated behind one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from fedrobust.defences.purification.resampling_cpu import doubled, halved
+from fedrobust.learning import batchnorm
+from fedrobust.learning.classifier import Classifier
+from fedrobust.types import Purifier, Purify
+from fedrobust.utils.images import as_unit
+
+VALUES = 2**16  # that a thread purifies at once: a pyramid of them about fills a core's cache, and its memory is used again
+GPU = 16  # times as many there: bounds the memory of pyramids
+
+
+def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifier:
+    """A purifier that works portion by portion in float32 (float64 for float64 images), its result clipped to [0, 1].
+
+    apply: (images (B, C, H, W), generator) -> images of the same shape. The purifier raises ValueError for images that are not
+    floating-point numbers in [0, 1] in four axes; none at all come back as they are.
+    """
+
+    def purify(images: Tensor, generator: Generator) -> Tensor:
+        _check(name, images)
+        if images.numel() == 0:
+            return images
+        wide = images.to(torch.promote_types(images.dtype, torch.float32))
+        most = VALUES * (torch.get_num_threads() if images.device.type == "cpu" else GPU)
+        portions = torch.split(wide, max(1, most // images[0].numel()))
+        return torch.cat([apply(one, generator).clamp(0, 1).to(images.dtype) for one in portions])
+
+    return Purifier(name, purify, differentiable)
+
+
+def _check(name: str, images: Tensor) -> None:
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(f"purifier={name}: images must be floating-point (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
+    if images.numel():
+        low, high = torch.aminmax(images.detach())
+        if not bool((low >= 0) & (high <= 1)):  # NaN fails both comparisons
+            raise ValueError(f"purifier={name}: images must be numbers in [0, 1] (found NaN or a value outside)")
+
+
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, C, H, W) at another size (height, width): linear, averaging over the old pixels that a new one covers."""
+    height, width = images.shape[-2:]
+    if (height, width) == size:
+        return images
+    if images.device.type == "cpu" and not (torch.is_grad_enabled() and images.requires_grad):
+        if size == (2 * height, 2 * width):
+            return doubled(images)
+        if (2 * size[0], 2 * size[1]) == (height, width) and min(size) > 1:
+            return halved(images)
+    return functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def smoothed(images: Tensor, taps: Sequence[float]) -> Tensor:
+    """Images (B, C, H, W) convolved with an odd number of taps along both axes; border pixels are repeated."""
+    reach = len(taps) // 2
+    for axis, padding in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
+        padded, length = functional.pad(images, padding, mode="replicate"), images.shape[axis]
+        images = taps[0] * padded.narrow(axis, 0, length)
+        for place, tap in enumerate(taps[1:], start=1):
+            images.add_(padded.narrow(axis, place, length), alpha=tap)
+    return images
+
+
+def behind(model: Classifier, purifier: Purifier, images: Tensor, generator: Generator) -> Classifier:
+    """A copy of the model whose BatchNorm statistics are those of purified images; nothing is trained, labels are not needed.
+
+    Purified images are smoother than those a model was trained on, and statistics of the latter cost it much of its accuracy on them
+    (docs/results/mdda.md). images: (N, 3, H, W), uint8 or unit floats, some hundred that nobody has attacked.
+    """
+    device = next(model.parameters()).device
+    adapted = copy.deepcopy(model)
+    batchnorm.recalibrate(adapted, purifier.purify(as_unit(images.to(device)), generator))
+    return adapted

@@ -1,0 +1,81 @@
+"""MDDA, multiscale diffusive and denoising aggregation: noise that drowns a perturbation, total variation that takes both away.
+
+Wang, Li, Shen, Qiao: Comput Biol Med 164:107310, 2023 (arXiv 2208.10373). Known of it are the parts and their order; the numbers
+(deviation of the noise, number of blocks, weight of the total variation, weights of the aggregation, last filter) are ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from fedrobust.defences.purification.base import purifier, resized, smoothed
+from fedrobust.defences.purification.total_variation import rof
+from fedrobust.types import Purifier
+from fedrobust.utils.validation import number
+
+SCALES = (0.25, 0.5, 1.0, 2.0)
+OWN, NEIGHBOUR = 0.5, 0.25  # weights of a scale and of each of its neighbours, divided by their sum at both ends
+TAPS = (0.25, 0.5, 0.25)  # the 3 x 3 Gaussian: binomial, deviation .71 pixels
+RUN = 16  # normal numbers that torch makes at once on a CPU
+
+
+def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12, smoothing: float = 1.0) -> Purifier:
+    """An image pyramid at 1/4, 1/2, 1 and 2 times the size goes through `blocks` blocks of three steps: Gaussian noise on every scale,
+    total-variation denoising of every scale, each scale mixed with its neighbours. Then the mean of all scales at the image's
+    size, smoothed by a 3 x 3 Gaussian (`smoothing=0.5`: half of it smoothed, half as it was; 0: not at all).
+
+    std: of the noise, in units of the image range [0, 1]; weight, iterations: of the denoising (`tv.rof`). An image's noise depends
+    on its place in the order of images that the generator has served, not on how they were split into batches.
+    """
+    number("purifier.std", std, low=0)
+    number("purifier.blocks", blocks, low=0, integer=True)
+    number("purifier.weight", weight, low=0, open_low=True)
+    number("purifier.iterations", iterations, low=1, integer=True)
+    number("purifier.smoothing", smoothing, low=0, high=1)
+
+    def apply(images: Tensor, generator: Generator) -> Tensor:
+        sizes = [_scaled(images, scale) for scale in SCALES]
+        pyramid = [resized(images, size) for size in sizes]
+        noises = iter(noise(images, sizes * blocks, generator) if std > 0 and blocks > 0 else ())
+        for _ in range(blocks):
+            if std > 0:
+                pyramid = [one.add(next(noises), alpha=std) for one in pyramid]
+            pyramid = aggregated([rof(one, weight, iterations) for one in pyramid])
+        size = _scaled(images, 1)
+        mean = sum((resized(one, size) for one in pyramid), start=images.new_zeros(())) / len(pyramid)
+        return torch.lerp(mean, smoothed(mean, TAPS), smoothing) if smoothing > 0 else mean
+
+    return purifier("mdda", apply)
+
+
+def _scaled(images: Tensor, scale: float) -> tuple[int, int]:
+    height, width = images.shape[-2:]
+    return max(1, round(scale * height)), max(1, round(scale * width))
+
+
+def noise(images: Tensor, sizes: list[tuple[int, int]], generator: Generator) -> list[Tensor]:
+    """Standard normal numbers of the images' batch and channels in each of these sizes.
+
+    Every image gets one run of the generator's stream, of a length that torch draws alike alone and among others.
+    """
+    count, channels = images.shape[:2]
+    lengths = [channels * height * width for height, width in sizes]
+    total = sum(lengths)
+    drawn = torch.randn(count, -(-total // RUN) * RUN, generator=generator, device=generator.device).to(images)
+    parts = torch.split(drawn[:, :total], lengths, dim=1)
+    return [part.reshape(count, channels, *size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def aggregated(pyramid: list[Tensor]) -> list[Tensor]:
+    """Every scale (B, C, h, w) as the weighted mean of itself and its neighbours, all from before this step."""
+    out = []
+    for place, own in enumerate(pyramid):
+        size = (own.shape[-2], own.shape[-1])
+        neighbours = (*pyramid[max(0, place - 1) : place], *pyramid[place + 1 : place + 2])
+        total = OWN + NEIGHBOUR * len(neighbours)
+        mixed = own * (OWN / total)
+        for one in neighbours:
+            mixed = mixed.add(resized(one, size), alpha=NEIGHBOUR / total)
+        out.append(mixed)
+    return out

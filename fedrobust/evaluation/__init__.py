@@ -1,0 +1,1 @@
+"""What is measured: metrics, drops with intervals, statistics over runs, detection, evasion."""

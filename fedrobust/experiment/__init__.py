@@ -1,0 +1,1 @@
+"""From a configuration to objects: composition, checks, factories, compatibility, and the experiment itself."""

@@ -1,0 +1,198 @@
+"""An experiment: everything that a configuration means, built the same way in every process that gets its text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrobust.aggregation.round import Strategy
+from fedrobust.contamination.apply import contaminate, share
+from fedrobust.contamination.base import Backdoor, Contamination, Evasion
+from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset
+from fedrobust.defences.purification.base import behind
+from fedrobust.defences.sanitisation import Sanitiser
+from fedrobust.evaluation.settings import Evaluation
+from fedrobust.experiment import settings
+from fedrobust.learning.classifier import Classifier, ModelFactory
+from fedrobust.privacy.mechanisms import Privacy
+from fedrobust.privacy.secure import fixed_point
+from fedrobust.seeding import generator
+from fedrobust.types import NO_PURIFIER, ClientTrainer, Purifier, Samples, Shard
+
+KINDS = ("clean", "noisy", "poisoned")
+ESTIMATION = 256  # images for BatchNorm statistics behind a purifier
+CONDITIONS = ("clean", "contaminated")  # under which a client judges its own test images
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A built configuration. parts[i]: the rows of the data set that client i holds; kinds[i] of KINDS; root and proxy: the
+    server's rows. grades: the corruption by severity, {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that
+    travels to the clients. sites, held: of a real federation, the sites' names by client number, and how many training images each
+    says it has."""
+
+    config: Mapping[str, Any]
+    text: str
+    dataset: Dataset
+    parts: tuple[Tensor, ...]
+    root: Tensor
+    proxy: Tensor
+    kinds: tuple[str, ...]
+    contaminations: Mapping[str, Contamination]
+    corruption: Contamination
+    grades: Mapping[str, Contamination]
+    model: ModelFactory
+    trainer: ClientTrainer
+    strategy: Strategy
+    evaluation: Evaluation
+    sanitiser: Sanitiser
+    evasion: Evasion
+    purifier: Purifier
+    privacy: Privacy
+    sites: tuple[str, ...] = ()
+    held: tuple[int, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def num_clients(self) -> int:
+        return len(self.parts)
+
+    def participants(self, server_round: int) -> list[int]:
+        """The clients that train in this round, in ascending order."""
+        order = torch.randperm(self.num_clients, generator=self.generator("participants", server_round))
+        return sorted(order[: settings.clients_per_round(self.config)].tolist())
+
+    @property
+    def remote(self) -> bool:
+        """Whether this is the server of real sites, where no client's images are."""
+        return not any(len(part) for part in self.parts)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.dataset.class_names)
+
+    def clients_of_kind(self, kind: str) -> list[int]:
+        return [client for client, one in enumerate(self.kinds) if one == kind]
+
+    def purifying(self, *purpose: str | int) -> Callable[[Tensor], Tensor]:
+        """The purifier with randomness of its own for this purpose."""
+        g = self.generator("purifier", *purpose)
+        return lambda images: self.purifier.purify(images, g)
+
+    def behind(self, model: Classifier, images: Tensor, *who: str | int) -> Classifier:
+        """The model for images that come out of the purifier: a copy with BatchNorm statistics of such images, estimated on at most
+        `ESTIMATION` of these; itself without a purifier, and where it is to keep its own. images: (N, 3, H, W), uint8 or unit floats,
+        not attacked. who: names the model in all its randomness."""
+        if not (self.purifies and self.evaluation.purified_statistics):
+            return model
+        g = self.generator("purifier", "statistics", *who)
+        return behind(model, self.purifier, images[torch.randperm(len(images), generator=g)[:ESTIMATION]], g)
+
+    def replies(self, server_round: int) -> int:
+        """How many train messages the hospital that was asked most often had to answer up to this round."""
+        if self.config["clients_per_round"] is None:
+            return server_round
+        asked = [0] * self.num_clients
+        for number in range(1, server_round + 1):
+            for client in self.participants(number):
+                asked[client] += 1
+        return max(asked)
+
+    @property
+    def purifies(self) -> bool:
+        """Whether there is a purifier."""
+        return self.purifier.name != NO_PURIFIER.name
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Under which a client judges its own test images: with a purifier also behind it."""
+        return CONDITIONS + tuple(f"purified_{name}" for name in CONDITIONS) if self.purifies else CONDITIONS
+
+    @property
+    def attacks_members(self) -> bool:
+        """Whether the clients' own models are attacked at the end."""
+        return self.evasion.attack is not None and self.evaluation.adversarial_clients
+
+    def samples(self, rows: Tensor) -> Samples:
+        return self.dataset.samples(rows)
+
+    def num_examples(self, client: int) -> int:
+        """Training images of a client; of a real site as many as it says it has."""
+        return self.held[client] if self.held else len(self.rows(client, TRAIN))
+
+    def contamination(self, client: int) -> Contamination:
+        kind = self.kinds[client]
+        return share(self.contaminations[kind], self.kinds[:client].count(kind))
+
+    def rows(self, client: int, split: int) -> Tensor:
+        part = self.parts[client]
+        return part[self.dataset.splits[part] == split]
+
+    def shard(self, client: int) -> Shard:
+        """What the hospital trains on: its own contamination lies on train and validation; its test part stays clean."""
+        damage = self.contamination(client)
+        return Shard(
+            contaminate(self.samples(self.rows(client, TRAIN)), damage, self.generator("contamination", client, "train")),
+            contaminate(self.samples(self.rows(client, VALIDATION)), damage, self.generator("contamination", client, "validation")),
+            self.samples(self.rows(client, TEST)),
+        )
+
+    def tests(self, client: int) -> tuple[Samples, Samples]:
+        """The client's own test shard, clean and under its own contamination. What the contamination leaves alone is the very
+        same: all of it for a clean client, the images where only labels change."""
+        clean = self.samples(self.rows(client, TEST))
+        return clean, contaminate(clean, self.contamination(client), self.generator("contamination", client, "test"))
+
+    def test_rows(self) -> Tensor:
+        return (self.dataset.splits == TEST).nonzero().reshape(-1)
+
+    def validation(self) -> Samples:
+        """At most `evaluation.validation_images` validation images of all clients together, the same in every round."""
+        rows = (self.dataset.splits == VALIDATION).nonzero().reshape(-1)
+        order = torch.randperm(len(rows), generator=self.generator("validation"))
+        return self.samples(rows[order[: self.evaluation.validation_images]])
+
+    def corrupted(self, samples: Samples, grade: str = "corrupted") -> Samples:
+        """The samples under the test-time corruption, or under one of its grades (`grades`); the same noise at every call."""
+        damage = self.corruption if grade == "corrupted" else self.grades[grade]
+        return contaminate(samples, damage, self.generator("corruption"))
+
+    @property
+    def backdoor(self) -> Backdoor | None:
+        """That of the clients which have one, if any has."""
+        found = [self.contaminations[kind].backdoor for kind in ("poisoned", "noisy") if kind in self.kinds]
+        return next((one for one in found if one is not None), None)
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        return generator(self.seed, *purpose)
+
+
+def kinds(num_clients: int, poisoned: int | list[int], noisy: int | list[int], seed: int) -> tuple[str, ...]:
+    """Which client is what. Given lists are taken as they are; numbers are drawn from those left: poisoned from one end of one
+    random order, noisy from the other, so that under one seed more of a kind contain the fewer, and neither moves the other."""
+    out = ["clean"] * num_clients
+    order = torch.randperm(num_clients, generator=generator(seed, "kinds")).tolist()
+    wanted = {"poisoned": poisoned, "noisy": noisy}
+    for kind, which in sorted(wanted.items(), key=lambda item: isinstance(item[1], int)):  # given lists first
+        ends = order if kind == "poisoned" else order[::-1]
+        free = [client for client in ends if out[client] == "clean"]
+        for client in which if isinstance(which, list) else free[:which]:
+            out[client] = kind
+    return tuple(out)
+
+
+def sum_scale(study: Experiment) -> float:
+    """What updates are multiplied with before they are summed as whole numbers (see `privacy.secure.fixed_point`)."""
+    return fixed_point.scale(study.privacy.clip or 1.0, most_weight(study))
+
+
+def most_weight(study: Experiment) -> int:
+    """The most that one client can weigh in such a sum."""
+    return int(study.config["server"]["max_examples"]) if study.strategy.sums == "examples" else 1

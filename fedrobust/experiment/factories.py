@@ -1,0 +1,119 @@
+"""What a configuration may call by `_target_`: the factories of its groups, each in its room, and nothing else whoever wrote it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedrobust.errors import ConfigError
+from fedrobust.experiment.old_targets import OLD_TARGETS
+
+# Where the factories of each group may live. A configuration can come over the network: nothing else is ever called.
+ROOMS: dict[str, str] = {
+    "data": "fedrobust.data",
+    "partition": "fedrobust.data.partition",
+    "contamination": "fedrobust.contamination",
+    "noise": "fedrobust.contamination",
+    "corruption": "fedrobust.contamination",
+    "model": "fedrobust.learning.classifier",
+    "client": "fedrobust.clients",
+    "strategy": "fedrobust.strategies",
+    "preaggregation": "fedrobust.strategies.preaggregation",
+    "server_optimizer": "fedrobust.strategies.server_optimizers",
+    "sanitiser": "fedrobust.defences.sanitisation",
+    "engine": "fedrobust.runtime.engines",
+    "evaluation": "fedrobust.evaluation.settings",
+    "evasion": "fedrobust.contamination.evasion",
+    "purifier": "fedrobust.defences.purification",
+    "privacy": "fedrobust.privacy",
+}
+# What each of them makes, by the name that its signature gives as its result: other functions of a room (loaders, the Flower apps,
+# helpers) are no factories.
+MAKES: dict[str, frozenset[str]] = {
+    "data": frozenset({"DataSource"}),
+    "partition": frozenset({"Partitioner", "Remote"}),
+    "contamination": frozenset({"Contamination"}),
+    "noise": frozenset({"Contamination"}),
+    "corruption": frozenset({"Contamination"}),
+    "model": frozenset({"ModelFactory"}),
+    "client": frozenset({"ClientTrainer"}),
+    "strategy": frozenset({"Strategy"}),
+    "preaggregation": frozenset({"Preaggregation"}),
+    "server_optimizer": frozenset({"ServerOptimizer"}),
+    "sanitiser": frozenset({"Sanitiser"}),
+    "engine": frozenset({"Engine"}),
+    "evaluation": frozenset({"Evaluation"}),
+    "evasion": frozenset({"Evasion"}),
+    "purifier": frozenset({"Purifier"}),
+    "privacy": frozenset({"Privacy"}),
+}
+
+
+def locate(group: str, target: Any) -> Callable[..., Any]:
+    """The factory named by `_target_`: a public function defined in a module of the group's room, and nothing reached through it,
+    whose signature says that it makes what the group holds.
+
+    Raises ConfigError for anything else (`fedrobust.reporting.manifest.subprocess.run` must not be found), before anything is imported that
+    lies elsewhere.
+    """
+    if isinstance(target, str) and target in OLD_TARGETS:
+        print(f"note: {group}._target_={target} is now {OLD_TARGETS[target]}; the old name works for one more release", file=sys.stderr)
+        target = OLD_TARGETS[target]
+    module_name, _, name = str(target).rpartition(".")
+    room = ROOMS[group]
+    if not (module_name == room or module_name.startswith(room + ".")) or not name.isidentifier() or name.startswith("_"):
+        raise ConfigError(f"{group}._target_={target}: must name a function in {room}")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{group}._target_={target}: cannot be found ({error})") from error
+    if not inspect.isfunction(found) or found.__module__ != module_name:
+        raise ConfigError(f"{group}._target_={target}: must name a function defined in {module_name}")
+    made = found.__annotations__.get("return")
+    if getattr(made, "__name__", made) not in MAKES[group]:
+        raise ConfigError(f"{group}._target_={target}: is no factory, its signature must end in -> {' or '.join(sorted(MAKES[group]))}")
+    return found
+
+
+def room_name(group: str) -> str:
+    """The group by whose name factories of this room speak of their settings."""
+    return next(name for name, room in ROOMS.items() if room == ROOMS[group])
+
+
+def build(config: Mapping[str, Any], group: str, **given: Any) -> Any:
+    """Call the factory of one group with its settings; `given` fills keywords that the configuration cannot know
+    (num_classes) where the factory has them. Nested settings with a `_target_` are built first, in the same room.
+
+    Raises ConfigError for unknown or missing settings, with the key's full name.
+    """
+    return _build(config[group], group, group, given)
+
+
+def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[str, Any]) -> Any:
+    if not isinstance(settings, Mapping) or "_target_" not in settings:
+        raise ConfigError(f"{path}={settings}: must be a group with a _target_; see configs/{group}")
+    factory = locate(group, settings["_target_"])
+    keywords = {key: _nested(value, group, f"{path}.{key}", given) for key, value in settings.items() if key != "_target_"}
+    known = inspect.signature(factory).parameters
+    for key, value in keywords.items():
+        if key not in known:
+            raise ConfigError(f"{path}.{key}={value}: unknown setting; known are {', '.join(known)}")
+    keywords |= {key: value for key, value in given.items() if key in known and keywords.get(key) is None}
+    missing = [key for key, p in known.items() if p.default is p.empty and key not in keywords and p.kind is not p.VAR_POSITIONAL]
+    if missing:
+        raise ConfigError(f"{path}.{missing[0]}: is missing; set {path}.{missing[0]}=...")
+    try:
+        return factory(**keywords)
+    except ConfigError as error:  # one factory serves several groups: the line must name the key that the user wrote
+        raise ConfigError(str(error).replace(f"{room_name(group)}.", f"{path}.")) from error
+
+
+def _nested(value: Any, group: str, path: str, given: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return _build(value, group, path, given)
+    if isinstance(value, list):
+        return [_nested(item, group, f"{path}.{index}", given) for index, item in enumerate(value)]
+    return value

@@ -1,0 +1,137 @@
+"""Is this node ready? Every check gives one line; none of them changes anything, and no image leaves the machine."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.client import HTTPSConnection
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from fedrobust.data import SPLITS, cache
+from fedrobust.data.partition import summary
+from fedrobust.errors import FedrobustError
+from fedrobust.experiment import factories
+from fedrobust.federation.flower_commands import Link, Scalar
+from fedrobust.runtime.client.site_config import own_data
+from fedrobust.utils import devices
+
+FLOWER = "1.41."
+CLOCK_SECONDS = 4.0  # by how much clocks may differ: Flower takes no request that is signed 5 s in the future
+ROOM = 2 * 2**30  # bytes: models, apps and decoded images
+PATIENCE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check. ok: None where it is only told."""
+
+    what: str
+    ok: bool | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"{ {True: 'ok  ', False: 'FAIL', None: 'note'}[self.ok] } {self.what}: {self.text}"
+
+
+def check(link: Link | None, node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[Finding]:
+    """All checks of a node. link: where the server is (None: not asked). classes, size: those of the planned run; no classes: any."""
+    yield from versions()
+    yield Finding("device", None, devices.name(devices.resolve("auto")))
+    yield from room()
+    yield from data(node, classes, size)
+    if link is not None:
+        yield from connection(link)
+
+
+def versions() -> Iterator[Finding]:
+    """Python and the packages that a run needs."""
+    yield Finding("python", None, platform.python_version())
+    for name in ("flwr", "torch", "fedrobust"):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, False, "is not installed; pip install fedrobust")
+            continue
+        right = name != "flwr" or found.startswith(FLOWER)
+        yield Finding(name, right, found if right else f"{found}; needed is {FLOWER}*, as on the server")
+
+
+def room() -> Iterator[Finding]:
+    """Free space where decoded images are kept."""
+    folder = cache.folder()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(there).free
+    yield Finding("disk", free >= ROOM, f"{free / 2**30:.1f} GB free for {folder}; {ROOM / 2**30:.0f} are needed")
+
+
+def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[Finding]:
+    """Every image of the node's data is read once; its classes and splits are counted."""
+    try:
+        wanted = list(classes) or None
+        settings = own_data(node, size=size, classes=classes)
+        if wanted is None:
+            settings["source"].pop("classes", None)
+        dataset = factories.build({"data": settings}, "data").load()
+    except FedrobustError as error:
+        yield Finding("data", False, str(error))
+        return
+    known = wanted is None or tuple(wanted) == dataset.class_names
+    names = ", ".join(dataset.class_names)
+    yield Finding("labels", known, names if known else f"{names}; those of the run are {', '.join(classes)}")
+    yield Finding("data", True, f"{len(dataset)} images readable, {len(dataset.skipped)} left out")
+    for split, word in enumerate(SPLITS):
+        counts = summary(dataset, [torch.arange(len(dataset))], split)[0].tolist()
+        text = ", ".join(f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True))
+        yield Finding(word, sum(counts) > 0, text)
+
+
+def connection(link: Link) -> Iterator[Finding]:
+    """The server's name, its certificate and its clock."""
+    try:
+        with socket.create_connection((link.host, link.port), timeout=PATIENCE):
+            yield Finding("connection", True, f"{link.address} answers")
+    except OSError as error:
+        yield Finding(
+            "connection", False, f"{link.address} cannot be reached ({error}); is the server up, and the port open in both firewalls?"
+        )
+        return
+    if link.ca is None:
+        yield Finding("TLS", False, "no certificate of the authority was given (--root-certificates), so nothing is encrypted or verified")
+        return
+    try:
+        told = _date(link, link.ca)
+    except ssl.SSLError as error:
+        yield Finding("TLS", False, f"the certificate is not accepted ({error.reason or error}); is {link.ca} the consortium's?")
+    except OSError as error:
+        yield Finding("TLS", False, f"no answer over TLS ({error})")
+    else:
+        yield Finding("TLS", True, f"certificate verified for {link.host}")
+        if told is None:
+            yield Finding("clock", None, "the server does not tell the time")
+        else:
+            gap = abs(told - time.time())
+            yield Finding(
+                "clock",
+                gap <= CLOCK_SECONDS,
+                f"differs from the server's by {gap:.0f} s, at most {CLOCK_SECONDS:.0f} s may be; NTP keeps it right",
+            )
+
+
+def _date(link: Link, ca: Path) -> float | None:
+    """The server's time in seconds, as its HTTP answers give it."""
+    web = HTTPSConnection(link.host, link.port, timeout=PATIENCE, context=ssl.create_default_context(cafile=str(ca)))
+    try:
+        web.request("GET", "/")
+        date = web.getresponse().getheader("Date")
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    finally:
+        web.close()

@@ -1,0 +1,171 @@
+"""An Observer for the screen: moving bars and a small table on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from fedrobust.reporting.text import decimal, label
+from fedrobust.types import Failure, RoundRecord
+
+SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1")
+SHOWN_ROUNDS = 6
+A_DAY = 86400.0  # seconds; rounds may take minutes, so the speed is the mean over the whole run
+CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class Display:
+    """Shows a run while it happens; use it as a context manager, which gives the terminal back whatever happens.
+
+    console: where to write (default: standard output). Where that is no interactive terminal, one plain line
+    without control characters is written for every stage, round and failure.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = Console() if console is None else console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            speed_estimate_period=A_DAY,
+        )
+        self._rounds_bar = self._progress.add_task("rounds", total=None, visible=False)
+        self._clients_bar = self._progress.add_task("clients", total=None, visible=False)
+        self._records: tuple[RoundRecord, ...] = ()  # replaced, never changed: the refreshing thread reads it
+        self._now: dict[str, str] = {"run": "", "stage": "", "clients": ""}
+        self._totals = {"rounds": 0, "clients": 0}
+        self._tracebacks: set[str] = set()
+        self._live = (
+            Live(get_renderable=self._screen, console=self._console, refresh_per_second=4) if self._console.is_interactive else None
+        )
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def run_started(self, run: str, rounds: int, num_clients: int) -> None:
+        if self._live is not None and self._records:
+            self._console.print(rounds_table(self._now["run"], self._records))
+        self._records = ()
+        self._now = {"run": run, "stage": "", "clients": ""}
+        self._totals = {"rounds": rounds, "clients": num_clients}
+        self._progress.reset(self._rounds_bar, total=rounds, visible=True, description=run)
+        self._progress.reset(self._clients_bar, total=num_clients, visible=False)
+        self._line(f"{run}: {rounds} rounds, {num_clients} clients")
+
+    def round_started(self, run: str, number: int) -> None:
+        self._now["clients"] = ""
+        self._progress.reset(self._clients_bar, visible=False)
+
+    def client_done(self, run: str, stage: str, client: int, failed: bool) -> None:
+        if stage != self._now["clients"]:
+            self._now["clients"] = stage
+            self._progress.reset(self._clients_bar, visible=True, description=f"clients: {clean_text(stage)}")
+        self._progress.advance(self._clients_bar)
+        if failed:
+            self._warn(f"{run}: client {client} failed ({stage})")
+
+    def stage(self, run: str, text: str) -> None:
+        self._now["stage"] = clean_text(text)
+        self._line(f"{run}: {text}")
+        self._refresh()
+
+    def round_finished(self, run: str, record: RoundRecord) -> None:
+        self._records = (*self._records, record)[-SHOWN_ROUNDS:]
+        self._progress.update(self._rounds_bar, completed=record.number)
+        self._progress.update(self._clients_bar, visible=False)
+        self._now["stage"] = ""
+        self._line(f"{run}: round {record.number}/{self._totals['rounds']}: {round_text(record)}")
+        if left_out := skipped(record):
+            self._print(f"{run}: round {record.number}: the strategy had to skip {', '.join(left_out)}", "yellow")
+        for failure in record.failures:
+            self._failure(run, record.number, failure)
+        self._refresh()
+
+    def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
+        """They were shown when they happened."""
+        self._records = tuple(records)[-SHOWN_ROUNDS:]
+        self._progress.update(self._rounds_bar, completed=records[-1].number)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Show a change at once that would wait for the next tick."""
+        if self._live is not None:
+            self._live.refresh()
+
+    def _failure(self, run: str, number: int, failure: Failure) -> None:
+        """The reason at once; a traceback below it, unless the very same one was shown before."""
+        what = "failed: " if failure.counts else ""
+        self._warn(f"{run}: round {number}: client {failure.client} {what}{failure.reason}")
+        if failure.traceback and failure.traceback not in self._tracebacks:
+            self._tracebacks.add(failure.traceback)
+            self._print(failure.traceback.rstrip(), "dim")
+
+    def _line(self, text: str) -> None:
+        """A line for those who see no bars."""
+        if self._live is None:
+            self._print(text)
+
+    def _warn(self, text: str) -> None:
+        self._print(text, "bold red")
+
+    def _print(self, text: str, style: str = "") -> None:
+        shown = Text(clean_text(text), style=style if self._live is not None else "")
+        self._console.print(shown, soft_wrap=True, highlight=False)
+
+    def _screen(self) -> Group:
+        parts = [self._progress.get_renderable(), Text(self._now["stage"], style="cyan")]
+        return Group(rounds_table(self._now["run"], self._records), *parts) if self._records else Group(*parts)
+
+
+def clean_text(text: str) -> str:
+    """Without control characters (but line feeds and tabs): other people's messages must not steer the terminal."""
+    return CONTROL.sub("", text)
+
+
+def round_text(record: RoundRecord) -> str:
+    """One round in one line, metrics in percent."""
+    metrics = ", ".join(f"{label(name)} {decimal(record.metrics.get(name))}" for name in SHOWN_METRICS)
+    lost = sum(one.counts for one in record.failures)
+    failed = f", {lost} failed" if lost else ""
+    spent = f", epsilon {decimal(record.extras['epsilon'])}" if "epsilon" in record.extras else ""
+    return f"{metrics} % ({seconds(record):.1f} s, {len(record.clients)} clients{failed}{spent})"
+
+
+def skipped(record: RoundRecord) -> list[str]:
+    """The steps that the strategy was asked for and could not do, e.g. distillation without proxy images."""
+    return [name.removesuffix("_skipped") for name, value in record.extras.items() if name.endswith("_skipped") and value]
+
+
+def seconds(record: RoundRecord) -> float:
+    """Seconds of all stages together."""
+    return sum(record.seconds.values())
+
+
+def rounds_table(run: str, records: Sequence[RoundRecord]) -> Table:
+    """The last rounds: validation metrics in percent, seconds and failures."""
+    table = Table(box=SIMPLE_HEAD, title=Text(f"{run}: validation, %"), title_justify="left", title_style="bold")
+    for name in ("Round", *(label(metric) for metric in SHOWN_METRICS), "Seconds", "Failures"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in records:
+        values = [decimal(record.metrics.get(name)) for name in SHOWN_METRICS]
+        failures = Text(str(len(record.failures)), style="bold red" if record.failures else "dim")
+        table.add_row(str(record.number), *values, f"{seconds(record):.1f}", failures)
+    return table

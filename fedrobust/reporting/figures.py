@@ -1,0 +1,74 @@
+"""The pictures of an output folder, by file name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedrobust.data import TRAIN
+from fedrobust.data.partition import summary
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.reporting.plots.confusion import plot_confusion
+from fedrobust.reporting.plots.curves import plot_influence, plot_validation
+from fedrobust.reporting.plots.drops import plot_drops
+from fedrobust.reporting.plots.partition import plot_partition
+from fedrobust.reporting.plots.samples import plot_samples
+from fedrobust.reporting.records import TWIN, read_rounds
+from fedrobust.seeding import generator
+from fedrobust.types import Samples
+from fedrobust.utils.images import as_bytes
+
+SHOWN = 8  # images in a line of samples.png
+
+
+def draw_data(study: Experiment, folder: Path) -> None:
+    """partition.png (clients x classes; not of real sites) and samples.png (clean and contaminated images), before anything is
+    trained."""
+    names = list(study.dataset.class_names)
+    if not study.remote:
+        plot_partition(summary(study.dataset, study.parts), names, list(study.kinds), folder / "partition.png")
+    plot_samples(_sample_rows(study), names, folder / "samples.png")
+
+
+def _sample_rows(study: Experiment) -> list[tuple[str, Samples, Samples]]:
+    """Two clients of each contaminated kind (one clean client where there is none), then the corrupted test images."""
+    chosen = [client for kind in ("poisoned", "noisy") for client in study.clients_of_kind(kind)[:2]] or [0]
+    chosen = [] if study.remote else chosen
+    rows = []
+    for client in chosen:
+        clean = study.samples(study.rows(client, TRAIN))
+        title = f"{study.kinds[client]} client {client}: {study.contamination(client).name}"
+        rows.append((title, *_few(clean, study.shard(client).train)))
+    test = study.samples(study.test_rows())
+    return [*rows, (f"test images: {study.corruption.name}", *_few(test, study.corrupted(test)))]
+
+
+def _few(clean: Samples, contaminated: Samples) -> tuple[Samples, Samples]:
+    """At most SHOWN pairs, spread over the samples, those that changed first."""
+    changed = clean.labels != contaminated.labels
+    if contaminated.images is not clean.images:
+        changed |= (as_bytes(clean.images) != as_bytes(contaminated.images)).flatten(1).any(dim=1)
+    spread = torch.randperm(len(clean), generator=generator(0, "samples"))
+    index = spread[changed[spread].logical_not().to(torch.int8).argsort(stable=True)][:SHOWN]
+    return clean.take(index), contaminated.take(index)
+
+
+def draw_results(study: Experiment, report: Mapping[str, Any], test: Mapping[str, Tensor], folder: Path) -> None:
+    """curves.png, influence.png, drops.png and confusion.png. test: probabilities (N, K) by evaluation name."""
+    rounds, twin = read_rounds(folder), read_rounds(folder, TWIN)
+    plot_validation(rounds, twin, folder / "curves.png")
+    plot_influence(rounds, list(study.kinds), folder / "influence.png")
+    plot_drops(report["drops"], folder / "drops.png")
+    labels = study.dataset.labels[study.test_rows()]
+    tables = {name: _confusion(labels, part) for name, part in test.items()}
+    plot_confusion(tables.get("twin_clean"), tables["clean"], list(study.dataset.class_names), folder / "confusion.png")
+
+
+def _confusion(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """(K, K) counts: rows true, columns predicted."""
+    classes = probabilities.shape[1]
+    return torch.bincount(labels * classes + probabilities.argmax(dim=1), minlength=classes**2).reshape(classes, classes)

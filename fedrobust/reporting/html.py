@@ -1,0 +1,88 @@
+"""report.html: the whole result of a run on one page that needs nothing else, neither a network nor other files."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fedrobust.reporting import text
+from fedrobust.reporting.manifest import MANIFEST
+from fedrobust.reporting.records import read_rounds
+from fedrobust.reporting.report import read_report
+from fedrobust.utils.files import write_text
+
+PAGE = "report.html"
+TEMPLATE = "report.html.md"  # of jinja; Flower packs no files of other endings into its bundle
+PICTURES: Final[dict[str, str]] = {
+    "drops.png": "Combined performance drops with their 95 % intervals.",
+    "curves.png": "Metrics of the global model on the clean validation images after every round.",
+    "influence.png": text.INFLUENCE_MEANING.replace(", mean over the rounds", "") + " The dotted line is an equal share.",
+    "confusion.png": "Clean test images: rows are true classes, columns the predicted ones, in percent of the true class.",
+    "partition.png": "How the images of each class are shared out among the hospitals.",
+    "samples.png": "Images of the data set, clean and contaminated.",
+}
+
+
+def write_html(folder: Path, uses: Mapping[str, int] | None = None) -> Path:
+    """Write report.html from what the output folder holds and return its path.
+
+    Read are report.json, manifest.json, the rounds files and every PNG file in the folder and in its pictures/ folder.
+    uses: extra information that the strategy had on the server, with its number of images, e.g. {"root": 84, "proxy": 300}.
+    Raises FileNotFoundError without a report or a manifest, ValueError for a report that breaks its contract.
+    """
+    report = read_report(folder)
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    rounds = [line for run in ("run", "clean twin") for line in read_rounds(folder, run)]
+    return write_text(folder / PAGE, render(report, manifest, rounds, pictures(folder), uses or {}))
+
+
+def render(
+    report: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    rounds: list[dict[str, Any]],
+    images: list[dict[str, str]],
+    uses: Mapping[str, int],
+) -> str:
+    """The page as text. Everything that comes from outside is escaped."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"decimal": text.decimal, "label": text.label, "pretty": pretty, "without": without}
+    page = environment.get_template(TEMPLATE).render(
+        report=report,
+        manifest=manifest,
+        rounds=rounds,
+        failures=[(line, failure) for line in rounds for failure in line["failures"]],
+        images=images,
+        uses=uses,
+        wording=text,
+    )
+    return page + "\n"
+
+
+def pretty(value: Any) -> str:
+    """A value as readable JSON."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+
+
+def without(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The mapping but for one key."""
+    return {name: value for name, value in mapping.items() if name != key}
+
+
+def pictures(folder: Path) -> list[dict[str, str]]:
+    """The folder's PNG files as data addresses with captions, the well-known ones first in their order."""
+    found = {path.name: path for place in (folder, folder / "pictures") for path in sorted(place.glob("*.png"))}
+    names = [name for name in PICTURES if name in found] + [name for name in found if name not in PICTURES]
+    return [
+        {
+            "name": name,
+            "caption": PICTURES.get(name, found[name].stem.replace("_", " ")),
+            "address": "data:image/png;base64," + base64.b64encode(found[name].read_bytes()).decode("ascii"),
+        }
+        for name in names
+    ]

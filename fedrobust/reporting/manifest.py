@@ -1,0 +1,167 @@
+"""manifest.json: what is needed to repeat a run, written before it starts. It holds no environment variables and no host name."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedrobust
+from fedrobust.utils.files import write_text
+
+MANIFEST = "manifest.json"
+PACKAGES = (
+    *("fedrobust", "flwr", "hydra-core", "numpy", "pandas", "pillow", "ray", "safetensors"),
+    *("scikit-learn", "scipy", "timm", "torch", "torchmetrics", "torchvision"),
+)
+GIT_SECONDS = 10.0
+
+
+def write_manifest(
+    folder: Path,
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    data: Mapping[str, Any],
+    device: str,
+    command_line: Sequence[str],
+    client_threads: int | None = None,
+) -> Path:
+    """Write manifest.json and return its path.
+
+    config: the resolved configuration. data: digest, counts and sizes as plain JSON values. device: its name. command_line: as
+    typed; of the program only the file name is kept. client_threads: torch's, of each client. Raises ValueError for values that
+    JSON cannot hold.
+    """
+    manifest = {
+        "schema": 1,
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": config,
+        "seed": seed,
+        "data": data,
+        **conditions(device, client_threads),
+        "command_line": [Path(word).name if place == 0 else word for place, word in enumerate(command_line)],
+        "git": git_state(Path(__file__).parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+    }
+    return _write(folder, manifest)
+
+
+def conditions(device: str, client_threads: int | None) -> dict[str, Any]:
+    """What decides the last bits of a result beside configuration, seed and data: who computes, with what, in how many threads
+    (float sums differ between thread counts and between the instruction sets of processors)."""
+    return {
+        "device": device,
+        "torch_threads": torch.get_num_threads(),
+        "client_threads": client_threads,
+        "processor": processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "packages": package_versions(),
+        "program": program_digest(),
+    }
+
+
+def changes(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In words, which of the `conditions` are others now than those in the manifest of a run."""
+    old, new = dict(manifest.get("packages", {})), now["packages"]
+    found = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    if manifest.get("program") != now["program"]:
+        found.append("the program's sources")
+    names = {
+        "device": "device",
+        "processor": "processor",
+        "cpu_capability": "instruction set",
+        "torch_threads": "OMP_NUM_THREADS",
+        "client_threads": "engine.threads",
+    }
+    for key, name in names.items():
+        pair = [str(facts.get(key)) for facts in (manifest, now)]
+        if key == "device":  # a CPU's says its threads, which have a line of their own
+            pair = ["cpu" if one.startswith("cpu") else one for one in pair]
+        if pair[0] != pair[1]:
+            found.append(f"{name} {pair[0]} -> {pair[1]}")
+    return found
+
+
+def note_resumption(folder: Path, manifest: Mapping[str, Any], engine: str, changed: Sequence[str]) -> Path:
+    """Add to the manifest that, when, on which engine and under which changed conditions the run was taken up again."""
+    entry = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "engine": engine, "changed": list(changed)}
+    return _write(folder, {**manifest, "resumed": [*manifest.get("resumed", []), entry]})
+
+
+def _write(folder: Path, manifest: Mapping[str, Any]) -> Path:
+    try:
+        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except TypeError as error:
+        raise ValueError(f"{MANIFEST}: {error}") from error
+    return write_text(folder / MANIFEST, text + "\n")
+
+
+def processor() -> str:
+    """The processor's own name, e.g. "AMD EPYC 7B13"; its architecture where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def package_versions() -> dict[str, str | None]:
+    """Installed versions of the packages that can change a result; None where one is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state(package: Path) -> dict[str, Any] | None:
+    """{"commit", "dirty"} of the checkout that tracks the package in this folder; None outside a checkout or without git.
+
+    dirty: tracked files were changed or untracked, not ignored files lie about. An installed package that merely lies
+    inside somebody's repository is not tracked by it and gives None.
+    """
+    tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
+    commit = _git(package, "rev-parse", "HEAD")
+    changes = _git(package, "status", "--porcelain")
+    if tracked is None or commit is None or changes is None:
+        return None
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+_PACKAGES = ("fedrobust", "strategies", "clients")
+
+
+@functools.cache
+def program_digest() -> str:
+    """SHA-256 over the sources of the packages: whoever edits a rule or a trainer must not get a twin of the old one."""
+    sha, root = hashlib.sha256(), Path(fedrobust.__file__).parents[1]
+    names = _PACKAGES[:1] if (root / "fedrobust" / "strategies").exists() else _PACKAGES  # a wheel holds the others inside
+    for path in sorted(path for package in names for path in (root / package).rglob("*.py")):
+        sha.update(f"{path.relative_to(root).as_posix()};".encode() + path.read_bytes())
+    return sha.hexdigest()

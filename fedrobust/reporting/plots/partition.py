@@ -1,0 +1,58 @@
+"""Which hospital holds how much of which class: one stacked bar per client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from torch import Tensor
+
+from fedrobust.reporting.plots.confusion import shorten
+from fedrobust.reporting.plots.style import FONT_SIZE, INK, KIND_COLOURS, LINE_COLOURS, new_figure, save, tidy
+
+MOST_LABELS = 60  # clients; with more only every n-th name is written
+
+
+def plot_partition(counts_NK: Tensor, class_names: Sequence[str], roles: Sequence[str], path: Path) -> Path:
+    """Horizontal bars of (N, K) image counts, client 0 on top; name in the colour of the client's role.
+
+    roles: clean, noisy or poisoned, one per client.
+    """
+    clients = len(roles)
+    figure = new_figure(7.2, float(np.clip(1.4 + 0.24 * clients, 2.4, 16)))
+    axes = figure.subplots()
+    starts_N = np.zeros(clients)
+    for name, colour, values in zip(class_names, class_colours(len(class_names)), counts_NK.T.numpy(), strict=True):
+        axes.barh(range(clients), values, left=starts_N, height=0.8, color=colour, label=shorten(name), edgecolor="white", linewidth=0.4)
+        starts_N = starts_N + values
+    tidy(axes, "Images per client and class", "Images")
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
+    axes.set_ylim(clients - 0.4, -0.6)
+    axes.margins(x=0.08)
+    _name_clients(axes, roles)
+    if clients <= MOST_LABELS:
+        for client, total in enumerate(starts_N):
+            place: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(f"{total:.0f}", (total, client), fontsize=FONT_SIZE - 2, color=INK, **place)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=FONT_SIZE - 1, title="Class", title_fontsize=FONT_SIZE)
+    return save(figure, path)
+
+
+def class_colours(num_classes: int) -> list[Any]:
+    """One colour per class: the colour-blind-safe set for up to seven, then a continuous map."""
+    if num_classes <= len(LINE_COLOURS):
+        return list(LINE_COLOURS[:num_classes])
+    return list(colormaps["turbo"](np.linspace(0.05, 0.95, num_classes)))
+
+
+def _name_clients(axes: Any, roles: Sequence[str]) -> None:
+    step = 1 + (len(roles) - 1) // MOST_LABELS
+    places = range(0, len(roles), step)
+    axes.set_yticks(places, [f"{client}" if roles[client] == "clean" else f"{roles[client]} {client}" for client in places])
+    for tick, client in zip(axes.get_yticklabels(), places, strict=True):
+        tick.set_color(KIND_COLOURS[roles[client]])
+        tick.set_fontweight("normal" if roles[client] == "clean" else "bold")

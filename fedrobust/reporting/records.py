@@ -1,0 +1,154 @@
+"""A whole run over a given Grid: rounds, clean twin, verdicts; the model and report.json in the output folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
+from fedrobust.utils import files
+
+TWIN = "clean twin"
+
+
+ROUND_FILES = {"run": "rounds.jsonl", "clean twin": "twin_rounds.jsonl"}
+CLIENTS = "clients.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Several observers as one; each event reaches them in their order."""
+
+    observers: Sequence[Observer]
+
+    def run_started(self, run: str, rounds: int, num_clients: int) -> None:
+        for one in self.observers:
+            one.run_started(run, rounds, num_clients)
+
+    def round_started(self, run: str, number: int) -> None:
+        for one in self.observers:
+            one.round_started(run, number)
+
+    def client_done(self, run: str, stage: str, client: int, failed: bool) -> None:
+        for one in self.observers:
+            one.client_done(run, stage, client, failed)
+
+    def stage(self, run: str, text: str) -> None:
+        for one in self.observers:
+            one.stage(run, text)
+
+    def round_finished(self, run: str, record: RoundRecord) -> None:
+        for one in self.observers:
+            one.round_finished(run, record)
+
+    def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
+        for one in self.observers:
+            one.rounds_restored(run, records)
+
+
+class Recorder:
+    """An Observer that writes every finished round at once, so that a crash loses no finished round.
+
+    folder: the output folder. kinds: the kind of each client ("clean", "noisy", "poisoned"), by client number; the clean twin's
+    rows carry the same kinds, although nobody is contaminated there, so that a client can be compared with itself.
+    rounds.jsonl and twin_rounds.jsonl hold one JSON object a line: run, round, metrics, clients, failures, seconds, extras;
+    values that are not finite become null. clients.csv has the columns run, round, client, kind, num_examples, weight, then
+    what the clients reported, then what the rule said of them with "server_" in front.
+    """
+
+    def __init__(self, folder: Path, kinds: Sequence[str]) -> None:
+        self._folder = folder
+        self._kinds = tuple(kinds)
+        self._rows: list[dict[str, Any]] = []
+        self._columns: list[str] = []
+
+    def run_started(self, run: str, rounds: int, num_clients: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / ROUND_FILES[run]).write_text("", encoding="utf-8")
+
+    def round_started(self, run: str, number: int) -> None:
+        """Nothing to write yet."""
+
+    def client_done(self, run: str, stage: str, client: int, failed: bool) -> None:
+        """Nothing to write yet."""
+
+    def stage(self, run: str, text: str) -> None:
+        """Nothing to write."""
+
+    def round_finished(self, run: str, record: RoundRecord) -> None:
+        line = json.dumps(round_line(run, record), ensure_ascii=False, allow_nan=False)
+        files.append(self._folder / ROUND_FILES[run], line + "\n")
+        self._append(client_rows(run, record, self._kinds))
+
+    def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
+        """The files are written anew up to here: whatever a killed process wrote after its last checkpoint is done again."""
+        for record in records:
+            self.round_finished(run, record)
+
+    def _append(self, rows: list[dict[str, Any]]) -> None:
+        """Add rows at the end; a column never seen before means that the whole file is written again."""
+        if not rows:
+            return
+        self._rows += rows
+        fresh = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in self._columns]
+        self._columns += fresh
+        path, table = self._folder / CLIENTS, pd.DataFrame(self._rows if fresh else rows, columns=self._columns)
+        text = table.to_csv(header=bool(fresh), index=False, lineterminator="\n")
+        if fresh:
+            files.write(path, [text.encode()])
+        else:
+            files.append(path, text)
+
+
+def round_line(run: str, record: RoundRecord) -> dict[str, Any]:
+    """A round as one JSON object."""
+    fields = asdict(record)
+    line: dict[str, Any] = _finite({"run": run, "round": fields.pop("number"), **fields})
+    return line
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def client_rows(run: str, record: RoundRecord, kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a client that replied."""
+    return [
+        {
+            "run": run,
+            "round": record.number,
+            "client": client.client,
+            "kind": kinds[client.client],
+            "num_examples": client.num_examples,
+            "weight": client.weight,
+            **client.metrics,
+            **{f"server_{name}": value for name, value in client.extras.items()},
+        }
+        for client in record.clients
+    ]
+
+
+def record_from(item: dict[str, Any]) -> RoundRecord:
+    """The inverse of `dataclasses.asdict` on a RoundRecord."""
+    clients = tuple(ClientRecord(**client) for client in item["clients"])
+    failures = tuple(Failure(**failure) for failure in item["failures"])
+    return RoundRecord(**{**item, "clients": clients, "failures": failures})
+
+
+def read_rounds(folder: Path, run: str = "run") -> list[dict[str, Any]]:
+    """The lines of one run's rounds file, oldest first; empty where there is no such file (no twin was asked for)."""
+    path = folder / ROUND_FILES[run]
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

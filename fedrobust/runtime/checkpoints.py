@@ -1,0 +1,165 @@
+"""The checkpoints of a run: after a round, all that the next round needs; the last few are kept, damaged ones are passed over.
+
+A checkpoint is one sealed safetensors file (`tensorfile`): the global model's tensors under their names, as in model.safetensors, and
+beside them, with `EXTRA` in front, the tensors that the rule and the clients remember, and as bytes the records of the rounds so far
+and one JSON text with all the rest.
+Nothing random is in it: every draw comes from the seed, its purpose and the round.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from fedrobust.errors import DataError, RunError
+from fedrobust.learning.model_files import gather
+from fedrobust.reporting.records import record_from
+from fedrobust.state import Layout, State
+from fedrobust.types import RoundRecord
+from fedrobust.utils import files as atomic
+from fedrobust.utils import nested, tensor_files
+
+FOLDER = "checkpoints"
+PREFIXES = {"run": "run", "clean twin": "twin"}
+VERSION = 1
+EXTRA = "checkpoint/"
+TEXT, HISTORY = f"{EXTRA}json", f"{EXTRA}history"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A run after server round `round`: the global model, what the rule remembers (any nested value of `trees`), what each client
+    remembers (likewise, by client number), and the records of rounds 0 ... `round`, each as a text of `record_text`."""
+
+    run: str
+    round: int
+    state: State
+    memory: Mapping[str, Any]
+    clients: Mapping[int, Any]
+    history: tuple[str, ...]
+
+    def records(self) -> list[RoundRecord]:
+        """The records of the rounds so far."""
+        return [record_from(json.loads(text)) for text in self.history]
+
+
+def record_text(record: RoundRecord) -> str:
+    """A record as one line of JSON that loses nothing, NaN included. (A round is made text once, however many checkpoints follow.)"""
+    return json.dumps(asdict(record))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The checkpoints in `folder`, which is made with the first of them.
+
+    layout: of the model. experiment: a digest of the run's configuration; a checkpoint of another one is not usable.
+    every: rounds between two checkpoints (0: none are written); the last round always has one. keep: how many are kept of
+    the run and of its twin.
+    """
+
+    folder: Path
+    layout: Layout
+    experiment: str
+    every: int = 1
+    keep: int = 2
+
+    def due(self, number: int, last: int) -> bool:
+        """Whether there shall be a checkpoint after this round of so many."""
+        return self.every > 0 and number > 0 and (number % self.every == 0 or number == last)
+
+    def files(self, run: str) -> list[Path]:
+        """Those of one run, newest first."""
+        pattern = re.compile(rf"{PREFIXES[run]}-(\d+)\.safetensors")
+        found = [(int(match[1]), path) for path in self.folder.glob("*") if (match := pattern.fullmatch(path.name))]
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def write(self, run: str, number: int, tensors: Mapping[str, Tensor]) -> Path:
+        """Write the snapshot of a run after round `number`, and take away those of that run that are no longer needed. Raises OSError."""
+        path = self.folder / f"{PREFIXES[run]}-{number:06d}.safetensors"
+        atomic.write(path, tensor_files.pieces(tensors, {"run": run, "round": str(number)}, seal=True))
+        for old in [one for one in self.files(run) if one.name <= path.name][self.keep :]:
+            old.unlink()
+        return path
+
+    def latest(self, run: str) -> tuple[Checkpoint | None, list[str]]:
+        """The newest usable one, or None, and for every newer one a line that says why it cannot be used."""
+        problems: list[str] = []
+        for path in self.files(run):
+            try:
+                return self._load(run, path), problems
+            except DataError as error:
+                problems.append(str(error))
+        return None, problems
+
+    def sweep(self) -> None:
+        """Take away what a killed process was writing. Only for whoever alone works in the folder."""
+        for path in atomic.leftovers(self.folder):
+            path.unlink()
+
+    def clear(self) -> None:
+        """Take away all of them, and the folder if nothing else lies there."""
+        self.sweep()
+        for path in (path for run in PREFIXES for path in self.files(run)):
+            path.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def snapshot(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """All of it as tensors. Those of the memories are copies, so that nothing can change them before they are written; the
+        state's are not.
+
+        Raises RunError where the rule or a client remembers what no file can hold.
+        """
+        rest = {
+            "version": VERSION,
+            "experiment": self.experiment,
+            "run": checkpoint.run,
+            "round": checkpoint.round,
+            "memory": checkpoint.memory,
+            "clients": checkpoint.clients,
+        }
+        try:
+            plain, tensors = nested.flatten(rest)
+            extra = {f"{EXTRA}{number}": tensor.cpu().clone() for number, tensor in enumerate(tensors)}
+            tensor_files.check(extra)
+        except TypeError as error:
+            raise RunError(f"server.checkpoint_every: {error}, which no checkpoint can hold; use 0, or tensors, numbers, words") from error
+        texts = {TEXT: _as_tensor(json.dumps(plain)), HISTORY: _as_tensor("\n".join(checkpoint.history))}
+        return {**self.layout.named(checkpoint.state), **extra, **texts}
+
+    def _load(self, run: str, path: Path) -> Checkpoint:
+        """Raises DataError where the file is damaged or of another run."""
+        tensors = tensor_files.read_sealed(path)
+        try:
+            plain, history = json.loads(_as_text(tensors.pop(TEXT))), tuple(_as_text(tensors.pop(HISTORY)).split("\n"))
+            if plain["version"] != VERSION or plain["experiment"] != self.experiment or plain["run"] != run:
+                raise DataError(f"{path.name}: belongs to another configuration or program")
+            extra = [tensors.pop(name) for name in _numbered(tensors)]
+            rest = nested.restore(plain, extra)
+            state = State(gather(tensors, self.layout.parameters, path), gather(tensors, self.layout.buffers, path))
+            found = Checkpoint(run, rest["round"], state, rest["memory"], rest["clients"], history)
+            found.records()
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise DataError(f"{path.name}: not a checkpoint of this program ({type(error).__name__}: {error})") from error
+        return found
+
+
+def _as_tensor(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def _as_text(tensor: Tensor) -> str:
+    return tensor.numpy().tobytes().decode()
+
+
+def _numbered(names: Iterable[str]) -> list[str]:
+    """The names of the extra tensors in the order of their numbers."""
+    return sorted((name for name in names if name.startswith(EXTRA)), key=lambda name: int(name.removeprefix(EXTRA)))

@@ -1,0 +1,214 @@
+"""One hospital: what it answers to each kind of message, in process, on Ray actors and on a real SuperNode."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from flwr.app import Context, Message
+from torch import Tensor
+
+from fedrobust.contamination.apply import attacker_owned
+from fedrobust.data import TEST, TRAIN, VALIDATION
+from fedrobust.defences.sanitisation.detection import altered, counts
+from fedrobust.defences.sanitisation.filtering import filtered
+from fedrobust.errors import ConfigError
+from fedrobust.experiment import build
+from fedrobust.experiment import settings as config
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.learning import etf
+from fedrobust.learning.classifier import Classifier
+from fedrobust.privacy import ledger
+from fedrobust.privacy.noise import secret, seeded
+from fedrobust.privacy.secure import site_condition
+from fedrobust.runtime.client import secure_aggregation, site_config
+from fedrobust.runtime.client.context_state import forget, recall, received_before, remember, with_own_buffers
+from fedrobust.runtime.client.evaluation import exposed, judged
+from fedrobust.runtime.client.stealth import disguised
+from fedrobust.runtime.messages import records
+from fedrobust.runtime.messages.sites import RECORD, census_reply, read_order
+from fedrobust.state import Layout, State, load, take
+from fedrobust.types import Samples, Shard, Task, TrainResult
+from fedrobust.utils import devices, strict_json
+from fedrobust.utils.watchdog import ended_after
+
+
+def in_time(message: Message, context: Context, answer: Callable[[Message, Context], Message]) -> Message:
+    """A SuperNode gives its ClientApp, a process for each message, all the time in the world, and nothing else to do until it ends: so a
+    real site's ends by itself when nobody waits for its reply any more, and the site can take part in the next round."""
+    if context.node_config.get("simulation") is True:
+        return answer(message, context)
+    with ended_after(message.metadata.ttl):
+        return answer(message, context)
+
+
+def train(message: Message, context: Context) -> Message:
+    """Train the received global model on the hospital's shard and send the result, contaminated if this client is poisoned."""
+    order = records.read_config(message.content)
+    study, client = _study(order["experiment"], message, context)
+    model, layout = _model(study.text, order["etf"], order["etf-sha256"])
+    reference = records.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
+    site_condition.check(context.node_config, study.privacy, study.privacy.least(config.clients_per_round(study.config)))
+    if study.privacy.secure:
+        secure_aggregation.check_masking(message, context)
+    if order["round"] == 1:
+        forget(context, order)
+    load(model, layout, with_own_buffers(study, reference, context, order))
+    data, sifted = _sanitised(study, client, model, order["round"], simulated=context.node_config.get("simulation") is True)
+    task = Task(
+        model=model,
+        data=data,
+        round=order["round"],
+        extras=records.read_extras(message.content),
+        memory=recall(context, order),
+        generator=study.generator("client", client, order["round"]),
+    )
+    contamination = study.contamination(client)
+    trained, result = _learnt(study, client, task, layout)
+    remember(context, order, result.memory, trained if study.config["server"]["buffers"] == "local" else None)
+    sent = contamination.update(trained, reference, study.generator("update", client, order["round"]))
+    if contamination.track is not None:
+        sent = contamination.track(sent, reference, received_before(reference, context, order))
+    if study.privacy.secure:
+        update_D = study.privacy.clipped(sent, reference)
+        return secure_aggregation.masked(message, context, study, update_D, num_examples=len(data.train), etf_sha256=_sha256(model))
+    metrics: Mapping[str, float] = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()} | sifted
+    sent = _released(study, client, sent, reference, order=order, node=context.node_config)
+    count, metrics, extras = study.privacy.told(len(task.data.train), metrics, result.extras)
+    content = records.train_reply(sent, count, metrics, {"etf-sha256": _sha256(model), "task": records.task(order)}, extras)
+    return Message(content, reply_to=message)
+
+
+def evaluate(message: Message, context: Context) -> Message:
+    """Judge the received global model on the hospital's own test shard, clean and under the hospital's contamination."""
+    order = records.read_config(message.content)
+    study, client = _study(order["experiment"], message, context)
+    model, layout = _model(study.text, order["etf"], order["etf-sha256"])
+    state = records.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
+    load(model, layout, with_own_buffers(study, state, context, order))
+    ledger.check_verdict(context.node_config)
+    predictions = judged(study, client, model)
+    return Message(records.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model), "task": records.task(order)}), reply_to=message)
+
+
+def census(message: Message, context: Context) -> Message:
+    """Of a real site, before anything is trained: how many images it holds, after reading all of them, and on what it computes."""
+    text = records.read_config(message.content)["experiment"]
+    study, client = _study(text, message, context)
+    counts = [len(study.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)]
+    words = {"site": str(context.node_config.get("site", "")), "python": platform.python_version(), "torch": torch.__version__}
+    words |= {"flwr": version("flwr"), "device": devices.name(devices.resolve("auto"))}
+    return Message(census_reply(counts, int(context.node_config.get("partition-id", -1)), words), reply_to=message)
+
+
+def _study(text: str, message: Message, context: Context) -> tuple[Experiment, int]:
+    """The experiment and this client's number. Contamination is refused outside a simulation unless the node itself allows it:
+    a server must never be able to order a hospital to poison."""
+    node = context.node_config
+    settings = strict_json.read_object(text, "experiment")
+    allowed = node.get("simulation") is True or node.get("allow-contamination") is True  # the word "false" is no permission
+    if (settings.get("poisoned") or settings.get("noisy")) and not allowed:
+        raise ConfigError("poisoned/noisy: this node refuses contamination; its own node config may set allow-contamination=true")
+    client = int(node.get("partition-id", -1))
+    if node.get("simulation") is not True:
+        return _at_site(text, settings, message, node, client)
+    return _as_client(build.from_text(text), client)
+
+
+def _as_client(study: Experiment, client: int) -> tuple[Experiment, int]:
+    if not 0 <= client < study.num_clients:
+        raise ConfigError(f"partition-id={client}: must be 0 or more and below num_clients={study.num_clients}; set it in the node config")
+    return study, client
+
+
+def _at_site(text: str, settings: dict[str, Any], message: Message, node: Mapping[str, Any], partition: int) -> tuple[Experiment, int]:
+    """The same on a real node: the images are those that its own configuration names, and the server tells it its number."""
+    if "threads" in node:
+        torch.set_num_threads(int(node["threads"]))
+    if not site_config.is_remote(settings):
+        site_config.check_readable(settings, node)
+        given = read_order(message.content).client if RECORD in message.content else -1
+        return _as_client(build.from_text(text), partition if given < 0 else given)
+    order = read_order(message.content)
+    client = max(order.client, 0)  # any number will do while the sites are only counted
+    own = site_config.own_config(settings, node, client, size=order.size, classes=order.classes)
+    study = build.from_text(config.to_json(own))
+    if study.dataset.class_names != order.classes:
+        wanted, found = ", ".join(order.classes), ", ".join(study.dataset.class_names)
+        raise ConfigError(f"data-root: the classes are {found}, those of the run {wanted}; rename them, or choose other data")
+    return _as_client(study, client)
+
+
+def _released(study: Experiment, client: int, sent: State, reference: State, *, order: Mapping[str, Any], node: Mapping[str, Any]) -> State:
+    """What leaves the hospital. A real one draws its noise in secret: the server knows every seed of the run."""
+    noise = seeded(study.generator("privacy", client, order["round"])) if node.get("simulation") is True else secret
+    released = study.privacy.release(sent, reference, noise)
+    ledger.charge(node, study.privacy)
+    return released
+
+
+@lru_cache(maxsize=1)
+def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
+    """The one resident model of this process; every client's state is loaded into it."""
+    study = build.from_text(text)
+    etf_dK = etf.from_bytes(anchors, study.num_classes, sha256) if anchors else None
+    model = study.model.untrained().build(study.num_classes, etf_dK, study.generator("init"))  # the weights come with the message
+    model.to("cuda" if torch.cuda.is_available() and study.config["device"] != "cpu" else "cpu")
+    return model, Layout.of(model)
+
+
+def _learnt(study: Experiment, client: int, task: Task, layout: Layout) -> tuple[State, TrainResult]:
+    """What the trainer makes of the hospital's shard, and its report; an attacker that must not be noticed learns twice."""
+    disguise = study.contamination(client).disguise
+    if disguise is None:
+        result = study.trainer(task)
+        return take(task.model, layout), result
+    clean = _clean_shard(study.text, client, next(task.model.parameters()).device)
+    g = study.generator("disguise", client, task.round)
+    return disguised(disguise, study.trainer, task, clean, layout=layout, generator=g)
+
+
+def _sanitised(study: Experiment, client: int, model: Classifier, server_round: int, *, simulated: bool) -> tuple[Shard, dict[str, float]]:
+    """What the hospital trains on in this round, and how many images it left out; only a simulation knows how many of them rightly."""
+    device = next(model.parameters()).device
+    shard = exposed(study, client, model, _shard(study.text, client, device), server_round)
+    if study.sanitiser.score is None or attacker_owned(study.contamination(client)):
+        return shard, {}
+    data, kept_N = filtered(study.sanitiser, model, shard, server_round)
+    return data, counts(kept_N, _altered(study.text, client, device) if simulated else None)
+
+
+@lru_cache(maxsize=64)
+def _altered(text: str, client: int, device: torch.device) -> Tensor:
+    """Which of the hospital's training images its contamination mislabelled or gave a trigger."""
+    study = build.from_text(text)
+    clean = study.samples(study.rows(client, TRAIN))
+    return altered(clean, _shard(text, client, device).train, triggered=study.contamination(client).backdoor is not None)
+
+
+@lru_cache(maxsize=64)
+def _shard(text: str, client: int, device: torch.device) -> Shard:
+    """The hospital's images, resident where the model is: bytes, so that 10,000 images of 224 pixels take 1.5 GB."""
+    shard = build.from_text(text).shard(client)
+    return _resident(shard.train, shard.validation, shard.test, device)
+
+
+@lru_cache(maxsize=8)
+def _clean_shard(text: str, client: int, device: torch.device) -> Shard:
+    """The same without the hospital's contamination: for attackers who need to know what they would have learnt."""
+    study = build.from_text(text)
+    train, validation, test = (study.samples(study.rows(client, split)) for split in (TRAIN, VALIDATION, TEST))
+    return _resident(train, validation, test, device)
+
+
+def _resident(train: Samples, validation: Samples, test: Samples, device: torch.device) -> Shard:
+    return Shard(*(Samples(part.images.to(device), part.labels.to(device)) for part in (train, validation, test)))
+
+
+def _sha256(model: Classifier) -> str:
+    """Of the anchors that were really used, after training."""
+    return "" if model.anchors is None else etf.digest(model.anchors)

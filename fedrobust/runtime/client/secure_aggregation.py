@@ -1,0 +1,113 @@
+"""A hospital's answers under secure aggregation as Flower messages; what it answers is decided in `fedrobust.privacy.secure.client`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message
+from torch import Tensor
+
+from fedrobust.errors import ConfigError, RunError
+from fedrobust.experiment import factories
+from fedrobust.experiment import settings as config
+from fedrobust.experiment.experiment import Experiment, most_weight, sum_scale
+from fedrobust.privacy import ledger
+from fedrobust.privacy.mechanisms import Privacy
+from fedrobust.privacy.secure import Random, Session, fixed_point, seeded, site_condition
+from fedrobust.privacy.secure import client as hospital
+from fedrobust.runtime.client import context_state
+from fedrobust.runtime.messages import records, secure
+from fedrobust.runtime.messages.sites import RECORD, read_order
+from fedrobust.seeding import generator
+from fedrobust.utils import strict_json
+
+
+def keys(message: Message, context: Context) -> Message:
+    """The first message of a round: draw key pairs, tell the public keys."""
+    order, session = _session(message, context)
+    first_of_a_simulation = order["round"] == 1 and context.node_config.get("simulation") is True
+    kept = {} if first_of_a_simulation else _kept(context, order)  # there the same settings may be run twice; a real run is a new Context
+    now, public = hospital.make_keys(session, kept, _random(context, order, session, "keys"))
+    _keep(context, order, now)
+    return Message(secure.reply(_info(order, "keys"), keys={session.client: public}), reply_to=message)
+
+
+def shares(message: Message, context: Context) -> Message:
+    """The second: everybody's public keys are here; seal shares of the own secrets for the others."""
+    order, session = _session(message, context)
+    known = secure.read_table(message.content, "keys", hospital.KEYS_BYTES)
+    now, sealed = hospital.make_shares(session, _kept(context, order), known, _random(context, order, session, "shares"))
+    _keep(context, order, now)
+    return Message(secure.reply(_info(order, "shares"), shares=sealed), reply_to=message)
+
+
+def check_masking(message: Message, context: Context) -> None:
+    """Whether the third message, which asks for training, may be answered. Raises RunError."""
+    order, session = _session(message, context)
+    hospital.check_masking(session, _kept(context, order), _letters(message))
+
+
+def masked(message: Message, context: Context, study: Experiment, update_D: Tensor, *, num_examples: int, etf_sha256: str) -> Message:
+    """The answer to the third: the clipped update, weighted and under masks."""
+    order, session = _session(message, context)
+    if num_examples < 1:
+        raise RunError("secure aggregation: this hospital has no training images; nothing is sent")
+    vector = fixed_point.encode(update_D, min(num_examples, most_weight(study)), sum_scale(study))
+    _keep(context, order, hospital.mask(session, _kept(context, order), _letters(message), vector))
+    return Message(secure.masked_reply({**_info(order, "masked"), "etf-sha256": etf_sha256}, vector), reply_to=message)
+
+
+def unmask(message: Message, context: Context) -> Message:
+    """The last: those whose updates arrived are known; tell the shares that take the masks off their sum."""
+    order, session = _session(message, context)
+    survivors = secure.read_table(message.content, "survivors", 0)
+    now, seeds, masks = hospital.unmask(session, _kept(context, order), survivors)
+    _keep(context, order, now)
+    return Message(secure.reply(_info(order, "unmask"), seeds=seeds, masks=masks), reply_to=message)
+
+
+STAGES = {"keys": keys, "shares": shares, "unmask": unmask}
+
+
+def _session(message: Message, context: Context) -> tuple[dict[str, Any], Session]:
+    """The message's settings, and this client's part in the round. The images are not looked at: a process that has to answer only
+    this need not read them."""
+    order = records.read_config(message.content)
+    settings = strict_json.read_object(order["experiment"], "experiment")
+    config.check(settings)
+    privacy: Privacy = factories.build(settings, "privacy")
+    if not privacy.secure:
+        raise ConfigError(f"privacy={privacy.name}: a message of privacy=secure_aggregation came; the server's program is another one")
+    ledger.charge(context.node_config, privacy)
+    given = read_order(message.content).client if RECORD in message.content else -1
+    client = given if given >= 0 else int(context.node_config.get("partition-id", -1))
+    threshold = privacy.least(config.clients_per_round(settings))
+    site_condition.check(context.node_config, privacy, threshold)
+    return order, Session(records.task(order), order["round"], client, threshold)
+
+
+def _random(context: Context, order: Mapping[str, Any], session: Session, stage: str) -> Random:
+    """From the run's seed in a simulation, so that runs repeat: it protects nobody there, since the server knows the seed."""
+    if context.node_config.get("simulation") is not True:
+        return os.urandom
+    seed = int(strict_json.read_object(order["experiment"], "experiment")["seed"])
+    return seeded(generator(seed, "secure aggregation", session.client, session.round, stage))
+
+
+def _letters(message: Message) -> dict[int, bytes]:
+    return secure.read_table(message.content, "shares", hospital.SEALED_BYTES)
+
+
+def _info(order: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    return {"etf-sha256": order["etf-sha256"], "task": secure.task(records.task(dict(order)), stage)}
+
+
+def _kept(context: Context, order: Mapping[str, Any]) -> dict[str, Any]:
+    record = context.state.get(context_state.key("secure", order))
+    return dict(record) if isinstance(record, ConfigRecord) else {}
+
+
+def _keep(context: Context, order: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    context.state[context_state.key("secure", order)] = ConfigRecord(dict(kept))

@@ -1,0 +1,1 @@
+"""Flower messages and what is checked in them."""

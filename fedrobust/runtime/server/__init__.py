@@ -1,0 +1,1 @@
+"""The server's loop around a rule."""

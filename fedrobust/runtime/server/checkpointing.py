@@ -1,0 +1,81 @@
+"""Checkpoints of a run on a Grid of ours: what is kept after a round, and how a resumed run gets it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Self, final
+
+import torch
+
+from fedrobust.runtime.checkpoints import Checkpoint, Checkpoints, record_text
+from fedrobust.runtime.engines.base import LocalGrid
+from fedrobust.runtime.engines.site_grid import SiteGrid
+from fedrobust.runtime.messages.client_state import from_plain, to_plain
+from fedrobust.runtime.server.rule_strategy import RuleStrategy
+from fedrobust.state import State
+from fedrobust.types import RoundRecord
+
+
+@final
+class Keeper:
+    """Keeps a run and its clean twin in `checkpoints`, whose files are written while the next round goes on. Use it with `with`.
+
+    grid: holds what the clients remember. say: puts a line on the screen. exact: the checkpoints were written under the conditions
+    of now, so that what goes on from them is what it would have been. A file that cannot be written raises its OSError at the next
+    checkpoint, or at the end.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, grid: LocalGrid | SiteGrid, say: Callable[[str], None], exact: bool = True) -> None:
+        self.exact = exact
+        self._checkpoints, self._grid, self._say = checkpoints, grid, say
+        self._writer = ThreadPoolExecutor(1, "checkpoints")
+        self._pending: Future[Path] | None = None
+        self._room: State | None = None  # for a copy of the global model while it is written; fresh memory is dear
+        self._history: dict[str, list[str]] = {}  # of each run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._writer.shutdown()  # waits
+        if kind is None:
+            self._finish()
+
+    def begin(self, run: str) -> Checkpoint | None:
+        """The newest usable checkpoint of this run, after giving the clients back what they remembered then; None: from the start."""
+        found, problems = self._checkpoints.latest(run)
+        for problem in problems:
+            self._say(f"checkpoint {problem}")
+        if found is None:
+            if problems:
+                self._say(f"{run}: no usable checkpoint is left, it starts over from round 0")
+            return None
+        self._history[run] = list(found.history)
+        self._grid.restore(from_plain(found.clients))
+        self._say(f"{run}: goes on after round {found.round}")
+        return found
+
+    def keep(self, run: str, strategy: RuleStrategy, records: Sequence[RoundRecord], last: int) -> None:
+        """A checkpoint after the last of these rounds, where one is due of a run of `last` rounds."""
+        number = records[-1].number
+        if self._checkpoints.due(number, last):
+            self._finish()  # a disk slower than the rounds slows them down: never do two copies of the model wait
+            history = self._history.setdefault(run, [])
+            history += [record_text(record) for record in records[len(history) :]]
+            clients = to_plain(self._grid.states)
+            now = Checkpoint(run, number, self._copy(strategy.state), strategy.memory, clients, tuple(history))
+            self._pending = self._writer.submit(self._checkpoints.write, run, number, self._checkpoints.snapshot(now))
+
+    def _copy(self, state: State) -> State:
+        if self._room is None:
+            self._room = State(torch.empty_like(state.parameters), torch.empty_like(state.buffers))
+        self._room.parameters.copy_(state.parameters)
+        self._room.buffers.copy_(state.buffers)
+        return self._room
+
+    def _finish(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None

@@ -1,0 +1,100 @@
+"""The clean twin: the same run without contamination, trained once per configuration and machine kind, and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedrobust.data import cache
+from fedrobust.errors import DataError
+from fedrobust.experiment import build
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.settings import to_json
+from fedrobust.learning.model_files import load_state, save_state
+from fedrobust.reporting.manifest import program_digest
+from fedrobust.reporting.records import TWIN, record_from
+from fedrobust.runtime.server.checkpointing import Keeper
+from fedrobust.runtime.server.loop import Finished, make_server, run_rounds
+from fedrobust.runtime.server.rule_strategy import Grid
+from fedrobust.state import Layout, State
+from fedrobust.types import Observer, RoundRecord
+
+# Settings that cannot change a clean run's weights: who computes does not matter, only the device and the threads do.
+_IRRELEVANT = ("contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine")
+_IRRELEVANT_OF_THE_SERVER = ("checkpoint_every", "keep_checkpoints")
+
+
+def cache_folder() -> Path:
+    """Where finished twins are kept: $FEDROBUST_CACHE, else ~/.cache/fedrobust."""
+    return cache.folder() / "twins"
+
+
+def key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: tuple[int, int]) -> str:
+    """SHA-256 over all that decides the twin's weights: its configuration, the data, the program, the device, and the torch
+    threads of the server and of a client (float sums differ between thread counts)."""
+    settings = {name: value for name, value in twin_config.items() if name not in _IRRELEVANT}
+    settings["server"] = {name: value for name, value in twin_config["server"].items() if name not in _IRRELEVANT_OF_THE_SERVER}
+    settings["validation_images"] = twin_config["evaluation"].get("validation_images")
+    settings["gpus_per_worker"] = twin_config["engine"].get("gpus_per_worker")
+    facts = {"data": data_digest, "device": device, "threads": threads, "torch": torch.__version__, "program": program_digest()}
+    return hashlib.sha256(to_json({"settings": settings, "facts": facts}).encode()).hexdigest()
+
+
+def load(name: str, layout: Layout) -> tuple[State, list[RoundRecord]] | None:
+    """A finished twin, or None. A damaged file counts as none: the twin is then trained again and the file replaced."""
+    path = cache_folder() / f"{name}.safetensors"
+    if not path.exists():
+        return None
+    try:
+        state, notes = load_state(path, layout)
+        return state, [record_from(item) for item in json.loads(notes["rounds"])]
+    except (DataError, KeyError, ValueError, TypeError):
+        return None
+
+
+def save(name: str, layout: Layout, state: State, records: list[RoundRecord]) -> None:
+    """Keep a finished twin for later runs."""
+    notes = {"rounds": json.dumps([asdict(record) for record in records])}
+    save_state(cache_folder() / f"{name}.safetensors", layout, state, notes=notes)
+
+
+def twin(study: Experiment, finished: Finished, grid: Grid, observer: Observer, keeper: Keeper | None = None) -> Finished:
+    """The same run without contamination: this very run where nobody is contaminated, else from the cache, else trained. A new
+    one is kept in the cache, so that whatever differs in its contamination only finds it there."""
+    clean = build.build(build.clean_twin(study.config))
+    server = make_server(clean)
+    threads = torch.get_num_threads(), getattr(grid, "threads", 0)
+    name = key(clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, threads)
+    if not (study.clients_of_kind("poisoned") or study.clients_of_kind("noisy")):
+        _keep(name, server.layout, finished, observer, keeper)
+        return finished
+    cached = load(name, server.layout)
+    if cached is None:
+        trained = run_rounds(server, grid, observer, TWIN, keeper)
+        _keep(name, server.layout, trained, observer, keeper)
+        return trained
+    state, records = cached
+    observer.run_started(TWIN, clean.config["rounds"], clean.num_clients)
+    for record in records:
+        observer.round_finished(TWIN, record)
+    observer.stage(TWIN, "taken from the cache")
+    return Finished(state, tuple(records))
+
+
+def _keep(name: str, layout: Layout, trained: Finished, observer: Observer, keeper: Keeper | None) -> None:
+    """Into the cache, unless a client failed: its bad moment must not be kept for all later runs; nor a run that went on under
+    changed conditions, a mixture that is nobody else's twin. A cache that cannot be written costs later runs time, but not this
+    run its result."""
+    mixture = keeper is not None and not keeper.exact and trained.earlier
+    if mixture or any(record.failures for record in trained.records):
+        return
+    try:
+        save(name, layout, trained.state, list(trained.records))
+    except OSError as error:
+        observer.stage(TWIN, f"not kept for later runs: {error}")

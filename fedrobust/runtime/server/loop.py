@@ -1,0 +1,180 @@
+"""The server loop: rounds of training over any Flower Grid, then every client's verdict on its own test shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+from torch import Tensor
+
+from fedrobust.errors import ConfigError, RunError
+from fedrobust.evaluation.metrics import classification_metrics
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.learning import etf
+from fedrobust.learning.classifier import Classifier
+from fedrobust.learning.inference import predict
+from fedrobust.runtime.messages import records as wire
+from fedrobust.runtime.server.checkpointing import Keeper
+from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, Server
+from fedrobust.runtime.server.secure_aggregation import strategy_for
+from fedrobust.state import Layout, State, read, show
+from fedrobust.types import Failure, Observer, RoundRecord, Samples
+from fedrobust.utils import devices
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that went through all its rounds. earlier: seconds of those that an earlier process had done. members: client by client
+    the model that it sent in the last round, for the first who asks; kept only where the study wants them attacked."""
+
+    state: State
+    records: tuple[RoundRecord, ...]
+    earlier: float = 0.0
+    members: Iterable[tuple[int, State]] = ()
+
+
+def make_server(experiment: Experiment) -> Server:
+    """The untrained model with the one fixed ETF of the run, and the server's own images, on the server's device."""
+    anchors = None
+    if experiment.model.head == "etf":
+        anchors = etf.simplex_etf(experiment.model.dimension, experiment.num_classes, experiment.generator("etf"))
+    model = experiment.model.build(experiment.num_classes, anchors, experiment.generator("init"))
+    model.to(devices.resolve(experiment.config["device"]))
+    _try(model, experiment)
+    root, proxy = experiment.samples(experiment.root), experiment.samples(experiment.proxy)
+    layout = Layout.of(model)
+    return Server(experiment, model, layout, read(model, layout), root, proxy)
+
+
+def _try(model: Classifier, experiment: Experiment) -> None:
+    """One image through the model, since some architectures take images of one size only."""
+    image = experiment.dataset.images[:1]
+    try:
+        predict(model, image)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        name, reason = experiment.model.name, str(error).splitlines()[0][:160]
+        size = image.shape[-1]
+        raise ConfigError(
+            f"model.name={name}: cannot take images of {size} pixels ({reason}); choose data.size or model.options"
+        ) from error
+
+
+def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run", keeper: Keeper | None = None) -> Finished:
+    """Train for `rounds` server rounds from the untrained model, or from the keeper's last checkpoint of this run.
+
+    Raises RunError by the failure policy, OSError where a checkpoint cannot be written.
+    """
+    experiment, rounds = server.experiment, server.experiment.config["rounds"]
+    validation = experiment.validation()
+    wanted = run == "run" and experiment.attacks_members
+    begun = None if keeper is None else keeper.begin(run)
+    observer.run_started(run, rounds, experiment.num_clients)
+    strategy = strategy_for(server, server.initial)
+    if begun is None:
+        records = [_record(0, server, strategy, validation, {})]
+        observer.round_finished(run, records[0])
+    else:
+        strategy.state, strategy.memory, records = begun.state, dict(begun.memory), begun.records()
+        observer.rounds_restored(run, records)
+    earlier = sum(sum(record.seconds.values()) for record in records[1:])
+    for number in range(len(records), rounds + 1):
+        observer.round_started(run, number)
+        seconds = _train(strategy, grid, number, observer, run)
+        observer.stage(run, "evaluate")
+        records.append(_record(number, server, strategy, validation, seconds))
+        observer.round_finished(run, records[-1])
+        if keeper is not None and not (wanted and number == rounds):  # no checkpoint holds the members: that round would be done again
+            keeper.keep(run, strategy, records, rounds)
+    return Finished(strategy.state, tuple(records), earlier, strategy.members() if wanted else ())
+
+
+def _train(strategy: RuleStrategy, grid: Grid, number: int, observer: Observer, run: str) -> dict[str, float]:
+    """One round of training and aggregation; the seconds of both."""
+    started = perf_counter()
+    finished = [started]
+    asked = strategy.trained(number, grid)
+
+    def after_last() -> None:
+        finished[0] = perf_counter()
+        observer.stage(run, "aggregate")
+
+    observer.stage(run, "train")
+    replies = _watched(asked, strategy, observer, run, "train")
+    try:
+        strategy.aggregate_train(number, _then(replies, after_last))
+    except RunError:
+        _report_failures(number, strategy, observer, run)
+        raise
+    return {"train": finished[0] - started, "aggregate": perf_counter() - finished[0]}
+
+
+def _report_failures(number: int, strategy: RuleStrategy, observer: Observer, run: str) -> None:
+    """A round that ends the run is recorded all the same, with every client's traceback."""
+    observer.round_finished(run, RoundRecord(number, {}, failures=strategy.outcome.failures))
+
+
+def _watched(replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str) -> Iterator[Message]:
+    for reply in replies:
+        observer.client_done(run, stage, strategy.inbox.client_of(reply), reply.has_error())
+        yield reply
+        del reply  # whoever got it has it: its memory is for the next one
+
+
+def _then(items: Iterable[Message], action: Callable[[], None]) -> Iterator[Message]:
+    yield from items
+    action()
+
+
+def _record(number: int, server: Server, strategy: RuleStrategy, validation: Samples, seconds: Mapping[str, float]) -> RoundRecord:
+    started = perf_counter()
+    scores = probabilities(server, strategy.state, validation)
+    metrics = classification_metrics(scores, validation.labels)
+    outcome = strategy.outcome
+    timing = {**seconds, "evaluate": perf_counter() - started}
+    spent = server.experiment.privacy.spent(server.experiment.replies(number)) if number else None
+    extras = outcome.extras if spent is None else {**outcome.extras, "epsilon": spent}
+    return RoundRecord(number, metrics, outcome.clients, outcome.failures, timing, extras)
+
+
+def probabilities(server: Server, state: State, samples: Samples, purify: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """(N, K) class probabilities of a global state on images, on the server's device. purify: what they go through first. Raises
+    RunError where they are not finite."""
+    show(server.model, server.layout, state)
+    study = server.experiment
+    model = server.model if purify is None else study.behind(server.model, server.proxy.images, "global")
+    scores = predict(model, samples.images, study.evaluation.batch_size, purify)
+    if not scores.isfinite().all():
+        name = study.strategy.name
+        raise RunError(f"the global model of strategy={name} answers with values that are not finite: its parameters have run away")
+    return scores
+
+
+def client_scores(server: Server, state: State, grid: Grid, observer: Observer, run: str = "run") -> dict[int, wire.Predictions]:
+    """Every client's own test shard, clean and under its contamination, judged by Flower evaluate messages.
+
+    Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}. Raises RunError when more than
+    server.max_failures clients fail.
+    """
+    strategy = RuleStrategy(server, state)
+    observer.stage(run, "evaluate clients")
+    rounds = server.experiment.config["rounds"]
+    scores: dict[int, wire.Predictions] = {}
+    failures: dict[int, Failure] = {}
+    for reply in _watched(strategy.judged(rounds, grid), strategy, observer, run, "evaluate"):
+        client, verdict = strategy.inbox.client_of(reply), strategy.inbox.judged(reply)
+        if isinstance(verdict, Failure):
+            failures[client] = verdict
+        else:
+            scores[client] = verdict
+    for client in set(range(server.experiment.num_clients)) - scores.keys() - failures.keys():
+        failures[client] = Failure(client, "no reply")
+    if len(failures) > server.experiment.config["server"]["max_failures"]:
+        listed = tuple(failures[client] for client in sorted(failures))
+        observer.round_finished(run, RoundRecord(rounds, {}, failures=listed))
+        raise RunError(f"evaluation: {len(listed)} clients failed (client {listed[0].client}: {listed[0].reason})")
+    for client in sorted(failures):
+        observer.stage(run, f"client {client} could not be judged: {failures[client].reason}")
+    for note in strategy.inbox.notes:
+        observer.stage(run, f"client {note.client}: {note.reason}")
+    return dict(sorted(scores.items()))

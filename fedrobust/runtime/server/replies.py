@@ -1,0 +1,171 @@
+"""What arrives from the clients, and what of it may be used: the first reply of everybody who was asked, to what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from flwr.app import Message, Metadata, RecordDict
+
+from fedrobust.experiment.experiment import CONDITIONS
+from fedrobust.runtime.messages import arrays, records
+from fedrobust.runtime.messages.arrays import WireError
+from fedrobust.state import Layout, State, views
+from fedrobust.types import Failure
+
+COLUMNS = {"run", "round", "client", "kind", "num_examples", "weight"}  # of clients.csv, which metrics must not write over
+MOST_NOTES = 100  # of replies that are not even read
+TRACEBACK = 20_000  # characters of one, counted from its end
+STRANGER = -1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What every reply to one set of messages is measured against.
+
+    task: the name of what was asked (see `records.task`). most_examples: how many training images of one client count.
+    conditions: under which a client judges its test images.
+    """
+
+    layout: Layout
+    num_classes: int
+    etf_sha256: str
+    task: str
+    most_examples: int
+    conditions: frozenset[str] = frozenset(CONDITIONS)
+
+
+class Inbox:
+    """The replies to one set of messages. clients: {node id: client} of those who are asked.
+
+    `notes` tells of what was put aside or cut down; none of it costs a client its place in the round.
+    """
+
+    def __init__(self, expected: Expected, clients: Mapping[int, int]) -> None:
+        self.clients = dict(clients)
+        self._expected = expected
+        self._sent: dict[int, Metadata] = {}
+        self._notes: dict[tuple[int, str], Failure] = {}
+
+    @property
+    def notes(self) -> tuple[Failure, ...]:
+        return tuple(self._notes.values())
+
+    def outgoing(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """The messages, remembered as what replies must refer to."""
+        for message in messages:
+            self._sent[message.metadata.dst_node_id] = message.metadata  # the Grid writes the message's id into it
+            yield message
+
+    def first(self, replies: Iterable[Message]) -> Iterator[Message]:
+        """Of each client that was asked the first reply to what it was asked; all others are put aside unread."""
+        seen: set[int] = set()
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            problem = self._problem(reply.metadata, node in seen)
+            if problem:
+                self._note(self.clients.get(node, STRANGER), problem)
+                continue
+            seen.add(node)
+            yield reply
+            del reply  # whoever got it has it: its memory is for the next one
+
+    def _problem(self, reply: Metadata, again: bool) -> str:
+        sent = self._sent.get(reply.src_node_id)
+        if sent is None:
+            return f"node {reply.src_node_id} replied without having been asked; put aside"
+        if (reply.reply_to_message_id, reply.message_type) != (sent.message_id, sent.message_type):
+            return "a reply to another message than this round's; put aside"
+        return "a second reply to the same message; put aside" if again else ""
+
+    def _note(self, client: int, text: str) -> None:
+        if len(self._notes) < MOST_NOTES:
+            self._notes[client, text] = Failure(client, arrays.one_line(text), counts=False)
+
+    def client_of(self, reply: Message) -> int:
+        """The number of the client that answers, for one of the replies that `first` let through."""
+        return self.clients[reply.metadata.src_node_id]
+
+    def trained(self, message: Message) -> records.Reply | Failure:
+        """The checked reply to a train message, with as many examples as count at most."""
+        client, expected = self.client_of(message), self._expected
+        if message.has_error():
+            return failure(client, message)
+        try:
+            layout = expected.layout
+            reply = records.read_train_reply(_content(message), (layout.num_parameters, layout.num_buffers))
+            self._check_info(reply.info, "trained")
+            _check_names(reply.metrics)
+            _check_variances(layout, reply.state)
+        except WireError as error:
+            return Failure(client, f"unusable reply: {error}")
+        if reply.num_examples > expected.most_examples:
+            self._note(client, f"claims {reply.num_examples} training images, counted as server.max_examples={expected.most_examples}")
+        return replace(reply, num_examples=min(reply.num_examples, expected.most_examples))
+
+    def judged(self, message: Message) -> records.Predictions | Failure:
+        """The checked reply to an evaluate message: the client's own test images under both conditions."""
+        client = self.client_of(message)
+        if message.has_error():
+            return failure(client, message)
+        try:
+            scores = records.read_evaluate_reply(_content(message), self._expected.num_classes)
+            self._check_info(scores.info, "judged")
+            _check_conditions(scores.predictions, self._expected.conditions)
+        except WireError as error:
+            return Failure(client, f"unusable reply: {error}")
+        return scores.predictions
+
+    def checked(self, message: Message, read: Callable[[RecordDict], tuple[T, Mapping[str, object]]]) -> T | Failure:
+        """What `read` makes of a reply's content: (value, info), or a WireError."""
+        client = self.client_of(message)
+        if message.has_error():
+            return failure(client, message)
+        try:
+            value, info = read(_content(message))
+            self._check_info(info, "answered")
+        except WireError as error:
+            return Failure(client, f"unusable reply: {error}")
+        return value
+
+    def _check_info(self, info: Mapping[str, object], verb: str) -> None:
+        if info["etf-sha256"] != self._expected.etf_sha256:
+            raise WireError(f"{verb} against another ETF (its SHA-256 differs)")
+        if info.get("task") != self._expected.task:
+            raise WireError("answers another round or another configuration (a replay?)")
+
+
+def _content(message: Message) -> RecordDict:
+    if not message.has_content():
+        raise WireError("message: holds nothing")
+    return message.content
+
+
+def _check_names(metrics: Mapping[str, float]) -> None:
+    for name in metrics:
+        if name in COLUMNS or name.startswith("server_"):
+            raise WireError(f"metrics: {name} is a name of the server's own")
+
+
+def _check_variances(layout: Layout, state: State) -> None:
+    """A negative variance is finite and makes every later output NaN."""
+    for name, values in views(layout.buffers, state.buffers).items():
+        if name.endswith("running_var") and values.numel() and float(values.min()) < 0:
+            raise WireError(f"state: {name} is a variance below 0")
+
+
+def _check_conditions(predictions: records.Predictions, wanted: frozenset[str]) -> None:
+    if set(predictions) != wanted:
+        raise WireError(f"judged {', '.join(sorted(predictions)) or 'nothing'}, not {', '.join(sorted(wanted))}")
+    counts = {name: len(labels) for name, (_, labels) in sorted(predictions.items())}
+    if len(set(counts.values())) != 1:
+        raise WireError(f"judged different numbers of images: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+
+
+def failure(client: int, message: Message) -> Failure:
+    """An error reply as a Failure: the last line of the client's traceback is the reason."""
+    text = str(message.error.reason or "")[-TRACEBACK:].strip().encode("utf-8", "replace").decode()
+    lines = text.splitlines() or ["the client failed without saying why"]
+    return Failure(client, arrays.one_line(lines[-1]), text if len(lines) > 1 else "")

@@ -1,0 +1,255 @@
+"""One Flower strategy that holds any server rule: broadcast, validate, fill the matrix of updates, apply the rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+from torch import Tensor
+
+from fedrobust.aggregation.round import Aggregate, Round, ServerData
+from fedrobust.aggregation.storage import allocate, fetch, fill
+from fedrobust.aggregation.updates import Updates
+from fedrobust.errors import RunError
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.learning import batchnorm, etf
+from fedrobust.learning.classifier import Classifier
+from fedrobust.runtime.engines.base import LocalGrid
+from fedrobust.runtime.messages import arrays as wire
+from fedrobust.runtime.messages import records
+from fedrobust.runtime.messages.upload_limits import measured
+from fedrobust.runtime.server import collusion
+from fedrobust.runtime.server.replies import Expected, Inbox
+from fedrobust.state import Layout, State, load, read
+from fedrobust.types import ClientRecord, Failure, Samples
+
+# The rounds know Flower through this module only.
+__all__ = ["Grid", "Message", "Outcome", "RuleStrategy", "Server"]
+
+Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one client
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the server owns for a whole run: the experiment, a scratch model on its device, where its tensors lie in a flat
+    state, the untrained state, and its own images."""
+
+    experiment: Experiment
+    model: Classifier
+    layout: Layout
+    initial: State
+    root: Samples
+    proxy: Samples
+
+    @property
+    def etf_bytes(self) -> bytes:
+        return b"" if self.model.anchors is None else etf.to_bytes(self.model.anchors)
+
+    @property
+    def etf_sha256(self) -> str:
+        return "" if self.model.anchors is None else etf.digest(self.model.anchors)
+
+    def order(self, server_round: int) -> dict[str, str | int | bytes]:
+        """The settings in a round's messages (see `records.instruction`)."""
+        return {"experiment": self.experiment.text, "round": server_round, "etf": self.etf_bytes, "etf-sha256": self.etf_sha256}
+
+    def data_for_rule(self) -> ServerData:
+        """Only what the rule says it uses."""
+        uses = self.experiment.strategy.uses
+        root = self.root if "root" in uses and len(self.root) else None
+        proxy = self.proxy if "proxy" in uses and len(self.proxy) else None
+        return ServerData(self.model, root, proxy, None if root is None else self.experiment.trainer)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One aggregated round: who took part with which influence, who failed, and the rule's own numbers."""
+
+    clients: tuple[ClientRecord, ...]
+    failures: tuple[Failure, ...]
+    extras: dict[str, float]
+
+
+class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped here
+    """Holds any `round.Strategy`. `state` is the global model, `memory` what the rule remembers,
+    `outcome` the last round's; all change with aggregate_train."""
+
+    value_bytes = 4  # of a reply's numbers
+
+    def __init__(self, server: Server, state: State) -> None:
+        self.server = server
+        self.state = state
+        self.outcome = Outcome((), (), {})
+        self.memory: dict[str, object] = {}
+        self.inbox = Inbox(self._expected(""), {})
+        self._matrix: Tensor | None = None
+        self._sent: tuple[State, Updates] | None = None  # the last round's reference and updates
+
+    def trained(self, server_round: int, grid: Grid) -> Iterator[Message]:
+        """Send the global model to the round's clients to be trained; their replies as they come."""
+        return self._ask(grid, self.configure_train(server_round, records.state_record(self.state), ConfigRecord(), grid))
+
+    def judged(self, server_round: int, grid: Grid) -> Iterator[Message]:
+        """Send the global model to all clients to be judged; their replies as they come."""
+        return self._ask(grid, self.configure_evaluate(server_round, records.state_record(self.state), ConfigRecord(), grid))
+
+    def _ask(self, grid: Grid, messages: Iterable[Message]) -> Iterator[Message]:
+        timeout = float(self.server.experiment.config["server"]["round_timeout"])
+        replies = self.inbox.first(grid.send_and_receive(messages, timeout=timeout))
+        values = self.server.layout.num_parameters + self.server.layout.num_buffers
+        return replies if isinstance(grid, LocalGrid) else measured(replies, self.value_bytes * values)
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
+        collusion.check(self.server.experiment, simulated=isinstance(grid, LocalGrid))
+        chosen = self.server.experiment.participants(server_round)
+        return self._messages(server_round, arrays, grid, MessageType.TRAIN, chosen)
+
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
+        return self._messages(server_round, arrays, grid, MessageType.EVALUATE, range(self.server.experiment.num_clients))
+
+    def _messages(self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str, clients: Iterable[int]) -> Iterator[Message]:
+        nodes = sorted(grid.get_node_ids())
+        config = self.server.order(server_round)
+        self.inbox = Inbox(self._expected(records.task(config)), {nodes[client]: client for client in clients if client < len(nodes)})
+        return self.inbox.outgoing(
+            Message(records.instruction(arrays, config), dst_node_id=node, message_type=kind) for node in self.inbox.clients
+        )
+
+    def _expected(self, task: str) -> Expected:
+        study, most = self.server.experiment, self.server.experiment.config["server"]["max_examples"]
+        return Expected(self.server.layout, study.num_classes, self.server.etf_sha256, task, most, frozenset(study.conditions))
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
+        """Apply the rule to the usable replies. Raises RunError when too few are left or the new model is not finite."""
+        updates, metrics, failures = self._collect(replies)
+        self.outcome = Outcome((), failures, {})  # what is known of the round, should anything below end the run
+        experiment = self.server.experiment
+        self._check_enough(server_round, len(updates), failures)
+        task = Round(
+            number=server_round,
+            reference=self.state,
+            updates=updates,
+            server_data=self.server.data_for_rule(),
+            generator=experiment.generator("server", server_round),
+            memory=collusion.hidden(self.memory),
+        )
+        remembered = collusion.act(experiment, task, self.memory)
+        if server_round == experiment.config["rounds"]:
+            self._sent = (self.state, updates)
+        aggregate = experiment.strategy.rule(task)
+        self.memory = {**aggregate.memory, **remembered}
+        state = self._with_buffers(aggregate.state)
+        if not (wire.is_finite(state.parameters) and wire.is_finite(state.buffers)):
+            raise RunError(
+                f"round {server_round}: strategy={experiment.strategy.name} produced a global model with values that are not finite"
+            )
+        self.state = state
+        self.outcome = _outcome(updates, metrics, failures, aggregate)
+        return records.state_record(self.state), MetricRecord({})
+
+    def members(self) -> Iterator[tuple[int, State]]:
+        """Client by client the model that it sent in the last of all rounds; nothing before that round."""
+        if self._sent is not None:
+            reference, updates = self._sent
+            for row, client in enumerate(updates.clients):
+                yield client, State(reference.parameters + updates.row(row).to(reference.parameters), updates.buffers_NB[row])
+
+    def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
+        """Stream the replies into the matrix of updates; row order is client order, whoever was first."""
+        layout, row_of = self.server.layout, {client: row for row, client in enumerate(sorted(self.inbox.clients.values()))}
+        matrix_ND, (budget, folder) = self._rows(len(row_of)), self._room()
+        reference_D, buffers_NB = self.state.parameters.to(matrix_ND.device), torch.empty(len(row_of), layout.num_buffers)
+        read_replies: dict[int, Report] = {}
+        failures: dict[int, Failure] = {}
+        for message in self.inbox.first(replies):
+            client, reply = self.inbox.client_of(message), self.inbox.trained(message)
+            if isinstance(reply, Failure):
+                failures[client] = reply
+                continue
+            row = row_of[client]
+            fill(matrix_ND[row], partial(torch.sub, reply.state.parameters.to(matrix_ND.device), reference_D))
+            buffers_NB[row] = reply.state.buffers
+            read_replies[client] = (reply.num_examples, reply.metrics)
+            del message, reply  # the state lies in the matrix: its memory is for the next one
+        for client in row_of.keys() - read_replies.keys() - failures.keys():
+            failures[client] = Failure(client, f"no reply within {self.server.experiment.config['server']['round_timeout']} s")
+        clients = tuple(sorted(read_replies))
+        for row, client in enumerate(clients):  # close the gaps that failed clients left, where they are
+            if row_of[client] != row:
+                fill(matrix_ND[row], partial(fetch, matrix_ND[row_of[client]]))
+                buffers_NB[row] = buffers_NB[row_of[client]]
+        matrix_ND, buffers_NB = matrix_ND[: len(clients)], buffers_NB[: len(clients)]
+        counts = torch.tensor([read_replies[client][0] for client in clients], dtype=torch.float64)
+        updates = Updates(matrix_ND, buffers_NB, counts, clients, layout, budget, folder)
+        return updates, read_replies, (*(failures[client] for client in sorted(failures)), *self.inbox.notes)
+
+    def _rows(self, number: int) -> Tensor:
+        """The matrix of updates, the same memory in every round: fresh memory takes eight times as long to fill. On the
+        server's GPU where half of what is free there holds it."""
+        if self._matrix is None or len(self._matrix) < number:
+            self._matrix = None
+            columns, device = self.server.layout.num_parameters, next(self.server.model.parameters()).device
+            if device.type == "cuda" and 4 * number * columns <= torch.cuda.mem_get_info(device)[0] // 2:
+                self._matrix = torch.empty(number, columns, device=device)
+            else:
+                self._matrix = allocate(number, columns, *self._room())
+        return self._matrix[:number]
+
+    def _room(self) -> tuple[int, str | None]:
+        """How many bytes of updates may lie in RAM, and the folder for more."""
+        server = self.server.experiment.config["server"]
+        return server["matrix_mb"] << 20, server["scratch"]
+
+    def _check_enough(self, server_round: int, usable: int, failures: tuple[Failure, ...]) -> None:
+        experiment = self.server.experiment
+        allowed, least = experiment.config["server"]["max_failures"], experiment.strategy.min_clients
+        lost = [one for one in failures if one.counts]
+        who = "; ".join(f"client {one.client}: {one.reason}" for one in lost[:3])
+        if len(lost) > allowed:
+            raise RunError(f"round {server_round}: {len(lost)} clients failed, server.max_failures={allowed} ({who})")
+        if usable < least:
+            raise RunError(f"round {server_round}: {usable} usable replies, strategy={experiment.strategy.name} needs {least} ({who})")
+
+    def _with_buffers(self, state: State) -> State:
+        """The policy server.buffers=recalibrate: BatchNorm statistics of the new model on the proxy images, not of the old ones."""
+        server = self.server
+        if server.experiment.config["server"]["buffers"] != "recalibrate":
+            return state
+        load(server.model, server.layout, state)
+        batchnorm.recalibrate(server.model, server.proxy.images)
+        return State(state.parameters, read(server.model, server.layout).buffers)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
+        """Clients' scores are pooled by `loop.client_scores`, which needs them one by one; Flower's own loop gets their mean accuracy."""
+        hits, total = 0.0, 0
+        for reply in self.inbox.first(replies):
+            predictions = self.inbox.judged(reply)
+            if not isinstance(predictions, Failure):
+                probabilities, labels = predictions["clean"]
+                hits, total = hits + float((probabilities.argmax(1) == labels).sum()), total + len(labels)
+        return MetricRecord({"accuracy": 100 * hits / total} if total else {})
+
+    def summary(self) -> None:
+        """Flower prints this before its own loop; the command lines of fedrobust have their own display."""
+        print(f"fedrobust rule {self.server.experiment.strategy.name} for {self.server.experiment.num_clients} clients")
+
+
+def _outcome(updates: Updates, replies: dict[int, Report], failures: tuple[Failure, ...], aggregate: Aggregate) -> Outcome:
+    columns = {key: value for key, value in aggregate.extras.items() if isinstance(value, list)}
+    clients = tuple(
+        ClientRecord(
+            client=client,
+            num_examples=replies[client][0],
+            weight=float(aggregate.weights_N[row]),
+            metrics=replies[client][1],
+            extras={key: float(values[row]) for key, values in columns.items()},
+        )
+        for row, client in enumerate(updates.clients)
+    )
+    plain = {key: float(value) for key, value in aggregate.extras.items() if key not in columns}
+    return Outcome(clients, failures, plain)

@@ -1,0 +1,183 @@
+"""The server's loop under secure aggregation: four messages a round in the place of one, and a sum in the place of the updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar, final
+
+import torch
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedrobust.aggregation.updates import Updates
+from fedrobust.errors import RunError
+from fedrobust.experiment.experiment import most_weight, sum_scale
+from fedrobust.experiment.settings import clients_per_round
+from fedrobust.privacy.secure import fixed_point
+from fedrobust.privacy.secure import server as coordinator
+from fedrobust.privacy.secure.server import Opened, Sitting
+from fedrobust.runtime.messages import records, secure
+from fedrobust.runtime.server.replies import Inbox
+from fedrobust.runtime.server.rule_strategy import Outcome, Report, RuleStrategy, Server
+from fedrobust.state import State
+from fedrobust.types import ClientRecord, Failure
+
+ALL = -1  # the number of the only row of updates: the mean over all clients
+SLACK = 1e-3  # relative: by so much the mean of clipped updates may be longer than `clip` through rounding
+T = TypeVar("T")
+Read = Callable[[RecordDict, int], tuple[T, Mapping[str, object]]]  # (content, client) -> (value, info)
+
+
+def strategy_for(server: Server, state: State) -> RuleStrategy:
+    """What the rounds of the server's experiment go through."""
+    return SecureStrategy(server, state) if server.experiment.privacy.secure else RuleStrategy(server, state)
+
+
+@final
+class SecureStrategy(RuleStrategy):
+    """Holds a rule that works on sums. Of the updates it has one masked reply, the masked sum so far, and at the end their mean.
+
+    A client whose keys or shares do not come is left out of the round; one that is lost after that is made good for with the
+    others' shares. Both are failures by the policy server.max_failures; fewer than the threshold end the run.
+    """
+
+    value_bytes = 8
+
+    def __init__(self, server: Server, state: State) -> None:
+        super().__init__(server, state)
+        study = server.experiment
+        self._threshold, self._scale = study.privacy.least(clients_per_round(study.config)), sum_scale(study)
+        self._grid: Grid | None = None
+        self._begin(0)
+
+    def _begin(self, server_round: int) -> None:
+        self._round, self._order = server_round, self.server.order(server_round)
+        self._keys: dict[int, bytes] = {}
+        self._shared: list[int] = []
+        self._failures: dict[int, Failure] = {}
+        self._notes: list[Failure] = []
+        self._members: tuple[ClientRecord, ...] = ()
+
+    def trained(self, server_round: int, grid: Grid) -> Iterator[Message]:
+        """Keys, shares, then the masked updates, which are yielded as they come. Raises RunError once too few hospitals are left."""
+        self._begin(server_round)
+        self._grid = grid
+        chosen = self.server.experiment.participants(server_round)
+        seen: set[bytes] = set()
+        self._keys = self._answers(
+            "keys", dict.fromkeys(chosen, secure.order(self._order)), lambda content, client: secure.read_keys(content, client, seen)
+        )
+        contents = dict.fromkeys(self._keys, secure.order(self._order, keys=self._keys))
+        letters = self._answers("shares", contents, lambda content, client: secure.read_shares(content, self._keys.keys() - {client}))
+        self._shared = list(letters)
+        state = records.state_record(self.state)
+        yield from self._ask_each("masked", {client: self._training(state, client, letters) for client in self._shared}, MessageType.TRAIN)
+
+    def _training(self, state: ArrayRecord, client: int, letters: Mapping[int, Mapping[int, bytes]]) -> RecordDict:
+        own = {sender: sent[client] for sender, sent in letters.items() if sender != client}
+        return RecordDict({**records.instruction(state, self._order), "shares": secure.table_record(own)})
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
+        """The rule on the mean of the updates whose sum was opened. Raises RunError as `RuleStrategy` does, and where the sum cannot be
+        opened or cannot be one of clipped updates."""
+        result = super().aggregate_train(server_round, replies)
+        self.outcome = replace(self.outcome, clients=self._members)
+        return result
+
+    def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
+        """One row: the mean of the updates that arrived, once its masks are off."""
+        layout, arrived = self.server.layout, set[int]()
+        size = layout.num_parameters + 1
+        total = torch.zeros(size, dtype=torch.int64)
+        for client, vector in self._read(replies, lambda content, _: secure.read_masked(content, size)):
+            total += vector
+            arrived.add(client)
+            del vector  # it lies in the sum: its memory is for the next one
+        self._conclude(self._shared, arrived)
+        survivors = sorted(arrived)
+        self._open(total, survivors)
+        mean_D, weight = self._mean(total, len(survivors))
+        self._members = self._records(survivors)
+        buffers_1B, counts_1 = self.state.buffers[None].clone(), torch.tensor([float(weight)], dtype=torch.float64)
+        return Updates(mean_D[None], buffers_1B, counts_1, (ALL,), layout), {ALL: (weight, {})}, self._lost()
+
+    def _open(self, total: Tensor, survivors: list[int]) -> None:
+        """Ask for the shares that take the masks off, and take them off."""
+        content, lost = secure.order(self._order, survivors=dict.fromkeys(survivors, b"")), set(self._shared) - set(survivors)
+        read: Read[Opened] = lambda content, _: secure.read_unmasking(content, survivors, lost)  # noqa: E731
+        answers = self._answers("unmask", dict.fromkeys(survivors, content), read)
+        sitting = Sitting(records.task(self._order), self._threshold, self._keys, self._shared, survivors)
+        coordinator.unmask(total, sitting, answers)
+
+    def _mean(self, total: Tensor, clients: int) -> tuple[Tensor, int]:
+        """(mean_D, sum of weights). Raises RunError where the sum cannot be one of clipped updates; whose fault that is stays hidden."""
+        why = f"round {self._round}: the sum is none of clipped updates, some hospital did not keep to secure aggregation"
+        if not clients <= int(total[-1]) <= clients * most_weight(self.server.experiment):
+            raise RunError(f"{why} (the weights of {clients} sum to {int(total[-1])})")
+        mean_D, weight = fixed_point.decode(total, self._scale)
+        length = float(torch.linalg.vector_norm(mean_D, dtype=torch.float64))
+        clip = self.server.experiment.privacy.clip or math.inf
+        if not length <= clip * (1 + SLACK):
+            raise RunError(f"{why} (the mean has the length {length:.3g}, privacy.clip={clip:g})")
+        return mean_D, weight
+
+    def _records(self, survivors: list[int]) -> tuple[ClientRecord, ...]:
+        """What each hospital weighs by the numbers of images that are known without its reply (docs/privacy.md)."""
+        study = self.server.experiment
+        most = study.config["server"]["max_examples"]
+        counts = {client: min(study.num_examples(client), most) for client in survivors}
+        weights = counts if study.strategy.sums == "examples" else dict.fromkeys(survivors, 1)
+        total = max(sum(weights.values()), 1)
+        return tuple(ClientRecord(client, counts[client], weights[client] / total, {}) for client in survivors)
+
+    # --- one set of messages ---
+
+    def _ask_each(self, stage: str, contents: Mapping[int, RecordDict], kind: str) -> Iterator[Message]:
+        """Send each client its own content; the replies as they come."""
+        if self._grid is None:
+            raise RunError("privacy=secure_aggregation: needs the loop of fedrobust (fedrobust.runtime.server.loop), not Flower's own")
+        nodes = sorted(self._grid.get_node_ids())
+        self.inbox = Inbox(
+            self._expected(secure.task(records.task(self._order), stage)),
+            {nodes[client]: client for client in contents if client < len(nodes)},
+        )
+        messages = (Message(contents[client], dst_node_id=node, message_type=kind) for node, client in self.inbox.clients.items())
+        return self._ask(self._grid, self.inbox.outgoing(messages))
+
+    def _answers(self, stage: str, contents: Mapping[int, RecordDict], read: Read[T]) -> dict[int, T]:
+        """{client: its answer}, ascending. Raises RunError where too few are left."""
+        found = dict(self._read(self._ask_each(stage, contents, f"{MessageType.TRAIN}.{stage}"), read))
+        self._conclude(contents, found)
+        return dict(sorted(found.items()))
+
+    def _read(self, replies: Iterable[Message], read: Read[T]) -> Iterator[tuple[int, T]]:
+        """(client, its answer) one by one; those without a usable one have failed."""
+        for message in replies:
+            client = self.inbox.client_of(message)
+            value = self.inbox.checked(message, lambda content: read(content, client))  # noqa: B023
+            del message
+            if isinstance(value, Failure):
+                self._failures[client] = value
+            else:
+                yield client, value
+
+    def _conclude(self, asked: Collection[int], answered: Collection[int]) -> None:
+        """Whoever did not answer has failed. Raises RunError by server.max_failures and the threshold."""
+        server = self.server.experiment.config["server"]
+        allowed = server["max_failures"]
+        for client in set(asked) - set(answered) - self._failures.keys():
+            self._failures[client] = Failure(client, f"no reply within {server['round_timeout']} s")
+        self._notes += self.inbox.notes
+        self.outcome = Outcome((), self._lost(), {})  # what is known of the round, should it end the run here
+        who = "; ".join(f"client {one.client}: {one.reason}" for one in self._lost()[:3])
+        if len(self._failures) > allowed:
+            raise RunError(f"round {self._round}: {len(self._failures)} clients failed, server.max_failures={allowed} ({who})")
+        if len(answered) < self._threshold:
+            why = f"secure aggregation opens no sum with fewer than privacy.threshold={self._threshold}"
+            raise RunError(f"round {self._round}: {len(answered)} hospitals are left, {why} ({who})")
+
+    def _lost(self) -> tuple[Failure, ...]:
+        return (*(self._failures[client] for client in sorted(self._failures)), *self._notes)

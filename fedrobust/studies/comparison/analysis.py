@@ -1,0 +1,113 @@
+"""From the predictions of the cells to boards of rules and attacks, to their ranking and to what differs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedrobust.errors import DataError
+from fedrobust.evaluation.drops import combined_draws, resampled_metrics
+from fedrobust.evaluation.statistics import LEVEL, Board, Estimate, Measured, draw_seeds, groups, holm
+from fedrobust.reporting.predictions import Predictions
+from fedrobust.seeding import generator
+from fedrobust.studies.comparison.cell_results import Result
+
+MOST_COUNTS = 1 << 25  # held at once, in float64
+Found = tuple[float | None, Tensor]  # as measured, and its replicates (B,)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Replicates (B,) of every cell, by cell folder: all made from the same resampled images. clean_f1: of the clean twin."""
+
+    clean_f1: Mapping[str, Tensor]
+    drops: Mapping[tuple[str, str], Tensor]  # (cell folder, evaluation): the combined drop from the clean twin to that evaluation
+
+    @property
+    def number(self) -> int:
+        return len(next(iter(self.clean_f1.values())))
+
+
+def resample(results: Sequence[Result], attacked: Callable[[Result], Sequence[str]], draws: int) -> Draws:
+    """Replicates of all cells. attacked: the evaluations of a cell whose drop from its clean twin is wanted, e.g. ["clean"].
+
+    Raises DataError where a cell's predictions are damaged or of other images.
+    """
+    clean_f1: dict[str, Tensor] = {}
+    drops: dict[tuple[str, str], Tensor] = {}
+    waiting: list[tuple[str, list[str], Predictions]] = []
+    first: Predictions | None = None
+    for place, result in enumerate(results, start=1):
+        found = result.predictions()
+        first = first or found
+        if not (torch.equal(first.labels, found.labels) and torch.equal(first.groups, found.groups)):
+            raise DataError(f"{result.folder}: was judged on other test images than the other cells; delete it and run again")
+        waiting.append((result.folder.name, ["twin_clean", *attacked(result)], found))
+        columns = sum(3 * found.num_classes * len(names) for _, names, _ in waiting)
+        if columns * draws >= MOST_COUNTS or place == len(results):
+            for folder, metrics in _together(waiting, draws):
+                clean_f1[folder] = metrics["twin_clean"]["f1"]
+                drops |= {(folder, name): combined_draws(metrics["twin_clean"], metrics[name]) for name in metrics}
+            waiting = []
+    return Draws(clean_f1, drops)
+
+
+def _together(
+    waiting: Sequence[tuple[str, Sequence[str], Predictions]], draws: int
+) -> Iterator[tuple[str, Mapping[str, Mapping[str, Tensor]]]]:
+    """(cell folder, {evaluation: metrics of every replicate}). Each call starts from an equal generator: the same images for all."""
+    first = waiting[0][2]
+    conditions = [(found.labels, found.predicted[name]) for _, names, found in waiting for name in names]
+    metrics = iter(resampled_metrics(conditions, first.num_classes, first.groups, draws, generator(0, "compare", "images")))
+    for folder, names, _ in waiting:
+        yield folder, {name: next(metrics) for name in names}
+
+
+def board(shape: Sequence[Sequence[object]], find: Callable[..., Found | None], draws: int) -> Board:
+    """A board of (rules, attacks, seeds); `find` gives what is known for one of each, or None."""
+    rules, attacks, seeds = shape
+    nothing = torch.full((draws,), torch.nan, dtype=torch.float64)
+    values, rows = [], []
+    for rule, attack, seed in itertools.product(rules, attacks, seeds):
+        value, row = find(rule, attack, seed) or (None, nothing)
+        values.append(torch.nan if value is None else value)
+        rows.append(nothing if value is None else row)
+    size = [len(part) for part in shape]
+    measured = Measured(torch.tensor(values, dtype=torch.float64).view(size), torch.stack(rows).view(*size, draws))
+    return Board(measured, draw_seeds(len(seeds), draws, generator(0, "compare", "seeds")))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """order: rules by their mean over attacks, the lowest first, those without one last. differences: mean of rule i minus that of
+    rule j for i before j in the order; adjusted: their p after Holm over all pairs; letters: by rule, "" without a mean."""
+
+    board: Board
+    means: Sequence[Estimate]
+    order: Sequence[int]
+    differences: Mapping[tuple[int, int], Estimate]
+    adjusted: Mapping[tuple[int, int], float]
+    letters: Mapping[int, str]
+
+
+def rank(judged: Board) -> Ranking:
+    """The rules of a board in their order, and which of them differ."""
+    means = [judged.mean(rule) for rule in range(len(judged.measured.values))]
+    complete = sorted((rule for rule, mean in enumerate(means) if mean.value is not None), key=lambda rule: (means[rule].value, rule))
+    order = [*complete, *(rule for rule in range(len(means)) if rule not in complete)]
+    differences = {pair: judged.difference(*pair) for pair in itertools.combinations(complete, 2)}
+    tested = {pair: one.p for pair, one in differences.items() if one.p is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    places = {rule: place for place, rule in enumerate(complete)}
+    different = [(places[one], places[other]) for (one, other), p in adjusted.items() if p < LEVEL]
+    letters = dict(zip(complete, groups(len(complete), different), strict=True)) if complete else {}
+    return Ranking(judged, means, order, differences, adjusted, letters)
+
+
+def enough_draws(pairs: int, draws: int) -> bool:
+    """Whether any of so many pairs can be found different after Holm at all: the smallest p is 2 / (1 + draws)."""
+    return pairs == 0 or 2 * pairs / (1 + draws) < LEVEL

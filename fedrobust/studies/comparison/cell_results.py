@@ -1,0 +1,130 @@
+"""What the cells left behind, read again, and all of it as one long table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors import safe_open
+
+from fedrobust.evaluation.drops import METRICS
+from fedrobust.learning.model_files import ETF
+from fedrobust.reporting.predictions import Predictions, read_predictions
+from fedrobust.reporting.records import read_rounds
+from fedrobust.reporting.report import read_report
+from fedrobust.runtime.resume import MANIFEST
+from fedrobust.studies.comparison.grid import NOBODY, Cell
+from fedrobust.studies.comparison.worker import COST
+
+COLUMNS = (
+    *("strategy", "contamination", "severity", "poisoned", "share", "seed"),
+    *("metric", "value", "low", "high", "unit", "note", "cell"),
+)
+FLOAT_BYTES = 4
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished cell. rounds: lines of rounds.jsonl; cost: of cost.json, empty where it is missing; program: digest of the sources
+    that made it; state_bytes: of one model as it travels."""
+
+    cell: Cell
+    folder: Path
+    report: Mapping[str, Any]
+    rounds: Sequence[Mapping[str, Any]]
+    cost: Mapping[str, float | None]
+    program: str | None
+    state_bytes: int
+
+    @property
+    def poisoned_weights(self) -> list[tuple[int, float]]:
+        """(round, summed influence of the poisoned clients) for every round with replies."""
+        poisoned = set(self.report["poisoned"])
+        trained = [line for line in self.rounds if line["clients"]]
+        return [(line["round"], sum(one["weight"] for one in line["clients"] if one["client"] in poisoned)) for line in trained]
+
+    @property
+    def bytes_sent(self) -> int:
+        """Computed, not measured: models sent and received times the bytes of a model. The state goes to every client of a round and
+        comes back from those that answer, and goes once more to all clients to be judged; whatever else travels is not counted."""
+        models = sum(2 * len(line["clients"]) + len(line["failures"]) for line in self.rounds)
+        return (models + int(self.report["num_clients"])) * self.state_bytes
+
+    def predictions(self) -> Predictions:
+        """Raises DataError."""
+        return read_predictions(self.folder)
+
+
+def read_result(cell: Cell, folder: Path) -> Result:
+    """A finished cell's result. Raises OSError or ValueError."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    cost = json.loads((folder / COST).read_text(encoding="utf-8")) if (folder / COST).exists() else {}
+    size = state_bytes(folder / "model.safetensors")
+    return Result(cell, folder, read_report(folder), read_rounds(folder), cost, manifest.get("program"), size)
+
+
+def state_bytes(path: Path) -> int:
+    """Bytes of the floats of a model on disk, without the fixed ETF, which does not travel."""
+    with safe_open(path, framework="pt") as opened:
+        file: Any = opened  # safetensors' types are incomplete
+        shapes = [file.get_slice(name).get_shape() for name in file.keys() if name != ETF]  # noqa: SIM118
+    return FLOAT_BYTES * sum(_product(shape) for shape in shapes)
+
+
+def _product(shape: Sequence[int]) -> int:
+    total = 1
+    for length in shape:
+        total *= length
+    return total
+
+
+def severity(cell: Cell) -> float | None:
+    """The graded severity of the cell's attack, where it has one."""
+    value = None if cell.contamination == NOBODY else cell.config["contamination"].get("severity")
+    return value if isinstance(value, int | float) else None
+
+
+def long_table(results: Sequence[Result], failed: Mapping[Cell, str]) -> pd.DataFrame:
+    """One row a cell and metric (COLUMNS; docs/compare.md says what each is); a failed cell has one row, with its reason."""
+    rows = [{**_labels(one.cell), **row, "cell": one.folder.name} for one in results for row in _metrics(one)]
+    rows += [{**_labels(cell), "metric": FAILED, "note": reason, "cell": cell.folder} for cell, reason in failed.items()]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _labels(cell: Cell) -> dict[str, Any]:
+    return {
+        "strategy": cell.strategy,
+        "contamination": cell.contamination,
+        "severity": severity(cell),
+        "poisoned": cell.poisoned,
+        "share": 100 * cell.poisoned / cell.config["num_clients"],
+        "seed": cell.seed,
+    }
+
+
+def _metrics(result: Result) -> Iterator[dict[str, Any]]:
+    report = result.report
+    for name, evaluation in sorted(report["evaluations"].items()):
+        for metric, value in evaluation.items():
+            yield {"metric": f"{name}.{metric}", "value": value, "unit": "images" if metric == "n" else "%"}
+    for name, drop in sorted(report["drops"].items()):
+        low, high = drop["ci95"] or (None, None)
+        yield {"metric": f"drop.{name}.combined", "value": drop["combined"], "low": low, "high": high, "unit": "%"}
+        for metric in METRICS:
+            yield {"metric": f"drop.{name}.{metric}", "value": drop["per_metric"][metric]["drop"], "unit": "%"}
+    yield {"metric": "attack_success_rate", "value": report["attack_success_rate"], "unit": "%"}
+    for name in ("precision", "recall"):
+        yield {"metric": f"detection.{name}", "value": (report["detection"] or {}).get(name), "unit": "%"}
+    weights = [weight for _, weight in result.poisoned_weights]
+    if result.cell.poisoned:
+        yield {"metric": "influence.poisoned", "value": sum(weights) / len(weights), "unit": "share"}
+    for name in ("run", "aggregate"):
+        yield {"metric": f"seconds.{name}", "value": report["timing"].get(name), "unit": "s"}
+    for name in ("peak_memory", "peak_gpu_memory"):
+        yield {"metric": name, "value": result.cost.get(name), "unit": "bytes"}
+    yield {"metric": "bytes_sent", "value": result.bytes_sent, "unit": "bytes", "note": "computed"}

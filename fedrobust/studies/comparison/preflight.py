@@ -1,0 +1,76 @@
+"""Everything that can be refused is refused before the first cell runs: every cell's configuration is built once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from fedrobust.errors import ConfigError, DataError
+from fedrobust.experiment import build, factories, settings
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.runtime.server import clean_twin
+from fedrobust.runtime.server.loop import make_server
+from fedrobust.studies.comparison.grid import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the cells are, found while building them. families: {cell folder: a name shared by the cells that have one clean twin};
+    uses: {rule: of "root" and "proxy", what it used}; num_clients: of every cell."""
+
+    families: Mapping[str, str]
+    uses: Mapping[str, frozenset[str]]
+    num_clients: Mapping[str, int]
+
+
+def check(cells: Iterable[Cell], threads: int, tell: Callable[[int], None] = lambda done: None) -> Checked:
+    """Build every cell's experiment and, once for each kind of it, the model. `tell` hears after each cell how many are done.
+
+    Raises ConfigError or DataError with the cell in front.
+    """
+    families: dict[str, str] = {}
+    uses: dict[str, frozenset[str]] = {}
+    clients: dict[str, int] = {}
+    models: set[str] = set()
+    first: Experiment | None = None
+    for number, cell in enumerate(cells, start=1):
+        try:
+            study = _build(cell, models)
+            if first is not None:
+                _same_images(first, study)
+        except (ConfigError, DataError) as error:
+            raise type(error)(f"{cell}: {error}") from error
+        first = first or study
+        twin = build.clean_twin(cell.config)
+        families[cell.folder] = clean_twin.key(twin, study.dataset.digest, study.config["device"], (threads, threads))
+        uses[cell.strategy] = study.strategy.uses
+        clients[cell.folder] = study.num_clients
+        tell(number)
+    return Checked(families, uses, clients)
+
+
+def _build(cell: Cell, models: set[str]) -> Experiment:
+    """models: the kinds that were tried before."""
+    study = build.build(cell.config)
+    factories.build(cell.config, "engine")
+    if not study.evaluation.twin:
+        raise ConfigError("evaluation.twin=false: drops are measured against the clean twin; leave it true")
+    kind = settings.to_json({group: cell.config[group] for group in ("model", "data")})
+    if kind not in models:
+        make_server(build.build({**cell.config, "device": "cpu"}))
+        models.add(kind)
+    return study
+
+
+def _same_images(one: Experiment, other: Experiment) -> None:
+    """Differences are taken image by image."""
+    if one.dataset is other.dataset:
+        return
+    rows, others = one.test_rows(), other.test_rows()
+    same = len(rows) == len(others) and one.dataset.class_names == other.dataset.class_names
+    for name in ("labels", "groups"):
+        same = same and torch.equal(getattr(one.dataset, name)[rows], getattr(other.dataset, name)[others])
+    if not same:
+        raise ConfigError("its test images are not those of the other cells, so nothing can be compared; leave data alone in the lists")

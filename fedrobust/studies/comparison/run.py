@@ -1,0 +1,98 @@
+"""A whole comparison: check every cell, run what is not finished, write what all of it says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from fedrobust.reporting.console.live import clean_text
+from fedrobust.studies.comparison import figures, leaderboard
+from fedrobust.studies.comparison.cell_results import long_table, read_result
+from fedrobust.studies.comparison.executor import CELLS, Machine, is_finished, run_cells
+from fedrobust.studies.comparison.grid import Cell, Grid, cells
+from fedrobust.studies.comparison.preflight import Checked, check
+from fedrobust.studies.comparison.progress import Screen
+from fedrobust.studies.comparison.results_table import Findings
+from fedrobust.utils.devices import cores, gpus
+from fedrobust.utils.files import write_text
+from fedrobust.utils.locking import locked
+
+RESULTS, LEADERBOARD, DIFFERENCES = "results.csv", "leaderboard.md", "differences.csv"
+
+
+Write = Callable[[Mapping[Cell, str]], None]
+
+
+def compare(grid: Grid, console: Console | None = None) -> Mapping[Cell, str]:
+    """Run the grid into grid.out; gives the cells that failed, with their reasons. Nothing is written before all is checked.
+
+    Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be written to, KeyboardInterrupt with words
+    about how to go on.
+    """
+    screen = Console() if console is None else console
+    wanted = cells(grid)
+    checked = check_all(wanted, grid, screen)
+    return run_grid(wanted, checked, grid, screen, lambda failed: _write(grid, wanted, checked, failed, screen))
+
+
+def run_grid(wanted: Sequence[Cell], checked: Checked, grid: Grid, screen: Console, write: Write) -> Mapping[Cell, str]:
+    """Run those of these cells of the grid that are not finished, and `write` what all of them say; else as `compare`."""
+    grid.out.mkdir(parents=True, exist_ok=True)
+    folder = grid.out / CELLS
+    with locked(grid.out):
+        waiting = [cell for cell in wanted if not is_finished(folder / cell.folder, cell)]
+        machine = machine_for(grid, wanted[0])
+        skipped = f", {len(wanted) - len(waiting)} are finished" if len(waiting) < len(wanted) else ""
+        say(screen, f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, {machine.threads} threads each, in {grid.out}")
+        try:
+            with Screen(len(waiting), folder, screen) as watch:
+                reasons = run_cells(waiting, folder, checked.families, machine, watch)
+            failed = {cell: reasons[cell.folder] for cell in wanted if cell.folder in reasons}
+            write(failed)
+        except KeyboardInterrupt:
+            done = sum(is_finished(folder / cell.folder, cell) for cell in wanted)
+            raise KeyboardInterrupt(f"{done} of {len(wanted)} cells are finished; the same command goes on in {grid.out}") from None
+    return failed
+
+
+def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> Checked:
+    """`checking.check` with a bar."""
+    columns = (TextColumn("checking"), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Progress(*columns, console=screen, disable=not screen.is_interactive, transient=True) as bar:
+        task = bar.add_task("checking", total=len(wanted))
+        return check(wanted, grid.threads, lambda done: bar.update(task, completed=done))
+
+
+def machine_for(grid: Grid, cell: Cell) -> Machine:
+    """How many cells at once: as asked for; else one a GPU, or as many as the cores have room for; one where a cell has an engine of
+    many processes of its own."""
+    alone = cell.config["engine"]["_target_"].endswith("inline_engine")
+    number = gpus() if cell.config["device"] != "cpu" else 0
+    parallel = grid.parallel or ((number or max(1, cores() // grid.threads)) if alone else 1)
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = tuple(given.split(",")) if given else tuple(str(one) for one in range(number))
+    return Machine(parallel, grid.threads, names if alone and number > 1 else ())
+
+
+def _write(grid: Grid, wanted: Sequence[Cell], checked: Checked, failed: Mapping[Cell, str], screen: Console) -> None:
+    say(screen, "reading the results, resampling")
+    results = tuple(read_result(cell, grid.out / CELLS / cell.folder) for cell in wanted if cell not in failed)
+    rules, attacks = ([one.name for one in part] for part in (grid.strategies, grid.contaminations))
+    found = Findings(tuple(rules), tuple(attacks), grid.seeds, checked.uses, results, failed, grid.draws)
+    write_text(grid.out / RESULTS, long_table(results, failed).to_csv(index=False, lineterminator="\n"))
+    if not results:
+        return
+    rankings = leaderboard.rankings_of(found)
+    write_text(grid.out / DIFFERENCES, leaderboard.difference_table(found, rankings).to_csv(index=False, lineterminator="\n"))
+    shown = figures.draw(found, grid.out)
+    write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
+    say(screen, f"leaderboard: {grid.out / LEADERBOARD}")
+
+
+def say(screen: Console, text: str) -> None:
+    """One line, whatever is in it."""
+    screen.print(Text(clean_text(text)), soft_wrap=True, highlight=False)

@@ -1,0 +1,37 @@
+"""Devices, processor cores and GPUs."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from fedrobust.errors import ConfigError
+
+
+def resolve(device: str) -> torch.device:
+    """auto: the GPU where there is one. Raises ConfigError where one is asked for and there is none."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: no CUDA device is visible here; use device=cpu or device=auto")
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def name(device: torch.device) -> str:
+    """What to print: the GPU's name, or the processor's threads."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def gpus() -> int:
+    """The GPUs this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def cores() -> int:
+    """The CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Distillation on the server's proxy images: members' scores, teachers, students."""

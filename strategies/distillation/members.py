@@ -1,0 +1,123 @@
+"""Running clients' models on the server's own images, one model in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedrobust.aggregation.updates import Updates
+from fedrobust.learning import batchnorm
+from fedrobust.learning.alignment import alignment
+from fedrobust.learning.classifier import Classifier
+from fedrobust.state import Layout, State, load, read
+from fedrobust.types import Samples
+from fedrobust.utils.images import as_unit
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where members are tried: the scratch model, the order of its floats, the server's images (None: not asked for), and
+    whether BatchNorm statistics are re-estimated on the proxy images before every use."""
+
+    model: Classifier
+    layout: Layout
+    root: Samples | None
+    proxy: Samples | None
+    recalibrate: bool
+
+    @property
+    def proxy_samples(self) -> Samples:
+        """The proxy images; raises ValueError where there are none."""
+        return _given(self.proxy, "proxy")
+
+    @property
+    def root_samples(self) -> Samples:
+        """The root set; raises ValueError where there is none."""
+        return _given(self.root, "root")
+
+    def place(self, state: State) -> State:
+        """Load a state and re-estimate its statistics; returns what the model now holds."""
+        load(self.model, self.layout, state)
+        if not self.recalibrate or self.proxy is None:
+            return state
+        batchnorm.recalibrate(self.model, self.proxy.images)
+        return State(state.parameters, read(self.model, Layout((), self.layout.buffers)).buffers)
+
+    def alignment(self) -> float:
+        """How well the model that lies on the bench is aligned with the root labels, in [-1, 1] (see `fedrobust.learning.alignment`)."""
+        root = self.root_samples
+        return float(alignment(scores(self.model, root.images), root.labels, self.model.head))
+
+
+def _given(samples: Samples | None, name: str) -> Samples:
+    if samples is None:
+        raise ValueError(f"no {name} images were given")
+    return samples
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The clients' models: the reference plus an update shortened by its factor, buffers as sent."""
+
+    reference: State
+    updates: Updates
+    factors_N: Tensor
+
+    def row(self, n: int) -> Tensor:
+        """The (D,) shortened update."""
+        row_D = self.updates.row(n).to(self.reference.parameters)
+        return row_D * self.factors_N[n].to(row_D)
+
+    def rows(self, clients: Sequence[int]) -> Iterator[Tensor]:
+        """Their shortened updates, one after the other."""
+        return (self.row(n) for n in clients)
+
+    def state(self, n: int) -> State:
+        return State(self.reference.parameters + self.row(n), self.updates.buffers_NB[n].to(self.reference.buffers))
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """What one visit to every member left behind: scores on the CPU and re-estimated buffers. What was not asked for has no
+    images: (N, 0, K)."""
+
+    root_NRK: Tensor
+    proxy_NPK: Tensor
+    buffers_NB: Tensor
+
+    @property
+    def usable(self) -> Tensor:
+        """(N,) bool: the member's scores are all finite."""
+        return self.root_NRK.isfinite().flatten(1).all(dim=1) & self.proxy_NPK.isfinite().flatten(1).all(dim=1)
+
+
+def visit(bench: Bench, members: Members, *, need_root: bool, need_proxy: bool) -> Visits:
+    """Place every member once and keep all that later steps need; nobody is placed where nothing is needed.
+
+    Cost of a member: one pass over the proxy images for its statistics, one over the root set, one over the proxy images for
+    their scores.
+    """
+    num_clients, num_classes = len(members.updates), bench.model.num_classes
+    root_NRK = torch.empty(num_clients, len(bench.root_samples) if need_root else 0, num_classes)
+    proxy_NPK = torch.empty(num_clients, len(bench.proxy_samples) if need_proxy else 0, num_classes)
+    if not (need_root or need_proxy):
+        return Visits(root_NRK, proxy_NPK, members.updates.buffers_NB)
+    buffers_NB = torch.empty(members.updates.buffers_NB.shape)
+    for n in range(num_clients):
+        buffers_NB[n] = bench.place(members.state(n)).buffers
+        if need_root:
+            root_NRK[n] = scores(bench.model, bench.root_samples.images)
+        if need_proxy:
+            proxy_NPK[n] = scores(bench.model, bench.proxy_samples.images)
+    return Visits(root_NRK, proxy_NPK, buffers_NB)
+
+
+@torch.no_grad()
+def scores(model: Classifier, images: Tensor, batch_size: int = 128) -> Tensor:
+    """Scores (n, K) float32 on the CPU, eval mode, for images (n, C, H, W), uint8 or unit floats. Leaves the model in eval mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    return torch.cat([model(as_unit(batch.to(device))).float().cpu() for batch in torch.split(images, batch_size)])

@@ -1,0 +1,67 @@
+"""What was altered, what was found, and how sure one can be of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from fedrobust.defences.sanitisation.detection import Detection, altered, counts, pooled, wilson
+from fedrobust.types import ClientRecord, RoundRecord, Samples
+from fedrobust.utils.images import as_unit
+from tests.helpers import tiny
+
+
+def test_flipped_and_triggered_samples_are_altered() -> None:
+    clean = tiny.samples(6)
+    images, labels = as_unit(clean.images), clean.labels.clone()
+    images[1, 0, 0, 0] = 1 - images[1, 0, 0, 0]
+    labels[4] = (labels[4] + 1) % 3
+    assert altered(clean, Samples(clean.images, labels), triggered=True).tolist() == [False] * 4 + [True, False]
+    both = Samples(images, labels)
+    assert altered(clean, both, triggered=False).nonzero().flatten().tolist() == [4]  # noise is no alteration
+    assert altered(clean, both, triggered=True).nonzero().flatten().tolist() == [1, 4]
+    assert not altered(clean, Samples(as_unit(clean.images), clean.labels), triggered=True).any()  # bytes or floats, the same
+    nothing = clean.take(torch.tensor([], dtype=torch.int64))
+    assert altered(nothing, Samples(nothing.images.clone(), nothing.labels), triggered=True).tolist() == []
+
+
+def test_counts_by_hand() -> None:
+    kept, bad = torch.tensor([True, False, False, True, False]), torch.tensor([True, True, False, False, True])
+    assert counts(kept, bad) == {"dropped": 3.0, "altered": 3.0, "found": 2.0}
+    assert counts(kept, None) == {"dropped": 3.0}
+
+
+def test_rounds_after_the_warm_up_are_pooled() -> None:
+    def client(number: int, examples: int, **found: float) -> ClientRecord:
+        return ClientRecord(number, examples, 0.5, {"loss": 1.0, **found})
+
+    records = [
+        RoundRecord(0, {}),
+        RoundRecord(1, {}, (client(0, 10, dropped=0.0, altered=4.0, found=0.0),)),
+        RoundRecord(2, {}, (client(0, 8, dropped=2.0, altered=4.0, found=1.0), client(1, 20))),  # client 1 belongs to an attacker
+        RoundRecord(3, {}, (client(0, 7, dropped=3.0, altered=4.0, found=3.0),)),
+    ]
+    # rounds 2 and 3: 8 + 2 + 7 + 3 images, 5 left out, 8 altered, 4 both: precision 4/5, recall 4/8
+    expected = {"images": 20, "dropped": 5, "altered": 8, "found": 4, "precision": 80.0, "recall": 50.0}
+    found = pooled(records, warmup=1)
+    assert found is not None
+    assert found.as_dict() == expected
+    assert pooled(records, warmup=3) is None
+    assert pooled(records[:1], warmup=0) is None
+
+
+def test_what_is_undefined() -> None:
+    assert (Detection(9, 0, 3, 0).precision, Detection(9, 0, 3, 0).recall) == (None, 0.0)
+    assert (Detection(9, 3, 0, 0).precision, Detection(9, 3, 0, 0).recall) == (0.0, None)
+
+
+@settings(deadline=None, max_examples=40)
+@given(total=st.integers(1, 500), data=st.data())
+def test_wilson_is_scipy_s(total: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, total))
+    expected = binomtest(hits, total).proportion_ci(0.95, "wilson")
+    assert wilson(hits, total) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
+    assert wilson(0, 0) is None

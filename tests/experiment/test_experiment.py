@@ -1,0 +1,216 @@
+"""What a configuration means: who is what, who holds what, what is damaged; and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrobust import data as experiment
+from fedrobust.data import TEST, TRAIN, VALIDATION
+from fedrobust.errors import ConfigError
+from fedrobust.experiment import build
+from fedrobust.experiment import settings as config
+from fedrobust.experiment.experiment import kinds
+from fedrobust.types import Samples
+from fedrobust.utils.images import as_unit
+from tests.helpers import federation
+
+LESS = settings(deadline=None, max_examples=40)
+
+
+def ids(found: tuple[str, ...], kind: str) -> set[int]:
+    return {client for client, one in enumerate(found) if one == kind}
+
+
+@LESS
+@given(n=st.integers(1, 20), data=st.data(), seed=st.integers(0, 99))
+def test_drawn_kinds_have_the_wanted_numbers_and_contain_the_fewer(n: int, data: st.DataObject, seed: int) -> None:
+    poisoned = data.draw(st.integers(0, n))
+    noisy = data.draw(st.integers(0, n - poisoned))
+    found = kinds(n, poisoned, noisy, seed)
+    assert (len(found), len(ids(found, "poisoned")), len(ids(found, "noisy"))) == (n, poisoned, noisy)
+    assert found == kinds(n, poisoned, noisy, seed)
+    for fewer in range(poisoned):
+        assert ids(kinds(n, fewer, noisy, seed), "poisoned") <= ids(found, "poisoned")
+    for fewer in range(noisy):
+        assert ids(kinds(n, poisoned, fewer, seed), "noisy") <= ids(found, "noisy")
+    assert ids(kinds(n, poisoned, 0, seed), "poisoned") == ids(found, "poisoned")  # noisy ones do not disturb the poisoned
+
+
+@LESS
+@given(n=st.integers(1, 20), data=st.data(), seed=st.integers(0, 99))
+def test_given_lists_are_taken_as_they_are(n: int, data: st.DataObject, seed: int) -> None:
+    order = data.draw(st.permutations(range(n)))
+    some = data.draw(st.integers(0, n))
+    rest = data.draw(st.integers(0, n - some))
+    assert ids(kinds(n, rest, order[:some], seed), "noisy") == set(order[:some])
+    assert len(ids(kinds(n, rest, order[:some], seed), "poisoned")) == rest
+    both = kinds(n, order[:some], order[some : some + rest], seed)
+    assert (ids(both, "poisoned"), ids(both, "noisy")) == (set(order[:some]), set(order[some : some + rest]))
+
+
+def test_seeds_draw_other_clients() -> None:
+    assert len({kinds(20, 5, 0, seed) for seed in range(10)}) > 5
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet", "by_site"])
+def test_every_image_is_in_one_place_and_the_server_s_come_from_training(partition: str) -> None:
+    study = federation.study(f"partition={partition}", "data.num_images=600")
+    everything = torch.cat([*study.parts, study.root, study.proxy])
+    assert torch.equal(everything.sort().values, torch.arange(600))
+    own = torch.cat([study.root, study.proxy])
+    assert (study.dataset.splits[own] == TRAIN).all()
+    assert torch.equal(torch.bincount(study.dataset.labels[study.root], minlength=7), torch.full((7,), 4))
+    assert len(study.proxy) == 32
+    groups = study.dataset.groups  # a lesion's two photographs must not lie on both sides
+    assert not set(groups[own].tolist()) & set(groups[torch.cat(study.parts)].tolist())
+    assert sorted(study.test_rows().tolist()) == sorted(row for client in range(3) for row in study.rows(client, TEST).tolist())
+    for client in range(3):
+        assert [len(study.rows(client, split)) > 0 for split in (TRAIN, VALIDATION, TEST)] == [True] * 3
+
+
+def test_a_label_flipper_s_shard_has_wrong_labels_in_an_exact_share_and_a_clean_test_part() -> None:
+    study = federation.study("poisoned=[1]", "contamination.rate=0.5")  # shift by one class, all classes eligible
+    shard = study.shard(1)
+    for split, part in ((TRAIN, shard.train), (VALIDATION, shard.validation)):
+        truth = study.samples(study.rows(1, split))
+        wrong = part.labels != truth.labels
+        assert int(wrong.sum()) == round(0.5 * len(truth))
+        assert torch.equal(part.labels[wrong], (truth.labels[wrong] + 1) % 7)
+        assert torch.equal(part.images, truth.images)
+    assert same(shard.test, study.samples(study.rows(1, TEST)))
+    clean, contaminated = study.tests(1)
+    assert same(clean, shard.test)
+    assert contaminated.images is clean.images  # labels alone changed: the images need no second look
+    assert int((contaminated.labels != clean.labels).sum()) == round(0.5 * len(clean))
+
+
+def test_a_noisy_hospital_s_images_differ_and_its_parts_have_noise_of_their_own() -> None:
+    study = federation.study("poisoned=0", "noisy=[0]", "contamination@noise=gaussian_noise", "noise.std=0.1")
+    shard, truth = study.shard(0), study.samples(study.rows(0, TRAIN))
+    noise = shard.train.images - as_unit(truth.images)
+    assert 0.05 < float(noise.std()) < 0.11
+    assert torch.equal(shard.train.labels, truth.labels)
+    validation = shard.validation.images - as_unit(study.samples(study.rows(0, VALIDATION)).images)
+    count = min(len(noise), len(validation))
+    assert not torch.equal(noise[:count], validation[:count])
+
+
+def test_a_clean_hospital_s_shard_is_its_images() -> None:
+    study = federation.study("poisoned=[1]")
+    shard = study.shard(0)
+    assert same(shard.train, study.samples(study.rows(0, TRAIN)))
+    assert same(shard.validation, study.samples(study.rows(0, VALIDATION)))
+    clean, contaminated = study.tests(0)
+    assert contaminated is clean
+    assert study.contamination(0).name == "clean"
+
+
+def same(one: Samples, two: Samples) -> bool:
+    return torch.equal(one.images, two.images) and torch.equal(one.labels, two.labels)
+
+
+def test_the_same_text_means_the_same_everywhere() -> None:
+    settings_ = federation.settings("poisoned=1", "noisy=1", "partition=dirichlet", "data.num_images=600")
+    one, two = build.build(settings_), build.build(json.loads(config.to_json(settings_)))
+    assert one.text == two.text == config.to_json(settings_)
+    assert one.kinds == two.kinds
+    pairs = [(one.root, two.root), (one.proxy, two.proxy), *zip(one.parts, two.parts, strict=True)]
+    assert all(torch.equal(a, b) for a, b in pairs)
+    for client in range(3):
+        a, b = one.shard(client), two.shard(client)
+        assert same(a.train, b.train)
+        assert same(a.validation, b.validation)
+        assert all(same(x, y) for x, y in zip(one.tests(client), two.tests(client), strict=True))
+    assert same(one.validation(), two.validation())
+    clean = one.samples(one.test_rows())
+    assert same(one.corrupted(clean), two.corrupted(clean))
+    assert not torch.equal(one.corrupted(clean).images, as_unit(clean.images))
+
+
+def test_another_seed_shares_the_images_out_anew_and_keeps_the_test_set() -> None:
+    one, two = federation.study(), federation.study("seed=1")
+    assert not torch.equal(one.parts[0], two.parts[0])
+    assert torch.equal(one.test_rows(), two.test_rows())
+    assert one.dataset.digest == two.dataset.digest
+
+
+def test_validation_images_are_bounded_and_all_of_that_split() -> None:
+    study = federation.study("evaluation.validation_images=20")
+    assert len(study.validation()) == 20
+    whole = federation.study()
+    assert len(whole.validation()) == int((whole.dataset.splits == VALIDATION).sum())
+
+
+def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
+    settings_ = federation.settings("poisoned=[0]", "noisy=[2]")
+    kept = json.dumps(settings_)
+    study, twin = build.build(settings_), build.build(build.clean_twin(settings_))
+    assert json.dumps(settings_) == kept
+    assert twin.kinds == ("clean",) * 3
+    assert [study.clients_of_kind(kind) for kind in ("clean", "noisy", "poisoned")] == [[1], [2], [0]]
+    assert all(torch.equal(a, b) for a, b in zip(study.parts, twin.parts, strict=True))
+    assert same(study.shard(1).train, twin.shard(1).train)
+    assert {key for key in settings_ if settings_[key] != twin.config[key]} == {"poisoned", "noisy"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["server.root_per_class=0"], "server.root_per_class=0: strategy=etf_dml needs root images; set server.root_per_class=8 or"),
+        (["strategy=krum"], "num_clients=3: strategy=krum needs at least 9 a round; raise num_clients or lower its f"),
+        (["strategy=trimmed_mean"], "num_clients=3: strategy=trimmed_mean needs at least 7"),
+        (["model.head=linear"], "client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy"),
+        (["client.rect_scope=global"], "client.rect_scope=global: must be one of batch, client"),
+        (["poisoned=4"], "poisoned=4: more than num_clients=3; lower it"),
+        (["rounds=0"], "rounds=0: must be at least 1"),
+        (["contamination.rate=2"], "contamination.rate=2: must be at most 1"),
+        (["contamination.shift=7"], "contamination.shift=7: leaves all 7 classes as they are; try contamination.shift=1"),
+        (["noise.std=-1"], "noise.std=-1: must be at least 0"),
+        (["corruption.severity=6"], "corruption.severity=6: must be at most 5"),
+        (["client.epochs=many"], "client.epochs=many: must be a whole number"),
+        (["evaluation.draws=-1"], "evaluation.draws=-1: must be at least 0"),
+        (["evaluation.twin=1"], "evaluation.twin=1: must be true or false"),
+        (["server.proxy=100000"], "server.proxy=100000"),
+        (["server.root_per_class=1000"], "server.root_per_class=1000"),
+        (["num_clients=200"], "num_clients: 200 clients cannot have"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(overrides: list[str], line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build.build(federation.settings(*overrides))
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_trust_no_root_images_are_needed() -> None:
+    study = federation.study("server.root_per_class=0", "strategy.trust=none")
+    assert len(study.root) == 0
+    assert len(study.samples(study.root)) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["purifier=tv", "server.buffers=mean"], "purifier=tv"),
+        (["server.buffers=recalibrate"], "recalibrate"),
+        (["purifier=tv", "server.buffers=mean", "evaluation.purified_statistics=false"], None),
+        (["server.buffers=mean"], None),
+    ],
+)
+def test_whole_patients_may_give_too_few_proxy_images(words: list[str], what: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def carved(dataset: experiment.Dataset, root: int, proxy: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        rows = torch.arange(len(dataset))
+        return rows[:0], rows[:1], rows[1:]  # one image, where two were asked for
+
+    monkeypatch.setattr(build, "carve", carved)
+    given = ("server.proxy=2", "server.root_per_class=0", "strategy=fedavg", *words)
+    if what is None:
+        assert len(build.build(federation.settings(*given)).proxy) == 1  # not `study`, which keeps what it built
+    else:
+        with pytest.raises(ConfigError, match=rf"server\.proxy=2: whole patients or lesions gave 1 images, {what} needs 2; raise it"):
+            build.build(federation.settings(*given))

@@ -1,0 +1,159 @@
+"""Configuration: every yaml composes and builds, wrong input ends in one helpful line, foreign targets are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from fedrobust.aggregation.round import Strategy
+from fedrobust.errors import ConfigError
+from fedrobust.experiment import compose, factories, settings
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+GROUPS = (
+    *("data", "partition", "contamination", "model", "client"),
+    *("strategy", "preaggregation", "server_optimizer", "engine", "evaluation", "sanitiser"),
+    *("evasion", "purifier", "privacy"),
+)
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in options(group)])
+def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
+    needs = {
+        "csv": ["data.path=table.csv", "data.root=."],
+        "ham10000": ["data.root=."],
+        "image_folder": ["data.root=."],
+        "npz": [f"data.path={tmp_path / 'set.npz'}"],
+    }
+    (tmp_path / "set.npz").touch()
+    composed = compose.compose(f"{group}={name}", *(needs.get(name, []) if group == "data" else []))
+    settings.check(composed)
+    assert factories.build(composed, group, num_classes=7) is not None
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_composes_and_checks(name: str) -> None:
+    composed = compose.compose(f"experiment={name}")
+    settings.check(composed)
+    for group in ("partition", "contamination", "noise", "corruption", "model", "client", "strategy", "engine", "evaluation"):
+        factories.build(composed, group, num_classes=7)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["num_clients=0"], "num_clients=0"),
+        (["num_clients=2.5"], "num_clients=2.5: must be a whole number"),
+        (["rounds=true"], "rounds=True"),
+        (["poisoned=11"], "poisoned=11: more than num_clients=10"),
+        (["clients_per_round=11"], "clients_per_round=11: more than num_clients=10"),
+        (["clients_per_round=0"], "clients_per_round=0"),
+        (["clients_per_round=1.5"], "clients_per_round=1.5"),
+        (["clients_per_round=0.0"], "clients_per_round=0.0"),
+        (["clients_per_round=some"], "clients_per_round=some"),
+        (["server.matrix_mb=-1"], "server.matrix_mb=-1"),
+        (["server.scratch=3"], "server.scratch=3"),
+        (["poisoned=6", "noisy=6"], "together more than num_clients=10"),
+        (["poisoned=[1,10]"], "poisoned=10: must be at most 9"),
+        (["poisoned=[1,1]"], "names a client twice"),
+        (["poisoned=[1]", "noisy=[1]"], "both poisoned and noisy"),
+        (["server.buffers=median"], "server.buffers=median: must be one of mean, local, recalibrate"),
+        (["server.proxy=0"], "server.buffers=recalibrate: needs proxy images"),
+        (["server.checkpoint_every=-1"], "server.checkpoint_every=-1: must be at least 0"),
+        (["server.keep_checkpoints=0"], "server.keep_checkpoints=0: must be at least 1"),
+        (["server.max_examples=0"], "server.max_examples=0: must be at least 1"),
+        (["rounds=1" + 30 * "0"], "rounds: must be a number of at most 64 bits"),
+        (["device=tpu"], "device=tpu"),
+        (["+server.colour=red"], "server.colour=red: unknown key"),
+        (["+colour=red"], "colour=red: unknown key"),
+        (["~seed"], "seed: is missing"),
+        (["~strategy"], "strategy: is missing"),
+        (["~server.proxy"], "server.proxy: is missing"),
+        (["server=3"], "server=3: must hold"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(overrides: list[str], words: str) -> None:
+    composed = compose.compose(*overrides)
+    with pytest.raises(ConfigError) as error:
+        settings.check(composed)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "fedrobust.reporting.manifest.subprocess.run",
+        "fedrobust.strategies.fedavg.torch.load",
+        "fedrobust.strategies.krum._select",
+        "fedrobust.runtime.server.rule_strategy.RuleStrategy",
+        "fedrobust.strategies.nowhere.rule",
+        "fedrobust.strategies",
+        "fedrobust.contamination.labels.label_flip.label_flip",
+        "",
+        None,
+        3,
+    ],
+)
+def test_foreign_targets_are_refused(target: object) -> None:
+    with pytest.raises(ConfigError, match=r"strategy\._target_="):
+        factories.build({"strategy": {"_target_": target}}, "strategy")
+
+
+def test_an_unknown_setting_names_its_full_key() -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.speed=3: unknown setting; known are"):
+        factories.build({"strategy": {"_target_": "fedrobust.strategies.fedavg.fedavg", "speed": 3}}, "strategy")
+
+
+def test_a_factory_serving_several_groups_names_the_key_that_was_written() -> None:
+    composed = compose.compose("noise.std=-1")
+    with pytest.raises(ConfigError, match=r"^noise\.std=-1"):
+        factories.build(composed, "noise", num_classes=7)
+
+
+def test_nested_targets_stay_in_the_room() -> None:
+    nested = {"_target_": "os.system", "command": "true"}
+    with pytest.raises(ConfigError, match=r"must name a function in fedrobust\.strategies"):
+        factories.build({"strategy": {"_target_": "fedrobust.strategies.etf_dml.etf_dml", "aggregation": nested}}, "strategy")
+
+
+def test_build_gives_values() -> None:
+    built = factories.build(compose.compose("strategy=krum", "strategy.f=1"), "strategy")
+    assert isinstance(built, Strategy)
+    assert (built.name, built.min_clients) == ("krum", 5)
+
+
+def test_canonical_text_ignores_order_and_refuses_nan() -> None:
+    assert settings.to_json({"a": 1, "b": [2]}) == settings.to_json({"b": [2], "a": 1}) == '{"a":1,"b":[2]}'
+    with pytest.raises(ConfigError, match=r"^a\.b=nan; c=inf: give a finite number"):
+        settings.to_json({"a": {"b": float("nan")}, "c": [float("inf"), 1.0]})
+
+
+@pytest.mark.parametrize(("wanted", "count"), [("null", 10), ("1", 1), ("10", 10), ("1.0", 10), ("0.25", 2), ("0.01", 1)])
+def test_a_share_or_a_number_of_clients_per_round(wanted: str, count: int) -> None:
+    assert settings.clients_per_round(compose.compose(f"clients_per_round={wanted}")) == count
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": 3}),
+        (["engine.threads=2"], {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": 2}),
+        (["engine.threads=null"], {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": None}),
+        (["engine=auto", "engine.workers=2"], {"_target_": "fedrobust.runtime.engines.auto_engine", "workers": 2, "threads": None}),
+    ],
+)
+def test_the_engine_of_a_given_configuration_is_changed(words: list[str], expected: dict[str, object]) -> None:
+    engine = {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": 3}
+    assert compose.changed_engine(engine, words) == expected
+    assert engine["threads"] == 3
+
+
+@pytest.mark.parametrize("word", ["seed=1", "engine.threads=1,2", "~engine.threads", "++seed=1"])
+def test_nothing_but_the_engine_is_changed(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be changed here; only engine=\.\.\. and engine\.<key>=<value> can"):
+        compose.changed_engine({"threads": 3}, [word])

@@ -1,0 +1,89 @@
+"""The whole ServerApp over a made-up Flower whose nodes are our ClientApp: a run, the same run cut off, and what it goes on to."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from fedrobust.clients.app import app
+from fedrobust.strategies.app import main
+from flwr.app import Context, Message, RecordDict
+from safetensors.torch import load_file
+
+from fedrobust.errors import ConfigError, RunError
+from fedrobust.federation.demo import write_npz
+from fedrobust.federation.server_run import resuming
+from fedrobust.reporting.report import read_report
+from fedrobust.runtime.simulation import alone
+from tests.federation.made_up import Flower
+from tests.helpers import federation
+from tests.helpers.federation import MEAN, TINY
+
+WORDS = ("experiment=smoke", *TINY, *MEAN, "poisoned=0", "rounds=2", "evaluation.draws=0")
+NODES = {70: "c", 30: "a", 50: "b"}
+
+
+class CutError(Exception):
+    """The moment at which the server's process is killed."""
+
+
+def nodes(folder: Path, before: Callable[[Message], None]) -> Flower:
+    """Three sites with a file each, which remember what a node remembers; before(message) is called first."""
+    study = federation.study(*MEAN, "poisoned=0")
+    configs: dict[int, dict[str, str]] = {}
+    for client, node in enumerate(sorted(NODES, key=lambda one: NODES[one])):
+        mask = torch.zeros(len(study.dataset), dtype=torch.bool)
+        mask[study.parts[client]] = True
+        write_npz(folder / f"{node}.npz", study.dataset, mask)
+        configs[node] = {"data-root": str(folder / f"{node}.npz"), "data-format": "npz"}
+    states = {node: RecordDict() for node in NODES}
+
+    def answer(message: Message) -> list[Message]:
+        before(message)
+        node = message.metadata.dst_node_id
+        return [app(message, Context(1, node, configs[node], states[node], {}))]
+
+    return Flower(dict(NODES), answer)
+
+
+def serve(flower: Flower, **settings: str) -> None:
+    known = {"overrides": " ".join(WORDS), "sites": "", "wait": "1", "folder": "", "resume": ""}
+    main(flower, Context(1, 0, {}, RecordDict(), {**known, **settings}))
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole, cut, trained = tmp_path / "whole", tmp_path / "cut", [0]
+    serve(nodes(tmp_path, lambda _: None), folder=str(whole))
+
+    def kill(message: Message) -> None:
+        trained[0] += message.metadata.message_type == "train"
+        if trained[0] == 5:  # the second site in the second round
+            raise CutError
+
+    with pytest.raises(CutError):
+        serve(nodes(tmp_path, kill), folder=str(cut))
+    assert not (cut / "report.json").exists()
+    serve(nodes(tmp_path, lambda _: None), resume=str(cut))
+    one, other = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert read_report(cut)["evaluations"] == read_report(whole)["evaluations"]
+    assert [client["site"] for client in read_report(cut)["clients"]] == ["a", "b", "c"]
+    with pytest.raises(ConfigError, match="this run is finished"):
+        serve(nodes(tmp_path, lambda _: None), resume=str(cut))
+
+
+def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_over_sites(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    words = rf"No space left on device\); once it can, go on with python -m fedrobust\.federation run --resume {tmp_path}$"
+    with pytest.raises(RunError, match=words), alone(tmp_path, resuming(tmp_path)):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "rounds.jsonl"))
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").touch()
+    with pytest.raises(ConfigError, match="already holds files"):
+        serve(Flower(dict(NODES), lambda _: []), folder=str(tmp_path / "used"))

@@ -1,0 +1,133 @@
+"""A small but whole federation for tests: the smoke experiment, a Grid whose replies are made up, an observer that remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from flwr.app import Error, Message
+
+from fedrobust.experiment import build, compose
+from fedrobust.experiment import settings as config
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.runtime.engines.base import LocalGrid
+from fedrobust.runtime.messages import records as wire
+from fedrobust.runtime.server.loop import make_server
+from fedrobust.runtime.server.rule_strategy import RuleStrategy, Server
+from fedrobust.state import Layout, State, read
+from fedrobust.types import RoundRecord
+
+TINY = ("model.dimension=8", "model.options.channels=[8,8,16,16]", "data.num_images=300", "client.steps=1", "client.batch_size=8")
+MEAN = ("strategy=fedavg", "server.buffers=mean")
+
+
+def settings(*overrides: str) -> dict[str, Any]:
+    """The smoke experiment, made smaller still: 300 images of 16 px, three hospitals, one training step each."""
+    return compose.compose("experiment=smoke", *TINY, *overrides)
+
+
+def study(*overrides: str) -> Experiment:
+    return build.from_text(config.to_json(settings(*overrides)))
+
+
+def server(*overrides: str) -> Server:
+    """A new server of the study."""
+    return make_server(study(*overrides))
+
+
+def start(one: Server) -> RuleStrategy:
+    return RuleStrategy(one, read(one.model, one.layout))
+
+
+def trained(layout: Layout, reference: State, client: int, scale: float = 0.01) -> State:
+    """What client number `client` might have learnt; the same at every call."""
+    g = torch.Generator().manual_seed(client)
+    parameters = reference.parameters + scale * torch.randn(layout.num_parameters, generator=g)
+    return State(parameters, reference.buffers + 0.1 * torch.rand(layout.num_buffers, generator=g))
+
+
+Answer = Callable[[Message], Message | list[Message]]
+
+
+class FakeGrid(LocalGrid):
+    """Replies with what `answer(message)` makes of each message; `order` permutes the replies."""
+
+    name, description, threads = "fake", "fake", 1
+
+    def __init__(self, num_clients: int, answer: Answer, order: Callable[[list[Message]], list[Message]] = list) -> None:
+        super().__init__(num_clients)
+        self._answer, self._order = answer, order
+        self.sent: list[Message] = []
+        self.timeouts: list[float | None] = []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        asked = list(messages)
+        self.sent += asked
+        self.timeouts.append(timeout)
+        replies: list[Message] = []
+        for message in asked:
+            answered = self._answer(message)
+            replies += answered if isinstance(answered, list) else [answered]
+        yield from self._order(replies)
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
+def task_of(message: Message) -> str:
+    """What the reply to a message says that it answers; to a message without settings it cannot say anything."""
+    return wire.task(wire.read_config(message.content)) if "config" in message.content else ""
+
+
+def info_of(message: Message) -> dict[str, str]:
+    """What an honest reply to a message tells beside its numbers."""
+    return {"etf-sha256": str(wire.read_config(message.content)["etf-sha256"]), "task": task_of(message)}
+
+
+def reply_with(one: Server, message: Message, state: State, examples: int = 10, sha256: str | None = None) -> Message:
+    """A good train reply, unless what is given is bad."""
+    info = {"etf-sha256": one.etf_sha256 if sha256 is None else sha256, "task": task_of(message)}
+    return Message(wire.train_reply(state, examples, {"loss": 1.0}, info), reply_to=message)
+
+
+def honest(one: Server, scale: float = 0.01) -> Answer:
+    """Every client sends `trained` of the state that it got."""
+    sizes = one.layout.num_parameters, one.layout.num_buffers
+
+    def answer(message: Message) -> Message:
+        client = message.metadata.dst_node_id
+        reference = wire.read_state(message.content["state"], sizes)
+        return reply_with(one, message, trained(one.layout, reference, client, scale), 10 * (client + 1))
+
+    return answer
+
+
+def error_reply(message: Message, reason: str) -> Message:
+    return Message(Error(2, reason), reply_to=message)
+
+
+class Memory:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[str, RoundRecord]] = []
+        self.events: list[tuple[Any, ...]] = []
+
+    def run_started(self, run: str, rounds: int, num_clients: int) -> None:
+        self.events.append(("run", run, rounds, num_clients))
+
+    def round_started(self, run: str, number: int) -> None:
+        self.events.append(("round", run, number))
+
+    def client_done(self, run: str, stage: str, client: int, failed: bool) -> None:
+        self.events.append(("client", run, stage, client, failed))
+
+    def stage(self, run: str, text: str) -> None:
+        self.events.append(("stage", run, text))
+
+    def round_finished(self, run: str, record: RoundRecord) -> None:
+        self.records.append((run, record))
+
+    def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
+        self.events.append(("restored", run, len(records)))

@@ -1,0 +1,122 @@
+"""Made-up but realistic reports and rounds for the tests of everything that shows or writes results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fedrobust.evaluation.detection import detection
+from fedrobust.seeding import generator
+
+METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
+
+
+def evaluation(level: float, n: int = 1002) -> dict[str, Any]:
+    values = (level + 12.3, level, level - 3.21, level - 1.05, min(level + 30, 99.0), 6.5)
+    return {**dict(zip(METRICS, values, strict=True)), "n": n}
+
+
+def undefined(n: int = 3) -> dict[str, Any]:
+    return {**dict.fromkeys(METRICS), "n": n}
+
+
+def drop(normal: dict[str, Any], attack: dict[str, Any]) -> dict[str, Any]:
+    names = ("accuracy", "f1", "precision")
+    entries = {m: {"normal": normal[m], "attack": attack[m], "drop": 100 * (normal[m] - attack[m]) / normal[m]} for m in names}
+    combined = sum(entry["drop"] for entry in entries.values()) / 3
+    return {"per_metric": entries, "combined": combined, "ci95": [combined - 3.1, combined + 3.4], "skipped": []}
+
+
+def skipped_drop() -> dict[str, Any]:
+    entries = {
+        "accuracy": {"normal": 40.0, "attack": 42.0, "drop": -5.0},
+        "f1": {"normal": 0.0, "attack": 1.0, "drop": None},
+        "precision": {"normal": None, "attack": None, "drop": None},
+    }
+    return {"per_metric": entries, "combined": -5.0, "ci95": None, "skipped": ["f1", "precision"]}
+
+
+def kind_of(client: int, poisoned: int, noisy: int) -> str:
+    return "poisoned" if client < poisoned else "noisy" if client < poisoned + noisy else "clean"
+
+
+def clients(number: int, poisoned: int, noisy: int) -> list[dict[str, Any]]:
+    out = []
+    for client in range(number):
+        kind = kind_of(client, poisoned, noisy)
+        level = {"clean": 52.0, "noisy": 48.0, "poisoned": 46.0}[kind] + client % 5
+        after = {"clean": level, "noisy": level - 5, "poisoned": level - 17.5}[kind]
+        out.append(
+            {
+                "id": client,
+                "kind": kind,
+                "num_examples": 120 + 37 * client,
+                "clean": evaluation(level, 31),
+                "contaminated": evaluation(after, 31),
+                "combined_drop": 100 * (level - after) / level,
+                "weight": (0.02 if kind == "poisoned" else 1.0) / number,
+            }
+        )
+    return out
+
+
+def report(number: int = 10, poisoned: int = 3, noisy: int = 1, twin: bool = True) -> dict[str, Any]:
+    levels = {"clean": 48.1, "corrupted": 39.4} | ({"twin_clean": 51.2, "twin_corrupted": 52.0} if twin else {})
+    evaluations = {name: evaluation(level) for name, level in levels.items()}
+    clean, corrupted = evaluations["clean"], evaluations["corrupted"]
+    people = clients(number, poisoned, noisy)
+    kinds = {kind: sum(one["kind"] == kind for one in people) for kind in ("clean", "noisy", "poisoned")}
+    by_kind = {k: {"combined": {"clean": 0.0, "noisy": 9.8, "poisoned": 36.1}[k], "num_clients": c} for k, c in kinds.items() if c}
+    drops = {"corruption": drop(clean, corrupted), "clients": {**skipped_drop(), "by_kind": by_kind}}
+    if twin:
+        drops |= {"poisoning": drop(evaluations["twin_clean"], clean), "total": drop(evaluations["twin_clean"], corrupted)}
+    return {
+        "schema": 1,
+        "strategy": "etf_dml",
+        "num_clients": number,
+        "poisoned": list(range(poisoned)),
+        "noisy": list(range(poisoned, poisoned + noisy)),
+        "seed": 0,
+        "rounds": 5,
+        "evaluations": evaluations,
+        "drops": drops,
+        "clients": people,
+        "attack_success_rate": 11.3 if poisoned else None,
+        "detection": detection(people),
+        "timing": {"data": 3.2, "train": 261.4, "aggregate": 20.5, "evaluate": 18.0},
+        "engine": "inline",
+        "device": "cpu",
+    }
+
+
+def rounds(number: int = 10, poisoned: int = 3, noisy: int = 1, total: int = 5, gain: float = 6.0) -> list[dict[str, Any]]:
+    """Lines of rounds.jsonl as `records.read_rounds` gives them."""
+    out: list[dict[str, Any]] = []
+    for step in range(total + 1):
+        noise = torch.rand(number, generator=generator(step, "weights")).tolist()
+        level = 14.0 + gain * step
+        raw = [(0.5 + share) * (0.6**step if kind_of(client, poisoned, noisy) == "poisoned" else 1.0) for client, share in enumerate(noise)]
+        members = [
+            {
+                "client": c,
+                "num_examples": 120 + 37 * c,
+                "weight": w / sum(raw),
+                "metrics": {"loss": 2.0 / (step + 1)},
+                "extras": {"trust": w},
+            }
+            for c, w in enumerate(raw)
+        ]
+        metrics = {name: value for name, value in evaluation(level).items() if name != "n"}
+        out.append(
+            {
+                "run": "run",
+                "round": step,
+                "metrics": metrics,
+                "clients": members if step else [],
+                "failures": [],
+                "seconds": {"train": 40.0, "aggregate": 3.0, "evaluate": 2.5},
+                "extras": {},
+            }
+        )
+    return out

@@ -1,0 +1,50 @@
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedrobust.learning.augmentation import augment
+from fedrobust.seeding import generator
+
+
+def symmetries(image):
+    """The eight pictures that flips and quarter turns make of one."""
+    turned = [torch.rot90(image, quarter, (1, 2)) for quarter in range(4)]
+    return [*turned, *(picture.flip(2) for picture in turned)]
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 999), size=st.integers(2, 7))
+def test_below_eight_pixels_every_image_becomes_one_of_its_eight_symmetries(seed, size):
+    images = torch.rand(6, 3, size, size, generator=generator(seed, "images"))
+    for before, after in zip(images, augment(images, generator(seed, "augment")), strict=True):
+        assert any(torch.equal(after, picture) for picture in symmetries(before))
+
+
+def test_all_eight_occur_about_equally_often():
+    image = torch.arange(4.0).view(1, 1, 2, 2)
+    out = augment(image.expand(1600, -1, -1, -1), generator(0, "augment")).flatten(1)
+    _, counts = out.unique(dim=0, return_counts=True)
+    # 1600 / 8 = 200 each, standard deviation sqrt(1600 * 1/8 * 7/8) = 13
+    assert len(counts) == 8
+    assert counts.min() > 140
+    assert counts.max() < 260
+
+
+def test_shifts_reach_an_eighth_and_repeat_the_border():
+    ramp = torch.arange(16.0).view(1, 1, 1, 16).expand(400, 1, 3, 16)  # not square: no quarter turns; height 3: no vertical shift
+    rows = augment(ramp, generator(0, "augment"))[:, 0, 0]
+    forward = torch.stack([row if row[0] < row[-1] else row.flip(0) for row in rows])
+    expected = torch.stack([(torch.arange(16.0) + shift).clamp(0, 15) for shift in range(-2, 3)])
+    assert {tuple(row.tolist()) for row in forward} == {tuple(row.tolist()) for row in expected}
+
+
+def test_shape_dtype_input_and_generator():
+    images = torch.randint(0, 256, (5, 3, 16, 24), generator=generator(0, "images"), dtype=torch.uint8)
+    kept, before = images.clone(), torch.get_rng_state()
+    out = augment(images, generator(0, "augment"))
+    assert (out.shape, out.dtype) == (images.shape, torch.uint8)
+    assert torch.equal(images, kept)
+    assert torch.equal(out, augment(images, generator(0, "augment")))
+    assert not torch.equal(out, augment(images, generator(1, "augment")))
+    assert torch.equal(before, torch.get_rng_state())
+    assert augment(images[:0], generator(0, "augment")).shape == (0, 3, 16, 24)

@@ -1,0 +1,103 @@
+import pytest
+import torch
+from torch import nn
+
+from fedrobust.learning import batchnorm
+from fedrobust.seeding import generator
+from tests.helpers import tiny
+
+
+def norm_only(momentum=0.1):
+    model = nn.Sequential(nn.Identity(), nn.BatchNorm2d(3, momentum=momentum), nn.Dropout(0.5))
+    model[1].running_mean.fill_(7.0)
+    model[1].num_batches_tracked.fill_(5)
+    return model
+
+
+def images(count, size=4, seed=0):
+    return torch.rand(count, 3, size, size, generator=generator(seed, "images"))
+
+
+def test_statistics_by_hand():
+    # two images of constant 0 and 1, size 1x1: mean 1/2, unbiased variance ((1/2)^2 + (1/2)^2)/(2 - 1) = 1/2
+    model = norm_only()
+    batchnorm.recalibrate(model, torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1))
+    assert model[1].running_mean.tolist() == [0.5] * 3
+    assert model[1].running_var.tolist() == [0.5] * 3
+
+
+def test_several_batches_count_the_same():
+    # 6 images in 3 batches (i::3) of two: the mean of the three batch means and of the three unbiased variances
+    x = images(6)
+    model = norm_only()
+    batchnorm.recalibrate(model, x, batch_size=2)
+    batches = [x[i::3].permute(1, 0, 2, 3).reshape(3, -1) for i in range(3)]
+    assert torch.allclose(model[1].running_mean, torch.stack([b.mean(1) for b in batches]).mean(0), atol=1e-6)
+    assert torch.allclose(model[1].running_var, torch.stack([b.var(1) for b in batches]).mean(0), atol=1e-6)
+
+
+def test_nothing_but_the_running_statistics_changes():
+    model = tiny.resnet()
+    model.train()
+    model.backbone.layer1.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes, state = [m.training for m in model.modules()], torch.get_rng_state()
+    batchnorm.recalibrate(model, images(5, 32), batch_size=2)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    expected = {name for name in before if name.endswith(("running_mean", "running_var"))}
+    assert changed == expected
+    assert modes == [m.training for m in model.modules()]
+    assert {layer.momentum for layer in batchnorm.layers(model)} == {0.1}
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_result_depends_on_the_images_alone():
+    one, two = tiny.resnet().eval(), tiny.resnet().train()
+    for layer in batchnorm.layers(two):
+        layer.running_var.fill_(float("nan"))
+    batchnorm.recalibrate(one, (255 * images(9, 32)).to(torch.uint8))
+    batchnorm.recalibrate(two, (255 * images(9, 32)).to(torch.uint8).div(255))
+    assert all(torch.equal(a.running_var, b.running_var) for a, b in zip(batchnorm.layers(one), batchnorm.layers(two), strict=True))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_images_change_nothing(count):
+    model = norm_only()
+    batchnorm.recalibrate(model, images(count))
+    assert model[1].running_mean.tolist() == [7.0] * 3
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, 2), (5, 2), (65, 64), (129, 64), (2, 64), (7, 1)])
+def test_no_batch_of_one_even_where_features_are_single_pixels(count, size):
+    model = norm_only()
+    batchnorm.recalibrate(model, images(count, 1), batch_size=size)
+    assert torch.allclose(model[1].running_mean, images(count, 1).mean((0, 2, 3)), atol=0.05)
+
+
+def test_without_batchnorm_nothing_runs():
+    model = nn.Linear(2, 2)  # would not even accept images
+    batchnorm.recalibrate(model, images(4))
+    assert batchnorm.layers(model) == []
+
+
+def test_a_failing_pass_restores_the_modes():
+    model = norm_only().train()
+    with pytest.raises(ValueError, match="4D"):
+        batchnorm.recalibrate(model, torch.rand(4, 3))
+    assert [m.training for m in model.modules()] == [True] * 4
+    assert model[1].momentum == 0.1
+    assert model[1].num_batches_tracked == 5
+
+
+def test_frozen_keeps_statistics_while_the_rest_trains():
+    model = tiny.model(dropout=0.5).train()
+    with batchnorm.frozen(model):
+        assert model.backbone.drop.training
+        before = model.backbone.norm.running_mean.clone()
+        model(images(4)).sum().backward()
+        assert torch.equal(before, model.backbone.norm.running_mean)
+        assert model.backbone.norm.weight.grad is not None
+    assert model.backbone.norm.training
+    model(images(4))
+    assert not torch.equal(before, model.backbone.norm.running_mean)

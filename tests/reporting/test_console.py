@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedrobust.evaluation import drops
+from fedrobust.reporting import text as wording
+from fedrobust.reporting.console import Display, summary_table
+from fedrobust.reporting.console.live import clean_text
+from fedrobust.reporting.console.summary import MOST_CLIENTS
+from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
+from tests.helpers import report_examples as examples
+
+
+def on_screen(report: dict[str, Any], uses: dict[str, int] | None = None) -> str:
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(summary_table(report, uses))
+    return console.export_text()
+
+
+def test_the_summary_fits_80_columns_and_says_everything() -> None:
+    text = on_screen(examples.report(), {"root": 84, "proxy": 300})
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for part in (
+        "etf_dml · 10 hospitals (3 poisoned, 1 noisy) · 5 rounds · seed 0",
+        "the strategy used server data: proxy (300 images), root (84 images)",
+        "twin corrupted",
+        "63.5 → 51.7",  # total: accuracy of the twin on clean, of the run on corrupted images
+        "18.6",  # 100 (63.5 - 51.7) / 63.5
+        "19.1 to 25.6",
+        "gain -5.0",
+        "left out of Combined: F1, Precision",
+        "poisoned 36.1 (3)",
+        "attack success rate: 11.3",
+        "precision 100.0, recall 100.0",
+    ):
+        assert part in text
+    assert text.count("%") == 2  # the unit once, and the title of the interval's column
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])
+def test_edge_cases_of_the_summary(shape: tuple[int, int, int, bool]) -> None:
+    report = examples.report(*shape)
+    report["clients"][0] |= {"clean": examples.undefined(), "contaminated": examples.undefined(), "combined_drop": None}
+    report["evaluations"]["corrupted_severity_5"] = examples.evaluation(30.0)
+    text = on_screen(report)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "None" not in text
+    assert ("twin clean" in text) == shape[3]
+    assert ("60 more in report.json" in text) == (shape[0] - MOST_CLIENTS == 60)
+    assert ("attack success" in text) == (shape[1] > 0)
+
+
+def test_large_numbers_fit() -> None:
+    report = examples.report()
+    report["drops"]["total"] |= {"combined": -1234.5, "ci95": [-2345.6, -1000.1]}
+    report["clients"][0] |= {"id": 12345, "num_examples": 1234567, "weight": 1.0, "combined_drop": -1234.5}
+    text = on_screen(report)
+    assert "gain -1234.5" in text
+    assert "-2345.6 to -1000.1" in text
+    assert "1234567" in text
+    assert "…" not in text
+
+
+def test_words_of_small_values() -> None:
+    assert wording.UNSTABLE_BELOW == drops.UNSTABLE_BELOW
+    assert [wording.decimal(value) for value in (None, -0.04, 0.0, 12.34, -12.36)] == ["-", "0.0", "0.0", "12.3", "-12.4"]
+    assert [wording.drop_text(value) for value in (None, -0.04, -0.06, 3.0)] == ["-", "0.0", "gain -0.1", "3.0"]
+
+
+def drive(display: Observer) -> None:
+    """Two runs of two rounds with three clients; client 2 fails in round 1 of both, with one and the same traceback."""
+    for run in ("run", "clean twin"):
+        display.run_started(run, 2, 3)
+        for number in range(3):
+            display.round_started(run, number)
+            for client in range(3 if number else 0):
+                display.client_done(run, "train", client, failed=number == 1 and client == 2)
+            display.stage(run, f"aggregate with \x1b[31mrule\x1b[0m [red]{number}[/red]")
+            failures = (Failure(2, "ValueError: \x1b[2Jbad [bold]label", "Traceback: the only one\n"),) if number == 1 else ()
+            clients = tuple(ClientRecord(c, 10, 0.5, {}) for c in (0, 1)) if number else ()
+            metrics = {"accuracy": 50.0 + number, "balanced_accuracy": 40.0, "f1": None}
+            display.round_finished(run, RoundRecord(number, metrics, clients, failures, {"train": 1.25, "evaluate": 0.5}))
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    file = io.StringIO()
+    with Display(Console(file=file, width=40)) as display:
+        drive(display)
+    lines = file.getvalue().splitlines()
+    assert all(character.isprintable() for line in lines for character in line)
+    assert lines[:5] == [
+        "run: 2 rounds, 3 clients",
+        "run: aggregate with rule [red]0[/red]",
+        "run: round 0/2: Accuracy 50.0, Balanced 40.0, F1 - % (1.8 s, 0 clients)",
+        "run: client 2 failed (train)",
+        "run: aggregate with rule [red]1[/red]",
+    ]
+    assert "run: round 1/2: Accuracy 51.0, Balanced 40.0, F1 - % (1.8 s, 2 clients, 1 failed)" in lines
+    assert lines.count("run: round 1: client 2 failed: ValueError: bad [bold]label") == 1
+    assert lines.count("Traceback: the only one") == 1
+    assert len(lines) == 2 * (1 + 3 + 3 + 2) + 1  # per run: start, rounds, stages, two lines of failure; one traceback
+
+
+def test_steps_that_were_skipped_are_said() -> None:
+    file = io.StringIO()
+    with Display(Console(file=file, width=40)) as display:
+        display.round_finished("run", RoundRecord(1, {}, extras={"distillation_skipped": 1.0, "fallbacks": 2.0}))
+    assert file.getvalue().splitlines()[1:] == ["run: round 1: the strategy had to skip distillation"]
+
+
+def terminal() -> tuple[Console, io.StringIO]:
+    file = io.StringIO()
+    return Console(file=file, force_terminal=True, force_interactive=True, width=80, height=30, _environ={"TERM": "xterm-256color"}), file
+
+
+def test_the_live_display_shows_bars_tables_and_failures() -> None:
+    console, file = terminal()
+    with Display(console) as display:
+        drive(display)
+    shown = file.getvalue()
+    for part in ("clients: train", "run: validation, %", "clean twin: validation, %", "client 2 failed: ValueError: bad [bold]label"):
+        assert part in shown
+    assert "\x1b[2J" not in shown  # a foreign message cannot clear the screen
+    assert shown.count("Traceback: the only one") == 1
+    assert "…" not in shown
+
+
+def test_rounds_of_an_earlier_process_fill_the_bar_and_the_table_but_are_not_told_again() -> None:
+    records = [RoundRecord(number, {"accuracy": 40.0 + number}) for number in range(5)]
+    console, written = terminal()
+    with Display(console) as display:
+        display.run_started("run", 9, 3)
+        display.rounds_restored("run", records)
+    text = written.getvalue()
+    assert "4/9" in text
+    assert "44.0" in text
+    plain = io.StringIO()
+    with Display(Console(file=plain)) as display:
+        display.run_started("run", 9, 3)
+        display.rounds_restored("run", records)
+    assert plain.getvalue() == "run: 9 rounds, 3 clients\n"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_the_terminal_is_given_back_after_errors(error: type[BaseException]) -> None:
+    console, file = terminal()
+    display = Display(console)
+
+    def interrupted_run() -> None:
+        with display:
+            display.run_started("run", 2, 3)
+            raise error
+
+    with pytest.raises(error):
+        interrupted_run()
+    assert file.getvalue().count("\x1b[?25l") == 1  # cursor hidden
+    assert file.getvalue().rstrip().endswith("\x1b[?25h")  # and shown again
+    console.print("after")
+    assert file.getvalue().endswith("after\n")
+
+
+def test_control_characters_are_taken_out() -> None:
+    assert clean_text("a\x1b[31mb\x1b[0m\r\x07c\n\td\x9be\x7f") == "abc\n\tde"

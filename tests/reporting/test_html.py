@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrobust.reporting.html import write_html
+from fedrobust.reporting.manifest import write_manifest
+from fedrobust.reporting.plots.drops import plot_drops
+from fedrobust.reporting.report import write_report
+from tests.helpers import report_examples as examples
+
+EVIL = '</pre><script>alert("x")</script>'
+
+
+class Reader(HTMLParser):
+    """Collects tags, addresses and text; complains about tags that do not match."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def filled(folder: Path, report: dict[str, Any] | None = None, config: dict[str, Any] | None = None, twin: bool = True) -> Path:
+    write_report(folder, report or examples.report())
+    facts = {"name": "skin", "digest": "ab"}
+    write_manifest(folder, config or {"rounds": 5}, seed=0, data=facts, device="cpu", command_line=["simulate.py"])
+    for name in ("rounds.jsonl", "twin_rounds.jsonl") if twin else ("rounds.jsonl",):
+        lines = examples.rounds()
+        lines[1]["failures"] = [{"client": 3, "reason": f"ValueError: {EVIL}", "traceback": f"Traceback {EVIL}"}]
+        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def read(page: Path) -> Reader:
+    reader = Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    assert reader.open == []
+    return reader
+
+
+def test_the_page_shows_the_numbers_and_needs_no_network(tmp_path: Path) -> None:
+    report = examples.report()
+    plot_drops(report["drops"], filled(tmp_path, report) / "drops.png")
+    reader = read(write_html(tmp_path, {"root": 84, "proxy": 300}))
+    text = " ".join(reader.words)
+    for part in (
+        "etf_dml · 10 hospitals (3 poisoned, 1 noisy) · 5 rounds · seed 0",
+        "root (84 images)",
+        "gain -5.0",
+        "14.3 to 20.8",
+        "48.1",
+    ):
+        assert part in text
+    assert len(reader.addresses) == 1
+    assert reader.addresses[0].startswith("data:image/png;base64,iVBOR")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//\w+\.|@import|url\(", re.sub(r"base64,[^\"]*", "", page))
+
+
+def test_headline_numbers_come_before_the_tables(tmp_path: Path) -> None:
+    page = write_html(filled(tmp_path)).read_text(encoding="utf-8")
+    assert page.index('class="value"') < page.index("<table>") < page.index("<details>")
+
+
+def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
+    report = examples.report() | {"strategy": EVIL, "engine": EVIL, "device": EVIL, "timing": {EVIL: 1.0}}
+    filled(tmp_path, report, config={"data": {"class_names": [EVIL], EVIL: EVIL}})
+    plot_drops(report["drops"], tmp_path / "<script>x.png")
+    reader = read(write_html(tmp_path, {EVIL: 1}))
+    assert "script" not in reader.tags
+    assert " ".join(reader.words).count("alert(") >= 10
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])
+def test_edge_cases(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
+    report = examples.report(*shape)
+    for one in report["clients"]:
+        one |= {"clean": examples.undefined(), "contaminated": examples.undefined(), "combined_drop": None}
+    report["drops"]["corruption"] = examples.skipped_drop() | {"combined": None}
+    reader = read(write_html(filled(tmp_path, report, twin=shape[3])))
+    assert "None" not in " ".join(reader.words)
+    assert ("Combined drop: poisoning" in reader.words) == shape[3]
+
+
+def test_small_normal_values_are_called_unstable(tmp_path: Path) -> None:
+    report = examples.report()
+    report["drops"]["total"]["per_metric"]["f1"] = {"normal": 4.9, "attack": 1.0, "drop": 79.6}
+    text = " ".join(read(write_html(filled(tmp_path, report))).words)
+    assert "total: unstable, a ratio to less than 5: F1" in text
+
+
+@pytest.mark.parametrize("name", ["report.json", "manifest.json"])
+def test_a_missing_file_is_an_error(tmp_path: Path, name: str) -> None:
+    (filled(tmp_path) / name).unlink()
+    with pytest.raises(FileNotFoundError):
+        write_html(tmp_path)

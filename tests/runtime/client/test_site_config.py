@@ -1,0 +1,133 @@
+"""What becomes of a run's configuration at a site: its own data, all of it its own, and never a path of somebody else's choice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fedrobust.clients.app import app
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from fedrobust.errors import ConfigError, DataError
+from fedrobust.experiment import compose, experiment, factories, settings
+from fedrobust.federation.demo import share_out, write_npz
+from fedrobust.runtime.client.site_config import own_data
+from fedrobust.runtime.messages import records
+from fedrobust.runtime.messages.sites import RECORD, SiteOrder, order_record, read_census
+from tests.helpers import federation
+from tests.helpers.federation import MEAN
+
+CLASSES = ("a", "b", "c")
+
+
+def test_every_format_and_its_settings() -> None:
+    node = {"data-root": "/data", "data-format": "csv", "data-label": "dx", "data-max-images": 9, "site": "vienna", "partition-id": 3}
+    source = {"_target_": "fedrobust.data.sources.csv_table.csv", "path": "/data", "size": 64, "label": "dx", "max_images": 9}
+    source |= {"every_class": False, "classes": ["a", "b", "c"]}
+    assert own_data(node, size=64, classes=CLASSES) == {
+        "_target_": "fedrobust.data.sources.one_site.own",
+        "source": source,
+        "site": "vienna",
+    }
+    ham = own_data({"data-root": "/data", "data-format": "ham10000"}, size=28, classes=CLASSES)
+    assert ham["source"] == {"_target_": "fedrobust.data.sources.ham10000.ham10000", "root": "/data", "size": 28, "every_class": False}
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ({}, "data-root: this node names no data"),
+        ({"data-root": "x", "data-format": "synthetic"}, "data-format=synthetic: must be one of ham10000, image_folder, csv, npz"),
+        ({"data-root": "x", "data-size": 3}, "data-size=3: comes with the run"),
+        ({"data-root": "x", "data-every-class": True}, "data-every_class=True: comes with the run"),
+    ],
+)
+def test_a_node_config_that_cannot_be_used(node: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        own_data(node, size=64, classes=CLASSES)
+
+
+@pytest.fixture
+def study() -> experiment.Experiment:
+    return federation.study(*MEAN, "poisoned=0")
+
+
+def ask(study: experiment.Experiment, node: dict[str, object], *overrides: str, kind: str = "query", **order: object) -> Message:
+    """A message as the server of a real federation sends it, answered by a node."""
+    records.set_identity()
+    text = settings.to_json(federation.settings(*MEAN, "poisoned=0", "partition=remote", *overrides))
+    instruction = {"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""}
+    told = SiteOrder(**{"client": 1, "size": 16, "classes": study.dataset.class_names, **order})
+    content = RecordDict({"config": ConfigRecord(instruction), RECORD: order_record(told)})
+    return app(Message(content, 1, kind), Context(1, 7, node, RecordDict(), {}))
+
+
+def own_file(study: experiment.Experiment, client: int, folder: Path) -> dict[str, object]:
+    mask = torch.zeros(len(study.dataset), dtype=torch.bool)
+    mask[study.parts[client]] = True
+    write_npz(folder / "own.npz", study.dataset, mask)
+    return {"data-root": str(folder / "own.npz"), "data-format": "npz", "site": "vienna"}
+
+
+def test_a_site_holds_what_its_own_file_holds_in_the_same_order(study: experiment.Experiment, tmp_path: Path) -> None:
+    node = own_file(study, 1, tmp_path)
+    census = read_census(ask(study, node).content)
+    assert census.counts == tuple(len(study.rows(1, split)) for split in range(3))
+    assert (census.partition, census.words["site"], census.words["torch"]) == (-1, "vienna", torch.__version__)
+
+
+@pytest.mark.parametrize(
+    ("node", "overrides", "error", "words"),
+    [
+        ({"data-root": "/nowhere.npz", "data-format": "npz"}, (), DataError, "/nowhere.npz: not a readable npz file"),
+        ({}, (), ConfigError, "data-root: this node names no data"),
+        ({}, ("partition=iid", "data=npz", "data.path=/etc/passwd"), ConfigError, "a node reads only what its own configuration names"),
+        ({"data-root": "x"}, ("partition=iid",), ConfigError, "this node has data of its own; run with partition=remote"),
+        ({"data-root": "x"}, ("poisoned=1",), ConfigError, "this node refuses contamination"),
+    ],
+)
+def test_what_a_node_refuses(
+    study: experiment.Experiment, node: dict[str, object], overrides: tuple[str, ...], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        ask(study, node, *overrides)
+
+
+def test_other_classes_than_the_run_has(study: experiment.Experiment, tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    for number, name in enumerate(("melanoma", "nevus")):
+        (root / name).mkdir(parents=True)
+        for image in range(9):
+            federation_picture(root / name / f"{image}.png", 20 * image + number)
+    node = {"data-root": str(root), "data-format": "image_folder"}
+    with pytest.raises(DataError, match=r"has the label 'melanoma'; known classes are a, b"):
+        ask(study, node, classes=("a", "b"))
+    assert sum(read_census(ask(study, node, classes=("melanoma", "nevus", "rare")).content).counts) == 18
+
+
+def federation_picture(path: Path, shade: int) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.full((8, 8, 3), shade % 256, dtype=np.uint8)).save(path)
+
+
+def test_the_server_of_real_sites_holds_no_client_s_image() -> None:
+    study = federation.study(*MEAN, "poisoned=0", "partition=remote")
+    assert study.remote
+    assert [len(part) for part in study.parts] == [0, 0, 0]
+    simulated = federation.study(*MEAN, "poisoned=0")
+    assert not simulated.remote
+    assert torch.equal(study.root, simulated.root)
+    assert torch.equal(study.proxy, simulated.proxy)
+
+
+def test_the_demo_s_files_share_no_lesion_and_lose_no_image(tmp_path: Path) -> None:
+    data = factories.build(compose.compose("data.num_images=600", "data.size=16"), "data").load()
+    names = share_out(data, tmp_path / "data")
+    files = [np.load(tmp_path / "data" / f"{name}.npz") for name in (*names, "server")]
+    assert sum(len(file[f"{part}_labels"]) for file in files for part in ("train", "val", "test")) == len(data)
+    assert json.dumps(names) == json.dumps(sorted(names, key=lambda name: -int((data.sites == data.site_names.index(name)).sum())))
+    assert set(files[-1]["train_labels"].ravel()) == set(range(7))

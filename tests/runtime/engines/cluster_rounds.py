@@ -1,0 +1,93 @@
+"""Rounds on a cluster of several Ray nodes on this machine, one of which is killed: run by test_cluster.py in a process of its own.
+
+python -m tests.runtime.engines.cluster_rounds APPS FOLDER: prints one JSON object of what happened.
+"""
+
+import json
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from ray.cluster_utils import Cluster
+
+from fedrobust.runtime.engines import inline_engine, ray_engine
+from tests.runtime.engines.helpers import by_client, messages
+
+CLIENTS = 6
+NODE = {"object_store_memory": 100_000_000}
+
+
+def main(apps, folder):
+    sys.path.insert(0, apps)
+    logged = []
+    logging.getLogger("fedrobust.runtime.engines.ray_scheduler").addHandler(keep := logging.Handler())
+    keep.emit = lambda record: logged.append(record.getMessage())
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "temp_dir": str(folder / "ray")})
+    sites = [cluster.add_node(num_cpus=1, **NODE) for _ in range(2)]
+    both_wait = {client: f"wait {folder} {client}" for client in (0, 1)}
+    with ray_engine(workers=2, threads=1, address=cluster.address).open("echo_hospital:app", CLIENTS) as grid:
+        rounds = [answers(grid)]
+        killer = threading.Thread(target=kill_the_node_of_client_0, args=(cluster, sites, folder), daemon=True)
+        killer.start()
+        started = time.monotonic()
+        rounds.append(answers(grid, both_wait))
+        seconds = time.monotonic() - started
+        killer.join()
+        rounds.append(answers(grid))
+        cluster.add_node(num_cpus=1, **NODE)
+        came_back = wait_for_two(grid)
+        remembered = grid.states
+    cluster.shutdown()
+    with inline_engine(threads=1).open("echo_hospital:app", CLIENTS) as inline:
+        expected = [answers(inline) for _ in rounds]
+    same = [equal(*pair) for pair in zip(rounds, expected, strict=True)]
+    calls = {client: state["seen"]["calls"] for client, state in remembered.items()}
+    found = {"same": same, "workers": [len(pids(one)) for one in rounds], "logged": logged, "came_back": came_back, "seconds": seconds}
+    print(json.dumps({**found, "calls_agree": len(set(calls.values())) == 1, "clients": sorted(calls)}))
+
+
+def answers(grid, orders=None):
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), orders), timeout=60))
+    assert not bad, bad
+    return good
+
+
+def pids(good):
+    return {reply.info["pid"] for reply in good.values()}
+
+
+def equal(good, expected):
+    """Whether the replies are the same bit by bit, which worker gave them apart."""
+    return set(good) == set(expected) and all(
+        torch.equal(good[client].state.parameters, one.state.parameters)
+        and torch.equal(good[client].state.buffers, one.state.buffers)
+        and good[client].metrics["calls"] == one.metrics["calls"]
+        for client, one in expected.items()
+    )
+
+
+def kill_the_node_of_client_0(cluster, sites, folder):
+    """While it runs there, then let the other go on."""
+    while not (folder / "0").exists() or not (folder / "1").exists():
+        time.sleep(0.02)
+    stat = Path(f"/proc/{(folder / '0').read_text()}/stat").read_text()
+    parent = int(stat.rpartition(")")[2].split()[1])
+    (site,) = [site for site in sites if site.all_processes["raylet"][0].process.pid == parent]
+    cluster.remove_node(site, allow_graceful=False)
+    (folder / "go").touch()
+
+
+def wait_for_two(grid):
+    """A machine that joins is used: rounds until two workers answer."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if len(pids(answers(grid, {0: "sleep 0.2"}))) == 2:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

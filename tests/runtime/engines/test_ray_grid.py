@@ -1,0 +1,250 @@
+"""The engine of many processes: two workers, one Ray for all tests."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import ray
+import torch
+
+from fedrobust.errors import ConfigError, RunError
+from fedrobust.runtime.engines import ray_cluster
+from fedrobust.runtime.engines.inline_grid import InlineGrid
+from fedrobust.runtime.engines.ray_cluster import Workers
+from fedrobust.runtime.engines.ray_grid import RayGrid
+from fedrobust.runtime.engines.ray_scheduler import AHEAD
+from fedrobust.state import State
+from tests.runtime.engines.helpers import by_client, messages
+
+pytestmark = pytest.mark.slow
+CLIENTS = 6
+TWO = Workers(2, cpus=1, gpus=0, threads=1)
+
+
+@pytest.fixture(scope="session")
+def grid(client_app):
+    """An open RayGrid of two workers; Ray counts two cores for others' tests more."""
+    with RayGrid(client_app, CLIENTS, TWO, node_config={"site": "north"}, cores=4) as opened:
+        yield opened
+
+
+def calls(grid):
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS))))
+    assert not bad
+    return {client: reply.metrics["calls"] for client, reply in good.items()}
+
+
+def both_up(grid):
+    """How often each client has been called, after both workers have answered again."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        good, _ = by_client(grid.send_and_receive(messages(range(CLIENTS), {0: "sleep 0.1"})))
+        if len({reply.info["pid"] for reply in good.values()}) == 2:
+            return {client: reply.metrics["calls"] for client, reply in good.items()}
+    return pytest.fail("no second worker came up")
+
+
+def test_every_client_answers_once_with_what_the_inline_engine_gives_bit_by_bit(grid, client_app):
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS))))
+    assert not bad
+    with InlineGrid(client_app, CLIENTS, {"site": "north"}, threads=1) as inline:
+        expected, _ = by_client(inline.send_and_receive(messages(range(CLIENTS))))
+    assert set(good) == set(expected) == set(grid.get_node_ids())
+    for client, reply in good.items():
+        assert torch.equal(reply.state.parameters, expected[client].state.parameters)
+        assert torch.equal(reply.state.buffers, expected[client].state.buffers)
+        assert reply.num_examples == expected[client].num_examples
+        assert (reply.info["site"], reply.info["nice"], reply.metrics["threads"]) == ("north", os.nice(0), 1)
+
+
+def test_clients_prefer_their_worker_where_the_apps_cache_lies(grid):
+    both_up(grid)
+    before, _ = by_client(grid.send_and_receive(messages([0, 1])))
+    after, _ = by_client(grid.send_and_receive(messages([1, 0])))
+    for client in (0, 1):
+        assert after[client].metrics["calls"] == before[client].metrics["calls"] + 1
+        assert after[client].metrics["cache"] == before[client].metrics["cache"] + 1
+        assert after[client].info["pid"] == before[client].info["pid"] != os.getpid()
+    assert after[0].info["pid"] != after[1].info["pid"]
+
+
+def test_no_worker_idles_while_another_has_a_backlog(grid, tmp_path):
+    """All three at home in worker 0, where the first one waits until the others have been answered: by worker 1."""
+    before = both_up(grid)
+    replies = grid.send_and_receive(messages([0, 2, 4], {0: f"wait {tmp_path} 0"}), timeout=60)
+    early = [next(replies), next(replies)]
+    (tmp_path / "go").touch()
+    good, bad = by_client([*early, *replies])
+    assert [reply.metadata.src_node_id for reply in early] == [2, 4]
+    assert not bad
+    assert {client: good[client].metrics["calls"] - before[client] for client in good} == {0: 1, 2: 1, 4: 1}
+
+
+def test_a_client_with_two_messages_gets_them_one_after_the_other(grid):
+    before = calls(grid)
+    replies = list(grid.send_and_receive(messages([3, 3, 3], {3: "sleep 0.05"})))
+    assert [reply.content["metrics"]["calls"] - before[3] for reply in replies] == [1, 2, 3]
+
+
+def test_failures_of_clients_are_reported_and_the_others_go_on(grid):
+    good, bad = by_client(grid.send_and_receive(messages([0, 1, 2, 9], {1: "raise", 2: "leave"})))
+    assert set(good) == {0}
+    assert "in misbehave" in bad[1]
+    assert "ValueError: the scanner is broken" in bad[1]
+    assert "SystemExit: 3" in bad[2]
+    assert bad[9] == "there is no client 9"
+    (silent,) = grid.send_and_receive(messages([3], kind="train.empty"))
+    assert silent.error.reason == "client 3 answered with NoneType instead of a Message"
+
+
+def test_a_client_whose_worker_dies_is_tried_again_with_the_same_result(grid, client_app, tmp_path, caplog):
+    grid.restore({})
+    calls(grid)
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {2: f"die-once {tmp_path} 2"}), timeout=60))
+    assert (tmp_path / "2").exists()
+    assert caplog.messages == ["the worker process died while client 2 was running: trying it again"]
+    assert not bad
+    with InlineGrid(client_app, CLIENTS, {"site": "north"}, threads=1) as inline:
+        calls(inline)
+        expected, _ = by_client(inline.send_and_receive(messages(range(CLIENTS))))
+        assert grid.states == inline.states
+    for client in range(CLIENTS):
+        assert torch.equal(good[client].state.parameters, expected[client].state.parameters)
+        assert good[client].metrics["calls"] == expected[client].metrics["calls"] == 2
+
+
+def test_a_client_over_which_every_worker_dies_costs_one_reply_and_nobodys_memory(grid):
+    before = calls(grid)
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {2: "die"}), timeout=60))
+    assert set(good) == {0, 1, 3, 4, 5}
+    assert bad[2].splitlines()[-1] == "the worker process died while client 2 was running (attempts: 2)"
+    after = calls(grid)
+    assert {client: after[client] - before[client] for client in range(CLIENTS)} == {0: 2, 1: 2, 2: 1, 3: 2, 4: 2, 5: 2}
+
+
+def test_a_worker_that_a_signal_ended_is_reported_as_such(grid):
+    calls(grid)
+    _, bad = by_client(grid.send_and_receive(messages([2], {2: "crash"}), timeout=60))
+    assert bad[2].splitlines()[-1] == "the worker process died (Segmentation fault) while client 2 was running (attempts: 2)"
+
+
+def test_a_worker_that_died_unused_costs_nobody_anything(grid, caplog):
+    both_up(grid)
+    (reply,) = by_client(grid.send_and_receive(messages([0])))[0].values()
+    os.kill(reply.info["pid"], signal.SIGKILL)
+    calls(grid)
+    assert not caplog.records
+
+
+def test_a_hanging_client_is_given_up_after_the_timeout(grid):
+    before = both_up(grid)
+    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {3: "sleep 600"}), timeout=2))
+    assert set(good) == {0, 1, 2, 4, 5}
+    assert bad[3] == "timed out after 2 s; its worker was replaced"
+    assert calls(grid)[3] == before[3] + 1
+
+
+def test_what_was_never_started_is_reported_too(grid):
+    both_up(grid)
+    _, bad = by_client(grid.send_and_receive(messages(range(4), {0: "sleep 600", 1: "sleep 600"}), timeout=1))
+    replaced, never = "timed out after 1 s; its worker was replaced", "timed out after 1 s, before it was started"
+    assert bad == {0: replaced, 1: replaced, 2: never, 3: never}
+
+
+def test_a_client_that_fails_remembers_what_it_did_before(grid):
+    before = calls(grid)
+    _, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {1: "raise late"})))
+    assert list(bad) == [1]
+    assert {client: count - before[client] for client, count in calls(grid).items()} == {0: 2, 1: 1, 2: 2, 3: 2, 4: 2, 5: 2}
+
+
+def test_large_arrays_that_clients_remember_lie_in_this_processs_own_memory(grid):
+    grid.restore({})
+    size = 100_000
+    for number, known in ((1.0, -1.0), (2.0, 1.0 * size), (3.0, 2.0 * size)):
+        sent = messages([0, 1], kind="query.keep", state=State(torch.full((size,), number), torch.zeros(1)))
+        assert [reply.content["info"]["known"] for reply in grid.send_and_receive(sent)] == [known, known]
+    for state in grid.states.values():
+        vector = state["own"]["parameters"].vector
+        assert vector.flags.owndata or vector.base.flags.owndata  # not a view that would hold the answer in Ray's memory
+        assert vector.tolist() == [3.0] * size
+
+
+def test_the_broadcast_model_is_stored_once(grid, monkeypatch):
+    both_up(grid)
+    puts = []
+    monkeypatch.setattr(ray, "put", lambda value, put=ray.put: puts.append(value) or put(value))
+    state = State(torch.zeros(100_000), torch.zeros(1))
+    sent = messages(range(CLIENTS), kind="query.address", state=state)
+    seen = [dict(reply.content["info"]) for reply in grid.send_and_receive(sent)]
+    assert len(puts) == 1
+    assert len({(info["pid"], info["address"]) for info in seen}) == 2  # one address per worker: all read the same memory
+    assert not any(info["writeable"] for info in seen)
+    list(grid.send_and_receive(messages([0], kind="query.address") + messages([1], kind="query.address")))
+    assert len(puts) == 3  # two further records
+
+
+def test_many_messages_are_drawn_as_workers_get_free(grid):
+    drawn = []
+    sent = messages([number % CLIENTS for number in range(200)], kind="query.address")
+
+    def source():
+        for message in sent:
+            drawn.append(message)
+            yield message
+
+    replies = grid.send_and_receive(source())
+    next(replies)
+    assert len(drawn) <= AHEAD + 3  # two at work, one taken by the caller
+    assert sum(1 for _ in replies) == 199
+
+
+def test_ctrl_c_reaches_the_caller_and_the_grid_stays_usable(grid):
+    calls(grid)
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(grid.send_and_receive(messages(range(CLIENTS), {0: "sleep 2"})))
+    assert set(calls(grid)) == set(range(CLIENTS))
+
+
+def test_pushed_messages_are_answered_when_pulled_under_their_ids(grid):
+    ids = grid.push_messages(messages([0, 1, 2]))
+    assert {reply.metadata.reply_to_message_id for reply in grid.pull_messages(ids)} == set(ids)
+
+
+def test_fifty_clients_on_two_workers_of_a_ray_that_is_running(grid, client_app):
+    with RayGrid(client_app, 50, TWO) as second:
+        with pytest.raises(RuntimeError, match="open already"):
+            second.__enter__()
+        good, bad = by_client(second.send_and_receive(messages(range(50))))
+        assert set(good) == set(range(50))
+        assert not bad
+        assert len({reply.info["pid"] for reply in good.values()}) == 2
+    assert ray.is_initialized()  # it was not ours to stop
+    with pytest.raises(RuntimeError, match="not open"):
+        list(second.send_and_receive(messages([0])))
+
+
+def test_an_app_that_cannot_be_loaded_is_named(grid):
+    with pytest.raises(RunError, match=r"a worker could not start: .*client app no_such_hospital:app: ModuleNotFoundError"):
+        RayGrid("no_such_hospital:app", 1, Workers(1, 1, 0, 1)).__enter__()
+
+
+def test_more_than_the_running_ray_has_free_is_refused(grid, client_app, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "PATIENCE_SECONDS", 0.0)
+    with pytest.raises(ConfigError, match=r"engine.workers=9: 9 x 1 CPUs wanted, .* is free in the Ray that is running already"):
+        RayGrid(client_app, 1, Workers(9, 1, 0, 1)).__enter__()
+    assert set(calls(grid)) == set(range(CLIENTS))
+
+
+def test_what_clients_remember_lies_in_the_grid_and_goes_with_their_messages(grid):
+    calls(grid)
+    kept = grid.states
+    assert list(kept) == list(range(CLIENTS))
+    before = calls(grid)
+    grid.restore(kept)
+    assert calls(grid) == before
+    grid.restore({})
+    assert set(calls(grid).values()) == {1}

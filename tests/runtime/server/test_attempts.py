@@ -1,0 +1,164 @@
+"""Attacks on one model: who attacks what, seen through which purifier, and that nothing else matters."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from fedrobust.contamination.base import Evasion
+from fedrobust.errors import ConfigError
+from fedrobust.evaluation.evasion import Attempts
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.learning import batchnorm
+from fedrobust.learning.inference import predict
+from fedrobust.runtime.server import evasion as fedrobust_attempts
+from fedrobust.runtime.server.evasion import attempts
+from fedrobust.runtime.server.loop import make_server
+from fedrobust.types import Purifier
+from fedrobust.utils.images import as_unit
+from tests.helpers import federation
+
+ALL = ["oblivious", "bpda_eot", "differentiated"]
+SMALL = ("evaluation.eps_255=[2,8]", "evaluation.eot_draws=2", "evaluation.batch_size=16")
+
+
+def brighter(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+    return (images + eps).clamp(max=1)
+
+
+def made(study: Experiment, threats: list[str], rows: slice = slice(0, 18)) -> tuple[Attempts, list[str]]:
+    said: list[str] = []
+    samples, proxy = study.samples(study.test_rows()[rows]), study.samples(study.proxy).images
+    return attempts(study, make_server(study).model, samples, "global", threats=threats, estimation=proxy, say=said.append), said
+
+
+def test_every_threat_bound_and_purifier_has_its_turn() -> None:
+    study = federation.study("evasion=fgsm", "purifier=gaussian", f"evaluation.threat_models=[{','.join(ALL)}]", *SMALL)
+    found, said = made(study, ALL)
+    assert list(found.clean) == ["none", "gaussian"]
+    assert [(one.threat_model, one.eps_255, one.purifier) for one in found.made] == [
+        *(("oblivious", eps, name) for eps in (2, 8) for name in ("none", "gaussian")),
+        *((name, eps, "gaussian") for name in ALL[1:] for eps in (2, 8)),
+    ]
+    assert all(one.probabilities.shape == (18, 7) for one in found.made)
+    for one in found.made:
+        assert one.eps_255 is not None
+        assert one.linf == pytest.approx(one.eps_255 / 255, abs=1e-5)
+        assert one.l2 <= one.linf * (3 * 16 * 16) ** 0.5 + 1e-5
+    assert said[0] == "fgsm on global, oblivious, eps 2/255"
+    assert len(said) == 6
+
+
+def test_by_hand() -> None:
+    """Every value 4/255 brighter; a purifier that makes everything black."""
+    black = Purifier("black", lambda images, generator: torch.zeros_like(images))
+    words = ("evasion=fgsm", "evaluation.eps_255=[4]", "evaluation.purified_statistics=false")
+    study = replace(federation.study(*words), evasion=Evasion("brighter", brighter), purifier=black)
+    found, _ = made(study, ["oblivious"], slice(0, 20))
+    model, images = make_server(study).model, as_unit(study.samples(study.test_rows()[:20]).images)
+    bare, purified = found.made
+    torch.testing.assert_close(bare.probabilities, predict(model, (images + 4 / 255).clamp(max=1)))
+    torch.testing.assert_close(purified.probabilities, predict(model, torch.zeros_like(images)))
+    torch.testing.assert_close(found.clean["none"], predict(model, images))
+    change = (images + 4 / 255).clamp(max=1) - images
+    assert bare.l2 == pytest.approx(float(change.flatten(1).norm(dim=1).mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("purified", [True, False])
+def test_behind_the_purifier_stands_the_model_with_statistics_of_purified_images(purified: bool) -> None:
+    words = ("evasion=fgsm", "evaluation.eps_255=[4]", "purifier=tv", f"evaluation.purified_statistics={str(purified).lower()}")
+    study = replace(federation.study(*words), evasion=Evasion("brighter", brighter))
+    found, _ = made(study, ["oblivious"], slice(0, 20))
+    model, test = make_server(study).model, as_unit(study.samples(study.test_rows()[:20]).images)
+    proxy = as_unit(study.samples(study.proxy).images)
+    behind = study.behind(model, proxy, "global")
+    assert (behind is model) != purified
+    purify = study.purifying("global", "clean")
+    torch.testing.assert_close(found.clean["tv"], predict(behind, purify(test)))
+    torch.testing.assert_close(found.clean["none"], predict(model, test))
+    if purified:  # estimated on all proxy images, of which there are fewer than 256, in any order: a batch is all of them
+        by_hand = copy.deepcopy(model)
+        batchnorm.recalibrate(by_hand, purify(proxy))
+        for one, other in zip(batchnorm.layers(behind), batchnorm.layers(by_hand), strict=True):
+            torch.testing.assert_close(one.running_mean, other.running_mean, rtol=1e-4, atol=1e-5)
+
+
+def test_who_knows_the_purifier_attacks_the_model_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def adaptive(model: Any, images: Tensor, *rest: Any, **options: Any) -> Tensor:
+        asked.append(model)
+        return images
+
+    monkeypatch.setitem(fedrobust_attempts.ADAPTIVE, "bpda_eot", adaptive)
+    study = federation.study("evasion=fgsm", "purifier=gaussian", "evaluation.threat_models=[oblivious,bpda_eot]", *SMALL)
+    found, _ = made(study, ALL[:2])
+    server = make_server(study).model
+    for model in asked:
+        assert any(not torch.equal(a, b) for (_, a), (_, b) in zip(model.named_buffers(), server.named_buffers(), strict=True))
+    # nothing was changed, so the answers are those on clean images
+    torch.testing.assert_close(found.made[-1].probabilities, found.clean["gaussian"])
+
+
+def test_nothing_depends_on_what_else_is_attacked() -> None:
+    study = federation.study("evasion=pgd", "evasion.steps=2", "purifier=mdda", "evaluation.eps_255=[2,8]")
+    *_, bare, last = made(study, ["oblivious"])[0].made
+    alone = replace(study, evaluation=replace(study.evaluation, eps_255=(8.0,)))
+    lonely_bare, lonely = made(alone, ["oblivious"])[0].made
+    assert torch.equal(bare.probabilities, lonely_bare.probabilities)
+    assert torch.equal(last.probabilities, lonely.probabilities)
+
+
+def test_an_attack_without_a_bound_is_made_once() -> None:
+    study = replace(federation.study("evasion=fgsm"), evasion=Evasion("brighter", brighter, bounded=False))
+    found, said = made(study, ["oblivious"])
+    assert [one.eps_255 for one in found.made] == [None]
+    assert said == ["brighter on global, oblivious"]
+
+
+def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
+    study = federation.study("evasion=fgsm")
+    model, samples = make_server(study).model, study.samples(study.test_rows()[:4])
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        attempts(study, model, samples, "global", threats=["oblivious"], estimation=samples.images, say=print)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evasion=pgd", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier"),
+        (
+            ["purifier=tv", "server.proxy=0", "server.buffers=mean"],
+            r"needs images on the server .*server\.proxy=0; set",
+        ),
+        (["purifier=tv", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier and an attack within eps"),
+        (["evasion=pgd", "purifier=jpeg", "evaluation.threat_models=[oblivious,differentiated]"], r"purifier=jpeg has no gradient"),
+        (["evaluation.threat_models=[bpda_eot]"], r"must contain oblivious"),
+        (["evaluation.threat_models=[psychic]"], r"evaluation\.threat_models=psychic: must be one of"),
+        (["evaluation.threat_models=oblivious"], r"must be a list"),
+        (["evaluation.eps_255=[]"], r"evaluation\.eps_255=\[\]"),
+        (["evaluation.eps_255=[4,4]"], r"without repetitions"),
+        (["evaluation.eps_255=[0]"], r"evaluation\.eps_255=0"),
+        (["evaluation.eps_255=[300]"], r"evaluation\.eps_255=300"),
+        (["evaluation.eot_draws=0"], r"evaluation\.eot_draws=0"),
+        (["evaluation.adversarial_images=0"], r"evaluation\.adversarial_images=0"),
+        (["evaluation.fusion=true", "evasion=none"], r"evaluation\.fusion=true: fuses the client models that are attacked"),
+        (["evaluation.fusion=true", "evaluation.adversarial_clients=false"], r"evaluation\.fusion=true: fuses the client models"),
+        (
+            ["evaluation.fusion=true", "model.head=linear", "client.loss=cross_entropy", "strategy=fedavg", "evasion=fgsm"],
+            r"evaluation\.fusion=true: model\.head=linear has no space",
+        ),
+        (["evaluation.adversarial_clients=2"], r"evaluation\.adversarial_clients=2"),
+    ],
+)
+def test_wrong_settings_end_in_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as error:
+        federation.study(*words)
+    assert "\n" not in str(error.value)

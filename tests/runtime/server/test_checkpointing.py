@@ -1,0 +1,159 @@
+"""A run that goes on from a checkpoint is the run that was never stopped."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedrobust.runtime.checkpoints import Checkpoints
+from fedrobust.runtime.engines.inline_grid import InlineGrid
+from fedrobust.runtime.server.checkpointing import Keeper
+from fedrobust.runtime.server.loop import Finished, run_rounds
+from fedrobust.runtime.server.rule_strategy import Server
+from fedrobust.types import RoundRecord
+from fedrobust.utils import files
+from tests.helpers import federation
+from tests.helpers.federation import MEAN, FakeGrid, Memory, honest
+
+WITH_MEMORY = ("rounds=4", "server.buffers=local", "client=mutual", "+client.plateau.factor=0.5", "+client.plateau.patience=0")
+
+
+class StoppedError(Exception):
+    """In place of a kill."""
+
+
+class StopAfter(Memory):
+    """An observer that ends the process, so to say, when a round has been recorded and before its checkpoint."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    def round_finished(self, run: str, record: RoundRecord) -> None:
+        super().round_finished(run, record)
+        if record.number == self.number:
+            raise StoppedError
+
+
+def inline() -> InlineGrid:
+    return InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1)
+
+
+def checkpoints(server: Server, folder: Path, every: int = 1) -> Checkpoints:
+    return Checkpoints(folder, server.layout, "e", every)
+
+
+def go(folder: Path, observer: Memory, *overrides: str, said: list[str] | None = None) -> Finished:
+    """A run in what might be a new process: another server, other clients."""
+    server = federation.server("strategy=etf_dml", "strategy.distillation=none", *overrides)
+    say = [].append if said is None else said.append
+    with inline() as grid, Keeper(checkpoints(server, folder), grid, say) as keeper:
+        return run_rounds(server, grid, observer, keeper=keeper)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_wherever_it_was_stopped_the_end_is_the_same(tmp_path: Path, stop: int) -> None:
+    undisturbed = go(tmp_path / "a", Memory(), *WITH_MEMORY)
+    with pytest.raises(StoppedError):
+        go(tmp_path / "b", StopAfter(stop), *WITH_MEMORY)
+    said: list[str] = []
+    again = Memory()
+    finished = go(tmp_path / "b", again, *WITH_MEMORY, said=said)
+    assert torch.equal(finished.state.parameters, undisturbed.state.parameters)
+    assert torch.equal(finished.state.buffers, undisturbed.state.buffers)
+    assert [one.metrics for one in finished.records] == [one.metrics for one in undisturbed.records]
+    assert [one.clients for one in finished.records] == [one.clients for one in undisturbed.records]
+    assert [record.number for _, record in again.records] == ([0] if stop == 1 else []) + list(range(stop, 5))
+    assert said == ([] if stop == 1 else [f"run: goes on after round {stop - 1}"])
+    assert (finished.earlier > 0) == (stop > 1)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    server, observer = federation.server(*MEAN, "rounds=2"), Memory()
+    with Keeper(checkpoints(server, tmp_path), FakeGrid(3, honest(server)), print) as keeper:
+        first = run_rounds(server, FakeGrid(3, honest(server)), Memory(), keeper=keeper)
+    grid = FakeGrid(3, lambda message: pytest.fail("trained again"))
+    with Keeper(checkpoints(server, tmp_path), grid, [].append) as keeper:
+        again = run_rounds(server, grid, observer, keeper=keeper)
+    assert torch.equal(again.state.parameters, first.state.parameters)
+    assert again.records == first.records
+    assert observer.events == [("run", "run", 2, 3), ("restored", "run", 3)]
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_damaged_ones_are_passed_over_and_that_is_said(tmp_path: Path, usable: bool) -> None:
+    undisturbed = go(tmp_path / "a", Memory(), "rounds=3")
+    with pytest.raises(StoppedError):
+        go(tmp_path / "b", StopAfter(3), "rounds=3")
+    newest, before = checkpoints(federation.server(), tmp_path / "b").files("run")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    if not usable:
+        before.write_bytes(b"")
+    said: list[str] = []
+    finished = go(tmp_path / "b", Memory(), "rounds=3", said=said)
+    assert torch.equal(finished.state.parameters, undisturbed.state.parameters)
+    damaged = "checkpoint {}: damaged or cut off, its hash differs"
+    end = (
+        ["run: goes on after round 1"]
+        if usable
+        else [damaged.format(before.name), "run: no usable checkpoint is left, it starts over from round 0"]
+    )
+    assert said == [damaged.format(newest.name), *end]
+
+
+def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = federation.server(*MEAN, "rounds=3")
+    grid, plain = FakeGrid(3, honest(server)), files.write
+
+    def full(path: Path, pieces: object) -> Path:
+        if path.name == "run-000002.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return plain(path, pieces)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(OSError, match="No space left"), Keeper(checkpoints(server, tmp_path), grid, print) as keeper:
+        run_rounds(server, grid, Memory(), keeper=keeper)
+    assert [path.name for path in tmp_path.iterdir()] == ["run-000001.safetensors"]
+
+
+def test_a_full_disk_at_the_very_end_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last checkpoint is written when nobody waits for it any more."""
+    server = federation.server(*MEAN)
+    grid = FakeGrid(3, honest(server))
+
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(OSError, match="No space left"), Keeper(checkpoints(server, tmp_path), grid, print) as keeper:
+        run_rounds(server, grid, Memory(), keeper=keeper)
+
+
+def test_every_0_writes_nothing(tmp_path: Path) -> None:
+    server = federation.server(*MEAN)
+    grid = FakeGrid(3, honest(server))
+    with Keeper(checkpoints(server, tmp_path / "none", every=0), grid, print) as keeper:
+        run_rounds(server, grid, Memory(), keeper=keeper)
+    assert not (tmp_path / "none").exists()
+
+
+def test_checkpoints_of_the_twin_hold_both_runs_memories(tmp_path: Path) -> None:
+    """The twin's checkpoints hold what the clients remember of the run as well, which the verdicts need under server.buffers=local."""
+    server = federation.server(*MEAN)
+    grid = inline()
+    local = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=1")
+    clean = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=0")
+    with grid, Keeper(checkpoints(server, tmp_path), grid, print) as keeper:
+        run_rounds(local, grid, Memory(), keeper=keeper)
+        run_rounds(clean, grid, Memory(), "clean twin", keeper)
+        remembered = grid.states
+    other = inline()
+    with other, Keeper(checkpoints(server, tmp_path), other, [].append) as keeper:
+        keeper.begin("run")
+        keeper.begin("clean twin")
+    assert other.states == remembered
+    assert all(len(state) == 4 for state in remembered.values())  # memory and BatchNorm statistics, of run and twin

@@ -1,0 +1,239 @@
+"""The server loop over a Grid whose replies are made up, and over the real client app in process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+
+from fedrobust.errors import RunError
+from fedrobust.reporting.records import Recorder, read_rounds
+from fedrobust.runtime.engines.inline_grid import InlineGrid
+from fedrobust.runtime.messages import records as wire
+from fedrobust.runtime.server import clean_twin, run
+from fedrobust.runtime.server.loop import client_scores, make_server, probabilities, run_rounds
+from fedrobust.state import State, read
+from tests.helpers import federation
+from tests.helpers.federation import MEAN, FakeGrid, Memory, error_reply, honest
+
+CLIENTS = "fedrobust.clients.app:app"
+
+
+def inline(num_clients: int = 3) -> InlineGrid:
+    return InlineGrid(CLIENTS, num_clients, {"simulation": True}, threads=1)
+
+
+def test_rounds_are_reported_in_order_from_the_untrained_model_on() -> None:
+    server, memory = federation.server(*MEAN, "rounds=2"), Memory()
+    untrained = read(server.model, server.layout)
+    grid = FakeGrid(3, honest(server))
+    finished = run_rounds(server, grid, memory)
+    assert [one.number for one in finished.records] == [0, 1, 2]
+    assert [record for _, record in memory.records] == list(finished.records)
+    assert grid.timeouts == [3600.0, 3600.0]
+    assert finished.records[0].clients == ()
+    assert set(finished.records[0].seconds) == {"evaluate"}
+    assert set(finished.records[2].seconds) == {"train", "aggregate", "evaluate"}
+    assert all(seconds >= 0 for record in finished.records for seconds in record.seconds.values())
+    assert finished.records[1].metrics["n"] == len(server.experiment.validation())
+    assert not torch.equal(finished.state.parameters, untrained.parameters)
+    assert memory.events[:3] == [("run", "run", 2, 3), ("round", "run", 1), ("stage", "run", "train")]
+    assert [event[3:] for event in memory.events if event[0] == "client"] == 2 * [(0, False), (1, False), (2, False)]
+
+
+def test_failures_are_recorded_round_by_round() -> None:
+    server, memory = federation.server(*MEAN, "rounds=2", "server.max_failures=1"), Memory()
+
+    def answer(message: Message) -> Message:
+        first = wire.read_config(message.content)["round"] == 1
+        return error_reply(message, "Traceback\nOSError: disk") if first and message.metadata.dst_node_id == 2 else honest(server)(message)
+
+    records = run_rounds(server, FakeGrid(3, answer), memory).records
+    assert [(one.client, one.reason) for one in records[1].failures] == [(2, "OSError: disk")]
+    assert ([one.client for one in records[1].clients], [one.client for one in records[2].clients]) == ([0, 1], [0, 1, 2])
+    assert records[2].failures == ()
+    assert ("client", "run", "train", 2, True) in memory.events
+
+
+def test_the_round_that_ends_a_run_is_recorded_with_the_tracebacks(tmp_path: Path) -> None:
+    server = federation.server(*MEAN, "rounds=2")
+    with pytest.raises(RunError, match="round 1: 3 clients failed"):
+        run_rounds(server, FakeGrid(3, lambda m: error_reply(m, "Traceback\nOSError: disk")), Recorder(tmp_path, ["clean"] * 3))
+    untrained, ended = read_rounds(tmp_path)
+    assert (untrained["round"], ended["round"], ended["metrics"]) == (0, 1, {})
+    assert [one["traceback"] for one in ended["failures"]] == ["Traceback\nOSError: disk"] * 3
+
+
+def test_a_model_that_has_run_away_ends_the_run_in_one_line() -> None:
+    """Finite parameters can still answer with NaN: that is the run's failure, not a defect of ours."""
+    server = federation.server(*MEAN)
+    with pytest.raises(RunError, match="strategy=fedavg answers with values that are not finite"):
+        run_rounds(server, FakeGrid(3, honest(server, scale=1e30)), Memory())
+
+
+def test_two_servers_of_one_experiment_start_alike() -> None:
+    one, two = federation.server(), make_server(federation.study())
+    assert torch.equal(read(one.model, one.layout).parameters, read(two.model, two.layout).parameters)
+    assert one.etf_sha256 == two.etf_sha256
+    other = federation.server("seed=1")
+    assert other.etf_sha256 != one.etf_sha256
+    assert (len(one.root), len(one.proxy)) == (28, 32)
+
+
+@pytest.mark.parametrize("buffers", ["mean", "local", "recalibrate"])
+def test_a_real_run_repeats_bit_by_bit(buffers: str) -> None:
+    states = []
+    for _ in range(2):
+        server = federation.server("strategy=fedavg", f"server.buffers={buffers}", "rounds=2", "client=mutual", "client.steps=1")
+        with inline() as grid:
+            states.append(run_rounds(server, grid, Memory()).state)
+    assert torch.equal(states[0].parameters, states[1].parameters)
+    assert torch.equal(states[0].buffers, states[1].buffers)
+
+
+def test_a_second_run_on_one_grid_knows_nothing_of_the_first() -> None:
+    """The clean twin shares the run's Grid, whose clients' Contexts last: neither memory nor BatchNorm statistics may cross over."""
+    clean = ("strategy=fedavg", "server.buffers=local", "rounds=2", "poisoned=0")
+    alone = federation.server(*clean)
+    with inline() as grid:
+        expected = run_rounds(alone, grid, Memory()).state
+        again = run_rounds(federation.server(*clean), grid, Memory()).state
+    poisoned = federation.server(*clean, "poisoned=3")
+    with inline() as grid:
+        damaged = run_rounds(poisoned, grid, Memory()).state
+        before = client_scores(poisoned, damaged, grid, Memory())
+        after_it = run_rounds(federation.server(*clean), grid, Memory()).state
+        after = client_scores(poisoned, damaged, grid, Memory())
+    for state in (again, after_it):
+        assert torch.equal(state.parameters, expected.parameters)
+        assert torch.equal(state.buffers, expected.buffers)
+    assert torch.equal(before[0]["clean"][0], after[0]["clean"][0])  # and the run's own statistics are still there
+
+
+def scores_reply(message: Message, conditions: dict[str, torch.Tensor] | None = None, labels: torch.Tensor | None = None) -> Message:
+    conditions = conditions or {"clean": torch.eye(7), "contaminated": torch.eye(7)}
+    labels = torch.arange(7) if labels is None else labels
+    predictions = {name: (part, labels) for name, part in conditions.items()}
+    return Message(wire.evaluate_reply(predictions, {}, federation.info_of(message)), reply_to=message)
+
+
+WRONG = {
+    "error": (lambda m: error_reply(m, "Traceback\nOSError: disk"), "OSError: disk"),
+    "never": (lambda m: [], "no reply"),
+    "one condition": (lambda m: scores_reply(m, {"clean": torch.eye(7)}), "judged clean, not clean, contaminated"),
+    "classes": (lambda m: scores_reply(m, {"clean": torch.eye(6), "contaminated": torch.eye(6)}, torch.arange(6)), "expected the shape"),
+    "no shares": (lambda m: scores_reply(m, {"clean": 5 * torch.eye(7), "contaminated": torch.eye(7)}), "must lie in [0, 1]"),
+    "nan": (lambda m: scores_reply(m, {"clean": torch.full((7, 7), torch.nan), "contaminated": torch.eye(7)}), "not finite"),
+    "labels": (lambda m: scores_reply(m, labels=torch.arange(1, 8)), "class numbers in [0, 7)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_bad_scores_are_failures(kind: str) -> None:
+    wrong, reason = WRONG[kind]
+    answer = lambda m: wrong(m) if m.metadata.dst_node_id == 1 else scores_reply(m)  # noqa: E731
+    server, memory = federation.server(*MEAN), Memory()
+    state = read(server.model, server.layout)
+    with pytest.raises(RunError, match=r"^evaluation: 1 clients failed \(client 1: ") as error:
+        client_scores(server, state, FakeGrid(3, answer), memory)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [one.client for one in memory.records[-1][1].failures] == [1]
+    tolerant = federation.server(*MEAN, "server.max_failures=1")
+    assert list(client_scores(tolerant, state, FakeGrid(3, answer, lambda r: r[::-1]), Memory())) == [0, 2]
+
+
+def test_of_two_verdicts_of_one_client_the_first_counts() -> None:
+    server = federation.server(*MEAN)
+    state = read(server.model, server.layout)
+    worse = {"clean": torch.eye(7).flip(0), "contaminated": torch.eye(7)}
+    twice = client_scores(server, state, FakeGrid(3, lambda m: [scores_reply(m), scores_reply(m, worse), error_reply(m, "x")]), Memory())
+    assert torch.equal(twice[1]["clean"][0], torch.eye(7))
+
+
+def test_probabilities_are_those_of_the_given_state() -> None:
+    server = federation.server(*MEAN)
+    samples = server.experiment.validation()
+    state = read(server.model, server.layout)
+    first = probabilities(server, state, samples)
+    probabilities(server, State(state.parameters * 1.5 + 0.1, state.buffers), samples)
+    assert torch.equal(probabilities(server, state, samples), first)
+    assert torch.allclose(first.sum(1), torch.ones(len(samples)), atol=1e-5)
+
+
+def test_the_twin_is_this_run_where_nobody_is_contaminated_and_cached_for_all_others(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
+    clean = federation.server(*MEAN, "poisoned=0")
+    with inline() as grid:
+        finished = run_rounds(clean, grid, Memory())
+        assert clean_twin.twin(clean.experiment, finished, grid, Memory()) is finished
+        poisoned = federation.server(*MEAN, "poisoned=2")
+        bad = run_rounds(poisoned, grid, Memory())
+        assert not torch.equal(bad.state.parameters, finished.state.parameters)
+        cached = clean_twin.twin(poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), Memory()).state
+        assert torch.equal(cached.parameters, finished.state.parameters)
+        for path in (tmp_path / "twins").iterdir():
+            path.unlink()
+        first, second = Memory(), Memory()
+        made = clean_twin.twin(poisoned.experiment, bad, grid, first).state
+        read_again = clean_twin.twin(poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), second).state
+    assert torch.equal(made.parameters, finished.state.parameters)  # the twin is the clean run
+    assert torch.equal(read_again.parameters, made.parameters)
+    assert torch.equal(read_again.buffers, made.buffers)
+    assert second.records == first.records
+    assert ("stage", "clean twin", "taken from the cache") in second.events
+
+
+def test_a_twin_that_lost_a_client_is_not_kept(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
+    poisoned = federation.server(*MEAN, "server.max_failures=1")
+    finished = run_rounds(poisoned, FakeGrid(3, honest(poisoned)), Memory())
+    answer = lambda m: error_reply(m, "a bad moment") if m.metadata.dst_node_id == 0 else honest(poisoned)(m)  # noqa: E731
+    clean_twin.twin(poisoned.experiment, finished, FakeGrid(3, answer), Memory())
+    assert not list((tmp_path / "twins").glob("*")) if (tmp_path / "twins").exists() else True
+
+
+def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missing(tmp_path: Path) -> None:
+    study = federation.study(*MEAN, "server.max_failures=1", "evaluation.draws=20", "contamination=backdoor_patch")
+
+    class Grid(InlineGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            for reply in super().send_and_receive(messages, timeout=timeout):
+                lost = reply.metadata.message_type == "evaluate" and reply.metadata.src_node_id == 0
+                yield replace_content(reply) if lost else reply
+
+    def replace_content(reply: Message) -> Message:
+        return error_reply(Message(RecordDict(), 0, "evaluate"), "gone")
+
+    with Grid(CLIENTS, 3, {"simulation": True}, threads=1) as grid:
+        report, scores = run.conduct(make_server(study), grid, tmp_path, Memory(), "inline")
+    assert (tmp_path / "report.json").exists()
+    assert (tmp_path / "model.safetensors").exists()
+    assert sorted(scores.clients) == [1, 2]
+    lost = report["clients"][0]
+    assert (lost["clean"]["n"], lost["clean"]["accuracy"], lost["combined_drop"]) == (0, None, None)
+    graded = {f"corrupted_s{grade}" for grade in range(1, 6)}
+    assert set(report["evaluations"]) == {"clean", "corrupted", "twin_clean", "twin_corrupted"} | graded
+    assert set(report["drops"]) == {"poisoning", "corruption", "total", "clients"}
+    assert 0 <= report["attack_success_rate"] <= 100
+    assert {"run", "twin", "judge", "train", "aggregate", "evaluate"} == set(report["timing"])
+
+
+def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
+    study = federation.study(*MEAN, "evaluation.draws=0", "evaluation.twin=false")
+    with inline() as grid:
+        report, _ = run.conduct(make_server(study), grid, tmp_path, Memory(), "inline")
+    assert set(report["drops"]) == {"corruption", "clients"}
+    assert report["drops"]["corruption"]["ci95"] is None
+    assert report["poisoned"] == study.clients_of_kind("poisoned")
+
+
+def test_an_experiment_is_not_changed_by_its_run() -> None:
+    server = federation.server(*MEAN)
+    config = dict(server.experiment.config)
+    run_rounds(server, FakeGrid(3, honest(server)), Memory())
+    assert server.experiment.config == config
+    assert replace(server.experiment).text == federation.study(*MEAN).text

@@ -1,0 +1,274 @@
+"""Whole runs that are killed, at any moment, and go on to the very same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from fedrobust import simulate
+from fedrobust.reporting import html, manifest
+from fedrobust.reporting import report as reporting
+from fedrobust.reporting.records import Recorder, read_rounds
+from fedrobust.reporting.report import read_report
+from fedrobust.runtime import checkpoints, resume
+from fedrobust.utils.locking import locked
+from tests.helpers.federation import TINY
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("experiment=smoke", *TINY, "rounds=3", "engine=inline", "engine.threads=1", "evaluation.draws=20")
+# A trainer and a rule that remember, and BatchNorm statistics that never leave their client.
+WITH_MEMORY = ("client=mutual", "+client.plateau.factor=0.5", "+client.plateau.patience=0", "server.buffers=local")
+
+# Runs command lines one after the other, each in a process of its own (forked after the long imports), which kills itself at a moment
+# of its life: in the middle of a round's training, or of a checkpoint, or at a named stage. Prints exit codes and outputs as JSON.
+MORTALS = """
+import json, os, signal, sys
+from fedrobust.runtime import simulation as job
+from fedrobust.reporting import records
+from fedrobust import simulate
+from fedrobust.utils import tensor_files as tensorfile
+
+def mortal(moment, run, number):
+    now = {"run": "", "round": 0}
+    def die_if(what, *where):
+        if what == moment and where == (run, number):
+            os.kill(os.getpid(), signal.SIGKILL)
+    class Mortal(records.Recorder):
+        def round_started(self, run, number):
+            now.update({"run": run, "round": number})
+        def client_done(self, run, stage, client, failed):
+            die_if(stage, *now.values())
+        def stage(self, run, text):
+            die_if(text, *now.values())
+    plain = tensorfile.pieces
+    def pieces(tensors, notes=None, seal=False):
+        for piece in plain(tensors, notes, seal):
+            yield piece
+            if seal:
+                die_if("checkpoint", notes["run"], int(notes["round"]))
+    tensorfile.pieces, job.Recorder = pieces, Mortal
+
+answers = []
+for number, (moment, cache, words) in enumerate(json.loads(sys.argv[1])):
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        output = os.open(f"output{number}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(output, 1), os.dup2(output, 2)
+        os.environ["FEDROBUST_CACHE"], sys.argv = cache, ["simulate", *words]
+        mortal(*moment)
+        simulate.main()
+        sys.stdout.flush()
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    answers.append((code, open(f"output{number}").read()))
+print(json.dumps(answers))
+"""
+
+
+Step = tuple[tuple[str, str, int], str, list[str]]  # (when to die: at what, in which run and round), the cache, the words
+NEVER = ("", "", 0)
+
+
+def lives(folder: Path, *steps: Step) -> list[tuple[int, str]]:
+    """The exit code and the output of each."""
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HYDRA_FULL_ERROR": "1"}
+    command = [sys.executable, "-c", MORTALS, json.dumps(steps)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=given)
+    assert done.returncode == 0, done.stderr
+    return [(code, text) for code, text in json.loads(done.stdout)]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The command line in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["simulate", *words])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    try:
+        simulate.main()
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    return 0
+
+
+def untimed(folder: Path) -> dict[str, Any]:
+    """report.json without what a clock says."""
+    report = read_report(folder)
+    report.pop("timing")
+    return report
+
+
+def rounds(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in read_rounds(folder, name)]
+
+
+def assert_same_end(one: Path, two: Path) -> None:
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert untimed(one) == untimed(two)
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for name in ("run", "clean twin"):
+        assert [line["round"] for line in read_rounds(one, name)] == [0, 1, 2, 3]
+        assert rounds(one, name) == rounds(two, name)
+    pd.testing.assert_frame_equal(pd.read_csv(one / "clients.csv"), pd.read_csv(two / "clients.csv"))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_a_run_comes_to_the_same_end(tmp_path: Path) -> None:
+    """The clean twin of each comes from a cache of its own, so that both are trained."""
+    go_on = ["resume=torn"]
+    answers = lives(
+        tmp_path,
+        (NEVER, "other", [*SMALL, *WITH_MEMORY, "hydra.run.dir=whole"]),
+        (("train", "run", 2), "cache", [*SMALL, *WITH_MEMORY, "hydra.run.dir=torn"]),
+        (("checkpoint", "run", 2), "cache", go_on),
+        (("aggregate", "clean twin", 2), "cache", go_on),
+        (("evaluate the test images", "clean twin", 3), "cache", go_on),
+        (NEVER, "cache", go_on),
+        (NEVER, "cache", go_on),
+    )
+    assert [code for code, _ in answers] == [0, *4 * [-signal.SIGKILL], 0, 2], answers[-2][1]
+    last = answers[-2][1]
+    assert "run: goes on after round 3" in last
+    assert "taken from the cache" in last  # the twin was finished, nothing is trained any more
+    assert ": train" not in last
+    assert "this run is finished" in answers[-1][1]
+    assert_same_end(tmp_path / "whole", tmp_path / "torn")
+    assert [one["changed"] for one in json.loads((tmp_path / "torn" / "manifest.json").read_text())["resumed"]] == [[]] * 4
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A run that Ctrl-C ended in its third round; its cache is its own."""
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "cache"))
+
+    def stop(self: Recorder, name: str, stage: str, client: int, failed: bool) -> None:
+        if len(read_rounds(tmp_path / "torn")) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "client_done", stop)
+        assert run(patch, *SMALL, f"hydra.run.dir={tmp_path / 'torn'}") == 130
+    assert capsys.readouterr().err == f"interrupted: go on with python -m fedrobust.simulate resume={tmp_path / 'torn'}\n"
+    return tmp_path / "torn"
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over(
+    interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = interrupted / "checkpoints" / "run-000002.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert run(monkeypatch, f"resume={interrupted}") == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint run-000002.safetensors: damaged or cut off, its hash differs\nrun: goes on after round 1\n" in printed
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "other"))
+    assert run(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'whole'}") == 0
+    assert_same_end(tmp_path / "whole", interrupted)
+
+
+@pytest.mark.slow
+def test_what_is_refused_and_what_is_said(interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    capsys.readouterr()
+
+    def refused(line: str, *words: str) -> None:
+        assert run(monkeypatch, f"resume={interrupted}", *words) == 2
+        printed = capsys.readouterr().err
+        assert re.fullmatch(f"error: {line}\n", printed), printed
+        assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == before
+
+    refused(r"seed=3: cannot be given beside resume, which takes all settings from the folder; only engine=\.\.\. can", "seed=3")
+    refused(r"engine\.colour=red: unknown setting; known are threads", "engine.colour=red")
+    refused(r"engine\.gpus_per_worker: 0 or not decides .*", "engine=ray", "engine.gpus_per_worker=0")
+    refused("engine=warp: no such choice; engine can be .*", "engine=warp")
+    with locked(interrupted):
+        before[interrupted / ".lock"] = b""
+        refused(rf"{interrupted}: another process is at work in this folder; wait for it or stop it")
+        del before[interrupted / ".lock"]
+    (interrupted / "manifest.json").write_bytes(before[interrupted / "manifest.json"].replace(b'"digest": "', b'"digest": "0'))
+    before[interrupted / "manifest.json"] = (interrupted / "manifest.json").read_bytes()
+    refused(rf"resume={interrupted}: the data are no longer those of the run \(their digest differs\); start a new run with them")
+    fixed = (
+        before[interrupted / "manifest.json"]
+        .replace(b'"digest": "0', b'"digest": "')
+        .replace(b'"client_threads": 1', b'"client_threads": 2')
+    )
+    (interrupted / "manifest.json").write_bytes(fixed)
+    assert run(monkeypatch, f"resume={interrupted}", "engine.threads=1") == 0
+    assert (
+        "conditions have changed since the run began (engine.threads 2 -> 1): the result need not be bit-equal" in capsys.readouterr().out
+    )
+    assert json.loads((interrupted / "manifest.json").read_text())["resumed"][0]["changed"] == ["engine.threads 2 -> 1"]
+    assert (interrupted.parent / "cache" / "twins").exists()  # this twin was trained wholly under the conditions of now
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        ([], "no such folder"),
+        ([""], r"holds no manifest\.json, so no run to go on with; start it anew in another folder"),
+        (["manifest.json="], r"manifest\.json cannot be read \(.*\); start the run anew in another folder"),
+        (["manifest.json=[]"], r"manifest\.json is not that of a run"),
+        (['manifest.json={"config": {}, "data": {}}', "report.json={}", "report.html="], r"this run is finished, see .*report\.json"),
+        (['manifest.json={"config": {}, "data": {}}', "report.json={}"], r"this run is finished, see .*report\.json"),
+        (['manifest.json={"config": {}, "data": {}}'], r"written by another version of the program \(.*: is missing; .*\); start it anew"),
+    ],
+)
+def test_folders_without_an_unfinished_run(
+    make: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out"
+    for one in make:
+        folder.mkdir(exist_ok=True)
+        name, _, text = one.partition("=")
+        if name:
+            (folder / name).write_text(text)
+    before = sorted(tmp_path.rglob("*"))
+    assert run(monkeypatch, f"resume={folder}") == 2
+    printed = capsys.readouterr().err
+    assert re.match(rf"error: resume={folder}: {line}", printed), printed
+    assert printed.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["resume="], "resume=: names no folder; give the output folder of a run that was stopped"),
+        (["resume=a", "resume=b"], "resume=b: given twice; one folder at a time"),
+        (["--multirun", "resume=a"], "--multirun: cannot be given beside resume, .*"),
+        (["resume=a", "+engine.threads=1"], r"\+engine\.threads=1: cannot be given beside resume, .*"),
+    ],
+)
+def test_wrong_words(words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, *words) == 2
+    assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
+
+
+def test_a_run_killed_before_its_page_was_made_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "report.json").touch()
+    assert resume.finished(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert not resume.finished(tmp_path)
+    (tmp_path / "report.html").touch()
+    assert resume.finished(tmp_path)
+
+
+def test_the_names_of_files_are_those_of_their_makers() -> None:
+    """`resume` has copies, since it imports nothing that imports torch."""
+    names = (manifest.MANIFEST, reporting.REPORT, html.PAGE, checkpoints.FOLDER)
+    assert names == (resume.MANIFEST, resume.REPORT, resume.PAGE, resume.CHECKPOINTS)
+
+
+def test_a_folder_with_blanks_is_quoted() -> None:
+    assert resume.command(Path("my runs/a")) == "python -m fedrobust.simulate 'resume=my runs/a'"

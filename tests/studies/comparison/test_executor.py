@@ -1,0 +1,198 @@
+"""Processes that do next to nothing in the place of cells: order, failures, the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedrobust.studies.comparison import executor
+from fedrobust.studies.comparison.executor import Machine, is_finished, run_cells
+from fedrobust.studies.comparison.grid import Cell, digest
+
+# Reads its configuration, does what "do" says, notes when it began and ended.
+FAKE = """
+import json, os, sys, time
+from pathlib import Path
+config, folder = json.loads(os.read(0, 65536)), Path(sys.argv[1])
+log = folder.parent / "log"
+def note(what):
+    with log.open("a") as file:
+        file.write(f"{config['name']} {what} {os.environ['OMP_NUM_THREADS']} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+note("begins")
+match config["do"]:
+    case "fail":
+        print("error: an old line")
+        print("error: it went wrong")
+        sys.exit(1)
+    case "crash":
+        os._exit(3)
+    case "kill":
+        os.kill(os.getpid(), 9)
+    case "wait":
+        os.read(0, 1)  # until the end of the input
+        note("stopped")
+        sys.exit(130)
+    case "hang":
+        time.sleep(600)
+time.sleep(config.get("seconds", 0))
+if config["do"] != "nothing":
+    (folder / "manifest.json").write_text(json.dumps({"config": config}))
+    (folder / "report.json").write_text("{}")
+note("ends")
+"""
+COMMAND = (sys.executable, "-c", FAKE)
+
+
+def cell(name: str, do: str = "work", **settings: float) -> Cell:
+    return Cell(name, "none", 0, 0, {"name": name, "do": do, **settings})
+
+
+class Memory:
+    """A watcher that remembers, and that may be interrupted after so many ticks."""
+
+    def __init__(self, ticks: int | None = None) -> None:
+        self.events: list[tuple[str, str, str | None]] = []
+        self._ticks = ticks
+
+    def started(self, one: Cell) -> None:
+        self.events.append(("started", one.strategy, None))
+
+    def ended(self, one: Cell, reason: str | None, seconds: float) -> None:
+        assert seconds > 0
+        self.events.append(("ended", one.strategy, reason))
+
+    def tick(self) -> None:
+        if self._ticks is not None:
+            self._ticks -= 1
+            if self._ticks < 0:
+                raise KeyboardInterrupt
+
+    def stopping(self, number: int) -> None:
+        self.events.append(("stopping", str(number), None))
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.02)
+
+
+def go(folder: Path, cells: list[Cell], parallel: int, watch: Memory | None = None, families: dict[str, str] | None = None, **more):
+    kin = {one.folder: (families or {}).get(one.strategy, one.strategy) for one in cells}
+    return run_cells(cells, folder, kin, Machine(parallel, 3, **more), watch or Memory(), command=COMMAND)
+
+
+def log(folder: Path) -> list[list[str]]:
+    return [line.split() for line in (folder / "log").read_text().splitlines()]
+
+
+def test_all_cells_run_with_their_threads(tmp_path: Path) -> None:
+    cells, watch = [cell(name) for name in "abc"], Memory()
+    assert go(tmp_path, cells, 2, watch) == {}
+    assert all(is_finished(tmp_path / one.folder, one) for one in cells)
+    assert {line[2] for line in log(tmp_path)} == {"3"}
+    assert sorted(event[:2] for event in watch.events if event[0] == "ended") == [("ended", name) for name in "abc"]
+
+
+def test_never_more_than_asked_for(tmp_path: Path) -> None:
+    go(tmp_path, [cell(name, seconds=0.1) for name in "abcdef"], 2)
+    now = most = 0
+    for line in log(tmp_path):
+        now += {"begins": 1, "ends": -1}[line[1]]
+        most = max(most, now)
+    assert most == 2
+
+
+def test_the_first_of_a_family_goes_alone(tmp_path: Path) -> None:
+    families = {"a1": "a", "a2": "a", "a3": "a", "b1": "b"}
+    go(tmp_path, [cell(name, seconds=0.1) for name in families], 3, families=families)
+    lines = [line[:2] for line in log(tmp_path)]
+    assert {lines[0][0], lines[1][0]} == {"a1", "b1"}  # the others wait for the twin of a1
+    assert lines.index(["a1", "ends"]) < min(lines.index(["a2", "begins"]), lines.index(["a3", "begins"]))
+    assert lines.index(["a3", "begins"]) < lines.index(["a2", "ends"])  # afterwards side by side
+
+
+def test_gpus_are_dealt_out(tmp_path: Path) -> None:
+    go(tmp_path, [cell(name, seconds=0.2) for name in "ab"], 2, gpus=("5", "7"))
+    assert {line[3] for line in log(tmp_path)} == {"5", "7"}
+
+
+def test_a_failing_cell_leaves_the_others_alone_and_says_why(tmp_path: Path) -> None:
+    cells, watch = [cell("a", "fail"), cell("b", "kill"), cell("c", "nothing"), cell("d"), cell("e", "crash")], Memory()
+    failed = go(tmp_path, cells, 2, watch)
+    a, b, c, d, e = (one.folder for one in cells)
+    assert failed[a] == "it went wrong"
+    assert failed[b].startswith("killed by SIGKILL, as happens when memory runs out")
+    assert failed[c].startswith("ended without a report; see ")
+    assert failed[e].startswith("ended with code 3; see ")
+    assert d not in failed
+    assert ("ended", "a", "it went wrong") in watch.events
+    # the reason is that of this attempt, not of an earlier one in the same log
+    again = cell("a", "fail")
+    assert (tmp_path / a / executor.LOG).read_text().count("it went wrong") == 1
+    assert go(tmp_path, [again], 1) == {a: "it went wrong"}
+    assert (tmp_path / a / executor.LOG).read_text().count("it went wrong") == 2
+
+
+def test_an_interruption_stops_all_processes(tmp_path: Path) -> None:
+    watch = Memory(ticks=40)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, [cell("a"), cell("b", "wait"), cell("c", "wait"), cell("d")], 2, watch)
+    assert ("stopping", "2", None) in watch.events
+    assert {tuple(line[:2]) for line in log(tmp_path)} >= {("a", "ends"), ("b", "stopped"), ("c", "stopped")}
+    assert not any(line[0] == "d" for line in log(tmp_path))
+    assert go(tmp_path, [cell("d")], 1) == {}  # and it can go on
+
+
+def test_what_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "GRACE_SECONDS", 0.3)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, [cell("a", "hang")], 1, Memory(ticks=20))
+    assert time.monotonic() - started < 10
+
+
+def test_what_counts_as_finished(tmp_path: Path) -> None:
+    one = cell("a")
+    assert not is_finished(tmp_path, one)
+    (tmp_path / "manifest.json").write_text(json.dumps({"config": dict(one.config)}))
+    assert not is_finished(tmp_path, one)
+    (tmp_path / "report.json").write_text("{}")
+    assert is_finished(tmp_path, one)
+    (tmp_path / "checkpoints").mkdir()  # it was killed between its report and its page
+    assert not is_finished(tmp_path, one)
+    (tmp_path / "report.html").write_text("")
+    assert is_finished(tmp_path, one)
+    other = Cell("a", "none", 0, 0, {**one.config, "rounds": 6})
+    assert digest(other.config) != digest(one.config)
+    assert not is_finished(tmp_path, other)
+    (tmp_path / "manifest.json").write_text("{")
+    assert not is_finished(tmp_path, one)
+
+
+def test_the_environment_of_the_parent_is_left_alone(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    go(tmp_path, [cell("a")], 1, gpus=("0",))
+    assert dict(os.environ) == before
+
+
+def test_cells_end_with_whoever_started_them(tmp_path: Path) -> None:
+    """Killed beyond any clean-up, the parent still leaves no processes behind."""
+    script = (
+        "import sys; from pathlib import Path; from tests.studies.comparison import test_executor as t\n"
+        "t.go(Path(sys.argv[1]), [t.cell('a', 'wait')], 1)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[3])
+    limit = time.monotonic() + 60
+    while not (tmp_path / "log").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while "stopped" not in (tmp_path / "log").read_text() and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert [line[:2] for line in log(tmp_path)] == [["a", "begins"], ["a", "stopped"]]

@@ -1,0 +1,50 @@
+"""What a person sees while a grid runs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fedrobust.reporting.text import duration
+from fedrobust.studies.comparison import progress
+from fedrobust.studies.comparison.progress import Screen
+from tests.studies.comparison.made_up import cell
+
+
+def test_lines_where_there_is_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 30.0, 200.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    text, one, two = io.StringIO(), cell("krum", "flip", 3), cell("me\x1b[31mdian")
+    with Screen(3, tmp_path, Console(file=text, width=80)) as screen:
+        for each in (one, two):
+            screen.started(each)
+        screen.ended(one, None, 29)
+        screen.tick()
+        screen.ended(two, "no\x07 memory", 190)
+        screen.stopping(1)
+    # one of three after 30 s: 60 s for the other two; two of three after 200 s: 100 s for the last
+    assert text.getvalue().splitlines() == [
+        "1/3 krum · flip · 3 poisoned · seed 0: done (29 s; about 60 s left)",
+        "2/3 median · none · 0 poisoned · seed 0: failed: no memory (3 min; about 2 min left)",
+        "stopping 1 running cells, which can go on from their last checkpoints; Ctrl-C again ends them at once",
+    ]
+
+
+def test_bars_on_a_terminal(tmp_path: Path) -> None:
+    text, one = io.StringIO(), cell("krum", "flip", 3)
+    (tmp_path / one.folder).mkdir()
+    (tmp_path / one.folder / "rounds.jsonl").write_text("{}\n" * 3)  # the untrained model and two rounds
+    with Screen(2, tmp_path, Console(file=text, width=120, force_terminal=True)) as screen:
+        screen.started(one)
+        screen.tick()
+        screen._live.refresh()
+        assert "2/10" in text.getvalue()  # 5 rounds of the run and 5 of its twin
+        screen.ended(one, None, 3)
+    assert "1/2" in text.getvalue()
+
+
+def test_durations() -> None:
+    assert [duration(seconds) for seconds in (0, 99, 100, 5940, 7500)] == ["0 s", "99 s", "2 min", "99 min", "2 h 5 min"]
