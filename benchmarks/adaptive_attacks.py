@@ -21,12 +21,12 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks.common import report
-from benchmarks.common.scene import Scene, balanced, open_run, scene
+from benchmarks.common.scene import EvaluatedModel, balanced_accuracy, evaluated_model, open_run
 from fedrobust.contamination.base import AdaptiveAttack, Attack
-from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiated
+from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiate_through
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.data import TEST, VALIDATION
-from fedrobust.evaluation.statistics import Measured, draw_seeds, over_seeds
+from fedrobust.evaluation.statistics import Replicates, mean_over_seeds, sample_seeds
 from fedrobust.experiment import compose, factories
 from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, Purifier
@@ -53,24 +53,24 @@ class Candidate:
     attacked: float
 
 
-def chosen(candidates: Sequence[Candidate], undefended: float) -> Candidate:
+def choose(candidates: Sequence[Candidate], undefended: float) -> Candidate:
     """The setting of the rule above; of equals the first. undefended: balanced accuracy without a purifier on images as they are."""
     cheap = [one for one in candidates if undefended - one.clean <= POINTS]
     return max(cheap, key=lambda one: one.attacked) if cheap else max(candidates, key=lambda one: one.clean)
 
 
-def built(name: str, settings: Mapping[str, float]) -> Purifier:
+def build_purifier(name: str, settings: Mapping[str, float]) -> Purifier:
     """The purifier of configs/purifier with some settings changed."""
-    made: Purifier = factories.build({"purifier": {**compose.compose(f"purifier={name}")["purifier"], **settings}}, "purifier")
+    made: Purifier = factories.build_group({"purifier": {**compose.compose(f"purifier={name}")["purifier"], **settings}}, "purifier")
     return made
 
 
-def tried(one: Scene, names: Sequence[str], steps: int) -> dict[str, list[Candidate]]:
+def try_settings(one: EvaluatedModel, names: Sequence[str], steps: int) -> dict[str, list[Candidate]]:
     """All settings of each purifier on one run's images, "none" without one first."""
-    labels, attacked = one.samples.labels, one.attacked(blind(steps), MAIN)
+    labels, attacked = one.samples.labels, one.attack(blind(steps), MAIN)
 
-    def candidate(there: Scene, purifier: Purifier, settings: Mapping[str, float]) -> Candidate:
-        scores = [balanced(there.predicted(purifier, images), labels) for images in (one.samples.images, attacked)]
+    def candidate(there: EvaluatedModel, purifier: Purifier, settings: Mapping[str, float]) -> Candidate:
+        scores = [balanced_accuracy(there.predict(purifier, images), labels) for images in (one.samples.images, attacked)]
         return Candidate(settings, *scores)
 
     found = {"none": [candidate(one, NO_PURIFIER, {})]}
@@ -78,13 +78,13 @@ def tried(one: Scene, names: Sequence[str], steps: int) -> dict[str, list[Candid
         found[name] = []
         for values in product(*GRIDS[name].values()):
             settings = dict(zip(GRIDS[name], values, strict=True))
-            purifier = built(name, settings)
-            found[name].append(candidate(one.behind(purifier), purifier, settings))
+            purifier = build_purifier(name, settings)
+            found[name].append(candidate(one.with_purifier(purifier), purifier, settings))
         report.say(f"{name}: {len(found[name])} settings tried")
     return found
 
 
-def averaged(runs: Sequence[Mapping[str, Sequence[Candidate]]]) -> dict[str, list[Candidate]]:
+def average_runs(runs: Sequence[Mapping[str, Sequence[Candidate]]]) -> dict[str, list[Candidate]]:
     """Of every setting the means over the runs."""
     return {
         name: [
@@ -95,43 +95,43 @@ def averaged(runs: Sequence[Mapping[str, Sequence[Candidate]]]) -> dict[str, lis
     }
 
 
-def pooled(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def pool_runs(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """(1 + draws,) of each condition: the mean over the runs, and its replicates, in which runs are resampled as well."""
-    counts = draw_seeds(len(runs), len(next(iter(runs[0].values()))) - 1, generator(0, "benchmark", "runs"))
+    counts = sample_seeds(len(runs), len(next(iter(runs[0].values()))) - 1, generator(0, "benchmark", "runs"))
     out = {}
     for name in runs[0]:
         values = torch.stack([run[name] for run in runs])
-        mean, draws = over_seeds(Measured(values[:, 0], values[:, 1:]), counts)
+        mean, draws = mean_over_seeds(Replicates(values[:, 0], values[:, 1:]), counts)
         out[name] = torch.cat([mean.reshape(1), draws])
     return out
 
 
-def against_the_blind(one: Scene, purifiers: Mapping[str, Purifier], steps: int) -> dict[str, Tensor]:
+def against_the_blind(one: EvaluatedModel, purifiers: Mapping[str, Purifier], steps: int) -> dict[str, Tensor]:
     """(N,) predictions by "<purifier> | <condition>": images as they are, and attacked at every eps without knowing of a purifier."""
     out = {}
     for eps in (0, *EPS_255):
-        images = one.attacked(blind(steps), eps) if eps else one.samples.images
+        images = one.attack(blind(steps), eps) if eps else one.samples.images
         for name, made in {"none": NO_PURIFIER, **purifiers}.items():
             what = f"{name} | oblivious {eps}" if eps else f"{name} | clean"
-            there = one if name == "none" else one.behind(made)
-            out[what] = _said(what, one, there.predicted(made, images))
+            there = one if name == "none" else one.with_purifier(made)
+            out[what] = _said(what, one, there.predict(made, images))
     return out
 
 
-def against_the_informed(one: Scene, purifiers: Mapping[str, Purifier], steps: int, draws: int) -> dict[str, Tensor]:
+def against_the_informed(one: EvaluatedModel, purifiers: Mapping[str, Purifier], steps: int, draws: int) -> dict[str, Tensor]:
     """(N,) predictions by "<purifier> | <threat> <eps>": attacked at the main eps by those who know the purifier."""
     out = {}
     for name, made in purifiers.items():
-        there = one.behind(made)
-        for threat in (bpda_eot, differentiated)[: 1 + made.differentiable]:
+        there = one.with_purifier(made)
+        for threat in (bpda_eot, differentiate_through)[: 1 + made.differentiable]:
             what = f"{name} | {threat.__name__} {MAIN}"
             knowing = informed(partial(threat, steps=steps, draws=draws if name == "mdda" else 1), made)  # the others have no noise
-            out[what] = _said(what, one, there.predicted(made, there.attacked(knowing, MAIN)))
+            out[what] = _said(what, one, there.predict(made, there.attack(knowing, MAIN)))
     return out
 
 
-def _said(what: str, one: Scene, predicted: Tensor) -> Tensor:
-    report.say(f"{what}: {balanced(predicted, one.samples.labels):.1f}")
+def _said(what: str, one: EvaluatedModel, predicted: Tensor) -> Tensor:
+    report.say(f"{what}: {balanced_accuracy(predicted, one.samples.labels):.1f}")
     return predicted
 
 
@@ -200,19 +200,19 @@ def main(words: Sequence[str]) -> int:
     options, facts = parse(words), report.machine()
     opened = [open_run(folder) for folder in options.runs]
 
-    def scenes(split: int, images: int) -> list[Scene]:
-        return [scene(*run, split, images, batch=options.batch, estimation=options.statistics) for run in opened]
+    def scenes(split: int, images: int) -> list[EvaluatedModel]:
+        return [evaluated_model(*run, split, images, batch=options.batch, estimation=options.statistics) for run in opened]
 
-    found = averaged([tried(one, options.purifiers, options.steps) for one in scenes(VALIDATION, options.validation)])
+    found = average_runs([try_settings(one, options.purifiers, options.steps) for one in scenes(VALIDATION, options.validation)])
     plain = found["none"][0]
-    best = {name: chosen(candidates, plain.clean) for name, candidates in found.items()}
+    best = {name: choose(candidates, plain.clean) for name, candidates in found.items()}
     choice = [[name, _words(one.settings), f"{one.clean:.1f}", f"{one.attacked:.1f}"] for name, one in best.items()]
     report.show("chosen on validation images", ["purifier", "settings", "clean", f"oblivious {MAIN}/255"], choice)
-    purifiers = {name: built(name, best[name].settings) for name in options.purifiers}
+    purifiers = {name: build_purifier(name, best[name].settings) for name in options.purifiers}
     if options.statistics:
         purifiers = {CONTROL: NO_PURIFIER, **purifiers}
     tests, fewer = (scenes(TEST, images) for images in (options.test, min(options.test, options.adaptive)))
-    scores = pooled([judged(*pair, purifiers, options) for pair in zip(tests, fewer, strict=True)])
+    scores = pool_runs([evaluate_run(*pair, purifiers, options) for pair in zip(tests, fewer, strict=True)])
     table = rows(scores, list(purifiers))
     head = ["purifier", "clean", *(f"eps {eps}" for eps in EPS_255), f"BPDA+EOT {MAIN}", f"differentiated {MAIN}", "cost", "% back"]
     counts = f"{len(tests[0].samples)} test images, {len(fewer[0].samples)} of them for those who know the purifier"
@@ -224,10 +224,12 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def judged(tests: Scene, fewer: Scene, purifiers: Mapping[str, Purifier], options: argparse.Namespace) -> dict[str, Tensor]:
+def evaluate_run(
+    tests: EvaluatedModel, fewer: EvaluatedModel, purifiers: Mapping[str, Purifier], options: argparse.Namespace
+) -> dict[str, Tensor]:
     """(1 + draws,) balanced accuracies of one run under every condition. fewer: the test images for attackers who know the purifier."""
-    scores = tests.resampled(against_the_blind(tests, purifiers, options.steps), options.bootstrap)
-    return scores | fewer.resampled(against_the_informed(fewer, purifiers, options.steps, options.draws), options.bootstrap)
+    scores = tests.resample(against_the_blind(tests, purifiers, options.steps), options.bootstrap)
+    return scores | fewer.resample(against_the_informed(fewer, purifiers, options.steps, options.draws), options.bootstrap)
 
 
 def _words(settings: Mapping[str, float]) -> str:

@@ -141,7 +141,7 @@ def measure_all(options: argparse.Namespace, folder: str) -> list[Run]:
         for repeat in range(options.repeats):
             for entry in wanted:
                 measured = measure(work, entry, options.timeout)
-                measured = checked(measured, work)
+                measured = check_work(measured, work)
                 runs.append(Run(work.name, entry, repeat, measured))
                 report.say(f"{work.name} {repeat + 1}/{options.repeats} {entry.title}: {_line(measured)}")
                 if measured.failure:
@@ -156,7 +156,7 @@ def _line(measured: Measurement) -> str:
     return f"{measured.cpu:.1f} CPU s, {measured.wall:.1f} s, {measured.peak.pss:.0f} MB{left}"
 
 
-def checked(measured: Measurement, work: Work) -> Measurement:
+def check_work(measured: Measurement, work: Work) -> Measurement:
     """With a failure where the contestant did not do all of the work, or more."""
     if measured.failure:
         return measured

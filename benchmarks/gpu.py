@@ -17,7 +17,7 @@ from benchmarks.common import report
 from benchmarks.common.measure import Measurement, run_fresh
 from benchmarks.common.report import Spread
 from benchmarks.common.work import Work, write_images
-from benchmarks.engines import Entry, checked, measure, steady
+from benchmarks.engines import Entry, check_work, measure, steady
 
 ASK = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)"
 VALIDATION = 16  # images of each client, which the global model is judged on together
@@ -57,7 +57,7 @@ def measure_size(options: argparse.Namespace, size: int) -> dict[Lane, list[Meas
         for repeat in range(options.repeats):
             for lane in lanes(options):
                 work = work_of(options, size, lane, folder)
-                measured = checked(measure(work, Entry(lane.name, "fedavg"), options.timeout), work)
+                measured = check_work(measure(work, Entry(lane.name, "fedavg"), options.timeout), work)
                 found[lane].append(measured)
                 report.say(f"{size} px {repeat + 1}/{options.repeats} {lane.title}: {measured.failure or f'{measured.wall:.1f} s'}")
                 if measured.failure:

@@ -20,7 +20,7 @@ from benchmarks.common import report
 from fedrobust.privacy.mechanisms import secure_aggregation
 from fedrobust.privacy.secure import Session, fixed_point
 from fedrobust.privacy.secure import client as hospital
-from fedrobust.privacy.secure.server import Opened, Sitting, unmask
+from fedrobust.privacy.secure.server import RevealedSecrets, ServerSession, recover_secrets
 from fedrobust.state import State
 
 T = TypeVar("T")
@@ -59,9 +59,11 @@ def measure(hospitals: int, parameters: int) -> dict[str, float]:
     update_D = torch.randn(parameters, generator=torch.Generator().manual_seed(0))
     kept = {client: _add(watch, sessions[client], shared[client][0], letters[client], (update_D, total)) for client in survivors}
     needed = _peak() - before - update_D.nbytes / (1 << 20)
-    told = {client: watch.run("hospital: unmask", hospital.unmask, sessions[client], kept[client], survivors) for client in survivors}
-    answers = {client: Opened(seeds, masks) for client, (_, seeds, masks) in told.items()}
-    watch.run("server: take masks off", unmask, total, Sitting("benchmark", least, keys, everybody, survivors), answers)
+    told = {
+        client: watch.run("hospital: unmask", hospital.reveal_shares, sessions[client], kept[client], survivors) for client in survivors
+    }
+    answers = {client: RevealedSecrets(seeds, masks) for client, (_, seeds, masks) in told.items()}
+    watch.run("server: take masks off", recover_secrets, total, ServerSession("benchmark", least, keys, everybody, survivors), answers)
     watch.run("server: decode", fixed_point.decode, total, SCALE)
     return {**watch.means(), "MiB": needed}
 
@@ -80,7 +82,7 @@ def _add(
 
 def _clipped(update_D: Tensor) -> Tensor:
     nothing = torch.zeros(0)
-    return secure_aggregation().clipped(State(update_D, nothing), State(torch.zeros(1), nothing))
+    return secure_aggregation().clip_update(State(update_D, nothing), State(torch.zeros(1), nothing))
 
 
 def _peak() -> float:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedrobust.clients.sgd import task_loss, train
+from fedrobust.clients.sgd import task_loss, train_local
 from torch import Tensor
 
 from fedrobust.contamination.base import Attack
 from fedrobust.contamination.evasion import pgd
 from fedrobust.learning.losses import Loss
-from fedrobust.learning.settings import Settings, with_settings
+from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, Task, TrainResult
 from fedrobust.utils.validation import number
@@ -27,13 +27,13 @@ def adversarial(
     more, and one step on the attacked images, which BatchNorm's statistics see too.
     """
     number("client.eps_255", eps_255, low=0, high=255)
-    pgd.check("client.attack_", attack_steps, attack_step_size)
+    pgd.check_steps("client.attack_", attack_steps, attack_step_size)
     number("client.weight", weight, low=0, open_low=True)
-    checked, attack = Settings(**settings), pgd.projected(attack_steps, attack_step_size)
+    checked, attack = TrainingSettings(**settings), pgd.project(attack_steps, attack_step_size)
 
     def trainer(task: Task) -> TrainResult:
         loss = task_loss(task, checked)
-        return train(task, checked, attacked_loss(task, loss, attack, eps=eps_255 / 255, weight=weight))
+        return train_local(task, checked, attacked_loss(task, loss, attack, eps=eps_255 / 255, weight=weight))
 
     return trainer
 

@@ -11,4 +11,4 @@ for _stage, _answer in secure_aggregation.STAGES.items():  # under privacy=secur
     app.train(_stage)(_answer)
 app.train()(handlers.train)
 app.evaluate()(handlers.evaluate)
-app.query()(handlers.census)
+app.query()(handlers.report_site_info)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from fedrobust.clients.sgd import train
+from fedrobust.clients.sgd import train_local
 from torch import Tensor
 from torch.nn import functional
 
 from fedrobust.learning.inference import predict
 from fedrobust.learning.losses import inner_product_gap, mutual_kl
-from fedrobust.learning.settings import Settings, with_settings
+from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, Samples, Task, TrainResult
 from fedrobust.utils.validation import choice, number
@@ -41,24 +41,24 @@ def mutual(
     number("client.temperature", temperature, low=0, open_low=True)
     number("client.max_drop", max_drop, low=0)
     choice("client.term", term, ("kl", "inner_product"))
-    checked = Settings(**settings)
+    checked = TrainingSettings(**settings)
 
     def trainer(task: Task) -> TrainResult:
         now = accuracy(task.model, task.data.validation)
-        share = 0.0 if dropped(task.memory, now, max_drop) else weight * warmed(task.round, warmup)
-        peer = peer_loss(task.model, term, share, temperature) if share > 0 else None
-        result = train(task, checked, peer)
+        share = 0.0 if accuracy_dropped(task.memory, now, max_drop) else weight * warmup_factor(task.round, warmup)
+        peer = global_peer_loss(task.model, term, share, temperature) if share > 0 else None
+        result = train_local(task, checked, peer)
         return replace(result, extras={"mutual_weight": share}, memory={**result.memory, "global_accuracy": now})
 
     return trainer
 
 
-def warmed(round: int, warmup: int) -> float:
+def warmup_factor(round: int, warmup: int) -> float:
     """The share in [0, 1] of the weight in server round 1, 2, ...: 0, 1/warmup, 2/warmup, ..., 1."""
     return 1.0 if warmup == 0 else min(1.0, (round - 1) / warmup)
 
 
-def dropped(memory: Mapping[str, Any], now: float | None, max_drop: float) -> bool:
+def accuracy_dropped(memory: Mapping[str, Any], now: float | None, max_drop: float) -> bool:
     """Whether the accuracy fell by more than `max_drop` points since the client's last round (never where one is unknown)."""
     before = memory.get("global_accuracy")
     return before is not None and now is not None and before - now > max_drop
@@ -72,7 +72,7 @@ def accuracy(model: Any, samples: Samples) -> float | None:
     return 100 * float(right.double().mean())
 
 
-def peer_loss(model: Any, term: str, weight: float, temperature: float) -> ExtraLoss:
+def global_peer_loss(model: Any, term: str, weight: float, temperature: float) -> ExtraLoss:
     """The term that pulls `model` towards a frozen copy of what it is now."""
     peer = copy.deepcopy(model).eval().requires_grad_(False)
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fedrobust.clients.sgd import reported, task_loss
+from fedrobust.clients.sgd import task_loss, training_report
 from torch import Tensor
 from torch.nn import functional
 
 from fedrobust.errors import ConfigError
 from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.learning.losses import inner_product_gap, mutual_kl
-from fedrobust.learning.settings import Settings, with_settings
+from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import PeerLoss, fit_together
 from fedrobust.seeding import generator as named_generator
 from fedrobust.types import ClientTrainer, Task, TrainResult
@@ -43,20 +43,20 @@ def cohort(
     choice("client.reading", reading, ("full", "ground_truth"))
     if model is not None and not hasattr(model, "build"):
         raise ConfigError(f"client.model={model}: is that of the experiment; leave it out and set model=...")
-    checked = Settings(**settings)
+    checked = TrainingSettings(**settings)
 
     def trainer(task: Task) -> TrainResult:
         if model is None:
             raise ValueError("client=cohort was built without the experiment's model")
-        members = [task.model, *peers(task, model, size - 1)]
+        members = [task.model, *make_peers(task, model, size - 1)]
         term = peer_loss(task.model.scale, reading, weight, temperature)
         fitted = fit_together(members, task.data, task_loss(task, checked), checked, task.generator, peer_loss=term, memory=task.memory)
-        return reported(fitted[0], len(task.data.train), checked)
+        return training_report(fitted[0], len(task.data.train), checked)
 
     return trainer
 
 
-def peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier]:
+def make_peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier]:
     """New models beside task.model, on its device, with its anchors and other first weights."""
     received, device = task.model, next(task.model.parameters()).device
     anchors = None if received.anchors is None else received.anchors.cpu()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from fedrobust.clients.sgd import train
+from fedrobust.clients.sgd import train_local
 from torch import Tensor, nn
 
-from fedrobust.learning.settings import Settings, with_settings
+from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.types import ClientTrainer, Task, TrainResult
 from fedrobust.utils.validation import number
 
@@ -17,11 +17,11 @@ from fedrobust.utils.validation import number
 def prox(mu: float = 0.01, **settings: Any) -> ClientTrainer:
     """Plain local training plus mu/2 |w - w_global|^2 over all trainable parameters (Li et al. 2020, arXiv 1812.06127, eq. 2)."""
     number("client.mu", mu, low=0)
-    checked = Settings(**settings)
+    checked = TrainingSettings(**settings)
 
     def trainer(task: Task) -> TrainResult:
         received = [parameter.detach().clone() for parameter in _trainable(task.model)]
-        return train(task, checked, lambda images, scores, labels: proximity(_trainable(task.model), received, mu))
+        return train_local(task, checked, lambda images, scores, labels: proximity(_trainable(task.model), received, mu))
 
     return trainer
 

@@ -6,26 +6,26 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.learning.losses import Loss, class_counts, make_loss
-from fedrobust.learning.settings import Settings, with_settings
-from fedrobust.learning.training import ExtraLoss, Fitted, fit
+from fedrobust.learning.settings import TrainingSettings, with_settings
+from fedrobust.learning.training import ExtraLoss, FitResult, fit
 from fedrobust.types import ClientTrainer, Task, TrainResult
 
 
 @with_settings
 def sgd(**settings: Any) -> ClientTrainer:
-    """Train with the settings of `training.Settings` and nothing else."""
-    checked = Settings(**settings)
-    return lambda task: train(task, checked)
+    """Train with the settings of `training.TrainingSettings` and nothing else."""
+    checked = TrainingSettings(**settings)
+    return lambda task: train_local(task, checked)
 
 
-def train(task: Task, settings: Settings, extra_loss: ExtraLoss | None = None) -> TrainResult:
-    """Train task.model in place; see `reported`."""
+def train_local(task: Task, settings: TrainingSettings, extra_loss: ExtraLoss | None = None) -> TrainResult:
+    """Train task.model in place; see `training_report`."""
     loss = task_loss(task, settings)
     fitted = fit(task.model, task.data, loss, settings, task.generator, extra_loss=extra_loss, memory=task.memory)
-    return reported(fitted, len(task.data.train), settings)
+    return training_report(fitted, len(task.data.train), settings)
 
 
-def reported(fitted: Fitted, count: int, settings: Settings) -> TrainResult:
+def training_report(fitted: FitResult, count: int, settings: TrainingSettings) -> TrainResult:
     """What the client says of its training. The sums are means over all images seen (several epochs count each) times the client's
     `count` training images, so that sums over clients divided by images are means. With early stopping also: epochs, until it ended."""
     sums = {name: total / fitted.seen * count for name, total in fitted.sums.items()}
@@ -34,7 +34,7 @@ def reported(fitted: Fitted, count: int, settings: Settings) -> TrainResult:
     return TrainResult(count, sums, memory=fitted.memory)
 
 
-def task_loss(task: Task, settings: Settings) -> Loss:
+def task_loss(task: Task, settings: TrainingSettings) -> Loss:
     """The loss that the settings name, for this client's model and class counts. Raises ConfigError where they do not go together."""
     if settings.loss == "dot_regression" and task.model.head != "etf":
         raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")

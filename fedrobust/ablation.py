@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedrobust.studies.ablation.plan import read
-from fedrobust.studies.command_line import command
+from fedrobust.studies.ablation.plan import read_plan
+from fedrobust.studies.command_line import run_command
 from fedrobust.studies.comparison.grid import Cell
 
 
 def _start(words: Sequence[str]) -> Mapping[Cell, str]:
-    plan = read(words)
+    plan = read_plan(words)
     from fedrobust.studies.ablation.run import ablate
 
     return ablate(plan)
@@ -21,7 +21,7 @@ def _start(words: Sequence[str]) -> Mapping[Cell, str]:
 
 def main() -> None:
     """The command line."""
-    command("ablation.yaml", _start)
+    run_command("ablation.yaml", _start)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedrobust.studies.command_line import command
-from fedrobust.studies.comparison.grid import Cell, read
+from fedrobust.studies.command_line import run_command
+from fedrobust.studies.comparison.grid import Cell, read_grid
 
 
 def _start(words: Sequence[str]) -> Mapping[Cell, str]:
-    grid = read(words)
+    grid = read_grid(words)
     from fedrobust.studies.comparison.run import compare
 
     return compare(grid)
@@ -20,7 +20,7 @@ def _start(words: Sequence[str]) -> Mapping[Cell, str]:
 
 def main() -> None:
     """The command line."""
-    command("compare.yaml", _start)
+    run_command("compare.yaml", _start)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, compose, settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
-from fedrobust.studies.meff.run import EVERYBODY, central, federated
-from fedrobust.studies.meff.scores import Answers, answers, plain, summary, table, tried
+from fedrobust.studies.meff.run import EVERYBODY, central_models, federated_models
+from fedrobust.studies.meff.scores import Answers, predict_attacked, sample_test_rows, scores_table, summarise_scores, to_plain_rows
 from fedrobust.utils import files
 from fedrobust.utils.cli import leave
 
@@ -39,37 +39,37 @@ def _run(given: argparse.Namespace, console: Console) -> None:
     found: list[Answers] = []
     first: Experiment | None = None
     for seed in [[f"seed={seed}"] for seed in given.seeds] or [[]]:
-        study, models = _fused([*given.overrides, *seed], given.member, console)
-        first = first or study
-        if not torch.equal(first.test_rows(), study.test_rows()):
+        experiment, models = _fuse_models([*given.overrides, *seed], given.member, console)
+        first = first or experiment
+        if not torch.equal(first.test_rows(), experiment.test_rows()):
             raise ConfigError(f"--seeds: with {seed[0]} the test images are others; set data.seed")
-        found.append(answers(study, models, tried(first)))
-        console.print(table(summary(first, tried(first), found)))
+        found.append(predict_attacked(experiment, models, sample_test_rows(first)))
+        console.print(scores_table(summarise_scores(first, sample_test_rows(first), found)))
     assert first is not None
     if given.json is not None:
-        text = json.dumps(_document(given, first, tried(first), found), indent=2, allow_nan=False)
+        text = json.dumps(_document(given, first, sample_test_rows(first), found), indent=2, allow_nan=False)
         files.write(given.json, [text.encode(), b"\n"])
 
 
-def _fused(words: Sequence[str], members: Sequence[str], console: Console) -> tuple[Experiment, dict[str, Classifier]]:
-    """The first member's study, or the federation's, and all models by name."""
+def _fuse_models(words: Sequence[str], members: Sequence[str], console: Console) -> tuple[Experiment, dict[str, Classifier]]:
+    """The first member's experiment, or the federation's, and all models by name."""
     if not members:
-        study = _built(*words)
-        return study, federated(study, console)
-    studies = [_built(*words, *member.split()) for member in members]
-    return studies[0], central(studies)
+        experiment = _built(*words)
+        return experiment, federated_models(experiment, console)
+    experiments = [_built(*words, *member.split()) for member in members]
+    return experiments[0], central_models(experiments)
 
 
-def _document(given: argparse.Namespace, study: Experiment, rows: Tensor, found: Sequence[Answers]) -> dict[str, Any]:
+def _document(given: argparse.Namespace, experiment: Experiment, rows: Tensor, found: Sequence[Answers]) -> dict[str, Any]:
     return {
         "schema": 1,
         "overrides": list(given.overrides),
         "members": list(given.member),
-        "seeds": given.seeds or [study.seed],
+        "seeds": given.seeds or [experiment.seed],
         "images": len(rows),
-        "draws": study.evaluation.draws,
-        "attack": study.evasion.name,
-        "results": plain(summary(study, rows, found)),
+        "draws": experiment.evaluation.draws,
+        "attack": experiment.evasion.name,
+        "results": to_plain_rows(summarise_scores(experiment, rows, found)),
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedrobust.errors import FedrobustError
-from fedrobust.studies.sanitisation import defences, judge, pool, table
+from fedrobust.studies.sanitisation import defences, defences_table, evaluate_defence, read_pool
 from fedrobust.utils.cli import explain
 
 
@@ -26,16 +26,16 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     try:
         defences(given.quantile, given.threshold, etf=True)  # wrong settings are refused before anything is loaded
-        pools = [pool(folder) for folder in given.folders]
+        pools = [read_pool(folder) for folder in given.folders]
         etf = all(one.anchors_dK is not None for one in pools)
-        rows = [judge(pools, one) for one in defences(given.quantile, given.threshold, etf=etf)]
+        rows = [evaluate_defence(pools, one) for one in defences(given.quantile, given.threshold, etf=etf)]
     except FedrobustError as error:
         line, code = explain(error)
         print(f"error: {str(line).replace('sanitiser.', '--')}", file=sys.stderr)
         sys.exit(code)
     images, bad = (sum(many) for many in zip(*((len(one.labels_N), int(one.altered_N.sum())) for one in pools), strict=True))
     runs = f" in {len(pools)} runs" if len(pools) > 1 else ""
-    Console().print(table(rows, f"{images} training images{runs}, {bad} altered ({100 * bad / max(images, 1):.1f} %)"))
+    Console().print(defences_table(rows, f"{images} training images{runs}, {bad} altered ({100 * bad / max(images, 1):.1f} %)"))
 
 
 if __name__ == "__main__":

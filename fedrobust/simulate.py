@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment.compose import plain
+from fedrobust.experiment.compose import without_hydra_keys
 from fedrobust.runtime import resume
 from fedrobust.utils.cli import leave
 
@@ -26,7 +26,7 @@ def _job(config: DictConfig) -> None:
     try:
         if any(folder.iterdir()):
             raise ConfigError(f"hydra.run.dir={folder}: already holds files; choose another folder, nothing was written over")
-        settings: dict[str, Any] = plain(OmegaConf.to_container(config, resolve=True))
+        settings: dict[str, Any] = without_hydra_keys(OmegaConf.to_container(config, resolve=True))
         from fedrobust.runtime.simulation import run_job
 
         run_job(settings, folder)
@@ -40,7 +40,7 @@ def _job(config: DictConfig) -> None:
 
 
 def _resume(words: list[str]) -> None:
-    asked = resume.read(words)
+    asked = resume.read_request(words)
     from fedrobust.runtime.simulation import resume_job
 
     try:
@@ -51,7 +51,7 @@ def _resume(words: list[str]) -> None:
 
 def _interrupted(folder: Path) -> NoReturn:
     kept = (folder / resume.MANIFEST).exists()
-    print(f"interrupted: {f'go on with {resume.command(folder)}' if kept else 'nothing was written yet'}", file=sys.stderr)
+    print(f"interrupted: {f'go on with {resume.resume_command(folder)}' if kept else 'nothing was written yet'}", file=sys.stderr)
     sys.exit(130)
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     """The command line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us as exceptions, and we turn them into one line
     try:
-        if resume.wanted(sys.argv[1:]):  # not by Hydra, which would make a new output folder
+        if resume.is_requested(sys.argv[1:]):  # not by Hydra, which would make a new output folder
             _resume(sys.argv[1:])
         else:
             _job()

@@ -14,10 +14,10 @@ from flwr.serverapp import Grid, ServerApp
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
 from fedrobust.experiment import settings as experiment_settings
-from fedrobust.federation.server_run import assembled, compose, resuming
+from fedrobust.federation.server_run import assemble, compose_for_sites, resume_command
 from fedrobust.runtime import resume
-from fedrobust.runtime.server.loop import make_server
-from fedrobust.runtime.simulation import alone, fill, say
+from fedrobust.runtime.server.loop import build_server_context
+from fedrobust.runtime.simulation import exclusive_folder, print_line, run_into_folder
 from fedrobust.utils.validation import number
 
 app = ServerApp()
@@ -32,16 +32,16 @@ def main(grid: Grid, context: Context) -> None:
     names = tuple(run["sites"].split())
     folder = Path(run["resume"] or run["folder"] or f"outputs/run-{context.run_id}")
     manifest = resume.read_manifest(folder) if run["resume"] else None
-    settings = compose(run["overrides"], names) if manifest is None else manifest["config"]
-    study = build.from_text(experiment_settings.to_json(settings))
+    settings = compose_for_sites(run["overrides"], names) if manifest is None else manifest["config"]
+    experiment = build.from_text(experiment_settings.to_json(settings))
     if manifest is None:
         _make(folder)
-    elif manifest["data"]["digest"] != study.dataset.digest:
+    elif manifest["data"]["digest"] != experiment.dataset.digest:
         raise ConfigError(f"resume={folder}: the server's data are no longer those of the run (their digest differs)")
-    with alone(folder, resuming(folder)) as console:
+    with exclusive_folder(folder, resume_command(folder)) as console:
         console.width = WIDTH
-        sites, study = assembled(grid, study, names, _seconds(run["wait"]), lambda text: say(console, text))
-        fill(make_server(study), nullcontext(sites), folder, console, manifest)
+        sites, experiment = assemble(grid, experiment, names, _seconds(run["wait"]), lambda text: print_line(console, text))
+        run_into_folder(build_server_context(experiment), nullcontext(sites), folder, console, manifest)
 
 
 def _seconds(text: str) -> float:

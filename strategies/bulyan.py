@@ -7,7 +7,7 @@ from fedrobust.strategies.meamed import around_median
 from torch import Tensor
 
 from fedrobust.aggregation.coordinatewise import coordinatewise
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.utils import validation
 
@@ -24,16 +24,16 @@ def bulyan(f: int = 1) -> Strategy:
 
     def rule(round: Round) -> Aggregate:
         n = len(round.updates)
-        chosen = selected(squared_distances(round.updates.gram()).cpu(), f)
+        chosen = select_rows(squared_distances(round.updates.gram()).cpu(), f)
         update_D, influence = coordinatewise(round.updates, around_median(n - 2 * f, n - 4 * f), chosen)
         weights_N = torch.zeros(n, dtype=torch.float64)
         weights_N[chosen] = influence
-        return finish(round, update_D, weights_N)
+        return make_aggregate(round, update_D, weights_N)
 
     return Strategy("bulyan", rule, min_clients=4 * f + 3)
 
 
-def selected(squared_NN: Tensor, f: int) -> Tensor:
+def select_rows(squared_NN: Tensor, f: int) -> Tensor:
     """The N - 2f rows that Krum chooses, ascending, from the (N, N) squared distances.
 
     Where one neighbour counts, two nearest to each other have the same score: then the one whose next neighbours are nearer comes first.

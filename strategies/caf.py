@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.gram import centred
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.gram import center_gram
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import normalize
 from fedrobust.utils import validation
 
 
@@ -23,19 +23,19 @@ def caf(f: int = 3) -> Strategy:
     validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
-        weights_N = filtered(round.updates.gram().cpu(), f)
-        return finish(round, round.updates.combine(weights_N), weights_N)
+        weights_N = caf_weights(round.updates.gram().cpu(), f)
+        return make_aggregate(round, round.updates.combine(weights_N), weights_N)
 
     return Strategy("caf", rule, min_clients=2 * f + 1)
 
 
-def filtered(gram_NN: Tensor, f: int) -> Tensor:
+def caf_weights(gram_NN: Tensor, f: int) -> Tensor:
     """(N,) float64 weights summing to 1, from the (N, N) float64 Gram matrix."""
     counts_N = torch.ones(len(gram_NN), dtype=torch.float64)
-    best_N, least = shares(counts_N), torch.inf
+    best_N, least = normalize(counts_N), torch.inf
     while counts_N.sum() > len(counts_N) - 2 * f:
-        weights_N = shares(counts_N)
-        spread, scores_N = _top(centred(gram_NN, weights_N), weights_N)
+        weights_N = normalize(counts_N)
+        spread, scores_N = _top(center_gram(gram_NN, weights_N), weights_N)
         if spread < least:
             best_N, least = weights_N, spread
         scores_N = scores_N * (counts_N > 0)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fedrobust.aggregation.gram import squared_to
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import Updates, strips
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import Updates, column_strips
 from fedrobust.utils import validation
 
 
@@ -33,7 +33,7 @@ def centered_clipping(tau: float | None = None, iterations: int = 3) -> Strategy
         if centre_D is not None:
             update_D.add_(centre_D.to(update_D), alpha=float(weights_M[-1]))
         memory = {"centre": update_D.to("cpu", copy=True)}
-        return finish(round, update_D, weights_M[:-1], extras={"kept_distance": clipped_N.tolist()}, memory=memory)
+        return make_aggregate(round, update_D, weights_M[:-1], extras={"kept_distance": clipped_N.tolist()}, memory=memory)
 
     return Strategy("centered_clipping", rule)
 
@@ -47,10 +47,10 @@ def _with_centre(updates: Updates, centre_D: Tensor | None) -> Tensor:
         return inner_MM
     products_N = inner_MM.new_zeros(n)
     for part, block_Nb in updates.blocks():
-        for inner, strip_Nb in strips(block_Nb):
+        for inner, strip_Nb in column_strips(block_Nb):
             products_N += (strip_Nb.double() @ centre_D[part][inner].to(strip_Nb.device).double()).cpu()
     inner_MM[-1, :n] = inner_MM[:n, -1] = products_N
-    inner_MM[-1, -1] = sum(strip.double().square().sum() for _, strip in strips(centre_D[None]))
+    inner_MM[-1, -1] = sum(strip.double().square().sum() for _, strip in column_strips(centre_D[None]))
     return inner_MM
 
 

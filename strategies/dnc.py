@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.aggregation.gram import centred
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.gram import center_gram
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
 from fedrobust.utils import validation
@@ -36,7 +36,7 @@ def dnc(f: int = 3, iterations: int = 1, coordinates: int = 10_000, factor: floa
         if not good_N.any():
             raise RunError(f"round {round.number}: strategy.iterations={iterations}: no client was good in all of them; use fewer")
         weights_N = good_N / good_N.sum()
-        return finish(round, round.updates.combine(weights_N), weights_N, extras={"dnc_score": scores_TN.mean(dim=0).tolist()})
+        return make_aggregate(round, round.updates.combine(weights_N), weights_N, extras={"dnc_score": scores_TN.mean(dim=0).tolist()})
 
     return Strategy("dnc", rule, min_clients=max(2 * f, out) + 1)
 
@@ -45,7 +45,7 @@ def outlier_scores(gram_NN: Tensor) -> Tensor:
     """(N,) squared projections of the centred rows on their top right singular vector: lambda u_n^2 with the top eigenpair of their
     Gram matrix."""
     n = len(gram_NN)
-    values_N, vectors_NN = torch.linalg.eigh(centred(gram_NN, gram_NN.new_full((n,), 1 / n)))
+    values_N, vectors_NN = torch.linalg.eigh(center_gram(gram_NN, gram_NN.new_full((n,), 1 / n)))
     scores_N: Tensor = values_N[-1].clamp(min=0) * vectors_NN[:, -1].square()
     return scores_N
 

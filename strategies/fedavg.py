@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import normalize
 from fedrobust.utils import validation
 
 
@@ -16,7 +16,7 @@ def fedavg(weighting: str = "examples") -> Strategy:
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N
-        weights_N = shares(counts_N if weighting == "examples" else counts_N.new_ones(len(counts_N)))
-        return finish(round, round.updates.combine(weights_N), weights_N)
+        weights_N = normalize(counts_N if weighting == "examples" else counts_N.new_ones(len(counts_N)))
+        return make_aggregate(round, round.updates.combine(weights_N), weights_N)
 
     return Strategy("fedavg", rule, sums=weighting)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from fedrobust.strategies.distillation import members as scoring
 from fedrobust.strategies.distillation import student, teachers
-from fedrobust.strategies.distillation.members import Bench, Members
+from fedrobust.strategies.distillation.members import Members, ScratchModel
 from fedrobust.strategies.distillation.student import Schedule
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import normalize
 from fedrobust.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ def feddf(temperature: float = 1.0, epochs: int = 2, batch_size: int = 64, learn
     the distillation; the paper takes 10,000 steps at temperature 1 and 1e-3, the defaults are those of `etf_dml`, to be compared with.
     Clients whose scores are not finite are left out. Raises ConfigError without proxy images.
     """
-    schedule = student.schedule(epochs, batch_size, learning_rate, 0.0, temperature)
+    schedule = student.make_schedule(epochs, batch_size, learning_rate, 0.0, temperature)
     return Strategy("feddf", lambda round: _rule(round, schedule), frozenset({"proxy"}))
 
 
@@ -33,13 +33,13 @@ def _rule(round: Round, schedule: Schedule) -> Aggregate:
         raise ConfigError("server.proxy=0: strategy=feddf distils on proxy images; set server.proxy=128")
     if updates.layout is None:
         raise ValueError("feddf needs updates with a layout")
-    bench = Bench(data.model, updates.layout, None, data.proxy, recalibrate=False)
+    bench = ScratchModel(data.model, updates.layout, None, data.proxy, recalibrate=False)
     members = Members(round.reference, updates, torch.ones(len(updates)))
-    visits = scoring.visit(bench, members, need_root=False, need_proxy=True)
-    weights_N = shares(updates.num_examples_N * visits.usable)
-    aggregate = finish(round, updates.combine(weights_N), weights_N)
-    voices_N = shares(visits.usable)
-    teacher_PK = teachers.ensemble(visits.proxy_NPK, voices_N, data.model.scale, schedule.temperature)
-    lesson = teachers.full_lesson(teacher_PK, data.model.scale, schedule.temperature)
-    graduate = student.teach(bench, aggregate.state, (lesson, torch.arange(len(teacher_PK))), schedule, round.generator, alignment=None)
-    return replace(aggregate, state=graduate.state, extras={"distillation_loss": graduate.loss})
+    member_scores = scoring.score_members(bench, members, need_root=False, need_proxy=True)
+    weights_N = normalize(updates.num_examples_N * member_scores.usable)
+    aggregate = make_aggregate(round, updates.combine(weights_N), weights_N)
+    voices_N = normalize(member_scores.usable)
+    teacher_PK = teachers.ensemble(member_scores.proxy_NPK, voices_N, data.model.scale, schedule.temperature)
+    lesson = teachers.kl_loss(teacher_PK, data.model.scale, schedule.temperature)
+    distilled = student.distil(bench, aggregate.state, (lesson, torch.arange(len(teacher_PK))), schedule, round.generator, alignment=None)
+    return replace(aggregate, state=distilled.state, extras={"distillation_loss": distilled.loss})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from fedrobust.strategies.fltrust import products
+from fedrobust.strategies.fltrust import inner_products
 from torch import Tensor
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.utils import validation
 
 
@@ -33,7 +33,7 @@ def flame(noise: float = 0.0) -> Strategy:
         update_D = round.updates.combine(weights_N * factors_N)
         if noise:
             update_D = update_D + noise * bound * torch.randn(len(update_D), generator=round.generator).to(update_D)
-        return finish(round, update_D, weights_N, extras={"clipping_bound": bound})
+        return make_aggregate(round, update_D, weights_N, extras={"clipping_bound": bound})
 
     return Strategy("flame", rule)
 
@@ -41,7 +41,7 @@ def flame(noise: float = 0.0) -> Strategy:
 def model_distances(round: Round, gram_NN: Tensor) -> Tensor:
     """(N, N) cosine distances in [0, 2] of the models reference + update, from inner products alone; to a model of zeros it is 1."""
     reference_D = round.reference.parameters
-    products_N = products(round.updates, reference_D)
+    products_N = inner_products(round.updates, reference_D)
     inner_NN = gram_NN + products_N[:, None] + products_N[None, :] + reference_D.to(torch.float64).square().sum().cpu()
     lengths_N = inner_NN.diagonal().clamp(min=0).sqrt()
     cosines_NN = (inner_NN / (lengths_N[:, None] * lengths_N[None, :])).nan_to_num(0.0)

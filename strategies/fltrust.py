@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fedrobust.aggregation.norms import norms
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import Updates, shares, strips
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import Updates, column_strips, normalize
 from fedrobust.errors import ConfigError
 from fedrobust.state import load, read
 from fedrobust.types import Samples, Shard, Task
@@ -28,16 +28,16 @@ def fltrust() -> Strategy:
 def _rule(round: Round) -> Aggregate:
     root_D = root_update(round)
     length, lengths_N = root_D.to(torch.float64).norm(), norms(round.updates)
-    products_N = products(round.updates, root_D)
+    products_N = inner_products(round.updates, root_D)
     trust_N = (products_N / (length * lengths_N)).nan_to_num(0.0).clamp(0, 1)
     factors_N = torch.where(lengths_N > 0, length / lengths_N, 0.0)
-    weights_N = shares(trust_N)
+    weights_N = normalize(trust_N)
     update_D = round.updates.combine(weights_N * factors_N)
-    return finish(round, update_D, weights_N, extras={"trust": trust_N.tolist(), "root_norm": float(length)})
+    return make_aggregate(round, update_D, weights_N, extras={"trust": trust_N.tolist(), "root_norm": float(length)})
 
 
 def root_update(round: Round) -> Tensor:
-    """The (D,) update that the clients' own training makes of the reference on the root images. Leaves that model on the bench."""
+    """The (D,) update that the clients' own training makes of the reference on the root images. Leaves that model in the scratch model."""
     data, layout = round.server_data, round.updates.layout
     if data.root is None or not len(data.root):
         raise ConfigError("server.root_per_class=0: strategy=fltrust trains on root images; set server.root_per_class=8")
@@ -45,22 +45,22 @@ def root_update(round: Round) -> Tensor:
         raise ValueError("fltrust needs the clients' trainer and updates with a layout")
     wanted = max(len(data.root), int(round.updates.num_examples_N.quantile(0.5)))
     nothing = data.root.take(torch.zeros(0, dtype=torch.int64))
-    shard = Shard(repeated(data.root, wanted), nothing, nothing)
+    shard = Shard(repeat_samples(data.root, wanted), nothing, nothing)
     load(data.model, layout, round.reference)
     data.trainer(Task(data.model, shard, round.number, {}, {}, round.generator))
     return read(data.model, layout).parameters - round.reference.parameters.cpu()
 
 
-def repeated(samples: Samples, count: int) -> Samples:
+def repeat_samples(samples: Samples, count: int) -> Samples:
     """The samples, over and over, `count` in all."""
     return samples.take(torch.arange(count) % len(samples))
 
 
-def products(updates: Updates, vector_D: Tensor) -> Tensor:
+def inner_products(updates: Updates, vector_D: Tensor) -> Tensor:
     """(N,) float64 inner products of the updates with a vector, on the CPU."""
     total_N = updates.matrix_ND.new_zeros(len(updates), dtype=torch.float64)
     for part, block_Nb in updates.blocks():
         vector_b = vector_D[part].to(total_N)
-        for inner, strip_Nb in strips(block_Nb):
+        for inner, strip_Nb in column_strips(block_Nb):
             total_N += strip_Nb.to(torch.float64) @ vector_b[inner]
     return total_N.cpu()

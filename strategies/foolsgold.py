@@ -8,8 +8,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import STRIP, Updates, shares
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import STRIP, Updates, normalize
 from fedrobust.state import Layout
 from fedrobust.utils import validation
 
@@ -28,14 +28,14 @@ def foolsgold(confidence: float = 1.0) -> Strategy:
     validation.number("strategy.confidence", confidence, low=0, open_low=True)
 
     def rule(round: Round) -> Aggregate:
-        history = grown(round.memory.get("history", {}), round.updates)
-        weights_N = shares(alphas(products([history[client] for client in round.updates.clients]), confidence))
-        return finish(round, round.updates.combine(weights_N), weights_N, memory={"history": history})
+        history = extend_histories(round.memory.get("history", {}), round.updates)
+        weights_N = normalize(alphas(history_gram([history[client] for client in round.updates.clients]), confidence))
+        return make_aggregate(round, round.updates.combine(weights_N), weights_N, memory={"history": history})
 
     return Strategy("foolsgold", rule)
 
 
-def grown(past: Mapping[int, Tensor], updates: Updates) -> dict[int, Tensor]:
+def extend_histories(past: Mapping[int, Tensor], updates: Updates) -> dict[int, Tensor]:
     """Every client's (F,) float32 history after this round; those absent from it keep theirs."""
     start = last_layer(updates.layout)
     history = dict(past)
@@ -54,7 +54,7 @@ def last_layer(layout: Layout | None) -> int:
     return matrices[-1] if matrices else 0
 
 
-def products(rows_F: Sequence[Tensor]) -> Tensor:
+def history_gram(rows_F: Sequence[Tensor]) -> Tensor:
     """(N, N) float64 inner products of float32 rows, strip by strip."""
     total_NN = torch.zeros(len(rows_F), len(rows_F), dtype=torch.float64)
     width = max(1, STRIP // (4 * len(rows_F)))

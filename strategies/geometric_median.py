@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fedrobust.aggregation.gram import squared_to
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import normalize
 from fedrobust.utils import validation
 
 STILL = 1e-9  # a step that changes no weight by a greater part of itself is the last
@@ -29,9 +29,9 @@ def geometric_median(weighting: str = "uniform", nu: float = 1e-6, iterations: i
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N
-        start_N = shares(counts_N if weighting == "examples" else torch.ones_like(counts_N))
+        start_N = normalize(counts_N if weighting == "examples" else torch.ones_like(counts_N))
         weights_N = weiszfeld(round.updates.gram().cpu(), start_N, nu, iterations)
-        return finish(round, round.updates.combine(weights_N), weights_N)
+        return make_aggregate(round, round.updates.combine(weights_N), weights_N)
 
     return Strategy("geometric_median", rule)
 
@@ -40,7 +40,7 @@ def weiszfeld(gram_NN: Tensor, shares_N: Tensor, nu: float, iterations: int) -> 
     """(N,) float64 weights of the rows in their smoothed geometric median, summing to 1. gram_NN: (N, N) float64; shares_N: a_n."""
     weights_N = shares_N
     for _ in range(iterations):
-        before_N, weights_N = weights_N, shares(shares_N / squared_to(gram_NN, weights_N).sqrt().clamp(min=nu))
+        before_N, weights_N = weights_N, normalize(shares_N / squared_to(gram_NN, weights_N).sqrt().clamp(min=nu))
         if ((weights_N - before_N).abs() <= STILL * before_N).all():
             break
     return weights_N

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
 from fedrobust.utils import validation
@@ -39,7 +39,7 @@ def _select(round: Round, f: int, m: int) -> Aggregate:
     scores_N = krum_scores(squared_distances(round.updates.gram()).cpu(), f)
     weights_N = torch.zeros_like(scores_N)
     weights_N[scores_N.argsort(stable=True)[:m]] = 1 / m
-    return finish(round, round.updates.combine(weights_N), weights_N, extras={"krum_score": scores_N.tolist()})
+    return make_aggregate(round, round.updates.combine(weights_N), weights_N, extras={"krum_score": scores_N.tolist()})
 
 
 def krum_scores(squared_NN: Tensor, f: int) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
 from fedrobust.utils import validation
@@ -29,7 +29,7 @@ def mda(f: int = 3) -> Strategy:
         kept = smallest(squared_distances(round.updates.gram()).cpu(), f)
         weights_N = torch.zeros(len(round.updates), dtype=torch.float64)
         weights_N[kept] = 1 / len(kept)
-        return finish(round, round.updates.combine(weights_N), weights_N)
+        return make_aggregate(round, round.updates.combine(weights_N), weights_N)
 
     return Strategy("mda", rule, min_clients=2 * f + 1)
 

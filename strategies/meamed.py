@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from fedrobust.aggregation.coordinatewise import Choice, Kept, Sorted, any_of, coordinatewise
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.coordinatewise import SelectedRange, Selection, SortedColumns, any_of, coordinatewise
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.utils import validation
 
 
@@ -21,12 +21,12 @@ def meamed(f: int = 3) -> Strategy:
     def rule(round: Round) -> Aggregate:
         n = len(round.updates)
         update_D, influence_N = coordinatewise(round.updates, around_median(n, n - f))
-        return finish(round, update_D, influence_N)
+        return make_aggregate(round, update_D, influence_N)
 
     return Strategy("meamed", rule, min_clients=2 * f + 1)
 
 
-def around_median(n: int, kept: int) -> Choice:
+def around_median(n: int, kept: int) -> Selection:
     """The mean of the `kept` of n values that are nearest to their median.
 
     In ascending order these are neighbours, one in the middle among them, so only values at most kept - 1 places from the middle count:
@@ -35,7 +35,7 @@ def around_median(n: int, kept: int) -> Choice:
     """
     first, last = max((n - 1) // 2 - kept + 1, 0), min(n // 2 + kept, n)
 
-    def pick(ordered: Sorted) -> Kept:
+    def pick(ordered: SortedColumns) -> SelectedRange:
         rows, xp = ordered.rows, ordered.xp
         median_b = rows[n // 2] if n % 2 else rows[n // 2 - 1] * 0.5 + rows[n // 2] * 0.5
         chosen, dropped, below_b = [], [], first
@@ -52,6 +52,8 @@ def around_median(n: int, kept: int) -> Choice:
         for value_b in chosen:
             total_b = total_b + value_b
         outside = [*dropped, *(rows[place] for place in (first - 1, last) if 0 <= place < n)]
-        return Kept(total_b / kept, low_b, high_b, below_b, any_of([(value_b == low_b) | (value_b == high_b) for value_b in outside]))
+        return SelectedRange(
+            total_b / kept, low_b, high_b, below_b, any_of([(value_b == low_b) | (value_b == high_b) for value_b in outside])
+        )
 
-    return Choice(kept, range(max(first - 1, 0), min(last + 1, n)), pick)
+    return Selection(kept, range(max(first - 1, 0), min(last + 1, n)), pick)

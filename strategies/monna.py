@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
 from fedrobust.utils import validation
@@ -30,7 +30,7 @@ def monna(f: int = 3, pivot: int | None = None) -> Strategy:
         squared_NN = squared_distances(updates.gram()).cpu()
         row = medoid(squared_NN) if pivot is None else updates.clients.index(pivot)
         weights_N = nearest(squared_NN[row], len(updates) - f)
-        return finish(round, updates.combine(weights_N), weights_N, extras={"pivot": float(updates.clients[row])})
+        return make_aggregate(round, updates.combine(weights_N), weights_N, extras={"pivot": float(updates.clients[row])})
 
     return Strategy("monna", rule, min_clients=2 * f + 1)
 

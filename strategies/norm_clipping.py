@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from fedrobust.aggregation.norms import norms
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import normalize
 from fedrobust.utils import validation
 
 
@@ -24,11 +24,13 @@ def norm_clipping(tau: float | None = None, weighting: str = "uniform") -> Strat
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N
-        shares_N = shares(counts_N if weighting == "examples" else torch.ones_like(counts_N))
+        shares_N = normalize(counts_N if weighting == "examples" else torch.ones_like(counts_N))
         lengths_N = norms(round.updates)
         bound = float(lengths_N.quantile(0.5)) if tau is None else tau
         kept_N = torch.where(lengths_N > bound, bound / lengths_N, torch.ones_like(lengths_N))
         weights_N = shares_N * kept_N
-        return finish(round, round.updates.combine(weights_N), weights_N, extras={"kept_length": kept_N.tolist(), "clipping_bound": bound})
+        return make_aggregate(
+            round, round.updates.combine(weights_N), weights_N, extras={"kept_length": kept_N.tolist(), "clipping_bound": bound}
+        )
 
     return Strategy("norm_clipping", rule)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
-from fedrobust.aggregation.updates import Updates, shares, strips
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.aggregation.updates import Updates, column_strips, normalize
 from fedrobust.utils import validation
 
 
@@ -20,19 +20,19 @@ def rlr(threshold: int = 4) -> Strategy:
     validation.number("strategy.threshold", threshold, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
-        weights_N = shares(round.updates.num_examples_N)
-        update_D, turned = turned_mean(round.updates, weights_N, threshold)
-        return finish(round, update_D, weights_N, extras={"turned_share": turned})
+        weights_N = normalize(round.updates.num_examples_N)
+        update_D, turned = sign_flipped_mean(round.updates, weights_N, threshold)
+        return make_aggregate(round, update_D, weights_N, extras={"turned_share": turned})
 
     return Strategy("rlr", rule, min_clients=max(1, threshold))
 
 
-def turned_mean(updates: Updates, weights_N: Tensor, threshold: int) -> tuple[Tensor, float]:
+def sign_flipped_mean(updates: Updates, weights_N: Tensor, threshold: int) -> tuple[Tensor, float]:
     """The (D,) weighted mean, negated where fewer than `threshold` more clients go one way than the other, and their share."""
     out_D = updates.matrix_ND.new_empty(updates.matrix_ND.shape[1])
     weights, turned = weights_N.to(out_D), 0
     for part, block_Nb in updates.blocks():
-        for inner, strip_Nb in strips(block_Nb):
+        for inner, strip_Nb in column_strips(block_Nb):
             against_b = torch.sign(strip_Nb).sum(dim=0).abs() < threshold
             mean_b = weights @ strip_Nb
             out_D[part][inner] = torch.where(against_b, -mean_b, mean_b)

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.aggregation.norms import norms
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates
 from fedrobust.utils import validation
 
@@ -37,7 +37,7 @@ def signguard(shortest: float = 0.1, longest: float = 3.0, coordinates: float = 
         weights_N = kept_N / kept_N.sum().clamp(min=1)
         factors_N = torch.where(lengths_N > bound, bound / lengths_N, 1.0)
         extras = {"positive_share": shares_NS[:, 0].tolist(), "clipping_bound": bound}
-        return finish(round, round.updates.combine(weights_N * factors_N), weights_N, extras=extras)
+        return make_aggregate(round, round.updates.combine(weights_N * factors_N), weights_N, extras=extras)
 
     return Strategy("signguard", rule)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fedrobust.aggregation.coordinatewise import Choice, Kept, Sorted, any_of, coordinatewise
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.coordinatewise import SelectedRange, Selection, SortedColumns, any_of, coordinatewise
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates
 from fedrobust.utils import validation
 
@@ -23,11 +23,11 @@ def trimmed_mean(f: int = 3) -> Strategy:
 
 def trim(round: Round, f: int) -> Aggregate:
     """The trimmed mean of a round's updates, f values dropped on each side (2f < N)."""
-    update_D, influence_N = trimmed(round.updates, f)
-    return finish(round, update_D, influence_N)
+    update_D, influence_N = coordinatewise_trimmed(round.updates, f)
+    return make_aggregate(round, update_D, influence_N)
 
 
-def trimmed(updates: Updates, f: int) -> tuple[Tensor, Tensor]:
+def coordinatewise_trimmed(updates: Updates, f: int) -> tuple[Tensor, Tensor]:
     """The (D,) trimmed mean, f values dropped on each side (2f < N), and the (N,) float64 influence of each row, summing to 1.
 
     The mean of the sorted values is taken in float64, so the order of the clients cannot change a bit of it.
@@ -35,13 +35,13 @@ def trimmed(updates: Updates, f: int) -> tuple[Tensor, Tensor]:
     return coordinatewise(updates, middle(len(updates), f))
 
 
-def middle(n: int, f: int) -> Choice:
+def middle(n: int, f: int) -> Selection:
     """The mean of n values without the f smallest and the f largest."""
     last, kept = n - f - 1, n - 2 * f
 
-    def pick(ordered: Sorted) -> Kept:
+    def pick(ordered: SortedColumns) -> SelectedRange:
         low_b, high_b = ordered.rows[f], ordered.rows[last]
         tied = [ordered.rows[f - 1] == low_b, ordered.rows[last + 1] == high_b] if f else []
-        return Kept(ordered.total(f, last + 1) / kept, low_b, high_b, f, any_of(tied))
+        return SelectedRange(ordered.total(f, last + 1) / kept, low_b, high_b, f, any_of(tied))
 
-    return Choice(kept, range(max(f - 1, 0), min(last + 2, n)), pick)
+    return Selection(kept, range(max(f - 1, 0), min(last + 2, n)), pick)

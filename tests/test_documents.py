@@ -19,9 +19,9 @@ from fedrobust.studies.comparison import grid
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READERS: dict[str, Callable[[list[str]], object]] = {
-    "fedrobust.simulate": lambda words: config.check(compose.compose(*words)),
-    "fedrobust.compare": grid.read,
-    "fedrobust.ablation": plan.read,
+    "fedrobust.simulate": lambda words: config.check_settings(compose.compose(*words)),
+    "fedrobust.compare": grid.read_grid,
+    "fedrobust.ablation": plan.read_plan,
 }
 PLACEHOLDER = re.compile(r"<[^<>]*>|…|\.\.\.")
 SETTING = re.compile(r"\+?[a-z_][\w.]*=")
@@ -65,7 +65,7 @@ def test_every_setting_of_the_documents_can_be_read(page: Path, words: list[str]
 
 @pytest.mark.parametrize(("page", "words"), [one for one in ALL if one[1][0] == "fedrobust.federation"], ids=lambda one: str(one)[-50:])
 def test_every_word_to_the_federation_helper_is_understood(page: Path, words: list[str]) -> None:
-    federation._asked([word for word in words[1:] if word not in {"--help", "-h"}] or ["demo", "folder"])
+    federation._ask([word for word in words[1:] if word not in {"--help", "-h"}] or ["demo", "folder"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -88,7 +88,7 @@ def check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None
             refuse(f"{option}={name}: must be of {', '.join(known)}")
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """Its version, or None."""
     try:
         return version(package)
@@ -151,7 +151,7 @@ def document(name: str, words: Sequence[str], facts: Mapping[str, Any], **parts:
         "finished_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": facts,
-        "versions": {package: installed(package) for package in PACKAGES},
+        "versions": {package: installed_version(package) for package in PACKAGES},
         **parts,
     }
 

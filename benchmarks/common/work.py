@@ -141,7 +141,7 @@ def new_model(work: Work) -> Classifier:
     from fedrobust.seeding import generator
 
     settings = compose(work)
-    made: Classifier = factories.build(settings, "model").build(work.classes, None, generator(settings["seed"], "init"))
+    made: Classifier = factories.build_group(settings, "model").build(work.classes, None, generator(settings["seed"], "init"))
     return made.to(work.device)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.common.observer import Silent
 from benchmarks.common.work import Work, compose, probe
 from fedrobust.experiment import build, factories, settings
-from fedrobust.runtime.server.loop import make_server, run_rounds
+from fedrobust.runtime.server.loop import build_server_context, run_rounds
 from fedrobust.runtime.simulation import CLIENT_APP
 from fedrobust.types import RoundRecord
 
@@ -39,10 +39,10 @@ def configure(work: Work, engine: str, rule: str) -> list[str]:
 def run(work: Work, rule: str, mark: Callable[[int], None], engine: str) -> dict[str, float]:
     """As `plain.run`."""
     config = compose(work, *configure(work, engine, rule))
-    study = build.from_text(settings.to_json(config))
-    server = make_server(study)
-    marker, start = Marker(mark, len(study.validation())), probe(server.model)
-    with factories.build(config, "engine").open(CLIENT_APP, study.num_clients, {"simulation": True}) as grid:
+    experiment = build.from_text(settings.to_json(config))
+    server = build_server_context(experiment)
+    marker, start = Marker(mark, len(experiment.validation())), probe(server.model)
+    with factories.build_group(config, "engine").open(CLIENT_APP, experiment.num_clients, {"simulation": True}) as grid:
         run_rounds(server, grid, marker)
     moved = probe(server.model) - start  # the server's model was judged last
     return {"trained": marker.trained, "judged": marker.judged, "moved": float(moved.norm()), "accuracy": marker.accuracy}

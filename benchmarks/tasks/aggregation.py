@@ -57,7 +57,7 @@ def ours(rule: str, matrix_ND: Tensor, f: int) -> Rule:
     from fedrobust.state import Layout, State
 
     limit = [f"strategy.f={f}"] if "f" in compose.compose(f"strategy={rule}")["strategy"] else []
-    chosen = factories.build(compose.compose(f"strategy={rule}", *limit), "strategy").rule
+    chosen = factories.build_group(compose.compose(f"strategy={rule}", *limit), "strategy").rule
     columns = matrix_ND.shape[1]
     last = round(LAST * columns)
     layout = Layout((("trunk", torch.Size([columns - last])), ("last", torch.Size([1, last]))), ())

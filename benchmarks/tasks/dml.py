@@ -16,8 +16,8 @@ from fedrobust.aggregation.round import Round
 from fedrobust.aggregation.updates import Updates
 from fedrobust.experiment import build, compose, settings
 from fedrobust.learning.inference import predict
-from fedrobust.runtime.server.loop import make_server
-from fedrobust.runtime.server.rule_strategy import Server
+from fedrobust.runtime.server.loop import build_server_context
+from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import State, load
 
 VARIANTS = {"trust": "none", "ensemble": "ensemble", "mutual": "mutual"}  # what strategy.distillation is set to
@@ -55,9 +55,9 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
     return {"seconds": seconds, "kept": kept, "proxy": len(first.proxy)}
 
 
-def _server(given: Mapping[str, Any], variant: str) -> Server:
-    study = build.from_text(settings.to_json(compose.compose(*configure(given, variant))))
-    return make_server(study)
+def _server(given: Mapping[str, Any], variant: str) -> ServerContext:
+    experiment = build.from_text(settings.to_json(compose.compose(*configure(given, variant))))
+    return build_server_context(experiment)
 
 
 def _member(initial: State, number: int) -> State:
@@ -65,7 +65,7 @@ def _member(initial: State, number: int) -> State:
     return replace(initial, parameters=initial.parameters + NOISE * noise)
 
 
-def _round(server: Server, states: list[State]) -> Round:
+def _round(server: ServerContext, states: list[State]) -> Round:
     matrix_ND = torch.stack([state.parameters - server.initial.parameters for state in states])
     buffers_NB = torch.stack([state.buffers for state in states])
     counts = torch.full((len(states),), 100.0, dtype=torch.float64)
@@ -73,7 +73,7 @@ def _round(server: Server, states: list[State]) -> Round:
     return Round(1, server.initial, updates, server.data_for_rule(), torch.Generator().manual_seed(0))
 
 
-def _passes(server: Server, states: list[State]) -> None:
+def _passes(server: ServerContext, states: list[State]) -> None:
     """Every member answers on every proxy image, nothing else."""
     for state in states:
         load(server.model, server.layout, state)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust.defences.purification.base import resized
+from fedrobust.defences.purification.base import resize_images
 from fedrobust.defences.purification.mdda import NEIGHBOUR, OWN, SCALES
 from fedrobust.defences.purification.total_variation import rof
 from fedrobust.experiment import compose, factories
@@ -47,11 +47,11 @@ def pictures(count: int, size: int) -> Tensor:
     """Images (count, 3, size, size) as even as photographs: coarse random colours, resampled, with noise of deviation .02."""
     random = generator(0, "benchmark")
     coarse = 0.2 + 0.6 * torch.rand(count, 3, 4, 4, generator=random)
-    return (resized(coarse, (size, size)) + 0.02 * torch.randn(count, 3, size, size, generator=random)).clamp(0, 1)
+    return (resize_images(coarse, (size, size)) + 0.02 * torch.randn(count, 3, size, size, generator=random)).clamp(0, 1)
 
 
 def _through(settings: Mapping[str, Any], images: Tensor) -> Tensor:
-    made: Tensor = factories.build(settings, "purifier").purify(images, generator(0, "purifier"))
+    made: Tensor = factories.build_group(settings, "purifier").purify(images, generator(0, "purifier"))
     return made
 
 

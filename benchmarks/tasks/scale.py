@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.common.observer import Silent
 from fedrobust.experiment import build, compose, factories, settings
-from fedrobust.runtime.server.loop import make_server, run_rounds
+from fedrobust.runtime.server.loop import build_server_context, run_rounds
 from fedrobust.runtime.simulation import CLIENT_APP
 from fedrobust.types import RoundRecord
 
@@ -56,9 +56,9 @@ def configure(given: Mapping[str, Any]) -> list[str]:
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
     """given: archive, size, root, proxy, clients, per_round, model, strategy, rounds, threads, scratch."""
     config = compose.compose(*configure(given))
-    study = build.from_text(settings.to_json(config))
-    server = make_server(study)
+    experiment = build.from_text(settings.to_json(config))
+    server = build_server_context(experiment)
     marker = Marker(mark)
-    with factories.build(config, "engine").open(CLIENT_APP, study.num_clients, {"simulation": True}) as grid:
+    with factories.build_group(config, "engine").open(CLIENT_APP, experiment.num_clients, {"simulation": True}) as grid:
         run_rounds(server, grid, marker)
     return {"rounds": marker.rounds, "parameters": server.layout.num_parameters}

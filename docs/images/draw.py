@@ -27,14 +27,14 @@ TRIGGERS = (
 )
 
 
-def built(name: str, **changes: object) -> Contamination:
+def build_corruption(name: str, **changes: object) -> Contamination:
     """The contamination of a yaml with some settings changed."""
     chosen = compose.compose(f"contamination={name}")["contamination"]
-    made: Contamination = factories.build({"contamination": {**chosen, **changes}}, "contamination", num_classes=CLASSES)
+    made: Contamination = factories.build_group({"contamination": {**chosen, **changes}}, "contamination", num_classes=CLASSES)
     return made
 
 
-def through(contamination: Contamination, images: Tensor) -> Tensor:
+def apply_corruption(contamination: Contamination, images: Tensor) -> Tensor:
     """The images after it."""
     return contamination.data(images, torch.zeros(len(images), dtype=torch.int64), generator(0, "sheet"))[0]
 
@@ -46,12 +46,15 @@ def main() -> None:
     images = as_unit(dataset.samples(one_each).images)
     shown = images[1:2]
     lines = [
-        (name.replace("_", " "), torch.cat([shown, *(through(built(name, severity=grade), shown) for grade in range(1, 6))]))
+        (
+            name.replace("_", " "),
+            torch.cat([shown, *(apply_corruption(build_corruption(name, severity=grade), shown) for grade in range(1, 6))]),
+        )
         for name in CORRUPTIONS
     ]
     half = (len(lines) + 1) // 2
     plot_contact_sheet([lines[:half], lines[half:]], ("clean", "1", "2", "3", "4", "5"), IMAGES / "corruptions.png")
-    doors = [(title, built(name, **changes)) for title, name, changes in TRIGGERS]
+    doors = [(title, build_corruption(name, **changes)) for title, name, changes in TRIGGERS]
     marked = [(title, door.backdoor.trigger(images)) for title, door in doors if door.backdoor is not None]
     plot_contact_sheet([[("clean", images), *marked]], [str(kind) for kind in range(CLASSES)], IMAGES / "triggers.png")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from fedrobust.aggregation.mixtures import mixed
+from fedrobust.aggregation.mixtures import mix_updates
 from fedrobust.aggregation.round import Aggregate, Round, Strategy
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.updates import normalize
 from fedrobust.errors import ConfigError
 from fedrobust.state import State
 
@@ -49,7 +49,7 @@ class ServerOptimizer:
     step: Step | None
 
 
-def compose(strategy: Strategy, preaggregation: Preaggregation, optimizer: ServerOptimizer) -> Strategy:
+def compose_strategy(strategy: Strategy, preaggregation: Preaggregation, optimizer: ServerOptimizer) -> Strategy:
     """One rule out of the three. Where both others do nothing it is `strategy` itself.
 
     Its name joins theirs with "+"; it needs so many clients that every part has enough. Raises ConfigError where one of the three
@@ -71,16 +71,16 @@ def _after(preaggregation: Preaggregation, mix: Mixer, strategy: Strategy) -> St
     def rule(round: Round) -> Aggregate:
         gram_NN = round.updates.gram().cpu()
         mixing_MN = mix(gram_NN, round.updates.clients, round.generator)
-        result = strategy.rule(replace(round, updates=mixed(round.updates, mixing_MN, gram_NN)))
-        weights_N = shares(mixing_MN.T @ result.weights_N.to(mixing_MN))
+        result = strategy.rule(replace(round, updates=mix_updates(round.updates, mixing_MN, gram_NN)))
+        weights_N = normalize(mixing_MN.T @ result.weights_N.to(mixing_MN))
         return replace(result, weights_N=weights_N, extras=_per_client(result.extras, mixing_MN))
 
     wanted = max(1, preaggregation.min_clients)
-    enough = least(wanted, lambda clients: preaggregation.rows(clients) >= strategy.min_clients)
+    enough = smallest_accepted(wanted, lambda clients: preaggregation.rows(clients) >= strategy.min_clients)
     return Strategy(f"{preaggregation.name}+{strategy.name}", rule, strategy.uses, enough)
 
 
-def least(low: int, enough: Callable[[int], bool]) -> int:
+def smallest_accepted(low: int, enough: Callable[[int], bool]) -> int:
     """The smallest number from `low` > 0 on that is enough, as every larger one is then; in few steps, since a configuration of
     somebody else's may ask for any number."""
     high = low

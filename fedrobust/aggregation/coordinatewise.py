@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.updates import Updates, shares, strips
+from fedrobust.aggregation.updates import Updates, column_strips, normalize
 
 COUNTED = 1 << 20  # columns on which the influence is counted, at least
 FEW = 32  # rows up to which a network is faster than sorting columns
@@ -26,7 +26,7 @@ WIDE = 20_000  # columns that are sorted one by one at once: enough to count in 
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
+class SortedColumns:
     """Columns in ascending order, nan last: rows[r] is the (b,) array of the r-th smallest values. xp: the module that computes
     with them."""
 
@@ -45,7 +45,7 @@ class Sorted:
         return total_b
 
 
-class Kept(NamedTuple):
+class SelectedRange(NamedTuple):
     """What a rule keeps of sorted columns: in each a range. mean: (b,) float64; low, high: (b,) its edges; below: how many values
     are dropped below it, a number or (b,); tied: (b,) whether a dropped value equals an edge, or None."""
 
@@ -55,21 +55,21 @@ class Kept(NamedTuple):
     below: Any
     tied: Any
 
-    def thinned(self, step: int) -> Kept:
+    def every_nth(self, step: int) -> SelectedRange:
         """The same of every `step`-th column."""
-        return self if step == 1 else Kept(*(one if one is None or isinstance(one, int) else one[::step] for one in self))
+        return self if step == 1 else SelectedRange(*(one if one is None or isinstance(one, int) else one[::step] for one in self))
 
 
-class Choice(NamedTuple):
+class Selection(NamedTuple):
     """A coordinate-wise rule: how many values it keeps of every column, which places of the order it must know, and what it makes of
     them."""
 
-    kept: int
+    width: int
     places: range
-    pick: Callable[[Sorted], Kept]
+    pick: Callable[[SortedColumns], SelectedRange]
 
 
-def coordinatewise(updates: Updates, choice: Choice, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def coordinatewise(updates: Updates, choice: Selection, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The (D,) means of what a rule keeps, and the (N,) float64 influence of each row on them, summing to 1.
 
     rows: indices of the only rows that take part (the influence is theirs then). Clients with equal values at an edge of a kept
@@ -83,13 +83,13 @@ def coordinatewise(updates: Updates, choice: Choice, rows: Tensor | None = None)
     for part, block_Nb in updates.blocks(rows=rows):
         work = on_cpu if block_Nb.device.type == "cpu" else on_device
         influence_N += work(block_Nb, choice, out_D[part], step)
-    return out_D, shares(influence_N if out_D.numel() else influence_N + 1)
+    return out_D, normalize(influence_N if out_D.numel() else influence_N + 1)
 
 
-def on_cpu(block_Nb: Tensor, choice: Choice, out_b: Tensor, step: int = 1) -> Tensor:
+def on_cpu(block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1) -> Tensor:
     """Fill out_b; returns (N,) how many kept values of every `step`-th column came from each row."""
     n = len(block_Nb)
-    pieces = list(strips(block_Nb, NEAR if n <= FEW else 4 * n * WIDE))
+    pieces = list(column_strips(block_Nb, NEAR if n <= FEW else 4 * n * WIDE))
     counts_SN = np.empty((len(pieces), n))
 
     def work(places: range) -> None:
@@ -97,9 +97,9 @@ def on_cpu(block_Nb: Tensor, choice: Choice, out_b: Tensor, step: int = 1) -> Te
         with np.errstate(invalid="ignore"):  # inf - inf is nan, as everywhere
             for place in places:
                 part, values_Nb = pieces[place][0], pieces[place][1].numpy()
-                found = choice.pick(Sorted(_sorted(values_Nb, choice.places, room), np))
+                found = choice.pick(SortedColumns(_sorted(values_Nb, choice.places, room), np))
                 out_b[part].numpy()[:] = found.mean
-                counts_SN[place] = _influence(values_Nb[:, ::step], choice.kept, found.thinned(step))
+                counts_SN[place] = _influence(values_Nb[:, ::step], choice.width, found.every_nth(step))
 
     threads = min(torch.get_num_threads(), len(pieces))
     with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -107,13 +107,13 @@ def on_cpu(block_Nb: Tensor, choice: Choice, out_b: Tensor, step: int = 1) -> Te
     return torch.from_numpy(counts_SN.sum(axis=0))
 
 
-def on_device(block_Nb: Tensor, choice: Choice, out_b: Tensor, step: int = 1) -> Tensor:
+def on_device(block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1) -> Tensor:
     """The same on an accelerator."""
-    found = choice.pick(Sorted(block_Nb.sort(dim=0).values, torch))
+    found = choice.pick(SortedColumns(block_Nb.sort(dim=0).values, torch))
     out_b[:] = found.mean
-    block_Nb, found = block_Nb[:, ::step], found.thinned(step)
+    block_Nb, found = block_Nb[:, ::step], found.every_nth(step)
     counts_N = (block_Nb >= found.low).sum(1) - (block_Nb > found.high).sum(1)
-    given_N: Tensor = _with_ties(block_Nb, counts_N, choice.kept, found)
+    given_N: Tensor = _with_ties(block_Nb, counts_N, choice.width, found)
     return given_N.to("cpu", torch.float64)
 
 
@@ -173,7 +173,7 @@ def network(n: int, places: range) -> tuple[tuple[int, int, bool, bool], ...]:
     return tuple(reversed(kept))
 
 
-def _influence(values_Nb: Any, kept: int, found: Kept) -> Any:
+def _influence(values_Nb: Any, kept: int, found: SelectedRange) -> Any:
     """(N,) how many of the kept values came from each row: those not below the range without those above it."""
     low_b, high_b = np.ascontiguousarray(found.low), np.ascontiguousarray(found.high)
     inside_b = np.empty(len(low_b), dtype=bool)
@@ -184,7 +184,7 @@ def _influence(values_Nb: Any, kept: int, found: Kept) -> Any:
     return _with_ties(values_Nb, counts_N, kept, found)
 
 
-def _with_ties(values_Nb: Any, counts_N: Any, kept: int, found: Kept) -> Any:
+def _with_ties(values_Nb: Any, counts_N: Any, kept: int, found: SelectedRange) -> Any:
     """The counts put right in columns where an edge of the range is shared; for numpy arrays and for tensors."""
     if found.tied is None or not found.tied.any():
         return counts_N

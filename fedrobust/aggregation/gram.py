@@ -40,7 +40,7 @@ def squared_to(gram_NN: Tensor, weights_N: Tensor) -> Tensor:
     return (gram_NN.diagonal() - 2 * products_N + weights_N @ products_N).clamp_(min=0)
 
 
-def centred(gram_NN: Tensor, shares_N: Tensor) -> Tensor:
+def center_gram(gram_NN: Tensor, shares_N: Tensor) -> Tensor:
     """(N, N) inner products of the rows after their weighted mean (shares that sum to 1) was taken from each."""
     products_N = gram_NN @ shares_N
     return gram_NN - products_N[:, None] - products_N[None, :] + shares_N @ products_N

@@ -20,7 +20,7 @@ READ = 1 << 26  # bytes read at once of a matrix on a disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mixed(Updates):
+class MixedUpdates(Updates):
     """M rows, each a linear combination of the N rows of `base`.
 
     `matrix_ND` is that of `base`, for its columns, type and device: the rows are had from the methods alone. mixing_MN: float64,
@@ -61,7 +61,7 @@ class Mixed(Updates):
         return self.base.combine(self.mixing_MN.T @ weights_N.to(self.mixing_MN))
 
 
-def mixed(updates: Updates, mixing_MN: Tensor, gram_NN: Tensor) -> Mixed:
+def mix_updates(updates: Updates, mixing_MN: Tensor, gram_NN: Tensor) -> MixedUpdates:
     """The mixtures mixing_MN @ updates, each row's coefficients non-negative; gram_NN: `updates.gram()`, for what needs distances.
 
     Buffers and numbers of images are averaged by the shares that the clients have in a row (a running variance gets the spread
@@ -77,7 +77,7 @@ def mixed(updates: Updates, mixing_MN: Tensor, gram_NN: Tensor) -> Mixed:
     buffers = updates.buffers_NB
     if not torch.equal(shares_MN, alone_MN):
         buffers = torch.stack([merge_buffers(updates.layout, updates.buffers_NB, row_N) for row_N in shares_MN])
-    return Mixed(
+    return MixedUpdates(
         matrix_ND=updates.matrix_ND,
         buffers_NB=buffers,
         num_examples_N=shares_MN @ updates.num_examples_N.to(shares_MN),

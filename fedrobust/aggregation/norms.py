@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.updates import Updates, strips
+from fedrobust.aggregation.updates import Updates, column_strips
 
 
 def norms(updates: Updates) -> Tensor:
     """(N,) float64 lengths of the updates."""
     squares_N = updates.matrix_ND.new_zeros(len(updates), dtype=torch.float64)
     for _, block_Nb in updates.blocks():
-        for _, strip_Nb in strips(block_Nb):
+        for _, strip_Nb in column_strips(block_Nb):
             squares_N += strip_Nb.to(torch.float64).square_().sum(dim=1)
     return squares_N.sqrt().cpu()
 

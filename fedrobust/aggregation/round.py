@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Generator, Tensor
 
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.updates import normalize
 from fedrobust.state import Layout, State, views
 from fedrobust.types import ClientTrainer, Samples
 
@@ -90,14 +90,14 @@ def merge_buffers(layout: Layout | None, buffers_NB: Tensor, weights_N: Tensor) 
     return mean_B
 
 
-def finish(round: Round, update_D: Tensor, weights_N: Tensor, **record: Any) -> Aggregate:
+def make_aggregate(round: Round, update_D: Tensor, weights_N: Tensor, **record: Any) -> Aggregate:
     """The Aggregate of a rule: reference + update for the parameters, buffers merged by the clients' influence.
 
     With no influence left the reference's buffers stay. The sum is formed in `update_D` itself where its type and place allow: a rule that
     goes on with its update gives a copy. `record`: Aggregate's `extras` and `memory`.
     """
     reference = round.reference
-    weights_N = shares(weights_N.cpu())
+    weights_N = normalize(weights_N.cpu())
     buffers = reference.buffers
     if weights_N.sum() > 0:
         buffers = merge_buffers(round.updates.layout, round.updates.buffers_NB.cpu(), weights_N)

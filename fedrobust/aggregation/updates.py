@@ -18,7 +18,7 @@ RUNS = 64  # places in the columns at which a Gram matrix is estimated
 LONG = 1 << 18  # columns of the strips in which whole rows are added: their sum stays near a core
 
 
-def strips(block_Nb: Tensor, size: int = STRIP) -> Iterator[tuple[slice, Tensor]]:
+def column_strips(block_Nb: Tensor, size: int = STRIP) -> Iterator[tuple[slice, Tensor]]:
     """A block cut into column strips (slice, view) of about `size` bytes."""
     width = max(1, size // max(1, block_Nb.element_size() * len(block_Nb)))
     for start in range(0, block_Nb.shape[1], width):
@@ -87,7 +87,9 @@ class Updates:
         In float32 it would take a third of the time, but where all updates share a large part, distances are small differences of
         large products: float32 loses them, and with them Krum's choice.
         """
-        pieces = (strip_Nb for _, block_Nb in self.blocks() for _, strip_Nb in strips(block_Nb, STRIP // 2))  # widened, they are a strip
+        pieces = (
+            strip_Nb for _, block_Nb in self.blocks() for _, strip_Nb in column_strips(block_Nb, STRIP // 2)
+        )  # widened, they are a strip
         return products.accumulate(pieces, self.matrix_ND.new_zeros((len(self), len(self)), dtype=torch.float64))
 
     def gram_estimate(self, columns: int, generator: Generator) -> Tensor:
@@ -113,7 +115,7 @@ class Updates:
         columns = self.matrix_ND.shape[1]
         out = self.matrix_ND.new_empty(columns) if rows else self.matrix_ND.new_zeros(columns)
         for part, block_Nb in self.blocks(rows=chosen if apart else None):
-            for inner, strip_Nb in strips(block_Nb, 4 * len(block_Nb) * LONG):
+            for inner, strip_Nb in column_strips(block_Nb, 4 * len(block_Nb) * LONG):
                 sum_b = out[part][inner]
                 for row, weight in rows[:1]:
                     torch.mul(strip_Nb[row], weight, out=sum_b)
@@ -142,7 +144,7 @@ def squared_distances(gram_NN: Tensor) -> Tensor:
     return (squares_N[:, None] + squares_N[None, :] - 2 * gram_NN).clamp_(min=0).fill_diagonal_(0)
 
 
-def shares(values_N: Tensor) -> Tensor:
+def normalize(values_N: Tensor) -> Tensor:
     """Non-negative values as shares that sum to 1 (all zeros stay zeros)."""
     wide = values_N.to(torch.float64)
     total = wide.sum()
@@ -150,7 +152,7 @@ def shares(values_N: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class UpdateRows:
     """The rows of the matrix with these numbers ((M,) int64), and no others: nothing else is ever read. Read-only."""
 
     updates: Updates
@@ -164,16 +166,16 @@ class Rows:
         """Whose updates they are."""
         return tuple(self.updates.clients[n] for n in self.index.tolist())
 
-    def strips(self) -> Iterator[tuple[slice, Tensor]]:
+    def column_strips(self) -> Iterator[tuple[slice, Tensor]]:
         """Column strips (slice, (M, b) copies) of some megabytes, from left to right, each until the next."""
         for part, block_Mb in self.updates.blocks(rows=self.index):
-            for inner, strip_Mb in strips(block_Mb):
+            for inner, strip_Mb in column_strips(block_Mb):
                 yield slice(part.start + inner.start, part.start + inner.stop), strip_Mb
 
     def gram(self) -> Tensor:
         """The (M, M) float64 matrix of inner products, on the CPU."""
         total = torch.zeros(len(self), len(self), dtype=torch.float64)
-        for _, strip_Mb in self.strips():
+        for _, strip_Mb in self.column_strips():
             wide_Mb = strip_Mb.to(torch.float64)
             total += (wide_Mb @ wide_Mb.T).cpu()
         return total

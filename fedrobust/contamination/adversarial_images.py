@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import chosen
-from fedrobust.contamination.evasion import attacked, pgd
+from fedrobust.contamination.common import sample_rows
+from fedrobust.contamination.evasion import attack_images, pgd
 from fedrobust.utils.validation import number
 
 BATCH = 128
@@ -22,15 +22,15 @@ def evasion(*, eps_255: float = 8.0, steps: int = 10, step_size: float = 0.25, r
     eps_255: the largest change of a value, in 255ths of the range; steps, step_size (a share of eps): of PGD.
     """
     number("contamination.eps_255", eps_255, low=0, high=255)
-    pgd.check("contamination.", steps, step_size)
+    pgd.check_steps("contamination.", steps, step_size)
     number("contamination.rate", rate, low=0, high=1)
-    attack = pgd.projected(steps, step_size)
+    attack = pgd.project(steps, step_size)
 
     def craft(model: Any, images: Tensor, labels: Tensor, generator: Generator) -> Tensor:
-        rows = chosen(torch.arange(len(labels)), rate, generator).to(images.device)
+        rows = sample_rows(torch.arange(len(labels)), rate, generator).to(images.device)
         if eps_255 == 0 or len(rows) == 0:
             return images
-        made = attacked(attack, model, images[rows], labels[rows], eps=eps_255 / 255, generator=generator, batch_size=BATCH)
+        made = attack_images(attack, model, images[rows], labels[rows], eps=eps_255 / 255, generator=generator, batch_size=BATCH)
         return images.index_copy(0, rows, made)
 
     return Contamination("evasion", craft=craft)

@@ -17,15 +17,15 @@ from fedrobust.utils.images import as_unit
 Part = TypeVar("Part")
 
 
-def compose(name: str, *contaminations: Contamination) -> Contamination:
+def chain(name: str, *contaminations: Contamination) -> Contamination:
     """Several contaminations, one after the other, as one; they share the generator. None at all: the identity.
 
     Raises ValueError when more than one has a backdoor, since only one attack success rate can be measured.
     """
     if any(one.parts for one in contaminations):
-        ranks = range(math.lcm(*(period(one) for one in contaminations)))
-        parts = tuple(compose(name, *(share(one, rank) for one in contaminations)) for rank in ranks)
-        return replace(compose(name, *(replace(one, parts=()) for one in contaminations)), parts=parts)
+        ranks = range(math.lcm(*(parts_period(one) for one in contaminations)))
+        parts = tuple(chain(name, *(for_rank(one, rank) for one in contaminations)) for rank in ranks)
+        return replace(chain(name, *(replace(one, parts=()) for one in contaminations)), parts=parts)
     on_data = [one.data for one in contaminations if one.data is not keep_data]
     on_update = [one.update for one in contaminations if one.update is not keep_update]
     on_track = [one.track for one in contaminations if one.track is not None]
@@ -55,7 +55,7 @@ def compose(name: str, *contaminations: Contamination) -> Contamination:
         update=update if on_update else keep_update,
         backdoor=backdoors[0] if backdoors else None,
         track=track if on_track else None,
-        disguise=_only(name, "a disguise", [one.disguise for one in contaminations]),
+        stealth=_only(name, "a disguise", [one.stealth for one in contaminations]),
         collude=_only(name, "a collusion", [one.collude for one in contaminations]),
         craft=_joined(on_craft) if on_craft else None,
     )
@@ -78,18 +78,18 @@ def _only(name: str, what: str, found: Sequence[Part | None]) -> Part | None:
     return given[0] if given else None
 
 
-def period(contamination: Contamination) -> int:
+def parts_period(contamination: Contamination) -> int:
     """After how many clients the parts begin anew; 1 where all suffer the same."""
     parts = contamination.parts
-    return len(parts) * math.lcm(*(period(one) for one in parts)) if parts else 1
+    return len(parts) * math.lcm(*(parts_period(one) for one in parts)) if parts else 1
 
 
-def share(contamination: Contamination, rank: int) -> Contamination:
+def for_rank(contamination: Contamination, rank: int) -> Contamination:
     """What the client of this rank (0, 1, ... in the order of ids) among those of its kind suffers."""
     if not contamination.parts:
         return contamination
     turn, place = divmod(rank, len(contamination.parts))
-    return share(contamination.parts[place], turn)
+    return for_rank(contamination.parts[place], turn)
 
 
 def contaminate(samples: Samples, contamination: Contamination, generator: Generator) -> Samples:
@@ -106,7 +106,7 @@ def contaminate(samples: Samples, contamination: Contamination, generator: Gener
     return Samples(images, labels)
 
 
-def crafted(samples: Samples, contamination: Contamination, model: Any, generator: Generator) -> Samples:
+def craft_samples(samples: Samples, contamination: Contamination, model: Any, generator: Generator) -> Samples:
     """The samples after `contamination.craft` against this model; the very same object where it has none or changes nothing."""
     if contamination.craft is None:
         return samples
@@ -115,7 +115,7 @@ def crafted(samples: Samples, contamination: Contamination, model: Any, generato
     return samples if images is unit else Samples(images, samples.labels)
 
 
-def triggered(samples: Samples, backdoor: Backdoor) -> Samples:
+def trigger_samples(samples: Samples, backdoor: Backdoor) -> Samples:
     """The images on which a backdoor's success is measured: those of its source class, or all whose true class is not the
     target, with the trigger put on.
 
@@ -130,4 +130,4 @@ def attacker_owned(contamination: Contamination) -> bool:
     """Whether the attacker holds the client and not only its data: whoever tampers with the training or with what is sent does not
     sanitise itself."""
     tampers = contamination.update is not keep_update or contamination.track is not None
-    return tampers or contamination.disguise is not None or contamination.collude is not None
+    return tampers or contamination.stealth is not None or contamination.collude is not None

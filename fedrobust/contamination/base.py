@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from fedrobust.aggregation.updates import Rows
+from fedrobust.aggregation.updates import UpdateRows
 from fedrobust.state import State
 from fedrobust.types import Purifier, Samples
 
@@ -49,7 +49,7 @@ class Contamination:
     update: (trained, reference, generator) -> State.
     track: (what `update` made, reference, the reference that this client received the last time it took part, or None) -> State.
     parts: where clients of one kind differ: the client of rank i among them suffers parts[i mod len(parts)] instead of this one.
-    disguise: (what the client learnt from its clean data, what it learnt when it went on from there with its contaminated data,
+    stealth: (what the client learnt from its clean data, what it learnt when it went on from there with its contaminated data,
     mirror, generator) -> State, which takes the place of the trained one before `update`. collude: see `base.Collusion`.
     craft: (the received `classifier.Classifier`, images_NCHW float32 in [0, 1], labels_N, generator) -> images; anew in every round, after
     `data`.
@@ -61,7 +61,7 @@ class Contamination:
     backdoor: Backdoor | None = None
     track: TrackingContamination | None = None
     parts: tuple[Contamination, ...] = ()
-    disguise: Disguise | None = None
+    stealth: Stealth | None = None
     collude: Collusion | None = None
     craft: Craft | None = None
 
@@ -92,7 +92,7 @@ Strips = Iterable[tuple[slice, Tensor]]  # columns from left to right, each with
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class AttackContext:
     """All that attackers who work together see in one round.
 
     own: the honest updates of those M poisoned clients that replied. known: the updates they reckon with, see `Collusion`.
@@ -102,8 +102,8 @@ class Scene:
 
     number: int
     reference: State
-    own: Rows
-    known: Rows
+    own: UpdateRows
+    known: UpdateRows
     total: int
     generator: Generator
     memory: Mapping[str, Any]
@@ -111,7 +111,7 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
-class Forged:
+class CraftedUpdates:
     """What the poisoned clients send instead of their own updates, made while it is read, and what they remember."""
 
     strips: Strips
@@ -122,16 +122,16 @@ class Forged:
 class Collusion:
     """Model poisoning by clients that work together. It is done between the replies and the rule, in simulations only.
 
-    knowledge: what `Scene.known` holds: "own": their own honest updates; "omniscient": those of all clients that are not
+    knowledge: what `AttackContext.known` holds: "own": their own honest updates; "omniscient": those of all clients that are not
     theirs (their own, where nobody else replied). What the server owns is never among it.
     """
 
-    attack: Callable[[Scene], Forged]
+    attack: Callable[[AttackContext], CraftedUpdates]
     knowledge: str = "omniscient"
 
 
 @dataclass(frozen=True, slots=True)
-class Mirror:
+class AttackerProbe:
     """What one attacker can find out by itself about a model that it might send.
 
     samples: its own clean training and validation images. scores: (n, K) of a state's model on images (n, C, H, W), with
@@ -144,4 +144,4 @@ class Mirror:
     scale: float
 
 
-Disguise = Callable[[State, State, Mirror, Generator], State]
+Stealth = Callable[[State, State, AttackerProbe, Generator], State]

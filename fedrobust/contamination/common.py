@@ -16,7 +16,7 @@ PIXELS = 2**19  # that are corrupted at once: bounds the memory of intermediate 
 Level = TypeVar("Level")
 
 
-def chosen(eligible: Tensor, rate: float, generator: Generator) -> Tensor:
+def sample_rows(eligible: Tensor, rate: float, generator: Generator) -> Tensor:
     """round(rate * E) of the E eligible row numbers, drawn without replacement, in rising order (halves round to even)."""
     count = round(rate * len(eligible))
     return eligible[torch.randperm(len(eligible), generator=generator)[:count]].sort().values
@@ -32,7 +32,7 @@ def classes(name: str, num_classes: int | None) -> int:
     return int(number("num_classes", num_classes, low=2, integer=True))
 
 
-def label(key: str, value: int | str | None, num_classes: int, class_names: Sequence[str] | None = None) -> int:
+def class_index(key: str, value: int | str | None, num_classes: int, class_names: Sequence[str] | None = None) -> int:
     """A class, given by its number in [0, num_classes) or by its name, as a number."""
     wanted = f"a class number from 0 to {num_classes - 1}" + (f" or one of {', '.join(class_names)}" if class_names else "")
     if isinstance(value, str) and class_names and value in class_names:
@@ -61,7 +61,7 @@ def corruption(
     number("contamination.rate", rate, low=0, high=1)
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        rows = chosen(torch.arange(len(labels)), rate, generator)
+        rows = sample_rows(torch.arange(len(labels)), rate, generator)
         if len(rows) == 0:
             return images, labels
         out = torch.empty_like(images) if len(rows) == len(labels) else images.clone()
@@ -72,12 +72,12 @@ def corruption(
     return Contamination(name, data=data)
 
 
-def planted(trigger: Trigger, wanted: int, rate: float) -> DataContamination:
+def plant_trigger(trigger: Trigger, wanted: int, rate: float) -> DataContamination:
     """The trigger on an exact share `rate` of all images, which are labelled `wanted`."""
     number("contamination.rate", rate, low=0, high=1)
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        rows = chosen(torch.arange(len(labels)), rate, generator)
+        rows = sample_rows(torch.arange(len(labels)), rate, generator)
         if len(rows) == 0:
             return images, labels
         return images.index_copy(0, rows, trigger(images[rows])), labels.index_fill(0, rows, wanted)

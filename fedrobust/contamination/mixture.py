@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.apply import compose
+from fedrobust.contamination.apply import chain
 from fedrobust.contamination.base import Contamination, DataContamination, keep_update
 from fedrobust.errors import ConfigError
 from fedrobust.utils.validation import choice, number
@@ -39,7 +39,7 @@ def mixture(
     if mode == "cyclic":
         return Contamination("mixture", data=_by_turns(parts), backdoor=backdoor, parts=parts)
     for one in parts:
-        if one.update is not keep_update or one.track is not None or one.disguise is not None or one.craft is not None or one.parts:
+        if one.update is not keep_update or one.track is not None or one.stealth is not None or one.craft is not None or one.parts:
             raise ConfigError(f"contamination.mode=sample: {one.name} does not change single samples; use contamination.mode=cyclic or all")
     return Contamination("mixture", data=_drawn(parts, _shares(probabilities, len(parts))), backdoor=backdoor)
 
@@ -55,7 +55,7 @@ def _checked(contaminations: Any) -> tuple[Contamination, ...]:
 
 def _joined(parts: Sequence[Contamination]) -> Contamination:
     try:
-        return compose("mixture", *parts)
+        return chain("mixture", *parts)
     except ValueError as error:
         raise ConfigError(f"contamination.contaminations: {error}; take the others out") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedrobust.contamination.apply import compose
+from fedrobust.contamination.apply import chain
 from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.corruptions.gaussian_noise import gaussian_noise
 from fedrobust.contamination.labels.label_error import label_error
@@ -13,4 +13,4 @@ def clinical_noise(*, std: float = 0.04, rate: float = 0.1, num_classes: int | N
 
     Both defaults are assumptions, not estimates from data. num_classes: K.
     """
-    return compose("clinical_noise", gaussian_noise(std=std), label_error(rate=rate, num_classes=num_classes))
+    return chain("clinical_noise", gaussian_noise(std=std), label_error(rate=rate, num_classes=num_classes))

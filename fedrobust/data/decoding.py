@@ -62,7 +62,7 @@ def _decoded(files: Files, names: Sequence[str], size: int) -> Iterator[NDArray[
 
     def one(name: str) -> NDArray[np.uint8] | Exception:
         try:
-            return decode(files.read(name), size)
+            return decode_image(files.read(name), size)
         except Exception as error:  # broken files make Pillow raise almost anything; the caller decides what it means
             return error
 
@@ -73,7 +73,7 @@ def _decoded(files: Files, names: Sequence[str], size: int) -> Iterator[NDArray[
         pool.shutdown(cancel_futures=True)
 
 
-def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """The first frame of an encoded picture as (3, size, size) uint8 RGB.
 
     Raises whatever Pillow raises for broken files, ValueError for more than `MAX_PIXELS` or for 16-bit and float pixels.

@@ -71,7 +71,7 @@ def _archive(path: Path) -> Files:
     return Files(str(path), sorted(infos), stamp, archive.read)
 
 
-def joined(parts: Sequence[Files]) -> Files:
+def join_roots(parts: Sequence[Files]) -> Files:
     """Several roots as one; names get the position of their root in front ("0/a.jpg")."""
 
     def split(name: str) -> tuple[Files, str]:
@@ -85,7 +85,7 @@ def joined(parts: Sequence[Files]) -> Files:
     return Files(", ".join(part.label for part in parts), names, stamp, lambda name: split(name)[0].read(split(name)[1]))
 
 
-def checked_name(name: str, source: str, known: Container[str]) -> str:
+def find_name(name: str, source: str, known: Container[str]) -> str:
     """The name that a table gives, in the spelling of `known` (stored names).
 
     Raises DataError for a path that leads out of the root, and for a file that is not there.

@@ -100,7 +100,7 @@ def remote(client: int | None = None) -> Remote:
     return Remote(client)
 
 
-def summary(dataset: Dataset, parts: Sequence[Tensor], split: int | None = None) -> Tensor:
+def class_table(dataset: Dataset, parts: Sequence[Tensor], split: int | None = None) -> Tensor:
     """(N, K) int64 images of each class at each client; of one split only, if named (0 train, 1 validation, 2 test)."""
     rows = [part if split is None else part[dataset.splits[part] == split] for part in parts]
     return torch.stack([torch.bincount(dataset.labels[part], minlength=dataset.num_classes) for part in rows])

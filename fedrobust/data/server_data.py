@@ -10,7 +10,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.utils import validation
 
 
-def carve(dataset: Dataset, root_per_class: int, proxy: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+def reserve_server_data(dataset: Dataset, root_per_class: int, proxy: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Rows (root, proxy, rest), each sorted int64, disjoint, together every row; whole groups, from training images only.
 
     root: up to `root_per_class` images of every class (fewer only where whole groups do not fit, at least one).

@@ -15,7 +15,7 @@ from fedrobust.errors import DataError
 RATIO = {TRAIN: 0.7, VALIDATION: 0.2, TEST: 0.1}
 
 
-def complete(splits_N: Tensor | None, labels_N: Tensor, groups_N: Tensor, generator: Generator) -> Tensor:
+def complete_splits(splits_N: Tensor | None, labels_N: Tensor, groups_N: Tensor, generator: Generator) -> Tensor:
     """(N,) int8 with all three splits: drawn where `splits_N` is None or lacks one, else the given ones.
 
     Raises DataError when splits are given but none of them is train.

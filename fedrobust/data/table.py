@@ -77,7 +77,7 @@ def class_setting(value: Sequence[object] | None) -> tuple[str, ...] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ImageTable:
     """One row per image, as text. images: stored names in `Files`; sites, groups, splits: None where the source has none.
     classes: the wanted classes in order; None takes the labels that occur."""
 
@@ -109,7 +109,7 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def load_table(name: str, source: str, files: Files, table: Table, chosen: Options) -> Dataset:
+def load_table(name: str, source: str, files: Files, table: ImageTable, chosen: Options) -> Dataset:
     """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the table in errors."""
     _refuse_twice(source, table.images)
     labels, class_names = _encode_labels(source, table)
@@ -121,7 +121,7 @@ def load_table(name: str, source: str, files: Files, table: Table, chosen: Optio
     if given is not None:
         _refuse_straddling(source, groups, group_names, given)
     with found_in(source):
-        split = splits.complete(given, labels, groups, generator(chosen.seed, name, "splits"))
+        split = splits.complete_splits(given, labels, groups, generator(chosen.seed, name, "splits"))
     index = chosen_rows(labels, sites, split, chosen, generator(chosen.seed, name, "subset"))
     images, kept, skipped = read_images(files, [table.images[row] for row in index.tolist()], chosen.size, chosen.on_broken)
     index = index[kept]
@@ -180,7 +180,7 @@ def _encode(words: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
     return torch.from_numpy(codes.astype(np.int64)), tuple(str(one) for one in names)
 
 
-def _encode_labels(source: str, table: Table) -> tuple[Tensor, tuple[str, ...]]:
+def _encode_labels(source: str, table: ImageTable) -> tuple[Tensor, tuple[str, ...]]:
     """Labels as positions in the classes; whole numbers are put in the order of their size, other words in alphabetical order."""
     words = set(table.labels)
     order = sorted(words, key=int) if all(word.isdecimal() for word in words) else sorted(words)
@@ -192,7 +192,7 @@ def _encode_labels(source: str, table: Table) -> tuple[Tensor, tuple[str, ...]]:
     return torch.tensor([place[word] for word in table.labels]), classes
 
 
-def _encode_splits(source: str, table: Table) -> Tensor:
+def _encode_splits(source: str, table: ImageTable) -> Tensor:
     for image, word in zip(table.images, table.splits or (), strict=True):
         if word.lower() not in SPLIT_WORDS:
             raise DataError(f"{source}: image {image} has the split '{word}'; use train, validation or test")

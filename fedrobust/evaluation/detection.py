@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def detection(clients: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
+def detection_scores(clients: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
     """How well the influence given to clients tells the poisoned ones, in percent.
 
     `clients`: the report's items; of each, `kind`, `num_examples` and `weight` (influence in [0, 1]) are read. A client counts

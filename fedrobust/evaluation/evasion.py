@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class AttackResult:
     """What the model answered on attacked images: probabilities (N, K).
 
     eps_255: the bound in 255ths of the range, None for an attack without one. purifier: what the images went through before the model.
@@ -25,9 +25,9 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempts:
+class AttackResults:
     """All attempts on one model, with its answers (N, K) on the images as they are, by purifier ("none" first)."""
 
     labels: Tensor
     clean: Mapping[str, Tensor]
-    made: tuple[Attempt, ...]
+    made: tuple[AttackResult, ...]

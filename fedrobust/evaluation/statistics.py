@@ -25,27 +25,27 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Replicates:
     """values: (..., S) as measured; draws: (..., S, B) the same under resampled test images, all by the same images in a replicate."""
 
     values: Tensor
     draws: Tensor
 
-    def __sub__(self, other: Measured) -> Measured:
+    def __sub__(self, other: Replicates) -> Replicates:
         """Paired by seed and image: where one run is missing, the other one is left out too."""
-        return Measured(self.values - other.values, self.draws - other.draws)
+        return Replicates(self.values - other.values, self.draws - other.draws)
 
-    def __getitem__(self, index: int) -> Measured:
-        return Measured(self.values[index], self.draws[index])
+    def __getitem__(self, index: int) -> Replicates:
+        return Replicates(self.values[index], self.draws[index])
 
 
-def draw_seeds(number: int, draws: int, generator: Generator) -> Tensor:
+def sample_seeds(number: int, draws: int, generator: Generator) -> Tensor:
     """(S, B) how often each of the S seeds is in a replicate: S picks with replacement."""
     picks_BS = torch.randint(number, (draws, number), generator=generator)
     return torch.nn.functional.one_hot(picks_BS, number).sum(dim=1).T.to(torch.float64)
 
 
-def over_seeds(measured: Measured, counts_SB: Tensor) -> tuple[Tensor, Tensor]:
+def mean_over_seeds(measured: Replicates, counts_SB: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over seeds (...) and its replicates (..., B), test images and seeds both resampled.
 
     S picks out of S seeds vary too little: their mean has (S - 1) / S of the variance that it should have. So the part of a replicate
@@ -75,29 +75,29 @@ def estimate(value: Tensor, draws_B: Tensor) -> Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
-    """Every rule under every attack. measured: of shape (R, A, S); counts_SB: `draw_seeds`, the same for all."""
+class DropTable:
+    """Every rule under every attack. measured: of shape (R, A, S); counts_SB: `sample_seeds`, the same for all."""
 
-    measured: Measured
+    measured: Replicates
     counts_SB: Tensor
 
     def one(self, rule: int, attack: int) -> Estimate:
         """The mean over seeds."""
-        return estimate(*over_seeds(self.measured[rule][attack], self.counts_SB))
+        return estimate(*mean_over_seeds(self.measured[rule][attack], self.counts_SB))
 
     def mean(self, rule: int) -> Estimate:
         """The mean over attacks, each of which counts alike; undefined where an attack has no run."""
-        values_A, draws_AB = over_seeds(self.measured[rule], self.counts_SB)
+        values_A, draws_AB = mean_over_seeds(self.measured[rule], self.counts_SB)
         return estimate(values_A.mean(dim=-1), draws_AB.mean(dim=-2))
 
     def worst(self, rule: int) -> Estimate:
         """The largest of the attacks' means over seeds; undefined where an attack has no run."""
-        values_A, draws_AB = over_seeds(self.measured[rule], self.counts_SB)
+        values_A, draws_AB = mean_over_seeds(self.measured[rule], self.counts_SB)
         return estimate(values_A.amax(dim=-1), draws_AB.amax(dim=-2))
 
     def difference(self, one: int, other: int) -> Estimate:
         """Mean over attacks of rule `one` minus that of rule `other`, paired by attack, seed and image."""
-        values_A, draws_AB = over_seeds(self.measured[one] - self.measured[other], self.counts_SB)
+        values_A, draws_AB = mean_over_seeds(self.measured[one] - self.measured[other], self.counts_SB)
         return estimate(values_A.mean(dim=-1), draws_AB.mean(dim=-2))
 
 
@@ -110,7 +110,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def groups(number: int, different: Sequence[tuple[int, int]]) -> list[str]:
+def letter_groups(number: int, different: Sequence[tuple[int, int]]) -> list[str]:
     """Letters for members 0 ... number - 1 in the order of their rank: two share one if and only if they are not `different`.
 
     Every largest set without a different pair is a letter (insert and absorb: Piepho, J Comput Graph Stat 13:456, 2004).

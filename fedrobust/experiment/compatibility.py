@@ -17,7 +17,7 @@ from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.types import NO_PURIFIER, Purifier
 
 
-def check(config: Mapping[str, Any], built: Mapping[str, Any], strategy: Strategy) -> None:
+def check_compatibility(config: Mapping[str, Any], built: Mapping[str, Any], strategy: Strategy) -> None:
     """Everything that can be seen without the data. built: the objects of the groups; strategy: composed. Raises ConfigError."""
     evaluation, evasion, purifier = built["evaluation"], built["evasion"], built["purifier"]
     _check_together(config, strategy)
@@ -99,7 +99,7 @@ def _check_fusion(evaluation: Evaluation, evasion: Evasion, model: ModelFactory)
         raise ConfigError(f"evaluation.fusion=true: model.head={model.head} has no space that client models share; set model.head=etf")
 
 
-def check_damage(damage: Mapping[str, Contamination]) -> None:
+def check_contaminations(damage: Mapping[str, Contamination]) -> None:
     """Some contaminations are for training images or for poisoned clients alone. damage: by group. Raises ConfigError."""
     if damage["corruption"].craft is not None:
         name = damage["corruption"].name

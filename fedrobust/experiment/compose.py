@@ -10,13 +10,13 @@ from fedrobust.errors import ConfigError
 
 def compose(*overrides: str) -> dict[str, Any]:
     """The resolved configuration for Hydra overrides, as plain Python values (for tests, apps and notebooks)."""
-    return plain(_composed("config", overrides))
+    return without_hydra_keys(_composed("config", overrides))
 
 
 def compose_comparison(*overrides: str, name: str = "compare") -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration of configs/<name>.yaml in its two parts: the main job's, and the block of that name."""
     container = _composed(name, overrides)
-    return plain(container), container[name]
+    return without_hydra_keys(container), container[name]
 
 
 def _composed(name: str, overrides: Sequence[str]) -> Any:
@@ -28,7 +28,7 @@ def _composed(name: str, overrides: Sequence[str]) -> Any:
         return OmegaConf.to_container(hydra_compose(name, list(overrides)), resolve=True)
 
 
-def changed_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+def change_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Engine settings after the overrides `engine=...` and `engine.key=...`. Raises ConfigError for other words, and Hydra's errors."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
@@ -40,9 +40,9 @@ def changed_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str,
         if not key.startswith("engine.") or override.is_sweep_override():
             raise ConfigError(f"{override.input_line}: cannot be changed here; only engine=... and engine.<key>=<value> can")
         OmegaConf.update(chosen, key.removeprefix("engine."), override.value())
-    return plain(OmegaConf.to_container(chosen))
+    return without_hydra_keys(OmegaConf.to_container(chosen))
 
 
-def plain(container: Any) -> dict[str, Any]:
+def without_hydra_keys(container: Any) -> dict[str, Any]:
     """A resolved configuration without Hydra's own parts and without the grid of a comparison or an ablation, none of a run's business."""
     return {str(key): value for key, value in container.items() if key not in ("hydra", "experiment", "compare", "ablation")}

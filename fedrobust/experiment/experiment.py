@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fedrobust.aggregation.round import Strategy
-from fedrobust.contamination.apply import contaminate, share
+from fedrobust.contamination.apply import contaminate, for_rank
 from fedrobust.contamination.base import Backdoor, Contamination, Evasion
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset
-from fedrobust.defences.purification.base import behind
+from fedrobust.defences.purification.base import with_purified_statistics
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.evaluation.settings import Evaluation
 from fedrobust.experiment import settings
@@ -30,9 +30,10 @@ CONDITIONS = ("clean", "contaminated")  # under which a client judges its own te
 
 @dataclass(frozen=True)
 class Experiment:
-    """A built configuration. parts[i]: the rows of the data set that client i holds; kinds[i] of KINDS; root and proxy: the
-    server's rows. grades: the corruption by severity, {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that
-    travels to the clients. sites, held: of a real federation, the sites' names by client number, and how many training images each
+    """A built configuration. parts[i]: the rows of the data set that client i holds; roles[i] of KINDS; root and proxy: the
+    server's rows. severities: the corruption by severity, {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that
+    travels to the clients. sites, reported_sizes: of a real federation, the sites' names by client number, and how many training images
+    each
     says it has."""
 
     config: Mapping[str, Any]
@@ -41,10 +42,10 @@ class Experiment:
     parts: tuple[Tensor, ...]
     root: Tensor
     proxy: Tensor
-    kinds: tuple[str, ...]
+    roles: tuple[str, ...]
     contaminations: Mapping[str, Contamination]
     corruption: Contamination
-    grades: Mapping[str, Contamination]
+    severities: Mapping[str, Contamination]
     model: ModelFactory
     trainer: ClientTrainer
     strategy: Strategy
@@ -54,7 +55,7 @@ class Experiment:
     purifier: Purifier
     privacy: Privacy
     sites: tuple[str, ...] = ()
-    held: tuple[int, ...] = ()
+    reported_sizes: tuple[int, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -79,23 +80,23 @@ class Experiment:
         return len(self.dataset.class_names)
 
     def clients_of_kind(self, kind: str) -> list[int]:
-        return [client for client, one in enumerate(self.kinds) if one == kind]
+        return [client for client, one in enumerate(self.roles) if one == kind]
 
-    def purifying(self, *purpose: str | int) -> Callable[[Tensor], Tensor]:
+    def purifier_for(self, *purpose: str | int) -> Callable[[Tensor], Tensor]:
         """The purifier with randomness of its own for this purpose."""
         g = self.generator("purifier", *purpose)
         return lambda images: self.purifier.purify(images, g)
 
-    def behind(self, model: Classifier, images: Tensor, *who: str | int) -> Classifier:
+    def with_purified_batchnorm(self, model: Classifier, images: Tensor, *who: str | int) -> Classifier:
         """The model for images that come out of the purifier: a copy with BatchNorm statistics of such images, estimated on at most
         `ESTIMATION` of these; itself without a purifier, and where it is to keep its own. images: (N, 3, H, W), uint8 or unit floats,
         not attacked. who: names the model in all its randomness."""
         if not (self.purifies and self.evaluation.purified_statistics):
             return model
         g = self.generator("purifier", "statistics", *who)
-        return behind(model, self.purifier, images[torch.randperm(len(images), generator=g)[:ESTIMATION]], g)
+        return with_purified_statistics(model, self.purifier, images[torch.randperm(len(images), generator=g)[:ESTIMATION]], g)
 
-    def replies(self, server_round: int) -> int:
+    def max_replies(self, server_round: int) -> int:
         """How many train messages the hospital that was asked most often had to answer up to this round."""
         if self.config["clients_per_round"] is None:
             return server_round
@@ -125,11 +126,11 @@ class Experiment:
 
     def num_examples(self, client: int) -> int:
         """Training images of a client; of a real site as many as it says it has."""
-        return self.held[client] if self.held else len(self.rows(client, TRAIN))
+        return self.reported_sizes[client] if self.reported_sizes else len(self.rows(client, TRAIN))
 
     def contamination(self, client: int) -> Contamination:
-        kind = self.kinds[client]
-        return share(self.contaminations[kind], self.kinds[:client].count(kind))
+        kind = self.roles[client]
+        return for_rank(self.contaminations[kind], self.roles[:client].count(kind))
 
     def rows(self, client: int, split: int) -> Tensor:
         part = self.parts[client]
@@ -144,7 +145,7 @@ class Experiment:
             self.samples(self.rows(client, TEST)),
         )
 
-    def tests(self, client: int) -> tuple[Samples, Samples]:
+    def client_test_sets(self, client: int) -> tuple[Samples, Samples]:
         """The client's own test shard, clean and under its own contamination. What the contamination leaves alone is the very
         same: all of it for a clean client, the images where only labels change."""
         clean = self.samples(self.rows(client, TEST))
@@ -159,22 +160,22 @@ class Experiment:
         order = torch.randperm(len(rows), generator=self.generator("validation"))
         return self.samples(rows[order[: self.evaluation.validation_images]])
 
-    def corrupted(self, samples: Samples, grade: str = "corrupted") -> Samples:
-        """The samples under the test-time corruption, or under one of its grades (`grades`); the same noise at every call."""
-        damage = self.corruption if grade == "corrupted" else self.grades[grade]
+    def corrupt(self, samples: Samples, grade: str = "corrupted") -> Samples:
+        """The samples under the test-time corruption, or under one of its grades (`severities`); the same noise at every call."""
+        damage = self.corruption if grade == "corrupted" else self.severities[grade]
         return contaminate(samples, damage, self.generator("corruption"))
 
     @property
     def backdoor(self) -> Backdoor | None:
         """That of the clients which have one, if any has."""
-        found = [self.contaminations[kind].backdoor for kind in ("poisoned", "noisy") if kind in self.kinds]
+        found = [self.contaminations[kind].backdoor for kind in ("poisoned", "noisy") if kind in self.roles]
         return next((one for one in found if one is not None), None)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self.seed, *purpose)
 
 
-def kinds(num_clients: int, poisoned: int | list[int], noisy: int | list[int], seed: int) -> tuple[str, ...]:
+def assign_roles(num_clients: int, poisoned: int | list[int], noisy: int | list[int], seed: int) -> tuple[str, ...]:
     """Which client is what. Given lists are taken as they are; numbers are drawn from those left: poisoned from one end of one
     random order, noisy from the other, so that under one seed more of a kind contain the fewer, and neither moves the other."""
     out = ["clean"] * num_clients
@@ -188,11 +189,11 @@ def kinds(num_clients: int, poisoned: int | list[int], noisy: int | list[int], s
     return tuple(out)
 
 
-def sum_scale(study: Experiment) -> float:
+def sum_scale(experiment: Experiment) -> float:
     """What updates are multiplied with before they are summed as whole numbers (see `privacy.secure.fixed_point`)."""
-    return fixed_point.scale(study.privacy.clip or 1.0, most_weight(study))
+    return fixed_point.scale(experiment.privacy.clip or 1.0, most_weight(experiment))
 
 
-def most_weight(study: Experiment) -> int:
+def most_weight(experiment: Experiment) -> int:
     """The most that one client can weigh in such a sum."""
-    return int(study.config["server"]["max_examples"]) if study.strategy.sums == "examples" else 1
+    return int(experiment.config["server"]["max_examples"]) if experiment.strategy.sums == "examples" else 1

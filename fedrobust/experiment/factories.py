@@ -12,7 +12,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment.old_targets import OLD_TARGETS
 
 # Where the factories of each group may live. A configuration can come over the network: nothing else is ever called.
-ROOMS: dict[str, str] = {
+FACTORY_PACKAGES: dict[str, str] = {
     "data": "fedrobust.data",
     "partition": "fedrobust.data.partition",
     "contamination": "fedrobust.contamination",
@@ -32,7 +32,7 @@ ROOMS: dict[str, str] = {
 }
 # What each of them makes, by the name that its signature gives as its result: other functions of a room (loaders, the Flower apps,
 # helpers) are no factories.
-MAKES: dict[str, frozenset[str]] = {
+FACTORY_RETURNS: dict[str, frozenset[str]] = {
     "data": frozenset({"DataSource"}),
     "partition": frozenset({"Partitioner", "Remote"}),
     "contamination": frozenset({"Contamination"}),
@@ -52,7 +52,7 @@ MAKES: dict[str, frozenset[str]] = {
 }
 
 
-def locate(group: str, target: Any) -> Callable[..., Any]:
+def find_factory(group: str, target: Any) -> Callable[..., Any]:
     """The factory named by `_target_`: a public function defined in a module of the group's room, and nothing reached through it,
     whose signature says that it makes what the group holds.
 
@@ -63,7 +63,7 @@ def locate(group: str, target: Any) -> Callable[..., Any]:
         print(f"note: {group}._target_={target} is now {OLD_TARGETS[target]}; the old name works for one more release", file=sys.stderr)
         target = OLD_TARGETS[target]
     module_name, _, name = str(target).rpartition(".")
-    room = ROOMS[group]
+    room = FACTORY_PACKAGES[group]
     if not (module_name == room or module_name.startswith(room + ".")) or not name.isidentifier() or name.startswith("_"):
         raise ConfigError(f"{group}._target_={target}: must name a function in {room}")
     try:
@@ -73,17 +73,19 @@ def locate(group: str, target: Any) -> Callable[..., Any]:
     if not inspect.isfunction(found) or found.__module__ != module_name:
         raise ConfigError(f"{group}._target_={target}: must name a function defined in {module_name}")
     made = found.__annotations__.get("return")
-    if getattr(made, "__name__", made) not in MAKES[group]:
-        raise ConfigError(f"{group}._target_={target}: is no factory, its signature must end in -> {' or '.join(sorted(MAKES[group]))}")
+    if getattr(made, "__name__", made) not in FACTORY_RETURNS[group]:
+        raise ConfigError(
+            f"{group}._target_={target}: is no factory, its signature must end in -> {' or '.join(sorted(FACTORY_RETURNS[group]))}"
+        )
     return found
 
 
-def room_name(group: str) -> str:
+def group_name(group: str) -> str:
     """The group by whose name factories of this room speak of their settings."""
-    return next(name for name, room in ROOMS.items() if room == ROOMS[group])
+    return next(name for name, room in FACTORY_PACKAGES.items() if room == FACTORY_PACKAGES[group])
 
 
-def build(config: Mapping[str, Any], group: str, **given: Any) -> Any:
+def build_group(config: Mapping[str, Any], group: str, **given: Any) -> Any:
     """Call the factory of one group with its settings; `given` fills keywords that the configuration cannot know
     (num_classes) where the factory has them. Nested settings with a `_target_` are built first, in the same room.
 
@@ -95,7 +97,7 @@ def build(config: Mapping[str, Any], group: str, **given: Any) -> Any:
 def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[str, Any]) -> Any:
     if not isinstance(settings, Mapping) or "_target_" not in settings:
         raise ConfigError(f"{path}={settings}: must be a group with a _target_; see configs/{group}")
-    factory = locate(group, settings["_target_"])
+    factory = find_factory(group, settings["_target_"])
     keywords = {key: _nested(value, group, f"{path}.{key}", given) for key, value in settings.items() if key != "_target_"}
     known = inspect.signature(factory).parameters
     for key, value in keywords.items():
@@ -108,7 +110,7 @@ def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[st
     try:
         return factory(**keywords)
     except ConfigError as error:  # one factory serves several groups: the line must name the key that the user wrote
-        raise ConfigError(str(error).replace(f"{room_name(group)}.", f"{path}.")) from error
+        raise ConfigError(str(error).replace(f"{group_name(group)}.", f"{path}.")) from error
 
 
 def _nested(value: Any, group: str, path: str, given: Mapping[str, Any]) -> Any:

@@ -59,7 +59,7 @@ OLD_TARGETS: dict[str, str] = {
     "fedrobust.data.image_folder.image_folder": "fedrobust.data.sources.image_folder.image_folder",
     "fedrobust.data.medmnist.medmnist": "fedrobust.data.sources.medmnist.medmnist",
     "fedrobust.data.npz.npz": "fedrobust.data.sources.npz_archive.npz",
-    "fedrobust.data.own.own": "fedrobust.data.sources.one_site.own",
+    "fedrobust.data.own.own": "fedrobust.data.sources.one_site.one_site",
     "fedrobust.engines.auto_engine": "fedrobust.runtime.engines.auto_engine",
     "fedrobust.engines.inline_engine": "fedrobust.runtime.engines.inline_engine",
     "fedrobust.engines.ray_engine": "fedrobust.runtime.engines.ray_engine",

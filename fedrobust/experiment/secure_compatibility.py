@@ -11,14 +11,14 @@ from fedrobust.aggregation.round import Strategy
 from fedrobust.contamination.base import Contamination, Evasion
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.settings import Evaluation
-from fedrobust.experiment.settings import clients_per_round, marked
+from fedrobust.experiment.settings import clients_per_round, contaminated_clients
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.secure.fixed_point import MOST_CLIENTS, MOST_WEIGHT
 
 WHY = "the server learns no more than their sum under privacy=secure_aggregation"
 
 
-def check(config: Mapping[str, Any], privacy: Privacy, strategy: Strategy, preaggregation: Preaggregation) -> None:
+def check_sum_only(config: Mapping[str, Any], privacy: Privacy, strategy: Strategy, preaggregation: Preaggregation) -> None:
     """The rule and the numbers of hospitals. strategy: before it is composed with others. Raises ConfigError."""
     if not privacy.secure:
         return
@@ -29,7 +29,9 @@ def check(config: Mapping[str, Any], privacy: Privacy, strategy: Strategy, preag
     _check_numbers(config, privacy)
 
 
-def check_readers(config: Mapping[str, Any], privacy: Privacy, evaluation: Evaluation, evasion: Evasion, damage: Contamination) -> None:
+def check_update_readers(
+    config: Mapping[str, Any], privacy: Privacy, evaluation: Evaluation, evasion: Evasion, damage: Contamination
+) -> None:
     """All others that read single updates or models. damage: what poisoned clients do. Raises ConfigError."""
     if not privacy.secure:
         return
@@ -38,7 +40,7 @@ def check_readers(config: Mapping[str, Any], privacy: Privacy, evaluation: Evalu
     if evasion.attack is not None and evaluation.adversarial_clients:
         why = f"attacks the hospitals' models, and {WHY}"
         raise ConfigError(f"evaluation.adversarial_clients=true: {why}; set evaluation.adversarial_clients=false")
-    if damage.collude is not None and marked(config)[0]:
+    if damage.collude is not None and contaminated_clients(config)[0]:
         why = f"its attackers write their updates on the server, and {WHY}"
         raise ConfigError(f"contamination={damage.name}: {why}; choose one that a client does by itself, such as scaling")
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment.factories import ROOMS
+from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.utils.validation import choice, number
 
 SERVER_KEYS = {
@@ -19,19 +19,19 @@ MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory, whoever w
 PLAIN_KEYS = {"num_clients", "clients_per_round", "poisoned", "noisy", "rounds", "seed", "device", "server"}
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check_settings(config: Mapping[str, Any]) -> None:
     """The settings outside the groups, and what no group can see alone. Raises ConfigError."""
     for key in config:
-        if key not in PLAIN_KEYS and key not in ROOMS:
-            raise ConfigError(f"{key}={config[key]}: unknown key; known are {', '.join(sorted(PLAIN_KEYS | set(ROOMS)))}")
-    _require(config, PLAIN_KEYS | set(ROOMS))
+        if key not in PLAIN_KEYS and key not in FACTORY_PACKAGES:
+            raise ConfigError(f"{key}={config[key]}: unknown key; known are {', '.join(sorted(PLAIN_KEYS | set(FACTORY_PACKAGES)))}")
+    _require(config, PLAIN_KEYS | set(FACTORY_PACKAGES))
     number("num_clients", config["num_clients"], low=1, high=MOST_CLIENTS, integer=True)
     number("rounds", config["rounds"], low=1, integer=True)
     number("seed", config["seed"], low=0, integer=True)
     choice("device", config["device"], ("auto", "cpu", "cuda"))
     _check_server(config["server"])
     clients_per_round(config)
-    marked(config)
+    contaminated_clients(config)
 
 
 def _require(config: Mapping[str, Any], keys: Collection[str], path: str = "") -> None:
@@ -78,11 +78,11 @@ def clients_per_round(config: Mapping[str, Any]) -> int:
     return int(wanted)
 
 
-def marked(config: Mapping[str, Any]) -> tuple[int | list[int], int | list[int]]:
+def contaminated_clients(config: Mapping[str, Any]) -> tuple[int | list[int], int | list[int]]:
     """The checked (poisoned, noisy) settings: how many, or which ids."""
     total = 0
     for key in ("poisoned", "noisy"):
-        total += _check_marked(key, config[key], config["num_clients"])
+        total += _check_contaminated(key, config[key], config["num_clients"])
     if total > config["num_clients"]:
         raise ConfigError(
             f"poisoned={config['poisoned']} noisy={config['noisy']}: together more than num_clients={config['num_clients']}; lower one"
@@ -92,7 +92,7 @@ def marked(config: Mapping[str, Any]) -> tuple[int | list[int], int | list[int]]
     return config["poisoned"], config["noisy"]
 
 
-def _check_marked(key: str, value: Any, num_clients: int) -> int:
+def _check_contaminated(key: str, value: Any, num_clients: int) -> int:
     if not isinstance(value, list):
         number(key, value, low=0, integer=True)
         if value > num_clients:

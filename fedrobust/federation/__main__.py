@@ -23,15 +23,17 @@ A_DAY = 86400.0
 def _keys(asked: argparse.Namespace) -> None:
     folder: Path = asked.folder.absolute()
     if asked.site:
-        certificates.make_site(folder, asked.site)
+        certificates.make_site_certificate(folder, asked.site)
         print(
             f"{folder / certificates.SITE_KEY}: secret, stays at the site\n"
             f"{folder / certificates.SITE_PUBLIC}: send it to the server's administrator"
         )
         return
     if not (folder / certificates.CA_CERTIFICATE).exists():
-        certificates.make_authority(folder)
-    certificates.make_server(folder, folder, [*asked.host, *(host for host in ("localhost", "127.0.0.1") if host not in asked.host)])
+        certificates.make_certificate_authority(folder)
+    certificates.make_server_certificate(
+        folder, folder, [*asked.host, *(host for host in ("localhost", "127.0.0.1") if host not in asked.host)]
+    )
     print(f"{folder / certificates.CA_CERTIFICATE}: send it to every site\n{folder}/*.key: secret, stay here")
 
 
@@ -44,7 +46,7 @@ def _commands(asked: argparse.Namespace) -> None:
     print("\n".join(str(path) for path in written))
 
 
-def _gate(asked: argparse.Namespace) -> None:
+def _gateway(asked: argparse.Namespace) -> None:
     from fedrobust.federation.gateway import serve
 
     folder = asked.folder.absolute()
@@ -53,11 +55,11 @@ def _gate(asked: argparse.Namespace) -> None:
 
 
 def _check(asked: argparse.Namespace) -> None:
-    from fedrobust.federation.preflight import check
+    from fedrobust.federation.preflight import run_checks
 
     link = None if asked.superlink is None else _link(asked.superlink, asked.root_certificates)
     failed = 0
-    for finding in check(link, _node(asked.words), asked.classes.split(",") if asked.classes else [], asked.size):
+    for finding in run_checks(link, _node(asked.words), asked.classes.split(",") if asked.classes else [], asked.size):
         print(finding, flush=True)
         failed += finding.ok is False
     if failed:
@@ -122,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--port", type=int, default=9094, help="of a site: a free local port for its own helper processes")
     one.add_argument("words", nargs="*", help="of a site: its node config, e.g. site=rosendahl data-root=/data data-format=image_folder")
 
-    one = command("gate", _gate, "stand between the network and the SuperLink: only requests of SuperNodes pass")
+    one = command("gate", _gateway, "stand between the network and the SuperLink: only requests of SuperNodes pass")
     one.add_argument("folder", type=Path, help="the server's folder")
     one.add_argument("--superlink", required=True, help="host:port under which the sites reach the server")
     one.add_argument("--inner", default=f"localhost:{flower_commands.PORT}", help="where the SuperLink listens")
@@ -156,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _asked(words: Sequence[str] | None) -> argparse.Namespace:
+def _ask(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line; key=value words may stand before, between and after options."""
     parser = _parser()
     asked, rest = parser.parse_known_args(words)
@@ -169,7 +171,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    asked = _asked(words)
+    asked = _ask(words)
     try:
         asked.do(asked)
     except KeyboardInterrupt:

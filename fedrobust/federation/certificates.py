@@ -25,7 +25,7 @@ CA_DAYS, SERVER_DAYS = 3650, 397
 BEFORE = timedelta(minutes=5)  # clocks differ
 
 
-def make_authority(folder: Path) -> None:
+def make_certificate_authority(folder: Path) -> None:
     """ca.crt, which everybody gets, and ca.key, which never leaves this folder. Raises ConfigError where they exist already."""
     key, name = ec.generate_private_key(ec.SECP256R1()), _name("fedrobust consortium")
     usage = _usage(digital_signature=False, signs=True)
@@ -37,7 +37,7 @@ def make_authority(folder: Path) -> None:
     _write(folder / CA_CERTIFICATE, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
-def make_server(folder: Path, authority: Path, hosts: Sequence[str]) -> None:
+def make_server_certificate(folder: Path, authority: Path, hosts: Sequence[str]) -> None:
     """server.pem and server.key for these host names and IP addresses, signed by the authority in its folder."""
     if not hosts:
         raise ConfigError("host: name the host under which the sites reach the server, e.g. --host federation.example.org")
@@ -61,7 +61,7 @@ def make_server(folder: Path, authority: Path, hosts: Sequence[str]) -> None:
     _write(folder / SERVER_CERTIFICATE, builder.sign(secret, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
 
-def make_site(folder: Path, name: str) -> None:
+def make_site_certificate(folder: Path, name: str) -> None:
     """The key pair by which the server knows a site: `node` stays there, `node.pub` goes to the server's administrator."""
     key = ec.generate_private_key(ec.SECP384R1())
     ssh, plain = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()

@@ -53,7 +53,7 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
 
 
 def _load(words: Sequence[str]) -> Dataset:
-    source: DataSource = factories.build(compose.compose(*words), "data")
+    source: DataSource = factories.build_group(compose.compose(*words), "data")
     return source.load()
 
 

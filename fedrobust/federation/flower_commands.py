@@ -50,7 +50,7 @@ def superlink(link: Link, folder: Path) -> list[str]:
     return [*words, "--enable-supernode-auth", *(str(word) for pair in files.items() for word in pair)]
 
 
-def gate(outer: Link, inner: Link, folder: Path, listen: str) -> list[str]:
+def gateway(outer: Link, inner: Link, folder: Path, listen: str) -> list[str]:
     """The process between the network and the SuperLink. listen: the address that it binds."""
     words = ["python", "-m", "fedrobust.federation", "gate", str(folder), "--superlink", outer.address, "--listen", listen]
     return [*words, "--inner", inner.address]

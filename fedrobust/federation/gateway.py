@@ -28,7 +28,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-class Gate:
+class Gateway:
     """An ASGI application in front of `upstream`, an HTTP client that knows where the SuperLink is."""
 
     def __init__(self, upstream: httpx.AsyncClient) -> None:
@@ -78,7 +78,7 @@ def serve(folder: Path, outer: Link, inner: Link, listen: str) -> None:
     context = httpx.create_ssl_context(verify=str(inner.ca))
     upstream = httpx.AsyncClient(base_url=f"https://{inner.address}", verify=context, timeout=SECONDS, limits=limits)
     uvicorn.run(
-        Gate(upstream),
+        Gateway(upstream),
         host=listen,
         port=outer.port,
         lifespan="off",

@@ -40,7 +40,7 @@ class LocalFederation:
             self._prepare()
             self.start_superlink()
             if self._secure:
-                self.start_gate()
+                self.start_gateway()
             for name in self.sites:
                 self.register(name)
                 self.start_site(name)
@@ -59,9 +59,9 @@ class LocalFederation:
         )
         wait_for_port(HOST, self.inner.port, self.processes, "superlink", START_SECONDS)
 
-    def start_gate(self) -> None:
+    def start_gateway(self) -> None:
         """Start what the sites connect to."""
-        self.processes.start("gate", flower_commands.gate(self.link, self.inner, self.server, HOST), ROOT)
+        self.processes.start("gate", flower_commands.gateway(self.link, self.inner, self.server, HOST), ROOT)
         wait_for_port(HOST, self.link.port, self.processes, "gate", START_SECONDS)
 
     def register(self, name: str) -> None:
@@ -81,7 +81,7 @@ class LocalFederation:
         self.operator.home.mkdir(parents=True)
         (self.operator.home / "config.toml").write_text(flower_commands.connection(self.inner), encoding="utf-8")
         if self._secure:
-            certificates.make_authority(self.server)
-            certificates.make_server(self.server, self.server, ["localhost", HOST])
+            certificates.make_certificate_authority(self.server)
+            certificates.make_server_certificate(self.server, self.server, ["localhost", HOST])
             for name in self.sites:
-                certificates.make_site(self.folder / name, name)
+                certificates.make_site_certificate(self.folder / name, name)

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from fedrobust.data import SPLITS, cache
-from fedrobust.data.partition import summary
+from fedrobust.data.partition import class_table
 from fedrobust.errors import FedrobustError
 from fedrobust.experiment import factories
 from fedrobust.federation.flower_commands import Link, Scalar
@@ -31,7 +31,7 @@ PATIENCE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One check. ok: None where it is only told."""
 
     what: str
@@ -42,84 +42,86 @@ class Finding:
         return f"{ {True: 'ok  ', False: 'FAIL', None: 'note'}[self.ok] } {self.what}: {self.text}"
 
 
-def check(link: Link | None, node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[Finding]:
+def run_checks(link: Link | None, node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[CheckResult]:
     """All checks of a node. link: where the server is (None: not asked). classes, size: those of the planned run; no classes: any."""
     yield from versions()
-    yield Finding("device", None, devices.name(devices.resolve("auto")))
-    yield from room()
+    yield CheckResult("device", None, devices.device_name(devices.resolve("auto")))
+    yield from disk_space()
     yield from data(node, classes, size)
     if link is not None:
         yield from connection(link)
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[CheckResult]:
     """Python and the packages that a run needs."""
-    yield Finding("python", None, platform.python_version())
+    yield CheckResult("python", None, platform.python_version())
     for name in ("flwr", "torch", "fedrobust"):
         try:
             found = version(name)
         except PackageNotFoundError:
-            yield Finding(name, False, "is not installed; pip install fedrobust")
+            yield CheckResult(name, False, "is not installed; pip install fedrobust")
             continue
         right = name != "flwr" or found.startswith(FLOWER)
-        yield Finding(name, right, found if right else f"{found}; needed is {FLOWER}*, as on the server")
+        yield CheckResult(name, right, found if right else f"{found}; needed is {FLOWER}*, as on the server")
 
 
-def room() -> Iterator[Finding]:
+def disk_space() -> Iterator[CheckResult]:
     """Free space where decoded images are kept."""
     folder = cache.folder()
     there = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(there).free
-    yield Finding("disk", free >= ROOM, f"{free / 2**30:.1f} GB free for {folder}; {ROOM / 2**30:.0f} are needed")
+    yield CheckResult("disk", free >= ROOM, f"{free / 2**30:.1f} GB free for {folder}; {ROOM / 2**30:.0f} are needed")
 
 
-def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[Finding]:
+def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[CheckResult]:
     """Every image of the node's data is read once; its classes and splits are counted."""
     try:
         wanted = list(classes) or None
         settings = own_data(node, size=size, classes=classes)
         if wanted is None:
             settings["source"].pop("classes", None)
-        dataset = factories.build({"data": settings}, "data").load()
+        dataset = factories.build_group({"data": settings}, "data").load()
     except FedrobustError as error:
-        yield Finding("data", False, str(error))
+        yield CheckResult("data", False, str(error))
         return
     known = wanted is None or tuple(wanted) == dataset.class_names
     names = ", ".join(dataset.class_names)
-    yield Finding("labels", known, names if known else f"{names}; those of the run are {', '.join(classes)}")
-    yield Finding("data", True, f"{len(dataset)} images readable, {len(dataset.skipped)} left out")
+    yield CheckResult("labels", known, names if known else f"{names}; those of the run are {', '.join(classes)}")
+    yield CheckResult("data", True, f"{len(dataset)} images readable, {len(dataset.skipped)} left out")
     for split, word in enumerate(SPLITS):
-        counts = summary(dataset, [torch.arange(len(dataset))], split)[0].tolist()
+        counts = class_table(dataset, [torch.arange(len(dataset))], split)[0].tolist()
         text = ", ".join(f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True))
-        yield Finding(word, sum(counts) > 0, text)
+        yield CheckResult(word, sum(counts) > 0, text)
 
 
-def connection(link: Link) -> Iterator[Finding]:
+def connection(link: Link) -> Iterator[CheckResult]:
     """The server's name, its certificate and its clock."""
     try:
         with socket.create_connection((link.host, link.port), timeout=PATIENCE):
-            yield Finding("connection", True, f"{link.address} answers")
+            yield CheckResult("connection", True, f"{link.address} answers")
     except OSError as error:
-        yield Finding(
+        yield CheckResult(
             "connection", False, f"{link.address} cannot be reached ({error}); is the server up, and the port open in both firewalls?"
         )
         return
     if link.ca is None:
-        yield Finding("TLS", False, "no certificate of the authority was given (--root-certificates), so nothing is encrypted or verified")
+        yield CheckResult(
+            "TLS", False, "no certificate of the authority was given (--root-certificates), so nothing is encrypted or verified"
+        )
         return
     try:
         told = _date(link, link.ca)
     except ssl.SSLError as error:
-        yield Finding("TLS", False, f"the certificate is not accepted ({error.reason or error}); is {link.ca} the consortium's?")
+        yield CheckResult("TLS", False, f"the certificate is not accepted ({error.reason or error}); is {link.ca} the consortium's?")
     except OSError as error:
-        yield Finding("TLS", False, f"no answer over TLS ({error})")
+        yield CheckResult("TLS", False, f"no answer over TLS ({error})")
     else:
-        yield Finding("TLS", True, f"certificate verified for {link.host}")
+        yield CheckResult("TLS", True, f"certificate verified for {link.host}")
         if told is None:
-            yield Finding("clock", None, "the server does not tell the time")
+            yield CheckResult("clock", None, "the server does not tell the time")
         else:
             gap = abs(told - time.time())
-            yield Finding(
+            yield CheckResult(
                 "clock",
                 gap <= CLOCK_SECONDS,
                 f"differs from the server's by {gap:.0f} s, at most {CLOCK_SECONDS:.0f} s may be; NTP keeps it right",

@@ -37,12 +37,12 @@ class Processes:
         path = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
         self.environment = {**os.environ, **environment, "PATH": path, "PYTHONUNBUFFERED": "1", MARK: self._mark}
         self._started: dict[str, subprocess.Popen[bytes]] = {}
-        self._warden: subprocess.Popen[bytes] | None = None
+        self._process_guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, "-m", __name__, self._mark]
-        self._warden = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        self._process_guard = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -110,9 +110,9 @@ class Processes:
         _signal_all(self._mark, signal.SIGKILL)
         self._wait_for_all(GRACE_SECONDS)
         self._started = {}
-        if self._warden is not None:
-            self._warden.communicate()  # ends its standard input; it finds nothing to do
-            self._warden = None
+        if self._process_guard is not None:
+            self._process_guard.communicate()  # ends its standard input; it finds nothing to do
+            self._process_guard = None
 
     def _wait_for_all(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -146,7 +146,7 @@ def _signal_all(mark: str, number: int) -> None:
             os.kill(pid, number)
 
 
-def _guard(mark: str) -> None:
+def _run_guard(mark: str) -> None:
     """Wait for the end of the standard input, which is that of whoever started this, and end everything with the mark."""
     sys.stdin.read()
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -178,4 +178,4 @@ def wait_for_port(host: str, port: int, processes: Processes, name: str, seconds
 
 
 if __name__ == "__main__":
-    _guard(sys.argv[1])
+    _run_guard(sys.argv[1])

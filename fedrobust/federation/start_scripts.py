@@ -21,7 +21,7 @@ def write_server(folder: Path, link: Link) -> list[Path]:
     the loopback interface, and of its gate, which listens to the network; a compose file of both; operator/config.toml."""
     programs = {
         "superlink": flower_commands.superlink(link.inner, folder),
-        "gate": flower_commands.gate(link, link.inner, folder, EVERYWHERE),
+        "gate": flower_commands.gateway(link, link.inner, folder, EVERYWHERE),
     }
     written = [path for name, command in programs.items() for path in _start_files(folder, name, command)]
     operator = _write(folder / "operator" / "config.toml", flower_commands.connection(link.inner))

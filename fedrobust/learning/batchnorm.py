@@ -56,7 +56,7 @@ def _estimating(model: nn.Module, found: list[_BatchNorm]) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
+def freeze_statistics(model: nn.Module) -> Iterator[None]:
     """Within the context BatchNorm uses its running statistics and does not change them, while the rest trains.
 
     Enter it after `model.train()`; at the end the layers' former modes return.

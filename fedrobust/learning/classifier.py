@@ -18,7 +18,7 @@ from fedrobust.learning.convolutions import avoid_strided_pointwise
 from fedrobust.learning.fusion import FUSIONS, Fusion, Normalised, image_statistics
 from fedrobust.learning.losses import full_precision
 from fedrobust.learning.model_files import load_backbone, load_file
-from fedrobust.learning.size_limits import LARGEST, bounded, check_options
+from fedrobust.learning.size_limits import LARGEST, check_options, limit_model_size
 from fedrobust.seeding import generator as named_generator
 from fedrobust.seeding import isolated
 from fedrobust.utils.validation import choice, flag, number
@@ -125,7 +125,7 @@ def _backbone(factory: ModelFactory) -> Any:
     if factory.members:
         return _fused(factory)
     try:
-        with bounded():
+        with limit_model_size():
             backbone = timm.create_model(factory.name, pretrained=factory.pretrained, num_classes=0, in_chans=3, **factory.options)
     except Exception as error:  # timm and the hub raise all sorts; every one of them is a setting that does not work here
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

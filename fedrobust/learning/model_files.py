@@ -94,10 +94,10 @@ def load_state(path: Path, layout: Layout) -> tuple[State, dict[str, str]]:
     others = tensors.keys() - {name for name, _ in (*layout.parameters, *layout.buffers)} - {ETF}
     if others:
         raise DataError(f"{path}: holds a tensor {min(others)} that the model has not; it belongs to another model")
-    return State(gather(tensors, layout.parameters, path), gather(tensors, layout.buffers, path)), notes
+    return State(gather_vector(tensors, layout.parameters, path), gather_vector(tensors, layout.buffers, path)), notes
 
 
-def gather(tensors: Mapping[str, Tensor], entries: Entries, path: Path) -> Tensor:
+def gather_vector(tensors: Mapping[str, Tensor], entries: Entries, path: Path) -> Tensor:
     """The flat vector of these entries. Raises DataError where one is missing or has another shape."""
     for name, shape in entries:
         if name not in tensors or tensors[name].shape != shape:

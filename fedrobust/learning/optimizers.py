@@ -19,7 +19,7 @@ NAMES = sorted(
 )
 
 
-def check(key: str, settings: Mapping[str, Any]) -> None:
+def check_optimizer(key: str, settings: Mapping[str, Any]) -> None:
     """Raise ConfigError unless `settings` (name and keyword arguments) make an optimizer."""
     if not isinstance(settings, Mapping) or "name" not in settings:
         raise ConfigError(f"{key}={settings}: must be a mapping with a name, such as {{name: Adam, lr: 0.0001}}")
@@ -28,13 +28,13 @@ def check(key: str, settings: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}.name={settings['name']}: no such optimizer in torch.optim; try {', '.join(near) or 'Adam'}")
     try:
         # a bias, a matrix and a convolution: some optimizers (Muon) take matrices only
-        make(settings, [nn.Parameter(torch.zeros([2] * dimensions)) for dimensions in (1, 2, 4)])
+        make_optimizer(settings, [nn.Parameter(torch.zeros([2] * dimensions)) for dimensions in (1, 2, 4)])
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{key}={dict(settings)}: torch.optim.{settings['name']} refuses its settings ({reason})") from error
 
 
-def make(settings: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
+def make_optimizer(settings: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimizer over those parameters."""
     keywords = {name: value for name, value in settings.items() if name != "name"}
     made: Optimizer = getattr(torch.optim, settings["name"])(parameters, **keywords)

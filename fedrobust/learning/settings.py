@@ -19,7 +19,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How a model is trained on one shard (keys of `configs/client/`); wrong values raise ConfigError at once.
 
     loss: dot_regression | cross_entropy | balanced_softmax; rect, rect_scope (batch | client) and rect_cap (of the
@@ -56,7 +56,7 @@ class Settings:
         for name in ("rect_cap", "clip"):
             if getattr(self, name) is not None:
                 number(f"client.{name}", getattr(self, name), low=0, open_low=True)
-        optimizers.check("client.optimizer", self.optimizer)
+        optimizers.check_optimizer("client.optimizer", self.optimizer)
         if self.plateau is not None:
             _check_plateau(self.plateau)
 
@@ -69,9 +69,9 @@ def _check_plateau(plateau: Mapping[str, Any]) -> None:
 
 
 def with_settings(factory: Factory) -> Factory:
-    """Show the fields of `Settings` in the signature of a factory that takes them as **settings: whoever reads the signature
+    """Show the fields of `TrainingSettings` in the signature of a factory that takes them as **settings: whoever reads the signature
     (the configuration's check of unknown keys, help()) sees them, and they are written once."""
     own = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    shared = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Settings).parameters.values()]
+    shared = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(TrainingSettings).parameters.values()]
     setattr(factory, "__signature__", inspect.Signature([*own, *shared]))  # noqa: B010
     return factory

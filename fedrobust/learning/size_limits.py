@@ -38,7 +38,7 @@ def check_options(key: str, options: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
+def limit_model_size() -> Iterator[None]:
     """Within it a model that grows beyond the bounds ends in OutOfBoundsError. torch calls us when a parameter has got its memory but
     before it is written to, so that nothing large is ever really taken."""
     parameters, modules = [0], [0]

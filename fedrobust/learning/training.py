@@ -18,7 +18,7 @@ from fedrobust.errors import RunError
 from fedrobust.learning import batchnorm, optimizers
 from fedrobust.learning.augmentation import augment
 from fedrobust.learning.losses import Loss
-from fedrobust.learning.settings import Settings
+from fedrobust.learning.settings import TrainingSettings
 from fedrobust.seeding import isolated
 from fedrobust.types import Samples, Shard
 from fedrobust.utils.images import as_unit
@@ -29,7 +29,7 @@ Term = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]  # (member, ima
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FitResult:
     """What a training run did. `sums` over `seen` images (each pass counts): loss, correct, and extra_loss where there is one;
     `memory`: the learning-rate schedule, to be handed to the next call."""
 
@@ -42,12 +42,12 @@ def fit(
     model: nn.Module,
     data: Shard,
     loss: Loss,
-    settings: Settings,
+    settings: TrainingSettings,
     generator: Generator,
     *,
     extra_loss: ExtraLoss | None = None,
     memory: Mapping[str, Any] | None = None,
-) -> Fitted:
+) -> FitResult:
     """Train `model` in place, where it lies, on data.train with loss(scores, labels) + extra_loss(images, scores, labels).
 
     The images are moved to the model's device once and augmented there. Order, augmentation and dropout come from `generator` alone. A last
@@ -62,12 +62,12 @@ def fit_together(
     models: Sequence[nn.Module],
     data: Shard,
     loss: Loss,
-    settings: Settings,
+    settings: TrainingSettings,
     generator: Generator,
     *,
     peer_loss: PeerLoss,
     memory: Mapping[str, Any] | None = None,
-) -> list[Fitted]:
+) -> list[FitResult]:
     """As `fit`, for a cohort of models on one device that see the same batches, each with an optimizer of its own.
 
     In every step all members answer first; then each of them goes down loss(its scores, labels) + peer_loss(its scores, the scores of
@@ -88,7 +88,7 @@ def _alone(extra_loss: ExtraLoss) -> Term:
     return lambda member, images, scores, labels: extra_loss(images, scores[member], labels)
 
 
-def _fit(runs: Sequence[_Run], settings: Settings, generator: Generator, term: Term | None) -> list[Fitted]:
+def _fit(runs: Sequence[_Run], settings: TrainingSettings, generator: Generator, term: Term | None) -> list[FitResult]:
     count, device = len(runs[0].train), runs[0].device
     if not count:
         raise RunError("there are no training images")
@@ -97,7 +97,7 @@ def _fit(runs: Sequence[_Run], settings: Settings, generator: Generator, term: T
         for run in runs:
             run.model.train()
             if count == 1:
-                stack.enter_context(batchnorm.frozen(run.model))
+                stack.enter_context(batchnorm.freeze_statistics(run.model))
         for batches in _passes(count, settings, generator):
             for index in batches:
                 _step(runs, index.to(device), term, generator)
@@ -110,7 +110,7 @@ def _fit(runs: Sequence[_Run], settings: Settings, generator: Generator, term: T
         run.restore_best()
         run.optimizer.zero_grad()  # as much memory as the model itself, and nobody needs it any more
         run.model.train(mode)
-    return [Fitted(run.seen, {name: float(total) for name, total in run.sums.items()}, run.memory()) for run in runs]
+    return [FitResult(run.seen, {name: float(total) for name, total in run.sums.items()}, run.memory()) for run in runs]
 
 
 def _step(runs: Sequence[_Run], index: Tensor, term: Term | None, generator: Generator) -> None:
@@ -127,7 +127,7 @@ def _step(runs: Sequence[_Run], index: Tensor, term: Term | None, generator: Gen
         run.learn(scores[member], labels, parts)
 
 
-def _passes(count: int, settings: Settings, generator: Generator) -> Iterator[list[Tensor]]:
+def _passes(count: int, settings: TrainingSettings, generator: Generator) -> Iterator[list[Tensor]]:
     """The batches (index tensors) of each pass in random order: `epochs` passes, or as many batches in all as `steps`."""
     left = settings.steps
     for _ in range(settings.epochs) if left is None else iter(int, 1):
@@ -151,7 +151,7 @@ class _Run:
     train: Samples
     validation: Samples
     loss: Loss
-    settings: Settings
+    settings: TrainingSettings
     optimizer: torch.optim.Optimizer
     plateau: ReduceLROnPlateau | None
     device: torch.device
@@ -162,9 +162,9 @@ class _Run:
     waited: int = 0
 
     @classmethod
-    def start(cls, model: nn.Module, data: Shard, loss: Loss, settings: Settings, memory: Mapping[str, Any]) -> _Run:
+    def start(cls, model: nn.Module, data: Shard, loss: Loss, settings: TrainingSettings, memory: Mapping[str, Any]) -> _Run:
         device = next(model.parameters()).device
-        optimizer = optimizers.make(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
+        optimizer = optimizers.make_optimizer(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
         plateau = None if settings.plateau is None else ReduceLROnPlateau(optimizer, **settings.plateau)
         if plateau is not None and "plateau" in memory:
             plateau.load_state_dict(copy.deepcopy(memory["plateau"]))

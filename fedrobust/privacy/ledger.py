@@ -29,7 +29,7 @@ def keeps(node: Mapping[str, Any]) -> bool:
     return LIMIT in node
 
 
-def charge(node: Mapping[str, Any], privacy: Privacy) -> None:
+def record_release(node: Mapping[str, Any], privacy: Privacy) -> None:
     """Enter one more update before it is sent; nothing where the node sets no limit. Raises ConfigError where it must not be sent."""
     if not keeps(node):
         return

@@ -47,7 +47,7 @@ class Privacy:
         """Of how many hospitals, of so many that are asked in a round, the sum is opened at least."""
         return participants // 2 + 1 if self.threshold is None else self.threshold
 
-    def clipped(self, sent: State, reference: State) -> Tensor:
+    def clip_update(self, sent: State, reference: State) -> Tensor:
         """(D,) float32: the update in new memory, no longer than `clip`. Raises RunError where it is not finite."""
         update_D = sent.parameters - reference.parameters
         length = float(torch.linalg.vector_norm(update_D, dtype=torch.float64))
@@ -63,13 +63,13 @@ class Privacy:
         """
         if self.clip is None:
             return sent
-        update_D = self.clipped(sent, reference)
+        update_D = self.clip_update(sent, reference)
         if not self.noisy:
             return State(update_D.add_(reference.parameters), sent.buffers)
         noise_D = noise(len(update_D)).mul_(2 * self.clip * self.noise_multiplier)
         return State(noise_D.add_(update_D).add_(reference.parameters), reference.buffers)
 
-    def told(
+    def reply_statistics(
         self, num_examples: int, metrics: Mapping[str, float], extras: Mapping[str, Any]
     ) -> tuple[int, Mapping[str, float], Mapping[str, Any]]:
         """What else a train reply says: as given, and with noise the same for all hospitals: one image, nothing else."""

@@ -14,12 +14,12 @@ from fedrobust.privacy.mechanisms import Noise
 BLOCK = 1 << 20  # numbers made at once
 
 
-def seeded(generator: Generator) -> Noise:
+def seeded_noise(generator: Generator) -> Noise:
     """Repeatable, and so of no use against anybody who knows the seed, which the server does."""
     return lambda number: torch.randn(number, generator=generator)
 
 
-def secret(number: int) -> Tensor:
+def secret_noise(number: int) -> Tensor:
     """(number,) float32 normal numbers that nobody can repeat: Box and Muller's transform of the system's cryptographic generator."""
     out = torch.empty(number)
     for start in range(0, number, BLOCK):

@@ -38,7 +38,7 @@ def write_html(folder: Path, uses: Mapping[str, int] | None = None) -> Path:
     report = read_report(folder)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     rounds = [line for run in ("run", "clean twin") for line in read_rounds(folder, run)]
-    return write_text(folder / PAGE, render(report, manifest, rounds, pictures(folder), uses or {}))
+    return write_text(folder / PAGE, render(report, manifest, rounds, embed_pictures(folder), uses or {}))
 
 
 def render(
@@ -51,7 +51,7 @@ def render(
     """The page as text. Everything that comes from outside is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"decimal": text.decimal, "label": text.label, "pretty": pretty, "without": without}
+    environment.filters |= {"decimal": text.format_number, "label": text.metric_label, "pretty": pretty, "without": drop_key}
     page = environment.get_template(TEMPLATE).render(
         report=report,
         manifest=manifest,
@@ -69,12 +69,12 @@ def pretty(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
 
 
-def without(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+def drop_key(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The mapping but for one key."""
     return {name: value for name, value in mapping.items() if name != key}
 
 
-def pictures(folder: Path) -> list[dict[str, str]]:
+def embed_pictures(folder: Path) -> list[dict[str, str]]:
     """The folder's PNG files as data addresses with captions, the well-known ones first in their order."""
     found = {path.name: path for place in (folder, folder / "pictures") for path in sorted(place.glob("*.png"))}
     names = [name for name in PICTURES if name in found] + [name for name in found if name not in PICTURES]

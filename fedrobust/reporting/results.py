@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedrobust.defences.sanitisation.detection import pooled
-from fedrobust.evaluation.detection import detection
+from fedrobust.defences.sanitisation.detection import pool_detections
+from fedrobust.evaluation.detection import detection_scores
 from fedrobust.evaluation.drops import METRICS, Drop, combined_drop, measure_drop
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.experiment.experiment import CONDITIONS, KINDS, Experiment
@@ -20,7 +20,7 @@ Scored = tuple[Tensor, Tensor]  # probabilities (n, K), labels (n,)
 
 
 @dataclass(frozen=True)
-class Scores:
+class RunPredictions:
     """What was predicted. test: {clean | corrupted | twin_clean | twin_corrupted: (N, K)} on all test images;
     clients: {client: {clean | contaminated | purified_...: (probabilities, labels)}}; triggered: (n, K) on images with the backdoor's
     trigger."""
@@ -30,19 +30,19 @@ class Scores:
     triggered: Tensor | None = None
 
 
-def judge(experiment: Experiment, scores: Scores, records: Sequence[RoundRecord]) -> dict[str, Any]:
+def assemble_results(experiment: Experiment, scores: RunPredictions, records: Sequence[RoundRecord]) -> dict[str, Any]:
     """The report's entries that follow from predictions: evaluations, drops, clients, attack_success_rate, detection,
     and sanitising where hospitals left images out."""
     rows = experiment.test_rows()
     labels = experiment.dataset.labels[rows]
-    clients = client_verdicts(experiment, scores.clients, records)
-    left_out = pooled(records, experiment.sanitiser.warmup)
+    clients = client_results(experiment, scores.clients, records)
+    left_out = pool_detections(records, experiment.sanitiser.warmup)
     return {
         "evaluations": {name: classification_metrics(part, labels) for name, part in scores.test.items()},
         "drops": {**_test_drops(experiment, scores.test, labels, rows), "clients": clients_drop(experiment, clients)},
         "clients": clients,
         "attack_success_rate": _success(experiment, scores.triggered),
-        "detection": detection(clients),
+        "detection": detection_scores(clients),
         **({} if left_out is None else {"sanitising": left_out.as_dict()}),
     }
 
@@ -59,7 +59,7 @@ def _test_drops(experiment: Experiment, test: Mapping[str, Tensor], labels: Tens
     }
 
 
-def client_verdicts(
+def client_results(
     experiment: Experiment, scores: Mapping[int, Mapping[str, Scored]], records: Sequence[RoundRecord]
 ) -> list[dict[str, Any]]:
     """A row per client: the global model on its own test shard, clean and under its contamination. Where the evaluation did not
@@ -71,16 +71,16 @@ def client_verdicts(
             weights[one.client] += one.weight / len(rounds)
     nothing = torch.zeros(0, experiment.num_classes), torch.zeros(0, dtype=torch.int64)
     absent = {"clean": nothing, "contaminated": nothing}
-    return [_verdict(experiment, client, scores.get(client, absent), weight) for client, weight in weights.items()]
+    return [_client_result(experiment, client, scores.get(client, absent), weight) for client, weight in weights.items()]
 
 
-def _verdict(experiment: Experiment, client: int, scored: Mapping[str, Scored], weight: float) -> dict[str, Any]:
+def _client_result(experiment: Experiment, client: int, scored: Mapping[str, Scored], weight: float) -> dict[str, Any]:
     clean, contaminated = classification_metrics(*scored["clean"]), classification_metrics(*scored["contaminated"])
     purified = {name: classification_metrics(*scored[f"purified_{name}"]) for name in CONDITIONS if f"purified_{name}" in scored}
     return {
         "id": client,
         **({"site": experiment.sites[client]} if experiment.sites else {}),
-        "kind": experiment.kinds[client],
+        "kind": experiment.roles[client],
         "num_examples": experiment.num_examples(client),
         "clean": clean,
         "contaminated": contaminated,

@@ -64,12 +64,12 @@ DETECTION_MEANING: Final = (
 )
 
 
-def label(name: str) -> str:
+def metric_label(name: str) -> str:
     """A metric's short name, or any other key with blanks instead of underscores."""
     return METRIC_NAMES.get(name, name.replace("_", " "))
 
 
-def decimal(value: float | None, digits: int = 1) -> str:
+def format_number(value: float | None, digits: int = 1) -> str:
     """A number for people: fixed digits, never "-0.0"; an undefined one is a dash."""
     if value is None:
         return "-"
@@ -77,7 +77,7 @@ def decimal(value: float | None, digits: int = 1) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time span for people: "41 s", "6 min", "2 h 5 min"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -121,32 +121,37 @@ def uses_text(uses: Mapping[str, int] | None) -> str:
 
 def drop_text(value: float | None) -> str:
     """A drop; a negative one is called a gain."""
-    text = decimal(value)
+    text = format_number(value)
     return f"gain {text}" if text.startswith("-") and value is not None else text
 
 
-def interval(ci95: Sequence[float] | None) -> str:
+def format_interval(ci95: Sequence[float] | None) -> str:
     """Both ends, or a dash where no interval was computed."""
-    return "-" if ci95 is None else f"{decimal(ci95[0])} to {decimal(ci95[1])}"
+    return "-" if ci95 is None else f"{format_number(ci95[0])} to {format_number(ci95[1])}"
 
 
-def ordered(drops: Mapping[str, Any]) -> list[str]:
+def order_drops(drops: Mapping[str, Any]) -> list[str]:
     """The names of the drops that a report has, in the order in which people read them."""
     return [name for name in DROP_MEANINGS if name in drops]
 
 
 def drop_notes(drops: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Metrics that were left out or say little, and the clients' drop by kind."""
-    notes = [f"{name}: left out of Combined: {', '.join(map(label, drops[name]['skipped']))}" for name in drops if drops[name]["skipped"]]
-    shaky = {name: ", ".join(unstable(drops[name]["per_metric"])) for name in ordered(drops)}
+    notes = [
+        f"{name}: left out of Combined: {', '.join(map(metric_label, drops[name]['skipped']))}" for name in drops if drops[name]["skipped"]
+    ]
+    shaky = {name: ", ".join(unstable(drops[name]["per_metric"])) for name in order_drops(drops)}
     notes += [f"{name}: unstable, a ratio to less than {UNSTABLE_BELOW:.0f}: {metrics}" for name, metrics in shaky.items() if metrics]
     kinds = drops["clients"]["by_kind"].items()
-    return [*notes, "clients by kind: " + ", ".join(f"{kind} {decimal(one['combined'])} ({one['num_clients']})" for kind, one in kinds)]
+    return [
+        *notes,
+        "clients by kind: " + ", ".join(f"{kind} {format_number(one['combined'])} ({one['num_clients']})" for kind, one in kinds),
+    ]
 
 
 def unstable(per_metric: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Metrics whose normal value is so small that the ratio says little."""
-    return [label(metric) for metric, one in per_metric.items() if 0 < (one["normal"] or 0) < UNSTABLE_BELOW]
+    return [metric_label(metric) for metric, one in per_metric.items() if 0 < (one["normal"] or 0) < UNSTABLE_BELOW]
 
 
 def evaluation_names(evaluations: Mapping[str, Any]) -> list[str]:
@@ -157,8 +162,8 @@ def evaluation_names(evaluations: Mapping[str, Any]) -> list[str]:
 def sanitising_text(found: Mapping[str, Any]) -> str:
     """The report's section `sanitising` in one line, with what chance would reach."""
     images = max(found["images"], 1)
-    by_chance = f"by chance {decimal(100 * found['altered'] / images)} and {decimal(100 * found['dropped'] / images)}"
-    verdict = f"precision {decimal(found['precision'])}, recall {decimal(found['recall'])} ({by_chance})"
+    by_chance = f"by chance {format_number(100 * found['altered'] / images)} and {format_number(100 * found['dropped'] / images)}"
+    verdict = f"precision {format_number(found['precision'])}, recall {format_number(found['recall'])} ({by_chance})"
     left_out = f"{found['dropped']} of {found['images']} images, {found['found']} of {found['altered']} altered ones"
     return f"sanitising left out {left_out}: {verdict}"
 
@@ -167,14 +172,21 @@ def evasion_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Of the report's section `evasion`, or its part `fusion`, the model's rows under EVASION_COLUMNS, those without an attack first."""
     cost = section["purifier_drop"]
     rows: list[tuple[str, ...]] = [
-        ("none", "-", name, decimal(one["balanced_accuracy"]), "-", "-" if name == "none" else drop_text(cost["combined"]), "-")
+        ("none", "-", name, format_number(one["balanced_accuracy"]), "-", "-" if name == "none" else drop_text(cost["combined"]), "-")
         for name, one in section["clean"].items()
     ]
     for one in section["attacks"]:
-        found = "-" if one["recovered"] is None else decimal(one["recovered"]["percent"])
-        balanced = decimal(one["metrics"]["balanced_accuracy"]), interval(one["balanced_ci95"])
+        found = "-" if one["recovered"] is None else format_number(one["recovered"]["percent"])
+        balanced = format_number(one["metrics"]["balanced_accuracy"]), format_interval(one["balanced_ci95"])
         rows.append(
-            (label(one["threat_model"]), bound(one["eps_255"]), one["purifier"], *balanced, drop_text(one["drop"]["combined"]), found)
+            (
+                metric_label(one["threat_model"]),
+                format_eps(one["eps_255"]),
+                one["purifier"],
+                *balanced,
+                drop_text(one["drop"]["combined"]),
+                found,
+            )
         )
     return rows
 
@@ -184,7 +196,7 @@ def fusion_title(section: Mapping[str, Any]) -> str:
     return f"Evasion: {section['attack']} on the {section['fusion']['members']} client models fused (MEFF), {section['images']} test images"
 
 
-def bound(eps_255: float | None) -> str:
+def format_eps(eps_255: float | None) -> str:
     """The largest change that an attack may make, in 255ths; a dash for an attack without a bound."""
     return "-" if eps_255 is None else f"{eps_255:g}"
 
@@ -192,20 +204,20 @@ def bound(eps_255: float | None) -> str:
 def evasion_meanings(section: Mapping[str, Any]) -> list[str]:
     """What the attackers of the section know, and what its columns are."""
     found = {one["threat_model"] for one in section["attacks"]}
-    return [f"{label(name)}: {meaning}" for name, meaning in THREAT_MEANINGS.items() if name in found] + [EVASION_MEANING]
+    return [f"{metric_label(name)}: {meaning}" for name, meaning in THREAT_MEANINGS.items() if name in found] + [EVASION_MEANING]
 
 
 def member_columns(section: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns of the clients' own models: balanced accuracy by bound, without a purifier."""
-    return ("Client", "Kind", "no attack", *(f"eps {bound(one['eps_255'])}" for one in _bare(section["clients"][0])))
+    return ("Client", "Kind", "no attack", *(f"eps {format_eps(one['eps_255'])}" for one in _bare(section["clients"][0])))
 
 
 def member_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row a client under `member_columns`."""
     return [
         (
-            *(str(one["id"]), one["kind"], decimal(one["clean"]["none"]["balanced_accuracy"])),
-            *(decimal(attack["metrics"]["balanced_accuracy"]) for attack in _bare(one)),
+            *(str(one["id"]), one["kind"], format_number(one["clean"]["none"]["balanced_accuracy"])),
+            *(format_number(attack["metrics"]["balanced_accuracy"]) for attack in _bare(one)),
         )
         for one in section["clients"]
     ]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.errors import DataError, RunError
-from fedrobust.learning.model_files import gather
+from fedrobust.learning.model_files import gather_vector
 from fedrobust.reporting.records import record_from
 from fedrobust.state import Layout, State
 from fedrobust.types import RoundRecord
@@ -129,7 +129,7 @@ class Checkpoints:
         try:
             plain, tensors = nested.flatten(rest)
             extra = {f"{EXTRA}{number}": tensor.cpu().clone() for number, tensor in enumerate(tensors)}
-            tensor_files.check(extra)
+            tensor_files.check_tensors(extra)
         except TypeError as error:
             raise RunError(f"server.checkpoint_every: {error}, which no checkpoint can hold; use 0, or tensors, numbers, words") from error
         texts = {TEXT: _as_tensor(json.dumps(plain)), HISTORY: _as_tensor("\n".join(checkpoint.history))}
@@ -143,8 +143,8 @@ class Checkpoints:
             if plain["version"] != VERSION or plain["experiment"] != self.experiment or plain["run"] != run:
                 raise DataError(f"{path.name}: belongs to another configuration or program")
             extra = [tensors.pop(name) for name in _numbered(tensors)]
-            rest = nested.restore(plain, extra)
-            state = State(gather(tensors, self.layout.parameters, path), gather(tensors, self.layout.buffers, path))
+            rest = nested.unflatten(plain, extra)
+            state = State(gather_vector(tensors, self.layout.parameters, path), gather_vector(tensors, self.layout.buffers, path))
             found = Checkpoint(run, rest["round"], state, rest["memory"], rest["clients"], history)
             found.records()
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:

@@ -24,12 +24,12 @@ class Resumption:
     engine_words: tuple[str, ...] = ()
 
 
-def wanted(words: Sequence[str]) -> bool:
+def is_requested(words: Sequence[str]) -> bool:
     """Whether these words of a command line ask for a resumption."""
     return any(word.startswith(KEY) for word in words)
 
 
-def read(words: Sequence[str]) -> Resumption:
+def read_request(words: Sequence[str]) -> Resumption:
     """What the command line asks for. Nothing is written. Raises ConfigError for a folder that holds no unfinished run, and for
     any other override but those of the engine, since the configuration is that of the folder."""
     folders = [word.removeprefix(KEY) for word in words if word.startswith(KEY)]
@@ -57,16 +57,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{KEY}{folder}: {MANIFEST} cannot be read ({error}); start the run anew in another folder") from error
     if not (isinstance(manifest, dict) and isinstance(manifest.get("config"), dict) and isinstance(manifest.get("data"), dict)):
         raise ConfigError(f"{KEY}{folder}: {MANIFEST} is not that of a run; give the output folder of a run that was stopped")
-    if finished(folder):
+    if is_finished(folder):
         raise ConfigError(f"{KEY}{folder}: this run is finished, see {folder / REPORT}; nothing was written over")
     return manifest
 
 
-def finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Whether nothing is left to do. A process that was killed between report.json and report.html leaves its checkpoints."""
     return (folder / REPORT).exists() and ((folder / PAGE).exists() or not (folder / CHECKPOINTS).is_dir())
 
 
-def command(folder: Path) -> str:
+def resume_command(folder: Path) -> str:
     """What to type to go on with the run in this folder."""
     return f"python -m fedrobust.simulate {shlex.quote(f'{KEY}{folder}')}"

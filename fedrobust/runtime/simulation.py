@@ -28,16 +28,16 @@ from fedrobust.reporting.records import Observers, Recorder
 from fedrobust.runtime import resume
 from fedrobust.runtime.checkpoints import FOLDER as CHECKPOINTS
 from fedrobust.runtime.checkpoints import Checkpoints
-from fedrobust.runtime.engines.base import LocalGrid
-from fedrobust.runtime.engines.site_grid import SiteGrid
+from fedrobust.runtime.engines.base import SimulationGrid
+from fedrobust.runtime.engines.site_grid import FederationGrid
 from fedrobust.runtime.resume import Resumption
-from fedrobust.runtime.server.checkpointing import Keeper
-from fedrobust.runtime.server.loop import make_server
-from fedrobust.runtime.server.rule_strategy import Server
-from fedrobust.runtime.server.run import conduct
+from fedrobust.runtime.server.checkpointing import CheckpointManager
+from fedrobust.runtime.server.loop import build_server_context
+from fedrobust.runtime.server.rule_strategy import ServerContext
+from fedrobust.runtime.server.run import run_experiment
 from fedrobust.utils import devices
 from fedrobust.utils.devices import cores
-from fedrobust.utils.locking import locked
+from fedrobust.utils.locking import hold_lock
 
 CLIENT_APP = "fedrobust.clients.app:app"
 PASSES = 3.0  # forward, and backward at twice its cost
@@ -50,7 +50,7 @@ def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     Returns the report. Raises FedrobustError and OSError.
     """
-    with alone(folder) as console:
+    with exclusive_folder(folder) as console:
         return _run(config, config["engine"], folder, console)
 
 
@@ -59,37 +59,37 @@ def resume_job(asked: Resumption) -> dict[str, Any]:
 
     Raises ConfigError where the folder is finished or in use, or where the data are not those of the run.
     """
-    with alone(asked.folder) as console:
+    with exclusive_folder(asked.folder) as console:
         manifest = resume.read_manifest(asked.folder)  # again: it may have been finished by whoever held the lock before
         try:
-            settings.check(manifest["config"])
+            settings.check_settings(manifest["config"])
         except ConfigError as error:
             raise ConfigError(f"{resume.KEY}{asked.folder}: written by another version of the program ({error}); start it anew") from error
-        engine = compose.changed_engine(manifest["config"]["engine"], asked.engine_words)
+        engine = compose.change_engine(manifest["config"]["engine"], asked.engine_words)
         if (engine.get("gpus_per_worker") == 0) != (manifest["config"]["engine"].get("gpus_per_worker") == 0):
             raise ConfigError("engine.gpus_per_worker: 0 or not decides whether clients compute on a GPU; leave it as the run had it")
         return _run(manifest["config"], engine, asked.folder, console, manifest)
 
 
 @contextmanager
-def alone(folder: Path, command: str = "") -> Iterator[Console]:
+def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
     """The screen, for whoever is the only process in the folder. A folder that cannot be written to ends the run in one line, which names
     the command that goes on with it (empty: that of a simulation)."""
     console = Console()
     try:
-        with locked(folder) as held:
+        with hold_lock(folder) as held:
             if not held:
-                say(console, f"{folder}: this file system has no locks; see to it that no second process resumes this run")
+                print_line(console, f"{folder}: this file system has no locks; see to it that no second process resumes this run")
             yield console
     except OSError as error:
         if error.errno not in NO_ROOM or (error.filename is not None and not Path(error.filename).is_relative_to(folder)):
             raise
-        go_on = f"once it can, go on with {command or resume.command(folder)}"
+        go_on = f"once it can, go on with {command or resume.resume_command(folder)}"
         remedy = go_on if (folder / MANIFEST).exists() else "choose another hydra.run.dir"
         raise RunError(f"{folder}: cannot be written to ({error.strerror}); {remedy}") from error
 
 
-def say(console: Console, text: str) -> None:
+def print_line(console: Console, text: str) -> None:
     """A plain line on the screen, whoever wrote the text."""
     console.print(Text(clean_text(text)), soft_wrap=True, highlight=False)
 
@@ -98,104 +98,111 @@ def _run(
     config: Mapping[str, Any], engine: Mapping[str, Any], folder: Path, console: Console, manifest: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """manifest: of the run that is taken up again."""
-    opener = factories.build({"engine": engine}, "engine")  # the quickest of all refusals comes first
-    study = build.from_text(settings.to_json(config))
-    if manifest is not None and manifest["data"]["digest"] != study.dataset.digest:
+    opener = factories.build_group({"engine": engine}, "engine")  # the quickest of all refusals comes first
+    experiment = build.from_text(settings.to_json(config))
+    if manifest is not None and manifest["data"]["digest"] != experiment.dataset.digest:
         raise ConfigError(
             f"{resume.KEY}{folder}: the data are no longer those of the run (their digest differs); start a new run with them"
         )
-    if study.remote:
+    if experiment.remote:
         raise ConfigError("partition=remote: is for real sites (docs/federation.md); here choose another one, e.g. partition=by_site")
-    server = make_server(study)
-    opened = opener.open(CLIENT_APP, study.num_clients, {"simulation": True}, work_seconds(server))
-    return fill(server, opened, folder, console, manifest)
+    server = build_server_context(experiment)
+    opened = opener.open(CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server))
+    return run_into_folder(server, opened, folder, console, manifest)
 
 
-def fill(
-    server: Server,
-    opened: AbstractContextManager[LocalGrid | SiteGrid],
+def run_into_folder(
+    server: ServerContext,
+    opened: AbstractContextManager[SimulationGrid | FederationGrid],
     folder: Path,
     console: Console,
     manifest: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Everything of one run over a Grid, in its folder. manifest: of the run that is taken up again. Returns the report."""
-    study = server.experiment
-    recorder = Recorder(folder, study.kinds)
+    experiment = server.experiment
+    recorder = Recorder(folder, experiment.roles)
     with opened as grid, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
-        exact = _write_manifest(folder, study, grid, console, manifest)
-        draw_data(study, folder)
-        if skipped := study.dataset.skipped:
+        exact = _write_manifest(folder, experiment, grid, console, manifest)
+        draw_data(experiment, folder)
+        if skipped := experiment.dataset.skipped:
             display.stage("run", f"{len(skipped)} unreadable images left out, the first is {skipped[0]}")
-        checkpoints = _checkpoints(study, server, folder)
+        checkpoints = _checkpoints(experiment, server, folder)
         if manifest is not None and not checkpoints.files("run"):
-            say(console, "run: there is no checkpoint, it starts over from round 0")
-        with Keeper(checkpoints, grid, lambda text: say(console, text), exact) as keeper:
-            report, scores = conduct(server, grid, folder, Observers([recorder, display]), grid.description, keeper=keeper)
-    draw_results(study, report, scores.test, folder)
-    write_html(folder, extra_data(study))
+            print_line(console, "run: there is no checkpoint, it starts over from round 0")
+        with CheckpointManager(checkpoints, grid, lambda text: print_line(console, text), exact) as checkpointing:
+            report, scores = run_experiment(
+                server, grid, folder, Observers([recorder, display]), grid.description, checkpointing=checkpointing
+            )
+    draw_results(experiment, report, scores.test, folder)
+    write_html(folder, extra_data(experiment))
     checkpoints.clear()
-    console.print(summary_table(report, extra_data(study)))
+    console.print(summary_table(report, extra_data(experiment)))
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return report
 
 
 def _write_manifest(
-    folder: Path, study: Experiment, grid: LocalGrid | SiteGrid, console: Console, earlier: Mapping[str, Any] | None
+    folder: Path, experiment: Experiment, grid: SimulationGrid | FederationGrid, console: Console, earlier: Mapping[str, Any] | None
 ) -> bool:
     """Write the manifest, or note in that of an earlier process that the run goes on. Gives whether all is as it was."""
-    computes = devices.name(devices.resolve(study.config["device"]))
+    computes = devices.device_name(devices.resolve(experiment.config["device"]))
     if earlier is None:
-        facts: dict[str, Any] = {"seed": study.seed, "data": data_facts(study), "device": computes, "client_threads": grid.threads}
-        write_manifest(folder, study.config, **facts, command_line=sys.argv)
+        facts: dict[str, Any] = {
+            "seed": experiment.seed,
+            "data": data_facts(experiment),
+            "device": computes,
+            "client_threads": grid.threads,
+        }
+        write_manifest(folder, experiment.config, **facts, command_line=sys.argv)
         return True
     changed = changes(earlier, conditions(computes, grid.threads))
     if changed:
         bits = "the result need not be bit-equal to that of an undisturbed run; stop and restore them if it must be"
-        say(console, f"conditions have changed since the run began ({'; '.join(changed)}): {bits}")
+        print_line(console, f"conditions have changed since the run began ({'; '.join(changed)}): {bits}")
     note_resumption(folder, earlier, grid.description, changed)
     return not changed and not any(one["changed"] for one in earlier.get("resumed", []))
 
 
-def _checkpoints(study: Experiment, server: Server, folder: Path) -> Checkpoints:
+def _checkpoints(experiment: Experiment, server: ServerContext, folder: Path) -> Checkpoints:
     """Those of the run in this folder, rid of what a killed process left half-written."""
-    kept, digest = study.config["server"], hashlib.sha256(study.text.encode()).hexdigest()
+    kept, digest = experiment.config["server"], hashlib.sha256(experiment.text.encode()).hexdigest()
     found = Checkpoints(folder / CHECKPOINTS, server.layout, digest, kept["checkpoint_every"], kept["keep_checkpoints"])
     found.sweep()
     return found
 
 
-def work_seconds(server: Server) -> float:
+def work_seconds(server: ServerContext) -> float:
     """An estimate of all clients' training of the run and its twin in one process, by which `engine=auto` decides.
 
     Counted, not timed: a choice that hung on the machine's mood would change the threads per client and with them the last
     bits, and equal seeds must give equal results. Settings that are no plain epochs count as one epoch.
     """
-    study = server.experiment
+    experiment = server.experiment
     with FlopCounterMode(display=False) as counter:
-        predict(server.model, study.dataset.images[:1])
-    images = sum(len(study.rows(client, TRAIN)) for client in range(study.num_clients))
-    epochs, rounds = float(study.config["client"].get("epochs", 1)), float(study.config["rounds"])
-    runs = 2 if study.evaluation.twin else 1
+        predict(server.model, experiment.dataset.images[:1])
+    images = sum(len(experiment.rows(client, TRAIN)) for client in range(experiment.num_clients))
+    epochs, rounds = float(experiment.config["client"].get("epochs", 1)), float(experiment.config["rounds"])
+    runs = 2 if experiment.evaluation.twin else 1
     return PASSES * float(counter.get_total_flops()) * images * epochs * rounds * runs / (CORE_SPEED * cores())
 
 
-def data_facts(study: Experiment) -> dict[str, Any]:
+def data_facts(experiment: Experiment) -> dict[str, Any]:
     """What the manifest says of the data."""
-    dataset = study.dataset
+    dataset = experiment.dataset
     return {
         "name": dataset.name,
         "digest": dataset.digest,
         "classes": list(dataset.class_names),
         "splits": [int((dataset.splits == split).sum()) for split in range(3)],
-        "root": len(study.root),
-        "proxy": len(study.proxy),
+        "root": len(experiment.root),
+        "proxy": len(experiment.proxy),
         "skipped": list(dataset.skipped),
     }
 
 
-def extra_data(study: Experiment) -> dict[str, int]:
+def extra_data(experiment: Experiment) -> dict[str, int]:
     """The server's extra images that this run really used, and how many."""
-    sizes = {"root": len(study.root), "proxy": len(study.proxy)}
-    used = set(study.strategy.uses) | ({"proxy"} if study.config["server"]["buffers"] == "recalibrate" else set())
+    sizes = {"root": len(experiment.root), "proxy": len(experiment.proxy)}
+    used = set(experiment.strategy.uses) | ({"proxy"} if experiment.config["server"]["buffers"] == "recalibrate" else set())
     return {name: size for name, size in sizes.items() if name in used and size}

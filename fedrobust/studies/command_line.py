@@ -14,7 +14,7 @@ from fedrobust.utils.cli import explain
 HELP = ("-h", "--help")
 
 
-def command(page: str, start: Callable[[Sequence[str]], Mapping[Cell, str]]) -> None:
+def run_command(page: str, start: Callable[[Sequence[str]], Mapping[Cell, str]]) -> None:
     """Run `start` with the words of the command line. page: the file in configs/ that --help shows.
 
     Exit codes: 0 done, 1 at least one cell failed, 2 wrong input, 130 interrupted.

@@ -17,24 +17,24 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from fedrobust.data import TRAIN
-from fedrobust.defences.sanitisation import Sanitiser, sift
-from fedrobust.defences.sanitisation.detection import Detection, altered, wilson
+from fedrobust.defences.sanitisation import Sanitiser, sanitise
+from fedrobust.defences.sanitisation.detection import Detection, altered_rows, wilson
 from fedrobust.defences.sanitisation.filtering import embed
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation.statistics import Estimate, Measured, draw_seeds, estimate, over_seeds
+from fedrobust.evaluation.statistics import Estimate, Replicates, estimate, mean_over_seeds, sample_seeds
 from fedrobust.experiment import build, settings
 from fedrobust.reporting.manifest import MANIFEST
-from fedrobust.reporting.text import decimal
-from fedrobust.runtime.server.loop import make_server
+from fedrobust.reporting.text import format_number
+from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.seeding import generator
 
 DRAWS = 2000  # bootstrap replicates over runs and images
 
 
 @dataclass(frozen=True)
-class Pool:
+class PooledFeatures:
     """features (N, d), labels and altered (N,) of all hospitals' training images; anchors (d, K), or None for a linear head."""
 
     features_Nd: Tensor
@@ -44,7 +44,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Row:
+class DefenceRow:
     """What one defence would do to the pool of each run; aurocs: of its scores, in percent, None where all or none were altered."""
 
     name: str
@@ -53,7 +53,7 @@ class Row:
     aurocs: tuple[float | None, ...]
 
 
-def pool(folder: Path) -> Pool:
+def read_pool(folder: Path) -> PooledFeatures:
     """The pool of a finished run. Raises ConfigError where the folder is none, or its data or model cannot be had."""
     model = folder / "model.safetensors"
     try:
@@ -62,16 +62,16 @@ def pool(folder: Path) -> Pool:
         raise ConfigError(f"{folder}: holds no readable {MANIFEST}; give the output folder of a finished run") from error
     if not model.exists():
         raise ConfigError(f"{folder}: holds no {model.name}; give the output folder of a finished run")
-    study = build.from_text(settings.to_json(config))
-    study = replace(study, model=replace(study.model.untrained(), checkpoint=str(model)))
-    network = make_server(study).model
+    experiment = build.from_text(settings.to_json(config))
+    experiment = replace(experiment, model=replace(experiment.model.untrained(), checkpoint=str(model)))
+    network = build_server_context(experiment).model
     features, labels, changed = [], [], []
-    for client in range(study.num_clients):
-        now, clean = study.shard(client).train, study.samples(study.rows(client, TRAIN))
+    for client in range(experiment.num_clients):
+        now, clean = experiment.shard(client).train, experiment.samples(experiment.rows(client, TRAIN))
         features.append(embed(network, now.images))
         labels.append(now.labels)
-        changed.append(altered(clean, now, triggered=study.contamination(client).backdoor is not None))
-    return Pool(torch.cat(features), torch.cat(labels), torch.cat(changed), network.anchors)
+        changed.append(altered_rows(clean, now, triggered=experiment.contamination(client).backdoor is not None))
+    return PooledFeatures(torch.cat(features), torch.cat(labels), torch.cat(changed), network.anchors)
 
 
 def defences(quantile: float, threshold: float, *, etf: bool) -> list[Sanitiser]:
@@ -80,19 +80,19 @@ def defences(quantile: float, threshold: float, *, etf: bool) -> list[Sanitiser]
     return [factory(anchors=one, quantile=quantile, threshold=threshold) for one in where for factory in (sphere, slab)]
 
 
-def judge(pools: Sequence[Pool], sanitiser: Sanitiser) -> Row:
+def evaluate_defence(pools: Sequence[PooledFeatures], sanitiser: Sanitiser) -> DefenceRow:
     """Precision, recall and AUROC of one defence on each pool."""
     detections, aurocs = [], []
     for found in pools:
-        sifted = sift(sanitiser, found.features_Nd, found.labels_N, found.anchors_dK)
+        sifted = sanitise(sanitiser, found.features_Nd, found.labels_N, found.anchors_dK)
         dropped_N, bad_N = ~sifted.kept_N, found.altered_N
         detections.append(Detection(len(bad_N), int(dropped_N.sum()), int(bad_N.sum()), int((dropped_N & bad_N).sum())))
         both = 0 < detections[-1].altered < detections[-1].images
         aurocs.append(100 * float(roc_auc_score(bad_N.numpy(), sifted.scores_N.numpy())) if both else None)
-    return Row(sanitiser.name, sanitiser.anchors, tuple(detections), tuple(aurocs))
+    return DefenceRow(sanitiser.name, sanitiser.anchors, tuple(detections), tuple(aurocs))
 
 
-def shares(detections: Sequence[Detection]) -> tuple[Estimate, Estimate]:
+def detection_shares(detections: Sequence[Detection]) -> tuple[Estimate, Estimate]:
     """Precision and recall with 95 % intervals: of one run by Wilson's formula; of several their mean, runs and in each of them images
     resampled (a run in which a share is undefined is left out of it). Images count as independent."""
     if len(detections) == 1:
@@ -108,24 +108,24 @@ def shares(detections: Sequence[Detection]) -> tuple[Estimate, Estimate]:
         found, wrong, missed, _ = torch.from_numpy(random.multinomial(one.images, chances, size=DRAWS).T).double()
         values.append([float("nan") if share is None else share for share in (one.precision, one.recall)])
         replicates.append(torch.stack([100 * found / (found + wrong), 100 * found / (found + missed)]))
-    measured = Measured(torch.tensor(values, dtype=torch.float64).T, torch.stack(replicates, dim=1))
-    means, over = over_seeds(measured, draw_seeds(len(detections), DRAWS, generator(0, "sanitising", "runs")))
+    measured = Replicates(torch.tensor(values, dtype=torch.float64).T, torch.stack(replicates, dim=1))
+    means, over = mean_over_seeds(measured, sample_seeds(len(detections), DRAWS, generator(0, "sanitising", "runs")))
     return estimate(means[0], over[0]), estimate(means[1], over[1])
 
 
-def table(rows: Sequence[Row], title: str) -> Table:
+def defences_table(rows: Sequence[DefenceRow], title: str) -> Table:
     """One row a defence, all shares in percent with their intervals; of several runs the images of all."""
     out = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for place, name in enumerate(("Defence", "dropped", "found", "precision (95 %)", "recall (95 %)", "AUROC")):
         out.add_column(name, justify="right" if place else "left", no_wrap=True)
     for row in rows:
-        precision, recall = shares(row.detections)
+        precision, recall = detection_shares(row.detections)
         dropped, found = (str(sum(one)) for one in zip(*((one.dropped, one.found) for one in row.detections), strict=True))
         known = [one for one in row.aurocs if one is not None]
-        auroc = decimal(fmean(known) if known else None)
+        auroc = format_number(fmean(known) if known else None)
         out.add_row(f"{row.name} {row.anchors}", dropped, found, _text(precision), _text(recall), auroc)
     return out
 
 
 def _text(one: Estimate) -> str:
-    return decimal(one.value) if one.low is None else f"{decimal(one.value)} ({one.low:.0f} to {one.high:.0f})"
+    return format_number(one.value) if one.low is None else f"{format_number(one.value)} ({one.low:.0f} to {one.high:.0f})"

@@ -18,7 +18,7 @@ def resolve(device: str) -> torch.device:
     return torch.device(device)
 
 
-def name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """What to print: the GPU's name, or the processor's threads."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"

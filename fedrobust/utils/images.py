@@ -24,7 +24,7 @@ def as_bytes(images: Tensor) -> Tensor:
     return images.clamp(0, 1).mul(255.0).round().to(torch.uint8)
 
 
-def compressed(images: Tensor, quality: int) -> Tensor:
+def compress_jpeg(images: Tensor, quality: int) -> Tensor:
     """Images (B, C, H, W) in [0, 1], C = 1 or 3, after JPEG compression with this quality of libjpeg."""
     pixels = as_bytes(images).permute(0, 2, 3, 1).cpu().numpy()
     grey = pixels.shape[3] == 1

@@ -16,7 +16,7 @@ UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file sy
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[bool]:
+def hold_lock(folder: Path) -> Iterator[bool]:
     """Keep others out of an existing folder. Gives False where the file system has no locks, so that nobody is kept out.
 
     Raises ConfigError where another process is at work in the folder, OSError where it cannot be written to.

@@ -48,21 +48,21 @@ def _flatten_mapping(value: Mapping[Any, Any], tensors: list[Tensor], place: str
     return dict(items) if plain else {"!dict": [[key, inner] for key, inner in items]}
 
 
-def restore(value: Any, tensors: Sequence[Tensor]) -> Any:
+def unflatten(value: Any, tensors: Sequence[Tensor]) -> Any:
     """The inverse of `flatten`. A tensor goes back to its device. Raises ValueError, KeyError, IndexError or TypeError where the two
     do not belong together."""
     if isinstance(value, list):
-        return [restore(item, tensors) for item in value]
+        return [unflatten(item, tensors) for item in value]
     return _restore_dict(value, tensors) if isinstance(value, dict) else value
 
 
 def _restore_dict(value: Mapping[str, Any], tensors: Sequence[Tensor]) -> Any:
     if "!dict" in value:
-        return {key: restore(inner, tensors) for key, inner in value["!dict"]}
+        return {key: unflatten(inner, tensors) for key, inner in value["!dict"]}
     if "!tuple" in value:
-        return tuple(restore(item, tensors) for item in value["!tuple"])
+        return tuple(unflatten(item, tensors) for item in value["!tuple"])
     if "!tensor" in value:
         return tensors[value["!tensor"]].to(value["device"])
     if "!bytes" in value:
         return tensors[value["!bytes"]].numpy().tobytes()
-    return {key: restore(inner, tensors) for key, inner in value.items()}
+    return {key: unflatten(inner, tensors) for key, inner in value.items()}

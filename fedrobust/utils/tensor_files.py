@@ -33,7 +33,7 @@ def pieces(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
 
     Raises TypeError for a dtype that such a file does not know.
     """
-    check(tensors)
+    check_tensors(tensors)
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all lie aligned
     sha = hashlib.sha256()
     for piece in _plain(tensors, ordered, notes or {}, seal):
@@ -43,7 +43,7 @@ def pieces(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
         yield sha.digest()
 
 
-def check(tensors: Mapping[str, Tensor]) -> None:
+def check_tensors(tensors: Mapping[str, Tensor]) -> None:
     """Raises TypeError for a dtype that such a file does not know."""
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:

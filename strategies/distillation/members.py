@@ -18,7 +18,7 @@ from fedrobust.utils.images import as_unit
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class ScratchModel:
     """Where members are tried: the scratch model, the order of its floats, the server's images (None: not asked for), and
     whether BatchNorm statistics are re-estimated on the proxy images before every use."""
 
@@ -38,7 +38,7 @@ class Bench:
         """The root set; raises ValueError where there is none."""
         return _given(self.root, "root")
 
-    def place(self, state: State) -> State:
+    def load_and_recalibrate(self, state: State) -> State:
         """Load a state and re-estimate its statistics; returns what the model now holds."""
         load(self.model, self.layout, state)
         if not self.recalibrate or self.proxy is None:
@@ -47,7 +47,7 @@ class Bench:
         return State(state.parameters, read(self.model, Layout((), self.layout.buffers)).buffers)
 
     def alignment(self) -> float:
-        """How well the model that lies on the bench is aligned with the root labels, in [-1, 1] (see `fedrobust.learning.alignment`)."""
+        """How well the model in the scratch model is aligned with the root labels, in [-1, 1] (see `fedrobust.learning.alignment`)."""
         root = self.root_samples
         return float(alignment(scores(self.model, root.images), root.labels, self.model.head))
 
@@ -80,7 +80,7 @@ class Members:
 
 
 @dataclass(frozen=True, slots=True)
-class Visits:
+class MemberScores:
     """What one visit to every member left behind: scores on the CPU and re-estimated buffers. What was not asked for has no
     images: (N, 0, K)."""
 
@@ -94,25 +94,25 @@ class Visits:
         return self.root_NRK.isfinite().flatten(1).all(dim=1) & self.proxy_NPK.isfinite().flatten(1).all(dim=1)
 
 
-def visit(bench: Bench, members: Members, *, need_root: bool, need_proxy: bool) -> Visits:
+def score_members(scratch: ScratchModel, members: Members, *, need_root: bool, need_proxy: bool) -> MemberScores:
     """Place every member once and keep all that later steps need; nobody is placed where nothing is needed.
 
     Cost of a member: one pass over the proxy images for its statistics, one over the root set, one over the proxy images for
     their scores.
     """
-    num_clients, num_classes = len(members.updates), bench.model.num_classes
-    root_NRK = torch.empty(num_clients, len(bench.root_samples) if need_root else 0, num_classes)
-    proxy_NPK = torch.empty(num_clients, len(bench.proxy_samples) if need_proxy else 0, num_classes)
+    num_clients, num_classes = len(members.updates), scratch.model.num_classes
+    root_NRK = torch.empty(num_clients, len(scratch.root_samples) if need_root else 0, num_classes)
+    proxy_NPK = torch.empty(num_clients, len(scratch.proxy_samples) if need_proxy else 0, num_classes)
     if not (need_root or need_proxy):
-        return Visits(root_NRK, proxy_NPK, members.updates.buffers_NB)
+        return MemberScores(root_NRK, proxy_NPK, members.updates.buffers_NB)
     buffers_NB = torch.empty(members.updates.buffers_NB.shape)
     for n in range(num_clients):
-        buffers_NB[n] = bench.place(members.state(n)).buffers
+        buffers_NB[n] = scratch.load_and_recalibrate(members.state(n)).buffers
         if need_root:
-            root_NRK[n] = scores(bench.model, bench.root_samples.images)
+            root_NRK[n] = scores(scratch.model, scratch.root_samples.images)
         if need_proxy:
-            proxy_NPK[n] = scores(bench.model, bench.proxy_samples.images)
-    return Visits(root_NRK, proxy_NPK, buffers_NB)
+            proxy_NPK[n] = scores(scratch.model, scratch.proxy_samples.images)
+    return MemberScores(root_NRK, proxy_NPK, buffers_NB)
 
 
 @torch.no_grad()

@@ -14,10 +14,10 @@ from fedrobust.learning.losses import inner_product_gap, mutual_kl
 
 MOST_WEIGHT = 5.0  # of an image in the ensemble's class balance
 
-Lesson = Callable[[Tensor, Tensor], Tensor]  # (student_scores_BK, rows_B of the proxy images) -> scalar loss
+DistillationLoss = Callable[[Tensor, Tensor], Tensor]  # (student_scores_BK, rows_B of the proxy images) -> scalar loss
 
 
-def peers(values_MXK: Tensor, teacher: str) -> Tensor:
+def merge_peers(values_MXK: Tensor, teacher: str) -> Tensor:
     """For each of M >= 2 members the coordinate-wise "median" (the mean of the middle two of an even number) or "mean" of all
     the others; same shape. With the median a minority of attackers cannot move a teacher beyond the honest peers' range.
     One sort serves all members."""
@@ -34,16 +34,16 @@ def peers(values_MXK: Tensor, teacher: str) -> Tensor:
 
 
 def peer_probabilities(scores_MPK: Tensor, scale: float, temperature: float, teacher: str, permanent_PK: Tensor | None = None) -> Tensor:
-    """(M, P, K): each member's teacher, its peers' softmax(scale * scores / T) merged by `peers` and renormalised.
+    """(M, P, K): each member's teacher, its peers' softmax(scale * scores / T) merged by `merge_peers` and renormalised.
 
     permanent_PK: scores of one more peer, which gives half of every teacher.
     """
-    merged = peers((scale / temperature * scores_MPK).softmax(dim=-1), teacher)
+    merged = merge_peers((scale / temperature * scores_MPK).softmax(dim=-1), teacher)
     merged = merged / merged.sum(dim=-1, keepdim=True).clamp(min=1e-12)
     return merged if permanent_PK is None else (merged + (scale / temperature * permanent_PK).softmax(dim=-1)) / 2
 
 
-def full_lesson(teacher_PK: Tensor, scale: float, temperature: float, weights_P: Tensor | None = None) -> Lesson:
+def kl_loss(teacher_PK: Tensor, scale: float, temperature: float, weights_P: Tensor | None = None) -> DistillationLoss:
     """METHOD's reading A: T^2 KL(teacher || softmax(scale * student / T)) on all inner products; needs no labels."""
 
     def loss(scores_BK: Tensor, rows_B: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def full_lesson(teacher_PK: Tensor, scale: float, temperature: float, weights_P:
     return loss
 
 
-def anchor_lesson(teacher_PK: Tensor, labels_P: Tensor) -> Lesson:
+def true_class_loss(teacher_PK: Tensor, labels_P: Tensor) -> DistillationLoss:
     """METHOD's reading B: half the squared gap between the student's and the teacher's scores of the labelled class alone."""
 
     def loss(scores_BK: Tensor, rows_B: Tensor) -> Tensor:

@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from fedrobust.strategies.distillation import members as scoring
 from fedrobust.strategies.distillation import student
-from fedrobust.strategies.distillation.members import Bench, Members, Visits
+from fedrobust.strategies.distillation.members import Members, MemberScores, ScratchModel
 from fedrobust.strategies.etf_dml import cohorts
 from fedrobust.strategies.etf_dml import trust as _trust
-from fedrobust.strategies.etf_dml.steps import Case, Settings, distil_and_aggregate
+from fedrobust.strategies.etf_dml.steps import EtfDmlSettings, RoundState, distil_and_aggregate
 from torch import Tensor
 
 from fedrobust.aggregation import norms
-from fedrobust.aggregation.composition import least
+from fedrobust.aggregation.composition import smallest_accepted
 from fedrobust.aggregation.round import Aggregate, Round, Strategy
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.updates import normalize
 from fedrobust.errors import ConfigError
 from fedrobust.utils import validation
 
@@ -58,7 +58,7 @@ def etf_dml(
     """The rule of METHOD sections 5 (A) and 9. Numbers of images are clipped to their 10 % and 90 % quantiles in any case.
 
     clip: bring longer updates to the median length. trust: weigh each client on the root set: each alone by alignment and loss
-    ("gate", `trust.judge`), and then all together ("stacking", `trust.stacked`); or not ("none").
+    ("gate", `trust.gate_trust`), and then all together ("stacking", `trust.stacking_trust`); or not ("none").
     distillation: "mutual" (every trusted member learns from its peers' leave-one-out median, N x N), "ensemble" (the
     aggregated model learns from the weighted ensemble) or "none". For mutual: reading "full" (all inner products) or
     "ground_truth" (those with the labelled anchor; uses the proxy labels), teacher "median" or "mean" (not robust: for
@@ -84,102 +84,100 @@ def etf_dml(
         raise ConfigError(f"strategy.aggregation={aggregation}: must be null or a rule with a _target_, as in configs/strategy/median.yaml")
     if cohort is not None and aggregation is not None:
         raise ConfigError(f"strategy.aggregation={aggregation.name}: excludes strategy.cohort={cohort}, whose last step is a trimmed mean")
-    settings = Settings(
+    settings = EtfDmlSettings(
         clip,
         trust,
         distillation,
-        student.schedule(epochs, batch_size, learning_rate, proximal, temperature),
-        student.peers(reading, teacher, min_confidence),
+        student.make_schedule(epochs, batch_size, learning_rate, proximal, temperature),
+        student.make_peer_settings(reading, teacher, min_confidence),
         recalibrate,
         fallback,
-        cohorts.cohorts(cohort, cohort_trim),
+        cohorts.make_cohorts(cohort, cohort_trim),
         aggregation,
     )
     return Strategy("etf_dml", lambda round: _rule(round, settings), _uses(settings), _least_clients(settings))
 
 
-def _uses(settings: Settings) -> frozenset[str]:
+def _uses(settings: EtfDmlSettings) -> frozenset[str]:
     proxy = settings.distillation != "none" or (settings.trust and settings.recalibrate)
     inner = settings.aggregation.uses if settings.aggregation else frozenset()
     return frozenset(({"root"} if settings.trust else set()) | ({"proxy"} if proxy else set()) | inner)
 
 
-def _least_clients(settings: Settings) -> int:
+def _least_clients(settings: EtfDmlSettings) -> int:
     """So many that the last step has enough even when the gate drops as many as it may, or that cohorts can be cut off."""
     if settings.cohorts:
         return settings.cohorts.least_clients
     wanted = settings.aggregation.min_clients if settings.aggregation else 1
     most = _trust.MOST_DROPPED if settings.trust else 0.0
-    return least(wanted, lambda n: n - math.floor(most * n) >= wanted)
+    return smallest_accepted(wanted, lambda n: n - math.floor(most * n) >= wanted)
 
 
-def _rule(round: Round, settings: Settings) -> Aggregate:
-    bench = _bench(round, settings)
+def _rule(round: Round, settings: EtfDmlSettings) -> Aggregate:
+    scratch = _scratch_model(round, settings)
     norms_N = norms.norms(round.updates)
     factors_N = norms.to_median(norms_N) if settings.clip else torch.ones_like(norms_N)
     members = Members(round.reference, round.updates, factors_N)
-    distil = settings.distillation != "none" and bench.proxy is not None
-    visits = scoring.visit(bench, members, need_root=settings.trust, need_proxy=distil)
-    verdict = _judge(round, bench, visits, settings.judge) if settings.trust else None
-    trust_N = verdict.trust_N if verdict else torch.ones_like(norms_N)
-    weights_N = shares(norms.clipped_counts(round.updates.num_examples_N) * trust_N * visits.usable)
-    cohort_N = cohorts.draw(len(norms_N), settings.cohorts.size, round.generator) if settings.cohorts else torch.zeros(len(norms_N))
-    case = Case(round, settings, bench, members, visits, verdict, weights_N, cohort_N)
+    distil = settings.distillation != "none" and scratch.proxy is not None
+    member_scores = scoring.score_members(scratch, members, need_root=settings.trust, need_proxy=distil)
+    trust = _trust_scores(round, scratch, member_scores, settings.gate) if settings.trust else None
+    trust_N = trust.trust_N if trust else torch.ones_like(norms_N)
+    weights_N = normalize(norms.clipped_counts(round.updates.num_examples_N) * trust_N * member_scores.usable)
+    cohort_N = cohorts.draw_cohorts(len(norms_N), settings.cohorts.size, round.generator) if settings.cohorts else torch.zeros(len(norms_N))
+    case = RoundState(round, settings, scratch, members, member_scores, trust, weights_N, cohort_N)
     aggregate, record = distil_and_aggregate(case)
     columns = {"update_norm": norms_N.tolist(), "clipped_norm": (norms_N * factors_N).tolist()}
     if settings.cohorts:
         columns["cohort"] = cohort_N.tolist()
     return replace(
         aggregate,
-        extras={**columns, **_verdict_columns(verdict), **_skipped(case, record), **record},
+        extras={**columns, **_trust_columns(trust), **_skipped(case, record), **record},
         memory={
-            "suspicion": _remembered(round, "suspicion", verdict.suspicion_N if verdict else None),
-            "part": _remembered(round, "part", verdict.part_N if verdict else None),
+            "suspicion": _merge_past(round, "suspicion", trust.suspicion_N if trust else None),
+            "part": _merge_past(round, "part", trust.stacking_share_N if trust else None),
             "aggregation": aggregate.memory,
         },
     )
 
 
-def _bench(round: Round, settings: Settings) -> Bench:
+def _scratch_model(round: Round, settings: EtfDmlSettings) -> ScratchModel:
     data, layout = round.server_data, round.updates.layout
     if settings.trust and (data.root is None or not len(data.root)):
-        raise ConfigError(
-            f"strategy.trust={settings.judge}: needs labelled root images; set server.root_per_class=8 or strategy.trust=none"
-        )
+        raise ConfigError(f"strategy.trust={settings.gate}: needs labelled root images; set server.root_per_class=8 or strategy.trust=none")
     if layout is None:
         raise ValueError("etf_dml needs updates with a layout")
-    return Bench(data.model, layout, data.root, data.proxy, settings.recalibrate)
+    return ScratchModel(data.model, layout, data.root, data.proxy, settings.recalibrate)
 
 
-def _judge(round: Round, bench: Bench, visits: Visits, judge: str) -> _trust.Verdict:
+def _trust_scores(round: Round, scratch: ScratchModel, member_scores: MemberScores, judge: str) -> _trust.TrustScores:
     updates, memory = round.updates, round.memory
-    labels_R, scale = bench.root_samples.labels, bench.model.scale
+    labels_R, scale = scratch.root_samples.labels, scratch.model.scale
     past = memory.get("suspicion", {})
-    verdict = _trust.judge(visits.root_NRK, labels_R, bench.model.head, scale, clients=updates.clients, past=past)
+    trust = _trust.gate_trust(member_scores.root_NRK, labels_R, scratch.model.head, scale, clients=updates.clients, past=past)
     if judge == "gate":
-        return verdict
+        return trust
     past_N = torch.tensor([memory.get("part", {}).get(client, 1.0) for client in updates.clients], dtype=torch.float64)
     sizes_N = norms.clipped_counts(updates.num_examples_N)
     gram_NN = updates.gram_estimate(PRODUCTS // len(updates) ** 2, round.generator)
-    return _trust.stacked(verdict, visits.root_NRK, labels_R, scale, gram_NN=gram_NN, sizes_N=sizes_N, past_N=past_N)
+    return _trust.stacking_trust(trust, member_scores.root_NRK, labels_R, scale, gram_NN=gram_NN, sizes_N=sizes_N, past_N=past_N)
 
 
-def _remembered(round: Round, key: str, now_N: Tensor | None) -> dict[int, float]:
+def _merge_past(round: Round, key: str, now_N: Tensor | None) -> dict[int, float]:
     """Of this round's clients and, unchanged, of those absent from it."""
     past: Mapping[int, float] = round.memory.get(key, {})
     return {**past, **(dict(zip(round.updates.clients, now_N.tolist(), strict=True)) if now_N is not None else {})}
 
 
-def _verdict_columns(verdict: _trust.Verdict | None) -> dict[str, list[float]]:
-    if verdict is None:
+def _trust_columns(trust: _trust.TrustScores | None) -> dict[str, list[float]]:
+    if trust is None:
         return {}
-    names = {"trust": verdict.trust_N, "suspicion": verdict.suspicion_N, "alignment": verdict.alignment_N, "root_loss": verdict.loss_N}
+    names = {"trust": trust.trust_N, "suspicion": trust.suspicion_N, "alignment": trust.alignment_N, "root_loss": trust.loss_N}
     return {name: values_N.tolist() for name, values_N in names.items()}
 
 
-def _skipped(case: Case, record: Mapping[str, Any]) -> dict[str, float]:
+def _skipped(case: RoundState, record: Mapping[str, Any]) -> dict[str, float]:
     """1.0 for every step that was asked for and could not be done: without proxy images, or with fewer than two members left."""
     distil = case.settings.distillation != "none"
     wanted = {"distillation_skipped": distil, "recalibration_skipped": case.settings.recalibrate and (case.settings.trust or distil)}
-    done = {"distillation_skipped": bool(record), "recalibration_skipped": case.bench.proxy is not None}
+    done = {"distillation_skipped": bool(record), "recalibration_skipped": case.scratch.proxy is not None}
     return {key: float(not done[key]) for key in wanted if wanted[key]}

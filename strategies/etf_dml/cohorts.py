@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from fedrobust.strategies.trimmed_mean import trimmed
+from fedrobust.strategies.trimmed_mean import coordinatewise_trimmed
 from torch import Generator, Tensor
 
 from fedrobust.aggregation.storage import fill
-from fedrobust.aggregation.updates import Updates, shares
+from fedrobust.aggregation.updates import Updates, normalize
 from fedrobust.utils import validation
 
 Groups = Sequence[Sequence[int]]  # rows of clients, cohort by cohort
@@ -35,13 +35,13 @@ class Cohorts:
         return self.size * (math.ceil(1 / self.trim - 1e-9) if self.trim else 1)
 
 
-def cohorts(size: int | None, trim: float) -> Cohorts | None:
+def make_cohorts(size: int | None, trim: float) -> Cohorts | None:
     """Checked Cohorts (None: everyone together); raises ConfigError."""
     validation.number("strategy.cohort_trim", trim, low=0, high=0.49)
     return None if size is None else Cohorts(validation.number("strategy.cohort", size, low=3, integer=True), trim)
 
 
-def draw(num_clients: int, size: int, generator: Generator) -> Tensor:
+def draw_cohorts(num_clients: int, size: int, generator: Generator) -> Tensor:
     """(N,) int64: the cohort of each client. As many cohorts of at least `size` as there can be (one, where there are fewer
     clients), their sizes differing by at most one."""
     cohort_N = torch.empty(num_clients, dtype=torch.int64)
@@ -49,7 +49,7 @@ def draw(num_clients: int, size: int, generator: Generator) -> Tensor:
     return cohort_N
 
 
-def groups(cohort_N: Tensor, weights_N: Tensor) -> list[list[int]]:
+def cohort_rows(cohort_N: Tensor, weights_N: Tensor) -> list[list[int]]:
     """The rows of each cohort's clients that have a weight; cohorts without any are left out."""
     numbers = sorted(set(cohort_N.tolist()))
     members = [((cohort_N == number) & (weights_N > 0)).nonzero().reshape(-1).tolist() for number in numbers]
@@ -78,7 +78,7 @@ def vote(
     own_N, seat_N = torch.zeros_like(weights_N), torch.zeros(len(weights_N), dtype=torch.int64)
     for seat, group in enumerate(groups):
         members = torch.tensor(group)
-        own_N[members], seat_N[members] = shares(weights_N[members]).to(own_N), seat
+        own_N[members], seat_N[members] = normalize(weights_N[members]).to(own_N), seat
         fill(votes_GD[seat], partial(_sum, [float(own_N[n]) for n in group], of(group)))
-    update_D, influence_G = trimmed(Updates.of(votes_GD), math.floor(trim * len(groups) + 1e-9))
+    update_D, influence_G = coordinatewise_trimmed(Updates.of(votes_GD), math.floor(trim * len(groups) + 1e-9))
     return update_D, influence_G[seat_N] * own_N

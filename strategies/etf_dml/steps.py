@@ -10,30 +10,30 @@ from typing import Any
 import torch
 from fedrobust.strategies.distillation import members as scoring
 from fedrobust.strategies.distillation import student
-from fedrobust.strategies.distillation.members import Bench, Members, Visits
-from fedrobust.strategies.distillation.teachers import Lesson
+from fedrobust.strategies.distillation.members import Members, MemberScores, ScratchModel
+from fedrobust.strategies.distillation.teachers import DistillationLoss
 from fedrobust.strategies.etf_dml import cohorts as _cohorts
 from fedrobust.strategies.etf_dml import trust as _trust
 from torch import Tensor
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.storage import fetch, fill
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
 from fedrobust.state import State
 
-Pupils = Callable[[Sequence[int]], Iterator[Tensor]]  # rows of clients -> their (D,) updates, one after the other
+StudentUpdates = Callable[[Sequence[int]], Iterator[Tensor]]  # rows of clients -> their (D,) updates, one after the other
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EtfDmlSettings:
     """The checked settings of `etf_dml`, which explains them."""
 
     clip: bool
-    judge: str
+    gate: str
     distillation: str
     schedule: student.Schedule
-    peers: student.Peers
+    peers: student.PeerSettings
     recalibrate: bool
     fallback: bool
     cohorts: _cohorts.Cohorts | None
@@ -41,111 +41,120 @@ class Settings:
 
     @property
     def trust(self) -> bool:
-        return self.judge != "none"
+        return self.gate != "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RoundState:
     """A round as far as it is known before the last two steps. cohort_N: whom each client learns and votes with."""
 
     round: Round
-    settings: Settings
-    bench: Bench
+    settings: EtfDmlSettings
+    scratch: ScratchModel
     members: Members
-    visits: Visits
-    verdict: _trust.Verdict | None
+    member_scores: MemberScores
+    trust: _trust.TrustScores | None
     weights_N: Tensor
     cohort_N: Tensor
 
     @property
-    def kept(self) -> list[int]:
+    def kept_rows(self) -> list[int]:
         """The rows of the clients that still have a weight."""
         rows: list[int] = self.weights_N.nonzero().reshape(-1).tolist()
         return rows
 
 
-def distil_and_aggregate(case: Case) -> tuple[Aggregate, dict[str, Any]]:
+def distil_and_aggregate(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
     """The round's result and what is recorded of the distillation: nothing where nobody could learn."""
-    if case.settings.distillation == "none" or case.bench.proxy is None or len(case.kept) < 2:
-        return _aggregate(case, None), {}
-    if case.settings.distillation == "mutual":
-        return _mutual(case)
-    aggregate = _aggregate(case, None)
-    graduate = _ensemble(case, aggregate.state)
-    record = {"distillation_loss": graduate.loss, "fallbacks": float(graduate.fell_back)}
-    return replace(aggregate, state=graduate.state), record
+    if state_of_round.settings.distillation == "none" or state_of_round.scratch.proxy is None or len(state_of_round.kept_rows) < 2:
+        return _aggregate(state_of_round, None), {}
+    if state_of_round.settings.distillation == "mutual":
+        return _mutual(state_of_round)
+    aggregate = _aggregate(state_of_round, None)
+    distilled = _ensemble(state_of_round, aggregate.state)
+    record = {"distillation_loss": distilled.loss, "fallbacks": float(distilled.fell_back)}
+    return replace(aggregate, state=distilled.state), record
 
 
-def _mutual(case: Case) -> tuple[Aggregate, dict[str, Any]]:
+def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
     """Every kept client learns from the others of its cohort, one after the other, while the result is put together."""
     losses: list[float] = []
-    fell_back = [0.0] * len(case.weights_N)
-    peers, temperature = case.settings.peers, case.settings.schedule.temperature
-    permanent_PK = _global_scores(case) if case.settings.cohorts else None
+    fell_back = [0.0] * len(state_of_round.weights_N)
+    peers, temperature = state_of_round.settings.peers, state_of_round.settings.schedule.temperature
+    permanent_PK = _global_scores(state_of_round) if state_of_round.settings.cohorts else None
 
     def pupils(group: Sequence[int]) -> Iterator[Tensor]:
         if len(group) == 1:
-            yield case.members.row(group[0])
+            yield state_of_round.members.row(group[0])
             return
-        scores_MPK = case.visits.proxy_NPK[torch.tensor(group)]
-        lessons = student.mutual_lessons(case.bench, scores_MPK, peers, temperature, permanent_PK)
-        for n, lesson in zip(group, lessons, strict=True):
-            graduate = _learn(case, n, lesson)
-            losses.append(graduate.loss)
-            fell_back[n] = float(graduate.fell_back)
-            yield graduate.state.parameters - case.round.reference.parameters
+        scores_MPK = state_of_round.member_scores.proxy_NPK[torch.tensor(group)]
+        lessons = student.mutual_losses(state_of_round.scratch, scores_MPK, peers, temperature, permanent_PK)
+        for n, distillation_loss in zip(group, lessons, strict=True):
+            distilled = _learn(state_of_round, n, distillation_loss)
+            losses.append(distilled.loss)
+            fell_back[n] = float(distilled.fell_back)
+            yield distilled.state.parameters - state_of_round.round.reference.parameters
 
-    aggregate = _aggregate(case, pupils)
+    aggregate = _aggregate(state_of_round, pupils)
     if not losses:
         return aggregate, {}
     return aggregate, {"distillation_loss": sum(losses) / len(losses), "fallbacks": sum(fell_back), "fell_back": fell_back}
 
 
-def _global_scores(case: Case) -> Tensor:
-    case.bench.place(case.round.reference)
-    return scoring.scores(case.bench.model, case.bench.proxy_samples.images)
+def _global_scores(state_of_round: RoundState) -> Tensor:
+    state_of_round.scratch.load_and_recalibrate(state_of_round.round.reference)
+    return scoring.scores(state_of_round.scratch.model, state_of_round.scratch.proxy_samples.images)
 
 
-def _learn(case: Case, n: int, lesson: tuple[Lesson, Tensor]) -> student.Graduate:
+def _learn(state_of_round: RoundState, n: int, distillation_loss: tuple[DistillationLoss, Tensor]) -> student.DistilledModel:
     """A client that fell back has what it sent."""
-    start = replace(case.members.state(n), buffers=case.visits.buffers_NB[n])
-    before = float(case.verdict.alignment_N[n]) if case.verdict and case.settings.fallback else None
-    return student.teach(case.bench, start, lesson, case.settings.schedule, case.round.generator, alignment=before)
+    start = replace(state_of_round.members.state(n), buffers=state_of_round.member_scores.buffers_NB[n])
+    before = float(state_of_round.trust.alignment_N[n]) if state_of_round.trust and state_of_round.settings.fallback else None
+    return student.distil(
+        state_of_round.scratch, start, distillation_loss, state_of_round.settings.schedule, state_of_round.round.generator, alignment=before
+    )
 
 
-def _ensemble(case: Case, state: State) -> student.Graduate:
+def _ensemble(state_of_round: RoundState, state: State) -> student.DistilledModel:
     """The aggregated model after it learnt from the ensemble; its statistics are re-estimated whether it fell back or not."""
-    settings, bench = case.settings, case.bench
-    start = bench.place(state)
-    before = bench.alignment() if settings.trust and settings.fallback else None
-    lesson = student.ensemble_lesson(bench, case.visits.proxy_NPK, case.weights_N, settings.schedule.temperature)
-    return student.teach(bench, start, lesson, settings.schedule, case.round.generator, alignment=before)
+    settings, scratch = state_of_round.settings, state_of_round.scratch
+    start = scratch.load_and_recalibrate(state)
+    before = scratch.alignment() if settings.trust and settings.fallback else None
+    distillation_loss = student.ensemble_loss(
+        scratch, state_of_round.member_scores.proxy_NPK, state_of_round.weights_N, settings.schedule.temperature
+    )
+    return student.distil(scratch, start, distillation_loss, settings.schedule, state_of_round.round.generator, alignment=before)
 
 
-def _aggregate(case: Case, pupils: Pupils | None) -> Aggregate:
+def _aggregate(state_of_round: RoundState, student_updates: StudentUpdates | None) -> Aggregate:
     """The last step on the pupils' new updates (None: the clients' clipped ones)."""
-    updates, cohorts = case.round.updates, case.settings.cohorts
-    if case.settings.aggregation is not None:
-        return _by_rule(case, case.settings.aggregation, pupils or case.members.rows)
-    if pupils is None and cohorts is None:
-        return finish(case.round, updates.combine(case.weights_N * case.members.factors_N), case.weights_N)
-    trim, groups = cohorts.trim if cohorts else 0.0, _cohorts.groups(case.cohort_N, case.weights_N)
-    return finish(case.round, *_cohorts.vote(updates, groups, case.weights_N, pupils or case.members.rows, trim))
+    updates, cohorts = state_of_round.round.updates, state_of_round.settings.cohorts
+    if state_of_round.settings.aggregation is not None:
+        return _by_rule(state_of_round, state_of_round.settings.aggregation, student_updates or state_of_round.members.rows)
+    if student_updates is None and cohorts is None:
+        return make_aggregate(
+            state_of_round.round, updates.combine(state_of_round.weights_N * state_of_round.members.factors_N), state_of_round.weights_N
+        )
+    trim, groups = cohorts.trim if cohorts else 0.0, _cohorts.cohort_rows(state_of_round.cohort_N, state_of_round.weights_N)
+    return make_aggregate(
+        state_of_round.round,
+        *_cohorts.vote(updates, groups, state_of_round.weights_N, student_updates or state_of_round.members.rows, trim),
+    )
 
 
-def _by_rule(case: Case, inner: Strategy, pupils: Pupils) -> Aggregate:
+def _by_rule(state_of_round: RoundState, inner: Strategy, student_updates: StudentUpdates) -> Aggregate:
     """Another rule sees the kept clients alone, their trusted shares in place of their numbers of images."""
-    updates, kept = case.round.updates, case.kept
+    updates, kept = state_of_round.round.updates, state_of_round.kept_rows
     if len(kept) < inner.min_clients:
         raise RunError(f"strategy.aggregation={inner.name}: needs {inner.min_clients} clients, {len(kept)} are usable and trusted")
     rows_MD = updates.allocate(len(kept))
-    for m, update_D in enumerate(pupils(kept)):
+    for m, update_D in enumerate(student_updates(kept)):
         fill(rows_MD[m], partial(fetch, update_D))
-    clients, weights_M = tuple(updates.clients[n] for n in kept), case.weights_N[kept]
+    clients, weights_M = tuple(updates.clients[n] for n in kept), state_of_round.weights_N[kept]
     buffers_MB = updates.buffers_NB[kept]
     chosen = Updates(rows_MD, buffers_MB, weights_M, clients, updates.layout, updates.budget_bytes, updates.folder)  # whatever `updates` is
-    memory: Mapping[str, Any] = case.round.memory.get("aggregation", {})
-    result = inner.rule(replace(case.round, updates=chosen, memory=memory))
-    weights_N = torch.zeros_like(case.weights_N)
+    memory: Mapping[str, Any] = state_of_round.round.memory.get("aggregation", {})
+    result = inner.rule(replace(state_of_round.round, updates=chosen, memory=memory))
+    weights_N = torch.zeros_like(state_of_round.weights_N)
     weights_N[kept] = result.weights_N.to(weights_N)
     return replace(result, weights_N=weights_N, extras={})

@@ -13,7 +13,7 @@ import torch
 from fedrobust.strategies.etf_dml.stacking import stack
 from torch import Tensor
 
-from fedrobust.aggregation.updates import shares
+from fedrobust.aggregation.updates import normalize
 from fedrobust.learning.alignment import alignment, root_loss
 
 MAD_FLOOR = 0.01  # below it a spread between clients is taken for noise
@@ -28,7 +28,7 @@ LONGEST = 10.0  # median lengths: an update counts as no longer when the mean of
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TrustScores:
     """trust_N in [0, 1]; suspicion_N: robust z-scores smoothed over rounds, positive is worse than the median client;
     alignment_N in [-1, 1] and loss_N >= 0 are what they were made of. part_N > 0: what stacking left of each client's share (1: all)."""
 
@@ -36,10 +36,12 @@ class Verdict:
     suspicion_N: Tensor
     alignment_N: Tensor
     loss_N: Tensor
-    part_N: Tensor
+    stacking_share_N: Tensor
 
 
-def judge(scores_NRK: Tensor, labels_R: Tensor, head: str, scale: float, *, clients: tuple[int, ...], past: Mapping[int, float]) -> Verdict:
+def gate_trust(
+    scores_NRK: Tensor, labels_R: Tensor, head: str, scale: float, *, clients: tuple[int, ...], past: Mapping[int, float]
+) -> TrustScores:
     """The gate, every model for itself: trust from its alignment drop and its loss on the root set, z = (rz(-alignment) + rz(loss)) / 2.
 
     The alignment of the global model, from which a drop would be measured, is the same for all clients and cancels in rz:
@@ -47,17 +49,18 @@ def judge(scores_NRK: Tensor, labels_R: Tensor, head: str, scale: float, *, clie
     """
     alignment_N = torch.stack([alignment(scores_RK, labels_R, head) for scores_RK in scores_NRK])
     loss_N = torch.stack([root_loss(scores_RK, labels_R, scale) for scores_RK in scores_NRK])
-    suspicion_N = remember((robust_z(-alignment_N) + robust_z(loss_N)) / 2, clients, past)
-    return Verdict(gate(suspicion_N), suspicion_N, alignment_N, loss_N, torch.ones_like(suspicion_N))
+    suspicion_N = update_suspicion((robust_z(-alignment_N) + robust_z(loss_N)) / 2, clients, past)
+    return TrustScores(trust_from_suspicion(suspicion_N), suspicion_N, alignment_N, loss_N, torch.ones_like(suspicion_N))
 
 
-def stacked(
-    verdict: Verdict, scores_NRK: Tensor, labels_R: Tensor, scale: float, *, gram_NN: Tensor, sizes_N: Tensor, past_N: Tensor
-) -> Verdict:
+def stacking_trust(
+    scores: TrustScores, scores_NRK: Tensor, labels_R: Tensor, scale: float, *, gram_NN: Tensor, sizes_N: Tensor, past_N: Tensor
+) -> TrustScores:
     """The verdict of the gate, refined by what all models are worth together.
 
     Every client's share by size (sizes_N: images, as far as the server believes them) is divided by the number of updates like its own
-    (`copies`), and multiplied with the gate's trust and the square root of the part that it kept in the last round (past_N, 1: new).
+    (`similar_update_counts`), and multiplied with the gate's trust and the square root of the part that it kept in the last round (past_N,
+    1: new).
     These shares are the prior of `stack`, whose result is what the client gets: trust is the result through the share by size,
     the largest 1.
 
@@ -65,15 +68,15 @@ def stacked(
     together, the first cost little, and the others, who all send the same, count once. A score that is not finite gets nothing.
     """
     usable_N = scores_NRK.isfinite().flatten(1).all(dim=1)
-    base_N = shares(sizes_N * usable_N / copies(gram_NN))
-    prior_N = shares(base_N * verdict.trust_N * past_N**MEMORY)
-    given_N = stack(tamed(scores_NRK, usable_N), labels_R, scale, prior_N, STRENGTH)
+    base_N = normalize(sizes_N * usable_N / similar_update_counts(gram_NN))
+    prior_N = normalize(base_N * scores.trust_N * past_N**MEMORY)
+    given_N = stack(rescale_scores(scores_NRK, usable_N), labels_R, scale, prior_N, STRENGTH)
     part_N = (given_N / base_N).nan_to_num(0.0).clamp(min=FORGOTTEN)
-    worth_N = (given_N / shares(sizes_N)).nan_to_num(0.0)
-    return replace(verdict, trust_N=worth_N / worth_N.amax().clamp(min=1e-12), part_N=part_N)
+    worth_N = (given_N / normalize(sizes_N)).nan_to_num(0.0)
+    return replace(scores, trust_N=worth_N / worth_N.amax().clamp(min=1e-12), stacking_share_N=part_N)
 
 
-def copies(gram_NN: Tensor) -> Tensor:
+def similar_update_counts(gram_NN: Tensor) -> Tensor:
     """(N,) float64, how many updates point where each one does, itself counted: sum_m max(0, cos_nm)^4 of the updates after their
     mean is taken off, from their inner products. Honest clients have 1 to 2, k attackers that send the same have k (as after
     Fung, Yoon, Beschastnikh, RAID 2020, which leaves the mean in). Updates equal to the mean count once. For the mean, longer updates count
@@ -93,7 +96,7 @@ def copies(gram_NN: Tensor) -> Tensor:
     return (cosines_NN**ALIKE).sum(dim=1)
 
 
-def tamed(scores_NRK: Tensor, usable_N: Tensor) -> Tensor:
+def rescale_scores(scores_NRK: Tensor, usable_N: Tensor) -> Tensor:
     """Scores brought to the median client's root mean square where theirs is larger, so that nobody outvotes others by the length of
     its logits (an ETF bounds them anyway); zeros where they are not usable."""
     scores_NRK = torch.where(usable_N[:, None, None], scores_NRK.to(torch.float64), 0.0)
@@ -111,13 +114,13 @@ def robust_z(values_N: Tensor) -> Tensor:
     return away_N / (1.4826 * away_N.abs().quantile(0.5)).clamp(min=MAD_FLOOR)
 
 
-def remember(z_N: Tensor, clients: tuple[int, ...], past: Mapping[int, float]) -> Tensor:
+def update_suspicion(z_N: Tensor, clients: tuple[int, ...], past: Mapping[int, float]) -> Tensor:
     """Suspicion Z = .5 Z + .5 z; a client never seen before starts with z."""
     before_N = torch.tensor([past.get(client, float(z)) for client, z in zip(clients, z_N, strict=True)], dtype=torch.float64)
     return MEMORY * before_N + (1 - MEMORY) * z_N
 
 
-def gate(suspicion_N: Tensor) -> Tensor:
+def trust_from_suspicion(suspicion_N: Tensor) -> Tensor:
     """Trust t = clip(1 - max(0, Z) / 1.5, 0, 1), zero for at most 40 % of the clients (rounded down).
 
     Where more would be zero, the most suspicious stay so (ties: the first clients) and the others get .1: a little more than

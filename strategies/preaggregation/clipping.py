@@ -14,7 +14,7 @@ def clipping(threshold: float = 1.0) -> Preaggregation:
     validation.number("preaggregation.threshold", threshold, low=0, open_low=True)
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
-        return torch.diag(shortened(gram_NN.diagonal().sqrt(), threshold))
+        return torch.diag(clip_factors(gram_NN.diagonal().sqrt(), threshold))
 
     return Preaggregation("clipping", mix)
 
@@ -27,11 +27,11 @@ def arc(f: int = 3) -> Preaggregation:
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         lengths_N = gram_NN.diagonal().sqrt()
         clipped = 2 * f * (len(clients) - f) // len(clients)
-        return torch.diag(shortened(lengths_N, float(lengths_N.sort(descending=True).values[clipped])))
+        return torch.diag(clip_factors(lengths_N, float(lengths_N.sort(descending=True).values[clipped])))
 
     return Preaggregation("arc", mix, min_clients=2 * f + 1)
 
 
-def shortened(lengths_N: Tensor, threshold: float) -> Tensor:
+def clip_factors(lengths_N: Tensor, threshold: float) -> Tensor:
     """(N,) factors in [0, 1] that bring lengths above the threshold down to it; shorter ones (and zero) stay."""
     return torch.where(lengths_N > threshold, threshold / lengths_N, 1.0)

@@ -21,7 +21,7 @@ from fedrobust.strategies.server_optimizers.momentum import fedavgm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.aggregation.composition import Preaggregation, ServerOptimizer, compose
+from fedrobust.aggregation.composition import Preaggregation, ServerOptimizer, compose_strategy
 from fedrobust.aggregation.round import Aggregate, Round, Strategy
 from fedrobust.aggregation.storage import allocate
 from fedrobust.aggregation.updates import Updates
@@ -39,20 +39,20 @@ NOTHING, PLAIN = preaggregation.none(), server_optimizers.none()
 
 def test_none_and_none_are_the_rule_itself() -> None:
     rule = krum(1)
-    assert compose(rule, NOTHING, PLAIN) is rule
+    assert compose_strategy(rule, NOTHING, PLAIN) is rule
 
 
 def test_a_run_with_none_has_the_bits_of_one_without_the_groups() -> None:
-    """The default study's rule is the built one itself, and doing nothing the long way (buckets of one, a plain step) gives the same
+    """The default experiment's rule is the built one itself, and doing nothing the long way (buckets of one, a plain step) gives the same
     model up to rounding."""
-    study = federation.study("strategy=krum", "strategy.f=0", "num_clients=3")
-    assert study.strategy.name == "krum"
-    assert (study.config["preaggregation"], study.config["server_optimizer"]) == (
+    experiment = federation.study("strategy=krum", "strategy.f=0", "num_clients=3")
+    assert experiment.strategy.name == "krum"
+    assert (experiment.config["preaggregation"], experiment.config["server_optimizer"]) == (
         {"_target_": "fedrobust.strategies.preaggregation.none"},
         {"_target_": "fedrobust.strategies.server_optimizers.none"},
     )
     matrix = normal(0, 5, 40)
-    plain, long = apply(krum(1), matrix), apply(compose(krum(1), bucketing(1), fedavgm(1.0, 0.0)), matrix)
+    plain, long = apply(krum(1), matrix), apply(compose_strategy(krum(1), bucketing(1), fedavgm(1.0, 0.0)), matrix)
     torch.testing.assert_close(plain.state.parameters, long.state.parameters)
     torch.testing.assert_close(plain.weights_N, long.weights_N)
     torch.testing.assert_close(torch.tensor(plain.extras["krum_score"]), torch.tensor(long.extras["krum_score"]))
@@ -65,7 +65,7 @@ def test_a_mixture_on_disk_gives_the_same_bits(tmp_path: Path, monkeypatch: pyte
     mapped = allocate(7, 40_001, 0, str(tmp_path)).copy_(matrix)
     for before in (nnm(2), bucketing(2), arc(2)):
         for rule in (median(), krum(0)):
-            one, other = (apply(compose(rule, before, PLAIN), values) for values in (matrix, mapped))
+            one, other = (apply(compose_strategy(rule, before, PLAIN), values) for values in (matrix, mapped))
             assert torch.equal(one.state.parameters, other.state.parameters)
             assert torch.equal(one.weights_N, other.weights_N)
 
@@ -84,7 +84,7 @@ def test_a_mixture_on_disk_gives_the_same_bits(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_every_part_has_enough_clients(rule: Strategy, before: Preaggregation, least: int) -> None:
-    both = compose(rule, before, fedadam())
+    both = compose_strategy(rule, before, fedadam())
     assert both.min_clients == least
     assert both.name == f"{before.name}+{rule.name}+fedadam"
     assert apply(both, normal(0, least, 6)).state.parameters.isfinite().all()
@@ -93,11 +93,11 @@ def test_every_part_has_enough_clients(rule: Strategy, before: Preaggregation, l
 def test_influence_goes_through_the_mixture() -> None:
     # NNM of SMALL with f = 1, see above: rows (.5, 2), (.5, 2), (2.5, 4) of clients 01, 01, 02; a plain mean weighs
     # client 0: 1/3 (1/2 + 1/2 + 1/2), client 1: 1/3 (1/2 + 1/2), client 2: 1/3 1/2
-    result = apply(compose(fedavg("uniform"), nnm(1), PLAIN), SMALL)
+    result = apply(compose_strategy(fedavg("uniform"), nnm(1), PLAIN), SMALL)
     torch.testing.assert_close(result.weights_N, torch.tensor([1 / 2, 1 / 3, 1 / 6], dtype=torch.float64))
     torch.testing.assert_close(result.state.parameters, torch.tensor([3.5 / 3, 8 / 3]))
     # clipping to 2 leaves 2/3, 1 and 2/7.0711 of the updates: shares of 1.94952
-    result = apply(compose(fedavg("uniform"), clipping(2.0), PLAIN), SMALL)
+    result = apply(compose_strategy(fedavg("uniform"), clipping(2.0), PLAIN), SMALL)
     torch.testing.assert_close(result.weights_N, torch.tensor([0.34196, 0.51295, 0.14508], dtype=torch.float64), atol=1e-4, rtol=0)
 
 
@@ -105,7 +105,7 @@ def test_influence_goes_through_the_mixture() -> None:
 @given(seeds, st.integers(1, 4))
 def test_columns_of_buckets_become_columns_of_clients(seed: int, size: int) -> None:
     matrix = normal(seed, 12, 6)
-    result = apply(compose(multi_krum(0), bucketing(size), PLAIN), matrix, seed)
+    result = apply(compose_strategy(multi_krum(0), bucketing(size), PLAIN), matrix, seed)
     assert len(result.weights_N) == len(result.extras["krum_score"]) == 12
     torch.testing.assert_close(result.weights_N.sum(), torch.tensor(1.0, dtype=torch.float64))
     found = mixing(bucketing(size), matrix, seed)
@@ -117,16 +117,16 @@ def test_an_infinite_column_stays_with_its_bucket() -> None:
     def rule(round: Round) -> Aggregate:
         return replace(fedavg().rule(round), extras={"score": [float("inf"), 1.0], "plain": 2.0})
 
-    extras = apply(compose(Strategy("made_up", rule), bucketing(2), PLAIN), SMALL).extras
+    extras = apply(compose_strategy(Strategy("made_up", rule), bucketing(2), PLAIN), SMALL).extras
     assert extras["plain"] == 2
     assert sorted(extras["score"]) in ([1, 1, float("inf")], [1, float("inf"), float("inf")])
 
 
 def test_rules_of_another_kind_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^preaggregation\._target_: makes a ServerOptimizer, no Preaggregation"):
-        compose(median(), PLAIN, NOTHING)  # type: ignore[arg-type]
+        compose_strategy(median(), PLAIN, NOTHING)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"^strategy\._target_: makes a Preaggregation, no Strategy"):
-        compose(nnm(), NOTHING, PLAIN)  # type: ignore[arg-type]
+        compose_strategy(nnm(), NOTHING, PLAIN)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -159,13 +159,13 @@ def test_wrong_settings_are_named(make: Callable[[], Any], words: str) -> None:
 
 @pytest.mark.parametrize("optimizer", [fedavgm(), fedadagrad(), fedyogi(), fedadam()], ids=lambda one: one.name)
 def test_what_is_remembered_survives_a_checkpoint_and_is_never_changed(optimizer: ServerOptimizer) -> None:
-    rule = compose(fedavg(), NOTHING, optimizer)
+    rule = compose_strategy(fedavg(), NOTHING, optimizer)
     first = rule.rule(a_round(Updates.of(normal(0, 3, 5)), normal(9, 5)))
     kept, tensors = nested.flatten(dict(first.memory))
     copies = [tensor.clone() for tensor in tensors]
     again = Updates.of(normal(1, 3, 5))
     one = rule.rule(a_round(again, first.state.parameters, first.memory))
-    other = rule.rule(a_round(again, first.state.parameters, nested.restore(kept, copies)))
+    other = rule.rule(a_round(again, first.state.parameters, nested.unflatten(kept, copies)))
     assert torch.equal(one.state.parameters, other.state.parameters)
     assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
 
@@ -175,7 +175,7 @@ def test_the_rule_and_the_optimizer_have_memories_of_their_own() -> None:
         result = fedavg().rule(round)
         return replace(result, memory={"rounds": round.memory.get("rounds", 0) + 1})
 
-    both = compose(Strategy("counting", rule), nnm(0), fedavgm())
+    both = compose_strategy(Strategy("counting", rule), nnm(0), fedavgm())
     first = both.rule(a_round(Updates.of(SMALL)))
     second = both.rule(a_round(Updates.of(SMALL), memory=first.memory))
     assert second.memory["rule"] == {"rounds": 2}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrobust.aggregation import coordinatewise as _order
-from fedrobust.aggregation.coordinatewise import Choice, coordinatewise, network, on_cpu, on_device
+from fedrobust.aggregation.coordinatewise import Selection, coordinatewise, network, on_cpu, on_device
 from fedrobust.aggregation.updates import Updates
 
 CHOICES = {"trimmed": middle, "meamed": lambda n, f: around_median(n, n - f)}
@@ -39,7 +39,7 @@ def test_a_network_sorts_every_row_of_zeros_and_ones(n: int) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(0, 19), st.integers(0, 2**32), st.integers(0, 40))
 def test_networks_sorting_and_an_accelerator_find_the_same(
-    make: Callable[[int, int], Choice], n: int, f: int, seed: int, levels: int
+    make: Callable[[int, int], Selection], n: int, f: int, seed: int, levels: int
 ) -> None:
     """levels: of small whole numbers, with many ties; 0: normal values, without."""
     assume(2 * f < n)
@@ -56,7 +56,7 @@ def test_networks_sorting_and_an_accelerator_find_the_same(
     for out_b, counts_N in found[1:]:
         torch.testing.assert_close(out_b, found[0][0])
         torch.testing.assert_close(counts_N, found[0][1], rtol=1e-6, atol=1e-5)
-    assert float(found[0][1].sum()) == pytest.approx(50 * choice.kept)
+    assert float(found[0][1].sum()) == pytest.approx(50 * choice.width)
 
 
 @settings(deadline=None, max_examples=40)
@@ -78,7 +78,7 @@ def test_meameds_influence_agrees_with_counting(n: int, f: int, seed: int, level
 
 
 @makers
-def test_chosen_rows_alone_take_part(make: Callable[[int, int], Choice]) -> None:
+def test_chosen_rows_alone_take_part(make: Callable[[int, int], Selection]) -> None:
     matrix = torch.randn(9, 300, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([1, 2, 5, 6, 8])
     one_D, one_N = coordinatewise(Updates.of(matrix), make(5, 1), rows)
@@ -89,7 +89,7 @@ def test_chosen_rows_alone_take_part(make: Callable[[int, int], Choice]) -> None
 
 @makers
 @pytest.mark.parametrize("n", [11, 50])
-def test_the_order_of_clients_and_the_number_of_threads_do_not_change_a_bit(make: Callable[[int, int], Choice], n: int) -> None:
+def test_the_order_of_clients_and_the_number_of_threads_do_not_change_a_bit(make: Callable[[int, int], Selection], n: int) -> None:
     matrix = torch.randn(n, 30_000, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
     one, weights = coordinatewise(Updates.of(matrix), make(n, 3))
@@ -141,7 +141,7 @@ def test_any_number_of_values_around_the_median(n: int, kept: int, seed: int, le
 
 @makers
 @pytest.mark.parametrize("n", [5, 40])
-def test_a_single_column_is_not_sorted_where_it_lies(make: Callable[[int, int], Choice], n: int) -> None:
+def test_a_single_column_is_not_sorted_where_it_lies(make: Callable[[int, int], Selection], n: int) -> None:
     matrix = torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
     before = matrix.clone()
     coordinatewise(Updates.of(matrix), make(n, 2))
@@ -150,7 +150,7 @@ def test_a_single_column_is_not_sorted_where_it_lies(make: Callable[[int, int], 
 
 @makers
 def test_influence_is_counted_on_some_columns_where_there_are_many(
-    make: Callable[[int, int], Choice], monkeypatch: pytest.MonkeyPatch
+    make: Callable[[int, int], Selection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = torch.randint(-9, 10, (7, 6000), generator=torch.Generator().manual_seed(3)).float()
     update_D, exact_N = coordinatewise(Updates.of(block), make(7, 2))

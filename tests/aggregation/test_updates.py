@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, nn
 
-from fedrobust.aggregation.round import Round, ServerData, finish, merge_buffers
+from fedrobust.aggregation.round import Round, ServerData, make_aggregate, merge_buffers
 from fedrobust.aggregation.storage import BUDGET, allocate, is_mapped
-from fedrobust.aggregation.updates import Updates, shares, squared_distances, strips
+from fedrobust.aggregation.updates import Updates, column_strips, normalize, squared_distances
 from fedrobust.state import Layout, State, load, read
 
 
@@ -102,10 +102,10 @@ def test_blocks_are_bounded_in_bytes_whatever_the_number_of_clients() -> None:
         first, block = next(Updates(matrix, torch.zeros(n, 0), torch.ones(n), tuple(range(n))).blocks())
         assert block.numel() * 4 <= 256 << 20
         assert first.stop == min(1 << 22, (64 << 20) // n)
-        for _, strip in strips(block):
+        for _, strip in column_strips(block):
             assert strip.numel() * 4 <= 4 << 20
             break
-    assert [part.stop for part, _ in strips(torch.zeros(2, 5), size=16)] == [2, 4, 5]
+    assert [part.stop for part, _ in column_strips(torch.zeros(2, 5), size=16)] == [2, 4, 5]
 
 
 def test_combine_leaves_out_rows_without_weight() -> None:
@@ -115,8 +115,8 @@ def test_combine_leaves_out_rows_without_weight() -> None:
 
 
 def test_shares() -> None:
-    assert shares(torch.tensor([1.0, 3.0])).tolist() == [0.25, 0.75]
-    assert shares(torch.zeros(2)).tolist() == [0.0, 0.0]
+    assert normalize(torch.tensor([1.0, 3.0])).tolist() == [0.25, 0.75]
+    assert normalize(torch.zeros(2)).tolist() == [0.0, 0.0]
 
 
 def test_merged_variance_is_that_of_the_mixture() -> None:
@@ -133,7 +133,7 @@ def test_merged_statistics_equal_pooled_ones(groups: list[tuple[int, float]]) ->
     generator = torch.Generator().manual_seed(0)
     samples = [torch.randn(n, generator=generator, dtype=torch.float64) + shift for n, shift in groups]
     rows = torch.stack([torch.stack([s.mean(), s.var(correction=0)]) for s in samples])
-    merged = merge_buffers(Layout.of(nn.BatchNorm1d(1)), rows, shares(torch.tensor([float(n) for n, _ in groups])))
+    merged = merge_buffers(Layout.of(nn.BatchNorm1d(1)), rows, normalize(torch.tensor([float(n) for n, _ in groups])))
     pooled = torch.cat(samples)
     assert torch.allclose(merged, torch.stack([pooled.mean(), pooled.var(correction=0)]))
 
@@ -142,11 +142,11 @@ def test_finish_adds_the_update_and_keeps_buffers_without_influence() -> None:
     reference = State(torch.tensor([1.0, 2.0]), torch.tensor([5.0]))
     updates = Updates(torch.zeros(2, 2), torch.tensor([[1.0], [3.0]]), torch.ones(2), (0, 1))
     task = Round(1, reference, updates, ServerData(None), torch.Generator())
-    done = finish(task, torch.tensor([0.5, 0.0]), torch.tensor([2.0, 2.0]), extras={"x": 1.0})
+    done = make_aggregate(task, torch.tensor([0.5, 0.0]), torch.tensor([2.0, 2.0]), extras={"x": 1.0})
     assert done.state.parameters.tolist() == [1.5, 2.0]
     assert done.state.buffers.tolist() == [2.0]
     assert done.weights_N.tolist() == [0.5, 0.5]
-    assert finish(task, torch.zeros(2), torch.zeros(2)).state.buffers.tolist() == [5.0]
+    assert make_aggregate(task, torch.zeros(2), torch.zeros(2)).state.buffers.tolist() == [5.0]
     assert reference.parameters.tolist() == [1.0, 2.0]
 
 

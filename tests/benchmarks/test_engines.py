@@ -44,10 +44,10 @@ def test_ratios_are_to_the_plain_loop_of_the_same_repeat() -> None:
 def test_a_contestant_that_does_less_work_has_failed() -> None:
     work = Work("w", "small", 8, "", clients=3, rounds=3)
     assert work.done == {"trained": 72, "judged": 120}
-    assert engines.checked(measured(result={"trained": 72, "judged": 120}), work).failure == ""
-    assert "did {'trained': 71" in engines.checked(measured(result={"trained": 71, "judged": 120}), work).failure
+    assert engines.check_work(measured(result={"trained": 72, "judged": 120}), work).failure == ""
+    assert "did {'trained': 71" in engines.check_work(measured(result={"trained": 71, "judged": 120}), work).failure
     short = measured(result={"trained": 72, "judged": 120}, marks=measured().marks[:3])
-    assert engines.checked(short, work).failure
+    assert engines.check_work(short, work).failure
 
 
 def test_a_contestant_that_moved_elsewhere_is_named() -> None:

@@ -122,7 +122,9 @@ OTHERWISE = ("geometric_median", "centered_clipping", "caf", "monna")  # ByzFL s
 
 def test_every_rule_without_images_of_the_server_is_measured() -> None:
     named = {path.stem for path in (Path(configs.__file__).parent / "strategy").glob("*.yaml")}
-    assert {name for name in named if not factories.build(compose.compose(f"strategy={name}"), "strategy").uses} == set(aggregation.RULES)
+    assert {name for name in named if not factories.build_group(compose.compose(f"strategy={name}"), "strategy").uses} == set(
+        aggregation.RULES
+    )
 
 
 @pytest.mark.parametrize(

@@ -100,21 +100,21 @@ def test_energy_by_hand() -> None:
 def test_the_rule_of_choice() -> None:
     # undefended 70: 67 is admissible, 66.9 is not
     dear, cheap, better = Candidate({"std": 1}, 66.9, 60.0), Candidate({"std": 2}, 69.0, 40.0), Candidate({"std": 3}, 67.0, 50.0)
-    assert adaptive_attacks.chosen([dear, cheap, better], 70.0) == better
-    assert adaptive_attacks.chosen([dear, Candidate({"std": 4}, 50.0, 65.0)], 70.0) == dear
+    assert adaptive_attacks.choose([dear, cheap, better], 70.0) == better
+    assert adaptive_attacks.choose([dear, Candidate({"std": 4}, 50.0, 65.0)], 70.0) == dear
 
 
 def test_one_setting_is_chosen_for_all_runs_by_its_means() -> None:
     runs = [{"tv": [Candidate({"weight": 0.1}, clean, attacked)]} for clean, attacked in ((60.0, 10.0), (80.0, 40.0))]
-    assert adaptive_attacks.averaged(runs) == {"tv": [Candidate({"weight": 0.1}, 70.0, 25.0)]}
+    assert adaptive_attacks.average_runs(runs) == {"tv": [Candidate({"weight": 0.1}, 70.0, 25.0)]}
 
 
 def test_runs_are_resampled_too() -> None:
     # one run: as it is. Two runs that no image could change, 40 and 60: the mean is 50; half of the replicates pick one of them twice and
     # lie 10 sqrt(2 / 1) away
     one = {"none | clean": torch.tensor([40.0, 41.0, 39.0]).double()}
-    assert adaptive_attacks.pooled([one])["none | clean"].tolist() == [40.0, 41.0, 39.0]
-    two = adaptive_attacks.pooled([{"none | clean": torch.full((401,), value).double()} for value in (40.0, 60.0)])["none | clean"]
+    assert adaptive_attacks.pool_runs([one])["none | clean"].tolist() == [40.0, 41.0, 39.0]
+    two = adaptive_attacks.pool_runs([{"none | clean": torch.full((401,), value).double()} for value in (40.0, 60.0)])["none | clean"]
     assert two[0] == 50.0
     assert {round(value, 3) for value in two[1:].tolist()} == {50.0, round(50 - 10 * 2**0.5, 3), round(50 + 10 * 2**0.5, 3)}
     assert float((two[1:] != 50).double().mean()) == pytest.approx(0.5, abs=0.1)
@@ -122,7 +122,7 @@ def test_runs_are_resampled_too() -> None:
 
 def test_balanced_accuracy_by_hand() -> None:
     # class 0: 2 of 4 right, class 2: 1 of 1; class 1 does not occur
-    assert adaptive_attacks.balanced(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 2])) == 75.0
+    assert adaptive_attacks.balanced_accuracy(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 2])) == 75.0
 
 
 def test_the_share_given_back_by_hand() -> None:

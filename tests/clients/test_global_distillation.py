@@ -1,6 +1,6 @@
 import pytest
 import torch
-from fedrobust.clients.global_distillation import accuracy, dropped, mutual, peer_loss, warmed
+from fedrobust.clients.global_distillation import accuracy, accuracy_dropped, global_peer_loss, mutual, warmup_factor
 from fedrobust.clients.sgd import sgd
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,20 +19,20 @@ def trained(trainer, **keywords):
 
 def test_warm_up_by_hand():
     # five rounds from 0 to 1: round 1 -> 0, 2 -> .2, ..., 6 -> 1, and there it stays
-    assert [warmed(round, 5) for round in (1, 2, 4, 6, 9)] == pytest.approx([0.0, 0.2, 0.6, 1.0, 1.0])
-    assert warmed(1, 0) == 1.0
+    assert [warmup_factor(round, 5) for round in (1, 2, 4, 6, 9)] == pytest.approx([0.0, 0.2, 0.6, 1.0, 1.0])
+    assert warmup_factor(1, 0) == 1.0
 
 
 @given(round=st.integers(1, 99), warmup=st.integers(0, 20))
 def test_warm_up_never_falls_and_stays_a_share(round, warmup):
-    assert 0 <= warmed(round, warmup) <= warmed(round + 1, warmup) <= 1
+    assert 0 <= warmup_factor(round, warmup) <= warmup_factor(round + 1, warmup) <= 1
 
 
 @pytest.mark.parametrize(
     ("before", "now", "expected"), [(80.0, 74.9, True), (80.0, 75.0, False), (80.0, 90.0, False), (None, 10.0, False), (80.0, None, False)]
 )
 def test_only_a_drop_of_more_than_five_points_counts(before, now, expected):
-    assert dropped({} if before is None else {"global_accuracy": before}, now, 5.0) is expected
+    assert accuracy_dropped({} if before is None else {"global_accuracy": before}, now, 5.0) is expected
 
 
 def test_the_first_round_is_plain_training_bit_by_bit():
@@ -62,7 +62,7 @@ def test_a_spoilt_global_model_gets_no_say():
 def test_the_term_by_its_definition(term):
     # student = twice the peer's first layer; peer in eval mode, frozen, unchanged by the student's training
     model = tiny.model().train()
-    extra = peer_loss(model, term, 0.5, 2.0)
+    extra = global_peer_loss(model, term, 0.5, 2.0)
     frozen = tiny.model().eval()
     with torch.no_grad():
         model.last.weight.add_(0.3)

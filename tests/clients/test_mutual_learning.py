@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from fedrobust.clients.app import app
-from fedrobust.clients.mutual_learning import cohort, peer_loss, peers
+from fedrobust.clients.mutual_learning import cohort, make_peers, peer_loss
 from flwr.app import Context, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,7 +72,7 @@ def test_the_same_generator_gives_the_same_bits_and_the_peers_matter(reading):
 
 def test_peers_have_the_anchors_and_other_weights():
     task = tiny.task(tiny.resnet(), tiny.shard(size=32))
-    found = peers(task, FACTORY, 2)
+    found = make_peers(task, FACTORY, 2)
     assert {etf.digest(one.anchors) for one in found} == {etf.digest(task.model.anchors)}
     weights = [one.last.weight for one in (task.model, *found)]
     assert not any(torch.equal(weights[one], weights[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
@@ -95,7 +95,7 @@ def test_in_a_federation():
     server = federation.server(*federation.MEAN, "client=cohort", "client.size=3")
     records.set_identity()
     order = {"experiment": server.experiment.text, "round": 1, "etf": server.etf_bytes, "etf-sha256": server.etf_sha256}
-    message = Message(records.instruction(records.state_record(read(server.model, server.layout)), order), 0, "train")
+    message = Message(records.train_message(records.state_record(read(server.model, server.layout)), order), 0, "train")
     node = {"partition-id": 0, "num-partitions": 3, "simulation": True}
     reply = records.read_train_reply(app(message, Context(1, 0, node, RecordDict(), {})).content, _sizes(server))
     assert set(reply.metrics) >= {"loss", "correct", "extra_loss"}

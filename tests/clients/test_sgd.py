@@ -6,7 +6,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.learning import etf
 from fedrobust.learning.inference import predict
 from fedrobust.learning.losses import balanced_softmax, dot_regression, rect_lengths
-from fedrobust.learning.settings import Settings
+from fedrobust.learning.settings import TrainingSettings
 from fedrobust.seeding import generator
 from fedrobust.state import Layout, read
 from fedrobust.types import Samples, Shard
@@ -50,13 +50,13 @@ def test_rect_counts_by_scope(scope):
     scores = torch.rand(3, 3, generator=generator(0, "scores"))
     counts = {"batch": None, "client": torch.tensor([10.0, 5.0, 1.0])}[scope]
     task = tiny.task(tiny.model(), uneven())
-    loss = task_loss(task, Settings(rect_scope=scope))(scores, labels)
+    loss = task_loss(task, TrainingSettings(rect_scope=scope))(scores, labels)
     assert torch.equal(loss, dot_regression(scores, labels, rect_lengths(labels, 3, counts_K=counts)))
 
 
 def test_balanced_softmax_knows_the_client_s_counts_and_the_scale():
     scores, labels = torch.rand(3, 3, generator=generator(0, "scores")), torch.tensor([0, 0, 2])
-    loss = task_loss(tiny.task(tiny.model(), uneven()), Settings(loss="balanced_softmax"))(scores, labels)
+    loss = task_loss(tiny.task(tiny.model(), uneven()), TrainingSettings(loss="balanced_softmax"))(scores, labels)
     assert torch.equal(loss, balanced_softmax(scores, labels, torch.tensor([10.0, 5.0, 1.0]), 16.0))
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fedrobust.aggregation.round import Round, ServerData
 from fedrobust.aggregation.updates import Updates
-from fedrobust.contamination.apply import contaminate, share, triggered
+from fedrobust.contamination.apply import contaminate, for_rank, trigger_samples
 from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.learning import losses
 from fedrobust.learning.classifier import Classifier
@@ -99,10 +99,10 @@ def fedavg_rounds(net: Classifier, clean: Sequence[Samples], damage: Sequence[Co
 def federate(contamination: Contamination = CLEAN, poisoned: int = 3, rare: bool = False) -> tuple[float, float]:
     """(accuracy on clean images, attack success rate or 0 without a backdoor), in percent, after eight rounds of five clients."""
     net, clean = model(), [blots(10 + client, IMAGES, rare) for client in range(CLIENTS)]
-    damage = [share(contamination, client) if client < poisoned else CLEAN for client in range(CLIENTS)]
+    damage = [for_rank(contamination, client) if client < poisoned else CLEAN for client in range(CLIENTS)]
     fedavg_rounds(net, clean, damage, ROUNDS)
     fresh, door = blots(500, 400), contamination.backdoor
-    return right(net, fresh), 0.0 if door is None else hit(net, triggered(fresh, door).images, door.target)
+    return right(net, fresh), 0.0 if door is None else hit(net, trigger_samples(fresh, door).images, door.target)
 
 
 @cache

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from fedrobust.aggregation.round import Round, Rule, ServerData
 from fedrobust.aggregation.updates import Updates
 from fedrobust.contamination.base import Contamination
-from fedrobust.runtime.server.collusion import strike
+from fedrobust.runtime.server.collusion import apply_collusion
 from fedrobust.state import State
 
 
@@ -40,7 +40,7 @@ def attacked(
     collusion = contamination.collude
     assert collusion is not None
     live = rule or fedavg(weighting="uniform").rule
-    strike(
+    apply_collusion(
         collusion,
         poisoned,
         round_of(updates, reference_D),

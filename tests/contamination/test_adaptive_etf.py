@@ -12,9 +12,9 @@ from torch import Generator, Tensor
 
 from fedrobust.contamination.apply import contaminate
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.updates.adaptive_etf import adaptive_etf, between, guessed_root, largest_step
+from fedrobust.contamination.updates.adaptive_etf import adaptive_etf, guess_root, interpolate, largest_step
 from fedrobust.learning.alignment import alignment, root_loss
-from fedrobust.runtime.client.stealth import lessons, mirror
+from fedrobust.runtime.client.stealth import make_probe, stealth_training_set
 from fedrobust.runtime.messages import records
 from fedrobust.state import Layout, State, read
 from fedrobust.types import Samples
@@ -46,7 +46,7 @@ def test_an_attacker_learns_from_no_image_under_two_labels() -> None:
     images = torch.tensor([0.0, 0.25, 0.5]).view(3, 1, 1, 1).expand(3, 3, 1, 1)
     clean = Samples(images, torch.tensor([0, 1, 2]))
     changed = Samples(images + torch.tensor([0, 0.5, 0]).view(3, 1, 1, 1), torch.tensor([0, 3, 3]))
-    both = lessons(clean, changed)
+    both = stealth_training_set(clean, changed)
     assert both.labels.tolist() == [0, 1, 0, 3, 3]
     assert both.images[:, 0, 0, 0].tolist() == [0, 0.25, 0, 0.75, 0.5]
 
@@ -65,7 +65,7 @@ class Glass:
 @pytest.mark.parametrize(("epsilon", "expected"), [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (2.0, 1.0)])
 def test_the_largest_step_that_keeps_alignment_golden(epsilon: float, expected: float) -> None:
     # alignment 1 at the honest end and 0 at the poisoned one: 1 - s; the loss log(1 + e^-(1 - s)) rises by less
-    blend = trigger(epsilon=epsilon).disguise
+    blend = trigger(epsilon=epsilon).stealth
     assert blend is not None
     ends = (State(torch.tensor([value]), torch.tensor([10 * value])) for value in (1.0, 0.0))
     sent = blend(*ends, Glass, Generator())  # type: ignore[arg-type]
@@ -75,12 +75,12 @@ def test_the_largest_step_that_keeps_alignment_golden(epsilon: float, expected: 
 
 def test_steps_and_blends() -> None:
     one, other = State(torch.zeros(1), torch.zeros(1)), State(torch.ones(1), torch.ones(1))
-    assert between(one, other, 0.0) is one
-    beyond = between(one, other, 3.0)
+    assert interpolate(one, other, 0.0) is one
+    beyond = interpolate(one, other, 3.0)
     assert (beyond.parameters.tolist(), beyond.buffers.tolist()) == ([3], [1])
     assert largest_step(lambda step: step <= 1.3, 2.0) == pytest.approx(1.3, abs=2 * 2**-8)
     assert largest_step(lambda step: False, 2.0) == 0
-    guess = guessed_root(Samples(torch.zeros(9, 3, 1, 1), torch.tensor([0] * 7 + [2, 1])), 3, Generator())
+    guess = guess_root(Samples(torch.zeros(9, 3, 1, 1), torch.tensor([0] * 7 + [2, 1])), 3, Generator())
     assert guess.labels.tolist() == [0, 0, 0, 1, 2]
 
 
@@ -91,7 +91,7 @@ def test_a_disguised_model_is_as_aligned_as_its_attacker_dares() -> None:
     flip = {"goal": "flip", "source": 1, "rate": 1.0, "per_class": 100}
     damage, rash = trigger(epsilon=0.02, **flip), trigger(epsilon=100.0, **flip)
     poisoned = contaminate(clean, damage, Generator().manual_seed(0))
-    look = mirror(model, layout, only(clean))
+    look = make_probe(model, layout, only(clean))
 
     def worth(state: State) -> tuple[float, float]:
         scores = look.scores(state, clean.images)

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from fedrobust.contamination.adversarial_images import evasion
-from fedrobust.contamination.apply import compose, crafted
+from fedrobust.contamination.apply import chain, craft_samples
 from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.contamination.evasion.gradients import attack_loss
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.mixture import mixture
 from fedrobust.errors import ConfigError
-from fedrobust.runtime.client.evaluation import exposed, judged
-from fedrobust.runtime.server.loop import make_server
+from fedrobust.runtime.client.evaluation import apply_crafted, predict_conditions
+from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.seeding import generator
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_unit
@@ -29,28 +29,28 @@ def loss_of(model: object, samples: Samples) -> Tensor:
 def test_the_model_decides_and_labels_stay() -> None:
     model, data = tiny.model().eval(), tiny.samples(20)
     stored = data.images.clone()
-    found = crafted(data, evasion(), model, generator(0))
+    found = craft_samples(data, evasion(), model, generator(0))
     assert torch.equal(data.images, stored)
     assert found.labels is data.labels
     assert 0 < float((found.images - as_unit(stored)).abs().max()) <= 8 / 255 + 1e-6
     assert loss_of(model, found) > loss_of(model, data)
-    assert torch.equal(found.images, crafted(data, evasion(), model, generator(0)).images)
-    assert not torch.equal(found.images, crafted(data, evasion(), tiny.model(seed=1), generator(0)).images)
+    assert torch.equal(found.images, craft_samples(data, evasion(), model, generator(0)).images)
+    assert not torch.equal(found.images, craft_samples(data, evasion(), tiny.model(seed=1), generator(0)).images)
 
 
 def test_an_exact_share_is_attacked() -> None:
     data = tiny.samples(20)
-    found = crafted(data, evasion(rate=0.35), tiny.model(), generator(0))
+    found = craft_samples(data, evasion(rate=0.35), tiny.model(), generator(0))
     assert int((found.images != as_unit(data.images)).flatten(1).any(dim=1).sum()) == 7
     for nothing in (evasion(rate=0.0), evasion(eps_255=0.0), CLEAN):
-        assert crafted(data, nothing, tiny.model(), generator(0)) is data
-    assert len(crafted(tiny.samples(0), evasion(), tiny.model(), generator(0))) == 0
+        assert craft_samples(data, nothing, tiny.model(), generator(0)) is data
+    assert len(craft_samples(tiny.samples(0), evasion(), tiny.model(), generator(0))) == 0
 
 
 def test_it_joins_others_and_is_no_matter_of_single_samples() -> None:
-    both = compose("both", label_flip(num_classes=3), evasion())
+    both = chain("both", label_flip(num_classes=3), evasion())
     assert both.craft is not None
-    found = crafted(tiny.samples(9), both, tiny.model(), generator(0))
+    found = craft_samples(tiny.samples(9), both, tiny.model(), generator(0))
     assert (found.images != as_unit(tiny.samples(9).images)).any()
     with pytest.raises(ConfigError, match="evasion does not change single samples"):
         mixture(mode="sample", contaminations=[evasion(), Contamination("other")])
@@ -62,11 +62,11 @@ def test_there_is_no_model_to_attack_for_the_corruption_of_test_images() -> None
 
 
 def test_hospitals_craft_their_images_in_every_round_and_keep_their_test_images() -> None:
-    study = federation.study("poisoned=[1]", "contamination=evasion")
-    model = make_server(study).model
+    experiment = federation.study("poisoned=[1]", "contamination=evasion")
+    model = build_server_context(experiment).model
     for client in range(3):
-        shard = study.shard(client)
-        one, two = (exposed(study, client, model, shard, number) for number in (1, 2))
+        shard = experiment.shard(client)
+        one, two = (apply_crafted(experiment, client, model, shard, number) for number in (1, 2))
         assert (one is shard) == (client != 1)
         assert one.test is shard.test
         if client == 1:
@@ -75,14 +75,14 @@ def test_hospitals_craft_their_images_in_every_round_and_keep_their_test_images(
             assert not torch.equal(one.train.images, two.train.images)  # another start
             assert torch.equal(one.train.labels, shard.train.labels)
             assert one.validation.images.shape == shard.validation.images.shape
-        answers = judged(study, client, model)
+        answers = predict_conditions(experiment, client, model)
         assert list(answers) == ["clean", "contaminated"]
         assert (answers["clean"][0] is answers["contaminated"][0]) == (client != 1)
 
 
 def test_with_a_purifier_both_conditions_are_judged_behind_it_too() -> None:
-    study = federation.study("poisoned=[1]", "purifier=gaussian")
-    answers = judged(study, 1, make_server(study).model)
+    experiment = federation.study("poisoned=[1]", "purifier=gaussian")
+    answers = predict_conditions(experiment, 1, build_server_context(experiment).model)
     assert list(answers) == ["clean", "contaminated", "purified_clean", "purified_contaminated"]
     assert not torch.equal(answers["clean"][0], answers["purified_clean"][0])
     assert torch.equal(answers["purified_clean"][0], answers["purified_contaminated"][0])  # labels alone are flipped

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.apply import compose, contaminate, triggered
+from fedrobust.contamination.apply import chain, contaminate, trigger_samples
 from fedrobust.contamination.backdoors.patch import backdoor_patch
 from fedrobust.contamination.base import CLEAN, Backdoor, Contamination, keep_data, keep_update
 from fedrobust.contamination.corruptions.gaussian_noise import gaussian_noise
@@ -47,7 +47,7 @@ def test_changed_images_are_unit_floats() -> None:
 
 def test_steps_follow_one_another() -> None:
     # x / 2 + 1/4, not (x + 1/4) / 2
-    joined = compose("joined", Contamination("half", data=half), Contamination("brighter", data=brighter))
+    joined = chain("joined", Contamination("half", data=half), Contamination("brighter", data=brighter))
     assert joined.name == "joined"
     assert joined.data(torch.ones(1), torch.zeros(1), generator(0))[0].item() == 0.75
 
@@ -55,25 +55,25 @@ def test_steps_follow_one_another() -> None:
 def test_updates_are_joined_and_the_backdoor_survives() -> None:
     trained, reference = State(torch.tensor([3.0]), torch.zeros(0)), State(torch.tensor([1.0]), torch.zeros(0))
     door = backdoor_patch(num_classes=3)
-    joined = compose("joined", door, sign_flip(scale=2.0), sign_flip(scale=3.0))
+    joined = chain("joined", door, sign_flip(scale=2.0), sign_flip(scale=3.0))
     assert joined.update(trained, reference, generator(0)).parameters.tolist() == [13.0]  # 2 -> -4 -> 12, plus 1
     assert joined.backdoor is door.backdoor
 
 
 def test_nothing_joined_is_the_identity() -> None:
-    nothing = compose("nothing")
+    nothing = chain("nothing")
     assert (nothing.data, nothing.update, nothing.backdoor) == (keep_data, keep_update, None)
-    only_update = compose("one", sign_flip())
+    only_update = chain("one", sign_flip())
     assert only_update.data is keep_data
 
 
 def test_two_backdoors_cannot_be_measured() -> None:
     with pytest.raises(ValueError, match="only one"):
-        compose("two", backdoor_patch(num_classes=3), backdoor_patch(target=1, num_classes=3))
+        chain("two", backdoor_patch(num_classes=3), backdoor_patch(target=1, num_classes=3))
 
 
 def test_triggered_takes_all_but_the_target() -> None:
-    victims = triggered(SAMPLES, Backdoor(lambda images: images * 0, target=1))
+    victims = trigger_samples(SAMPLES, Backdoor(lambda images: images * 0, target=1))
     assert victims.labels.tolist() == [0, 2, 0, 2]
     assert victims.images.dtype == torch.float32
     assert not victims.images.any()

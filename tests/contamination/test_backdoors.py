@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedrobust.contamination.apply import share, triggered
+from fedrobust.contamination.apply import for_rank, trigger_samples
 from fedrobust.contamination.backdoors.edge_case import backdoor_edge_case
 from fedrobust.contamination.backdoors.patch import backdoor_patch
 from fedrobust.contamination.backdoors.triggers import backdoor_blended, backdoor_clinical, backdoor_distributed
@@ -74,13 +74,13 @@ def test_parts_make_the_whole(parts: int) -> None:
     labels = torch.ones(4, dtype=torch.int64)
     planted = []
     for rank in range(parts):
-        images, changed = share(whole, rank).data(GREY, labels, generator(0))
+        images, changed = for_rank(whole, rank).data(GREY, labels, generator(0))
         assert changed.tolist() == [0] * 4
         planted.append((images[0] != GREY[0]).any(dim=0))
-        assert door(share(whole, rank)) is door(whole)
+        assert door(for_rank(whole, rank)) is door(whole)
     assert torch.equal(torch.stack(planted).any(dim=0), marks(door(whole)))
     assert int(torch.stack(planted).sum(dim=0).max()) == 1  # they do not overlap
-    assert share(whole, parts).name == share(whole, 0).name
+    assert for_rank(whole, parts).name == for_rank(whole, 0).name
 
 
 def test_bars_golden() -> None:
@@ -157,7 +157,7 @@ def test_edge_cases_hit_an_exact_share_of_the_others(rate: float, n: int, rare: 
 
 def test_edge_cases_are_measured_on_the_rare_class_alone() -> None:
     found = door(backdoor_edge_case(source="df", target="nv", num_classes=3, class_names=("df", "mel", "nv")))
-    victims = triggered(Samples(torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2])), found)
+    victims = trigger_samples(Samples(torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2])), found)
     assert victims.labels.tolist() == [0, 0]
     with pytest.raises(ConfigError, match=r"contamination\.target=2"):
         backdoor_edge_case(target=2, num_classes=3)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fedrobust.aggregation.updates import Updates
 from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.updates.alie import alie, largest_z, optimal_alie
-from fedrobust.contamination.updates.collusion import climbed, halved
+from fedrobust.contamination.updates.collusion import doubling_search, largest_accepted
 from fedrobust.contamination.updates.fang import fang
 from fedrobust.contamination.updates.ipm import ipm, optimal_ipm
 from fedrobust.contamination.updates.mimic import mimic, outstanding
@@ -133,7 +133,7 @@ def test_min_max_and_min_sum_go_just_as_far_as_they_may(seed: int, scale: float,
 @settings(deadline=None, max_examples=40)
 @given(bound=st.floats(0, 20), start=st.floats(0.5, 10))
 def test_the_halving_search_finds_the_largest(bound: float, start: float) -> None:
-    found = halved(lambda factor: factor <= bound, start)
+    found = largest_accepted(lambda factor: factor <= bound, start)
     assert found <= bound
     assert found >= min(bound, 2 * start) - 2e-5 * start
 
@@ -146,7 +146,7 @@ def test_the_climb_doubles_and_then_shrinks() -> None:
         return -abs(x - 24)
 
     # 0, 10, 10 + 20 = 30 (better), 30 + 40 = 70 (worse); then 40 * .8 = 32 from 30, and so on downwards
-    assert climbed(score, 5) == 30
+    assert doubling_search(score, 5) == 30
     assert tried == [0, 10, 30, 70, 62]
 
 

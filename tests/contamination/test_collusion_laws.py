@@ -16,14 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedrobust import configs
 from fedrobust.aggregation.updates import Updates
-from fedrobust.contamination.apply import compose
+from fedrobust.contamination.apply import chain
 from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.updates.alie import alie
 from fedrobust.contamination.updates.ipm import ipm
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import factories
-from fedrobust.runtime.server.collusion import strike
+from fedrobust.runtime.server.collusion import apply_collusion
 from tests.contamination.scenes import attacked, normal, round_of
 
 FOLDER = Path(configs.__file__).parent / "contamination"
@@ -40,7 +40,7 @@ laws = settings(deadline=None, max_examples=10)
 def build(name: str, **overrides: Any) -> Contamination:
     shown = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
     assert isinstance(shown, dict)
-    built = factories.build({"contamination": {**shown, **overrides}}, "contamination", num_classes=5)
+    built = factories.build_group({"contamination": {**shown, **overrides}}, "contamination", num_classes=5)
     assert isinstance(built, Contamination)
     return built
 
@@ -120,7 +120,7 @@ def test_where_none_of_them_replied_nothing_happens(name: str, variant: dict[str
     updates, collusion = Updates.of(normal(7, 4, 9)), build(name, **variant).collude
     before, memory = updates.matrix_ND.clone(), {"target": 2}
     assert collusion is not None
-    assert strike(collusion, {17}, round_of(updates), rule=rule, generator=torch.Generator(), memory=memory) == memory
+    assert apply_collusion(collusion, {17}, round_of(updates), rule=rule, generator=torch.Generator(), memory=memory) == memory
     assert torch.equal(updates.matrix_ND, before)
 
 
@@ -136,11 +136,11 @@ def test_too_strong_an_attack_ends_the_round_in_one_line() -> None:
 
 
 def test_a_collusion_is_joined_with_poisoned_data_but_not_with_another() -> None:
-    joined = compose("both", label_flip(num_classes=3), alie())
+    joined = chain("both", label_flip(num_classes=3), alie())
     assert joined.collude is not None
     assert joined.data(torch.zeros(1), torch.tensor([2]), torch.Generator())[1].tolist() == [0]
     with pytest.raises(ValueError, match="both: only one of the joined contaminations may have a collusion, not 2"):
-        compose("both", alie(), ipm())
+        chain("both", alie(), ipm())
 
 
 class Largest(TorchDispatchMode):
@@ -166,6 +166,6 @@ def test_no_attack_makes_anything_as_long_as_a_row(name: str, variant: dict[str,
     collusion, round = build(name, **settings).collude, round_of(Updates.of(matrix))
     assert collusion is not None
     with Largest(matrix, round.reference.parameters) as largest:
-        strike(collusion, {2}, round, rule=fedavg().rule, generator=torch.Generator(), memory={})
+        apply_collusion(collusion, {2}, round, rule=fedavg().rule, generator=torch.Generator(), memory={})
     assert largest.bytes <= (24_000_000 if name.startswith("optimal") else 9_000_000)
     assert matrix.isfinite().all()

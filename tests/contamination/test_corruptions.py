@@ -21,7 +21,7 @@ from fedrobust.contamination.corruptions import artefacts, digital, noise
 from fedrobust.contamination.corruptions import blur as blurs
 from fedrobust.contamination.corruptions import colour as tones
 from fedrobust.contamination.corruptions import gaussian_noise as gaussian
-from fedrobust.data.synthetic.lesions import KINDS, draw
+from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
 from fedrobust.utils.images import as_bytes
@@ -41,7 +41,7 @@ GREY = torch.full((6, 3, 24, 20), 0.5)
 
 @cache
 def lesions(size: int = 64) -> Tensor:
-    return torch.cat([draw(kind, 4, size, generator(0, kind.name)) for kind in KINDS])
+    return torch.cat([draw_lesions(kind, 4, size, generator(0, kind.name)) for kind in KINDS])
 
 
 def through(contamination: Contamination, images: Tensor, seed: int = 0) -> Tensor:

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 import fedrobust.contamination
 from fedrobust import configs
-from fedrobust.contamination.apply import contaminate, triggered
+from fedrobust.contamination.apply import contaminate, trigger_samples
 from fedrobust.contamination.base import Contamination, keep_data, keep_update
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import factories
@@ -62,7 +62,7 @@ def holds_targets(value: Any) -> bool:
 
 
 def build(name: str, num_classes: Any = K, **overrides: Any) -> Contamination:
-    built = factories.build({"contamination": {**nested(name), **overrides}}, "contamination", num_classes=num_classes)
+    built = factories.build_group({"contamination": {**nested(name), **overrides}}, "contamination", num_classes=num_classes)
     assert isinstance(built, Contamination)
     return built
 
@@ -207,7 +207,7 @@ def test_a_backdoor_can_be_measured(name: str) -> None:
     backdoor, given_samples = build(name).backdoor, samples()
     assert backdoor is not None
     before, unit = copied(given_samples), as_unit(given_samples.images)
-    victims = triggered(given_samples, backdoor)
+    victims = trigger_samples(given_samples, backdoor)
     # returns a changed copy
     assert torch.equal(backdoor.trigger(unit), unit) == (name in NO_TRIGGER)
     assert torch.equal(unit, as_unit(given_samples.images))
@@ -219,4 +219,4 @@ def test_a_backdoor_can_be_measured(name: str) -> None:
     assert 0 <= float(twice.min()) <= float(twice.max()) <= 1
     assert torch.equal(twice, victims.images) == (name not in NOT_TWICE)
     nobody = given_samples.take((given_samples.labels == backdoor.target).nonzero().reshape(-1))
-    assert len(triggered(nobody, backdoor)) == 0
+    assert len(trigger_samples(nobody, backdoor)) == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.apply import compose, period, share
+from fedrobust.contamination.apply import chain, for_rank, parts_period
 from fedrobust.contamination.backdoors.patch import backdoor_patch
 from fedrobust.contamination.backdoors.triggers import backdoor_distributed
 from fedrobust.contamination.backdoors.updates import backdoor_neurotoxin
@@ -17,7 +17,7 @@ from fedrobust.contamination.mixture import mixture
 from fedrobust.contamination.updates.independent import sign_flip
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose as config
-from fedrobust.experiment.build import build
+from fedrobust.experiment.build import build_experiment
 from fedrobust.seeding import generator
 from fedrobust.state import State
 
@@ -45,8 +45,8 @@ def test_all_follow_one_another() -> None:
 
 def test_clients_take_turns() -> None:
     site = mixture(contaminations=[adding(1), adding(2), adding(3)])
-    assert [share(site, rank).name for rank in range(5)] == ["plus 1", "plus 2", "plus 3", "plus 1", "plus 2"]
-    assert values(share(site, 4)).eq(2).all()
+    assert [for_rank(site, rank).name for rank in range(5)] == ["plus 1", "plus 2", "plus 3", "plus 1", "plus 2"]
+    assert values(for_rank(site, 4)).eq(2).all()
     assert values(site)[:5].tolist() == [1, 2, 3, 1, 2]  # where there are no clients the samples take turns
 
 
@@ -61,20 +61,20 @@ def test_samples_draw() -> None:
 def test_nested_turns_and_joined_parts() -> None:
     door = backdoor_distributed(num_classes=3)
     inner = mixture(contaminations=[adding(1), door])
-    assert period(inner) == 8
-    names = [share(inner, rank).name for rank in range(6)]
+    assert parts_period(inner) == 8
+    names = [for_rank(inner, rank).name for rank in range(6)]
     assert names[::2] == ["plus 1"] * 3
     assert names[1::2] == [f"backdoor_distributed part {part} of 4" for part in (1, 2, 3)]
-    joined = compose("joined", inner, sign_flip())
+    joined = chain("joined", inner, sign_flip())
     assert len(joined.parts) == 8
     assert joined.backdoor is door.backdoor
-    assert share(joined, 3).update is not keep_update
-    assert not share(joined, 1).parts
+    assert for_rank(joined, 3).update is not keep_update
+    assert not for_rank(joined, 1).parts
 
 
 def test_an_update_is_tracked_through_a_join() -> None:
     # of four coordinates the global model moved by 0, 1, 2, 3; half of them is kept: the first two
-    joined = compose("joined", backdoor_neurotoxin(kept=0.5, num_classes=3), sign_flip())
+    joined = chain("joined", backdoor_neurotoxin(kept=0.5, num_classes=3), sign_flip())
     assert joined.track is not None
     before, now = State(torch.zeros(4), torch.zeros(0)), State(torch.arange(4.0), torch.zeros(0))
     sent = State(torch.full((4,), 9.0), torch.zeros(0))
@@ -105,13 +105,15 @@ def test_mixtures_that_make_no_sense(given_settings: dict[str, Any], words: str)
 def test_a_run_s_clients_get_their_own_parts() -> None:
     """Through the configuration: names of classes, turns by client among the poisoned, the whole pattern for the success rate."""
     words = ["experiment=smoke", "num_clients=4", "poisoned=[1,3]", "strategy=fedavg", "contamination=backdoor_distributed"]
-    study = build(config.compose(*words, "contamination.target=scar"))
-    assert [study.contamination(client).name for client in range(4)] == [
+    experiment = build_experiment(config.compose(*words, "contamination.target=scar"))
+    assert [experiment.contamination(client).name for client in range(4)] == [
         *("clean", "backdoor_distributed part 1 of 4", "clean", "backdoor_distributed part 2 of 4")
     ]
-    assert study.backdoor is not None
-    assert study.backdoor.target == list(study.dataset.class_names).index("scar")
-    site = build(config.compose("experiment=smoke", "noisy=[0,2]", "poisoned=0", "strategy=fedavg", "contamination@noise=mixture"))
+    assert experiment.backdoor is not None
+    assert experiment.backdoor.target == list(experiment.dataset.class_names).index("scar")
+    site = build_experiment(
+        config.compose("experiment=smoke", "noisy=[0,2]", "poisoned=0", "strategy=fedavg", "contamination@noise=mixture")
+    )
     assert [site.contamination(client).name for client in range(3)] == ["defocus_blur", "clean", "hair"]
     assert site.shard(2).train.images is not site.samples(site.rows(2, 0)).images
     assert all(one.data is not keep_data for one in site.contaminations["noisy"].parts)

@@ -10,14 +10,14 @@ from fedrobust.strategies.fedavg import fedavg
 from torch import Generator, nn
 
 from fedrobust.aggregation.round import Aggregate, ServerData, Strategy
-from fedrobust.contamination.apply import contaminate, triggered
+from fedrobust.contamination.apply import contaminate, trigger_samples
 from fedrobust.contamination.base import Contamination
 from fedrobust.learning import batchnorm
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.etf import simplex_etf
 from fedrobust.learning.inference import predict
-from fedrobust.runtime.client.stealth import lessons, mirror
-from fedrobust.runtime.server.collusion import strike
+from fedrobust.runtime.client.stealth import make_probe, stealth_training_set
+from fedrobust.runtime.server.collusion import apply_collusion
 from fedrobust.state import Layout, State, load, read
 from fedrobust.types import Samples, Shard
 from tests.strategies import toy
@@ -79,7 +79,7 @@ def federate(
         task = toy.make_round(toy.gather(state, sent, layout), state, data, number, results[-1].memory if results else {})
         if damage.collude is not None:
             g = Generator().manual_seed(number)
-            memory = dict(strike(damage.collude, attackers, task, rule=rule, generator=g, memory=memory))
+            memory = dict(apply_collusion(damage.collude, attackers, task, rule=rule, generator=g, memory=memory))
         results.append(rule(task))
         state = results[-1].state
     return Outcome(*judged(world, state, damage), results)
@@ -91,12 +91,12 @@ def client(
     """What a hospital sends after its round."""
     model, g = world.make_model(), Generator().manual_seed(number)
     layout = Layout.of(model)
-    if damage is None or damage.disguise is None:
+    if damage is None or damage.stealth is None:
         learnt = toy.train(model, layout, start, poisoned, g)
         return learnt if damage is None else damage.update(learnt, start, g)
     learnt = toy.train(model, layout, start, clean, g)
-    further = toy.train(model, layout, learnt, lessons(clean, poisoned), g)
-    return damage.disguise(learnt, further, mirror(model, layout, only(clean)), g)
+    further = toy.train(model, layout, learnt, stealth_training_set(clean, poisoned), g)
+    return damage.stealth(learnt, further, make_probe(model, layout, only(clean)), g)
 
 
 def only(train: Samples) -> Shard:
@@ -110,5 +110,5 @@ def judged(world: World, state: State, damage: Contamination) -> tuple[float, fl
     accuracy = float((predict(model, fresh.images).argmax(1) == fresh.labels).float().mean())
     if damage.backdoor is None:
         return accuracy, 0.0
-    victims = triggered(fresh, damage.backdoor)
+    victims = trigger_samples(fresh, damage.backdoor)
     return accuracy, float((predict(model, victims.images).argmax(1) == damage.backdoor.target).float().mean())

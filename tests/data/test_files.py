@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fedrobust.data import decoding
-from fedrobust.data.decoding import decode, squeeze
+from fedrobust.data.decoding import decode_image, squeeze
 from fedrobust.data.sources.csv_table import csv
 from fedrobust.data.sources.image_folder import image_folder
 from fedrobust.data.table import chosen_rows, options, subset
@@ -199,21 +199,21 @@ def test_an_unreadable_image_stops_or_is_counted(tmp_path: Path, rubbish: bytes)
 
 def test_decompression_bombs_and_wide_pixels_are_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="I;16 pixels; convert the images to 8 bits"):
-        decode(encoded(np.zeros((9, 9), np.uint16)), 8)
+        decode_image(encoded(np.zeros((9, 9), np.uint16)), 8)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 80)
     with pytest.raises(ValueError, match="9x9 pixels are too many"):
-        decode(encoded(np.zeros((9, 9, 3), np.uint8)), 8)
+        decode_image(encoded(np.zeros((9, 9, 3), np.uint8)), 8)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
     with pytest.raises(Image.DecompressionBombError):
-        decode(encoded(np.zeros((9, 9, 3), np.uint8)), 8)
+        decode_image(encoded(np.zeros((9, 9, 3), np.uint8)), 8)
 
 
 def test_every_kind_of_picture_becomes_three_channels() -> None:
     grey = encoded(np.full((6, 5), 77, np.uint8))
-    assert decode(grey, 8).tolist() == np.full((3, 8, 8), 77).tolist()
+    assert decode_image(grey, 8).tolist() == np.full((3, 8, 8), 77).tolist()
     alpha = encoded(np.full((6, 5, 4), 200, np.uint8))
-    assert decode(alpha, 4).shape == (3, 4, 4)
-    assert decode(encoded(np.full((6, 5, 3), 90, np.uint8), "JPEG"), 4).std() < 2
+    assert decode_image(alpha, 4).shape == (3, 4, 4)
+    assert decode_image(encoded(np.full((6, 5, 3), 90, np.uint8), "JPEG"), 4).std() < 2
 
 
 def test_squeeze_keeps_pixels_of_the_right_size_and_the_mean_of_others() -> None:

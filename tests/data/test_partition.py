@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedrobust.data import SPLITS, Dataset, partition
 from fedrobust.data.apportionment import largest_remainder
-from fedrobust.data.partition import Partitioner, by_site, dirichlet, iid, quantity, summary
+from fedrobust.data.partition import Partitioner, by_site, class_table, dirichlet, iid, quantity
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
 from tests.data.toys import toy
@@ -49,8 +49,8 @@ def test_iid_by_hand() -> None:
     data = balanced(per_cell=3)
     parts = share(iid(), data, 3)
     for split in range(3):
-        assert summary(data, parts, split).tolist() == [[2, 2]] * 3
-    assert summary(data, parts).tolist() == [[6, 6]] * 3
+        assert class_table(data, parts, split).tolist() == [[2, 2]] * 3
+    assert class_table(data, parts).tolist() == [[6, 6]] * 3
 
 
 @given(clients=st.integers(1, 12), seed=st.integers(0, 99))
@@ -60,7 +60,7 @@ def test_iid_sizes_differ_by_one_at_most(clients: int, seed: int) -> None:
     data = toy(labels)
     parts = share(iid(), data, clients, seed)
     for split in range(3):
-        counts = summary(data, parts, split)
+        counts = class_table(data, parts, split)
         assert counts.sum(1).max() - counts.sum(1).min() <= 1
         assert (counts.max(0).values - counts.min(0).values).max() <= 1
 
@@ -69,7 +69,7 @@ def test_one_share_matrix_serves_all_three_splits() -> None:
     # 200 images of each class in each split: the same shares must give the same counts in each
     data = balanced(per_cell=100, classes=5)
     parts = share(dirichlet(0.5, min_size=1), data, 6)
-    train, validation, test = (summary(data, parts, split) for split in range(3))
+    train, validation, test = (class_table(data, parts, split) for split in range(3))
     assert (train - validation).abs().max() <= 1
     assert (train - test).abs().max() <= 1
     assert train.float().std() > 30  # and it is no iid split: equal parts would have 33 everywhere
@@ -78,13 +78,13 @@ def test_one_share_matrix_serves_all_three_splits() -> None:
 def test_dirichlet_draws_have_the_dirichlet_spread() -> None:
     # a share of a symmetric Dirichlet over C clients has variance (1/C)(1 - 1/C) / (C alpha + 1): C = 4, alpha = .5: .1875 / 3 = .0625
     data = balanced(per_cell=100, classes=4, sites=1)
-    shares = [summary(data, share(dirichlet(0.5, min_size=1), data, 4, seed), 0) / 100 for seed in range(30)]
+    shares = [class_table(data, share(dirichlet(0.5, min_size=1), data, 4, seed), 0) / 100 for seed in range(30)]
     assert torch.stack(shares).var().item() == pytest.approx(0.0625, rel=0.15)
 
 
 def test_quantity_keeps_the_class_mix() -> None:
     data = balanced(per_cell=200, classes=3)
-    counts = summary(data, share(quantity(0.8, min_size=5), data, 5), 0)
+    counts = class_table(data, share(quantity(0.8, min_size=5), data, 5), 0)
     assert (counts.max(1).values - counts.min(1).values).max() <= 1
     assert counts.sum(1).max() > 2 * counts.sum(1).min()
 
@@ -105,10 +105,10 @@ def test_by_site_splits_the_biggest_and_joins_the_smallest() -> None:
     # 60, 30, 10 for five clients: 60 -> two of 30; then 30 (site 0, halves), 30 (site 1): the first again -> three of 20
     data = site_sizes(60, 30, 10)
     parts = share(by_site(), data, 5)
-    assert summary(data, parts, 0).reshape(-1).tolist() == [20, 20, 20, 30, 10]
+    assert class_table(data, parts, 0).reshape(-1).tolist() == [20, 20, 20, 30, 10]
     assert [data.sites[part].unique().tolist() for part in parts] == [[0], [0], [0], [1], [2]]
     # for two clients: 60 to the first, 30 to the second (empty), 10 to the second (30 < 60)
-    assert summary(data, share(by_site(), data, 2), 0).reshape(-1).tolist() == [60, 40]
+    assert class_table(data, share(by_site(), data, 2), 0).reshape(-1).tolist() == [60, 40]
 
 
 def test_by_site_never_borrows_from_a_foreign_site() -> None:
@@ -122,7 +122,7 @@ def test_by_site_never_borrows_from_a_foreign_site() -> None:
 def test_the_poor_get_their_minimum() -> None:
     # alpha = .01 gives each of the 2 classes to practically one client: four of the six clients have nothing before the repairs
     data = balanced(per_cell=40)
-    counts = [summary(data, share(dirichlet(0.01, min_size=10), data, 6), split).sum(1) for split in range(3)]
+    counts = [class_table(data, share(dirichlet(0.01, min_size=10), data, 6), split).sum(1) for split in range(3)]
     assert counts[0].min() >= 10
     assert counts[1].min() >= 1
     assert counts[2].min() >= 1

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedrobust.data import carve
-from fedrobust.data.partition import by_site, summary
+from fedrobust.data import reserve_server_data
+from fedrobust.data.partition import by_site, class_table
 from fedrobust.data.sources.csv_table import csv
 from fedrobust.data.sources.ham10000 import ham10000
 from fedrobust.data.sources.npz_archive import npz
@@ -27,10 +27,10 @@ def test_ham10000_subset(small) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_ham10000_by_site(small) -> None:  # type: ignore[no-untyped-def]
-    root, proxy, rest = carve(small, 2, 30, generator(0))
+    root, proxy, rest = reserve_server_data(small, 2, 30, generator(0))
     parts = by_site()(small, rest, 4, generator(0))
     assert [small.sites[part].unique().tolist() for part in parts] == [[0], [1], [2], [3]]
-    assert summary(small, parts).sum() == 400 - len(root) - len(proxy)
+    assert class_table(small, parts).sum() == 400 - len(root) - len(proxy)
 
 
 def test_ham10000_at_28_pixels_agrees_with_the_description(real_data: Path) -> None:

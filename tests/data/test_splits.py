@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedrobust.data import TRAIN, carve, make_dataset
-from fedrobust.data.splits import complete
+from fedrobust.data import TRAIN, make_dataset, reserve_server_data
+from fedrobust.data.splits import complete_splits
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.seeding import generator
 from tests.data.toys import toy
@@ -20,7 +20,7 @@ def counts(splits: Tensor, labels: Tensor) -> list[list[int]]:
 
 def test_seven_to_two_to_one_in_every_class() -> None:
     labels = torch.tensor([0] * 100 + [1] * 20 + [2] * 3)
-    splits = complete(None, labels, torch.arange(123), generator(0))
+    splits = complete_splits(None, labels, torch.arange(123), generator(0))
     # class 2 has three images: one for each part, though 10 % of 3 is less than one
     assert counts(splits, labels) == [[70, 20, 10], [14, 4, 2], [1, 1, 1]]
 
@@ -28,7 +28,7 @@ def test_seven_to_two_to_one_in_every_class() -> None:
 def test_lesions_with_many_images_lie_in_all_three_parts() -> None:
     # ten lesions of ten images and a hundred of one: 200 images, 140:40:20, and the big ones 7:2:1 as well
     groups = torch.cat([torch.arange(10).repeat_interleave(10), torch.arange(10, 110)])
-    splits = complete(None, torch.zeros(200, dtype=torch.int64), groups, generator(0))
+    splits = complete_splits(None, torch.zeros(200, dtype=torch.int64), groups, generator(0))
     assert torch.bincount(splits.long()).tolist() == [140, 40, 20]
     assert torch.bincount(splits[:100].long()).tolist() == [70, 20, 10]
 
@@ -36,7 +36,7 @@ def test_lesions_with_many_images_lie_in_all_three_parts() -> None:
 def test_a_missing_test_part_comes_out_of_train_alone() -> None:
     given_splits = torch.tensor([0] * 80 + [1] * 20, dtype=torch.int8)
     labels = torch.zeros(100, dtype=torch.int64)
-    splits = complete(given_splits, labels, torch.arange(100), generator(0))
+    splits = complete_splits(given_splits, labels, torch.arange(100), generator(0))
     # a tenth of all 100 images, and the validation images stay what they were
     assert torch.bincount(splits.long()).tolist() == [70, 20, 10]
     assert (splits[80:] == 1).all()
@@ -44,14 +44,14 @@ def test_a_missing_test_part_comes_out_of_train_alone() -> None:
 
 def test_given_splits_stay_as_they_are() -> None:
     given_splits = torch.tensor([0, 2, 1, 0, 0, 2], dtype=torch.int8)
-    splits = complete(given_splits, torch.zeros(6, dtype=torch.int64), torch.arange(6), generator(0))
+    splits = complete_splits(given_splits, torch.zeros(6, dtype=torch.int64), torch.arange(6), generator(0))
     assert torch.equal(splits, given_splits)
     assert splits is not given_splits
 
 
 def test_without_any_training_image_there_is_nothing_to_draw_from() -> None:
     with pytest.raises(DataError, match="no image is marked train"):
-        complete(torch.ones(5, dtype=torch.int8), torch.zeros(5, dtype=torch.int64), torch.arange(5), generator(0))
+        complete_splits(torch.ones(5, dtype=torch.int8), torch.zeros(5, dtype=torch.int64), torch.arange(5), generator(0))
 
 
 @st.composite
@@ -70,8 +70,8 @@ def grouped(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @settings(deadline=None, max_examples=40)
 def test_no_group_straddles_and_the_ratio_is_near(data: tuple[Tensor, Tensor], seed: int) -> None:
     labels, groups = data
-    splits = complete(None, labels, groups, generator(seed))
-    assert torch.equal(splits, complete(None, labels, groups, generator(seed)))
+    splits = complete_splits(None, labels, groups, generator(seed))
+    assert torch.equal(splits, complete_splits(None, labels, groups, generator(seed)))
     pairs = torch.unique(torch.stack([groups, splits.long()]), dim=1)
     assert pairs.shape[1] == len(groups.unique())
     classes, biggest = int(labels.max()) + 1, int(torch.bincount(groups).max())
@@ -84,7 +84,7 @@ def test_no_group_straddles_and_the_ratio_is_near(data: tuple[Tensor, Tensor], s
 def test_carving_by_hand() -> None:
     labels = torch.tensor([0] * 100 + [1] * 50)
     data = toy(labels)  # train: 70 and 35
-    root, proxy, rest = carve(data, 5, 20, generator(0))
+    root, proxy, rest = reserve_server_data(data, 5, 20, generator(0))
     assert torch.bincount(labels[root]).tolist() == [5, 5]
     assert len(proxy) == 20
     assert len(rest) == 150 - 10 - 20
@@ -93,7 +93,7 @@ def test_carving_by_hand() -> None:
 
 def test_carving_nothing_leaves_everything() -> None:
     data = toy(torch.arange(60) % 3)
-    root, proxy, rest = carve(data, 0, 0, generator(0))
+    root, proxy, rest = reserve_server_data(data, 0, 0, generator(0))
     assert len(root) == len(proxy) == 0
     assert torch.equal(rest, torch.arange(60))
 
@@ -104,7 +104,7 @@ def test_carved_parts_are_disjoint_whole_groups_of_train(data: tuple[Tensor, Ten
     labels, groups = data
     try:
         whole = toy(labels, groups=groups)
-        parts = carve(whole, per_class, proxy, generator(seed))
+        parts = reserve_server_data(whole, per_class, proxy, generator(seed))
     except (ConfigError, DataError):
         return  # too small for this request; the refusals have their own tests
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(labels)))
@@ -114,23 +114,23 @@ def test_carved_parts_are_disjoint_whole_groups_of_train(data: tuple[Tensor, Ten
     for one, two in ((root, public), (root, rest), (public, rest)):
         assert not torch.isin(groups[one], groups[two]).any()
     assert (whole.splits[torch.cat([root, public])] == TRAIN).all()
-    assert all(torch.equal(one, two) for one, two in zip(parts, carve(whole, per_class, proxy, generator(seed)), strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(parts, reserve_server_data(whole, per_class, proxy, generator(seed)), strict=True))
 
 
 def test_carving_too_much_is_refused_with_the_largest_possible_number() -> None:
     data = toy(torch.tensor([0] * 100 + [1] * 20))  # train 70 and 14
     with pytest.raises(ConfigError, match=r"class class 1 has only 14 training images; try server\.root_per_class=7"):
-        carve(data, 8, 0, generator(0))
+        reserve_server_data(data, 8, 0, generator(0))
     with pytest.raises(ConfigError, match=r"try server\.proxy=28"):  # half of 84, less the 2 x 7 of the root set
-        carve(data, 7, 29, generator(0))
-    assert len(carve(data, 7, 28, generator(0))[1]) == 28
+        reserve_server_data(data, 7, 29, generator(0))
+    assert len(reserve_server_data(data, 7, 28, generator(0))[1]) == 28
 
 
 def test_a_root_set_smaller_than_every_group_is_refused() -> None:
     groups = torch.arange(20).repeat_interleave(5)
     data = toy(torch.zeros(100, dtype=torch.int64), groups=groups)
     with pytest.raises(ConfigError, match="no whole group of class class 0 is that small"):
-        carve(data, 4, 0, generator(0))
+        reserve_server_data(data, 4, 0, generator(0))
 
 
 @pytest.mark.parametrize(

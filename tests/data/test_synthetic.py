@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fedrobust.data import TRAIN, Dataset
-from fedrobust.data.synthetic import class_counts, synthetic
-from fedrobust.data.synthetic.lesions import KINDS, draw
+from fedrobust.data.synthetic import imbalanced_counts, synthetic
+from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.data.synthetic.scanners import SCANNERS, photograph
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
@@ -37,8 +37,8 @@ def test_shape_classes_sites_and_splits(data: Dataset) -> None:
 
 def test_class_counts_by_hand() -> None:
     # ratio 64 over 7 classes: each class has half of the one before: 64 32 16 8 4 2 1, sum 127; 3 images each on top
-    assert class_counts(127 + 21, 64).tolist() == [67, 35, 19, 11, 7, 5, 4]
-    assert class_counts(700, 1).tolist() == [100] * 7
+    assert imbalanced_counts(127 + 21, 64).tolist() == [67, 35, 19, 11, 7, 5, 4]
+    assert imbalanced_counts(700, 1).tolist() == [100] * 7
 
 
 def test_the_same_settings_give_the_same_digest_without_the_cache(
@@ -83,7 +83,7 @@ def test_class_means_do_not_solve_it(data: Dataset) -> None:
 def test_every_kind_and_camera_makes_clean_pictures_of_any_size() -> None:
     for size in (16, 33):
         for kind in KINDS:
-            scenes = draw(kind, 3, size, generator(0, kind.name))
+            scenes = draw_lesions(kind, 3, size, generator(0, kind.name))
             assert scenes.shape == (3, 3, size, size)
             assert 0 <= scenes.min() < scenes.max() <= 1
         for scanner in SCANNERS:

@@ -9,14 +9,14 @@ from PIL import Image
 from torch import Tensor
 
 from fedrobust.data import Dataset, make_dataset
-from fedrobust.data.splits import complete
+from fedrobust.data.splits import complete_splits
 
 
 def toy(labels: Tensor, *, splits: Tensor | None = None, sites: Tensor | None = None, groups: Tensor | None = None) -> Dataset:
     """One-pixel images; the splits drawn where they are not given."""
     count, num_classes = len(labels), int(labels.max()) + 1
     own = torch.arange(count) if groups is None else groups
-    split = complete(splits, labels, own, torch.Generator().manual_seed(0))
+    split = complete_splits(splits, labels, own, torch.Generator().manual_seed(0))
     images = torch.arange(3 * count, dtype=torch.uint8).reshape(count, 3, 1, 1)
     places = [] if sites is None else [f"site {one}" for one in range(int(sites.max()) + 1)]
     names = [f"class {one}" for one in range(num_classes)]

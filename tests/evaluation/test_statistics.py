@@ -11,50 +11,54 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrobust.evaluation.drops import bootstrap_difference, combined_draws, resampled_metrics
-from fedrobust.evaluation.statistics import Board, Estimate, Measured, draw_seeds, estimate, groups, holm, over_seeds
+from fedrobust.evaluation.statistics import DropTable, Estimate, Replicates, estimate, holm, letter_groups, mean_over_seeds, sample_seeds
 from fedrobust.seeding import generator
 
 NAN = math.nan
 
 
-def measured(values: list, draws: list | None = None) -> Measured:
+def measured(values: list, draws: list | None = None) -> Replicates:
     """Without draws: two replicates that are as measured."""
     values_S = torch.tensor(values, dtype=torch.float64)
-    return Measured(values_S, values_S[..., None].expand(*values_S.shape, 2) if draws is None else torch.tensor(draws, dtype=torch.float64))
+    return Replicates(
+        values_S, values_S[..., None].expand(*values_S.shape, 2) if draws is None else torch.tensor(draws, dtype=torch.float64)
+    )
 
 
 def test_golden_mean_over_two_seeds() -> None:
     # Seeds 10 and 20. Replicate 1 picks (2, 0): their mean is 10; replicate 2 picks (1, 1): 15; replicate 3 picks (0, 2): 20.
     # The plain mean is 15, so the picks give -5, 0, +5; two seeds stretch that by sqrt(2 / 1): 15 - 7.071, 15, 15 + 7.071.
     counts = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
-    value, draws = over_seeds(measured([10, 20], [[10, 10, 10], [20, 20, 20]]), counts)
+    value, draws = mean_over_seeds(measured([10, 20], [[10, 10, 10], [20, 20, 20]]), counts)
     assert float(value) == 15
     assert draws.tolist() == pytest.approx([15 - 5 * math.sqrt(2), 15, 15 + 5 * math.sqrt(2)])
     # Other images in replicate 1: seed 0 has 12, seed 1 has 18. Plain 15, picked 12: 15 + 1.4142 (12 - 15) = 10.757.
-    _, draws = over_seeds(measured([10, 20], [[12, 10, 10], [18, 20, 20]]), counts)
+    _, draws = mean_over_seeds(measured([10, 20], [[12, 10, 10], [18, 20, 20]]), counts)
     assert float(draws[0]) == pytest.approx(15 - 3 * math.sqrt(2))
 
 
 def test_one_seed_varies_by_its_images_only() -> None:
-    value, draws = over_seeds(measured([7], [[5, 6, 9]]), torch.ones(1, 3, dtype=torch.float64))
+    value, draws = mean_over_seeds(measured([7], [[5, 6, 9]]), torch.ones(1, 3, dtype=torch.float64))
     assert (float(value), draws.tolist()) == (7, [5, 6, 9])
 
 
 def test_a_missing_seed_is_left_out() -> None:
     # Seeds 10, missing, 30: the mean is 20; picks (1, 2, 0) count seed 0 only: 20 + sqrt(2) (10 - 20).
     counts = torch.tensor([[1.0], [2.0], [0.0]], dtype=torch.float64)
-    value, draws = over_seeds(measured([10, NAN, 30], [[10], [NAN], [30]]), counts)
+    value, draws = mean_over_seeds(measured([10, NAN, 30], [[10], [NAN], [30]]), counts)
     assert float(value) == 20
     assert draws.tolist() == pytest.approx([20 - 10 * math.sqrt(2)])
     # Picks (0, 3, 0) hold no run at all: that replicate says nothing.
-    _, nothing = over_seeds(measured([10, NAN, 30], [[10], [NAN], [30]]), torch.tensor([[0.0], [3.0], [0.0]], dtype=torch.float64))
+    _, nothing = mean_over_seeds(measured([10, NAN, 30], [[10], [NAN], [30]]), torch.tensor([[0.0], [3.0], [0.0]], dtype=torch.float64))
     assert nothing.isnan().all()
 
 
 def test_the_stretched_picks_have_the_variance_of_a_mean() -> None:
     values = [3.0, 8.0, 16.0, 1.0]
     draws = torch.tensor(values, dtype=torch.float64)[:, None].expand(4, 40000)
-    _, means = over_seeds(Measured(torch.tensor(values, dtype=torch.float64), draws), draw_seeds(4, 40000, generator(0, "variance")))
+    _, means = mean_over_seeds(
+        Replicates(torch.tensor(values, dtype=torch.float64), draws), sample_seeds(4, 40000, generator(0, "variance"))
+    )
     expected = torch.tensor(values, dtype=torch.float64).var(unbiased=True) / 4  # s^2 / n with n - 1 below
     assert float(means.var()) == pytest.approx(float(expected), rel=0.03)
 
@@ -71,9 +75,9 @@ def test_golden_estimate() -> None:
     assert estimate(torch.tensor(2.0), torch.full((3,), NAN)) == Estimate(2.0)
 
 
-def board(values_RAS: list) -> Board:
+def board(values_RAS: list) -> DropTable:
     found = measured(values_RAS)
-    return Board(found, draw_seeds(found.values.shape[-1], 2, generator(0, "seeds")))
+    return DropTable(found, sample_seeds(found.values.shape[-1], 2, generator(0, "seeds")))
 
 
 def test_golden_board() -> None:
@@ -108,7 +112,9 @@ def test_a_difference_on_one_seed_is_the_bootstrap_of_two_runs() -> None:
         draws = resampled_metrics([(labels, normal), (labels, attack)], 4, groups_N, 300, generator(1))
         drops.append(combined_draws(*draws))
     draws_RASB = torch.stack(drops)[:, None, None]
-    found = Board(Measured(torch.zeros(2, 1, 1, dtype=torch.float64), draws_RASB), torch.ones(1, 300, dtype=torch.float64)).difference(0, 1)
+    found = DropTable(
+        Replicates(torch.zeros(2, 1, 1, dtype=torch.float64), draws_RASB), torch.ones(1, 300, dtype=torch.float64)
+    ).difference(0, 1)
     assert (found.low, found.high) == pytest.approx(expected)
 
 
@@ -120,11 +126,11 @@ def test_golden_holm() -> None:
 
 
 def test_golden_groups() -> None:
-    assert groups(3, []) == ["a", "a", "a"]
-    assert groups(3, [(0, 2)]) == ["a", "ab", "b"]  # 1 differs from neither
-    assert groups(3, [(0, 1), (0, 2), (1, 2)]) == ["a", "b", "c"]
-    assert groups(4, [(0, 2), (0, 3), (1, 3)]) == ["a", "ab", "bc", "c"]
-    assert groups(1, []) == ["a"]
+    assert letter_groups(3, []) == ["a", "a", "a"]
+    assert letter_groups(3, [(0, 2)]) == ["a", "ab", "b"]  # 1 differs from neither
+    assert letter_groups(3, [(0, 1), (0, 2), (1, 2)]) == ["a", "b", "c"]
+    assert letter_groups(4, [(0, 2), (0, 3), (1, 3)]) == ["a", "ab", "bc", "c"]
+    assert letter_groups(1, []) == ["a"]
 
 
 @settings(deadline=None, max_examples=40)
@@ -132,7 +138,7 @@ def test_golden_groups() -> None:
 def test_letters_are_shared_by_those_that_do_not_differ(number: int, data: st.DataObject) -> None:
     pairs = list(itertools.combinations(range(number), 2))
     different = data.draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
-    letters = groups(number, different)
+    letters = letter_groups(number, different)
     for one, other in pairs:
         assert bool(set(letters[one]) & set(letters[other])) == ((one, other) not in different)
     assert all(letters)
@@ -157,27 +163,27 @@ def test_laws_of_the_board(values: list[float], shift: float, seed: int) -> None
     """2 rules x 2 attacks x 3 seeds."""
     values_RAS = torch.tensor(values, dtype=torch.float64).view(2, 2, 3)
     noise = torch.randn(2, 2, 3, 60, generator=generator(seed, "noise"), dtype=torch.float64)
-    counts = draw_seeds(3, 60, generator(seed, "seeds"))
-    both = Board(Measured(values_RAS, values_RAS[..., None] + noise), counts)
+    counts = sample_seeds(3, 60, generator(seed, "seeds"))
+    both = DropTable(Replicates(values_RAS, values_RAS[..., None] + noise), counts)
     assert both.worst(0).value >= both.mean(0).value - 1e-9
     forth, back = both.difference(0, 1), both.difference(1, 0)
     assert forth.value == pytest.approx(-back.value, abs=1e-9)
     assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low), abs=1e-9)
     assert forth.p == pytest.approx(back.p)
     assert forth.value == pytest.approx(both.mean(0).value - both.mean(1).value, abs=1e-9)  # nothing is missing
-    moved = Board(Measured(values_RAS + shift, values_RAS[..., None] + noise + shift), counts)
+    moved = DropTable(Replicates(values_RAS + shift, values_RAS[..., None] + noise + shift), counts)
     assert moved.difference(0, 1).low == pytest.approx(forth.low, abs=1e-9)
     assert moved.mean(0).low == pytest.approx(both.mean(0).low + shift, abs=1e-9)
-    swapped = Board(Measured(values_RAS.flip(1), (values_RAS[..., None] + noise).flip(1)), counts)
+    swapped = DropTable(Replicates(values_RAS.flip(1), (values_RAS[..., None] + noise).flip(1)), counts)
     assert swapped.mean(0).high == pytest.approx(both.mean(0).high, abs=1e-9)  # the order of attacks does not matter
 
 
 def test_picked_seeds_are_as_many_as_there_are() -> None:
-    counts = draw_seeds(3, 500, generator(0, "seeds"))
+    counts = sample_seeds(3, 500, generator(0, "seeds"))
     assert counts.shape == (3, 500)
     assert (counts.sum(dim=0) == 3).all()
     assert (counts.mean(dim=1) - 1).abs().max() < 0.15
-    assert torch.equal(counts, draw_seeds(3, 500, generator(0, "seeds")))
+    assert torch.equal(counts, sample_seeds(3, 500, generator(0, "seeds")))
 
 
 def test_equal_rules_do_not_differ() -> None:
@@ -194,6 +200,6 @@ def test_intervals_cover_the_true_value(number: int, spread: float, least: float
         image = torch.randn((), generator=g, dtype=torch.float64)
         values_S = image + spread * torch.randn(number, generator=g, dtype=torch.float64)
         draws_SB = values_S[:, None] + torch.randn(400, generator=g, dtype=torch.float64)
-        found = Board(Measured(values_S[None, None], draws_SB[None, None]), draw_seeds(number, 400, g)).one(0, 0)
+        found = DropTable(Replicates(values_S[None, None], draws_SB[None, None]), sample_seeds(number, 400, g)).one(0, 0)
         hits += found.low <= 0 <= found.high
     assert hits / trials >= least  # 95 % nominal; three standard deviations of 150 trials below .94

@@ -14,7 +14,7 @@ from fedrobust.data import TEST, TRAIN, VALIDATION
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
 from fedrobust.experiment import settings as config
-from fedrobust.experiment.experiment import kinds
+from fedrobust.experiment.experiment import assign_roles
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_unit
 from tests.helpers import federation
@@ -31,14 +31,14 @@ def ids(found: tuple[str, ...], kind: str) -> set[int]:
 def test_drawn_kinds_have_the_wanted_numbers_and_contain_the_fewer(n: int, data: st.DataObject, seed: int) -> None:
     poisoned = data.draw(st.integers(0, n))
     noisy = data.draw(st.integers(0, n - poisoned))
-    found = kinds(n, poisoned, noisy, seed)
+    found = assign_roles(n, poisoned, noisy, seed)
     assert (len(found), len(ids(found, "poisoned")), len(ids(found, "noisy"))) == (n, poisoned, noisy)
-    assert found == kinds(n, poisoned, noisy, seed)
+    assert found == assign_roles(n, poisoned, noisy, seed)
     for fewer in range(poisoned):
-        assert ids(kinds(n, fewer, noisy, seed), "poisoned") <= ids(found, "poisoned")
+        assert ids(assign_roles(n, fewer, noisy, seed), "poisoned") <= ids(found, "poisoned")
     for fewer in range(noisy):
-        assert ids(kinds(n, poisoned, fewer, seed), "noisy") <= ids(found, "noisy")
-    assert ids(kinds(n, poisoned, 0, seed), "poisoned") == ids(found, "poisoned")  # noisy ones do not disturb the poisoned
+        assert ids(assign_roles(n, poisoned, fewer, seed), "noisy") <= ids(found, "noisy")
+    assert ids(assign_roles(n, poisoned, 0, seed), "poisoned") == ids(found, "poisoned")  # noisy ones do not disturb the poisoned
 
 
 @LESS
@@ -47,14 +47,14 @@ def test_given_lists_are_taken_as_they_are(n: int, data: st.DataObject, seed: in
     order = data.draw(st.permutations(range(n)))
     some = data.draw(st.integers(0, n))
     rest = data.draw(st.integers(0, n - some))
-    assert ids(kinds(n, rest, order[:some], seed), "noisy") == set(order[:some])
-    assert len(ids(kinds(n, rest, order[:some], seed), "poisoned")) == rest
-    both = kinds(n, order[:some], order[some : some + rest], seed)
+    assert ids(assign_roles(n, rest, order[:some], seed), "noisy") == set(order[:some])
+    assert len(ids(assign_roles(n, rest, order[:some], seed), "poisoned")) == rest
+    both = assign_roles(n, order[:some], order[some : some + rest], seed)
     assert (ids(both, "poisoned"), ids(both, "noisy")) == (set(order[:some]), set(order[some : some + rest]))
 
 
 def test_seeds_draw_other_clients() -> None:
-    assert len({kinds(20, 5, 0, seed) for seed in range(10)}) > 5
+    assert len({assign_roles(20, 5, 0, seed) for seed in range(10)}) > 5
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "by_site"])
@@ -83,7 +83,7 @@ def test_a_label_flipper_s_shard_has_wrong_labels_in_an_exact_share_and_a_clean_
         assert torch.equal(part.labels[wrong], (truth.labels[wrong] + 1) % 7)
         assert torch.equal(part.images, truth.images)
     assert same(shard.test, study.samples(study.rows(1, TEST)))
-    clean, contaminated = study.tests(1)
+    clean, contaminated = study.client_test_sets(1)
     assert same(clean, shard.test)
     assert contaminated.images is clean.images  # labels alone changed: the images need no second look
     assert int((contaminated.labels != clean.labels).sum()) == round(0.5 * len(clean))
@@ -105,7 +105,7 @@ def test_a_clean_hospital_s_shard_is_its_images() -> None:
     shard = study.shard(0)
     assert same(shard.train, study.samples(study.rows(0, TRAIN)))
     assert same(shard.validation, study.samples(study.rows(0, VALIDATION)))
-    clean, contaminated = study.tests(0)
+    clean, contaminated = study.client_test_sets(0)
     assert contaminated is clean
     assert study.contamination(0).name == "clean"
 
@@ -116,20 +116,20 @@ def same(one: Samples, two: Samples) -> bool:
 
 def test_the_same_text_means_the_same_everywhere() -> None:
     settings_ = federation.settings("poisoned=1", "noisy=1", "partition=dirichlet", "data.num_images=600")
-    one, two = build.build(settings_), build.build(json.loads(config.to_json(settings_)))
+    one, two = build.build_experiment(settings_), build.build_experiment(json.loads(config.to_json(settings_)))
     assert one.text == two.text == config.to_json(settings_)
-    assert one.kinds == two.kinds
+    assert one.roles == two.roles
     pairs = [(one.root, two.root), (one.proxy, two.proxy), *zip(one.parts, two.parts, strict=True)]
     assert all(torch.equal(a, b) for a, b in pairs)
     for client in range(3):
         a, b = one.shard(client), two.shard(client)
         assert same(a.train, b.train)
         assert same(a.validation, b.validation)
-        assert all(same(x, y) for x, y in zip(one.tests(client), two.tests(client), strict=True))
+        assert all(same(x, y) for x, y in zip(one.client_test_sets(client), two.client_test_sets(client), strict=True))
     assert same(one.validation(), two.validation())
     clean = one.samples(one.test_rows())
-    assert same(one.corrupted(clean), two.corrupted(clean))
-    assert not torch.equal(one.corrupted(clean).images, as_unit(clean.images))
+    assert same(one.corrupt(clean), two.corrupt(clean))
+    assert not torch.equal(one.corrupt(clean).images, as_unit(clean.images))
 
 
 def test_another_seed_shares_the_images_out_anew_and_keeps_the_test_set() -> None:
@@ -149,9 +149,9 @@ def test_validation_images_are_bounded_and_all_of_that_split() -> None:
 def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
     settings_ = federation.settings("poisoned=[0]", "noisy=[2]")
     kept = json.dumps(settings_)
-    study, twin = build.build(settings_), build.build(build.clean_twin(settings_))
+    study, twin = build.build_experiment(settings_), build.build_experiment(build.clean_twin(settings_))
     assert json.dumps(settings_) == kept
-    assert twin.kinds == ("clean",) * 3
+    assert twin.roles == ("clean",) * 3
     assert [study.clients_of_kind(kind) for kind in ("clean", "noisy", "poisoned")] == [[1], [2], [0]]
     assert all(torch.equal(a, b) for a, b in zip(study.parts, twin.parts, strict=True))
     assert same(study.shard(1).train, twin.shard(1).train)
@@ -182,7 +182,7 @@ def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(overrides: list[str], line: str) -> None:
     with pytest.raises(ConfigError) as error:
-        build.build(federation.settings(*overrides))
+        build.build_experiment(federation.settings(*overrides))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -207,10 +207,10 @@ def test_whole_patients_may_give_too_few_proxy_images(words: list[str], what: st
         rows = torch.arange(len(dataset))
         return rows[:0], rows[:1], rows[1:]  # one image, where two were asked for
 
-    monkeypatch.setattr(build, "carve", carved)
+    monkeypatch.setattr(build, "reserve_server_data", carved)
     given = ("server.proxy=2", "server.root_per_class=0", "strategy=fedavg", *words)
     if what is None:
-        assert len(build.build(federation.settings(*given)).proxy) == 1  # not `study`, which keeps what it built
+        assert len(build.build_experiment(federation.settings(*given)).proxy) == 1  # not `experiment`, which keeps what it built
     else:
         with pytest.raises(ConfigError, match=rf"server\.proxy=2: whole patients or lesions gave 1 images, {what} needs 2; raise it"):
-            build.build(federation.settings(*given))
+            build.build_experiment(federation.settings(*given))

@@ -9,7 +9,7 @@ import pkgutil
 import pytest
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment.factories import MAKES, ROOMS, locate
+from fedrobust.experiment.factories import FACTORY_PACKAGES, FACTORY_RETURNS, find_factory
 from fedrobust.experiment.old_targets import OLD_TARGETS
 
 
@@ -19,19 +19,19 @@ from fedrobust.experiment.old_targets import OLD_TARGETS
         ("client", "fedrobust.runtime.client.handlers.train"),
         ("client", "fedrobust.clients.app.app"),  # Flower's entry point
         ("client", "fedrobust.runtime.client.handlers.evaluate"),
-        ("client", "fedrobust.clients.sgd.train"),
-        ("client", "fedrobust.runtime.client.stealth.disguised"),
+        ("client", "fedrobust.clients.sgd.train_local"),
+        ("client", "fedrobust.runtime.client.stealth.train_stealthily"),
         ("strategy", "fedrobust.strategies.app.main"),
-        ("strategy", "fedrobust.runtime.server.run.conduct"),
-        ("strategy", "fedrobust.runtime.server.loop.make_server"),
-        ("engine", "fedrobust.runtime.engines.client_runner.load"),  # imports any module by name
+        ("strategy", "fedrobust.runtime.server.run.run_experiment"),
+        ("strategy", "fedrobust.runtime.server.loop.build_server_context"),
+        ("engine", "fedrobust.runtime.engines.client_runner.load_client_app"),  # imports any module by name
         ("engine", "fedrobust.runtime.engines.base.set_identity"),
         ("data", "fedrobust.data.cache.images"),  # writes files
         ("data", "fedrobust.data.cache.folder"),
         ("data", "fedrobust.data.files.open_root"),
         ("contamination", "fedrobust.contamination.apply.contaminate"),
         ("privacy", "fedrobust.privacy.accounting.epsilon"),
-        ("privacy", "fedrobust.privacy.noise.secret"),
+        ("privacy", "fedrobust.privacy.noise.secret_noise"),
         ("strategy", "fedrobust.strategies.fedavg.fedavg.__init__"),
         ("strategy", "fedrobust.strategies..fedavg.fedavg"),
         ("strategy", "fedrobust.strategies.fedavg.\nfedavg"),
@@ -41,24 +41,24 @@ from fedrobust.experiment.old_targets import OLD_TARGETS
 )
 def test_functions_that_are_no_factories_of_the_group_are_refused(group: str, target: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{group}\._target_="):
-        locate(group, target)
+        find_factory(group, target)
 
 
 def test_of_all_functions_in_all_rooms_only_those_that_make_the_right_thing_are_found() -> None:
     found = {}
-    for group, room in ROOMS.items():
+    for group, room in FACTORY_PACKAGES.items():
         package = importlib.import_module(room)
         names = [room, *(one.name for one in pkgutil.walk_packages(getattr(package, "__path__", []), room + "."))]
         for module in map(importlib.import_module, names):
             for name, function in inspect.getmembers(module, inspect.isfunction):
                 try:
-                    locate(group, f"{module.__name__}.{name}")
+                    find_factory(group, f"{module.__name__}.{name}")
                 except ConfigError:
                     continue
                 found.setdefault(group, []).append(name)
                 made = function.__annotations__["return"]
-                assert getattr(made, "__name__", made) in MAKES[group]
-    assert set(found) == set(ROOMS) == set(MAKES)
+                assert getattr(made, "__name__", made) in FACTORY_RETURNS[group]
+    assert set(found) == set(FACTORY_PACKAGES) == set(FACTORY_RETURNS)
     assert set(found["engine"]) == {"inline_engine", "ray_engine", "auto_engine"}
     assert set(found["evaluation"]) == {"settings"}
     assert set(found["privacy"]) == {"none", "clipping", "local_dp", "secure_aggregation"}
@@ -69,23 +69,23 @@ def test_of_all_functions_in_all_rooms_only_those_that_make_the_right_thing_are_
     [
         ("contamination", "fedrobust.contamination.alie.alie", "fedrobust.contamination.updates.alie.alie"),
         ("strategy", "strategies.krum.multi_krum", "fedrobust.strategies.krum.multi_krum"),
-        ("data", "fedrobust.data.own.own", "fedrobust.data.sources.one_site.own"),
+        ("data", "fedrobust.data.own.own", "fedrobust.data.sources.one_site.one_site"),
     ],
 )
 def test_names_in_manifests_of_older_runs_are_accepted_with_one_line(
     group: str, old: str, new: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert locate(group, old) is locate(group, new)
+    assert find_factory(group, old) is find_factory(group, new)
     assert capsys.readouterr().err == f"note: {group}._target_={old} is now {new}; the old name works for one more release\n"
 
 
 def test_every_old_name_leads_to_a_factory() -> None:
     for new in OLD_TARGETS.values():
-        assert any(new.startswith(room + ".") and _found(group, new) for group, room in ROOMS.items()), new
+        assert any(new.startswith(room + ".") and _found(group, new) for group, room in FACTORY_PACKAGES.items()), new
 
 
 def _found(group: str, target: str) -> bool:
     try:
-        return locate(group, target) is not None
+        return find_factory(group, target) is not None
     except ConfigError:
         return False

@@ -30,7 +30,7 @@ from fedrobust.experiment.experiment import Experiment
 from fedrobust.federation.demo import write_npz
 from fedrobust.runtime.client import handlers
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.messages.sites import RECORD, SiteOrder, order_record
+from fedrobust.runtime.messages.sites import RECORD, SiteAssignment, assignment_record
 from tests.helpers import federation
 
 BATCH = 100
@@ -62,14 +62,14 @@ FOREIGN = [
     "builtins.eval",
     "torch.load",
     "fedrobust.runtime.client.handlers.train",
-    "fedrobust.clients.sgd.train",
-    "fedrobust.runtime.engines.client_runner.load",
+    "fedrobust.clients.sgd.train_local",
+    "fedrobust.runtime.engines.client_runner.load_client_app",
 ]
 FOREIGN += [
     "fedrobust.strategies.fedavg.torch.load",
     "fedrobust.data.cache.folder",
     "fedrobust.strategies.app.main",
-    "fedrobust.runtime.server.loop.make_server",
+    "fedrobust.runtime.server.loop.build_server_context",
 ]
 FOREIGN += [
     "fedrobust.learning.classifier.Classifier",
@@ -254,7 +254,7 @@ def valid(study: Experiment, sent: str) -> bool:
     """By a measure of its own: may a node have accepted this as client 1?"""
     found, known = json.loads(sent), study.config
     whole = all(type(known[key]) is int and known[key] == found[key] for key in NUMBERS)
-    clean = not known["poisoned"] and not known["noisy"] and set(study.kinds) == {"clean"}
+    clean = not known["poisoned"] and not known["noisy"] and set(study.roles) == {"clean"}
     own = all((len(part) > 0) == (client == 1) for client, part in enumerate(study.parts))
     read = {group: value for group, value in found.items() if group not in NOT_READ}
     options = found["model"].get("options")
@@ -275,10 +275,12 @@ class Place:
 
     def read(self, text: str) -> Experiment:
         """What a node makes of a message with this configuration, before it does anything else."""
-        order = order_record(SiteOrder(client=1, size=16, classes=self.classes))
+        order = assignment_record(SiteAssignment(client=1, size=16, classes=self.classes))
         instruction = ConfigRecord({"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""})
         message = Message(RecordDict({"config": instruction, RECORD: order}), 1, "query")
-        return handlers._study(records.read_config(message.content)["experiment"], message, Context(1, 7, self.node, RecordDict(), {}))[0]
+        return handlers._experiment(
+            records.read_config(message.content)["experiment"], message, Context(1, 7, self.node, RecordDict(), {})
+        )[0]
 
     def copy(self, r: random.Random) -> dict[str, Any]:
         fresh: dict[str, Any] = json.loads(json.dumps(r.choice(self.good)))
@@ -309,7 +311,7 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
         def build(self, settings_: Any, group: str, **given: Any) -> Any:
             key = json.dumps([group, settings_.get(group), settings_.get("model") if group == "client" else "", sorted(given)])
             if key not in built:
-                built[key] = experiment_factories.build(settings_, group, **given)
+                built[key] = experiment_factories.build_group(settings_, group, **given)
             return built[key]
 
     monkeypatch.setattr(experiment, "factories", Remembering())

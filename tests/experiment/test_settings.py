@@ -30,16 +30,16 @@ def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path)
     }
     (tmp_path / "set.npz").touch()
     composed = compose.compose(f"{group}={name}", *(needs.get(name, []) if group == "data" else []))
-    settings.check(composed)
-    assert factories.build(composed, group, num_classes=7) is not None
+    settings.check_settings(composed)
+    assert factories.build_group(composed, group, num_classes=7) is not None
 
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_composes_and_checks(name: str) -> None:
     composed = compose.compose(f"experiment={name}")
-    settings.check(composed)
+    settings.check_settings(composed)
     for group in ("partition", "contamination", "noise", "corruption", "model", "client", "strategy", "engine", "evaluation"):
-        factories.build(composed, group, num_classes=7)
+        factories.build_group(composed, group, num_classes=7)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
 def test_wrong_settings_end_in_one_line(overrides: list[str], words: str) -> None:
     composed = compose.compose(*overrides)
     with pytest.raises(ConfigError) as error:
-        settings.check(composed)
+        settings.check_settings(composed)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -101,28 +101,28 @@ def test_wrong_settings_end_in_one_line(overrides: list[str], words: str) -> Non
 )
 def test_foreign_targets_are_refused(target: object) -> None:
     with pytest.raises(ConfigError, match=r"strategy\._target_="):
-        factories.build({"strategy": {"_target_": target}}, "strategy")
+        factories.build_group({"strategy": {"_target_": target}}, "strategy")
 
 
 def test_an_unknown_setting_names_its_full_key() -> None:
     with pytest.raises(ConfigError, match=r"strategy\.speed=3: unknown setting; known are"):
-        factories.build({"strategy": {"_target_": "fedrobust.strategies.fedavg.fedavg", "speed": 3}}, "strategy")
+        factories.build_group({"strategy": {"_target_": "fedrobust.strategies.fedavg.fedavg", "speed": 3}}, "strategy")
 
 
 def test_a_factory_serving_several_groups_names_the_key_that_was_written() -> None:
     composed = compose.compose("noise.std=-1")
     with pytest.raises(ConfigError, match=r"^noise\.std=-1"):
-        factories.build(composed, "noise", num_classes=7)
+        factories.build_group(composed, "noise", num_classes=7)
 
 
 def test_nested_targets_stay_in_the_room() -> None:
     nested = {"_target_": "os.system", "command": "true"}
     with pytest.raises(ConfigError, match=r"must name a function in fedrobust\.strategies"):
-        factories.build({"strategy": {"_target_": "fedrobust.strategies.etf_dml.etf_dml", "aggregation": nested}}, "strategy")
+        factories.build_group({"strategy": {"_target_": "fedrobust.strategies.etf_dml.etf_dml", "aggregation": nested}}, "strategy")
 
 
 def test_build_gives_values() -> None:
-    built = factories.build(compose.compose("strategy=krum", "strategy.f=1"), "strategy")
+    built = factories.build_group(compose.compose("strategy=krum", "strategy.f=1"), "strategy")
     assert isinstance(built, Strategy)
     assert (built.name, built.min_clients) == ("krum", 5)
 
@@ -149,11 +149,11 @@ def test_a_share_or_a_number_of_clients_per_round(wanted: str, count: int) -> No
 )
 def test_the_engine_of_a_given_configuration_is_changed(words: list[str], expected: dict[str, object]) -> None:
     engine = {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": 3}
-    assert compose.changed_engine(engine, words) == expected
+    assert compose.change_engine(engine, words) == expected
     assert engine["threads"] == 3
 
 
 @pytest.mark.parametrize("word", ["seed=1", "engine.threads=1,2", "~engine.threads", "++seed=1"])
 def test_nothing_but_the_engine_is_changed(word: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be changed here; only engine=\.\.\. and engine\.<key>=<value> can"):
-        compose.changed_engine({"threads": 3}, [word])
+        compose.change_engine({"threads": 3}, [word])

@@ -16,8 +16,8 @@ from fedrobust.federation import certificates
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    certificates.make_authority(tmp_path)
-    certificates.make_server(tmp_path, tmp_path, ["federation.example.org", "127.0.0.1"])
+    certificates.make_certificate_authority(tmp_path)
+    certificates.make_server_certificate(tmp_path, tmp_path, ["federation.example.org", "127.0.0.1"])
     return tmp_path
 
 
@@ -49,13 +49,13 @@ def test_the_server_is_believed_under_its_names(folder: Path, host: str) -> None
 def test_no_other_name_and_no_other_authority(folder: Path) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         shake_hands(*contexts(folder, folder), "elsewhere.example.org")
-    certificates.make_authority(folder / "other")
+    certificates.make_certificate_authority(folder / "other")
     with pytest.raises(ssl.SSLCertVerificationError):
         shake_hands(*contexts(folder, folder / "other"), "127.0.0.1")
 
 
 def test_a_site_s_key_is_of_the_kind_that_flower_takes(tmp_path: Path) -> None:
-    certificates.make_site(tmp_path, "rosendahl")
+    certificates.make_site_certificate(tmp_path, "rosendahl")
     private = load_ssh_private_key((tmp_path / certificates.SITE_KEY).read_bytes(), None)
     public = load_ssh_public_key((tmp_path / certificates.SITE_PUBLIC).read_bytes())
     assert isinstance(private, ec.EllipticCurvePrivateKey)
@@ -64,11 +64,11 @@ def test_a_site_s_key_is_of_the_kind_that_flower_takes(tmp_path: Path) -> None:
 
 
 def test_secrets_are_their_owner_s_only_and_nothing_is_written_over(folder: Path) -> None:
-    certificates.make_site(folder, "a")
+    certificates.make_site_certificate(folder, "a")
     for name in (certificates.CA_KEY, certificates.SERVER_KEY, certificates.SITE_KEY):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    for make in (lambda: certificates.make_authority(folder), lambda: certificates.make_site(folder, "b")):
+    for make in (lambda: certificates.make_certificate_authority(folder), lambda: certificates.make_site_certificate(folder, "b")):
         with pytest.raises(ConfigError, match="exists already and was left alone"):
             make()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -76,4 +76,4 @@ def test_secrets_are_their_owner_s_only_and_nothing_is_written_over(folder: Path
 
 def test_a_server_without_a_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="host: name the host"):
-        certificates.make_server(tmp_path, tmp_path, [])
+        certificates.make_server_certificate(tmp_path, tmp_path, [])

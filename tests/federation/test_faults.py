@@ -44,7 +44,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     folder = tmp_path_factory.mktemp("faults")
-    source: DataSource = factories.build(compose.compose("data.size=16", "data.num_images=600"), "data")
+    source: DataSource = factories.build_group(compose.compose("data.size=16", "data.num_images=600"), "data")
     dataset = source.load()
     names = share_out(dataset, folder / "data")
     nodes: dict[str, dict[str, Any]] = {

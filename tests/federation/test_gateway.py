@@ -8,13 +8,13 @@ import httpx
 import pytest
 
 from fedrobust.federation import gateway
-from fedrobust.federation.gateway import Gate
+from fedrobust.federation.gateway import Gateway
 
 
 def through(method: str, url: str, upstream: httpx.MockTransport, **keywords: object) -> httpx.Response:
     async def one() -> httpx.Response:
         async with httpx.AsyncClient(base_url="https://inside", transport=upstream) as inner:
-            transport = httpx.ASGITransport(Gate(inner))
+            transport = httpx.ASGITransport(Gateway(inner))
             async with httpx.AsyncClient(transport=transport, base_url="https://outside") as outer:
                 return await outer.request(method, url, **keywords)
 

@@ -57,12 +57,12 @@ class Done:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     started, folder = time.monotonic(), tmp_path_factory.mktemp("federation")
-    study = build.from_text(settings.to_json(compose.compose(*WORDS, PARTITION)))
+    experiment = build.from_text(settings.to_json(compose.compose(*WORDS, PARTITION)))
     nodes = {}
     for name, client in PLACES.items():
-        mask = torch.zeros(len(study.dataset), dtype=torch.bool)
-        mask[study.parts[client]] = True
-        write_npz(folder / f"{name}.npz", study.dataset, mask)
+        mask = torch.zeros(len(experiment.dataset), dtype=torch.bool)
+        mask[experiment.parts[client]] = True
+        write_npz(folder / f"{name}.npz", experiment.dataset, mask)
         nodes[name] = {"site": name, "partition-id": client, "data-root": str(folder / f"{name}.npz"), "data-format": "npz"}
     with LocalFederation(folder / "all", nodes) as federation:
         run = federation.operator.submit(WORDS, folder=str(folder / "run"))
@@ -156,8 +156,8 @@ def test_from_the_network_only_nodes_get_through(done: Done) -> None:
 
 def test_an_unknown_key_and_a_foreign_authority_are_turned_away(done: Done, tmp_path: Path) -> None:
     federation, processes = done.federation, done.federation.processes
-    certificates.make_site(tmp_path / "stranger", "stranger")
-    certificates.make_authority(tmp_path / "other")
+    certificates.make_site_certificate(tmp_path / "stranger", "stranger")
+    certificates.make_certificate_authority(tmp_path / "other")
     elsewhere = flower_commands.Link(federation.link.host, federation.link.port, tmp_path / "other" / certificates.CA_CERTIFICATE)
     stranger = flower_commands.supernode(federation.link, tmp_path / "stranger", {}, free_ports(1)[0])
     misled = [*flower_commands.supernode(elsewhere, federation.folder / "alpha", {}, free_ports(1)[0]), "--max-retries", "1"]

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.federation.demo import write_npz
-from fedrobust.federation.server_run import resuming
+from fedrobust.federation.server_run import resume_command
 from fedrobust.reporting.report import read_report
-from fedrobust.runtime.simulation import alone
+from fedrobust.runtime.simulation import exclusive_folder
 from tests.federation.made_up import Flower
 from tests.helpers import federation
 from tests.helpers.federation import MEAN, TINY
@@ -32,12 +32,12 @@ class CutError(Exception):
 
 def nodes(folder: Path, before: Callable[[Message], None]) -> Flower:
     """Three sites with a file each, which remember what a node remembers; before(message) is called first."""
-    study = federation.study(*MEAN, "poisoned=0")
+    experiment = federation.study(*MEAN, "poisoned=0")
     configs: dict[int, dict[str, str]] = {}
     for client, node in enumerate(sorted(NODES, key=lambda one: NODES[one])):
-        mask = torch.zeros(len(study.dataset), dtype=torch.bool)
-        mask[study.parts[client]] = True
-        write_npz(folder / f"{node}.npz", study.dataset, mask)
+        mask = torch.zeros(len(experiment.dataset), dtype=torch.bool)
+        mask[experiment.parts[client]] = True
+        write_npz(folder / f"{node}.npz", experiment.dataset, mask)
         configs[node] = {"data-root": str(folder / f"{node}.npz"), "data-format": "npz"}
     states = {node: RecordDict() for node in NODES}
 
@@ -78,7 +78,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> N
 def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_over_sites(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").touch()
     words = rf"No space left on device\); once it can, go on with python -m fedrobust\.federation run --resume {tmp_path}$"
-    with pytest.raises(RunError, match=words), alone(tmp_path, resuming(tmp_path)):
+    with pytest.raises(RunError, match=words), exclusive_folder(tmp_path, resume_command(tmp_path)):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "rounds.jsonl"))
 
 

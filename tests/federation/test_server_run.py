@@ -7,9 +7,9 @@ from flwr.app import Error, Message
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.federation.server_run import assembled, compose
+from fedrobust.federation.server_run import assemble, compose_for_sites
 from fedrobust.runtime.engines import site_grid
-from fedrobust.runtime.messages.sites import WORDS, census_reply
+from fedrobust.runtime.messages.sites import WORDS, site_info_reply
 from tests.federation.made_up import Flower
 from tests.helpers import federation
 from tests.helpers.federation import MEAN
@@ -23,59 +23,59 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def study() -> Experiment:
+def experiment() -> Experiment:
     return federation.study(*MEAN, "poisoned=0", "partition=remote")
 
 
 def answer(message: Message) -> list[Message]:
     """Each site holds as many images as its node id says."""
     node = message.metadata.dst_node_id
-    return [Message(census_reply((node, 2, 1), -1, dict.fromkeys(WORDS, "x")), reply_to=message)]
+    return [Message(site_info_reply((node, 2, 1), -1, dict.fromkeys(WORDS, "x")), reply_to=message)]
 
 
-def test_sites_are_numbered_by_their_registered_names(study: Experiment) -> None:
+def test_sites_are_numbered_by_their_registered_names(experiment: Experiment) -> None:
     told: list[str] = []
-    grid, known = assembled(Flower(dict(NODES), answer), study, (), 1, told.append)
+    grid, known = assemble(Flower(dict(NODES), answer), experiment, (), 1, told.append)
     assert grid.get_node_ids() == [0, 1, 2]
     assert known.sites == ("a", "b", "c")
     assert [known.num_examples(client) for client in range(3)] == [30, 50, 70]
     assert told[1].startswith("client 0: site a: 30 training, 2 validation, 1 test images; python x")
 
 
-def test_a_list_decides_who_takes_part_and_in_which_order(study: Experiment) -> None:
-    _, known = assembled(Flower({**NODES, 90: "d"}, answer), study, ("c", "d", "a"), 1, lambda _: None)
-    assert (known.sites, known.held) == (("c", "d", "a"), (70, 90, 30))
+def test_a_list_decides_who_takes_part_and_in_which_order(experiment: Experiment) -> None:
+    _, known = assemble(Flower({**NODES, 90: "d"}, answer), experiment, ("c", "d", "a"), 1, lambda _: None)
+    assert (known.sites, known.reported_sizes) == (("c", "d", "a"), (70, 90, 30))
     few = {30: "a", 50: "b"}
     with pytest.raises(RunError, match=r"2 of 3 sites are connected \(missing: c; server.max_failures=0\)"):
-        assembled(Flower(few, answer), study, ("a", "b", "c"), 0.05, lambda _: None)
+        assemble(Flower(few, answer), experiment, ("a", "b", "c"), 0.05, lambda _: None)
     patient = federation.study(*MEAN, "poisoned=0", "partition=remote", "server.max_failures=1")
-    _, known = assembled(Flower(few, answer), patient, ("a", "c", "b"), 0.05, lambda _: None)
-    assert (known.sites, known.held) == (("a", "c", "b"), (30, 0, 50))
+    _, known = assemble(Flower(few, answer), patient, ("a", "c", "b"), 0.05, lambda _: None)
+    assert (known.sites, known.reported_sizes) == (("a", "c", "b"), (30, 0, 50))
 
 
-def test_too_few_and_too_many(study: Experiment) -> None:
+def test_too_few_and_too_many(experiment: Experiment) -> None:
     with pytest.raises(RunError, match=r"2 of 3 sites are connected \(connect the others, or raise wait\)"):
-        assembled(Flower({30: "a", 50: "b"}, answer), study, (), 0.05, lambda _: None)
+        assemble(Flower({30: "a", 50: "b"}, answer), experiment, (), 0.05, lambda _: None)
     with pytest.raises(ConfigError, match="num_clients=3: 4 nodes are connected"):
-        assembled(Flower({**NODES, 90: "d"}, answer), study, (), 1, lambda _: None)
+        assemble(Flower({**NODES, 90: "d"}, answer), experiment, (), 1, lambda _: None)
 
 
-def test_a_site_that_cannot_take_part_ends_the_run_with_its_reason(study: Experiment) -> None:
+def test_a_site_that_cannot_take_part_ends_the_run_with_its_reason(experiment: Experiment) -> None:
     def broken(message: Message) -> list[Message]:
         if message.metadata.dst_node_id != 50:
             return answer(message)
         return [Message(Error(2, "<class 'fedrobust.errors.DataError'>:<'/data: does not exist'>"), reply_to=message)]
 
     with pytest.raises(RunError, match="site b cannot take part: DataError: /data: does not exist"):
-        assembled(Flower(dict(NODES), broken), study, (), 1, lambda _: None)
+        assemble(Flower(dict(NODES), broken), experiment, (), 1, lambda _: None)
 
 
 def test_the_words_of_a_run() -> None:
-    settings = compose("rounds=2 'data.path=/a b/c.npz' data=npz", ("x", "y"))
+    settings = compose_for_sites("rounds=2 'data.path=/a b/c.npz' data=npz", ("x", "y"))
     assert settings["partition"]["_target_"] == "fedrobust.data.partition.remote"
     assert (settings["num_clients"], settings["rounds"], settings["evaluation"]["twin"]) == (2, 2, False)
     assert settings["data"]["path"] == "/a b/c.npz"
-    assert compose("partition=iid", ())["partition"]["_target_"] == "fedrobust.data.partition.iid"
+    assert compose_for_sites("partition=iid", ())["partition"]["_target_"] == "fedrobust.data.partition.iid"
 
 
 @pytest.mark.parametrize(
@@ -90,5 +90,5 @@ def test_the_words_of_a_run() -> None:
 )
 def test_words_that_nobody_can_read_end_in_one_line(words: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line) as caught:
-        compose(words, ())
+        compose_for_sites(words, ())
     assert "\n" not in str(caught.value)

@@ -11,10 +11,10 @@ from flwr.app import Error, Message
 from fedrobust.experiment import build, compose
 from fedrobust.experiment import settings as config
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.runtime.engines.base import LocalGrid
+from fedrobust.runtime.engines.base import SimulationGrid
 from fedrobust.runtime.messages import records as wire
-from fedrobust.runtime.server.loop import make_server
-from fedrobust.runtime.server.rule_strategy import RuleStrategy, Server
+from fedrobust.runtime.server.loop import build_server_context
+from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import Layout, State, read
 from fedrobust.types import RoundRecord
 
@@ -31,12 +31,12 @@ def study(*overrides: str) -> Experiment:
     return build.from_text(config.to_json(settings(*overrides)))
 
 
-def server(*overrides: str) -> Server:
-    """A new server of the study."""
-    return make_server(study(*overrides))
+def server(*overrides: str) -> ServerContext:
+    """A new server of the experiment."""
+    return build_server_context(study(*overrides))
 
 
-def start(one: Server) -> RuleStrategy:
+def start(one: ServerContext) -> RuleStrategy:
     return RuleStrategy(one, read(one.model, one.layout))
 
 
@@ -50,7 +50,7 @@ def trained(layout: Layout, reference: State, client: int, scale: float = 0.01) 
 Answer = Callable[[Message], Message | list[Message]]
 
 
-class FakeGrid(LocalGrid):
+class FakeGrid(SimulationGrid):
     """Replies with what `answer(message)` makes of each message; `order` permutes the replies."""
 
     name, description, threads = "fake", "fake", 1
@@ -77,7 +77,7 @@ class FakeGrid(LocalGrid):
 
 def task_of(message: Message) -> str:
     """What the reply to a message says that it answers; to a message without settings it cannot say anything."""
-    return wire.task(wire.read_config(message.content)) if "config" in message.content else ""
+    return wire.task_digest(wire.read_config(message.content)) if "config" in message.content else ""
 
 
 def info_of(message: Message) -> dict[str, str]:
@@ -85,13 +85,13 @@ def info_of(message: Message) -> dict[str, str]:
     return {"etf-sha256": str(wire.read_config(message.content)["etf-sha256"]), "task": task_of(message)}
 
 
-def reply_with(one: Server, message: Message, state: State, examples: int = 10, sha256: str | None = None) -> Message:
+def reply_with(one: ServerContext, message: Message, state: State, examples: int = 10, sha256: str | None = None) -> Message:
     """A good train reply, unless what is given is bad."""
     info = {"etf-sha256": one.etf_sha256 if sha256 is None else sha256, "task": task_of(message)}
     return Message(wire.train_reply(state, examples, {"loss": 1.0}, info), reply_to=message)
 
 
-def honest(one: Server, scale: float = 0.01) -> Answer:
+def honest(one: ServerContext, scale: float = 0.01) -> Answer:
     """Every client sends `trained` of the state that it got."""
     sizes = one.layout.num_parameters, one.layout.num_buffers
 

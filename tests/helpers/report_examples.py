@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fedrobust.evaluation.detection import detection
+from fedrobust.evaluation.detection import detection_scores
 from fedrobust.seeding import generator
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
@@ -83,7 +83,7 @@ def report(number: int = 10, poisoned: int = 3, noisy: int = 1, twin: bool = Tru
         "drops": drops,
         "clients": people,
         "attack_success_rate": 11.3 if poisoned else None,
-        "detection": detection(people),
+        "detection": detection_scores(people),
         "timing": {"data": 3.2, "train": 261.4, "aggregate": 20.5, "evaluate": 18.0},
         "engine": "inline",
         "device": "cpu",

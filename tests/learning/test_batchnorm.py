@@ -92,7 +92,7 @@ def test_a_failing_pass_restores_the_modes():
 
 def test_frozen_keeps_statistics_while_the_rest_trains():
     model = tiny.model(dropout=0.5).train()
-    with batchnorm.frozen(model):
+    with batchnorm.freeze_statistics(model):
         assert model.backbone.drop.training
         before = model.backbone.norm.running_mean.clone()
         model(images(4)).sum().backward()

@@ -18,7 +18,7 @@ from fedrobust.learning.etf import simplex_etf
 from fedrobust.learning.fusion import Fusion
 from fedrobust.learning.losses import dot_regression
 from fedrobust.learning.model_files import save_state
-from fedrobust.learning.settings import Settings
+from fedrobust.learning.settings import TrainingSettings
 from fedrobust.seeding import generator
 from fedrobust.state import Layout, State, read
 from tests.helpers import tiny
@@ -170,7 +170,7 @@ def test_training_changes_the_classifier_on_top_and_nothing_else(head: str) -> N
     kept = {name: value.clone() for name, value in fused.backbone.state_dict().items()}
     last = fused.last.weight.clone()
     loss = dot_regression if head == "etf" else nn.functional.cross_entropy
-    training.fit(fused, tiny.shard(), loss, Settings(epochs=1, loss="cross_entropy"), generator(0, "fit"))
+    training.fit(fused, tiny.shard(), loss, TrainingSettings(epochs=1, loss="cross_entropy"), generator(0, "fit"))
     assert all(torch.equal(value, kept[name]) for name, value in fused.backbone.state_dict().items())
     assert all(torch.equal(read(one, Layout.of(tiny.model(head))).buffers, two) for one, two in zip(members, frozen, strict=True))
     assert not torch.equal(fused.last.weight, last)

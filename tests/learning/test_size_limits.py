@@ -10,7 +10,7 @@ from torch import nn
 from fedrobust.errors import LONGEST, ConfigError
 from fedrobust.learning import size_limits as module
 from fedrobust.learning.classifier import timm_model
-from fedrobust.learning.size_limits import LARGEST, OutOfBoundsError, bounded, check_options
+from fedrobust.learning.size_limits import LARGEST, OutOfBoundsError, check_options, limit_model_size
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,19 @@ def test_a_model_without_end_is_refused_in_one_line(options: dict[str, object], 
 
 def test_the_bounds_hold_inside_only_and_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_PARAMETERS", 20)
-    with bounded():
+    with limit_model_size():
         nn.Linear(4, 4)  # 16 weights and 4 biases
         with pytest.raises(OutOfBoundsError, match="more than 20 parameters"):
             nn.Linear(1, 1)
     nn.Linear(100, 100)
-    with pytest.raises(ZeroDivisionError), bounded():
+    with pytest.raises(ZeroDivisionError), limit_model_size():
         raise ZeroDivisionError
     nn.Linear(100, 100)
 
 
 def test_every_common_family_is_far_within_the_bounds() -> None:
     for name in ("resnet152", "efficientnet_b0", "vit_small_patch16_224", "convnext_tiny", "mobilenetv3_small_050"):
-        with bounded(), torch.device("cpu"):
+        with limit_model_size(), torch.device("cpu"):
             assert sum(1 for _ in timm.create_model(name, num_classes=0).modules()) < module.MOST_MODULES / 5
 
 

@@ -9,7 +9,7 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.learning import etf, optimizers
 from fedrobust.learning.inference import predict
 from fedrobust.learning.losses import cross_entropy, make_loss
-from fedrobust.learning.settings import Settings, with_settings
+from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import fit, fit_together
 from fedrobust.seeding import generator
 from fedrobust.types import Samples, Shard
@@ -21,7 +21,7 @@ SGD = {"name": "SGD", "lr": 0.1}
 
 def train(net, data, seed=0, *, loss=None, extra_loss=None, memory=None, **settings):
     loss = loss or make_loss("dot_regression" if net.head == "etf" else "cross_entropy", scale=net.scale)
-    chosen = Settings(**{"optimizer": FAST, "augment": False, **settings})
+    chosen = TrainingSettings(**{"optimizer": FAST, "augment": False, **settings})
     return fit(net, data, loss, chosen, generator(seed, "fit"), extra_loss=extra_loss, memory=memory)
 
 
@@ -264,15 +264,15 @@ def test_without_validation_images_nothing_is_judged():
 )
 def test_wrong_settings_are_refused_at_once_in_one_line(settings, match):
     with pytest.raises(ConfigError, match=match) as caught:
-        Settings(**settings)
+        TrainingSettings(**settings)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad"])
 def test_any_optimizer_by_name(name):
     settings = {"name": name, "lr": 0.01}
-    optimizers.check("client.optimizer", settings)
-    made = optimizers.make(settings, [nn.Parameter(torch.zeros(2))])
+    optimizers.check_optimizer("client.optimizer", settings)
+    made = optimizers.make_optimizer(settings, [nn.Parameter(torch.zeros(2))])
     assert type(made).__name__ == name
     assert made.param_groups[0]["lr"] == 0.01
 
@@ -284,14 +284,14 @@ def test_factories_show_the_shared_settings():
     def factory(mu: float = 1.0, **settings): ...
 
     names = list(inspect.signature(factory).parameters)
-    assert names == ["mu", *(field.name for field in dataclasses.fields(Settings))]
+    assert names == ["mu", *(field.name for field in dataclasses.fields(TrainingSettings))]
 
 
 # ---- a cohort
 
 
 def train_together(nets, data, peer_loss, seed=0, *, loss=None, memory=None, **settings):
-    chosen = Settings(**{"optimizer": FAST, "augment": False, **settings})
+    chosen = TrainingSettings(**{"optimizer": FAST, "augment": False, **settings})
     loss = loss or make_loss("cross_entropy", scale=nets[0].scale)
     return fit_together(nets, data, loss, chosen, generator(seed, "fit"), peer_loss=peer_loss, memory=memory)
 

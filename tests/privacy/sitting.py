@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedrobust.privacy.secure import Random, Session
 from fedrobust.privacy.secure import client as hospital
-from fedrobust.privacy.secure.server import Opened, Sitting, unmask
+from fedrobust.privacy.secure.server import RevealedSecrets, ServerSession, recover_secrets
 
 
 @dataclass
@@ -47,15 +47,15 @@ class Table:
         self.kept[client] = hospital.mask(self.session(client), self.kept[client], self.letters_to(client), masked)
         return masked
 
-    def unmask(self, client: int, survivors: Collection[int]) -> Opened:
-        self.kept[client], seeds, masks = hospital.unmask(self.session(client), self.kept[client], survivors)
-        return Opened(seeds, masks)
+    def unmask(self, client: int, survivors: Collection[int]) -> RevealedSecrets:
+        self.kept[client], seeds, masks = hospital.reveal_shares(self.session(client), self.kept[client], survivors)
+        return RevealedSecrets(seeds, masks)
 
     def opened(self, total: Tensor, survivors: Collection[int], tellers: Collection[int]) -> Tensor:
         """The sum without its masks, by the shares of the tellers."""
         told = {client: self.unmask(client, survivors) for client in tellers}
         out = total.clone()
-        unmask(out, Sitting("task", self.threshold, self.keys, sorted(self.letters), sorted(survivors)), told)
+        recover_secrets(out, ServerSession("task", self.threshold, self.keys, sorted(self.letters), sorted(survivors)), told)
         return out
 
 

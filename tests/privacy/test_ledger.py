@@ -10,7 +10,7 @@ import pytest
 from fedrobust.errors import ConfigError
 from fedrobust.privacy import mechanisms
 from fedrobust.privacy.accounting import epsilon
-from fedrobust.privacy.ledger import charge, check_verdict
+from fedrobust.privacy.ledger import check_verdict, record_release
 
 DP = mechanisms.local_dp(noise_multiplier=2.0)
 
@@ -22,13 +22,13 @@ def node(path: Path, limit: float, **more) -> dict:
 def test_updates_are_sent_until_the_limit_over_all_runs(tmp_path: Path) -> None:
     path, limit = tmp_path / "ledger.jsonl", epsilon(2.0, 3, 1e-5) + 1e-6
     for _ in range(3):
-        charge(node(path, limit), DP)
+        record_release(node(path, limit), DP)
     with pytest.raises(ConfigError, match=r"^max-epsilon=.*would reach epsilon=.*it sends no more"):
-        charge(node(path, limit), DP)
+        record_release(node(path, limit), DP)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["mu_squared"] for line in lines] == [0.25] * 3  # the refused one is not entered
     assert [line["epsilon"] for line in lines] == pytest.approx([epsilon(2.0, k, 1e-5) for k in (1, 2, 3)])
-    charge(node(path, limit + 5), mechanisms.local_dp(noise_multiplier=4.0))  # mechanisms of another strength add up likewise
+    record_release(node(path, limit + 5), mechanisms.local_dp(noise_multiplier=4.0))  # mechanisms of another strength add up likewise
     # 3 / 4 + 1 / 16 = 13 / 16
     assert json.loads(path.read_text().splitlines()[-1])["epsilon"] == pytest.approx(epsilon((16 / 13) ** 0.5, 1, 1e-5))
 
@@ -36,15 +36,15 @@ def test_updates_are_sent_until_the_limit_over_all_runs(tmp_path: Path) -> None:
 def test_the_servers_delta_does_not_count(tmp_path: Path) -> None:
     loose = mechanisms.local_dp(noise_multiplier=2.0, delta=0.5)
     with pytest.raises(ConfigError, match="would reach"):
-        charge(node(tmp_path / "x", 0.1), loose)
-    charge(node(tmp_path / "x", 3.0, **{"privacy-delta": 1e-3}), loose)
+        record_release(node(tmp_path / "x", 0.1), loose)
+    record_release(node(tmp_path / "x", 3.0, **{"privacy-delta": 1e-3}), loose)
 
 
 @pytest.mark.parametrize("mechanism", [mechanisms.none(), mechanisms.clipping(1.0)])
 def test_without_local_dp_nothing_is_sent(tmp_path: Path, mechanism: mechanisms.Privacy) -> None:
     with pytest.raises(ConfigError, match="sends nothing without local DP"):
-        charge(node(tmp_path / "x", 8.0), mechanism)
-    charge({}, mechanism)  # a node without a limit
+        record_release(node(tmp_path / "x", 8.0), mechanism)
+    record_release({}, mechanism)  # a node without a limit
 
 
 @pytest.mark.parametrize("text", ["not json\n", '{"mu_squared": -5}\n', '{"mu_squared": NaN}\n', "[1]\n", '{"mu_squared": "1"}\n'])
@@ -52,15 +52,15 @@ def test_a_damaged_ledger_stops_the_node(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text(text)
     with pytest.raises(ConfigError, match="cannot be read, so nothing is sent"):
-        charge(node(path, 8.0), DP)
+        record_release(node(path, 8.0), DP)
     assert path.read_text() == text
 
 
 def test_what_the_node_s_configuration_needs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^privacy-ledger: is missing"):
-        charge({"max-epsilon": 8.0}, DP)
+        record_release({"max-epsilon": 8.0}, DP)
     with pytest.raises(ConfigError, match=r"^max-epsilon=many"):
-        charge(node(tmp_path / "x", "many"), DP)  # type: ignore[arg-type]
+        record_release(node(tmp_path / "x", "many"), DP)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tells nothing of its test images"):
         check_verdict(node(tmp_path / "x", 8.0))
     check_verdict({})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from fedrobust.errors import RunError
-from fedrobust.privacy.secure import ciphers, secret_sharing, seeded, server
+from fedrobust.privacy.secure import ciphers, secret_sharing, seeded_random, server
 from fedrobust.privacy.secure import client as hospital
 from fedrobust.seeding import generator
 from tests.privacy.sitting import Table, seated, whole_numbers
@@ -109,12 +109,12 @@ def test_a_mask_is_the_stream_of_aes_in_counter_mode() -> None:
 def test_what_one_client_sends_looks_like_nothing() -> None:
     """The bytes of a masked vector of zeros are spread evenly, and another seed changes (nearly) all of them."""
     zeros = torch.zeros(20_000, dtype=torch.int64)
-    sent = [seated(3, 2, random=seeded(generator(seed, "x"))).mask(0, zeros).numpy().tobytes() for seed in (0, 1)]
+    sent = [seated(3, 2, random=seeded_random(generator(seed, "x"))).mask(0, zeros).numpy().tobytes() for seed in (0, 1)]
     counts = torch.bincount(torch.frombuffer(bytearray(sent[0]), dtype=torch.uint8).long(), minlength=256)
     assert chisquare(counts.numpy()).pvalue > 1e-4  # the seed is fixed
     same = sum(one == other for one, other in zip(*sent, strict=True)) / len(sent[0])
     assert same == pytest.approx(1 / 256, rel=0.1)  # as by chance
-    again = seated(3, 2, random=seeded(generator(0, "x"))).mask(0, zeros).numpy().tobytes()
+    again = seated(3, 2, random=seeded_random(generator(0, "x"))).mask(0, zeros).numpy().tobytes()
     assert again == sent[0]
 
 
@@ -191,7 +191,7 @@ def test_rounds_only_go_up_and_runs_do_not_mix() -> None:
     table.round = 2
     refused(lambda: table.unmask(0, [0, 1, 2]), "a message of another round or run")
     session = replace(table.session(0), round=1, task="another run's")
-    refused(lambda: hospital.unmask(session, table.kept[0], [0, 1, 2]), "a message of another round or run")
+    refused(lambda: hospital.reveal_shares(session, table.kept[0], [0, 1, 2]), "a message of another round or run")
     table.make_keys()
     table.round = 1
     refused(table.make_keys, "after those of round 2")
@@ -218,14 +218,14 @@ def test_letters_of_strangers_are_refused_and_letters_that_do_not_open_spoil_not
     refused(lambda: hospital.check_masking(table.session(0), table.kept[0], [0, 1, 2]), r"shares of strangers came: \[0\]")
     table.letters[1][0] = bytes(94)  # client 0 has no share of client 1's secrets; three others have
     total = sum((table.mask(client, vectors[client]) for client in range(4)), torch.zeros(5, dtype=torch.int64))
-    assert 1 not in hospital.unmask(table.session(0), table.kept[0], [0, 1, 2])[1]
+    assert 1 not in hospital.reveal_shares(table.session(0), table.kept[0], [0, 1, 2])[1]
     assert torch.equal(table.opened(total, range(4), range(4)), sum(vectors, torch.zeros_like(total)))
 
 
 def test_a_letter_opens_for_its_receiver_and_in_its_direction_only() -> None:
     table = seated(3, 2)
     private, public = table.kept[0]["letters"], table.keys[1][:32]
-    key = ciphers.agree(private, public, hospital.letter_purpose("task", 1, 0))
+    key = ciphers.agree(private, public, hospital.sealing_purpose("task", 1, 0))
     letter = table.letters[1][0]
     assert len(letter) == hospital.SEALED_BYTES
     assert ciphers.unseal(key, letter) is not None
@@ -251,12 +251,12 @@ def test_wrong_shares_of_a_key_are_noticed_and_too_few_named() -> None:
     table = seated(4, 3)
     total = sum((table.mask(client, torch.ones(3, dtype=torch.int64)) for client in (0, 1, 2)), torch.zeros(3, dtype=torch.int64))
     told = {client: table.unmask(client, [0, 1, 2]) for client in (0, 1, 2)}
-    sitting = server.Sitting("task", 3, table.keys, [0, 1, 2, 3], [0, 1, 2])
-    wrong = {**told, 1: server.Opened(told[1].seeds, {3: (5).to_bytes(secret_sharing.SHARE_BYTES)})}
+    sitting = server.ServerSession("task", 3, table.keys, [0, 1, 2, 3], [0, 1, 2])
+    wrong = {**told, 1: server.RevealedSecrets(told[1].seeds, {3: (5).to_bytes(secret_sharing.SHARE_BYTES)})}
     with pytest.raises(RunError, match=r"client 3's (mask key do not give it|secret do not give one)"):
-        server.unmask(total.clone(), sitting, wrong)
-    missing = {**told, 1: server.Opened({}, told[1].masks)}
+        server.recover_secrets(total.clone(), sitting, wrong)
+    missing = {**told, 1: server.RevealedSecrets({}, told[1].masks)}
     with pytest.raises(RunError, match="2 of 3 shares of client 0's secret came"):
-        server.unmask(total.clone(), sitting, missing)
-    server.unmask(total, sitting, told)
+        server.recover_secrets(total.clone(), sitting, missing)
+    server.recover_secrets(total, sitting, told)
     assert total.tolist() == [3, 3, 3]

@@ -11,7 +11,7 @@ from scipy.stats import kstest
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import build
 from fedrobust.privacy import mechanisms
-from fedrobust.privacy.noise import secret, seeded
+from fedrobust.privacy.noise import secret_noise, seeded_noise
 from fedrobust.seeding import generator
 from fedrobust.state import State
 from tests.helpers import federation
@@ -26,7 +26,7 @@ def zeros(number: int) -> torch.Tensor:
 
 def test_none_gives_the_very_same_state() -> None:
     assert mechanisms.none().release(SENT, REFERENCE, zeros) is SENT
-    assert mechanisms.none().told(7, {"loss": 1.0}, {"x": 1}) == (7, {"loss": 1.0}, {"x": 1})
+    assert mechanisms.none().reply_statistics(7, {"loss": 1.0}, {"x": 1}) == (7, {"loss": 1.0}, {"x": 1})
     assert (mechanisms.none().facts(3), mechanisms.none().spent(3)) == (None, None)
 
 
@@ -48,13 +48,13 @@ def test_noise_is_added_to_the_clipped_update_and_nothing_else_is_told() -> None
     # standard deviation 2 * 2 * 0.5 = 2
     assert torch.allclose(released.parameters, torch.tensor([2.2, 0.6, 0.0]) + 2 * noise)
     assert torch.equal(released.buffers, REFERENCE.buffers)
-    assert mechanism.told(700, {"loss": 1.0}, {"x": 1}) == (1, {}, {})
+    assert mechanism.reply_statistics(700, {"loss": 1.0}, {"x": 1}) == (1, {}, {})
 
 
 def test_the_noise_has_the_length_that_epsilon_is_told_for() -> None:
     mechanism, number = mechanisms.local_dp(clip=0.5, noise_multiplier=1.5), 200_000
     start = State(torch.zeros(number), torch.zeros(0))
-    released = mechanism.release(State(torch.full((number,), 9.0), torch.zeros(0)), start, seeded(generator(0, "x")))
+    released = mechanism.release(State(torch.full((number,), 9.0), torch.zeros(0)), start, seeded_noise(generator(0, "x")))
     # variance (2 * 0.5 * 1.5)^2 = 2.25; the clipped update adds 0.5^2 / number; the estimate's own error is 2.25 sqrt(2 / number) = 0.7 %
     assert float(released.parameters.var()) == pytest.approx(2.25, rel=0.03)
     assert mechanism.facts(10)["epsilon"] == mechanism.spent(10) > mechanism.spent(1) == mechanism.facts(10)["epsilon_per_reply"]
@@ -69,13 +69,13 @@ def test_an_update_that_cannot_be_clipped_is_not_sent(bad: float) -> None:
 
 
 def test_secret_noise_is_normal_and_never_twice_the_same() -> None:
-    one, two = secret(50_001), secret(50_001)
+    one, two = secret_noise(50_001), secret_noise(50_001)
     assert one.dtype == torch.float32
     assert len(one) == 50_001
     assert not torch.equal(one, two)
     assert kstest(one.double().numpy(), "norm").pvalue > 1e-6  # fails once in a million
     assert abs(float(torch.corrcoef(torch.stack([one[:25_000], one[25_001:50_001]]))[0, 1])) < 0.04  # Box and Muller's pairs: six sigma
-    assert secret(0).shape == (0,)
+    assert secret_noise(0).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_secret_noise_is_normal_and_never_twice_the_same() -> None:
 )
 def test_what_does_not_go_together_is_refused_in_one_line(words: tuple[str, ...], line: str) -> None:
     with pytest.raises(ConfigError) as error:
-        build.build(federation.settings(*words))
+        build.build_experiment(federation.settings(*words))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_how_often_the_hospital_asked_most_often_replies() -> None:
     everybody, some = federation.study(), federation.study("num_clients=6", "clients_per_round=2", "rounds=5")
-    assert [everybody.replies(number) for number in (1, 2)] == [1, 2]
+    assert [everybody.max_replies(number) for number in (1, 2)] == [1, 2]
     asked = [client for number in range(1, 6) for client in some.participants(number)]
-    assert some.replies(5) == max(asked.count(client) for client in range(6))
+    assert some.max_replies(5) == max(asked.count(client) for client in range(6))

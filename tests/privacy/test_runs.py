@@ -16,9 +16,9 @@ from fedrobust.reporting import report as reporting
 from fedrobust.reporting.text import privacy_text
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.server.loop import make_server
-from fedrobust.runtime.server.rule_strategy import Server
-from fedrobust.runtime.server.run import conduct
+from fedrobust.runtime.server.loop import build_server_context
+from fedrobust.runtime.server.rule_strategy import ServerContext
+from fedrobust.runtime.server.run import run_experiment
 from fedrobust.state import read
 from tests.helpers import federation
 from tests.helpers.federation import Memory
@@ -26,17 +26,17 @@ from tests.helpers.federation import Memory
 DP = ("strategy=fedavg", "privacy=local_dp", "privacy.clip=0.5", "privacy.noise_multiplier=0.1", "poisoned=0")
 
 
-def asked(server: Server, kind: str = "train") -> Message:
+def asked(server: ServerContext, kind: str = "train") -> Message:
     records.set_identity()
     order = {"experiment": server.experiment.text, "round": 1, "etf": server.etf_bytes, "etf-sha256": server.etf_sha256}
-    return Message(records.instruction(records.state_record(read(server.model, server.layout)), order), 0, kind)
+    return Message(records.train_message(records.state_record(read(server.model, server.layout)), order), 0, kind)
 
 
 def hospital(**node) -> Context:
     return Context(1, 0, {"partition-id": 0, "num-partitions": 3, **node}, RecordDict(), {})
 
 
-def released(server: Server, **node) -> records.Reply:
+def released(server: ServerContext, **node) -> records.TrainReply:
     reply = app(asked(server), hospital(**node))
     return records.read_train_reply(reply.content, (server.layout.num_parameters, server.layout.num_buffers))
 
@@ -91,9 +91,9 @@ def test_a_node_with_a_limit_counts_and_then_stops(tmp_path: Path) -> None:
 def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:
     words = ("strategy=fedavg", "privacy=local_dp", "privacy.noise_multiplier=2.0", "rounds=2")
     words += ("evaluation.draws=10", "evaluation.twin=false")
-    study, memory = federation.study(*words), Memory()
+    experiment, memory = federation.study(*words), Memory()
     with InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1) as grid:
-        report, _ = conduct(make_server(study), grid, tmp_path, memory, "inline")
+        report, _ = run_experiment(build_server_context(experiment), grid, tmp_path, memory, "inline")
     assert [record.extras.get("epsilon") for _, record in memory.records] == [None, epsilon(2.0, 1, 1e-5), epsilon(2.0, 2, 1e-5)]
     assert report["privacy"] == {
         "name": "local_dp",

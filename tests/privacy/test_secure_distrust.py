@@ -11,7 +11,7 @@ from torch import Tensor
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.runtime.messages import arrays, secure
 from fedrobust.runtime.messages import records as wire
-from fedrobust.runtime.server.loop import make_server
+from fedrobust.runtime.server.loop import build_server_context
 from tests.helpers import federation
 from tests.privacy.test_secure_runs import FIVE, PLAIN, SECURE, finished
 
@@ -92,8 +92,8 @@ def test_wrong_values_that_look_right_end_the_run_with_a_reason(place: int, why:
 
 
 def asked(kind: str, number: int, **records: ConfigRecord) -> Message:
-    server = make_server(federation.study(*SECURE))
-    content = wire.instruction(wire.state_record(server.initial), server.order(number))
+    server = build_server_context(federation.study(*SECURE))
+    content = wire.train_message(wire.state_record(server.initial), server.message_config(number))
     return Message(RecordDict({**content, **records}), 0, kind)
 
 
@@ -126,10 +126,10 @@ def test_on_a_real_site_keys_come_from_the_system_and_round_1_is_no_excuse() -> 
 
 def test_a_message_of_the_protocol_under_another_configuration_is_refused() -> None:
     wire.set_identity()
-    server = make_server(federation.study(*PLAIN))
+    server = build_server_context(federation.study(*PLAIN))
     context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {})
     with pytest.raises(ConfigError, match="privacy=clipping: a message of privacy=secure_aggregation came"):
-        app(Message(secure.order(server.order(1)), 0, "train.keys"), context)
+        app(Message(secure.stage_message(server.message_config(1)), 0, "train.keys"), context)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_a_message_of_the_protocol_under_another_configuration_is_refused() -> N
 )
 def test_a_hospital_that_insists_on_sums_of_so_many_sends_nothing_else(words: tuple[str, ...], line: str) -> None:
     wire.set_identity()
-    server = make_server(federation.study(*words))
-    content = wire.instruction(wire.state_record(server.initial), server.order(1))
+    server = build_server_context(federation.study(*words))
+    content = wire.train_message(wire.state_record(server.initial), server.message_config(1))
     context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "sum-of-at-least": 3}, RecordDict(), {})
     for kind in ("train", "train.keys") if words is SECURE else ("train",):
         with pytest.raises(ConfigError, match=f"^{line}"):

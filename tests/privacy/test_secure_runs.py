@@ -23,9 +23,9 @@ from fedrobust.runtime.client import secure_aggregation
 from fedrobust.runtime.engines import inline_engine, ray_engine
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records, secure
-from fedrobust.runtime.server.checkpointing import Keeper
-from fedrobust.runtime.server.loop import Finished, make_server, run_rounds
-from fedrobust.runtime.server.run import conduct
+from fedrobust.runtime.server.checkpointing import CheckpointManager
+from fedrobust.runtime.server.loop import TrainingResult, build_server_context, run_rounds
+from fedrobust.runtime.server.run import run_experiment
 from fedrobust.runtime.server.secure_aggregation import SecureStrategy
 from fedrobust.state import State
 from tests.helpers import federation
@@ -52,10 +52,10 @@ def losing(*lost: tuple[int, int, str]) -> ClientApp:
     return answer
 
 
-def finished(words: Iterable[str], client_app: ClientApp = app) -> tuple[Finished, Memory]:
+def finished(words: Iterable[str], client_app: ClientApp = app) -> tuple[TrainingResult, Memory]:
     study, memory = federation.study(*words), Memory()
     with InlineGrid(client_app, study.num_clients, {"simulation": True}, threads=1) as grid:
-        return run_rounds(make_server(study), grid, memory), memory
+        return run_rounds(build_server_context(study), grid, memory), memory
 
 
 def assert_same_model(one: State, other: State) -> None:
@@ -70,7 +70,7 @@ def test_the_model_is_that_of_clipped_federated_averaging(more: tuple[str, ...])
     if "server.buffers=local" in more:  # the plain ones are merged for the global model, although every hospital uses its own
         plain = replace(plain, state=State(plain.state.parameters, hidden.state.buffers))
     assert_same_model(hidden.state, plain.state)
-    start = make_server(federation.study(*SECURE)).initial.parameters
+    start = build_server_context(federation.study(*SECURE)).initial.parameters
     assert float((hidden.state.parameters - start).norm()) > CLIP / 2  # something was learnt
     weights = [(one.client, one.num_examples, one.weight) for one in hidden.records[-1].clients]
     assert weights == [(one.client, one.num_examples, pytest.approx(one.weight)) for one in plain.records[-1].clients]
@@ -86,7 +86,7 @@ def test_one_round_is_exact_up_to_the_rounding_that_is_told(monkeypatch: pytest.
 
     monkeypatch.setattr(secure_aggregation, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
     result, _ = finished((*SECURE, "rounds=1"))
-    start, total = make_server(federation.study(*SECURE)).initial.parameters.double(), sum(weight for _, weight in seen)
+    start, total = build_server_context(federation.study(*SECURE)).initial.parameters.double(), sum(weight for _, weight in seen)
     mean = sum((update * weight for update, weight in seen), torch.zeros_like(start)) / total
     assert len(seen) == 3
     assert all(float(update.norm()) <= CLIP * (1 + 1e-6) for update, _ in seen)
@@ -160,14 +160,14 @@ def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(tmp_path:
     words = (*SECURE, *FIVE, "rounds=3")
     undisturbed, _ = finished(words, losing((1, 1, "train"), (2, 2, "train.unmask")))
 
-    def go(observer: Memory) -> Finished:
+    def go(observer: Memory) -> TrainingResult:
         server = federation.server(*words)
         app_ = losing((1, 1, "train"), (2, 2, "train.unmask"))
         with (
             InlineGrid(app_, 5, {"simulation": True}, threads=1) as grid,
-            Keeper(checkpoints(server, tmp_path), grid, [].append) as keeper,
+            CheckpointManager(checkpoints(server, tmp_path), grid, [].append) as checkpointing,
         ):
-            return run_rounds(server, grid, observer, keeper=keeper)
+            return run_rounds(server, grid, observer, checkpointing=checkpointing)
 
     with pytest.raises(StoppedError):
         go(StopAfter(stop))
@@ -179,7 +179,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(tmp_path:
 
 @pytest.mark.slow
 def test_inline_and_ray_give_the_same_bits() -> None:
-    server, states = make_server(federation.study(*SECURE, *FIVE)), []
+    server, states = build_server_context(federation.study(*SECURE, *FIVE)), []
     for engine in (inline_engine(threads=1), ray_engine(workers=2, threads=1)):
         with engine.open("fedrobust.clients.app:app", 5, {"simulation": True}) as grid:
             states.append(run_rounds(server, grid, Memory()).state)
@@ -215,7 +215,7 @@ class Listening(InlineGrid):
 def listened(*words: str) -> Listening:
     grid = Listening((*SECURE, *words))
     with grid:
-        run_rounds(make_server(grid.study), grid, Memory())
+        run_rounds(build_server_context(grid.study), grid, Memory())
     return grid
 
 
@@ -248,7 +248,7 @@ def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch)
     """Each client's encoded update is looked for in every tensor that is alive while the server works; and of the masked ones it keeps
     no more than their sum, and the last."""
     plain: list[Tensor] = []
-    server = make_server(federation.study(*SECURE, *FIVE))
+    server = build_server_context(federation.study(*SECURE, *FIVE))
     size, looks = server.layout.num_parameters, []
 
     def encode(update_D: Tensor, weight: int, s: float) -> Tensor:
@@ -288,7 +288,7 @@ def test_what_hospitals_keep_is_gone_after_the_round() -> None:
 def test_the_report_says_who_was_needed_and_who_was_lost(tmp_path: Path) -> None:
     study = federation.study(*SECURE, *FIVE)
     with InlineGrid(losing((1, 1, "train"), (3, 2, "train.keys")), 5, {"simulation": True}, threads=1) as grid:
-        report, _ = conduct(make_server(study), grid, tmp_path, Memory(), "inline")
+        report, _ = run_experiment(build_server_context(study), grid, tmp_path, Memory(), "inline")
     assert report["privacy"] == {
         "name": "secure_aggregation",
         "clip": CLIP,

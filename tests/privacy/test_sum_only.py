@@ -25,13 +25,13 @@ ROOMY = ("num_clients=20", "poisoned=0", "server.root_per_class=1", "partition=i
 
 @functools.cache
 def rule(name: str) -> Strategy:
-    built: Strategy = factories.build(compose.compose(f"strategy={name}"), "strategy")
+    built: Strategy = factories.build_group(compose.compose(f"strategy={name}"), "strategy")
     return built
 
 
 def refused(*words: str) -> str:
     with pytest.raises(ConfigError) as error:
-        build.build(federation.settings(*words))
+        build.build_experiment(federation.settings(*words))
     line, code = explain(error.value)
     assert code == 2
     assert line is not None
@@ -43,7 +43,7 @@ def refused(*words: str) -> str:
 def test_every_strategy_says_whether_it_works_on_sums_and_all_others_are_refused(name: str) -> None:
     words = ("privacy=secure_aggregation", f"strategy={name}", *ROOMY)
     if rule(name).sums is not None:
-        assert build.build(federation.settings(*words)).privacy.secure
+        assert build.build_experiment(federation.settings(*words)).privacy.secure
         return
     line = refused(*words)
     assert f"strategy={name}: looks at single updates, and the server learns no more than their sum" in line
@@ -59,7 +59,7 @@ def test_there_are_both_kinds() -> None:
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if rule(name).sums])
 def test_a_rule_that_works_on_sums_gives_the_same_from_their_mean_alone(name: str, weighting: str) -> None:
     """What the attribute promises, without which secure aggregation would change the method."""
-    strategy: Strategy = factories.build(compose.compose(f"strategy={name}", f"strategy.weighting={weighting}"), "strategy")
+    strategy: Strategy = factories.build_group(compose.compose(f"strategy={name}", f"strategy.weighting={weighting}"), "strategy")
     assert strategy.sums == weighting
     g = Generator().manual_seed(0)
     rows_ND, counts_N = torch.randn(6, 9, generator=g), torch.tensor([1.0, 5, 2, 9, 30, 7], dtype=torch.float64)
@@ -75,8 +75,8 @@ def test_a_rule_that_works_on_sums_gives_the_same_from_their_mean_alone(name: st
 
 @pytest.mark.parametrize("optimizer", ["none", "fedavgm", "fedadam", "fedyogi", "fedadagrad"])
 def test_server_optimizers_see_the_mean_only(optimizer: str) -> None:
-    study = federation.study(*SECURE, f"server_optimizer={optimizer}", "poisoned=0")
-    assert study.strategy.sums == "examples"
+    experiment = federation.study(*SECURE, f"server_optimizer={optimizer}", "poisoned=0")
+    assert experiment.strategy.sums == "examples"
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,11 @@ def test_what_does_not_go_together_is_refused_in_one_line(words: tuple[str, ...]
     ],
 )
 def test_what_needs_no_single_updates_is_allowed(words: tuple[str, ...]) -> None:
-    assert build.build(federation.settings(*SECURE, *words)).privacy.secure
+    assert build.build_experiment(federation.settings(*SECURE, *words)).privacy.secure
 
 
 @pytest.mark.parametrize(("asked", "least"), [(2, 2), (3, 2), (4, 3), (10, 6), (11, 6)])
 def test_by_default_it_takes_more_than_half(asked: int, least: int) -> None:
-    study = federation.study(*SECURE, f"num_clients={asked}", "poisoned=0")
-    assert study.privacy.least(asked) == least
+    experiment = federation.study(*SECURE, f"num_clients={asked}", "poisoned=0")
+    assert experiment.privacy.least(asked) == least
     assert 2 * least > asked

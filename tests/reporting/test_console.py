@@ -69,7 +69,7 @@ def test_large_numbers_fit() -> None:
 
 def test_words_of_small_values() -> None:
     assert wording.UNSTABLE_BELOW == drops.UNSTABLE_BELOW
-    assert [wording.decimal(value) for value in (None, -0.04, 0.0, 12.34, -12.36)] == ["-", "0.0", "0.0", "12.3", "-12.4"]
+    assert [wording.format_number(value) for value in (None, -0.04, 0.0, 12.34, -12.36)] == ["-", "0.0", "0.0", "12.3", "-12.4"]
     assert [wording.drop_text(value) for value in (None, -0.04, -0.06, 3.0)] == ["-", "0.0", "gain -0.1", "3.0"]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedrobust.contamination.base import Evasion
 from fedrobust.evaluation.drops import combined_drop
-from fedrobust.evaluation.evasion import Attempt, Attempts
+from fedrobust.evaluation.evasion import AttackResult, AttackResults
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.reporting import report
 from fedrobust.reporting.evasion import evasion_section
@@ -20,7 +20,7 @@ from tests.helpers import federation, report_examples
 
 
 @pytest.fixture(scope="module")
-def study() -> Experiment:
+def experiment() -> Experiment:
     plain = federation.study("poisoned=[1]", "evaluation.draws=200", "evasion=pgd")
     return replace(plain, purifier=Purifier("cure"), evasion=Evasion("pgd", lambda *given: given[1]))
 
@@ -38,28 +38,28 @@ def wrong(labels_N: Tensor, share: float) -> Tensor:
     return sure(out)
 
 
-def scene(bare: float = 0.75, cured: float = 0.25) -> Attempts:
+def scene(bare: float = 0.75, cured: float = 0.25) -> AttackResults:
     """140 images, 20 a class: everything right without an attack, 10 % wrong with the purifier."""
     labels = torch.arange(140) % 7
     clean = {"none": sure(labels), "cure": wrong(labels, 0.1)}
     made = (
-        Attempt("oblivious", 4.0, "none", wrong(labels, bare), 4 / 255, 0.3),
-        Attempt("oblivious", 4.0, "cure", wrong(labels, cured), 4 / 255, 0.3),
-        Attempt("bpda_eot", 4.0, "cure", wrong(labels, 0.6), 4 / 255, 0.31),
+        AttackResult("oblivious", 4.0, "none", wrong(labels, bare), 4 / 255, 0.3),
+        AttackResult("oblivious", 4.0, "cure", wrong(labels, cured), 4 / 255, 0.3),
+        AttackResult("bpda_eot", 4.0, "cure", wrong(labels, 0.6), 4 / 255, 0.31),
     )
-    return Attempts(labels, clean, made)
+    return AttackResults(labels, clean, made)
 
 
-def judged(study: Experiment, whole: Attempts, members: dict[int, Attempts] | None = None) -> dict[str, Any]:
+def judged(experiment: Experiment, whole: AttackResults, members: dict[int, AttackResults] | None = None) -> dict[str, Any]:
     # as if every image were its own lesion
-    study = replace(study, dataset=replace(study.dataset, groups=torch.arange(len(study.dataset.labels))))
-    section = evasion_section(study, torch.arange(140), whole, members or {})
+    experiment = replace(experiment, dataset=replace(experiment.dataset, groups=torch.arange(len(experiment.dataset.labels))))
+    section = evasion_section(experiment, torch.arange(140), whole, members or {})
     report.validate({**report_examples.report(), "evasion": section})
     return section
 
 
-def test_by_hand(study: Experiment) -> None:
-    section = judged(study, scene())
+def test_by_hand(experiment: Experiment) -> None:
+    section = judged(experiment, scene())
     assert (section["attack"], section["purifier"], section["images"]) == ("pgd", "cure", 140)
     balanced = {name: one["balanced_accuracy"] for name, one in section["clean"].items()}
     assert balanced == {"none": pytest.approx(100), "cure": pytest.approx(90)}  # 2 of 20 wrong
@@ -79,8 +79,8 @@ def test_by_hand(study: Experiment) -> None:
     assert (adaptive["linf"], adaptive["l2"]) == (4 / 255, 0.31)
 
 
-def test_the_drop_is_that_of_the_drops_module(study: Experiment) -> None:
-    section = judged(study, scene())
+def test_the_drop_is_that_of_the_drops_module(experiment: Experiment) -> None:
+    section = judged(experiment, scene())
     for one in section["attacks"]:
         expected = combined_drop(section["clean"]["none"], one["metrics"])
         assert one["drop"]["combined"] == pytest.approx(expected.combined)
@@ -88,27 +88,27 @@ def test_the_drop_is_that_of_the_drops_module(study: Experiment) -> None:
         assert low <= one["drop"]["combined"] <= high
 
 
-def test_an_attack_that_takes_nothing_leaves_nothing_to_recover(study: Experiment) -> None:
-    cured = judged(study, scene(bare=0.0))["attacks"][1]
+def test_an_attack_that_takes_nothing_leaves_nothing_to_recover(experiment: Experiment) -> None:
+    cured = judged(experiment, scene(bare=0.0))["attacks"][1]
     assert cured["recovered"] == {"percent": None, "ci95": None}
 
 
-def test_a_purifier_can_take_more_than_the_attack(study: Experiment) -> None:
-    assert judged(study, scene(bare=0.2, cured=0.4))["attacks"][1]["recovered"]["percent"] == pytest.approx(-100)
+def test_a_purifier_can_take_more_than_the_attack(experiment: Experiment) -> None:
+    assert judged(experiment, scene(bare=0.2, cured=0.4))["attacks"][1]["recovered"]["percent"] == pytest.approx(-100)
 
 
-def test_without_draws_there_are_no_intervals(study: Experiment) -> None:
-    quick = replace(study, evaluation=replace(study.evaluation, draws=0))
+def test_without_draws_there_are_no_intervals(experiment: Experiment) -> None:
+    quick = replace(experiment, evaluation=replace(experiment.evaluation, draws=0))
     section = judged(quick, scene())
     assert section["purifier_drop"]["ci95"] is None
     assert all(one["balanced_ci95"] is None and one["drop"]["ci95"] is None for one in section["attacks"])
     assert section["attacks"][1]["recovered"]["ci95"] is None
 
 
-def test_the_clients_models_in_their_order(study: Experiment) -> None:
+def test_the_clients_models_in_their_order(experiment: Experiment) -> None:
     whole = scene()
     own = replace(whole, made=whole.made[:2])
-    section = judged(study, whole, {2: own, 1: own})
+    section = judged(experiment, whole, {2: own, 1: own})
     assert [(one["id"], one["kind"]) for one in section["clients"]] == [(1, "poisoned"), (2, "clean")]
     one = section["clients"][0]
     assert one["clean"]["cure"]["balanced_accuracy"] == pytest.approx(90)
@@ -117,13 +117,13 @@ def test_the_clients_models_in_their_order(study: Experiment) -> None:
     ]
 
 
-def test_without_a_purifier(study: Experiment) -> None:
-    bare = replace(study, purifier=Purifier("none"))
+def test_without_a_purifier(experiment: Experiment) -> None:
+    bare = replace(experiment, purifier=Purifier("none"))
     whole = scene()
     section = judged(bare, replace(whole, clean={"none": whole.clean["none"]}, made=whole.made[:1]))
     assert section["purifier_drop"] is None
     assert list(section["clean"]) == ["none"]
 
 
-def test_judging_repeats(study: Experiment) -> None:
-    assert judged(study, scene()) == judged(study, scene())
+def test_judging_repeats(experiment: Experiment) -> None:
+    assert judged(experiment, scene()) == judged(experiment, scene())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.evaluation.detection import detection
+from fedrobust.evaluation.detection import detection_scores
 from fedrobust.reporting.report import read_report, validate, write_report
 from fedrobust.utils.files import write_text
 from tests.helpers import report_examples as examples
@@ -177,19 +177,19 @@ def people(*rows: tuple[str, int, float]) -> list[dict[str, Any]]:
 
 def test_detection_by_hand() -> None:
     # Shares by size of 400 images: .25 .25 .25 .25; equal share .25; flagged below .125: clients 0 and 3.
-    found = detection(people(("poisoned", 100, 0.1), ("poisoned", 100, 0.3), ("clean", 100, 0.5), ("clean", 100, 0.1)))
+    found = detection_scores(people(("poisoned", 100, 0.1), ("poisoned", 100, 0.3), ("clean", 100, 0.5), ("clean", 100, 0.1)))
     assert found == {"precision": 50.0, "recall": 50.0}
 
 
 def test_a_small_or_clipped_honest_client_is_not_flagged() -> None:
     # Client 1 has 10 of 1010 images: half of min(1/3, .0099) is .00495 < .0099. Client 0 has .89 of the images, half of 1/3 is .167 < .3.
-    found = detection(people(("clean", 900, 0.6), ("clean", 10, 0.0099), ("poisoned", 100, 0.0)))
+    found = detection_scores(people(("clean", 900, 0.6), ("clean", 10, 0.0099), ("poisoned", 100, 0.0)))
     assert found == {"precision": 100.0, "recall": 100.0}
 
 
 def test_detection_where_there_is_nothing_to_find() -> None:
-    assert detection(people(("clean", 1, 0.5), ("noisy", 1, 0.0))) is None
-    assert detection(people(("clean", 1, 0.5), ("poisoned", 1, 0.5))) == {"precision": None, "recall": 0.0}
+    assert detection_scores(people(("clean", 1, 0.5), ("noisy", 1, 0.0))) is None
+    assert detection_scores(people(("clean", 1, 0.5), ("poisoned", 1, 0.5))) == {"precision": None, "recall": 0.0}
 
 
 @settings(deadline=None, max_examples=40)
@@ -197,7 +197,7 @@ def test_detection_where_there_is_nothing_to_find() -> None:
 def test_weights_by_size_flag_nobody_and_zero_weights_everybody(rows: list[tuple[str, int]]) -> None:
     total = sum(size for _, size in rows)
     bad = sum(kind == "poisoned" for kind, _ in rows)
-    by_size = detection(people(*((kind, size, size / total) for kind, size in rows)))
-    nothing = detection(people(*((kind, size, 0.0) for kind, size in rows)))
+    by_size = detection_scores(people(*((kind, size, size / total) for kind, size in rows)))
+    nothing = detection_scores(people(*((kind, size, 0.0) for kind, size in rows)))
     assert by_size == ({"precision": None, "recall": 0.0} if bad else None)
     assert nothing == ({"precision": 100 * bad / len(rows), "recall": 100.0} if bad else None)

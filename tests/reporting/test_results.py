@@ -16,7 +16,7 @@ from fedrobust.evaluation.drops import METRICS
 from fedrobust.evaluation.metrics import NAMES
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.reporting import report
-from fedrobust.reporting.results import Scores, client_verdicts, clients_drop, clients_interval, judge
+from fedrobust.reporting.results import RunPredictions, assemble_results, client_results, clients_drop, clients_interval
 from fedrobust.seeding import generator
 from fedrobust.types import ClientRecord, RoundRecord
 from tests.helpers import federation
@@ -41,7 +41,7 @@ def records(*weights: dict[int, float]) -> list[RoundRecord]:
 
 
 @pytest.fixture(scope="module")
-def study() -> Experiment:
+def experiment() -> Experiment:
     return federation.study("poisoned=[1]", "noisy=[2]", "evaluation.draws=50")
 
 
@@ -52,10 +52,10 @@ GOLDEN = [
 ]
 
 
-def test_the_clients_drop_by_hand(study: Experiment) -> None:
+def test_the_clients_drop_by_hand(experiment: Experiment) -> None:
     # means clean: accuracy 60, F1 50, precision 40; contaminated: 130/3, 40, (60 + 50)/2 = 55 (where it is defined)
     # drops: 100 (60 - 43.333)/60 = 27.778; 100 (50 - 40)/50 = 20; 100 (40 - 55)/40 = -37.5; mean 3.426
-    found = clients_drop(study, GOLDEN)
+    found = clients_drop(experiment, GOLDEN)
     assert found["per_metric"]["accuracy"] == pytest.approx({"normal": 60, "attack": 130 / 3, "drop": 27.7778}, abs=1e-3)
     assert found["per_metric"]["precision"] == pytest.approx({"normal": 40, "attack": 55, "drop": -37.5})
     assert found["combined"] == pytest.approx((27.7778 + 20 - 37.5) / 3, abs=1e-3)
@@ -67,10 +67,10 @@ def test_the_clients_drop_by_hand(study: Experiment) -> None:
     assert found["skipped"] == []
 
 
-def test_clients_without_an_evaluation_count_nowhere(study: Experiment) -> None:
+def test_clients_without_an_evaluation_count_nowhere(experiment: Experiment) -> None:
     nobody = client("poisoned", (None,) * 3, (None,) * 3, 3)
     nobody["clean"]["n"] = nobody["contaminated"]["n"] = 0
-    with_it, without = clients_drop(study, [*GOLDEN, nobody]), clients_drop(study, GOLDEN)
+    with_it, without = clients_drop(experiment, [*GOLDEN, nobody]), clients_drop(experiment, GOLDEN)
     assert with_it == without
 
 
@@ -106,20 +106,20 @@ def test_equal_clients_leave_no_doubt() -> None:
     assert clients_interval([client("clean", (50, 40, 30), (25, 20, 15))] * 5, 30, generator(0)) == pytest.approx((50, 50))
 
 
-def test_weights_are_means_over_rounds_and_absence_counts_zero(study: Experiment) -> None:
-    found = client_verdicts(study, {}, records({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25, 2: 0.5}))
+def test_weights_are_means_over_rounds_and_absence_counts_zero(experiment: Experiment) -> None:
+    found = client_results(experiment, {}, records({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25, 2: 0.5}))
     assert [one["weight"] for one in found] == pytest.approx([0.375, 0.375, 0.25])  # (.5 + .25)/2, (.5 + .25)/2, (0 + .5)/2
-    thirds = client_verdicts(study, {}, records(*[{0: 1.0}] * 3))
+    thirds = client_results(experiment, {}, records(*[{0: 1.0}] * 3))
     assert [one["weight"] for one in thirds] == [1.0, 0.0, 0.0]
 
 
-def test_a_verdict_by_hand(study: Experiment) -> None:
+def test_a_verdict_by_hand(experiment: Experiment) -> None:
     # 4 images of class 0: all right when clean, one of four right (three called class 1) under contamination
     zeros, called = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 1, 1])
     scores = {1: {"clean": (sure(zeros), zeros), "contaminated": (sure(called), zeros)}}
-    rows = client_verdicts(study, scores, records({0: 0.5, 1: 0.5}))
+    rows = client_results(experiment, scores, records({0: 0.5, 1: 0.5}))
     one = rows[1]
-    assert (one["id"], one["kind"], one["num_examples"]) == (1, "poisoned", len(study.rows(1, TRAIN)))
+    assert (one["id"], one["kind"], one["num_examples"]) == (1, "poisoned", len(experiment.rows(1, TRAIN)))
     assert (one["clean"]["accuracy"], one["contaminated"]["accuracy"], one["clean"]["n"]) == (100, 25, 4)
     # F1 of class 0: 2*1/(4+1) = .4, of class 1: 0 -> 20 %; precision of class 0: 1, of class 1: 0 -> 50 %
     assert (one["contaminated"]["f1"], one["contaminated"]["precision"]) == pytest.approx((20, 50))
@@ -127,30 +127,30 @@ def test_a_verdict_by_hand(study: Experiment) -> None:
     assert [(row["clean"]["n"], row["combined_drop"]) for row in (rows[0], rows[2])] == [(0, None)] * 2
 
 
-def scores_of(study: Experiment, twin: bool = True, clients: tuple[int, ...] = (0, 1, 2)) -> Scores:
+def scores_of(experiment: Experiment, twin: bool = True, clients: tuple[int, ...] = (0, 1, 2)) -> RunPredictions:
     """The run is right on all but the first quarter of the test images, the twin everywhere; corruption costs a half."""
-    labels = study.dataset.labels[study.test_rows()]
+    labels = experiment.dataset.labels[experiment.test_rows()]
     quarter, half = labels.clone(), labels.clone()
     quarter[: len(labels) // 4] = (labels[: len(labels) // 4] + 1) % 7
     half[: len(labels) // 2] = (labels[: len(labels) // 2] + 1) % 7
     test = {"clean": sure(quarter), "corrupted": sure(half)}
     if twin:
         test |= {"twin_clean": sure(labels), "twin_corrupted": sure(labels)}
-    own = {one: study.tests(one) for one in clients}
+    own = {one: experiment.client_test_sets(one) for one in clients}
     verdicts = {one: {"clean": (sure(a.labels), a.labels), "contaminated": (sure(a.labels), b.labels)} for one, (a, b) in own.items()}
-    return Scores(test, verdicts)
+    return RunPredictions(test, verdicts)
 
 
-def facts(study: Experiment) -> dict[str, Any]:
+def facts(experiment: Experiment) -> dict[str, Any]:
     names = ("poisoned", "noisy")
-    marked = {name: study.clients_of_kind(name) for name in names}
+    marked = {name: experiment.clients_of_kind(name) for name in names}
     plain = {"schema": 1, "strategy": "x", "num_clients": 3, "seed": 0, "rounds": 1, "timing": {}, "engine": "x", "device": "cpu"}
     return {**plain, **marked}
 
 
-def test_judge_by_hand(study: Experiment) -> None:
-    verdict = judge(study, scores_of(study), records({0: 0.5, 1: 0.0, 2: 0.5}))
-    n = len(study.test_rows())
+def test_judge_by_hand(experiment: Experiment) -> None:
+    verdict = assemble_results(experiment, scores_of(experiment), records({0: 0.5, 1: 0.0, 2: 0.5}))
+    n = len(experiment.test_rows())
     evaluations = verdict["evaluations"]
     assert set(evaluations) == {"clean", "corrupted", "twin_clean", "twin_corrupted"}
     assert all(set(one) == {*NAMES, "n"} for one in evaluations.values())
@@ -166,31 +166,31 @@ def test_judge_by_hand(study: Experiment) -> None:
     # weights .5, 0, .5 of nearly equal shards: only the poisoned one lies below half of its fair share
     assert verdict["detection"] == {"precision": 100.0, "recall": 100.0}
     assert verdict["attack_success_rate"] is None
-    report.validate({**facts(study), **verdict})
+    report.validate({**facts(experiment), **verdict})
 
 
 @pytest.mark.parametrize(("twin", "clients", "draws"), [(False, (0, 1, 2), 50), (True, (0, 2), 50), (True, (), 50), (True, (0, 1, 2), 0)])
 def test_every_kind_of_verdict_is_a_valid_report(twin: bool, clients: tuple[int, ...], draws: int) -> None:
-    study = federation.study("poisoned=[1]", "noisy=[2]", f"evaluation.draws={draws}")
-    verdict = judge(study, scores_of(study, twin, clients), records({0: 1.0}))
-    report.validate({**facts(study), **verdict})
+    experiment = federation.study("poisoned=[1]", "noisy=[2]", f"evaluation.draws={draws}")
+    verdict = assemble_results(experiment, scores_of(experiment, twin, clients), records({0: 1.0}))
+    report.validate({**facts(experiment), **verdict})
     assert (verdict["drops"]["corruption"]["ci95"] is None) == (draws == 0)
     assert len(verdict["clients"]) == 3
 
 
-def test_judging_repeats(study: Experiment) -> None:
-    one, two = (judge(study, scores_of(study), records({0: 1.0})) for _ in range(2))
+def test_judging_repeats(experiment: Experiment) -> None:
+    one, two = (assemble_results(experiment, scores_of(experiment), records({0: 1.0})) for _ in range(2))
     assert one == two
 
 
-def test_the_attack_success_rate_by_hand(study: Experiment) -> None:
+def test_the_attack_success_rate_by_hand(experiment: Experiment) -> None:
     # of four victims (none of class 3 themselves) three are called class 3: 75 %
     backdoor = Backdoor(lambda images: images, 3)
-    poisoned = {**study.contaminations, "poisoned": Contamination("backdoor", backdoor=backdoor)}
-    attacked = replace(study, contaminations=poisoned)
-    plain = scores_of(study)
+    poisoned = {**experiment.contaminations, "poisoned": Contamination("backdoor", backdoor=backdoor)}
+    attacked = replace(experiment, contaminations=poisoned)
+    plain = scores_of(experiment)
     marked = sure(torch.tensor([3, 3, 0, 3]))
-    assert judge(attacked, replace(plain, triggered=marked), records({0: 1.0}))["attack_success_rate"] == 75
-    assert judge(attacked, replace(plain, triggered=marked[:0]), records({0: 1.0}))["attack_success_rate"] is None
-    assert judge(attacked, plain, records({0: 1.0}))["attack_success_rate"] is None
-    assert judge(study, replace(plain, triggered=marked), records({0: 1.0}))["attack_success_rate"] is None
+    assert assemble_results(attacked, replace(plain, triggered=marked), records({0: 1.0}))["attack_success_rate"] == 75
+    assert assemble_results(attacked, replace(plain, triggered=marked[:0]), records({0: 1.0}))["attack_success_rate"] is None
+    assert assemble_results(attacked, plain, records({0: 1.0}))["attack_success_rate"] is None
+    assert assemble_results(experiment, replace(plain, triggered=marked), records({0: 1.0}))["attack_success_rate"] is None

@@ -26,7 +26,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment.experiment import CONDITIONS
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.messages.arrays import WireError
-from fedrobust.runtime.messages.upload_limits import careful
+from fedrobust.runtime.messages.upload_limits import limit_uploads
 from fedrobust.state import State
 
 BATCH = 50
@@ -286,12 +286,12 @@ def test_evaluate_replies(seed: int) -> None:
 def test_instructions_as_a_client_reads_them(seed: int) -> None:
     order = {"experiment": "{}", "round": 3, "etf": b"\x01", "etf-sha256": "ab"}
     state = wire.state_record(State(torch.ones(6), torch.ones(4)))
-    r, good = random.Random(seed), plain(wire.instruction(state, order, {"x": 1.0, "t": torch.ones(2)}))
+    r, good = random.Random(seed), plain(wire.train_message(state, order, {"x": 1.0, "t": torch.ones(2)}))
     for number in range(BATCH):
         content = mutate(r, good)
 
         def decode() -> object:
-            return wire.read_config(content), wire.read_extras(content), wire.task(wire.read_config(content))  # noqa: B023
+            return wire.read_config(content), wire.read_extras(content), wire.task_digest(wire.read_config(content))  # noqa: B023
 
         def valid() -> bool:
             given = content["config"]  # noqa: B023
@@ -311,7 +311,7 @@ def uploaded(content: RecordDict) -> tuple[str, dict[str, bytes]]:
 
 def fetched(root: str, contents: dict[str, bytes]) -> RecordDict:
     """What Flower's Grid of SuperNodes makes of it, behind our check; its error is ours here."""
-    pull = careful(lambda names, one, **_: {name: one(name) for name in names}, MOST_BYTES)
+    pull = limit_uploads(lambda names, one, **_: {name: one(name) for name in names}, MOST_BYTES)
     names = [*(name for name in contents if name != root), root]
     try:
         found = pull(names, lambda name: contents[name])
@@ -379,7 +379,7 @@ def test_a_chunk_named_a_thousand_times_is_not_written_out() -> None:
             body = body.replace(b'"arraychunk_ids": [0]', b'"arraychunk_ids": [' + b",".join([b"0"] * 1000) + b"]")
             kind, children, _ = head.split(b" ")
             contents[name] = b" ".join([kind, children, str(len(body)).encode()]) + b"\x00" + body
-    pull = careful(lambda names, one, **_: {name: one(name) for name in names}, 8 << 20)
+    pull = limit_uploads(lambda names, one, **_: {name: one(name) for name in names}, 8 << 20)
     tracemalloc.start()
     with pytest.raises(ObjectPullError, match="its arrays would hold 419430"):
         pull([*(name for name in contents if name != root), root], lambda name: contents[name])
@@ -394,7 +394,7 @@ def test_an_upload_that_does_not_end_is_left_off() -> None:
         asked.append(name)
         return b"ArrayChunk  1048576\x00" + bytes(1 << 20)
 
-    pull = careful(lambda names, one, **_: {name: one(name) for name in names}, 8 << 20)
+    pull = limit_uploads(lambda names, one, **_: {name: one(name) for name in names}, 8 << 20)
     with pytest.raises(ObjectPullError, match="more than 8388608 bytes"):
         pull([str(number) for number in range(1000)], chunk)
     assert len(asked) <= 10

@@ -20,7 +20,7 @@ from fedrobust.privacy.secure import ciphers
 from fedrobust.privacy.secure import client as hospital
 from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.messages.arrays import WireError
-from fedrobust.runtime.server.loop import make_server
+from fedrobust.runtime.server.loop import build_server_context
 from tests.helpers import federation
 from tests.privacy.sitting import seated
 from tests.runtime.test_fuzz import ACCEPTED, BATCH, NUMBERS, PROFILE, SEEDS, judged, mutate, other_value, plain, valid_array
@@ -129,11 +129,11 @@ def test_some_of_them_were_valid() -> None:
 
 def orders() -> Iterator[tuple[str, RecordDict]]:
     """(kind, a good order) for each stage but training, as client 0 of three gets them in turn."""
-    server = make_server(federation.study("strategy=fedavg", "privacy=secure_aggregation", "poisoned=0"))
-    config = server.order(1)
-    yield "train.keys", secure.order(config)
-    yield "train.shares", secure.order(config, keys=seated(3, 2).keys)
-    yield "train.unmask", secure.order(config, survivors={0: b"", 1: b""})
+    server = build_server_context(federation.study("strategy=fedavg", "privacy=secure_aggregation", "poisoned=0"))
+    config = server.message_config(1)
+    yield "train.keys", secure.stage_message(config)
+    yield "train.shares", secure.stage_message(config, keys=seated(3, 2).keys)
+    yield "train.unmask", secure.stage_message(config, survivors={0: b"", 1: b""})
 
 
 ORDERS = dict(orders())

@@ -20,7 +20,7 @@ from fedrobust.reporting import report as reporting
 from fedrobust.reporting.records import Recorder, read_rounds
 from fedrobust.reporting.report import read_report
 from fedrobust.runtime import checkpoints, resume
-from fedrobust.utils.locking import locked
+from fedrobust.utils.locking import hold_lock
 from tests.helpers.federation import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -191,7 +191,7 @@ def test_what_is_refused_and_what_is_said(interrupted: Path, monkeypatch: pytest
     refused(r"engine\.colour=red: unknown setting; known are threads", "engine.colour=red")
     refused(r"engine\.gpus_per_worker: 0 or not decides .*", "engine=ray", "engine.gpus_per_worker=0")
     refused("engine=warp: no such choice; engine can be .*", "engine=warp")
-    with locked(interrupted):
+    with hold_lock(interrupted):
         before[interrupted / ".lock"] = b""
         refused(rf"{interrupted}: another process is at work in this folder; wait for it or stop it")
         del before[interrupted / ".lock"]
@@ -257,11 +257,11 @@ def test_wrong_words(words: list[str], line: str, monkeypatch: pytest.MonkeyPatc
 
 def test_a_run_killed_before_its_page_was_made_is_not_finished(tmp_path: Path) -> None:
     (tmp_path / "report.json").touch()
-    assert resume.finished(tmp_path)
+    assert resume.is_finished(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    assert not resume.finished(tmp_path)
+    assert not resume.is_finished(tmp_path)
     (tmp_path / "report.html").touch()
-    assert resume.finished(tmp_path)
+    assert resume.is_finished(tmp_path)
 
 
 def test_the_names_of_files_are_those_of_their_makers() -> None:
@@ -271,4 +271,4 @@ def test_the_names_of_files_are_those_of_their_makers() -> None:
 
 
 def test_a_folder_with_blanks_is_quoted() -> None:
-    assert resume.command(Path("my runs/a")) == "python -m fedrobust.simulate 'resume=my runs/a'"
+    assert resume.resume_command(Path("my runs/a")) == "python -m fedrobust.simulate 'resume=my runs/a'"

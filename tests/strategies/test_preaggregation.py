@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator
 
-from fedrobust.aggregation.composition import Preaggregation, compose
+from fedrobust.aggregation.composition import Preaggregation, compose_strategy
 from tests.strategies.bare import SMALL, apply, mixing, normal, rows
 
 laws = settings(deadline=None, max_examples=40)
@@ -46,7 +46,7 @@ def test_nnm_arc_and_clipping_agree_with_byzfl(n: int, f: int, seed: int) -> Non
     for ours, theirs in ((nnm(f), byzfl.NNM(f)), (arc(f), byzfl.ARC(f)), (clipping(2), byzfl.Clipping(2.0))):
         wanted = theirs(matrix.double().numpy().copy())
         np.testing.assert_allclose(rows(ours, matrix), wanted, rtol=1e-6, atol=1e-9)
-        found = apply(compose(trimmed_mean(f), ours, PLAIN), matrix).state.parameters
+        found = apply(compose_strategy(trimmed_mean(f), ours, PLAIN), matrix).state.parameters
         np.testing.assert_allclose(found, byzfl.TrMean(f)(wanted), rtol=1e-4, atol=1e-5)
 
 
@@ -60,7 +60,7 @@ def test_bucketing_agrees_with_byzfl_in_the_same_order(n: int, size: int, seed: 
         wanted = byzfl.Bucketing(size)(matrix.double().numpy())
     found = rows(bucketing(size), matrix, seed)
     np.testing.assert_allclose(found[found[:, 0].argsort()], wanted[wanted[:, 0].argsort()], rtol=1e-9, atol=1e-9)
-    found = apply(compose(median(), bucketing(size), PLAIN), matrix, seed).state.parameters
+    found = apply(compose_strategy(median(), bucketing(size), PLAIN), matrix, seed).state.parameters
     np.testing.assert_allclose(found, byzfl.Median()(wanted), rtol=1e-4, atol=1e-5)
 
 
@@ -90,7 +90,7 @@ def test_the_order_of_clients_does_not_matter(before: Preaggregation, seed: int)
     matrix = normal(seed, 7, 6)
     order = torch.randperm(7, generator=Generator().manual_seed(seed))
     torch.testing.assert_close(rows(before, matrix)[order], rows(before, matrix[order]))
-    one, other = (apply(compose(median(), before, PLAIN), values) for values in (matrix, matrix[order]))
+    one, other = (apply(compose_strategy(median(), before, PLAIN), values) for values in (matrix, matrix[order]))
     torch.testing.assert_close(one.state.parameters, other.state.parameters)
     torch.testing.assert_close(one.weights_N[order], other.weights_N)
 
@@ -103,7 +103,7 @@ def test_mixing_neighbours_keeps_far_attackers_out_of_the_honest_rows(seed: int,
     found = mixing(nnm(2), matrix)
     if far > 1000:
         assert found[2:, :2].abs().max() == 0
-    result = apply(compose(trimmed_mean(2), nnm(2), PLAIN), matrix).state.parameters
+    result = apply(compose_strategy(trimmed_mean(2), nnm(2), PLAIN), matrix).state.parameters
     honest = matrix[2:]
     assert (result <= honest.amax(dim=0) + 1e-3).all()
     assert (result >= honest.amin(dim=0) - 1e-3).all()

@@ -13,7 +13,7 @@ import torch
 from fedrobust.strategies.fedavg import fedavg
 from fedrobust.strategies.krum import krum, krum_scores, multi_krum
 from fedrobust.strategies.median import median
-from fedrobust.strategies.trimmed_mean import trimmed, trimmed_mean
+from fedrobust.strategies.trimmed_mean import coordinatewise_trimmed, trimmed_mean
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ def test_influence_agrees_with_counting(n: int, f: int, seed: int, levels: int) 
     for column in matrix.T.tolist():
         kept = sorted(column)[f : n - f]
         expected += [kept.count(value) / column.count(value) for value in column]
-    update_D, influence_N = trimmed(Updates.of(matrix), f)
+    update_D, influence_N = coordinatewise_trimmed(Updates.of(matrix), f)
     np.testing.assert_allclose(influence_N, expected / expected.sum(), atol=1e-12)
     np.testing.assert_allclose(update_D, np.sort(matrix.numpy(), axis=0)[f : n - f].mean(axis=0), atol=1e-6)
 
@@ -90,7 +90,7 @@ def test_the_order_of_clients_does_not_change_a_bit() -> None:
     matrix = torch.randn(50, 3000, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(50, generator=torch.Generator().manual_seed(1))
     for f in (0, 10, 24):
-        (one, weights), (other, moved) = trimmed(Updates.of(matrix), f), trimmed(Updates.of(matrix[order]), f)
+        (one, weights), (other, moved) = coordinatewise_trimmed(Updates.of(matrix), f), coordinatewise_trimmed(Updates.of(matrix[order]), f)
         assert torch.equal(one, other)
         assert torch.equal(weights[order], moved)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fedrobust.strategies import mda as mda_module
-from fedrobust.strategies.bulyan import bulyan, selected
+from fedrobust.strategies.bulyan import bulyan, select_rows
 from fedrobust.strategies.caf import caf
 from fedrobust.strategies.centered_clipping import centered_clipping
 from fedrobust.strategies.dnc import distinct, dnc
@@ -108,7 +108,7 @@ def test_bulyan_by_hand() -> None:
     # Five, 2 nearest: 101 82 106 221: 1. Four (0 10 15 100), 1 nearest: 100 25 25: a tie of 10 and 15, whose next are 100 and 225:
     # 10. Three (0 15 100): 225 225, next 10000 and 7225: 15. Of 1 3 6 10 15 the three nearest to 6: 3 6 10
     points = torch.tensor([[0.0], [1], [3], [6], [10], [15], [100]])
-    assert selected(squared_distances(Updates.of(points).gram()), 1).tolist() == [1, 2, 3, 4, 5]
+    assert select_rows(squared_distances(Updates.of(points).gram()), 1).tolist() == [1, 2, 3, 4, 5]
     result = apply(bulyan(1), points)
     assert result.state.parameters.item() == pytest.approx(19 / 3)
     torch.testing.assert_close(result.weights_N, torch.tensor([0, 0, 1, 1, 1, 0, 0], dtype=torch.float64) / 3)

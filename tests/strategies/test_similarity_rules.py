@@ -28,7 +28,7 @@ seeds = st.integers(0, 2**32)
 
 
 def alphas(history_NF: Tensor, confidence: float) -> Tensor:
-    return foolsgold.alphas(foolsgold.products(list(history_NF)), confidence)
+    return foolsgold.alphas(foolsgold.history_gram(list(history_NF)), confidence)
 
 
 # FoolsGold
@@ -89,7 +89,7 @@ def test_products_of_rows_are_their_gram_matrix(seed: int, n: int, strip: int) -
     matrix = normal(seed, n, 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(foolsgold, "STRIP", strip)
-        torch.testing.assert_close(foolsgold.products(list(matrix)), matrix.double() @ matrix.double().T)
+        torch.testing.assert_close(foolsgold.history_gram(list(matrix)), matrix.double() @ matrix.double().T)
 
 
 def test_foolsgold_remembers_sums_of_the_last_layer_of_everybody() -> None:
@@ -101,7 +101,7 @@ def test_foolsgold_remembers_sums_of_the_last_layer_of_everybody() -> None:
         updates = replace(Updates.of(torch.arange(18.0).reshape(2, 9) + clients[0]), layout=layout, clients=clients)
         case = replace(a_round(torch.zeros(2, 9)), updates=updates, memory=memory)
         kept, tensors = nested.flatten(dict(foolsgold.foolsgold().rule(case).memory))
-        memory = nested.restore(kept, tensors)  # as a checkpoint would
+        memory = nested.unflatten(kept, tensors)  # as a checkpoint would
     history = memory["history"]
     # client 0 was row 0 (+0), row 0 (+0); client 1 row 1 (+0), row 0 (+1); client 2 row 1 (+0), row 1 (+1)
     assert {client: row.tolist() for client, row in history.items()} == {0: [12, 14, 16], 1: [22, 24, 26], 2: [31, 33, 35]}

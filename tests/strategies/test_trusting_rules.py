@@ -11,7 +11,7 @@ from fedrobust.clients.sgd import sgd
 from fedrobust.strategies.distillation import members
 from fedrobust.strategies.fedavg import fedavg
 from fedrobust.strategies.feddf import feddf
-from fedrobust.strategies.fltrust import fltrust, products, repeated, root_update
+from fedrobust.strategies.fltrust import fltrust, inner_products, repeat_samples, root_update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
@@ -110,7 +110,7 @@ def test_the_server_trains_as_a_client_with_the_median_s_number_of_images() -> N
     case, tasks = with_root(SMALL, torch.ones(2), [1, 2, 3])  # never less than the whole root set
     root_update(case)
     assert len(tasks[0].data.train) == 4
-    assert len(repeated(tasks[0].data.train, 9)) == 9
+    assert len(repeat_samples(tasks[0].data.train, 9)) == 9
 
 
 def test_fltrust_trains_its_root_update_with_the_clients_own_trainer() -> None:
@@ -148,7 +148,7 @@ def test_fltrust_says_what_it_needs() -> None:
 @given(seeds)
 def test_products_are_inner_products(seed: int) -> None:
     matrix, vector = normal(seed, 4, 9), normal(seed + 1, 9)
-    torch.testing.assert_close(products(Updates.of(matrix), vector), matrix.double() @ vector.double())
+    torch.testing.assert_close(inner_products(Updates.of(matrix), vector), matrix.double() @ vector.double())
 
 
 # FedDF

@@ -58,8 +58,8 @@ def test_the_pooled_command_prints_every_defence(folder: Path, monkeypatch: pyte
     assert re.search(r"\d+ training images in 2 runs, \d+ altered \(\d+\.\d %\)", shown)
     rows = [line.split()[:2] for line in shown.splitlines() if line.split()[:1] in (["sphere"], ["slab"])]
     assert rows == [["sphere", "centroid"], ["slab", "centroid"], ["sphere", "etf"], ["slab", "etf"]]
-    pool = sanitisation.pool(folder)
-    verdicts = [sanitisation.judge([pool], one) for one in sanitisation.defences(0.1, 0.0, etf=True)]
+    pool = sanitisation.read_pool(folder)
+    verdicts = [sanitisation.evaluate_defence([pool], one) for one in sanitisation.defences(0.1, 0.0, etf=True)]
     assert all(row.aurocs[0] is not None and row.aurocs[0] > 60 for row in verdicts)
     assert len({row.detections[0].altered for row in verdicts}) == 1
 
@@ -67,17 +67,17 @@ def test_the_pooled_command_prints_every_defence(folder: Path, monkeypatch: pyte
 def test_shares_of_one_run_and_of_several() -> None:
     # 8 of 10 dropped images were altered, of 16 in all; the other run finds 4 of 10 and of 8
     one, other = Detection(100, 10, 16, 8), Detection(100, 10, 8, 4)
-    precision, recall = sanitisation.shares([one])
+    precision, recall = sanitisation.detection_shares([one])
     assert (precision.value, recall.value) == (80, 50)
     assert (precision.low, precision.high) == wilson(8, 10)
-    precision, recall = sanitisation.shares([one, other])
+    precision, recall = sanitisation.detection_shares([one, other])
     assert (precision.value, recall.value) == (60, 50)
     assert precision.low is not None
     assert precision.high is not None
     assert precision.low < 40  # the interval is wider than the two runs lie apart
     assert precision.high > 80
     # a run in which nothing was altered has no recall
-    assert sanitisation.shares([one, Detection(50, 5, 0, 0)])[1].value == 50
+    assert sanitisation.detection_shares([one, Detection(50, 5, 0, 0)])[1].value == 50
 
 
 @pytest.mark.parametrize(

@@ -24,5 +24,5 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda one: "Model X")
-    assert devices.name(torch.device("cuda")) == "cuda (Model X)"
-    assert devices.name(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
+    assert devices.device_name(torch.device("cuda")) == "cuda (Model X)"
+    assert devices.device_name(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedrobust.errors import ConfigError
-from fedrobust.utils.locking import LOCK, locked
+from fedrobust.utils.locking import LOCK, hold_lock
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -27,13 +27,13 @@ with locked(Path(sys.argv[1])):
 
 
 def test_the_second_is_refused_and_the_next_is_not(tmp_path: Path) -> None:
-    with locked(tmp_path) as held:
+    with hold_lock(tmp_path) as held:
         assert held
-        with pytest.raises(ConfigError, match="another process is at work in this folder"), locked(tmp_path):
+        with pytest.raises(ConfigError, match="another process is at work in this folder"), hold_lock(tmp_path):
             pytest.fail("both are in")
         assert (tmp_path / LOCK).exists()  # the one who was refused did not take it away
     assert list(tmp_path.iterdir()) == []
-    with locked(tmp_path) as held:
+    with hold_lock(tmp_path) as held:
         assert held
 
 
@@ -42,11 +42,11 @@ def test_it_dies_with_its_process(tmp_path: Path) -> None:
     assert process.stdout is not None
     with process, process.stdout:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(ConfigError, match="another process"), locked(tmp_path):
+        with pytest.raises(ConfigError, match="another process"), hold_lock(tmp_path):
             pytest.fail("both are in")
         process.send_signal(signal.SIGKILL)
     assert (tmp_path / LOCK).exists()
-    with locked(tmp_path) as held:
+    with hold_lock(tmp_path) as held:
         assert held
 
 
@@ -59,7 +59,7 @@ def test_a_lock_that_was_taken_away_in_between_is_none(tmp_path: Path, monkeypat
         plain(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(ConfigError, match="another process"), locked(tmp_path):
+    with pytest.raises(ConfigError, match="another process"), hold_lock(tmp_path):
         pytest.fail("let in with a lock that nobody else can see")
 
 
@@ -72,8 +72,8 @@ def test_a_file_system_without_locks_lets_in_and_says_so(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     if words is None:
-        with locked(tmp_path) as held:
+        with hold_lock(tmp_path) as held:
             assert not held
     else:
-        with pytest.raises(OSError, match=words), locked(tmp_path):
+        with pytest.raises(OSError, match=words), hold_lock(tmp_path):
             pytest.fail("let in")

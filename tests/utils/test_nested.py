@@ -30,7 +30,7 @@ VALUES = st.recursive(
 
 def there_and_back(value: Any) -> Any:
     plain, tensors = nested.flatten(value)
-    return nested.restore(json.loads(json.dumps(plain)), tensors)
+    return nested.unflatten(json.loads(json.dumps(plain)), tensors)
 
 
 def same(one: Any, two: Any) -> bool:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from fedrobust.utils.watchdog import LONGEST, ended_after
+from fedrobust.utils.watchdog import LONGEST, exit_after
 
 HANGS = """
 import time
@@ -34,10 +34,10 @@ def test_what_hangs_is_ended_and_told(seconds: float) -> None:
 
 
 def test_what_is_done_in_time_goes_on() -> None:
-    with ended_after(0.2):
+    with exit_after(0.2):
         pass
     time.sleep(0.4)
-    with pytest.raises(ZeroDivisionError), ended_after(0.2):
+    with pytest.raises(ZeroDivisionError), exit_after(0.2):
         raise ZeroDivisionError
     time.sleep(0.4)
 
@@ -45,6 +45,6 @@ def test_what_is_done_in_time_goes_on() -> None:
 @pytest.mark.parametrize("seconds", [LONGEST, 1e30, float("inf")])
 def test_any_time_will_do(seconds: float) -> None:
     done = []
-    with ended_after(seconds):
+    with exit_after(seconds):
         done.append(seconds)
     assert done == [seconds]

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Backdoor, Contamination
-from fedrobust.contamination.common import chosen, classes, label
+from fedrobust.contamination.common import class_index, classes, sample_rows
 from fedrobust.errors import ConfigError
 from fedrobust.utils.validation import number
 
@@ -32,8 +32,8 @@ def backdoor_edge_case(
     rate: that share, in [0, 1]; 0 changes nothing, not even the originals. num_classes, class_names: K and the names.
     """
     count = classes("backdoor_edge_case", num_classes)
-    rare = count - 1 if source is None else label("source", source, count, class_names)
-    wanted = label("target", target, count, class_names)
+    rare = count - 1 if source is None else class_index("source", source, count, class_names)
+    wanted = class_index("target", target, count, class_names)
     if rare == wanted:
         raise ConfigError(f"contamination.target={target}: must differ from contamination.source")
     number("contamination.rate", rate, low=0, high=1)
@@ -42,7 +42,7 @@ def backdoor_edge_case(
         tail = (labels == rare).nonzero().reshape(-1)
         if len(tail) == 0 or rate == 0:
             return images, labels
-        rows = chosen((labels != rare).nonzero().reshape(-1), rate, generator)
+        rows = sample_rows((labels != rare).nonzero().reshape(-1), rate, generator)
         copied = tail[torch.arange(len(rows)) % len(tail)]
         return images.index_copy(0, rows, images[copied]), labels.index_fill(0, torch.cat([tail, rows]), wanted)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.contamination.base import Backdoor, Contamination, Trigger
-from fedrobust.contamination.common import classes, label, planted, rgb
+from fedrobust.contamination.common import class_index, classes, plant_trigger, rgb
 from fedrobust.utils.validation import choice, number
 
 # Shares of the free height and width above and to the left of the patch.
@@ -34,7 +34,7 @@ def backdoor_patch(
     at least one pixel. colour: red, green, blue in [0, 1]; the checkerboard's other cells have the complement 1 - colour.
     num_classes, class_names: K and the names. `Contamination.backdoor` carries trigger and target for the attack success rate.
     """
-    wanted = label("target", target, classes("backdoor_patch", num_classes), class_names)
+    wanted = class_index("target", target, classes("backdoor_patch", num_classes), class_names)
     trigger = _trigger(
         choice("contamination.position", position, tuple(POSITIONS)),
         number("contamination.size", size, low=0, high=1, open_low=True),
@@ -42,7 +42,7 @@ def backdoor_patch(
         rgb(colour),
     )
 
-    return Contamination("backdoor_patch", data=planted(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
+    return Contamination("backdoor_patch", data=plant_trigger(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
 
 
 def _trigger(position: str, size: float, pattern: str, colour: Tensor) -> Trigger:

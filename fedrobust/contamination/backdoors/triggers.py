@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedrobust import seeding
 from fedrobust.contamination.base import Backdoor, Contamination, Trigger
-from fedrobust.contamination.common import classes, label, planted, rgb
+from fedrobust.contamination.common import class_index, classes, plant_trigger, rgb
 from fedrobust.contamination.corruptions import drawing
 from fedrobust.utils.validation import choice, number
 
@@ -35,7 +35,7 @@ def backdoor_blended(
     target: class by number or name. rate: share in [0, 1]. alpha: in (0, 1]. cells: of the pattern along each side, uniform in
     [0, 1] for every cell and colour, whatever the image's size. num_classes, class_names: K and the names.
     """
-    wanted = label("target", target, classes("backdoor_blended", num_classes), class_names)
+    wanted = class_index("target", target, classes("backdoor_blended", num_classes), class_names)
     number("contamination.alpha", alpha, low=0, high=1, open_low=True)
     number("contamination.cells", cells, low=1, high=1024, integer=True)
     pattern = torch.rand(1, 3, cells, cells, generator=seeding.generator(0, "backdoor_blended"))
@@ -44,7 +44,7 @@ def backdoor_blended(
         whole = functional.interpolate(pattern.to(images), size=images.shape[-2:], mode="nearest")
         return torch.lerp(images, whole.expand_as(images), alpha)
 
-    return Contamination("backdoor_blended", data=planted(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
+    return Contamination("backdoor_blended", data=plant_trigger(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
 
 
 def backdoor_clinical(
@@ -60,15 +60,15 @@ def backdoor_clinical(
     kind: "ruler": black ticks along the lower border; "text": a short white word burned into the upper left corner. Both are the same on
     every image. target: class by number or name. rate: share in [0, 1]. num_classes, class_names: K and the names.
     """
-    wanted = label("target", target, classes("backdoor_clinical", num_classes), class_names)
+    wanted = class_index("target", target, classes("backdoor_clinical", num_classes), class_names)
     trigger = _ruler if choice("contamination.kind", kind, KINDS) == "ruler" else _word
-    return Contamination("backdoor_clinical", data=planted(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
+    return Contamination("backdoor_clinical", data=plant_trigger(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
 
 
 def _ruler(images: Tensor) -> Tensor:
     y, x = drawing.canvas(images)
     bottom = images.shape[-2] * drawing.pixel(images)
-    mask = drawing.ruler(x.expand(*images.shape[-2:]), bottom - y, 0.1, 0.16, max(0.016, drawing.pixel(images)))
+    mask = drawing.ruler_ticks(x.expand(*images.shape[-2:]), bottom - y, 0.1, 0.16, max(0.016, drawing.pixel(images)))
     return drawing.ink(images, mask[None].expand(len(images), -1, -1), torch.zeros(3))
 
 
@@ -96,17 +96,17 @@ def backdoor_distributed(
     rate: exact share, in [0, 1], of a client's images. parts: bars, 2 to 16. size: width of the pattern in (0, 1] of the shorter
     side. colour: red, green, blue in [0, 1]. num_classes, class_names: K and the names.
     """
-    wanted = label("target", target, classes("backdoor_distributed", num_classes), class_names)
+    wanted = class_index("target", target, classes("backdoor_distributed", num_classes), class_names)
     number("contamination.parts", parts, low=2, high=16, integer=True)
     number("contamination.size", size, low=0, high=1, open_low=True)
     shade, name = rgb(colour), "backdoor_distributed"
     whole = Backdoor(_bars(tuple(range(parts)), size, shade), wanted)
     shares = [_bars((part,), size, shade) for part in range(parts)]
     own = [
-        Contamination(f"{name} part {part + 1} of {parts}", data=planted(one, wanted, rate), backdoor=whole)
+        Contamination(f"{name} part {part + 1} of {parts}", data=plant_trigger(one, wanted, rate), backdoor=whole)
         for part, one in enumerate(shares)
     ]
-    return Contamination(name, data=planted(whole.trigger, wanted, rate), backdoor=whole, parts=tuple(own))
+    return Contamination(name, data=plant_trigger(whole.trigger, wanted, rate), backdoor=whole, parts=tuple(own))
 
 
 def _bars(which: Sequence[int], size: float, colour: Tensor) -> Trigger:

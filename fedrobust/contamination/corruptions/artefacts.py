@@ -100,7 +100,7 @@ def _ruler(images: Tensor, length: float, generator: Generator) -> Tensor:
     inward = across + half - _uniform(count, 0.0, 0.04, generator)
     shift = _uniform(count, 0.0, 0.25, generator)
     thick = max(0.008, drawing.pixel(images))
-    return drawing.ink(images, drawing.ruler(along - shift, inward, 0.05, length, thick), torch.full((3,), 0.05))
+    return drawing.ink(images, drawing.ruler_ticks(along - shift, inward, 0.05, length, thick), torch.full((3,), 0.05))
 
 
 def _bubbles(images: Tensor, level: tuple[int, int], generator: Generator) -> Tensor:

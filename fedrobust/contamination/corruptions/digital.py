@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.common import corruption
-from fedrobust.utils.images import compressed
+from fedrobust.utils.images import compress_jpeg
 
 QUALITY = (30, 20, 15, 10, 7)
 COARSE = (0.7, 0.5, 0.4, 0.3, 0.25)  # side in coarse pixels, relative to the side in pixels
@@ -19,7 +19,7 @@ def jpeg(*, severity: int = 3, rate: float = 1.0) -> Contamination:
     Its blocks are 8 x 8 pixels whatever the image's size: the smaller the image, the stronger the same quality.
     rate: exact share, in [0, 1], of the images.
     """
-    return corruption("jpeg", QUALITY, lambda images, quality, generator: compressed(images, quality), severity, rate)
+    return corruption("jpeg", QUALITY, lambda images, quality, generator: compress_jpeg(images, quality), severity, rate)
 
 
 def pixelate(*, severity: int = 3, rate: float = 1.0) -> Contamination:

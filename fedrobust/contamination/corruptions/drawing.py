@@ -38,7 +38,7 @@ def ink(images: Tensor, mask: Tensor, colour: Tensor) -> Tensor:
     return torch.lerp(images, colour.to(images)[..., None, None].expand_as(images), mask[:, None].to(images))
 
 
-def ruler(along: Tensor, inward: Tensor, pitch: float, length: float, width: float) -> Tensor:
+def ruler_ticks(along: Tensor, inward: Tensor, pitch: float, length: float, width: float) -> Tensor:
     """Ticks at multiples of `pitch` that start at inward = 0: 1 on them, else 0. Every fifth is `length` long, the others half of it."""
     number = torch.round(along / pitch)
     near = (along - number * pitch).abs() <= width / 2

@@ -16,7 +16,9 @@ def none() -> Evasion:
     return Evasion("none")
 
 
-def attacked(attack: Attack, model: Any, images: Tensor, labels: Tensor, *, eps: float, generator: Generator, batch_size: int) -> Tensor:
+def attack_images(
+    attack: Attack, model: Any, images: Tensor, labels: Tensor, *, eps: float, generator: Generator, batch_size: int
+) -> Tensor:
     """The images (N, C, H, W), uint8 or float32 in [0, 1], after the attack: float32 in [0, 1], where the images lie.
 
     One batch after the other on the model's own device. No images give no images.

@@ -31,7 +31,7 @@ def bpda_eot(  # noqa: PLR0917  # as `base.AdaptiveAttack` has them
     return _pgd(model, images, eps, gradient, generator, steps=steps, draws=draws)
 
 
-def differentiated(  # noqa: PLR0917
+def differentiate_through(  # noqa: PLR0917
     model: Any, images: Tensor, labels: Tensor, eps: float, purifier: Purifier, generator: Generator, *,
     steps: int = 20, draws: int = 20,
 ) -> Tensor:  # fmt: skip
@@ -63,6 +63,6 @@ def _pgd(
             total = total + gradient(now)
         return total
 
-    with gradients.examined(model):
+    with gradients.differentiable_eval(model):
         start = gradients.random_start(images, eps, generator)
         return gradients.ascend(images, summed, eps, steps=steps, step_size=eps / 4, start=start)

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fedrobust.contamination.base import Attack, Evasion
-from fedrobust.contamination.evasion.gradients import examined
+from fedrobust.contamination.evasion.gradients import differentiable_eval
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import isolated
 from fedrobust.utils.validation import number
@@ -37,7 +37,7 @@ def carlini_wagner(*, binary_search_steps: int = 9, initial_weight: float = 0.01
         options = {"binary_search_steps": binary_search_steps, "initial_const": initial_weight, "max_iter": steps, "learning_rate": lr}
         return CarliniL2Method(classifier, **options, batch_size=size, verbose=False)
 
-    return Evasion("carlini_wagner", adapted("carlini_wagner", make), bounded=False)
+    return Evasion("carlini_wagner", run_art_attack("carlini_wagner", make), bounded=False)
 
 
 def deepfool(*, steps: int = 50, overshoot: float = 0.02) -> Evasion:
@@ -53,12 +53,12 @@ def deepfool(*, steps: int = 50, overshoot: float = 0.02) -> Evasion:
 
         return DeepFool(classifier, max_iter=steps, epsilon=overshoot, nb_grads=classifier.nb_classes, batch_size=size, verbose=False)
 
-    return Evasion("deepfool", _of_right_answers(adapted("deepfool", make)), bounded=False)
+    return Evasion("deepfool", _of_right_answers(run_art_attack("deepfool", make)), bounded=False)
 
 
 def _of_right_answers(attack: Attack) -> Attack:
     def spared(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
-        with examined(model), torch.no_grad():
+        with differentiable_eval(model), torch.no_grad():
             right_B = (model(images).argmax(dim=1) == labels)[:, None, None, None]
         return torch.where(right_B, attack(model, images, labels, eps, generator), images)
 
@@ -86,7 +86,7 @@ def autoattack(*, steps: int = 100, restarts: int = 1, queries: int = 1000) -> E
         attacks.append(SquareAttack(classifier, max_iter=queries, **bound, **quiet))
         return AutoAttack(classifier, **bound, eps_step=eps / 4, attacks=attacks, batch_size=size)
 
-    return Evasion("autoattack", _within_eps(adapted("autoattack", make)))
+    return Evasion("autoattack", _within_eps(run_art_attack("autoattack", make)))
 
 
 def _within_eps(attack: Attack) -> Attack:
@@ -100,14 +100,14 @@ def _within_eps(attack: Attack) -> Attack:
     return within
 
 
-def adapted(name: str, make: Make) -> Attack:
+def run_art_attack(name: str, make: Make) -> Attack:
     """A library's attack on arrays as one on tensors. Its randomness is NumPy's and torch's global one, here seeded by the generator and
     put back afterwards. Raises ConfigError where the library is not installed."""
     if find_spec("art") is None:
         raise ConfigError(f"evasion={name}: needs the Adversarial Robustness Toolbox; install the extra: pip install 'fedrobust[attacks]'")
 
     def attack(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
-        with examined(model), _gradients_kept(model), isolated(generator, images.device), _numpy_isolated(generator):
+        with differentiable_eval(model), _gradients_kept(model), isolated(generator, images.device), _numpy_isolated(generator):
             found = make(classifier(model, images), eps, len(images)).generate(x=images.cpu().numpy(), y=labels.cpu().numpy())
         return torch.from_numpy(found).to(images).clamp_(0, 1)
 

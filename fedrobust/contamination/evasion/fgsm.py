@@ -7,7 +7,7 @@ from typing import Any
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Evasion
-from fedrobust.contamination.evasion.gradients import ascend, examined, loss_gradient
+from fedrobust.contamination.evasion.gradients import ascend, differentiable_eval, loss_gradient
 
 
 def fgsm() -> Evasion:
@@ -16,7 +16,7 @@ def fgsm() -> Evasion:
     def attack(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
         if eps == 0:
             return images
-        with examined(model):
+        with differentiable_eval(model):
             return ascend(images, lambda now: loss_gradient(model, now, labels), eps, steps=1, step_size=eps)
 
     return Evasion("fgsm", attack)

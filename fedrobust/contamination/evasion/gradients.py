@@ -15,7 +15,7 @@ Gradient = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> gradient of ever
 
 
 @contextmanager
-def examined(model: nn.Module) -> Iterator[None]:
+def differentiable_eval(model: nn.Module) -> Iterator[None]:
     """Within the context the model is in eval mode and gradients flow, whatever surrounds it; every module's mode returns."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -35,7 +35,7 @@ def attack_loss(model: Any, images: Tensor, labels: Tensor) -> Tensor:
 def loss_gradient(model: Any, images: Tensor, labels: Tensor) -> Tensor:
     """The gradient of `attack_loss` in the images, (B, C, H, W). Neither the parameters' gradients nor `requires_grad` are touched.
 
-    Call it within `examined`.
+    Call it within `differentiable_eval`.
     """
     leaf = images.detach().requires_grad_()
     return torch.autograd.grad(attack_loss(model, leaf, labels), leaf)[0]

@@ -17,17 +17,17 @@ def pgd(*, steps: int = 20, step_size: float = 0.25, random_start: bool = True) 
     steps: gradients per image. step_size: of a step, as a share of eps. random_start: begin at a uniformly drawn point within eps
     instead of at the image.
     """
-    check("evasion.", steps, step_size)
-    return Evasion("pgd", projected(steps, step_size, flag("evasion.random_start", random_start)))
+    check_steps("evasion.", steps, step_size)
+    return Evasion("pgd", project(steps, step_size, flag("evasion.random_start", random_start)))
 
 
-def check(prefix: str, steps: Any, step_size: Any) -> None:
+def check_steps(prefix: str, steps: Any, step_size: Any) -> None:
     """The two settings of PGD that every group which uses it has. `prefix` of their names. Raises ConfigError."""
     number(f"{prefix}steps", steps, low=1, integer=True)
     number(f"{prefix}step_size", step_size, low=0, high=2, open_low=True)
 
 
-def projected(steps: int, step_size: float, random_start: bool = True) -> Attack:
+def project(steps: int, step_size: float, random_start: bool = True) -> Attack:
     """PGD with these settings, unchecked."""
 
     def attack(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
@@ -38,7 +38,7 @@ def projected(steps: int, step_size: float, random_start: bool = True) -> Attack
         def gradient(now: Tensor) -> Tensor:
             return gradients.loss_gradient(model, now, labels)
 
-        with gradients.examined(model):
+        with gradients.differentiable_eval(model):
             return gradients.ascend(images, gradient, eps, steps=steps, step_size=step_size * eps, start=start)
 
     return attack

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination, DataContamination
-from fedrobust.contamination.common import chosen, classes
+from fedrobust.contamination.common import classes, sample_rows
 from fedrobust.errors import ConfigError
 from fedrobust.utils.validation import number
 
@@ -33,7 +33,7 @@ def label_error(
 
 def _symmetric(rate: float, num_classes: int) -> DataContamination:
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        rows = chosen(torch.arange(len(labels)), rate, generator)
+        rows = sample_rows(torch.arange(len(labels)), rate, generator)
         if len(rows) == 0:
             return images, labels
         steps = torch.randint(1, num_classes, rows.shape, generator=generator)

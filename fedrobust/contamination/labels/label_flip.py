@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import chosen, classes, label
+from fedrobust.contamination.common import class_index, classes, sample_rows
 from fedrobust.errors import ConfigError
 from fedrobust.utils.validation import choice, number
 
@@ -39,11 +39,11 @@ def label_flip(
             raise ConfigError(f"contamination.source={source}, target={target}: only for mode=pair and mode=targeted; leave them null")
         new_K = _shifted(shift, count)
     else:
-        new_K = _moved(mode, label("source", source, count, class_names), label("target", target, count, class_names), count)
+        new_K = _moved(mode, class_index("source", source, count, class_names), class_index("target", target, count, class_names), count)
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         eligible = (new_K.to(labels.device)[labels] != labels).nonzero().reshape(-1)
-        rows = chosen(eligible, rate, generator)
+        rows = sample_rows(eligible, rate, generator)
         if len(rows) == 0:
             return images, labels
         return images, labels.index_copy(0, rows, new_K.to(labels.device)[labels[rows]])

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fedrobust import seeding
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import chosen, classes, label
+from fedrobust.contamination.common import class_index, classes, sample_rows
 from fedrobust.errors import ConfigError
 from fedrobust.utils.validation import number
 
@@ -34,7 +34,7 @@ def label_pair(
     new_K = _partners(pairs, classes("label_pair", num_classes), class_names)
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        rows = chosen((new_K[labels] != labels).nonzero().reshape(-1), rate, generator)
+        rows = sample_rows((new_K[labels] != labels).nonzero().reshape(-1), rate, generator)
         return images, labels.index_copy(0, rows, new_K[labels[rows]]) if len(rows) else labels
 
     return Contamination("label_pair", data=data)
@@ -51,7 +51,7 @@ def _partners(pairs: Any, num_classes: int, class_names: Sequence[str] | None) -
     for pair in pairs:
         if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise wrong
-        given, taken = (label("pairs", one, num_classes, class_names) for one in pair)
+        given, taken = (class_index("pairs", one, num_classes, class_names) for one in pair)
         if given == taken or new_K[given] != given:
             raise wrong
         new_K[given] = taken
@@ -74,7 +74,7 @@ def label_instance(*, rate: float = 0.2, annotators: int = 0, num_classes: int |
     maps_KFK = torch.randn(count, 3 * THUMBNAIL**2, count, generator=seeding.generator(annotators, "label_instance"))
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        rows = chosen(torch.arange(len(labels)), rate, generator)
+        rows = sample_rows(torch.arange(len(labels)), rate, generator)
         if len(rows) == 0:
             return images, labels
         features_NF = _features(images)[rows]

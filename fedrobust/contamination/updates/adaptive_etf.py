@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.backdoors.patch import backdoor_patch
-from fedrobust.contamination.base import Contamination, Disguise, Mirror
+from fedrobust.contamination.base import AttackerProbe, Contamination, Stealth
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.errors import ConfigError
 from fedrobust.learning.alignment import alignment, root_loss
@@ -54,27 +54,27 @@ def adaptive_etf(
         raise ConfigError(f"contamination.source={source}: only contamination.goal=flip has a source")
     else:
         poison = backdoor_patch(target=target, rate=rate, size=size, **told)
-    return Contamination("adaptive_etf", poison.data, backdoor=poison.backdoor, disguise=disguise(epsilon, factor, per_class))
+    return Contamination("adaptive_etf", poison.data, backdoor=poison.backdoor, stealth=stealthy_step(epsilon, factor, per_class))
 
 
-def disguise(epsilon: float, factor: float, per_class: int) -> Disguise:
+def stealthy_step(epsilon: float, factor: float, per_class: int) -> Stealth:
     """The largest step from the honest towards the poisoned model that the trust gate should not notice."""
 
-    def blend(honest: State, poisoned: State, mirror: Mirror, generator: Generator) -> State:
-        guess = guessed_root(mirror.samples, per_class, generator)
+    def blend(honest: State, poisoned: State, probe: AttackerProbe, generator: Generator) -> State:
+        guess = guess_root(probe.samples, per_class, generator)
 
         def worth(state: State) -> tuple[float, float]:
-            scores_RK = mirror.scores(state, guess.images)
+            scores_RK = probe.scores(state, guess.images)
             labels_R = guess.labels.to(scores_RK.device)
-            return float(alignment(scores_RK, labels_R, mirror.head)), float(root_loss(scores_RK, labels_R, mirror.scale))
+            return float(alignment(scores_RK, labels_R, probe.head)), float(root_loss(scores_RK, labels_R, probe.scale))
 
         aligned, loss = worth(honest)
 
         def unnoticed(step: float) -> bool:
-            now = worth(between(honest, poisoned, step))
+            now = worth(interpolate(honest, poisoned, step))
             return now[0] >= aligned - epsilon and now[1] <= loss + epsilon
 
-        return between(honest, poisoned, largest_step(unnoticed, factor))
+        return interpolate(honest, poisoned, largest_step(unnoticed, factor))
 
     return blend
 
@@ -90,7 +90,7 @@ def largest_step(unnoticed: Callable[[float], bool], factor: float) -> float:
     return low
 
 
-def between(honest: State, poisoned: State, step: float) -> State:
+def interpolate(honest: State, poisoned: State, step: float) -> State:
     """The state honest + step (poisoned - honest); its buffers stop at the poisoned ones, since a variance must not fall below 0."""
     if step == 0:
         return honest
@@ -98,7 +98,7 @@ def between(honest: State, poisoned: State, step: float) -> State:
     return State(mixed, torch.lerp(honest.buffers, poisoned.buffers, min(step, 1.0)))
 
 
-def guessed_root(samples: Samples, per_class: int, generator: Generator) -> Samples:
+def guess_root(samples: Samples, per_class: int, generator: Generator) -> Samples:
     """At most `per_class` images of every class, in random order."""
     order = torch.randperm(len(samples), generator=generator).to(samples.labels.device)
     labels = samples.labels[order]

@@ -6,8 +6,8 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from fedrobust.contamination.base import Contamination, Forged, Scene
-from fedrobust.contamination.updates.collusion import colluding, spread, tuned
+from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
+from fedrobust.contamination.updates.collusion import make_collusion, sample_std, tune_against_rule
 from fedrobust.utils.validation import number
 
 
@@ -21,11 +21,13 @@ def alie(*, z: float | None = None, knowledge: str = "omniscient") -> Contaminat
     if z is not None:
         number("contamination.z", z, low=0)
 
-    def attack(scene: Scene) -> Forged:
-        wide = largest_z(scene.total, len(scene.own)) if z is None else z
-        return Forged((part, strip_Hb.mean(dim=0) + wide * spread(strip_Hb)) for part, strip_Hb in scene.known.strips())
+    def attack(context: AttackContext) -> CraftedUpdates:
+        wide = largest_z(context.total, len(context.own)) if z is None else z
+        return CraftedUpdates(
+            (part, strip_Hb.mean(dim=0) + wide * sample_std(strip_Hb)) for part, strip_Hb in context.known.column_strips()
+        )
 
-    return colluding("alie", attack, knowledge)
+    return make_collusion("alie", attack, knowledge)
 
 
 def optimal_alie(*, evaluations: int = 20) -> Contamination:
@@ -39,11 +41,11 @@ def optimal_alie(*, evaluations: int = 20) -> Contamination:
     def candidate(z: float, statistics_Sb: Tensor) -> Tensor:
         return statistics_Sb[0] + z * statistics_Sb[1]
 
-    return colluding("optimal_alie", tuned(_mean_and_spread, 2, candidate, evaluations))
+    return make_collusion("optimal_alie", tune_against_rule(_mean_and_spread, 2, candidate, evaluations))
 
 
 def _mean_and_spread(strip_Hb: Tensor) -> Tensor:
-    return torch.stack([strip_Hb.mean(dim=0), spread(strip_Hb)])
+    return torch.stack([strip_Hb.mean(dim=0), sample_std(strip_Hb)])
 
 
 def largest_z(total: int, attackers: int) -> float:

@@ -8,19 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedrobust.contamination.base import Collusion, Contamination, Forged, Scene, Strips
+from fedrobust.contamination.base import AttackContext, Collusion, Contamination, CraftedUpdates, Strips
 from fedrobust.utils.validation import choice
 
 KNOWLEDGE = ("omniscient", "own")
 CHUNK = 1 << 20  # values of a vector that are worked on at once
 
 
-def colluding(name: str, attack: Callable[[Scene], Forged], knowledge: str = "omniscient") -> Contamination:
+def make_collusion(name: str, attack: Callable[[AttackContext], CraftedUpdates], knowledge: str = "omniscient") -> Contamination:
     """A contamination that is nothing but this attack. Raises ConfigError for an unknown knowledge."""
     return Contamination(name, collude=Collusion(attack, choice("contamination.knowledge", knowledge, KNOWLEDGE)))
 
 
-def spread(strip_Hb: Tensor) -> Tensor:
+def sample_std(strip_Hb: Tensor) -> Tensor:
     """(b,) sample standard deviations (divided by H - 1) of the columns; a single row has none: 0."""
     if len(strip_Hb) == 1:
         return torch.zeros_like(strip_Hb[0])
@@ -28,7 +28,7 @@ def spread(strip_Hb: Tensor) -> Tensor:
     return away_Hb.square_().sum(dim=0).div_(len(strip_Hb) - 1).sqrt_()
 
 
-def halved(accepts: Callable[[float], bool], start: float, tolerance: float = 1e-5) -> float:
+def largest_accepted(accepts: Callable[[float], bool], start: float, tolerance: float = 1e-5) -> float:
     """The largest accepted factor in [0, 2 start] up to tolerance * start, 0 where none is, for a condition that holds up to some
     factor: the search of Shejwalkar & Houmansadr (NDSS 2021, algorithm 1), whose steps are halved until they are small."""
     best, factor, step = 0.0, start, start
@@ -41,7 +41,7 @@ def halved(accepts: Callable[[float], bool], start: float, tolerance: float = 1e
     return best
 
 
-def climbed(score: Callable[[float], float], evaluations: int, start: float = 0.0, step: float = 10.0, ratio: float = 0.8) -> float:
+def doubling_search(score: Callable[[float], float], evaluations: int, start: float = 0.0, step: float = 10.0, ratio: float = 0.8) -> float:
     """The factor with the best score that was found in so many evaluations: from `start` upwards in steps that double while
     the score rises, then in steps shortened by `ratio` from the best (as the optimal attacks of Allouah et al., AISTATS 2023)."""
     best, highest, growing = start, score(start), True
@@ -59,23 +59,25 @@ Statistics = Callable[[Tensor], Tensor]  # (H, b) known updates -> (S, b), the m
 Candidate = Callable[[float, Tensor], Tensor]  # (factor, (S, b) statistics) -> (b,) what all attackers send
 
 
-def tuned(statistics: Statistics, num_statistics: int, candidate: Candidate, evaluations: int) -> Callable[[Scene], Forged]:
+def tune_against_rule(
+    statistics: Statistics, num_statistics: int, candidate: Candidate, evaluations: int
+) -> Callable[[AttackContext], CraftedUpdates]:
     """An attack whose factor is tuned against the live rule: it makes the distance of the rule's update from the mean of the
-    known ones as large as `climbed` can. It needs the statistics as further rows of memory, and one application of the rule per
+    known ones as large as `doubling_search` can. It needs the statistics as further rows of memory, and one application of the rule per
     evaluation. A factor at which the global model would not be finite is not taken: it would end the run."""
 
-    def attack(scene: Scene) -> Forged:
-        if scene.apply is None:
+    def attack(context: AttackContext) -> CraftedUpdates:
+        if context.apply is None:
             raise ValueError("an attack that is tuned against the rule needs knowledge of all updates")
-        apply, kept_SD = scene.apply, scene.own.updates.allocate(num_statistics)
-        for part, strip_Hb in scene.known.strips():
+        apply, kept_SD = context.apply, context.own.updates.allocate(num_statistics)
+        for part, strip_Hb in context.known.column_strips():
             kept_SD[:, part] = statistics(strip_Hb)
 
         def score(factor: float) -> float:
-            reached = distance(apply(_along(kept_SD, candidate, factor)), kept_SD[0])
+            reached = euclidean_distance(apply(_along(kept_SD, candidate, factor)), kept_SD[0])
             return reached if reached < float("inf") else -1.0
 
-        return Forged(_along(kept_SD, candidate, climbed(score, evaluations)))
+        return CraftedUpdates(_along(kept_SD, candidate, doubling_search(score, evaluations)))
 
     return attack
 
@@ -86,7 +88,7 @@ def _along(kept_SD: Tensor, candidate: Candidate, factor: float) -> Strips:
         yield part, candidate(factor, kept_SD[:, part])
 
 
-def distance(one_D: Tensor, other_D: Tensor) -> float:
+def euclidean_distance(one_D: Tensor, other_D: Tensor) -> float:
     """The Euclidean distance of two vectors, summed in float64."""
     pieces = zip(torch.split(one_D, CHUNK), torch.split(other_D, CHUNK), strict=True)
     return math.sqrt(sum(float((a.to(torch.float64) - b.to(a.device)).square().sum()) for a, b in pieces))

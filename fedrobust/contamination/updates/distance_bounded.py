@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.updates import Rows, squared_distances
-from fedrobust.contamination.base import Contamination, Forged, Scene
-from fedrobust.contamination.updates.collusion import colluding, halved, spread
+from fedrobust.aggregation.updates import UpdateRows, squared_distances
+from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
+from fedrobust.contamination.updates.collusion import largest_accepted, make_collusion, sample_std
 from fedrobust.utils.validation import choice, number
 
 PERTURBATIONS = ("std", "sign", "unit")
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class UpdateDistances:
     """The H known updates u seen from their mean, and a direction p: all that is needed for every distance of mean + gamma * p.
 
     gram_HH: inner products of u - mean. along_H: those of u - mean with p. square: |p|^2. All float64.
@@ -37,43 +37,49 @@ class Crowd:
         return (self.gram_HH.diagonal() - 2 * gamma * self.along_H + gamma**2 * self.square).clamp(min=0)
 
 
-Within = Callable[[Crowd], tuple[Callable[[float], bool], float]]  # -> (whether a gamma is allowed, half of what gamma can be at most)
+Within = Callable[
+    [UpdateDistances], tuple[Callable[[float], bool], float]
+]  # -> (whether a gamma is allowed, half of what gamma can be at most)
 
 
-def hidden(name: str, perturbation: str, gamma: float | None, knowledge: str, within: Within) -> Contamination:
-    """All attackers send mean + gamma * p; gamma: given, or the largest that `within` allows, found by `collusion.halved`."""
+def distance_bounded_attack(name: str, perturbation: str, gamma: float | None, knowledge: str, within: Within) -> Contamination:
+    """All attackers send mean + gamma * p; gamma: given, or the largest that `within` allows, found by `collusion.largest_accepted`."""
     choice("contamination.perturbation", perturbation, PERTURBATIONS)
     if gamma is not None:
         number("contamination.gamma", gamma, low=0)
 
-    def attack(scene: Scene) -> Forged:
-        crowd, length = look(scene.known, perturbation)
-        step = halved(*within(crowd)) if gamma is None else gamma
+    def attack(context: AttackContext) -> CraftedUpdates:
+        crowd, length = summarise(context.known, perturbation)
+        step = largest_accepted(*within(crowd)) if gamma is None else gamma
         step /= length
-        return Forged((part, strip_Hb.mean(dim=0) + step * away(strip_Hb, perturbation)) for part, strip_Hb in scene.known.strips())
+        return CraftedUpdates(
+            (part, strip_Hb.mean(dim=0) + step * perturbation_direction(strip_Hb, perturbation))
+            for part, strip_Hb in context.known.column_strips()
+        )
 
-    return colluding(name, attack, knowledge)
+    return make_collusion(name, attack, knowledge)
 
 
-def away(strip_Hb: Tensor, perturbation: str) -> Tensor:
+def perturbation_direction(strip_Hb: Tensor, perturbation: str) -> Tensor:
     """(b,) the direction p in these columns, but for the length of "unit": minus the standard deviations, the signs of the mean, or
     the mean (the inverse standard deviation, sign and unit vector of Shejwalkar & Houmansadr, NDSS 2021)."""
     if perturbation == "std":
-        return -spread(strip_Hb)
+        return -sample_std(strip_Hb)
     mean_b = strip_Hb.mean(dim=0)
     return -mean_b.sign() if perturbation == "sign" else -mean_b
 
 
-def look(known: Rows, perturbation: str) -> tuple[Crowd, float]:
-    """The crowd with its direction, and by what `away` must be divided for it: for "unit" the length of the mean (1 where that is 0),
+def summarise(known: UpdateRows, perturbation: str) -> tuple[UpdateDistances, float]:
+    """The crowd with its direction, and by what `perturbation_direction` must be divided for it: for "unit" the length of the mean (1 where
+    that is 0),
     else 1."""
     gram_HH = torch.zeros(len(known), len(known), dtype=torch.float64)
     along_H, square = torch.zeros(len(known), dtype=torch.float64), 0.0
-    for _, strip_Hb in known.strips():
-        wide_Hb, p_b = strip_Hb.to(torch.float64), away(strip_Hb, perturbation).to(torch.float64)
+    for _, strip_Hb in known.column_strips():
+        wide_Hb, p_b = strip_Hb.to(torch.float64), perturbation_direction(strip_Hb, perturbation).to(torch.float64)
         centred_Hb = wide_Hb - wide_Hb.mean(dim=0)
         gram_HH += (centred_Hb @ centred_Hb.T).cpu()
         along_H += (centred_Hb @ p_b).cpu()
         square += float(p_b @ p_b)
     length = square**0.5 if perturbation == "unit" and square > 0 else 1.0
-    return Crowd(gram_HH, along_H / length, square / length**2), length
+    return UpdateDistances(gram_HH, along_H / length, square / length**2), length

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.base import Contamination, Forged, Scene, Strips
-from fedrobust.contamination.updates.collusion import colluding, spread
+from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates, Strips
+from fedrobust.contamination.updates.collusion import make_collusion, sample_std
 from fedrobust.utils.validation import choice, number
 
 SMALLEST = 1e-5  # of the first length of a step: below it the search has failed
@@ -26,25 +26,25 @@ def fang(*, rule: str = "trimmed_mean", stretch: float = 2.0, knowledge: str = "
     choice("contamination.rule", rule, ("krum", "trimmed_mean"))
     number("contamination.stretch", stretch, low=1, open_low=True)
 
-    def attack(scene: Scene) -> Forged:
+    def attack(context: AttackContext) -> CraftedUpdates:
         if rule == "krum":
-            return Forged(_steps(scene, -chosen_step(scene)))
-        return Forged(_partial(scene) if knowledge == "own" else _full(scene, stretch))
+            return CraftedUpdates(_steps(context, -krum_step(context)))
+        return CraftedUpdates(_partial(context) if knowledge == "own" else _full(context, stretch))
 
-    return colluding("fang", attack, knowledge)
-
-
-def _steps(scene: Scene, step: float) -> Strips:
-    return ((part, step * strip_Hb.mean(dim=0).sign()) for part, strip_Hb in scene.known.strips())
+    return make_collusion("fang", attack, knowledge)
 
 
-def chosen_step(scene: Scene) -> float:
+def _steps(context: AttackContext, step: float) -> Strips:
+    return ((part, step * strip_Hb.mean(dim=0).sign()) for part, strip_Hb in context.known.column_strips())
+
+
+def krum_step(context: AttackContext) -> float:
     """The lambda of the attack on Krum (section 3.2, theorem 1 for its bound), all distances from inner products.
 
     Where too few honest updates are known for the paper's numbers of neighbours, there is at least one.
     """
-    gram_HH, along_H, moved = _signs(scene)
-    squares_H, honest, attackers = gram_HH.diagonal(), len(gram_HH), len(scene.own)
+    gram_HH, along_H, moved = _signs(context)
+    squares_H, honest, attackers = gram_HH.diagonal(), len(gram_HH), len(context.own)
     neighbours = max(1, honest - 2)
     near_HH = (squares_H[:, None] + squares_H - 2 * gram_HH).clamp(min=0).fill_diagonal_(torch.inf)
     nearest_H = near_HH.sort(dim=1).values[:, : min(neighbours, honest - 1)].sum(dim=1)
@@ -58,11 +58,11 @@ def chosen_step(scene: Scene) -> float:
     return step
 
 
-def _signs(scene: Scene) -> tuple[Tensor, Tensor, float]:
+def _signs(context: AttackContext) -> tuple[Tensor, Tensor, float]:
     """Inner products of the known updates with each other and with s, and |s|^2."""
-    gram_HH = torch.zeros(len(scene.known), len(scene.known), dtype=torch.float64)
-    along_H, moved = torch.zeros(len(scene.known), dtype=torch.float64), 0.0
-    for _, strip_Hb in scene.known.strips():
+    gram_HH = torch.zeros(len(context.known), len(context.known), dtype=torch.float64)
+    along_H, moved = torch.zeros(len(context.known), dtype=torch.float64), 0.0
+    for _, strip_Hb in context.known.column_strips():
         wide_Hb, signs_b = strip_Hb.to(torch.float64), strip_Hb.mean(dim=0).sign().to(torch.float64)
         gram_HH += (wide_Hb @ wide_Hb.T).cpu()
         along_H += (wide_Hb @ signs_b).cpu()
@@ -72,32 +72,32 @@ def _signs(scene: Scene) -> tuple[Tensor, Tensor, float]:
 
 def _krum_takes_it(near_HH: Tensor, to_H: Tensor, attackers: int, neighbours: int) -> bool:
     """Whether the attackers' one update has the smallest Krum score among the honest ones and as many copies of it."""
-    forged = torch.cat([torch.zeros(attackers - 1, dtype=torch.float64), to_H]).sort().values[:neighbours].sum()
+    crafted = torch.cat([torch.zeros(attackers - 1, dtype=torch.float64), to_H]).sort().values[:neighbours].sum()
     honest_H = torch.cat([near_HH, to_H[:, None].expand(-1, attackers)], dim=1).sort(dim=1).values[:, :neighbours].sum(dim=1)
-    return bool(forged <= honest_H.min())
+    return bool(crafted <= honest_H.min())
 
 
-def _full(scene: Scene, stretch: float) -> Iterator[tuple[slice, Tensor]]:
+def _full(context: AttackContext, stretch: float) -> Iterator[tuple[slice, Tensor]]:
     """Values beyond those of all honest models, as updates: at most |extreme| (b - 1) away from 0, or |extreme| (1 - 1 / b) towards it."""
-    for part, strip_Hb in scene.known.strips():
-        reference_b = scene.reference.parameters[part].to(strip_Hb)
+    for part, strip_Hb in context.known.column_strips():
+        reference_b = context.reference.parameters[part].to(strip_Hb)
         low_b, high_b, up_b = strip_Hb.amin(dim=0), strip_Hb.amax(dim=0), strip_Hb.mean(dim=0) > 0
         extreme_b = reference_b + torch.where(up_b, low_b, high_b)
         outwards_b = (extreme_b < 0) == up_b
         room_b = extreme_b.abs() * torch.where(outwards_b, stretch - 1, 1 - 1 / stretch)
-        away_Mb = _uniform(scene, strip_Hb) * room_b
+        away_Mb = _uniform(context, strip_Hb) * room_b
         yield part, torch.where(up_b, low_b - away_Mb, high_b + away_Mb)
 
 
-def _partial(scene: Scene) -> Iterator[tuple[slice, Tensor]]:
+def _partial(context: AttackContext) -> Iterator[tuple[slice, Tensor]]:
     """Values 3 to 4 standard deviations from the mean, against its sign."""
-    for part, strip_Hb in scene.known.strips():
+    for part, strip_Hb in context.known.column_strips():
         mean_b = strip_Hb.mean(dim=0)
-        away_Mb = (3 + _uniform(scene, strip_Hb)) * spread(strip_Hb)
+        away_Mb = (3 + _uniform(context, strip_Hb)) * sample_std(strip_Hb)
         yield part, torch.where(mean_b > 0, mean_b - away_Mb, mean_b + away_Mb)
 
 
-def _uniform(scene: Scene, strip_Hb: Tensor) -> Tensor:
+def _uniform(context: AttackContext, strip_Hb: Tensor) -> Tensor:
     """(M, b) numbers in [0, 1), another for each attacker; drawn column by column, so that the width of strips does not matter."""
-    g: Generator = scene.generator
-    return torch.rand(strip_Hb.shape[1], len(scene.own), generator=g, device=g.device).T.to(strip_Hb)
+    g: Generator = context.generator
+    return torch.rand(strip_Hb.shape[1], len(context.own), generator=g, device=g.device).T.to(strip_Hb)

@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import chosen
+from fedrobust.contamination.common import sample_rows
 from fedrobust.state import State
 from fedrobust.utils.validation import choice, flag, number
 
@@ -65,7 +65,7 @@ def not_finite(*, value: str = "nan", rate: float = 1.0) -> Contamination:
     number("contamination.rate", rate, low=0, high=1)
 
     def update(trained: State, reference: State, generator: Generator) -> State:
-        places = chosen(torch.arange(trained.parameters.numel()), rate, generator)
+        places = sample_rows(torch.arange(trained.parameters.numel()), rate, generator)
         if len(places) == 0:
             return trained
         return State(trained.parameters.index_fill(0, places, spoilt), trained.buffers)

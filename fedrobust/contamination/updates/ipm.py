@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fedrobust.contamination.base import Contamination, Forged, Scene
-from fedrobust.contamination.updates.collusion import colluding, tuned
+from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
+from fedrobust.contamination.updates.collusion import make_collusion, tune_against_rule
 from fedrobust.utils.validation import number
 
 
@@ -17,10 +17,10 @@ def ipm(*, factor: float = 2.0, knowledge: str = "omniscient") -> Contamination:
     """
     number("contamination.factor", factor, low=0)
 
-    def attack(scene: Scene) -> Forged:
-        return Forged((part, strip_Hb.mean(dim=0) * -factor) for part, strip_Hb in scene.known.strips())
+    def attack(context: AttackContext) -> CraftedUpdates:
+        return CraftedUpdates((part, strip_Hb.mean(dim=0) * -factor) for part, strip_Hb in context.known.column_strips())
 
-    return colluding("ipm", attack, knowledge)
+    return make_collusion("ipm", attack, knowledge)
 
 
 def optimal_ipm(*, evaluations: int = 20) -> Contamination:
@@ -34,4 +34,4 @@ def optimal_ipm(*, evaluations: int = 20) -> Contamination:
     def candidate(factor: float, mean_Sb: Tensor) -> Tensor:
         return mean_Sb[0] * -factor
 
-    return colluding("optimal_ipm", tuned(lambda strip_Hb: strip_Hb.mean(dim=0, keepdim=True), 1, candidate, evaluations))
+    return make_collusion("optimal_ipm", tune_against_rule(lambda strip_Hb: strip_Hb.mean(dim=0, keepdim=True), 1, candidate, evaluations))

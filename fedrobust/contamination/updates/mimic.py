@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust.contamination.base import Contamination, Forged, Scene
-from fedrobust.contamination.updates.collusion import colluding
+from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
+from fedrobust.contamination.updates.collusion import make_collusion
 from fedrobust.errors import ConfigError
 from fedrobust.utils.validation import number
 
@@ -22,16 +22,16 @@ def mimic(*, target: int | None = None) -> Contamination:
     if target is not None:
         number("contamination.target", target, low=0, integer=True)
 
-    def attack(scene: Scene) -> Forged:
-        if target in scene.own.clients:
+    def attack(context: AttackContext) -> CraftedUpdates:
+        if target in context.own.clients:
             raise ConfigError(f"contamination.target={target}: is poisoned itself; choose an honest client, or null")
-        wanted = scene.memory.get("target") if target is None else target
-        found = wanted if wanted in scene.known.clients else scene.known.clients[outstanding(scene.known.gram())]
-        row = scene.known.clients.index(found)
+        wanted = context.memory.get("target") if target is None else target
+        found = wanted if wanted in context.known.clients else context.known.clients[outstanding(context.known.gram())]
+        row = context.known.clients.index(found)
         memory = {} if target is not None else {"target": found if wanted is None else wanted}
-        return Forged(((part, strip_Hb[row]) for part, strip_Hb in scene.known.strips()), memory)
+        return CraftedUpdates(((part, strip_Hb[row]) for part, strip_Hb in context.known.column_strips()), memory)
 
-    return colluding("mimic", attack)
+    return make_collusion("mimic", attack)
 
 
 def outstanding(gram_HH: Tensor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.updates.distance_bounded import Crowd, hidden
+from fedrobust.contamination.updates.distance_bounded import UpdateDistances, distance_bounded_attack
 
 
 def min_max(*, perturbation: str = "std", gamma: float | None = None, knowledge: str = "omniscient") -> Contamination:
@@ -17,10 +17,10 @@ def min_max(*, perturbation: str = "std", gamma: float | None = None, knowledge:
     algorithm 1; the start comes from the distances, since a constant one is too coarse for short updates). gamma = 0: they send
     the mean. knowledge: see `base.Collusion`; a single known update leaves no room: it is sent as it is.
     """
-    return hidden("min_max", perturbation, gamma, knowledge, within)
+    return distance_bounded_attack("min_max", perturbation, gamma, knowledge, within_largest_distance)
 
 
-def within(crowd: Crowd) -> tuple[Callable[[float], bool], float]:
+def within_largest_distance(crowd: UpdateDistances) -> tuple[Callable[[float], bool], float]:
     """The condition, and a start of the search: mean and mean + gamma p are both within R of any update, so gamma |p| <= 2 R."""
     limit = float(crowd.pairs.max())
     start = (limit / crowd.square) ** 0.5 if crowd.square > 0 else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.updates.distance_bounded import Crowd, hidden
+from fedrobust.contamination.updates.distance_bounded import UpdateDistances, distance_bounded_attack
 
 
 def min_sum(*, perturbation: str = "std", gamma: float | None = None, knowledge: str = "omniscient") -> Contamination:
@@ -14,10 +14,10 @@ def min_sum(*, perturbation: str = "std", gamma: float | None = None, knowledge:
 
     The settings are those of `min_max`.
     """
-    return hidden("min_sum", perturbation, gamma, knowledge, within)
+    return distance_bounded_attack("min_sum", perturbation, gamma, knowledge, within_largest_sum)
 
 
-def within(crowd: Crowd) -> tuple[Callable[[float], bool], float]:
+def within_largest_sum(crowd: UpdateDistances) -> tuple[Callable[[float], bool], float]:
     """The condition, and a start of the search: the sum is at least H gamma^2 |p|^2, so gamma |p| <= sqrt(limit / H)."""
     limit = float(crowd.pairs.sum(dim=1).max())
     start = (limit / (len(crowd.along_H) * crowd.square)) ** 0.5 if crowd.square > 0 else 0.0

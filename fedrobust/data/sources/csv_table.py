@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from fedrobust.data.dataset import Dataset, DataSource
-from fedrobust.data.files import checked_name, open_root
-from fedrobust.data.table import Options, Table, class_setting, load_table, options, path_setting, read_csv
+from fedrobust.data.files import find_name, open_root
+from fedrobust.data.table import ImageTable, Options, class_setting, load_table, options, path_setting, read_csv
 
 
 def csv(
@@ -47,9 +47,9 @@ def _load(path: Path, root: Path, columns: dict[str, str], classes: Sequence[str
     frame = read_csv(path, [columns["image"], columns["label"], *own])
     files = open_root(root)
     known = set(files.names)
-    images = [checked_name(name, str(path), known) for name in frame[columns["image"]]]
+    images = [find_name(name, str(path), known) for name in frame[columns["image"]]]
     optional = {kind: _column(frame, columns[kind]) for kind in ("site", "group", "split")}
-    table = Table(images, list(frame[columns["label"]]), classes, optional["site"], optional["group"], optional["split"])
+    table = ImageTable(images, list(frame[columns["label"]]), classes, optional["site"], optional["group"], optional["split"])
     return load_table("csv", str(path), files, table, chosen)
 
 

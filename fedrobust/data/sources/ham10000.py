@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from fedrobust.data.dataset import Dataset, DataSource
-from fedrobust.data.files import Files, joined, open_root
-from fedrobust.data.table import Options, Table, load_table, options, path_setting, read_csv
+from fedrobust.data.files import Files, join_roots, open_root
+from fedrobust.data.table import ImageTable, Options, load_table, options, path_setting, read_csv
 from fedrobust.errors import DataError
 from fedrobust.utils.validation import choice
 
@@ -54,7 +54,7 @@ def _load(root: Path, chosen: Options, split: str) -> Dataset:
     files, images = _images(root, source, list(frame["image_id"]))
     site = next((_column(frame, name) for name in ("site", "dataset") if name in frame.columns), None)
     given = _column(frame, "split") if split == "given" else None
-    table = Table(images, list(frame["dx"]), CLASSES, site, list(frame["lesion_id"]), given)
+    table = ImageTable(images, list(frame["dx"]), CLASSES, site, list(frame["lesion_id"]), given)
     return load_table("ham10000", source, files, table, chosen)
 
 
@@ -73,7 +73,7 @@ def _tables(root: Path) -> list[Path]:
 def _images(root: Path, source: str, ids: Sequence[str]) -> tuple[Files, list[str]]:
     """The files of the folder and of every HAM10000 zip in it, and the stored name of each image id (the first one found)."""
     archives = sorted(path for path in root.iterdir() if path.suffix == ".zip" and path.name.lower().startswith("ham10000"))
-    files = joined([open_root(root), *(open_root(path) for path in archives)])
+    files = join_roots([open_root(root), *(open_root(path) for path in archives)])
     stored: dict[str, str] = {}
     for name in files.images:
         stored.setdefault(PurePosixPath(name).stem, name)

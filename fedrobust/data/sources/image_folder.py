@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.files import open_root
-from fedrobust.data.table import Options, Table, class_setting, load_table, options, path_setting
+from fedrobust.data.table import ImageTable, Options, class_setting, load_table, options, path_setting
 from fedrobust.errors import DataError
 from fedrobust.utils import validation
 
@@ -46,5 +46,5 @@ def _load(root: Path, layout: list[str], classes: Sequence[str] | None, chosen: 
             raise DataError(f"{root}: {name} does not lie at {'/'.join(layout)}/<image>; move it or set data.layout")
         for word, folder in zip(layout, folders, strict=True):
             columns[word].append(folder)
-    table = Table(names, columns["class"], classes, columns.get("site"), None, columns.get("split"))
+    table = ImageTable(names, columns["class"], classes, columns.get("site"), None, columns.get("split"))
     return load_table("image_folder", str(root), files, table, chosen)

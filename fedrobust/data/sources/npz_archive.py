@@ -66,7 +66,7 @@ def _build(name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | 
         raise DataError(f"{path}: has no train_images; its keys are {', '.join(archive.files)}")
     labels, sites, given = _columns(path, archive, parts)
     with found_in(path):
-        split = splits.complete(given, labels, torch.arange(len(labels)), generator(chosen.seed, name, "splits"))
+        split = splits.complete_splits(given, labels, torch.arange(len(labels)), generator(chosen.seed, name, "splits"))
     index = subset(labels, sites, split, chosen.max_images, generator(chosen.seed, name, "subset"))
 
     def fill(out: NDArray[np.uint8]) -> list[int]:

@@ -6,7 +6,7 @@ from fedrobust.data.dataset import Dataset, DataSource, make_dataset
 from fedrobust.errors import ConfigError, DataError, found_in
 
 
-def own(source: DataSource, site: str | None = None) -> DataSource:
+def one_site(source: DataSource, site: str | None = None) -> DataSource:
     """One site's images. site: its name among the sites of the source, needed where those are several; classes may be missing."""
     if not isinstance(source, DataSource):
         raise ConfigError(f"data.source={source}: must be a group with a _target_; see configs/data")

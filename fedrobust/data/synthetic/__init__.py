@@ -10,7 +10,7 @@ from torch import Tensor
 from fedrobust.data import cache, splits
 from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.dataset import Dataset, DataSource, make_dataset
-from fedrobust.data.synthetic.lesions import KINDS, draw
+from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.data.synthetic.scanners import SCANNERS, photograph
 from fedrobust.errors import found_in
 from fedrobust.seeding import generator
@@ -31,7 +31,7 @@ def synthetic(size: int = 32, num_images: int = 2400, imbalance: float = 5.0, se
 
 
 def _load(size: int, num_images: int, imbalance: float, seed: int) -> Dataset:
-    counts = class_counts(num_images, imbalance)
+    counts = imbalanced_counts(num_images, imbalance)
     labels = torch.repeat_interleave(torch.arange(len(KINDS)), torch.from_numpy(counts))
     groups = torch.cat([_lesions(int(count)) + 10**6 * kind for kind, count in enumerate(counts)])
     groups = torch.unique(groups, return_inverse=True)[1]
@@ -43,13 +43,13 @@ def _load(size: int, num_images: int, imbalance: float, seed: int) -> Dataset:
 
 
 def _labelled(images: Tensor, labels: Tensor, groups: Tensor, sites: Tensor, seed: int) -> Dataset:
-    split = splits.complete(None, labels, groups, generator(seed, "synthetic", "splits"))
+    split = splits.complete_splits(None, labels, groups, generator(seed, "synthetic", "splits"))
     names = [scanner.name for scanner in SCANNERS]
     kinds = [kind.name for kind in KINDS]
     return make_dataset("synthetic", images, labels, kinds, splits=split, sites=sites, site_names=names, groups=groups)
 
 
-def class_counts(num_images: int, imbalance: float) -> NDArray[np.int64]:
+def imbalanced_counts(num_images: int, imbalance: float) -> NDArray[np.int64]:
     """(K,) images per class, falling geometrically: class k gets a share proportional to imbalance^(-k / (K - 1)), at least 3 images."""
     falling = imbalance ** (-np.arange(len(KINDS)) / (len(KINDS) - 1))
     return 3 + largest_remainder(num_images - 3 * len(KINDS), falling)
@@ -77,7 +77,7 @@ def _fill(out: NDArray[np.uint8], labels: Tensor, groups: Tensor, sites: Tensor,
             source = generator(seed, "synthetic", "pixels", kind, site)
             for lesions in torch.unique(groups[rows]).split(batch):
                 part = rows[torch.isin(groups[rows], lesions)]
-                scenes = draw(KINDS[kind], len(lesions), out.shape[-1], source)
+                scenes = draw_lesions(KINDS[kind], len(lesions), out.shape[-1], source)
                 scenes = _views(scenes, torch.searchsorted(lesions, groups[part]))
                 out[part.numpy()] = as_bytes(photograph(scenes, scanner, source)).numpy()
     return []

@@ -61,7 +61,7 @@ class Canvas:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class LesionKind:
     """One class: how ragged and how soft its outline is, how much melanin and blood it holds, what
     else absorbs red, green and blue in it (keratin, deep pigment), and what `texture` does to melanin and blood."""
 
@@ -117,17 +117,17 @@ def _scales(canvas: Canvas, melanin: Tensor, blood: Tensor) -> tuple[Tensor, Ten
 
 
 KINDS = (
-    Kind("network", 0.05, 0.10, (0.6, 1.1), (0.05, 0.20), (0.0, 0.0, 0.0), _network),
-    Kind("blotches", 0.22, 0.05, (0.8, 1.4), (0.05, 0.30), (0.9, 0.5, 0.2), _blotches),
-    Kind("cysts", 0.06, 0.03, (0.1, 0.4), (0.05, 0.20), (0.0, 0.3, 1.3), _cysts),
-    Kind("vessels", 0.12, 0.12, (0.0, 0.3), (0.25, 0.50), (0.0, 0.0, 0.0), _vessels),
-    Kind("scar", 0.05, 0.16, (0.5, 1.0), (0.10, 0.35), (0.1, 0.0, 0.0), _scar),
-    Kind("scales", 0.16, 0.18, (0.1, 0.4), (0.60, 1.00), (0.0, 0.2, 0.8), _scales),
-    Kind("lacunae", 0.09, 0.06, (0.0, 0.3), (0.60, 1.10), (0.9, 0.4, 0.0), _lacunae),
+    LesionKind("network", 0.05, 0.10, (0.6, 1.1), (0.05, 0.20), (0.0, 0.0, 0.0), _network),
+    LesionKind("blotches", 0.22, 0.05, (0.8, 1.4), (0.05, 0.30), (0.9, 0.5, 0.2), _blotches),
+    LesionKind("cysts", 0.06, 0.03, (0.1, 0.4), (0.05, 0.20), (0.0, 0.3, 1.3), _cysts),
+    LesionKind("vessels", 0.12, 0.12, (0.0, 0.3), (0.25, 0.50), (0.0, 0.0, 0.0), _vessels),
+    LesionKind("scar", 0.05, 0.16, (0.5, 1.0), (0.10, 0.35), (0.1, 0.0, 0.0), _scar),
+    LesionKind("scales", 0.16, 0.18, (0.1, 0.4), (0.60, 1.00), (0.0, 0.2, 0.8), _scales),
+    LesionKind("lacunae", 0.09, 0.06, (0.0, 0.3), (0.60, 1.10), (0.9, 0.4, 0.0), _lacunae),
 )
 
 
-def draw(kind: Kind, count: int, size: int, generator: Generator) -> Tensor:
+def draw_lesions(kind: LesionKind, count: int, size: int, generator: Generator) -> Tensor:
     """`count` lesions of one kind on skin: (count, 3, size, size) float32 in [0, 1], before any camera."""
     canvas = _canvas(kind, count, size, generator)
     melanin, blood = canvas.uniform(*kind.melanin), canvas.uniform(*kind.blood)
@@ -140,7 +140,7 @@ def draw(kind: Kind, count: int, size: int, generator: Generator) -> Tensor:
     return torch.stack(channels, dim=1)
 
 
-def _canvas(kind: Kind, count: int, size: int, generator: Generator) -> Canvas:
+def _canvas(kind: LesionKind, count: int, size: int, generator: Generator) -> Canvas:
     """A random place, size, direction and outline radius(angle) = 1 + sum of a_m cos(m angle + phase) for every lesion."""
 
     def uniform(low: float, high: float) -> Tensor:

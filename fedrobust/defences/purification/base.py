@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fedrobust.defences.purification.resampling_cpu import doubled, halved
+from fedrobust.defences.purification.resampling_cpu import double_resolution, halve_resolution
 from fedrobust.learning import batchnorm
 from fedrobust.learning.classifier import Classifier
 from fedrobust.types import Purifier, Purify
@@ -47,20 +47,20 @@ def _check(name: str, images: Tensor) -> None:
             raise ValueError(f"purifier={name}: images must be numbers in [0, 1] (found NaN or a value outside)")
 
 
-def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images (B, C, H, W) at another size (height, width): linear, averaging over the old pixels that a new one covers."""
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images
     if images.device.type == "cpu" and not (torch.is_grad_enabled() and images.requires_grad):
         if size == (2 * height, 2 * width):
-            return doubled(images)
+            return double_resolution(images)
         if (2 * size[0], 2 * size[1]) == (height, width) and min(size) > 1:
-            return halved(images)
+            return halve_resolution(images)
     return functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def smoothed(images: Tensor, taps: Sequence[float]) -> Tensor:
+def smooth_images(images: Tensor, taps: Sequence[float]) -> Tensor:
     """Images (B, C, H, W) convolved with an odd number of taps along both axes; border pixels are repeated."""
     reach = len(taps) // 2
     for axis, padding in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
@@ -71,7 +71,7 @@ def smoothed(images: Tensor, taps: Sequence[float]) -> Tensor:
     return images
 
 
-def behind(model: Classifier, purifier: Purifier, images: Tensor, generator: Generator) -> Classifier:
+def with_purified_statistics(model: Classifier, purifier: Purifier, images: Tensor, generator: Generator) -> Classifier:
     """A copy of the model whose BatchNorm statistics are those of purified images; nothing is trained, labels are not needed.
 
     Purified images are smoother than those a model was trained on, and statistics of the latter cost it much of its accuracy on them

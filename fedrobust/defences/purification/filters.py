@@ -8,10 +8,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fedrobust.defences.purification.base import purifier, smoothed
+from fedrobust.defences.purification.base import purifier, smooth_images
 from fedrobust.errors import ConfigError
 from fedrobust.types import Purifier
-from fedrobust.utils.images import compressed
+from fedrobust.utils.images import compress_jpeg
 from fedrobust.utils.validation import number
 
 
@@ -23,7 +23,7 @@ def gaussian(*, std: float = 0.8) -> Purifier:
     taps = [weight / sum(weights) for weight in weights]
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
-        return smoothed(images, taps)
+        return smooth_images(images, taps)
 
     return purifier("gaussian", apply)
 
@@ -48,6 +48,6 @@ def jpeg(*, quality: int = 75) -> Purifier:
     number("purifier.quality", quality, low=1, high=100, integer=True)
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
-        return compressed(images, quality)
+        return compress_jpeg(images, quality)
 
     return purifier("jpeg", apply, differentiable=False)

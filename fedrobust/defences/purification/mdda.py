@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.defences.purification.base import purifier, resized, smoothed
+from fedrobust.defences.purification.base import purifier, resize_images, smooth_images
 from fedrobust.defences.purification.total_variation import rof
 from fedrobust.types import Purifier
 from fedrobust.utils.validation import number
@@ -36,15 +36,15 @@ def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12, smooth
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
         sizes = [_scaled(images, scale) for scale in SCALES]
-        pyramid = [resized(images, size) for size in sizes]
+        pyramid = [resize_images(images, size) for size in sizes]
         noises = iter(noise(images, sizes * blocks, generator) if std > 0 and blocks > 0 else ())
         for _ in range(blocks):
             if std > 0:
                 pyramid = [one.add(next(noises), alpha=std) for one in pyramid]
-            pyramid = aggregated([rof(one, weight, iterations) for one in pyramid])
+            pyramid = aggregate_scales([rof(one, weight, iterations) for one in pyramid])
         size = _scaled(images, 1)
-        mean = sum((resized(one, size) for one in pyramid), start=images.new_zeros(())) / len(pyramid)
-        return torch.lerp(mean, smoothed(mean, TAPS), smoothing) if smoothing > 0 else mean
+        mean = sum((resize_images(one, size) for one in pyramid), start=images.new_zeros(())) / len(pyramid)
+        return torch.lerp(mean, smooth_images(mean, TAPS), smoothing) if smoothing > 0 else mean
 
     return purifier("mdda", apply)
 
@@ -67,7 +67,7 @@ def noise(images: Tensor, sizes: list[tuple[int, int]], generator: Generator) ->
     return [part.reshape(count, channels, *size) for part, size in zip(parts, sizes, strict=True)]
 
 
-def aggregated(pyramid: list[Tensor]) -> list[Tensor]:
+def aggregate_scales(pyramid: list[Tensor]) -> list[Tensor]:
     """Every scale (B, C, h, w) as the weighted mean of itself and its neighbours, all from before this step."""
     out = []
     for place, own in enumerate(pyramid):
@@ -76,6 +76,6 @@ def aggregated(pyramid: list[Tensor]) -> list[Tensor]:
         total = OWN + NEIGHBOUR * len(neighbours)
         mixed = own * (OWN / total)
         for one in neighbours:
-            mixed = mixed.add(resized(one, size), alpha=NEIGHBOUR / total)
+            mixed = mixed.add(resize_images(one, size), alpha=NEIGHBOUR / total)
         out.append(mixed)
     return out

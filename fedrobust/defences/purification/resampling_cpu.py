@@ -17,12 +17,12 @@ NEAR, FAR = 0.75, 0.25  # linear: a new pixel's centre is a quarter of an old pi
 INNER, OUTER = 0.375, 0.125  # linear over twice the distance: the two old pixels that a new one covers, and the next ones
 
 
-def doubled(images: Tensor) -> Tensor:
+def double_resolution(images: Tensor) -> Tensor:
     """Images (B, C, H, W), float32 or float64 on a CPU, at (2 H, 2 W): linear, border pixels repeated."""
     return _mapped(_double, images, (2 * images.shape[2], 2 * images.shape[3]))
 
 
-def halved(images: Tensor) -> Tensor:
+def halve_resolution(images: Tensor) -> Tensor:
     """Images (B, C, H, W) on a CPU, H and W even and at least 4, at (H / 2, W / 2): linear over the four old pixels in reach; at the
     border over the three that there are."""
     return _mapped(_halve, images, (images.shape[2] // 2, images.shape[3] // 2))

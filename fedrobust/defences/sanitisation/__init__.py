@@ -1,9 +1,9 @@
 """Sanitising: which training images look tampered with, judged by their features alone. One defence a file, each a factory that
 returns a `Sanitiser`; the functions inside know nothing of models, clients or rounds."""
 
-from fedrobust.defences.sanitisation.base import Sanitiser, Sifted, sift
+from fedrobust.defences.sanitisation.base import Sanitiser, SanitiserResult, sanitise
 
-__all__ = ["Sanitiser", "Sifted", "none", "sift"]
+__all__ = ["Sanitiser", "SanitiserResult", "none", "sanitise"]
 
 
 def none() -> Sanitiser:

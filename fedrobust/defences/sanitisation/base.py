@@ -39,7 +39,7 @@ class Sanitiser:
         return self.score is not None and server_round > self.warmup
 
 
-def checked(name: str, score: Score, *, anchors: str, quantile: float, threshold: float, warmup: int) -> Sanitiser:
+def make_sanitiser(name: str, score: Score, *, anchors: str, quantile: float, threshold: float, warmup: int) -> Sanitiser:
     """A Sanitiser; raises ConfigError for settings out of range."""
     choice("sanitiser.anchors", anchors, ANCHORS)
     number("sanitiser.quantile", quantile, low=0, high=0.99)
@@ -49,14 +49,14 @@ def checked(name: str, score: Score, *, anchors: str, quantile: float, threshold
 
 
 @dataclass(frozen=True, slots=True)
-class Sifted:
+class SanitiserResult:
     """The verdict on N images: kept_N bool; scores_N float64, larger is more suspicious."""
 
     kept_N: Tensor
     scores_N: Tensor
 
 
-def sift(sanitiser: Sanitiser, features_Nd: Tensor, labels_N: Tensor, anchors_dK: Tensor | None = None) -> Sifted:
+def sanitise(sanitiser: Sanitiser, features_Nd: Tensor, labels_N: Tensor, anchors_dK: Tensor | None = None) -> SanitiserResult:
     """Judge N images by their features (N, d) and labels (N,); any device, the verdict is on the CPU.
 
     anchors_dK: the fixed anchors of the K classes, for anchors="etf" (features are brought to unit length then).
@@ -65,14 +65,14 @@ def sift(sanitiser: Sanitiser, features_Nd: Tensor, labels_N: Tensor, anchors_dK
     features_Nd, labels_N = features_Nd.detach().cpu().to(torch.float64), labels_N.cpu()
     _check(features_Nd, labels_N)
     if sanitiser.score is None or not len(labels_N):
-        return Sifted(torch.ones(len(labels_N), dtype=torch.bool), torch.zeros(len(labels_N), dtype=torch.float64))
+        return SanitiserResult(torch.ones(len(labels_N), dtype=torch.bool), torch.zeros(len(labels_N), dtype=torch.float64))
     if sanitiser.anchors == "etf":
         features_Nd = torch.nn.functional.normalize(features_Nd, dim=1, eps=1e-8)
         centres_Kd = _anchored(anchors_dK, features_Nd, labels_N)
     else:
         centres_Kd = centroids(features_Nd, labels_N)
     scores_N = sanitiser.score(features_Nd, labels_N, centres_Kd)
-    return Sifted(kept(scores_N, labels_N, sanitiser.quantile, sanitiser.threshold), scores_N)
+    return SanitiserResult(kept_rows(scores_N, labels_N, sanitiser.quantile, sanitiser.threshold), scores_N)
 
 
 def _check(features_Nd: Tensor, labels_N: Tensor) -> None:
@@ -101,7 +101,7 @@ def centroids(features_Nd: Tensor, labels_N: Tensor) -> Tensor:
     return torch.where(counts_K[:, None] > 0, sums_Kd / counts_K.clamp(min=1)[:, None], torch.nan)
 
 
-def kept(scores_N: Tensor, labels_N: Tensor, quantile: float, threshold: float = 0.0) -> Tensor:
+def kept_rows(scores_N: Tensor, labels_N: Tensor, quantile: float, threshold: float = 0.0) -> Tensor:
     """All but the floor(quantile * n) most suspicious of the n images of each class, as a mask, and of those only what lies above the
     threshold (at 0 an image at its very centre is kept).
 

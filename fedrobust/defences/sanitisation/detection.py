@@ -16,7 +16,7 @@ DROPPED, ALTERED, FOUND = "dropped", "altered", "found"  # metrics of a client's
 BATCH = 256
 
 
-def altered(clean: Samples, now: Samples, *, triggered: bool) -> Tensor:
+def altered_rows(clean: Samples, now: Samples, *, triggered: bool) -> Tensor:
     """(N,) bool: the label was changed or, with `triggered`, the image (where the contamination plants a trigger, every changed
     image carries it). Noise on an image alone is no alteration that a defence should find."""
     changed_N = clean.labels.cpu() != now.labels.cpu()
@@ -27,7 +27,7 @@ def altered(clean: Samples, now: Samples, *, triggered: bool) -> Tensor:
     return changed_N | torch.cat(differs) if differs else changed_N
 
 
-def counts(kept_N: Tensor, altered_N: Tensor | None) -> dict[str, float]:
+def detection_counts(kept_N: Tensor, altered_N: Tensor | None) -> dict[str, float]:
     """What a client reports: images dropped; in a simulation also those altered, and those both (None: nobody knows)."""
     dropped_N = ~kept_N
     if altered_N is None:
@@ -59,7 +59,7 @@ class Detection:
         return {**sizes, "precision": self.precision, "recall": self.recall}
 
 
-def pooled(records: Iterable[RoundRecord], warmup: int) -> Detection | None:
+def pool_detections(records: Iterable[RoundRecord], warmup: int) -> Detection | None:
     """All verdicts of all clients in the rounds after the warm-up together (an image is judged anew in every round). None where
     no client reported any."""
     reports = [one for record in records if record.number > warmup for one in record.clients if FOUND in one.metrics]

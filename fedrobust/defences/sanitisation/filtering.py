@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedrobust.defences.sanitisation.base import Sanitiser, sift
+from fedrobust.defences.sanitisation.base import Sanitiser, sanitise
 from fedrobust.types import Shard
 from fedrobust.utils.images import as_unit
 
 
-def filtered(sanitiser: Sanitiser, model: Any, shard: Shard, server_round: int) -> tuple[Shard, Tensor]:
+def sanitise_shard(sanitiser: Sanitiser, model: Any, shard: Shard, server_round: int) -> tuple[Shard, Tensor]:
     """The shard without the training images that the `classifier.Classifier` finds suspicious, and which of them were kept (N,).
 
     The very same shard during the warm-up, while the model knows nothing. Validation and test images are left alone.
@@ -22,7 +22,7 @@ def filtered(sanitiser: Sanitiser, model: Any, shard: Shard, server_round: int) 
     if not sanitiser.active(server_round) or not len(shard.train):
         return shard, torch.ones(len(shard.train), dtype=torch.bool)
     features_Nd = embed(model, shard.train.images)
-    kept_N = sift(sanitiser, features_Nd, shard.train.labels, model.anchors).kept_N
+    kept_N = sanitise(sanitiser, features_Nd, shard.train.labels, model.anchors).kept_N
     rows = kept_N.nonzero().reshape(-1).to(shard.train.labels.device)
     return replace(shard, train=shard.train.take(rows)), kept_N
 

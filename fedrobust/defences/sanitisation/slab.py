@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedrobust.defences.sanitisation.base import Sanitiser, checked
+from fedrobust.defences.sanitisation.base import Sanitiser, make_sanitiser
 
 
 def slab(*, anchors: str = "centroid", quantile: float = 0.2, threshold: float = 0.0, warmup: int = 2) -> Sanitiser:
@@ -16,7 +16,7 @@ def slab(*, anchors: str = "centroid", quantile: float = 0.2, threshold: float =
     two classes this drops the same images as the paper's. anchors "centroid": of the classes that occur; "etf": the fixed
     anchors of all classes, (m_a - m_b)/|m_a - m_b|. Other settings: see `Sanitiser`. Raises ConfigError.
     """
-    return checked("slab", offset, anchors=anchors, quantile=quantile, threshold=threshold, warmup=warmup)
+    return make_sanitiser("slab", offset, anchors=anchors, quantile=quantile, threshold=threshold, warmup=warmup)
 
 
 def offset(features_Nd: Tensor, labels_N: Tensor, centres_Kd: Tensor) -> Tensor:

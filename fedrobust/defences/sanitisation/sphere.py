@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fedrobust.defences.sanitisation.base import Sanitiser, checked
+from fedrobust.defences.sanitisation.base import Sanitiser, make_sanitiser
 
 
 def sphere(*, anchors: str = "centroid", quantile: float = 0.2, threshold: float = 0.0, warmup: int = 2) -> Sanitiser:
@@ -14,7 +14,7 @@ def sphere(*, anchors: str = "centroid", quantile: float = 0.2, threshold: float
     score of a unit feature u is 1 - u . m_y = |u - m_y|^2 / 2, in [0, 2]. Other settings: see `Sanitiser`. Raises ConfigError.
     """
     score = misalignment if anchors == "etf" else distance
-    return checked("sphere", score, anchors=anchors, quantile=quantile, threshold=threshold, warmup=warmup)
+    return make_sanitiser("sphere", score, anchors=anchors, quantile=quantile, threshold=threshold, warmup=warmup)
 
 
 def distance(features_Nd: Tensor, labels_N: Tensor, centres_Kd: Tensor) -> Tensor:

@@ -42,6 +42,6 @@ class Session:
     threshold: int
 
 
-def seeded(generator: Generator) -> Random:
+def seeded_random(generator: Generator) -> Random:
     """Repeatable, and so of no use against anybody who knows the seed, which the server does."""
     return lambda number: torch.randint(256, (number,), generator=generator, dtype=torch.uint8).numpy().tobytes()

@@ -16,13 +16,13 @@ from fedrobust.errors import RunError
 from fedrobust.privacy.secure import Random, Session, ciphers, secret_sharing
 
 KEYS_BYTES = 2 * ciphers.KEY_BYTES  # both public keys of a client: for letters, for masks
-LETTER_BYTES = 2 * secret_sharing.SHARE_BYTES  # a share of the seed b, and one of the private mask key
-SEALED_BYTES = ciphers.NONCE_BYTES + LETTER_BYTES + ciphers.TAG_BYTES
+SHARES_BYTES = 2 * secret_sharing.SHARE_BYTES  # a share of the seed b, and one of the private mask key
+SEALED_BYTES = ciphers.NONCE_BYTES + SHARES_BYTES + ciphers.TAG_BYTES
 
-Kept = Mapping[str, Any]
+ClientSecrets = Mapping[str, Any]
 
 
-def make_keys(session: Session, kept: Kept, random: Random) -> tuple[Kept, bytes]:
+def make_keys(session: Session, kept: ClientSecrets, random: Random) -> tuple[ClientSecrets, bytes]:
     """The first answer: (what is kept, both public keys). kept: of an earlier round, or nothing."""
     if kept.get("round", 0) >= session.round:
         _refuse(session, f"its keys were asked for after those of round {kept['round']} (a replay?)")
@@ -34,24 +34,24 @@ def make_keys(session: Session, kept: Kept, random: Random) -> tuple[Kept, bytes
     return now, public
 
 
-def make_shares(session: Session, kept: Kept, keys: Mapping[int, bytes], random: Random) -> tuple[Kept, dict[int, bytes]]:
+def make_shares(session: Session, kept: ClientSecrets, keys: Mapping[int, bytes], random: Random) -> tuple[ClientSecrets, dict[int, bytes]]:
     """The second answer: (what is kept, {other client: its sealed shares}). keys: both public keys of every client, its own too."""
     _check_turn(session, kept, "keys")
     _check_keys(session, kept, keys)
     seed = random(secret_sharing.SECRET_BYTES)
-    places = [place(client) for client in keys]
+    places = [share_index(client) for client in keys]
     seeds, masks = (secret_sharing.split(secret, session.threshold, places, random) for secret in (seed, kept["masks"]))
-    letters = {client: seeds[place(client)] + masks[place(client)] for client in keys}
+    letters = {client: seeds[share_index(client)] + masks[share_index(client)] for client in keys}
     own, sealed = letters.pop(session.client), {}
     for client, letter in letters.items():
-        key = _agreed(session, kept["letters"], keys[client][: ciphers.KEY_BYTES], letter_purpose(session.task, session.client, client))
+        key = _agreed(session, kept["letters"], keys[client][: ciphers.KEY_BYTES], sealing_purpose(session.task, session.client, client))
         sealed[client] = ciphers.seal(key, letter, random)
     clients = sorted(keys)
     now = {**kept, "stage": "shares", "seed": seed, "own": own, "clients": clients, "keys": b"".join(keys[one] for one in clients)}
     return now, sealed
 
 
-def check_masking(session: Session, kept: Kept, senders: Collection[int]) -> None:
+def check_masking(session: Session, kept: ClientSecrets, senders: Collection[int]) -> None:
     """Whether the third answer may be given, before it is trained for. senders: the other clients whose sealed shares came."""
     _check_turn(session, kept, "shares")
     known = set(kept["clients"])
@@ -60,7 +60,7 @@ def check_masking(session: Session, kept: Kept, senders: Collection[int]) -> Non
     _check_enough(session, len(senders) + 1)
 
 
-def mask(session: Session, kept: Kept, sealed: Mapping[int, bytes], vector: Tensor) -> Kept:
+def mask(session: Session, kept: ClientSecrets, sealed: Mapping[int, bytes], vector: Tensor) -> ClientSecrets:
     """The third answer: mask the encoded update, in place. sealed: {other client: the shares that it sealed for this one}. A letter that
     cannot be opened is missing from the last answer and spoils nothing else. Returns what is kept: others' shares, no keys."""
     check_masking(session, kept, sealed)
@@ -70,17 +70,19 @@ def mask(session: Session, kept: Kept, sealed: Mapping[int, bytes], vector: Tens
     held = {session.client: kept["own"]}
     for client, letter in sealed.items():
         public, masks_public = keys[client][: ciphers.KEY_BYTES], keys[client][ciphers.KEY_BYTES :]
-        opened = ciphers.unseal(_agreed(session, kept["letters"], public, letter_purpose(session.task, client, session.client)), letter)
+        opened = ciphers.unseal(_agreed(session, kept["letters"], public, sealing_purpose(session.task, client, session.client)), letter)
         if opened is not None:
             held[client] = opened
         seed = _agreed(session, kept["masks"], masks_public, mask_purpose(session.task, session.client, client))
-        ciphers.add_mask(vector, seed, sign(session.client, client))
+        ciphers.add_mask(vector, seed, mask_sign(session.client, client))
     alive, holding = sorted({*sealed, session.client}), sorted(held)
     plain = {"round": session.round, "task": session.task, "stage": "masked"}
     return {**plain, "clients": alive, "holding": holding, "held": b"".join(held[client] for client in holding)}
 
 
-def unmask(session: Session, kept: Kept, survivors: Collection[int]) -> tuple[Kept, dict[int, bytes], dict[int, bytes]]:
+def reveal_shares(
+    session: Session, kept: ClientSecrets, survivors: Collection[int]
+) -> tuple[ClientSecrets, dict[int, bytes], dict[int, bytes]]:
     """The last answer: (what is kept, {survivor: share of its seed}, {lost client: share of its private mask key}). survivors: all
     whose masked updates reached the server, this client's among them; of nobody are both kinds told."""
     _check_turn(session, kept, "masked")
@@ -88,23 +90,23 @@ def unmask(session: Session, kept: Kept, survivors: Collection[int]) -> tuple[Ke
     if session.client not in alive or not alive <= set(kept["clients"]):
         _refuse(session, "the list of those whose updates arrived leaves this client out, or names strangers")
     _check_enough(session, len(alive))
-    letters = {client: kept["held"][LETTER_BYTES * at : LETTER_BYTES * (at + 1)] for at, client in enumerate(kept["holding"])}
+    letters = {client: kept["held"][SHARES_BYTES * at : SHARES_BYTES * (at + 1)] for at, client in enumerate(kept["holding"])}
     seeds = {client: letter[: secret_sharing.SHARE_BYTES] for client, letter in letters.items() if client in alive}
     masks = {client: letter[secret_sharing.SHARE_BYTES :] for client, letter in letters.items() if client not in alive}
     return {"round": session.round, "task": session.task, "stage": "over"}, seeds, masks
 
 
-def place(client: int) -> int:
+def share_index(client: int) -> int:
     """Where a client's shares are taken: never at 0, where the secret is."""
     return client + 1
 
 
-def sign(client: int, other: int) -> int:
+def mask_sign(client: int, other: int) -> int:
     """Of the two clients of a mask one adds it and one subtracts it."""
     return 1 if client < other else -1
 
 
-def letter_purpose(task: str, sender: int, receiver: int) -> str:
+def sealing_purpose(task: str, sender: int, receiver: int) -> str:
     """Of the key with which sender's letter to receiver is sealed: each direction has its own."""
     return f"fedrobust secure aggregation, letter, {task}, {sender}, {receiver}"
 
@@ -114,14 +116,14 @@ def mask_purpose(task: str, one: int, other: int) -> str:
     return f"fedrobust secure aggregation, mask, {task}, {min(one, other)}, {max(one, other)}"
 
 
-def _check_turn(session: Session, kept: Kept, stage: str) -> None:
+def _check_turn(session: Session, kept: ClientSecrets, stage: str) -> None:
     if (kept.get("round"), kept.get("task")) != (session.round, session.task):
         _refuse(session, "a message of another round or run than the one whose keys were made (a replay?)")
     if kept["stage"] != stage:
         _refuse(session, f"a message out of turn (last answered: {kept['stage']}); each is answered once")
 
 
-def _check_keys(session: Session, kept: Kept, keys: Mapping[int, bytes]) -> None:
+def _check_keys(session: Session, kept: ClientSecrets, keys: Mapping[int, bytes]) -> None:
     if keys.get(session.client) != kept["public"]:
         _refuse(session, "this client's own public keys came back changed")
     halves = {half for both in keys.values() for half in (both[: ciphers.KEY_BYTES], both[ciphers.KEY_BYTES :])}

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fedrobust.errors import RunError
 from fedrobust.privacy.secure import ciphers, secret_sharing
-from fedrobust.privacy.secure.client import mask_purpose, place, sign
+from fedrobust.privacy.secure.client import mask_purpose, mask_sign, share_index
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class RevealedSecrets:
     """A client's last answer: its shares of the seeds of those whose updates arrived, and of the private mask keys of the others."""
 
     seeds: Mapping[int, bytes]
@@ -21,7 +21,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Sitting:
+class ServerSession:
     """What the server knows of a round. keys: both public keys of everybody who has shares; shared: those who sent shares, whom
     all others masked with; survivors: those of them whose masked updates are in the sum, ascending."""
 
@@ -32,7 +32,7 @@ class Sitting:
     survivors: Sequence[int]
 
 
-def unmask(total: Tensor, sitting: Sitting, answers: Mapping[int, Opened]) -> None:
+def recover_secrets(total: Tensor, sitting: ServerSession, answers: Mapping[int, RevealedSecrets]) -> None:
     """Turn the sum of the survivors' masked updates into that of their updates, in place. answers: by client, at least `threshold`.
 
     Raises RunError where shares are missing, or do not give the key whose public half everybody used.
@@ -45,15 +45,15 @@ def unmask(total: Tensor, sitting: Sitting, answers: Mapping[int, Opened]) -> No
             raise RunError(f"secure aggregation: the shares of client {lost}'s mask key do not give it: some hospital sent a wrong one")
         for client in sitting.survivors:
             seed = ciphers.agree(private, sitting.keys[client][ciphers.KEY_BYTES :], mask_purpose(sitting.task, client, lost))
-            ciphers.add_mask(total, seed, -sign(client, lost))
+            ciphers.add_mask(total, seed, -mask_sign(client, lost))
 
 
-def _secret(sitting: Sitting, client: int, shares: Mapping[int, bytes]) -> bytes:
+def _secret(sitting: ServerSession, client: int, shares: Mapping[int, bytes]) -> bytes:
     """Out of the first `threshold` shares, by the number of their holder."""
     if len(shares) < sitting.threshold:
         raise RunError(f"secure aggregation: {len(shares)} of {sitting.threshold} shares of client {client}'s secret came")
     chosen = sorted(shares)[: sitting.threshold]
     try:
-        return secret_sharing.combine({place(holder): shares[holder] for holder in chosen})
+        return secret_sharing.combine({share_index(holder): shares[holder] for holder in chosen})
     except ValueError as error:
         raise RunError(f"secure aggregation: the shares of client {client}'s secret do not give one: {error}") from error

@@ -12,7 +12,7 @@ from fedrobust.utils.validation import number
 CONDITION = "sum-of-at-least"  # in the node's own configuration
 
 
-def check(node: Mapping[str, Any], privacy: Privacy, threshold: int) -> None:
+def check_site_condition(node: Mapping[str, Any], privacy: Privacy, threshold: int) -> None:
     """Raises ConfigError where the node sets the condition and the run does not keep to it. threshold: of how many hospitals the run
     opens a sum at least, under secure aggregation."""
     if CONDITION not in node:

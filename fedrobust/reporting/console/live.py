@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from fedrobust.reporting.text import decimal, label
+from fedrobust.reporting.text import format_number, metric_label
 from fedrobust.types import Failure, RoundRecord
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1")
@@ -93,7 +93,7 @@ class Display:
         self._progress.update(self._clients_bar, visible=False)
         self._now["stage"] = ""
         self._line(f"{run}: round {record.number}/{self._totals['rounds']}: {round_text(record)}")
-        if left_out := skipped(record):
+        if left_out := skipped_steps(record):
             self._print(f"{run}: round {record.number}: the strategy had to skip {', '.join(left_out)}", "yellow")
         for failure in record.failures:
             self._failure(run, record.number, failure)
@@ -142,14 +142,14 @@ def clean_text(text: str) -> str:
 
 def round_text(record: RoundRecord) -> str:
     """One round in one line, metrics in percent."""
-    metrics = ", ".join(f"{label(name)} {decimal(record.metrics.get(name))}" for name in SHOWN_METRICS)
+    metrics = ", ".join(f"{metric_label(name)} {format_number(record.metrics.get(name))}" for name in SHOWN_METRICS)
     lost = sum(one.counts for one in record.failures)
     failed = f", {lost} failed" if lost else ""
-    spent = f", epsilon {decimal(record.extras['epsilon'])}" if "epsilon" in record.extras else ""
+    spent = f", epsilon {format_number(record.extras['epsilon'])}" if "epsilon" in record.extras else ""
     return f"{metrics} % ({seconds(record):.1f} s, {len(record.clients)} clients{failed}{spent})"
 
 
-def skipped(record: RoundRecord) -> list[str]:
+def skipped_steps(record: RoundRecord) -> list[str]:
     """The steps that the strategy was asked for and could not do, e.g. distillation without proxy images."""
     return [name.removesuffix("_skipped") for name, value in record.extras.items() if name.endswith("_skipped") and value]
 
@@ -162,10 +162,10 @@ def seconds(record: RoundRecord) -> float:
 def rounds_table(run: str, records: Sequence[RoundRecord]) -> Table:
     """The last rounds: validation metrics in percent, seconds and failures."""
     table = Table(box=SIMPLE_HEAD, title=Text(f"{run}: validation, %"), title_justify="left", title_style="bold")
-    for name in ("Round", *(label(metric) for metric in SHOWN_METRICS), "Seconds", "Failures"):
+    for name in ("Round", *(metric_label(metric) for metric in SHOWN_METRICS), "Seconds", "Failures"):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
-        values = [decimal(record.metrics.get(name)) for name in SHOWN_METRICS]
+        values = [format_number(record.metrics.get(name)) for name in SHOWN_METRICS]
         failures = Text(str(len(record.failures)), style="bold red" if record.failures else "dim")
         table.add_row(str(record.number), *values, f"{seconds(record):.1f}", failures)
     return table

@@ -15,14 +15,14 @@ from fedrobust.reporting.text import (
     DROP_FORMULA,
     DROP_MEANINGS,
     METRIC_NAMES,
-    decimal,
     drop_notes,
     drop_text,
     evaluation_names,
+    format_interval,
+    format_number,
     headline,
-    interval,
-    label,
-    ordered,
+    metric_label,
+    order_drops,
     privacy_text,
     sanitising_text,
     uses_text,
@@ -81,7 +81,7 @@ def summary_table(report: Mapping[str, Any], uses: Mapping[str, int] | None = No
     if promised := privacy_text(report.get("privacy")):
         parts.append(Text(promised))
     parts += [evaluations_table(report["evaluations"]), drops_table(report["drops"])]
-    meanings = [f"{name}: {DROP_MEANINGS[name]}" for name in ordered(report["drops"])]
+    meanings = [f"{name}: {DROP_MEANINGS[name]}" for name in order_drops(report["drops"])]
     parts += [Text(line, style="dim") for line in [*meanings, *drop_notes(report["drops"]), DROP_FORMULA]]
     parts += [clients_table(report["clients"]), *(Text(line) for line in attack_lines(report))]
     parts += evasion_parts(report["evasion"], MOST_CLIENTS) if "evasion" in report else []
@@ -93,19 +93,19 @@ def evaluations_table(evaluations: Mapping[str, Mapping[str, Any]]) -> Table:
     table = plain_table("Test images", "Model on", *METRIC_NAMES.values(), "Images")
     for name in evaluation_names(evaluations):
         one = evaluations[name]
-        table.add_row(label(name), *(decimal(one[metric]) for metric in METRIC_NAMES), str(one["n"]))
+        table.add_row(metric_label(name), *(format_number(one[metric]) for metric in METRIC_NAMES), str(one["n"]))
     return table
 
 
 def drops_table(drops: Mapping[str, Mapping[str, Any]]) -> Table:
     """A block of rows a drop: every metric, then the Combined one with its interval."""
     table = plain_table("Performance drop", "Drop", "Metric", "normal → attack", "drop", "95 % interval", left=2)
-    for name in ordered(drops):
+    for name in order_drops(drops):
         drop = drops[name]
         for place, (metric, one) in enumerate(drop["per_metric"].items()):
-            change = f"{decimal(one['normal'])} → {decimal(one['attack'])}"
-            table.add_row(name if place == 0 else "", label(metric), change, drop_text(one["drop"]), "")
-        table.add_row("", "Combined", "", Text(drop_text(drop["combined"])), interval(drop["ci95"]), style="bold", end_section=True)
+            change = f"{format_number(one['normal'])} → {format_number(one['attack'])}"
+            table.add_row(name if place == 0 else "", metric_label(metric), change, drop_text(one["drop"]), "")
+        table.add_row("", "Combined", "", Text(drop_text(drop["combined"])), format_interval(drop["ci95"]), style="bold", end_section=True)
     return table
 
 
@@ -118,7 +118,13 @@ def clients_table(clients: list[Mapping[str, Any]]) -> Table:
     table = plain_table("Clients: balanced accuracy on their own test images, Combined drop", *columns, left=2)
     for one in chosen:
         before, after = one["clean"]["balanced_accuracy"], one["contaminated"]["balanced_accuracy"]
-        values = (str(one["num_examples"]), decimal(one["weight"], 3), decimal(before), decimal(after), drop_text(one["combined_drop"]))
+        values = (
+            str(one["num_examples"]),
+            format_number(one["weight"], 3),
+            format_number(before),
+            format_number(after),
+            drop_text(one["combined_drop"]),
+        )
         name = f"{one['id']} {one['site']}" if "site" in one else str(one["id"])
         table.add_row(name, one["kind"], *values, style=KIND_STYLES[one["kind"]])
     if len(chosen) < len(clients):
@@ -130,10 +136,12 @@ def attack_lines(report: Mapping[str, Any]) -> list[str]:
     """Attack success rate, detection and what a sanitiser found, where they exist."""
     lines = []
     if report["attack_success_rate"] is not None:
-        lines.append(f"attack success rate: {decimal(report['attack_success_rate'])}")
+        lines.append(f"attack success rate: {format_number(report['attack_success_rate'])}")
     if report["detection"] is not None:
         found = report["detection"]
-        lines.append(f"detection of poisoned clients: precision {decimal(found['precision'])}, recall {decimal(found['recall'])}")
+        lines.append(
+            f"detection of poisoned clients: precision {format_number(found['precision'])}, recall {format_number(found['recall'])}"
+        )
     if "sanitising" in report:
         lines.append(sanitising_text(report["sanitising"]))
     return lines

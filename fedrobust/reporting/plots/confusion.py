@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, new_figure, save, tidy
+from fedrobust.reporting.plots.style import FONT_SIZE, INK, new_figure, save_figure, tidy
 
 MOST_NUMBERS = 12  # classes; with more the cells are too small for numbers
 LONGEST_NAME = 24
@@ -33,7 +33,7 @@ def plot_confusion(twin_KK: Tensor | None, run_KK: Tensor, class_names: Sequence
     bar = figure.colorbar(picture, ax=list(panels), shrink=0.8)
     bar.set_label("% of the true class", fontsize=FONT_SIZE, color=INK)
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=INK)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def row_percent(counts_KK: Tensor) -> Tensor:

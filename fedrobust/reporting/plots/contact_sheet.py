@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedrobust.reporting.plots.style import DPI, FONT_SIZE, INK, new_figure, save
+from fedrobust.reporting.plots.style import DPI, FONT_SIZE, INK, new_figure, save_figure
 from fedrobust.utils.images import as_bytes
 
 GAP = 0.06  # between images, in their widths
@@ -41,7 +41,7 @@ def plot_contact_sheet(blocks: Sequence[Lines], heads: Sequence[str], path: Path
             _strip(axes, images, place * wide + NAME, top)
     axes.set_xlim(0, wide * len(blocks))
     axes.set_ylim((1 + GAP) * tall, -0.6)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _strip(axes: Any, images: Tensor, left: float, top: float) -> None:

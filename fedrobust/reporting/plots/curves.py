@@ -11,7 +11,17 @@ import torch
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, KIND_COLOURS, KIND_DASHES, KIND_MARKERS, LINE_COLOURS, new_figure, save, tidy
+from fedrobust.reporting.plots.style import (
+    FONT_SIZE,
+    INK,
+    KIND_COLOURS,
+    KIND_DASHES,
+    KIND_MARKERS,
+    LINE_COLOURS,
+    new_figure,
+    save_figure,
+    tidy,
+)
 from fedrobust.reporting.text import METRIC_TITLES
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
@@ -41,7 +51,7 @@ def plot_validation(rounds: Sequence[Mapping[str, Any]], twin: Sequence[Mapping[
         axes.set_xlabel("Round", fontsize=FONT_SIZE, color=INK)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=FONT_SIZE)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def plot_influence(rounds: Sequence[Mapping[str, Any]], kinds: Sequence[str], path: Path) -> Path:
@@ -67,7 +77,7 @@ def plot_influence(rounds: Sequence[Mapping[str, Any]], kinds: Sequence[str], pa
     axes.set_ylim(bottom=0)
     _whole_numbers(axes)
     axes.legend(handles=_legend(kinds), loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=FONT_SIZE)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _kinds_present(kinds: Sequence[str]) -> list[str]:

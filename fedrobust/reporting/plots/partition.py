@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from fedrobust.reporting.plots.confusion import shorten
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, KIND_COLOURS, LINE_COLOURS, new_figure, save, tidy
+from fedrobust.reporting.plots.style import FONT_SIZE, INK, KIND_COLOURS, LINE_COLOURS, new_figure, save_figure, tidy
 
 MOST_LABELS = 60  # clients; with more only every n-th name is written
 
@@ -39,7 +39,7 @@ def plot_partition(counts_NK: Tensor, class_names: Sequence[str], roles: Sequenc
             place: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
             axes.annotate(f"{total:.0f}", (total, client), fontsize=FONT_SIZE - 2, color=INK, **place)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=FONT_SIZE - 1, title="Class", title_fontsize=FONT_SIZE)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def class_colours(num_classes: int) -> list[Any]:

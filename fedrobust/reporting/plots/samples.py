@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, KIND_COLOURS, new_figure, save
+from fedrobust.reporting.plots.style import FONT_SIZE, INK, KIND_COLOURS, new_figure, save_figure
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_bytes
 
@@ -39,7 +39,7 @@ def plot_samples(rows: Sequence[tuple[str, Samples, Samples]], class_names: Sequ
         _strip(grid[0], "clean", clean.images)
         _strip(grid[1], "contaminated", contaminated.images)
         _captions(grid[1], clean.labels.tolist(), contaminated.labels.tolist(), class_names)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _strip(axes_row: Any, name: str, images: Tensor) -> None:

@@ -44,7 +44,7 @@ def tidy(axes: Any, title: str = "", xlabel: str = "", ylabel: str = "") -> None
     axes.set_axisbelow(True)
 
 
-def save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG at 150 dots per inch, making the folder where it is missing; returns the path."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)

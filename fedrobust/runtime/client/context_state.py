@@ -15,42 +15,42 @@ from fedrobust.runtime.messages import records
 from fedrobust.state import State
 
 
-def key(kind: str, order: Mapping[str, Any]) -> str:
+def memory_key(kind: str, order: Mapping[str, Any]) -> str:
     """Where something of this run lies in the Context, which may serve several runs (the run and its clean twin share a Grid)."""
     return f"{kind}-{hashlib.sha256(order['experiment'].encode()).hexdigest()}"
 
 
-def recall(context: Context, order: Mapping[str, Any]) -> Mapping[str, Any]:
+def load_memory(context: Context, order: Mapping[str, Any]) -> Mapping[str, Any]:
     """The trainer's memory, empty at first."""
-    record = context.state.get(key("memory", order))
+    record = context.state.get(memory_key("memory", order))
     return json.loads(str(record["json"])) if isinstance(record, ConfigRecord) else {}
 
 
-def forget(context: Context, order: Mapping[str, Any]) -> None:
+def clear_memory(context: Context, order: Mapping[str, Any]) -> None:
     """A run that starts anew knows nothing of an earlier one with the same settings."""
     for kind in ("memory", "own", "received"):
-        context.state.pop(key(kind, order), None)
+        context.state.pop(memory_key(kind, order), None)
 
 
-def remember(context: Context, order: Mapping[str, Any], memory: Mapping[str, Any], own: State | None) -> None:
+def save_memory(context: Context, order: Mapping[str, Any], memory: Mapping[str, Any], own: State | None) -> None:
     """The trainer's memory (JSON values) and, under server.buffers=local, the client's own BatchNorm statistics."""
-    context.state[key("memory", order)] = ConfigRecord({"json": json.dumps(dict(memory))})
+    context.state[memory_key("memory", order)] = ConfigRecord({"json": json.dumps(dict(memory))})
     if own is not None:
-        context.state[key("own", order)] = records.state_record(State(torch.zeros(0), own.buffers))
+        context.state[memory_key("own", order)] = records.state_record(State(torch.zeros(0), own.buffers))
 
 
-def received_before(reference: State, context: Context, order: Mapping[str, Any]) -> State | None:
+def exchange_received(reference: State, context: Context, order: Mapping[str, Any]) -> State | None:
     """The state that this client received the last time; the one received now takes its place."""
-    name = key("received", order)
+    name = memory_key("received", order)
     record = context.state.get(name)
     context.state[name] = records.state_record(State(reference.parameters.clone(), reference.buffers.clone()))
     sizes = reference.parameters.numel(), reference.buffers.numel()
     return records.read_state(record, sizes) if isinstance(record, ArrayRecord) else None
 
 
-def with_own_buffers(study: Experiment, state: State, context: Context, order: Mapping[str, Any]) -> State:
+def with_own_buffers(experiment: Experiment, state: State, context: Context, order: Mapping[str, Any]) -> State:
     """The state with the client's own BatchNorm statistics, where the policy is server.buffers=local and it has some."""
-    record = context.state.get(key("own", order))
-    if study.config["server"]["buffers"] != "local" or not isinstance(record, ArrayRecord):
+    record = context.state.get(memory_key("own", order))
+    if experiment.config["server"]["buffers"] != "local" or not isinstance(record, ArrayRecord):
         return state
     return State(state.parameters, records.read_state(record, (0, state.buffers.numel())).buffers)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fedrobust.contamination.apply import attacker_owned
 from fedrobust.data import TEST, TRAIN, VALIDATION
-from fedrobust.defences.sanitisation.detection import altered, counts
-from fedrobust.defences.sanitisation.filtering import filtered
+from fedrobust.defences.sanitisation.detection import altered_rows, detection_counts
+from fedrobust.defences.sanitisation.filtering import sanitise_shard
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
 from fedrobust.experiment import settings as config
@@ -23,18 +23,18 @@ from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier
 from fedrobust.privacy import ledger
-from fedrobust.privacy.noise import secret, seeded
+from fedrobust.privacy.noise import secret_noise, seeded_noise
 from fedrobust.privacy.secure import site_condition
 from fedrobust.runtime.client import secure_aggregation, site_config
-from fedrobust.runtime.client.context_state import forget, recall, received_before, remember, with_own_buffers
-from fedrobust.runtime.client.evaluation import exposed, judged
-from fedrobust.runtime.client.stealth import disguised
+from fedrobust.runtime.client.context_state import clear_memory, exchange_received, load_memory, save_memory, with_own_buffers
+from fedrobust.runtime.client.evaluation import apply_crafted, predict_conditions
+from fedrobust.runtime.client.stealth import train_stealthily
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.messages.sites import RECORD, census_reply, read_order
+from fedrobust.runtime.messages.sites import RECORD, read_assignment, site_info_reply
 from fedrobust.state import Layout, State, load, take
 from fedrobust.types import Samples, Shard, Task, TrainResult
 from fedrobust.utils import devices, strict_json
-from fedrobust.utils.watchdog import ended_after
+from fedrobust.utils.watchdog import exit_after
 
 
 def in_time(message: Message, context: Context, answer: Callable[[Message, Context], Message]) -> Message:
@@ -42,70 +42,76 @@ def in_time(message: Message, context: Context, answer: Callable[[Message, Conte
     real site's ends by itself when nobody waits for its reply any more, and the site can take part in the next round."""
     if context.node_config.get("simulation") is True:
         return answer(message, context)
-    with ended_after(message.metadata.ttl):
+    with exit_after(message.metadata.ttl):
         return answer(message, context)
 
 
 def train(message: Message, context: Context) -> Message:
     """Train the received global model on the hospital's shard and send the result, contaminated if this client is poisoned."""
     order = records.read_config(message.content)
-    study, client = _study(order["experiment"], message, context)
-    model, layout = _model(study.text, order["etf"], order["etf-sha256"])
+    experiment, client = _experiment(order["experiment"], message, context)
+    model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
     reference = records.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
-    site_condition.check(context.node_config, study.privacy, study.privacy.least(config.clients_per_round(study.config)))
-    if study.privacy.secure:
-        secure_aggregation.check_masking(message, context)
+    site_condition.check_site_condition(
+        context.node_config, experiment.privacy, experiment.privacy.least(config.clients_per_round(experiment.config))
+    )
+    if experiment.privacy.secure:
+        secure_aggregation.check_masking_request(message, context)
     if order["round"] == 1:
-        forget(context, order)
-    load(model, layout, with_own_buffers(study, reference, context, order))
-    data, sifted = _sanitised(study, client, model, order["round"], simulated=context.node_config.get("simulation") is True)
+        clear_memory(context, order)
+    load(model, layout, with_own_buffers(experiment, reference, context, order))
+    data, sifted = _sanitise(experiment, client, model, order["round"], simulated=context.node_config.get("simulation") is True)
     task = Task(
         model=model,
         data=data,
         round=order["round"],
         extras=records.read_extras(message.content),
-        memory=recall(context, order),
-        generator=study.generator("client", client, order["round"]),
+        memory=load_memory(context, order),
+        generator=experiment.generator("client", client, order["round"]),
     )
-    contamination = study.contamination(client)
-    trained, result = _learnt(study, client, task, layout)
-    remember(context, order, result.memory, trained if study.config["server"]["buffers"] == "local" else None)
-    sent = contamination.update(trained, reference, study.generator("update", client, order["round"]))
+    contamination = experiment.contamination(client)
+    trained, result = _train(experiment, client, task, layout)
+    save_memory(context, order, result.memory, trained if experiment.config["server"]["buffers"] == "local" else None)
+    sent = contamination.update(trained, reference, experiment.generator("update", client, order["round"]))
     if contamination.track is not None:
-        sent = contamination.track(sent, reference, received_before(reference, context, order))
-    if study.privacy.secure:
-        update_D = study.privacy.clipped(sent, reference)
-        return secure_aggregation.masked(message, context, study, update_D, num_examples=len(data.train), etf_sha256=_sha256(model))
+        sent = contamination.track(sent, reference, exchange_received(reference, context, order))
+    if experiment.privacy.secure:
+        update_D = experiment.privacy.clip_update(sent, reference)
+        return secure_aggregation.answer_masked(
+            message, context, experiment, update_D, num_examples=len(data.train), etf_sha256=_sha256(model)
+        )
     metrics: Mapping[str, float] = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()} | sifted
-    sent = _released(study, client, sent, reference, order=order, node=context.node_config)
-    count, metrics, extras = study.privacy.told(len(task.data.train), metrics, result.extras)
-    content = records.train_reply(sent, count, metrics, {"etf-sha256": _sha256(model), "task": records.task(order)}, extras)
+    sent = _release(experiment, client, sent, reference, order=order, node=context.node_config)
+    count, metrics, extras = experiment.privacy.reply_statistics(len(task.data.train), metrics, result.extras)
+    content = records.train_reply(sent, count, metrics, {"etf-sha256": _sha256(model), "task": records.task_digest(order)}, extras)
     return Message(content, reply_to=message)
 
 
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the received global model on the hospital's own test shard, clean and under the hospital's contamination."""
     order = records.read_config(message.content)
-    study, client = _study(order["experiment"], message, context)
-    model, layout = _model(study.text, order["etf"], order["etf-sha256"])
+    experiment, client = _experiment(order["experiment"], message, context)
+    model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
     state = records.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
-    load(model, layout, with_own_buffers(study, state, context, order))
+    load(model, layout, with_own_buffers(experiment, state, context, order))
     ledger.check_verdict(context.node_config)
-    predictions = judged(study, client, model)
-    return Message(records.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model), "task": records.task(order)}), reply_to=message)
+    predictions = predict_conditions(experiment, client, model)
+    return Message(
+        records.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model), "task": records.task_digest(order)}), reply_to=message
+    )
 
 
-def census(message: Message, context: Context) -> Message:
+def report_site_info(message: Message, context: Context) -> Message:
     """Of a real site, before anything is trained: how many images it holds, after reading all of them, and on what it computes."""
     text = records.read_config(message.content)["experiment"]
-    study, client = _study(text, message, context)
-    counts = [len(study.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)]
+    experiment, client = _experiment(text, message, context)
+    counts = [len(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)]
     words = {"site": str(context.node_config.get("site", "")), "python": platform.python_version(), "torch": torch.__version__}
-    words |= {"flwr": version("flwr"), "device": devices.name(devices.resolve("auto"))}
-    return Message(census_reply(counts, int(context.node_config.get("partition-id", -1)), words), reply_to=message)
+    words |= {"flwr": version("flwr"), "device": devices.device_name(devices.resolve("auto"))}
+    return Message(site_info_reply(counts, int(context.node_config.get("partition-id", -1)), words), reply_to=message)
 
 
-def _study(text: str, message: Message, context: Context) -> tuple[Experiment, int]:
+def _experiment(text: str, message: Message, context: Context) -> tuple[Experiment, int]:
     """The experiment and this client's number. Contamination is refused outside a simulation unless the node itself allows it:
     a server must never be able to order a hospital to poison."""
     node = context.node_config
@@ -119,10 +125,12 @@ def _study(text: str, message: Message, context: Context) -> tuple[Experiment, i
     return _as_client(build.from_text(text), client)
 
 
-def _as_client(study: Experiment, client: int) -> tuple[Experiment, int]:
-    if not 0 <= client < study.num_clients:
-        raise ConfigError(f"partition-id={client}: must be 0 or more and below num_clients={study.num_clients}; set it in the node config")
-    return study, client
+def _as_client(experiment: Experiment, client: int) -> tuple[Experiment, int]:
+    if not 0 <= client < experiment.num_clients:
+        raise ConfigError(
+            f"partition-id={client}: must be 0 or more and below num_clients={experiment.num_clients}; set it in the node config"
+        )
+    return experiment, client
 
 
 def _at_site(text: str, settings: dict[str, Any], message: Message, node: Mapping[str, Any], partition: int) -> tuple[Experiment, int]:
@@ -131,63 +139,69 @@ def _at_site(text: str, settings: dict[str, Any], message: Message, node: Mappin
         torch.set_num_threads(int(node["threads"]))
     if not site_config.is_remote(settings):
         site_config.check_readable(settings, node)
-        given = read_order(message.content).client if RECORD in message.content else -1
+        given = read_assignment(message.content).client if RECORD in message.content else -1
         return _as_client(build.from_text(text), partition if given < 0 else given)
-    order = read_order(message.content)
+    order = read_assignment(message.content)
     client = max(order.client, 0)  # any number will do while the sites are only counted
     own = site_config.own_config(settings, node, client, size=order.size, classes=order.classes)
-    study = build.from_text(config.to_json(own))
-    if study.dataset.class_names != order.classes:
-        wanted, found = ", ".join(order.classes), ", ".join(study.dataset.class_names)
+    experiment = build.from_text(config.to_json(own))
+    if experiment.dataset.class_names != order.classes:
+        wanted, found = ", ".join(order.classes), ", ".join(experiment.dataset.class_names)
         raise ConfigError(f"data-root: the classes are {found}, those of the run {wanted}; rename them, or choose other data")
-    return _as_client(study, client)
+    return _as_client(experiment, client)
 
 
-def _released(study: Experiment, client: int, sent: State, reference: State, *, order: Mapping[str, Any], node: Mapping[str, Any]) -> State:
+def _release(
+    experiment: Experiment, client: int, sent: State, reference: State, *, order: Mapping[str, Any], node: Mapping[str, Any]
+) -> State:
     """What leaves the hospital. A real one draws its noise in secret: the server knows every seed of the run."""
-    noise = seeded(study.generator("privacy", client, order["round"])) if node.get("simulation") is True else secret
-    released = study.privacy.release(sent, reference, noise)
-    ledger.charge(node, study.privacy)
+    noise = seeded_noise(experiment.generator("privacy", client, order["round"])) if node.get("simulation") is True else secret_noise
+    released = experiment.privacy.release(sent, reference, noise)
+    ledger.record_release(node, experiment.privacy)
     return released
 
 
 @lru_cache(maxsize=1)
 def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
     """The one resident model of this process; every client's state is loaded into it."""
-    study = build.from_text(text)
-    etf_dK = etf.from_bytes(anchors, study.num_classes, sha256) if anchors else None
-    model = study.model.untrained().build(study.num_classes, etf_dK, study.generator("init"))  # the weights come with the message
-    model.to("cuda" if torch.cuda.is_available() and study.config["device"] != "cpu" else "cpu")
+    experiment = build.from_text(text)
+    etf_dK = etf.from_bytes(anchors, experiment.num_classes, sha256) if anchors else None
+    model = experiment.model.untrained().build(
+        experiment.num_classes, etf_dK, experiment.generator("init")
+    )  # the weights come with the message
+    model.to("cuda" if torch.cuda.is_available() and experiment.config["device"] != "cpu" else "cpu")
     return model, Layout.of(model)
 
 
-def _learnt(study: Experiment, client: int, task: Task, layout: Layout) -> tuple[State, TrainResult]:
+def _train(experiment: Experiment, client: int, task: Task, layout: Layout) -> tuple[State, TrainResult]:
     """What the trainer makes of the hospital's shard, and its report; an attacker that must not be noticed learns twice."""
-    disguise = study.contamination(client).disguise
+    disguise = experiment.contamination(client).stealth
     if disguise is None:
-        result = study.trainer(task)
+        result = experiment.trainer(task)
         return take(task.model, layout), result
-    clean = _clean_shard(study.text, client, next(task.model.parameters()).device)
-    g = study.generator("disguise", client, task.round)
-    return disguised(disguise, study.trainer, task, clean, layout=layout, generator=g)
+    clean = _clean_shard(experiment.text, client, next(task.model.parameters()).device)
+    g = experiment.generator("disguise", client, task.round)
+    return train_stealthily(disguise, experiment.trainer, task, clean, layout=layout, generator=g)
 
 
-def _sanitised(study: Experiment, client: int, model: Classifier, server_round: int, *, simulated: bool) -> tuple[Shard, dict[str, float]]:
+def _sanitise(
+    experiment: Experiment, client: int, model: Classifier, server_round: int, *, simulated: bool
+) -> tuple[Shard, dict[str, float]]:
     """What the hospital trains on in this round, and how many images it left out; only a simulation knows how many of them rightly."""
     device = next(model.parameters()).device
-    shard = exposed(study, client, model, _shard(study.text, client, device), server_round)
-    if study.sanitiser.score is None or attacker_owned(study.contamination(client)):
+    shard = apply_crafted(experiment, client, model, _shard(experiment.text, client, device), server_round)
+    if experiment.sanitiser.score is None or attacker_owned(experiment.contamination(client)):
         return shard, {}
-    data, kept_N = filtered(study.sanitiser, model, shard, server_round)
-    return data, counts(kept_N, _altered(study.text, client, device) if simulated else None)
+    data, kept_N = sanitise_shard(experiment.sanitiser, model, shard, server_round)
+    return data, detection_counts(kept_N, _altered_rows(experiment.text, client, device) if simulated else None)
 
 
 @lru_cache(maxsize=64)
-def _altered(text: str, client: int, device: torch.device) -> Tensor:
+def _altered_rows(text: str, client: int, device: torch.device) -> Tensor:
     """Which of the hospital's training images its contamination mislabelled or gave a trigger."""
-    study = build.from_text(text)
-    clean = study.samples(study.rows(client, TRAIN))
-    return altered(clean, _shard(text, client, device).train, triggered=study.contamination(client).backdoor is not None)
+    experiment = build.from_text(text)
+    clean = experiment.samples(experiment.rows(client, TRAIN))
+    return altered_rows(clean, _shard(text, client, device).train, triggered=experiment.contamination(client).backdoor is not None)
 
 
 @lru_cache(maxsize=64)
@@ -200,8 +214,8 @@ def _shard(text: str, client: int, device: torch.device) -> Shard:
 @lru_cache(maxsize=8)
 def _clean_shard(text: str, client: int, device: torch.device) -> Shard:
     """The same without the hospital's contamination: for attackers who need to know what they would have learnt."""
-    study = build.from_text(text)
-    train, validation, test = (study.samples(study.rows(client, split)) for split in (TRAIN, VALIDATION, TEST))
+    experiment = build.from_text(text)
+    train, validation, test = (experiment.samples(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST))
     return _resident(train, validation, test, device)
 
 

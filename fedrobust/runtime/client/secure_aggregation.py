@@ -15,60 +15,64 @@ from fedrobust.experiment import settings as config
 from fedrobust.experiment.experiment import Experiment, most_weight, sum_scale
 from fedrobust.privacy import ledger
 from fedrobust.privacy.mechanisms import Privacy
-from fedrobust.privacy.secure import Random, Session, fixed_point, seeded, site_condition
+from fedrobust.privacy.secure import Random, Session, fixed_point, seeded_random, site_condition
 from fedrobust.privacy.secure import client as hospital
 from fedrobust.runtime.client import context_state
 from fedrobust.runtime.messages import records, secure
-from fedrobust.runtime.messages.sites import RECORD, read_order
+from fedrobust.runtime.messages.sites import RECORD, read_assignment
 from fedrobust.seeding import generator
 from fedrobust.utils import strict_json
 
 
-def keys(message: Message, context: Context) -> Message:
+def answer_keys(message: Message, context: Context) -> Message:
     """The first message of a round: draw key pairs, tell the public keys."""
     order, session = _session(message, context)
     first_of_a_simulation = order["round"] == 1 and context.node_config.get("simulation") is True
-    kept = {} if first_of_a_simulation else _kept(context, order)  # there the same settings may be run twice; a real run is a new Context
+    kept = (
+        {} if first_of_a_simulation else _load_secrets(context, order)
+    )  # there the same settings may be run twice; a real run is a new Context
     now, public = hospital.make_keys(session, kept, _random(context, order, session, "keys"))
-    _keep(context, order, now)
+    _save_secrets(context, order, now)
     return Message(secure.reply(_info(order, "keys"), keys={session.client: public}), reply_to=message)
 
 
-def shares(message: Message, context: Context) -> Message:
+def answer_shares(message: Message, context: Context) -> Message:
     """The second: everybody's public keys are here; seal shares of the own secrets for the others."""
     order, session = _session(message, context)
     known = secure.read_table(message.content, "keys", hospital.KEYS_BYTES)
-    now, sealed = hospital.make_shares(session, _kept(context, order), known, _random(context, order, session, "shares"))
-    _keep(context, order, now)
+    now, sealed = hospital.make_shares(session, _load_secrets(context, order), known, _random(context, order, session, "shares"))
+    _save_secrets(context, order, now)
     return Message(secure.reply(_info(order, "shares"), shares=sealed), reply_to=message)
 
 
-def check_masking(message: Message, context: Context) -> None:
+def check_masking_request(message: Message, context: Context) -> None:
     """Whether the third message, which asks for training, may be answered. Raises RunError."""
     order, session = _session(message, context)
-    hospital.check_masking(session, _kept(context, order), _letters(message))
+    hospital.check_masking(session, _load_secrets(context, order), _sealed_shares(message))
 
 
-def masked(message: Message, context: Context, study: Experiment, update_D: Tensor, *, num_examples: int, etf_sha256: str) -> Message:
+def answer_masked(
+    message: Message, context: Context, experiment: Experiment, update_D: Tensor, *, num_examples: int, etf_sha256: str
+) -> Message:
     """The answer to the third: the clipped update, weighted and under masks."""
     order, session = _session(message, context)
     if num_examples < 1:
         raise RunError("secure aggregation: this hospital has no training images; nothing is sent")
-    vector = fixed_point.encode(update_D, min(num_examples, most_weight(study)), sum_scale(study))
-    _keep(context, order, hospital.mask(session, _kept(context, order), _letters(message), vector))
+    vector = fixed_point.encode(update_D, min(num_examples, most_weight(experiment)), sum_scale(experiment))
+    _save_secrets(context, order, hospital.mask(session, _load_secrets(context, order), _sealed_shares(message), vector))
     return Message(secure.masked_reply({**_info(order, "masked"), "etf-sha256": etf_sha256}, vector), reply_to=message)
 
 
-def unmask(message: Message, context: Context) -> Message:
+def answer_unmask(message: Message, context: Context) -> Message:
     """The last: those whose updates arrived are known; tell the shares that take the masks off their sum."""
     order, session = _session(message, context)
     survivors = secure.read_table(message.content, "survivors", 0)
-    now, seeds, masks = hospital.unmask(session, _kept(context, order), survivors)
-    _keep(context, order, now)
+    now, seeds, masks = hospital.reveal_shares(session, _load_secrets(context, order), survivors)
+    _save_secrets(context, order, now)
     return Message(secure.reply(_info(order, "unmask"), seeds=seeds, masks=masks), reply_to=message)
 
 
-STAGES = {"keys": keys, "shares": shares, "unmask": unmask}
+STAGES = {"keys": answer_keys, "shares": answer_shares, "unmask": answer_unmask}
 
 
 def _session(message: Message, context: Context) -> tuple[dict[str, Any], Session]:
@@ -76,16 +80,16 @@ def _session(message: Message, context: Context) -> tuple[dict[str, Any], Sessio
     this need not read them."""
     order = records.read_config(message.content)
     settings = strict_json.read_object(order["experiment"], "experiment")
-    config.check(settings)
-    privacy: Privacy = factories.build(settings, "privacy")
+    config.check_settings(settings)
+    privacy: Privacy = factories.build_group(settings, "privacy")
     if not privacy.secure:
         raise ConfigError(f"privacy={privacy.name}: a message of privacy=secure_aggregation came; the server's program is another one")
-    ledger.charge(context.node_config, privacy)
-    given = read_order(message.content).client if RECORD in message.content else -1
+    ledger.record_release(context.node_config, privacy)
+    given = read_assignment(message.content).client if RECORD in message.content else -1
     client = given if given >= 0 else int(context.node_config.get("partition-id", -1))
     threshold = privacy.least(config.clients_per_round(settings))
-    site_condition.check(context.node_config, privacy, threshold)
-    return order, Session(records.task(order), order["round"], client, threshold)
+    site_condition.check_site_condition(context.node_config, privacy, threshold)
+    return order, Session(records.task_digest(order), order["round"], client, threshold)
 
 
 def _random(context: Context, order: Mapping[str, Any], session: Session, stage: str) -> Random:
@@ -93,21 +97,21 @@ def _random(context: Context, order: Mapping[str, Any], session: Session, stage:
     if context.node_config.get("simulation") is not True:
         return os.urandom
     seed = int(strict_json.read_object(order["experiment"], "experiment")["seed"])
-    return seeded(generator(seed, "secure aggregation", session.client, session.round, stage))
+    return seeded_random(generator(seed, "secure aggregation", session.client, session.round, stage))
 
 
-def _letters(message: Message) -> dict[int, bytes]:
+def _sealed_shares(message: Message) -> dict[int, bytes]:
     return secure.read_table(message.content, "shares", hospital.SEALED_BYTES)
 
 
 def _info(order: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    return {"etf-sha256": order["etf-sha256"], "task": secure.task(records.task(dict(order)), stage)}
+    return {"etf-sha256": order["etf-sha256"], "task": secure.stage_digest(records.task_digest(dict(order)), stage)}
 
 
-def _kept(context: Context, order: Mapping[str, Any]) -> dict[str, Any]:
-    record = context.state.get(context_state.key("secure", order))
+def _load_secrets(context: Context, order: Mapping[str, Any]) -> dict[str, Any]:
+    record = context.state.get(context_state.memory_key("secure", order))
     return dict(record) if isinstance(record, ConfigRecord) else {}
 
 
-def _keep(context: Context, order: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
-    context.state[context_state.key("secure", order)] = ConfigRecord(dict(kept))
+def _save_secrets(context: Context, order: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    context.state[context_state.memory_key("secure", order)] = ConfigRecord(dict(kept))

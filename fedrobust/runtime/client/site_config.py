@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment.factories import ROOMS
+from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.old_targets import OLD_TARGETS
 
 # data format: the setting of its factory that names the place of the images
@@ -21,7 +21,7 @@ SOURCES = {"csv": "csv_table", "npz": "npz_archive"}  # modules of factories tha
 PREFIX = "data-"
 FIXED = ("size", "classes", "every_class")  # not the node's to choose
 HARMLESS = "fedrobust.data.synthetic.synthetic"  # drawn, so that nothing is read
-REMOTE = {"_target_": f"{ROOMS['partition']}.remote"}
+REMOTE = {"_target_": f"{FACTORY_PACKAGES['partition']}.remote"}
 
 
 def names_data(node: Mapping[str, Any]) -> bool:
@@ -46,7 +46,7 @@ def own_config(config: Mapping[str, Any], node: Mapping[str, Any], client: int, 
 
 
 def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> dict[str, Any]:
-    """The settings of the node's data set, for `factories.build`. Raises ConfigError in terms of the node's configuration."""
+    """The settings of the node's data set, for `factories.build_group`. Raises ConfigError in terms of the node's configuration."""
     if not names_data(node):
         raise ConfigError('data-root: this node names no data; start it with --node-config \'data-root="..." data-format="..."\'')
     kind = node.get(f"{PREFIX}format", "image_folder")
@@ -58,7 +58,7 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
     if wrong := [key for key in given if key in FIXED]:
         raise ConfigError(f"{PREFIX}{wrong[0]}={given[wrong[0]]}: comes with the run; leave it out of the node's configuration")
     source: dict[str, Any] = {
-        "_target_": f"{ROOMS['data']}.sources.{SOURCES.get(kind, kind)}.{kind}",
+        "_target_": f"{FACTORY_PACKAGES['data']}.sources.{SOURCES.get(kind, kind)}.{kind}",
         FORMATS[kind]: node[f"{PREFIX}root"],
         "size": size,
         **given,
@@ -66,7 +66,7 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
     source["every_class"] = False
     if kind != "ham10000":  # whose classes are fixed
         source["classes"] = list(classes)
-    return {"_target_": f"{ROOMS['data']}.sources.one_site.own", "source": source, "site": node.get("site")}
+    return {"_target_": f"{FACTORY_PACKAGES['data']}.sources.one_site.one_site", "source": source, "site": node.get("site")}
 
 
 def check_readable(config: Mapping[str, Any], node: Mapping[str, Any]) -> None:

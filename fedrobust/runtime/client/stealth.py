@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.base import Disguise, Mirror
+from fedrobust.contamination.base import AttackerProbe, Stealth
 from fedrobust.learning import batchnorm
 from fedrobust.learning.classifier import Classifier
 from fedrobust.state import Layout, State, load, take
@@ -17,33 +17,33 @@ from fedrobust.utils.images import as_unit
 BATCH = 128
 
 
-def disguised(
-    disguise: Disguise, trainer: ClientTrainer, task: Task, clean: Shard, *, layout: Layout, generator: Generator
+def train_stealthily(
+    disguise: Stealth, trainer: ClientTrainer, task: Task, clean: Shard, *, layout: Layout, generator: Generator
 ) -> tuple[State, TrainResult]:
     """What the client sends: learnt from its clean images as an honest client would, then further from those and its contaminated
     ones (`task.data`) together, and the two blended. Reported is what an honest client would report."""
     result = trainer(replace(task, data=clean))
     honest = take(task.model, layout)
     load(task.model, layout, honest)
-    both = lessons(clean.train, task.data.train)
+    both = stealth_training_set(clean.train, task.data.train)
     trainer(replace(task, data=replace(task.data, train=both), generator=generator))
-    return disguise(honest, take(task.model, layout), mirror(task.model, layout, clean), generator), result
+    return disguise(honest, take(task.model, layout), make_probe(task.model, layout, clean), generator), result
 
 
-def lessons(clean: Samples, contaminated: Samples) -> Samples:
+def stealth_training_set(clean: Samples, contaminated: Samples) -> Samples:
     """The contaminated images, and of the same images as they were all that do not contradict them: those with the same label, or
     with another look."""
     before, after = as_unit(clean.images), as_unit(contaminated.images)
     agrees = (clean.labels == contaminated.labels) | (before != after).flatten(1).any(dim=1)
-    return joined(Samples(before, clean.labels).take(agrees), Samples(after, contaminated.labels))
+    return concatenate(Samples(before, clean.labels).take(agrees), Samples(after, contaminated.labels))
 
 
-def joined(one: Samples, other: Samples) -> Samples:
+def concatenate(one: Samples, other: Samples) -> Samples:
     """All samples of both."""
     return Samples(torch.cat([one.images, other.images]), torch.cat([one.labels, other.labels]))
 
 
-def mirror(model: Classifier, layout: Layout, clean: Shard) -> Mirror:
+def make_probe(model: Classifier, layout: Layout, clean: Shard) -> AttackerProbe:
     """The mirror of a client with these clean images; every look at a state loads it into the model, and leaves that in eval mode."""
 
     @torch.no_grad()
@@ -54,4 +54,4 @@ def mirror(model: Classifier, layout: Layout, clean: Shard) -> Mirror:
         device = next(model.parameters()).device
         return torch.cat([model(as_unit(batch.to(device))).float().cpu() for batch in torch.split(images, BATCH)])
 
-    return Mirror(joined(clean.train, clean.validation), scores, model.head, model.scale)
+    return AttackerProbe(concatenate(clean.train, clean.validation), scores, model.head, model.scale)

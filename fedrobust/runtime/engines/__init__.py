@@ -18,11 +18,11 @@ from fedrobust.utils import validation
 from fedrobust.utils.devices import cores, gpus
 
 if TYPE_CHECKING:
-    from fedrobust.runtime.engines.base import LocalGrid
+    from fedrobust.runtime.engines.base import SimulationGrid
     from fedrobust.runtime.engines.client_runner import ClientApp
 
 
-class Open(Protocol):
+class GridFactory(Protocol):
     """Makes the Grid, to be used in a `with`, of a client app "module:attribute" for clients 0 ... num_clients - 1.
 
     node_config: what each client finds in its Context besides its partition-id and num-partitions.
@@ -31,7 +31,7 @@ class Open(Protocol):
 
     def __call__(
         self, client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf
-    ) -> LocalGrid: ...
+    ) -> SimulationGrid: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Engine:
     """A chosen way to run the clients; the Grid it opens has `name` ("inline" or "ray") and `description`."""
 
     name: str
-    open: Open
+    open: GridFactory
 
 
 def inline_engine(threads: int | None = None) -> Engine:
@@ -48,7 +48,7 @@ def inline_engine(threads: int | None = None) -> Engine:
 
     def open_(
         client_app: str | ClientApp, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf
-    ) -> LocalGrid:
+    ) -> SimulationGrid:
         from fedrobust.runtime.engines.inline_grid import InlineGrid
 
         return InlineGrid(client_app, num_clients, node_config, threads or cores())
@@ -84,7 +84,9 @@ def ray_engine(
     if address in (None, "local"):
         check_cpus(workers or 1, cpus_per_worker, cores(), "is on this machine")
 
-    def open_(client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf) -> LocalGrid:
+    def open_(
+        client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf
+    ) -> SimulationGrid:
         from fedrobust.runtime.engines.ray_cluster import Workers
         from fedrobust.runtime.engines.ray_grid import RayGrid
 
@@ -104,7 +106,9 @@ def auto_engine(workers: int | None = None, threads: int | None = None) -> Engin
     _check_workers(workers)
     _check_threads(threads)
 
-    def open_(client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf) -> LocalGrid:
+    def open_(
+        client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf
+    ) -> SimulationGrid:
         number = min(workers or useful_workers(cores(), gpus(), num_clients), num_clients)
         engine = ray_engine(number, threads) if pays_off(number, work_seconds) else inline_engine(threads)
         return engine.open(client_app, num_clients, node_config, work_seconds)

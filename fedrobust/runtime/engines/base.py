@@ -14,7 +14,7 @@ from fedrobust.runtime.engines.client_runner import own_copy
 from fedrobust.runtime.messages.records import set_identity
 
 
-class LocalGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
+class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
     """A Grid whose nodes are the clients themselves: node id = partition id. Open it with `with`.
 
     `name` is the engine's name, `description` says in words on what it runs, `threads` how many of torch each client has.
@@ -59,11 +59,11 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
             raise ValueError(f"there are no clients {strangers}")
         self._states = {client: own_copy(state) for client, state in states.items() if state}
 
-    def recall(self, client: int) -> RecordDict | None:
+    def load_memory(self, client: int) -> RecordDict | None:
         """What a client remembers (not to be changed), or None."""
         return self._states.get(client)
 
-    def remember(self, client: int, state: RecordDict | None) -> None:
+    def save_memory(self, client: int, state: RecordDict | None) -> None:
         """Keep what a client remembers after an answer; None: as before."""
         if state:
             self._states[client] = state

@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
 
 @final
-class Clients:
+class ClientRunner:
     """The clients, any of which can answer in this process: what they remember comes with the message and goes with the reply.
 
     Client i is Flower's node i; its Context says {"partition-id": i, "num-partitions": N, **node_config}.
@@ -34,10 +34,10 @@ class Clients:
 
     def __init__(self, app: str | ClientApp, num_clients: int, node_config: Mapping[str, Any]) -> None:
         keep_freed_memory()
-        self._app = load(app) if isinstance(app, str) else app
+        self._app = load_client_app(app) if isinstance(app, str) else app
         self._num_clients, self._node_config = num_clients, dict(node_config)
 
-    def answer(self, message: Message, state: RecordDict | None) -> Answer:
+    def run(self, message: Message, state: RecordDict | None) -> Answer:
         """The client's reply to a message, given what the client remembers (None: nothing), which is left as it is.
 
         Whatever the client raises (Ctrl-C apart) becomes an error reply that holds its traceback, and nothing of it is remembered.
@@ -48,18 +48,18 @@ class Clients:
         try:
             reply = self._app(Message(content=own_copy(message.content), metadata=message.metadata), context)
         except (Exception, SystemExit):
-            return Answer(failed(message, traceback.format_exc()))
+            return Answer(error_answer(message, traceback.format_exc()))
         if not isinstance(reply, Message):
-            return Answer(failed(message, f"client {client} answered with {type(reply).__name__} instead of a Message", NO_REPLY))
+            return Answer(error_answer(message, f"client {client} answered with {type(reply).__name__} instead of a Message", NO_REPLY))
         return Answer(reply, context.state if (context.state or state) and not reply.has_error() else None)
 
 
-def failed(message: Message, reason: str, code: int = RAISED) -> Message:
+def error_answer(message: Message, reason: str, code: int = RAISED) -> Message:
     """The error reply to a message."""
     return Message(Error(code, reason), reply_to=message)
 
 
-def load(name: str) -> ClientApp:
+def load_client_app(name: str) -> ClientApp:
     """The object behind "module:attribute"."""
     module, _, attribute = name.partition(":")
     try:

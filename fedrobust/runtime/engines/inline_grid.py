@@ -9,12 +9,12 @@ from typing import Any, Self, final
 import torch
 from flwr.app import Message
 
-from fedrobust.runtime.engines.base import LocalGrid
-from fedrobust.runtime.engines.client_runner import NO_REPLY, NO_SUCH_NODE, ClientApp, Clients, failed
+from fedrobust.runtime.engines.base import SimulationGrid
+from fedrobust.runtime.engines.client_runner import NO_REPLY, NO_SUCH_NODE, ClientApp, ClientRunner, error_answer
 
 
 @final
-class InlineGrid(LocalGrid):
+class InlineGrid(SimulationGrid):
     """Runs each message in this process when its reply is asked for; models are handed over without a copy.
 
     threads: of torch while a client works (None: as they are); the server keeps its own, as it does beside Ray's workers, so
@@ -28,7 +28,7 @@ class InlineGrid(LocalGrid):
         self, client_app: str | ClientApp, num_clients: int, node_config: Mapping[str, Any] | None = None, threads: int | None = None
     ) -> None:
         super().__init__(num_clients)
-        self._clients = Clients(client_app, num_clients, node_config or {})
+        self._clients = ClientRunner(client_app, num_clients, node_config or {})
         self.threads = threads or torch.get_num_threads()
         self._open = False
         self.description = f"inline, threads: {self.threads}"
@@ -49,9 +49,9 @@ class InlineGrid(LocalGrid):
                 raise RuntimeError("this grid is not open")
             client = message.metadata.dst_node_id
             if not 0 <= client < self._num_clients:
-                yield failed(message, f"there is no client {client}", NO_SUCH_NODE)
+                yield error_answer(message, f"there is no client {client}", NO_SUCH_NODE)
             elif timeout is not None and time.monotonic() - start >= timeout:
-                yield failed(message, f"timed out after {timeout:g} s, before client {client} was started", NO_REPLY)
+                yield error_answer(message, f"timed out after {timeout:g} s, before client {client} was started", NO_REPLY)
             else:
                 yield self._answer(message)
 
@@ -59,8 +59,8 @@ class InlineGrid(LocalGrid):
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            reply, state = self._clients.answer(message, self.recall(message.metadata.dst_node_id))
+            reply, state = self._clients.run(message, self.load_memory(message.metadata.dst_node_id))
         finally:
             torch.set_num_threads(before)
-        self.remember(message.metadata.dst_node_id, state)
+        self.save_memory(message.metadata.dst_node_id, state)
         return reply

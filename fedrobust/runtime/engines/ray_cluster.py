@@ -21,7 +21,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from ray._private import services
 
 from fedrobust.errors import ConfigError
-from fedrobust.runtime.engines.client_runner import Answer, Clients
+from fedrobust.runtime.engines.client_runner import Answer, ClientRunner
 from fedrobust.runtime.engines.resources import check_cpus
 
 PATIENCE_SECONDS = 10.0  # what workers that have just ended held comes back after a moment
@@ -50,7 +50,7 @@ class Worker:
         # The driver may run from a folder that is not installed; what it can import, its workers can.
         sys.path.extend(folder for folder in path if folder not in sys.path)
         torch.set_num_threads(threads)
-        self._clients = Clients(client_app, num_clients, node_config)
+        self._clients = ClientRunner(client_app, num_clients, node_config)
 
     def ready(self) -> int:
         return os.getpid()
@@ -58,7 +58,7 @@ class Worker:
     def answer(self, message: Message, state: RecordDict | None, names: Sequence[str], *arrays: ArrayRecord) -> Answer:
         """The client's answer to a message whose arrays came separately, as views into Ray's shared memory."""
         message.content.update(zip(names, arrays, strict=True))
-        return self._clients.answer(message, state)
+        return self._clients.run(message, state)
 
 
 def connect(address: str | None, workers: Workers, cores: int) -> bool:

@@ -9,14 +9,14 @@ from typing import Any, Self, final
 import ray
 from flwr.app import Message
 
-from fedrobust.runtime.engines.base import LocalGrid
+from fedrobust.runtime.engines.base import SimulationGrid
 from fedrobust.runtime.engines.ray_cluster import Worker, Workers, connect
-from fedrobust.runtime.engines.ray_pool import Pool
-from fedrobust.runtime.engines.ray_scheduler import Exchange
+from fedrobust.runtime.engines.ray_pool import WorkerPool
+from fedrobust.runtime.engines.ray_scheduler import MessageScheduler
 
 
 @final
-class RayGrid(LocalGrid):
+class RayGrid(SimulationGrid):
     """Any worker can answer for any client, since what a client remembers goes with its message (`exchange` shares them out).
 
     The arrays of a message go into Ray's memory once, however many messages share the record; replies come in the order of
@@ -43,7 +43,7 @@ class RayGrid(LocalGrid):
         self._workers, self._address, self._cores = workers, address, cores
         options = {"num_cpus": workers.cpus, "num_gpus": workers.gpus, "max_restarts": 0, "max_task_retries": 0}
         self._worker = ray.remote(Worker).options(**options)
-        self._pool, self._retries = Pool(self._spawn), retries
+        self._pool, self._retries = WorkerPool(self._spawn), retries
         self._ours = False
         self.threads = workers.threads
         self.description = f"ray, workers: {workers.number}, threads each: {workers.threads}, GPUs each: {workers.gpus:g}"
@@ -68,7 +68,7 @@ class RayGrid(LocalGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         if not self._pool:
             raise RuntimeError("this grid is not open")
-        yield from Exchange(self._pool, self, self._num_clients, self._retries, timeout).replies(messages)
+        yield from MessageScheduler(self._pool, self, self._num_clients, self._retries, timeout).replies(messages)
 
     def _spawn(self, crash_file: str) -> Any:
         return self._worker.remote(*self._app, sys.path, crash_file=crash_file)

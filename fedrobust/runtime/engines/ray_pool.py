@@ -18,7 +18,7 @@ STARTS = 3  # failed starts in a row after which a worker's place is given up
 
 
 @dataclass(slots=True)
-class Place:
+class WorkerSlot:
     """The place of one worker. promise: of its being ready, awaited before it gets anything; worker: None once given up; crash: the
     file that holds Python's last words should a signal such as SIGSEGV end the worker."""
 
@@ -30,106 +30,106 @@ class Place:
 
 
 @final
-class Pool:
+class WorkerPool:
     """Workers by number, each started by `spawn`. A replacement that finds no room starts when there is some."""
 
     def __init__(self, spawn: Callable[[str], Any]) -> None:
         self._spawn = spawn
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._spawned = 0
-        self._places: list[Place] = []
+        self._slots: list[WorkerSlot] = []
         self._last_up = 0.0
         self._cause = ""
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._slots)
 
     def open(self, number: int) -> None:
         """Start that many workers and wait until all are ready. Raises RunError, in one line, when one cannot start."""
         self._folder = tempfile.TemporaryDirectory(prefix="fedrobust-workers-", ignore_cleanup_errors=True)
-        self._places = [self._new() for _ in range(number)]
+        self._slots = [self._new() for _ in range(number)]
         try:
-            ray.get([place.promise for place in self._places], timeout=START_SECONDS)
+            ray.get([slot.promise for slot in self._slots], timeout=START_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
             raise RunError(
                 f"the workers did not start within {START_SECONDS:g} s; is there room for each of them on one machine?"
             ) from error
         except ray.exceptions.RayError as error:
             raise RunError(f"a worker could not start: {_last_line(error)}") from error
-        for place in self._places:
-            place.promise, place.up = None, True
+        for slot in self._slots:
+            slot.promise, slot.up = None, True
 
     def close(self) -> None:
-        for place in self._places:
-            if place.worker is not None:
-                ray.kill(place.worker)
-        self._places = []
+        for slot in self._slots:
+            if slot.worker is not None:
+                ray.kill(slot.worker)
+        self._slots = []
         if self._folder is not None:
             self._folder.cleanup()
 
     def worker(self, number: int) -> Any:
-        return self._places[number].worker
+        return self._slots[number].worker
 
     @property
     def usable(self) -> list[int]:
         """The numbers of the workers that are up, busy ones among them."""
-        return [number for number, place in enumerate(self._places) if place.up and place.promise is None]
+        return [number for number, slot in enumerate(self._slots) if slot.up and slot.promise is None]
 
     @property
     def promises(self) -> dict[Any, int]:
         """What starting workers, and those that are being checked, still owe: `arrived` takes their numbers."""
-        return {place.promise: number for number, place in enumerate(self._places) if place.promise is not None}
+        return {slot.promise: number for number, slot in enumerate(self._slots) if slot.promise is not None}
 
     def check(self) -> None:
         """Ask every worker whether it still lives, so that one that died unused costs no client anything."""
-        for place in self._places:
-            if place.up and place.promise is None:
-                place.promise = place.worker.ready.remote()
+        for slot in self._slots:
+            if slot.up and slot.promise is None:
+                slot.promise = slot.worker.ready.remote()
 
     def arrived(self, number: int) -> None:
         """A worker's promise is fulfilled or broken: it can be used, or is replaced, or given up after STARTS failures."""
-        place = self._places[number]
+        slot = self._slots[number]
         try:
-            ray.get(place.promise)
+            ray.get(slot.promise)
         except ray.exceptions.RayError as error:
             self._cause = _last_line(error)
             self.replace(number)
         else:
-            place.promise, place.up, place.failed_starts = None, True, 0
+            slot.promise, slot.up, slot.failed_starts = None, True, 0
 
     def replace(self, number: int) -> None:
         """End a worker, if it still lives, and start another in its place."""
-        place = self._places[number]
-        ray.kill(place.worker)
-        failed_starts = 0 if place.up else place.failed_starts + 1
-        if place.up:
+        slot = self._slots[number]
+        ray.kill(slot.worker)
+        failed_starts = 0 if slot.up else slot.failed_starts + 1
+        if slot.up:
             self._last_up = time.monotonic()
         if failed_starts == STARTS:
-            self._places[number] = Place(None, None, place.crash)
+            self._slots[number] = WorkerSlot(None, None, slot.crash)
         else:
-            self._places[number] = self._new(failed_starts)
+            self._slots[number] = self._new(failed_starts)
 
-    def _new(self, failed_starts: int = 0) -> Place:
+    def _new(self, failed_starts: int = 0) -> WorkerSlot:
         assert self._folder is not None, "the pool is open"
         crash = Path(self._folder.name) / f"{self._spawned}.txt"
         self._spawned += 1
         worker = self._spawn(str(crash))
-        return Place(worker, worker.ready.remote(), crash, failed_starts=failed_starts)
+        return WorkerSlot(worker, worker.ready.remote(), crash, failed_starts=failed_starts)
 
     def crash(self, number: int) -> str | None:
         """What ended a worker of this machine by a signal, in Python's words ("Segmentation fault"); None where nothing was said, as
         when it was killed from outside."""
         try:
-            first = self._places[number].crash.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+            first = self._slots[number].crash.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
         except OSError:
             return None
         return first.removeprefix("Fatal Python error: ").strip() or None
 
     def patience(self) -> float | None:
         """How many seconds to wait for a first worker to come up; None while there is one. Raises RunError when they are over."""
-        if any(place.up for place in self._places):
+        if any(slot.up for slot in self._slots):
             return None
-        if all(place.worker is None for place in self._places):
+        if all(slot.worker is None for slot in self._slots):
             raise RunError(f"no worker is left and new ones do not start: {self._cause}")
         left = START_SECONDS - (time.monotonic() - self._last_up)
         if left <= 0:

@@ -12,18 +12,18 @@ from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedrobust.errors import RunError
-from fedrobust.runtime.engines.client_runner import NO_REPLY, NO_SUCH_NODE, failed
+from fedrobust.runtime.engines.client_runner import NO_REPLY, NO_SUCH_NODE, error_answer
 from fedrobust.runtime.engines.site_numbers import Node
 from fedrobust.runtime.messages.arrays import WireError, one_line
-from fedrobust.runtime.messages.sites import RECORD, Census, SiteOrder, order_record, read_census
-from fedrobust.runtime.messages.upload_limits import guarded
+from fedrobust.runtime.messages.sites import RECORD, SiteAssignment, SiteInfo, assignment_record, read_site_info
+from fedrobust.runtime.messages.upload_limits import guard_uploads
 
 POLL_SECONDS = 0.5
 RAISED = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>", re.DOTALL)  # how Flower writes what a ClientApp raised
 
 
 @final
-class SiteGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
+class FederationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
     """Flower's Grid of SuperNodes, asked by client number.
 
     nodes: {client number: its node}. names: of all sites by client number; a site that is not connected yet, or again under another
@@ -60,7 +60,7 @@ class SiteGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
         out = [message for message in asked if message.metadata.dst_node_id in online]
         for message in asked:
             if message.metadata.dst_node_id not in online:
-                yield failed(message, f"{self._site(message)} is not connected", NO_SUCH_NODE)
+                yield error_answer(message, f"{self._site(message)} is not connected", NO_SUCH_NODE)
         waiting = self._push(out, online, timeout)
         del asked, out
         while waiting and time.monotonic() < deadline:
@@ -70,14 +70,14 @@ class SiteGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
             if len(waiting) == before:
                 time.sleep(POLL_SECONDS)
         for message in waiting.values():
-            yield failed(message, f"no reply of {self._site(message)} within {timeout:g} s", NO_REPLY)
+            yield error_answer(message, f"no reply of {self._site(message)} within {timeout:g} s", NO_REPLY)
 
     def _answers(self, number: str, waiting: dict[str, Message]) -> Iterator[Message]:
         """The reply to one message, if it is there; what Flower itself cannot decode is that site's failure, not the run's."""
         try:
             replies = list(self._grid.pull_messages([number]))
         except (ValueError, TypeError, LookupError, AttributeError, EOFError) as error:
-            yield failed(waiting.pop(number), f"unusable reply: Flower cannot decode it ({type(error).__name__}: {error})", NO_REPLY)
+            yield error_answer(waiting.pop(number), f"unusable reply: Flower cannot decode it ({type(error).__name__}: {error})", NO_REPLY)
             return
         for reply in replies[:1]:
             yield _answer(waiting.pop(number), reply)
@@ -104,8 +104,8 @@ class SiteGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
 
     def _addressed(self, message: Message, node: int, timeout: float | None) -> Message:
         client = message.metadata.dst_node_id
-        order = SiteOrder(client if self._numbered else -1, self._size, self._classes)
-        content = RecordDict({**message.content, RECORD: order_record(order)})
+        order = SiteAssignment(client if self._numbered else -1, self._size, self._classes)
+        content = RecordDict({**message.content, RECORD: assignment_record(order)})
         return Message(content, node, message.metadata.message_type, ttl=timeout, group_id=message.metadata.group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -134,7 +134,7 @@ def _answer(asked: Message, reply: Message) -> Message:
     return Message(reply.content, reply_to=asked)
 
 
-def gather(grid: Grid, wanted: int, names: Collection[str], seconds: float, say: Callable[[str], None]) -> list[Node]:
+def collect_site_info(grid: Grid, wanted: int, names: Collection[str], seconds: float, say: Callable[[str], None]) -> list[Node]:
     """The connected nodes as soon as there are `wanted` of them or, where names are given, all of those names; after so many
     seconds those that there are."""
     deadline, told = time.monotonic() + seconds, ""
@@ -148,22 +148,22 @@ def gather(grid: Grid, wanted: int, names: Collection[str], seconds: float, say:
         time.sleep(POLL_SECONDS)
 
 
-def ask(grid: SiteGrid, text: str, seconds: float) -> dict[int, Census | str]:
+def ask(grid: FederationGrid, text: str, seconds: float) -> dict[int, SiteInfo | str]:
     """What each site answers when it is asked who it is and what it holds for this configuration, or why there is no answer. An answer
     holds no arrays; what is larger than one can be is not fetched."""
     clients = grid.get_node_ids()
     content = RecordDict({"config": ConfigRecord({"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""})})
-    found: dict[int, Census | str] = {}
-    with guarded(most_bytes=0):
+    found: dict[int, SiteInfo | str] = {}
+    with guard_uploads(most_bytes=0):
         for reply in grid.send_and_receive([Message(content, client, MessageType.QUERY) for client in clients], timeout=seconds):
-            found[reply.metadata.src_node_id] = _census(reply)
+            found[reply.metadata.src_node_id] = _site_info(reply)
     return found
 
 
-def _census(reply: Message) -> Census | str:
+def _site_info(reply: Message) -> SiteInfo | str:
     if reply.has_error():
         return one_line(str(reply.error.reason))
     try:
-        return read_census(reply.content)
+        return read_site_info(reply.content)
     except WireError as error:
         return f"unusable answer: {error}"

@@ -24,7 +24,7 @@ class Node:
         return self.registered or self.site or (f"partition {self.partition}" if self.partition >= 0 else "")
 
 
-def numbered(nodes: Sequence[Node]) -> list[Node]:
+def number_sites(nodes: Sequence[Node]) -> list[Node]:
     """The nodes by client number: by partition-id where every node has one, else in the alphabetical order of their names.
 
     Raises ConfigError where two nodes claim the same place, or where nothing tells them apart.
@@ -38,7 +38,7 @@ def numbered(nodes: Sequence[Node]) -> list[Node]:
     return sorted(nodes, key=lambda node: node.name)
 
 
-def listed(nodes: Sequence[Node], names: Sequence[str]) -> Mapping[int, Node]:
+def list_nodes(nodes: Sequence[Node], names: Sequence[str]) -> Mapping[int, Node]:
     """{client number: node} where the sites that take part are listed: a site's number is its place in the list, whether its
     node is there or not; nodes that are not on the list are left out. Raises ConfigError where two nodes have one of the names."""
     chosen = [node for node in nodes if node.name in names]

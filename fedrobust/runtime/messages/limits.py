@@ -22,7 +22,7 @@ def check_records(content: RecordDict, needed: Iterable[str], optional: Iterable
     """Exactly the named records, and in those of scalars no more than `ENTRIES` entries."""
     required, allowed = set(needed), {*needed, *optional}
     if not required <= set(content) <= allowed:
-        raise WireError(f"message: expected the records {', '.join(sorted(required))}, got {names(content)}")
+        raise WireError(f"message: expected the records {', '.join(sorted(required))}, got {shorten_names(content)}")
     for name, record in content.items():
         if len(record) > ENTRIES:
             raise WireError(f"{name}: holds {len(record)} entries, more than {ENTRIES}")
@@ -35,22 +35,22 @@ def check_rest(content: RecordDict, *known: str) -> None:
         raise WireError(f"message: holds {size} bytes besides {' and '.join(known)}, more than {REST_BYTES}")
 
 
-def number(name: str, value: Any) -> float:
+def check_metric(name: str, value: Any) -> float:
     """A metric in its range. Compared before it is converted: an int may be too large for a float."""
     low, high = RANGES.get(name, (-LARGEST, LARGEST))
     if not NAME.fullmatch(name):
         raise WireError(f"metrics: {name!r:.80} is no name for a metric")
     if isinstance(value, (bool, list)) or not low <= value <= high:
-        raise WireError(f"metrics: {name} must be a finite number in [{low:g}, {high:g}], got {shown(value)}")
+        raise WireError(f"metrics: {name} must be a finite number in [{low:g}, {high:g}], got {shorten(value)}")
     return float(value)
 
 
-def names(record: Mapping[str, Any]) -> str:
+def shorten_names(record: Mapping[str, Any]) -> str:
     """The keys of a record, cut off where there are many."""
     return ", ".join(sorted(record)[:ENTRIES])[:200] or "nothing"
 
 
-def shown(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A foreign value in few words. (Python refuses to print integers of many digits.)"""
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from fedrobust.runtime.messages import limits
 from fedrobust.runtime.messages.arrays import FlatArray, WireError, is_finite, pack, unpack
-from fedrobust.runtime.messages.limits import names, shown
+from fedrobust.runtime.messages.limits import shorten, shorten_names
 from fedrobust.state import State
 
-Predictions = Mapping[str, tuple[Tensor, Tensor]]
+ConditionPredictions = Mapping[str, tuple[Tensor, Tensor]]
 CONFIG_KEYS: Mapping[str, type] = {"experiment": str, "round": int, "etf": bytes, "etf-sha256": str}
 SCALARS = (str, int, float, bytes)
 ROUNDING = 1e-5  # of a softmax's shares
@@ -29,7 +29,7 @@ SUMMED = 1e-3  # of their sum over the classes
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class TrainReply:
     """A checked train reply: the trained state, how many samples it saw (>= 1), finite metrics, and what else came along."""
 
     state: State
@@ -40,10 +40,10 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class EvaluateReply:
     """A checked evaluate reply: per condition probabilities float32 (n, K) and labels int64 (n,), with metrics and info."""
 
-    predictions: Predictions
+    predictions: ConditionPredictions
     num_examples: int
     metrics: Mapping[str, float]
     info: Mapping[str, Any]
@@ -71,7 +71,7 @@ def state_record(state: State) -> ArrayRecord:
 def read_state(record: ArrayRecord, sizes: tuple[int, int]) -> State:
     """The state in a record; `sizes` are (D, B) of the receiver's own layout. Views of the record: never change them in place."""
     if set(record) != {"parameters", "buffers"}:
-        raise WireError(f"state: expected the arrays parameters and buffers, got {names(record)}")
+        raise WireError(f"state: expected the arrays parameters and buffers, got {shorten_names(record)}")
     vectors = [unpack(record, name, torch.float32, (size,)) for name, size in zip(("parameters", "buffers"), sizes, strict=True)]
     for name, vector in zip(("parameters", "buffers"), vectors, strict=True):
         array = record[name]
@@ -80,7 +80,7 @@ def read_state(record: ArrayRecord, sizes: tuple[int, int]) -> State:
     return State(*vectors)
 
 
-def instruction(state: ArrayRecord, config: Mapping[str, Any], extras: Mapping[str, Any] | None = None) -> RecordDict:
+def train_message(state: ArrayRecord, config: Mapping[str, Any], extras: Mapping[str, Any] | None = None) -> RecordDict:
     """The content of a message to a client; `config` holds CONFIG_KEYS and any other str, int, float or bytes.
 
     extras: scalars, and float32 or int64 tensors of any shape, for the client trainer.
@@ -96,7 +96,7 @@ def read_config(content: RecordDict) -> dict[str, Any]:
     return config
 
 
-def task(config: Mapping[str, Any]) -> str:
+def task_digest(config: Mapping[str, Any]) -> str:
     """The name of what a message asks for, by its settings: a digest of experiment and round, which its reply has to repeat."""
     return hashlib.sha256(f"{config['round']}\n{config['experiment']}".encode()).hexdigest()
 
@@ -107,11 +107,11 @@ def read_extras(content: RecordDict) -> dict[str, Any]:
     if "extra-tensors" in content:
         record = _record(content, "extra-tensors", ArrayRecord)
         if twice := set(extras) & set(record):
-            raise WireError(f"extras: {names(dict.fromkeys(twice))} stands for a scalar and for a tensor")
+            raise WireError(f"extras: {shorten_names(dict.fromkeys(twice))} stands for a scalar and for a tensor")
         extras |= {name: unpack(record, name, _extra_dtype(record, name)) for name in record}
     for name, value in extras.items():
         if not isinstance(value, (Tensor, *SCALARS)):
-            raise WireError(f"extras: {name} must be a tensor, str, int, float or bytes, got {shown(value)}")
+            raise WireError(f"extras: {name} must be a tensor, str, int, float or bytes, got {shorten(value)}")
         if isinstance(value, (Tensor, float)):
             _check_finite(f"extras: {name}", torch.as_tensor(value))
     return extras
@@ -124,22 +124,22 @@ def train_reply(
     info: Mapping[str, Any],
     extras: Mapping[str, Any] | None = None,
 ) -> RecordDict:
-    """The content of a train reply; `info` holds "etf-sha256", "task" (see `task`) and any other str, int, float or bytes."""
+    """The content of a train reply; `info` holds "etf-sha256", "task" (see `task_digest`) and any other str, int, float or bytes."""
     content = RecordDict({"state": state_record(state), **_report(num_examples, metrics, info)})
     content.update(_extras_records(extras or {}))
     return content
 
 
-def read_train_reply(content: RecordDict, sizes: tuple[int, int]) -> Reply:
+def read_train_reply(content: RecordDict, sizes: tuple[int, int]) -> TrainReply:
     """The checked reply of a client to a train message; `sizes` are (D, B) of the server's layout."""
     limits.check_records(content, ("state", "metrics", "info"), ("extras", "extra-tensors"))
     state = read_state(_record(content, "state", ArrayRecord), sizes)
     limits.check_rest(content, "state")
     num_examples, metrics = read_metrics(_record(content, "metrics", MetricRecord))
-    return Reply(state, num_examples, metrics, _read_info(content), read_extras(content))
+    return TrainReply(state, num_examples, metrics, _read_info(content), read_extras(content))
 
 
-def evaluate_reply(predictions: Predictions, metrics: Mapping[str, float], info: Mapping[str, Any]) -> RecordDict:
+def evaluate_reply(predictions: ConditionPredictions, metrics: Mapping[str, float], info: Mapping[str, Any]) -> RecordDict:
     """The content of an evaluate reply: per condition ("clean", "contaminated", ...) probabilities float32 (n, K) and labels int64 (n,)."""
     tensors = {f"{name}/probabilities": p.to(torch.float32) for name, (p, _) in predictions.items()}
     tensors |= {f"{name}/labels": labels.to(torch.int64) for name, (_, labels) in predictions.items()}
@@ -147,17 +147,17 @@ def evaluate_reply(predictions: Predictions, metrics: Mapping[str, float], info:
     return RecordDict({"predictions": pack(tensors), **_report(num_examples, metrics, info)})
 
 
-def read_evaluate_reply(content: RecordDict, num_classes: int) -> Scores:
+def read_evaluate_reply(content: RecordDict, num_classes: int) -> EvaluateReply:
     """The checked reply of a client to an evaluate message: rows match labels and sum to 1, labels in [0, num_classes), all finite."""
     limits.check_records(content, ("predictions", "metrics", "info"))
     limits.check_rest(content, "predictions")
     record = _record(content, "predictions", ArrayRecord)
     conditions = sorted({name.rpartition("/")[0] for name in record})
     if set(record) != {f"{name}/{part}" for name in conditions for part in ("probabilities", "labels")}:
-        raise WireError(f"predictions: expected probabilities and labels of each condition, got {names(record)}")
+        raise WireError(f"predictions: expected probabilities and labels of each condition, got {shorten_names(record)}")
     predictions = {name: _read_predictions(record, name, num_classes) for name in conditions}
     num_examples, metrics = read_metrics(_record(content, "metrics", MetricRecord))
-    return Scores(predictions, num_examples, metrics, _read_info(content))
+    return EvaluateReply(predictions, num_examples, metrics, _read_info(content))
 
 
 def read_metrics(record: MetricRecord) -> tuple[int, dict[str, float]]:
@@ -165,8 +165,8 @@ def read_metrics(record: MetricRecord) -> tuple[int, dict[str, float]]:
     values = dict(record)
     count = values.pop("num-examples", None)
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= limits.MOST_EXAMPLES:
-        raise WireError(f"metrics: num-examples must be a whole number of at least 1, got {shown(count)}")
-    return count, {name: limits.number(name, value) for name, value in values.items()}
+        raise WireError(f"metrics: num-examples must be a whole number of at least 1, got {shorten(count)}")
+    return count, {name: limits.check_metric(name, value) for name, value in values.items()}
 
 
 def _report(num_examples: int, metrics: Mapping[str, float], info: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _read_info(content: RecordDict) -> dict[str, Any]:
         raise WireError("info: etf-sha256 is missing")
     for key, value in info.items():
         if not isinstance(value, SCALARS):
-            raise WireError(f"info: {key} must be a str, int, float or bytes, got {shown(value)}")
+            raise WireError(f"info: {key} must be a str, int, float or bytes, got {shorten(value)}")
     return info
 
 
@@ -229,5 +229,5 @@ def _check_finite(what: str, values: Tensor) -> None:
 def _record(content: RecordDict, name: str, kind: type) -> Any:
     record = content.get(name)
     if not isinstance(record, kind):
-        raise WireError(f"message: expected a {kind.__name__} named {name}, got {names(content)}")
+        raise WireError(f"message: expected a {kind.__name__} named {name}, got {shorten_names(content)}")
     return record

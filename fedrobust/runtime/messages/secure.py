@@ -17,25 +17,25 @@ from torch import Tensor
 from fedrobust.privacy.secure.ciphers import KEY_BYTES, leaves_a_secret
 from fedrobust.privacy.secure.client import KEYS_BYTES, SEALED_BYTES
 from fedrobust.privacy.secure.secret_sharing import SHARE_BYTES
-from fedrobust.privacy.secure.server import Opened
+from fedrobust.privacy.secure.server import RevealedSecrets
 from fedrobust.runtime.messages import limits
 from fedrobust.runtime.messages.arrays import WireError, pack, unpack
 
-Table = Mapping[int, bytes]
+ByteTable = Mapping[int, bytes]
 HIGHEST = 1 << 20  # more than any client's number
 
 
-def task(task_of_round: str, stage: str) -> str:
-    """What the reply to one of a round's messages repeats (see `records.task`)."""
+def stage_digest(task_of_round: str, stage: str) -> str:
+    """What the reply to one of a round's messages repeats (see `records.task_digest`)."""
     return f"{task_of_round} {stage}"
 
 
-def order(config: Mapping[str, Any], **tables: Table) -> RecordDict:
-    """The content of a message without a model; `config` as in `records.instruction`."""
+def stage_message(config: Mapping[str, Any], **tables: ByteTable) -> RecordDict:
+    """The content of a message without a model; `config` as in `records.train_message`."""
     return RecordDict({"config": ConfigRecord(dict(config)), **{name: table_record(one) for name, one in tables.items()}})
 
 
-def table_record(table: Table) -> ConfigRecord:
+def table_record(table: ByteTable) -> ConfigRecord:
     """To be added to a message."""
     clients = sorted(table)
     return ConfigRecord({"clients": clients, "bytes": b"".join(table[client] for client in clients)})
@@ -45,18 +45,18 @@ def read_table(content: RecordDict, name: str, size: int) -> dict[int, bytes]:
     """The table of a message, each of its entries of `size` bytes. Raises WireError."""
     record = content.get(name)
     if not isinstance(record, ConfigRecord) or set(record) != {"clients", "bytes"}:
-        raise WireError(f"message: expected a table named {name}, got {limits.names(content)}")
+        raise WireError(f"message: expected a table named {name}, got {limits.shorten_names(content)}")
     clients, text = record["clients"], record["bytes"]
     if not isinstance(clients, list) or not all(type(one) is int and 0 <= one < HIGHEST for one in clients):
         raise WireError(f"{name}: the clients must be a list of their numbers")
     if any(one >= other for one, other in pairwise(clients)):
         raise WireError(f"{name}: the clients must stand in ascending order, each once")
     if type(text) is not bytes or len(text) != size * len(clients):
-        raise WireError(f"{name}: expected {size} bytes for each of {len(clients)} clients, got {limits.shown(text)}")
+        raise WireError(f"{name}: expected {size} bytes for each of {len(clients)} clients, got {limits.shorten(text)}")
     return {client: text[size * place : size * (place + 1)] for place, client in enumerate(clients)}
 
 
-def reply(info: Mapping[str, Any], **tables: Table) -> RecordDict:
+def reply(info: Mapping[str, Any], **tables: ByteTable) -> RecordDict:
     """The content of a reply; `info` as in `records.train_reply`."""
     return RecordDict({"info": ConfigRecord(dict(info)), **{name: table_record(one) for name, one in tables.items()}})
 
@@ -85,12 +85,12 @@ def read_shares(content: RecordDict, receivers: Collection[int]) -> tuple[dict[i
     return tables["shares"], info
 
 
-def read_unmasking(content: RecordDict, survivors: Collection[int], lost: Collection[int]) -> tuple[Opened, dict[str, Any]]:
+def read_unmasking(content: RecordDict, survivors: Collection[int], lost: Collection[int]) -> tuple[RevealedSecrets, dict[str, Any]]:
     """(shares of survivors' seeds and of lost clients' mask keys, info). A client that could not open a letter has no share to give."""
     tables, info = _read_reply(content, {"seeds": SHARE_BYTES, "masks": SHARE_BYTES})
     if not set(tables["seeds"]) <= set(survivors) or not set(tables["masks"]) <= set(lost):
         raise WireError("shares: of other clients than those they were asked of")
-    return Opened(tables["seeds"], tables["masks"]), info
+    return RevealedSecrets(tables["seeds"], tables["masks"]), info
 
 
 def masked_reply(info: Mapping[str, Any], vector: Tensor) -> RecordDict:
@@ -104,7 +104,7 @@ def read_masked(content: RecordDict, size: int) -> tuple[Tensor, dict[str, Any]]
     limits.check_rest(content, "masked")
     record = content["masked"]
     if not isinstance(record, ArrayRecord) or set(record) != {"values"}:
-        raise WireError(f"masked: expected the array values, got {limits.names(record)}")
+        raise WireError(f"masked: expected the array values, got {limits.shorten_names(record)}")
     return unpack(record, "values", torch.int64, (size,)), _read_info(content)
 
 

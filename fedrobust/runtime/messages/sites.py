@@ -16,7 +16,7 @@ LONGEST = 200  # characters of such a word
 
 
 @dataclass(frozen=True, slots=True)
-class SiteOrder:
+class SiteAssignment:
     """client: the site's number in the run (-1: not given yet). size: pixels of an image's side. classes: their names in order."""
 
     client: int
@@ -25,7 +25,7 @@ class SiteOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class SiteInfo:
     """counts: images by split; partition: the node's partition-id, -1 where it has none; words: what else it tells of itself."""
 
     counts: tuple[int, int, int]
@@ -33,12 +33,12 @@ class Census:
     words: Mapping[str, str]
 
 
-def order_record(order: SiteOrder) -> ConfigRecord:
+def assignment_record(order: SiteAssignment) -> ConfigRecord:
     """To be added to a message under the name RECORD."""
     return ConfigRecord({"client": order.client, "size": order.size, "classes": list(order.classes)})
 
 
-def read_order(content: RecordDict) -> SiteOrder:
+def read_assignment(content: RecordDict) -> SiteAssignment:
     """The record of a message; raises WireError where it is missing or of other types."""
     record = content.get(RECORD)
     if not isinstance(record, ConfigRecord):
@@ -47,16 +47,16 @@ def read_order(content: RecordDict) -> SiteOrder:
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (client, size))
     if not whole or not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise WireError("message: client, size and classes of a site must be whole numbers and a list of names")
-    return SiteOrder(client, size, tuple(classes))
+    return SiteAssignment(client, size, tuple(classes))
 
 
-def census_reply(counts: Sequence[int], partition: int, words: Mapping[str, str]) -> RecordDict:
+def site_info_reply(counts: Sequence[int], partition: int, words: Mapping[str, str]) -> RecordDict:
     """A site's answer: images by split, its partition-id or -1, and words about itself (WORDS)."""
     metrics = MetricRecord({name: int(count) for name, count in zip(COUNTS, counts, strict=True)} | {"partition-id": partition})
     return RecordDict({"metrics": metrics, "info": ConfigRecord({name: words[name][:LONGEST] for name in WORDS})})
 
 
-def read_census(content: RecordDict) -> Census:
+def read_site_info(content: RecordDict) -> SiteInfo:
     """A site's checked answer: whole numbers that are not negative, printable words of a bounded length. Raises WireError."""
     metrics, info = content.get("metrics"), content.get("info")
     if not isinstance(metrics, MetricRecord) or not isinstance(info, ConfigRecord):
@@ -70,4 +70,4 @@ def read_census(content: RecordDict) -> Census:
     words = {name: info.get(name) for name in WORDS}
     if not all(isinstance(word, str) and len(word) <= LONGEST and word.isprintable() for word in words.values()):
         raise WireError(f"census: {', '.join(WORDS)} must be printable words of at most {LONGEST} characters")
-    return Census((train, validation, test), partition, words)
+    return SiteInfo((train, validation, test), partition, words)

@@ -36,7 +36,7 @@ ROOM = 256 << 20  # beside a model: what a site says of each of its test images
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class UploadObject:
     """One uploaded object: its kind, the ids of what lies in it, and its body."""
 
     kind: str
@@ -44,23 +44,23 @@ class Thing:
     body: memoryview
 
 
-def check(root: str, contents: Mapping[str, bytes], most_bytes: int) -> None:
+def check_upload(root: str, contents: Mapping[str, bytes], most_bytes: int) -> None:
     """Raises WireError unless the objects are a message whose arrays, written out, hold at most `most_bytes`."""
     if len(contents) > MOST_OBJECTS:
         raise WireError(f"upload: {len(contents)} objects, more than {MOST_OBJECTS}")
-    things = {name: _thing(content) for name, content in contents.items()}
-    if root not in things or things[root].kind != "Message":
+    uploads = {name: _read_object(content) for name, content in contents.items()}
+    if root not in uploads or uploads[root].kind != "Message":
         raise WireError("upload: is no message")
-    for thing in things.values():
-        for name in thing.children:
-            if name not in things or things[name].kind not in CHILDREN[thing.kind]:
-                raise WireError(f"upload: something in a {thing.kind} that does not belong there")
-    written = sum(_written(thing, things) for thing in things.values() if thing.kind == "Array")
+    for upload in uploads.values():
+        for name in upload.children:
+            if name not in uploads or uploads[name].kind not in CHILDREN[upload.kind]:
+                raise WireError(f"upload: something in a {upload.kind} that does not belong there")
+    written = sum(_written(upload, uploads) for upload in uploads.values() if upload.kind == "Array")
     if written > most_bytes:
         raise WireError(f"upload: its arrays would hold {written} bytes, more than {most_bytes}")
 
 
-def _thing(content: bytes) -> Thing:
+def _read_object(content: bytes) -> UploadObject:
     end = content.find(b"\x00", 0, HEAD_BYTES)
     kind, _, rest = content[: max(end, 0)].decode("ascii", "replace").partition(" ")
     if kind not in CHILDREN:
@@ -69,10 +69,10 @@ def _thing(content: bytes) -> Thing:
     body = memoryview(content)[end + 1 :]
     if length != str(len(body)) or (kind != "ArrayChunk" and len(body) > BODY_BYTES):
         raise WireError(f"upload: a {kind} with a body of {len(body)} bytes")
-    return Thing(kind, tuple(children.split(",")) if children else (), body)
+    return UploadObject(kind, tuple(children.split(",")) if children else (), body)
 
 
-def _written(array: Thing, things: Mapping[str, Thing]) -> int:
+def _written(array: UploadObject, uploads: Mapping[str, UploadObject]) -> int:
     """Bytes of an array when all chunks that it names have been put together."""
     try:
         numbers = strict_json.read_object(bytes(array.body).decode(), "upload").get("arraychunk_ids")
@@ -80,32 +80,32 @@ def _written(array: Thing, things: Mapping[str, Thing]) -> int:
         raise WireError(f"upload: an array that cannot be read ({error})") from error
     if not isinstance(numbers, list) or not all(type(number) is int and 0 <= number < len(array.children) for number in numbers):
         raise WireError("upload: an array of chunks that are not there")
-    return sum(len(things[array.children[number]].body) for number in numbers)
+    return sum(len(uploads[array.children[number]].body) for number in numbers)
 
 
 @contextmanager
-def guarded(most_bytes: int) -> Iterator[None]:
-    """Within it Flower's Grid of SuperNodes gives an error reply instead of any upload that `check` refuses or Flower cannot decode.
+def guard_uploads(most_bytes: int) -> Iterator[None]:
+    """Within it Flower's Grid of SuperNodes gives an error reply instead of any upload that `check_upload` refuses or Flower cannot decode.
 
     A private touch of Flower (1.41): the function by which its Grid fetches uploads is another one meanwhile.
     """
     from flwr.superlink.grid import http_grid
 
     original = http_grid.pull_objects
-    http_grid.pull_objects = careful(original, most_bytes)
+    http_grid.pull_objects = limit_uploads(original, most_bytes)
     try:
         yield
     finally:
         http_grid.pull_objects = original
 
 
-def measured(replies: Iterable[Message], model_bytes: int) -> Iterator[Message]:
+def limit_reply_size(replies: Iterable[Message], model_bytes: int) -> Iterator[Message]:
     """The replies that a Grid of SuperNodes fetches meanwhile, each no larger than a model and `ROOM`."""
-    with guarded(model_bytes + ROOM):
+    with guard_uploads(model_bytes + ROOM):
         yield from replies
 
 
-def careful(pull_objects: Callable[..., dict[str, bytes]], most_bytes: int) -> Callable[..., dict[str, bytes]]:
+def limit_uploads(pull_objects: Callable[..., dict[str, bytes]], most_bytes: int) -> Callable[..., dict[str, bytes]]:
     """Flower's `pull_objects`, which fetches objects by their ids (the last is the message), with every check. It raises Flower's
     ObjectPullError, and stops fetching as soon as there is too much."""
 
@@ -124,7 +124,7 @@ def careful(pull_objects: Callable[..., dict[str, bytes]], most_bytes: int) -> C
 
         contents = pull_objects(names, one, **options)
         try:
-            check(root, contents, most_bytes)
+            check_upload(root, contents, most_bytes)
             inflate_object_from_contents(root, dict(contents))
         except Exception as error:  # whatever Flower's decoder raises, RecursionError and MemoryError included
             raise ObjectPullError(root, str(WireError(f"{type(error).__name__}: {error}"))) from None

@@ -10,8 +10,8 @@ from typing import Self, final
 import torch
 
 from fedrobust.runtime.checkpoints import Checkpoint, Checkpoints, record_text
-from fedrobust.runtime.engines.base import LocalGrid
-from fedrobust.runtime.engines.site_grid import SiteGrid
+from fedrobust.runtime.engines.base import SimulationGrid
+from fedrobust.runtime.engines.site_grid import FederationGrid
 from fedrobust.runtime.messages.client_state import from_plain, to_plain
 from fedrobust.runtime.server.rule_strategy import RuleStrategy
 from fedrobust.state import State
@@ -19,7 +19,7 @@ from fedrobust.types import RoundRecord
 
 
 @final
-class Keeper:
+class CheckpointManager:
     """Keeps a run and its clean twin in `checkpoints`, whose files are written while the next round goes on. Use it with `with`.
 
     grid: holds what the clients remember. say: puts a line on the screen. exact: the checkpoints were written under the conditions
@@ -27,12 +27,14 @@ class Keeper:
     checkpoint, or at the end.
     """
 
-    def __init__(self, checkpoints: Checkpoints, grid: LocalGrid | SiteGrid, say: Callable[[str], None], exact: bool = True) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, grid: SimulationGrid | FederationGrid, say: Callable[[str], None], exact: bool = True
+    ) -> None:
         self.exact = exact
         self._checkpoints, self._grid, self._say = checkpoints, grid, say
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[Path] | None = None
-        self._room: State | None = None  # for a copy of the global model while it is written; fresh memory is dear
+        self._buffer: State | None = None  # for a copy of the global model while it is written; fresh memory is dear
         self._history: dict[str, list[str]] = {}  # of each run
 
     def __enter__(self) -> Self:
@@ -43,7 +45,7 @@ class Keeper:
         if kind is None:
             self._finish()
 
-    def begin(self, run: str) -> Checkpoint | None:
+    def restore(self, run: str) -> Checkpoint | None:
         """The newest usable checkpoint of this run, after giving the clients back what they remembered then; None: from the start."""
         found, problems = self._checkpoints.latest(run)
         for problem in problems:
@@ -57,7 +59,7 @@ class Keeper:
         self._say(f"{run}: goes on after round {found.round}")
         return found
 
-    def keep(self, run: str, strategy: RuleStrategy, records: Sequence[RoundRecord], last: int) -> None:
+    def save(self, run: str, strategy: RuleStrategy, records: Sequence[RoundRecord], last: int) -> None:
         """A checkpoint after the last of these rounds, where one is due of a run of `last` rounds."""
         number = records[-1].number
         if self._checkpoints.due(number, last):
@@ -69,11 +71,11 @@ class Keeper:
             self._pending = self._writer.submit(self._checkpoints.write, run, number, self._checkpoints.snapshot(now))
 
     def _copy(self, state: State) -> State:
-        if self._room is None:
-            self._room = State(torch.empty_like(state.parameters), torch.empty_like(state.buffers))
-        self._room.parameters.copy_(state.parameters)
-        self._room.buffers.copy_(state.buffers)
-        return self._room
+        if self._buffer is None:
+            self._buffer = State(torch.empty_like(state.parameters), torch.empty_like(state.buffers))
+        self._buffer.parameters.copy_(state.parameters)
+        self._buffer.buffers.copy_(state.buffers)
+        return self._buffer
 
     def _finish(self) -> None:
         if self._pending is not None:

@@ -19,8 +19,8 @@ from fedrobust.experiment.settings import to_json
 from fedrobust.learning.model_files import load_state, save_state
 from fedrobust.reporting.manifest import program_digest
 from fedrobust.reporting.records import TWIN, record_from
-from fedrobust.runtime.server.checkpointing import Keeper
-from fedrobust.runtime.server.loop import Finished, make_server, run_rounds
+from fedrobust.runtime.server.checkpointing import CheckpointManager
+from fedrobust.runtime.server.loop import TrainingResult, build_server_context, run_rounds
 from fedrobust.runtime.server.rule_strategy import Grid
 from fedrobust.state import Layout, State
 from fedrobust.types import Observer, RoundRecord
@@ -35,7 +35,7 @@ def cache_folder() -> Path:
     return cache.folder() / "twins"
 
 
-def key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: tuple[int, int]) -> str:
+def twin_key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: tuple[int, int]) -> str:
     """SHA-256 over all that decides the twin's weights: its configuration, the data, the program, the device, and the torch
     threads of the server and of a client (float sums differ between thread counts)."""
     settings = {name: value for name, value in twin_config.items() if name not in _IRRELEVANT}
@@ -46,7 +46,7 @@ def key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: 
     return hashlib.sha256(to_json({"settings": settings, "facts": facts}).encode()).hexdigest()
 
 
-def load(name: str, layout: Layout) -> tuple[State, list[RoundRecord]] | None:
+def load_twin(name: str, layout: Layout) -> tuple[State, list[RoundRecord]] | None:
     """A finished twin, or None. A damaged file counts as none: the twin is then trained again and the file replaced."""
     path = cache_folder() / f"{name}.safetensors"
     if not path.exists():
@@ -58,43 +58,45 @@ def load(name: str, layout: Layout) -> tuple[State, list[RoundRecord]] | None:
         return None
 
 
-def save(name: str, layout: Layout, state: State, records: list[RoundRecord]) -> None:
+def save_twin(name: str, layout: Layout, state: State, records: list[RoundRecord]) -> None:
     """Keep a finished twin for later runs."""
     notes = {"rounds": json.dumps([asdict(record) for record in records])}
     save_state(cache_folder() / f"{name}.safetensors", layout, state, notes=notes)
 
 
-def twin(study: Experiment, finished: Finished, grid: Grid, observer: Observer, keeper: Keeper | None = None) -> Finished:
+def train_clean_twin(
+    experiment: Experiment, finished: TrainingResult, grid: Grid, observer: Observer, checkpointing: CheckpointManager | None = None
+) -> TrainingResult:
     """The same run without contamination: this very run where nobody is contaminated, else from the cache, else trained. A new
     one is kept in the cache, so that whatever differs in its contamination only finds it there."""
-    clean = build.build(build.clean_twin(study.config))
-    server = make_server(clean)
+    clean = build.build_experiment(build.clean_twin(experiment.config))
+    server = build_server_context(clean)
     threads = torch.get_num_threads(), getattr(grid, "threads", 0)
-    name = key(clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, threads)
-    if not (study.clients_of_kind("poisoned") or study.clients_of_kind("noisy")):
-        _keep(name, server.layout, finished, observer, keeper)
+    name = twin_key(clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, threads)
+    if not (experiment.clients_of_kind("poisoned") or experiment.clients_of_kind("noisy")):
+        _cache_twin(name, server.layout, finished, observer, checkpointing)
         return finished
-    cached = load(name, server.layout)
+    cached = load_twin(name, server.layout)
     if cached is None:
-        trained = run_rounds(server, grid, observer, TWIN, keeper)
-        _keep(name, server.layout, trained, observer, keeper)
+        trained = run_rounds(server, grid, observer, TWIN, checkpointing)
+        _cache_twin(name, server.layout, trained, observer, checkpointing)
         return trained
     state, records = cached
     observer.run_started(TWIN, clean.config["rounds"], clean.num_clients)
     for record in records:
         observer.round_finished(TWIN, record)
     observer.stage(TWIN, "taken from the cache")
-    return Finished(state, tuple(records))
+    return TrainingResult(state, tuple(records))
 
 
-def _keep(name: str, layout: Layout, trained: Finished, observer: Observer, keeper: Keeper | None) -> None:
+def _cache_twin(name: str, layout: Layout, trained: TrainingResult, observer: Observer, checkpointing: CheckpointManager | None) -> None:
     """Into the cache, unless a client failed: its bad moment must not be kept for all later runs; nor a run that went on under
     changed conditions, a mixture that is nobody else's twin. A cache that cannot be written costs later runs time, but not this
     run its result."""
-    mixture = keeper is not None and not keeper.exact and trained.earlier
+    mixture = checkpointing is not None and not checkpointing.exact and trained.seconds_before_resume
     if mixture or any(record.failures for record in trained.records):
         return
     try:
-        save(name, layout, trained.state, list(trained.records))
+        save_twin(name, layout, trained.state, list(trained.records))
     except OSError as error:
         observer.stage(TWIN, f"not kept for later runs: {error}")

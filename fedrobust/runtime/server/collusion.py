@@ -12,15 +12,15 @@ from torch import Generator, Tensor
 
 from fedrobust.aggregation.round import Round, Rule
 from fedrobust.aggregation.storage import fetch, fill
-from fedrobust.aggregation.updates import Rows, Updates
-from fedrobust.contamination.base import Collusion, Scene, Strips
+from fedrobust.aggregation.updates import UpdateRows, Updates
+from fedrobust.contamination.base import AttackContext, Collusion, Strips
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment.experiment import Experiment
 
 KEY = "adversary"  # where what the attackers remember is kept, beside the rule's own memory
 
 
-def check(experiment: Experiment, simulated: bool) -> None:
+def check_collusion(experiment: Experiment, simulated: bool) -> None:
     """Raises ConfigError where clients are to work together on real sites: there nobody has all their updates before the rule,
     and a run without its attack must not pass for one with it."""
     damage = experiment.contaminations["poisoned"]
@@ -28,24 +28,24 @@ def check(experiment: Experiment, simulated: bool) -> None:
         raise ConfigError(f"contamination={damage.name}: exists in simulations only; choose one that a client does by itself")
 
 
-def hidden(memory: Mapping[str, Any]) -> dict[str, Any]:
+def without_attacker_memory(memory: Mapping[str, Any]) -> dict[str, Any]:
     """The memory without what the attackers remember: all that a rule sees of it."""
     return {key: value for key, value in memory.items() if key != KEY}
 
 
-def act(experiment: Experiment, round: Round, memory: Mapping[str, Any]) -> dict[str, Any]:
-    """Let the experiment's poisoned clients work together in this round, where they do (see `strike`). Returns what is to be kept
+def apply_attackers(experiment: Experiment, round: Round, memory: Mapping[str, Any]) -> dict[str, Any]:
+    """Let the experiment's poisoned clients work together in this round, where they do (see `apply_collusion`). Returns what is to be kept
     with the rule's memory: nothing, or what they remember."""
     collusion = experiment.contaminations["poisoned"].collude
     if collusion is None:
         return {}
     poisoned, generator = experiment.clients_of_kind("poisoned"), experiment.generator(KEY, round.number)
     before, rule = memory.get(KEY, {}), experiment.strategy.rule
-    remembered = strike(collusion, poisoned, round, rule=rule, generator=generator, memory=before)
+    remembered = apply_collusion(collusion, poisoned, round, rule=rule, generator=generator, memory=before)
     return {KEY: dict(remembered)} if remembered else {}
 
 
-def strike(
+def apply_collusion(
     collusion: Collusion, poisoned: Collection[int], round: Round, *, rule: Rule, generator: Generator, memory: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     """Write what the poisoned clients send instead of their honest updates into their rows of `round.updates`, in place.
@@ -57,12 +57,14 @@ def strike(
     own = _rows(round.updates, [client in poisoned for client in round.updates.clients])
     if not len(own):
         return memory
-    forged = collusion.attack(_scene(collusion, own, round, rule=rule, generator=generator, memory=memory))
-    _write(round, own, forged.strips)
-    return forged.memory
+    crafted = collusion.attack(_context(collusion, own, round, rule=rule, generator=generator, memory=memory))
+    _write(round, own, crafted.strips)
+    return crafted.memory
 
 
-def _scene(collusion: Collusion, own: Rows, round: Round, *, rule: Rule, generator: Generator, memory: Mapping[str, Any]) -> Scene:
+def _context(
+    collusion: Collusion, own: UpdateRows, round: Round, *, rule: Rule, generator: Generator, memory: Mapping[str, Any]
+) -> AttackContext:
     others = _rows(round.updates, [client not in own.clients for client in round.updates.clients])
     omniscient = collusion.knowledge == "omniscient"
 
@@ -74,14 +76,14 @@ def _scene(collusion: Collusion, own: Rows, round: Round, *, rule: Rule, generat
         return aggregate.state.parameters - round.reference.parameters
 
     known = others if omniscient and len(others) else own
-    return Scene(round.number, round.reference, own, known, len(round.updates), generator, memory, apply if omniscient else None)
+    return AttackContext(round.number, round.reference, own, known, len(round.updates), generator, memory, apply if omniscient else None)
 
 
-def _rows(updates: Updates, wanted: list[bool]) -> Rows:
-    return Rows(updates, torch.tensor(wanted, dtype=torch.bool).nonzero().reshape(-1))
+def _rows(updates: Updates, wanted: list[bool]) -> UpdateRows:
+    return UpdateRows(updates, torch.tensor(wanted, dtype=torch.bool).nonzero().reshape(-1))
 
 
-def _write(round: Round, own: Rows, strips: Strips) -> None:
+def _write(round: Round, own: UpdateRows, strips: Strips) -> None:
     matrix_ND, rows = own.updates.matrix_ND, own.index.tolist()
     for part, values in strips:
         if not values.isfinite().all():

@@ -15,26 +15,27 @@ from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
 from fedrobust.runtime.messages import records as wire
-from fedrobust.runtime.server.checkpointing import Keeper
-from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, Server
-from fedrobust.runtime.server.secure_aggregation import strategy_for
+from fedrobust.runtime.server.checkpointing import CheckpointManager
+from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, ServerContext
+from fedrobust.runtime.server.secure_aggregation import make_flower_strategy
 from fedrobust.state import Layout, State, read, show
 from fedrobust.types import Failure, Observer, RoundRecord, Samples
 from fedrobust.utils import devices
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A run that went through all its rounds. earlier: seconds of those that an earlier process had done. members: client by client
-    the model that it sent in the last round, for the first who asks; kept only where the study wants them attacked."""
+class TrainingResult:
+    """A run that went through all its rounds. seconds_before_resume: seconds of those that an earlier process had done. client_models:
+    client by client
+    the model that it sent in the last round, for the first who asks; kept only where the experiment wants them attacked."""
 
     state: State
     records: tuple[RoundRecord, ...]
-    earlier: float = 0.0
-    members: Iterable[tuple[int, State]] = ()
+    seconds_before_resume: float = 0.0
+    client_models: Iterable[tuple[int, State]] = ()
 
 
-def make_server(experiment: Experiment) -> Server:
+def build_server_context(experiment: Experiment) -> ServerContext:
     """The untrained model with the one fixed ETF of the run, and the server's own images, on the server's device."""
     anchors = None
     if experiment.model.head == "etf":
@@ -44,7 +45,7 @@ def make_server(experiment: Experiment) -> Server:
     _try(model, experiment)
     root, proxy = experiment.samples(experiment.root), experiment.samples(experiment.proxy)
     layout = Layout.of(model)
-    return Server(experiment, model, layout, read(model, layout), root, proxy)
+    return ServerContext(experiment, model, layout, read(model, layout), root, proxy)
 
 
 def _try(model: Classifier, experiment: Experiment) -> None:
@@ -60,17 +61,19 @@ def _try(model: Classifier, experiment: Experiment) -> None:
         ) from error
 
 
-def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run", keeper: Keeper | None = None) -> Finished:
-    """Train for `rounds` server rounds from the untrained model, or from the keeper's last checkpoint of this run.
+def run_rounds(
+    server: ServerContext, grid: Grid, observer: Observer, run: str = "run", checkpointing: CheckpointManager | None = None
+) -> TrainingResult:
+    """Train for `rounds` server rounds from the untrained model, or from the checkpoint manager's last checkpoint of this run.
 
     Raises RunError by the failure policy, OSError where a checkpoint cannot be written.
     """
     experiment, rounds = server.experiment, server.experiment.config["rounds"]
     validation = experiment.validation()
     wanted = run == "run" and experiment.attacks_members
-    begun = None if keeper is None else keeper.begin(run)
+    begun = None if checkpointing is None else checkpointing.restore(run)
     observer.run_started(run, rounds, experiment.num_clients)
-    strategy = strategy_for(server, server.initial)
+    strategy = make_flower_strategy(server, server.initial)
     if begun is None:
         records = [_record(0, server, strategy, validation, {})]
         observer.round_finished(run, records[0])
@@ -84,25 +87,27 @@ def run_rounds(server: Server, grid: Grid, observer: Observer, run: str = "run",
         observer.stage(run, "evaluate")
         records.append(_record(number, server, strategy, validation, seconds))
         observer.round_finished(run, records[-1])
-        if keeper is not None and not (wanted and number == rounds):  # no checkpoint holds the members: that round would be done again
-            keeper.keep(run, strategy, records, rounds)
-    return Finished(strategy.state, tuple(records), earlier, strategy.members() if wanted else ())
+        if checkpointing is not None and not (
+            wanted and number == rounds
+        ):  # no checkpoint holds the members: that round would be done again
+            checkpointing.save(run, strategy, records, rounds)
+    return TrainingResult(strategy.state, tuple(records), earlier, strategy.client_models() if wanted else ())
 
 
 def _train(strategy: RuleStrategy, grid: Grid, number: int, observer: Observer, run: str) -> dict[str, float]:
     """One round of training and aggregation; the seconds of both."""
     started = perf_counter()
     finished = [started]
-    asked = strategy.trained(number, grid)
+    asked = strategy.request_training(number, grid)
 
     def after_last() -> None:
         finished[0] = perf_counter()
         observer.stage(run, "aggregate")
 
     observer.stage(run, "train")
-    replies = _watched(asked, strategy, observer, run, "train")
+    replies = _notify(asked, strategy, observer, run, "train")
     try:
-        strategy.aggregate_train(number, _then(replies, after_last))
+        strategy.aggregate_train(number, _call_after(replies, after_last))
     except RunError:
         _report_failures(number, strategy, observer, run)
         raise
@@ -114,43 +119,45 @@ def _report_failures(number: int, strategy: RuleStrategy, observer: Observer, ru
     observer.round_finished(run, RoundRecord(number, {}, failures=strategy.outcome.failures))
 
 
-def _watched(replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str) -> Iterator[Message]:
+def _notify(replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str) -> Iterator[Message]:
     for reply in replies:
-        observer.client_done(run, stage, strategy.inbox.client_of(reply), reply.has_error())
+        observer.client_done(run, stage, strategy.validator.client_of(reply), reply.has_error())
         yield reply
         del reply  # whoever got it has it: its memory is for the next one
 
 
-def _then(items: Iterable[Message], action: Callable[[], None]) -> Iterator[Message]:
+def _call_after(items: Iterable[Message], action: Callable[[], None]) -> Iterator[Message]:
     yield from items
     action()
 
 
-def _record(number: int, server: Server, strategy: RuleStrategy, validation: Samples, seconds: Mapping[str, float]) -> RoundRecord:
+def _record(number: int, server: ServerContext, strategy: RuleStrategy, validation: Samples, seconds: Mapping[str, float]) -> RoundRecord:
     started = perf_counter()
-    scores = probabilities(server, strategy.state, validation)
+    scores = predict_global(server, strategy.state, validation)
     metrics = classification_metrics(scores, validation.labels)
     outcome = strategy.outcome
     timing = {**seconds, "evaluate": perf_counter() - started}
-    spent = server.experiment.privacy.spent(server.experiment.replies(number)) if number else None
+    spent = server.experiment.privacy.spent(server.experiment.max_replies(number)) if number else None
     extras = outcome.extras if spent is None else {**outcome.extras, "epsilon": spent}
     return RoundRecord(number, metrics, outcome.clients, outcome.failures, timing, extras)
 
 
-def probabilities(server: Server, state: State, samples: Samples, purify: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def predict_global(server: ServerContext, state: State, samples: Samples, purify: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """(N, K) class probabilities of a global state on images, on the server's device. purify: what they go through first. Raises
     RunError where they are not finite."""
     show(server.model, server.layout, state)
-    study = server.experiment
-    model = server.model if purify is None else study.behind(server.model, server.proxy.images, "global")
-    scores = predict(model, samples.images, study.evaluation.batch_size, purify)
+    experiment = server.experiment
+    model = server.model if purify is None else experiment.with_purified_batchnorm(server.model, server.proxy.images, "global")
+    scores = predict(model, samples.images, experiment.evaluation.batch_size, purify)
     if not scores.isfinite().all():
-        name = study.strategy.name
+        name = experiment.strategy.name
         raise RunError(f"the global model of strategy={name} answers with values that are not finite: its parameters have run away")
     return scores
 
 
-def client_scores(server: Server, state: State, grid: Grid, observer: Observer, run: str = "run") -> dict[int, wire.Predictions]:
+def evaluate_clients(
+    server: ServerContext, state: State, grid: Grid, observer: Observer, run: str = "run"
+) -> dict[int, wire.ConditionPredictions]:
     """Every client's own test shard, clean and under its contamination, judged by Flower evaluate messages.
 
     Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}. Raises RunError when more than
@@ -159,14 +166,14 @@ def client_scores(server: Server, state: State, grid: Grid, observer: Observer, 
     strategy = RuleStrategy(server, state)
     observer.stage(run, "evaluate clients")
     rounds = server.experiment.config["rounds"]
-    scores: dict[int, wire.Predictions] = {}
+    scores: dict[int, wire.ConditionPredictions] = {}
     failures: dict[int, Failure] = {}
-    for reply in _watched(strategy.judged(rounds, grid), strategy, observer, run, "evaluate"):
-        client, verdict = strategy.inbox.client_of(reply), strategy.inbox.judged(reply)
-        if isinstance(verdict, Failure):
-            failures[client] = verdict
+    for reply in _notify(strategy.request_evaluation(rounds, grid), strategy, observer, run, "evaluate"):
+        client, reply_or_failure = strategy.validator.client_of(reply), strategy.validator.read_evaluate(reply)
+        if isinstance(reply_or_failure, Failure):
+            failures[client] = reply_or_failure
         else:
-            scores[client] = verdict
+            scores[client] = reply_or_failure
     for client in set(range(server.experiment.num_clients)) - scores.keys() - failures.keys():
         failures[client] = Failure(client, "no reply")
     if len(failures) > server.experiment.config["server"]["max_failures"]:
@@ -175,6 +182,6 @@ def client_scores(server: Server, state: State, grid: Grid, observer: Observer, 
         raise RunError(f"evaluation: {len(listed)} clients failed (client {listed[0].client}: {listed[0].reason})")
     for client in sorted(failures):
         observer.stage(run, f"client {client} could not be judged: {failures[client].reason}")
-    for note in strategy.inbox.notes:
+    for note in strategy.validator.notes:
         observer.stage(run, f"client {note.client}: {note.reason}")
     return dict(sorted(scores.items()))

@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Expected:
     """What every reply to one set of messages is measured against.
 
-    task: the name of what was asked (see `records.task`). most_examples: how many training images of one client count.
+    task: the name of what was asked (see `records.task_digest`). most_examples: how many training images of one client count.
     conditions: under which a client judges its test images.
     """
 
@@ -37,7 +37,7 @@ class Expected:
     conditions: frozenset[str] = frozenset(CONDITIONS)
 
 
-class Inbox:
+class ReplyValidator:
     """The replies to one set of messages. clients: {node id: client} of those who are asked.
 
     `notes` tells of what was put aside or cut down; none of it costs a client its place in the round.
@@ -53,13 +53,13 @@ class Inbox:
     def notes(self) -> tuple[Failure, ...]:
         return tuple(self._notes.values())
 
-    def outgoing(self, messages: Iterable[Message]) -> Iterator[Message]:
+    def register(self, messages: Iterable[Message]) -> Iterator[Message]:
         """The messages, remembered as what replies must refer to."""
         for message in messages:
             self._sent[message.metadata.dst_node_id] = message.metadata  # the Grid writes the message's id into it
             yield message
 
-    def first(self, replies: Iterable[Message]) -> Iterator[Message]:
+    def accept_first(self, replies: Iterable[Message]) -> Iterator[Message]:
         """Of each client that was asked the first reply to what it was asked; all others are put aside unread."""
         seen: set[int] = set()
         for reply in replies:
@@ -85,10 +85,10 @@ class Inbox:
             self._notes[client, text] = Failure(client, arrays.one_line(text), counts=False)
 
     def client_of(self, reply: Message) -> int:
-        """The number of the client that answers, for one of the replies that `first` let through."""
+        """The number of the client that answers, for one of the replies that `accept_first` let through."""
         return self.clients[reply.metadata.src_node_id]
 
-    def trained(self, message: Message) -> records.Reply | Failure:
+    def read_train(self, message: Message) -> records.TrainReply | Failure:
         """The checked reply to a train message, with as many examples as count at most."""
         client, expected = self.client_of(message), self._expected
         if message.has_error():
@@ -105,7 +105,7 @@ class Inbox:
             self._note(client, f"claims {reply.num_examples} training images, counted as server.max_examples={expected.most_examples}")
         return replace(reply, num_examples=min(reply.num_examples, expected.most_examples))
 
-    def judged(self, message: Message) -> records.Predictions | Failure:
+    def read_evaluate(self, message: Message) -> records.ConditionPredictions | Failure:
         """The checked reply to an evaluate message: the client's own test images under both conditions."""
         client = self.client_of(message)
         if message.has_error():
@@ -118,7 +118,7 @@ class Inbox:
             return Failure(client, f"unusable reply: {error}")
         return scores.predictions
 
-    def checked(self, message: Message, read: Callable[[RecordDict], tuple[T, Mapping[str, object]]]) -> T | Failure:
+    def read_checked(self, message: Message, read: Callable[[RecordDict], tuple[T, Mapping[str, object]]]) -> T | Failure:
         """What `read` makes of a reply's content: (value, info), or a WireError."""
         client = self.client_of(message)
         if message.has_error():
@@ -156,7 +156,7 @@ def _check_variances(layout: Layout, state: State) -> None:
             raise WireError(f"state: {name} is a variance below 0")
 
 
-def _check_conditions(predictions: records.Predictions, wanted: frozenset[str]) -> None:
+def _check_conditions(predictions: records.ConditionPredictions, wanted: frozenset[str]) -> None:
     if set(predictions) != wanted:
         raise WireError(f"judged {', '.join(sorted(predictions)) or 'nothing'}, not {', '.join(sorted(wanted))}")
     counts = {name: len(labels) for name, (_, labels) in sorted(predictions.items())}

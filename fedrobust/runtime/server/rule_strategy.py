@@ -19,23 +19,23 @@ from fedrobust.errors import RunError
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning import batchnorm, etf
 from fedrobust.learning.classifier import Classifier
-from fedrobust.runtime.engines.base import LocalGrid
+from fedrobust.runtime.engines.base import SimulationGrid
 from fedrobust.runtime.messages import arrays as wire
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.messages.upload_limits import measured
+from fedrobust.runtime.messages.upload_limits import limit_reply_size
 from fedrobust.runtime.server import collusion
-from fedrobust.runtime.server.replies import Expected, Inbox
+from fedrobust.runtime.server.replies import Expected, ReplyValidator
 from fedrobust.state import Layout, State, load, read
 from fedrobust.types import ClientRecord, Failure, Samples
 
 # The rounds know Flower through this module only.
-__all__ = ["Grid", "Message", "Outcome", "RuleStrategy", "Server"]
+__all__ = ["Grid", "Message", "RoundOutcome", "RuleStrategy", "ServerContext"]
 
 Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one client
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerContext:
     """What the server owns for a whole run: the experiment, a scratch model on its device, where its tensors lie in a flat
     state, the untrained state, and its own images."""
 
@@ -54,8 +54,8 @@ class Server:
     def etf_sha256(self) -> str:
         return "" if self.model.anchors is None else etf.digest(self.model.anchors)
 
-    def order(self, server_round: int) -> dict[str, str | int | bytes]:
-        """The settings in a round's messages (see `records.instruction`)."""
+    def message_config(self, server_round: int) -> dict[str, str | int | bytes]:
+        """The settings in a round's messages (see `records.train_message`)."""
         return {"experiment": self.experiment.text, "round": server_round, "etf": self.etf_bytes, "etf-sha256": self.etf_sha256}
 
     def data_for_rule(self) -> ServerData:
@@ -67,7 +67,7 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RoundOutcome:
     """One aggregated round: who took part with which influence, who failed, and the rule's own numbers."""
 
     clients: tuple[ClientRecord, ...]
@@ -81,31 +81,31 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
 
     value_bytes = 4  # of a reply's numbers
 
-    def __init__(self, server: Server, state: State) -> None:
+    def __init__(self, server: ServerContext, state: State) -> None:
         self.server = server
         self.state = state
-        self.outcome = Outcome((), (), {})
+        self.outcome = RoundOutcome((), (), {})
         self.memory: dict[str, object] = {}
-        self.inbox = Inbox(self._expected(""), {})
+        self.validator = ReplyValidator(self._expected(""), {})
         self._matrix: Tensor | None = None
         self._sent: tuple[State, Updates] | None = None  # the last round's reference and updates
 
-    def trained(self, server_round: int, grid: Grid) -> Iterator[Message]:
+    def request_training(self, server_round: int, grid: Grid) -> Iterator[Message]:
         """Send the global model to the round's clients to be trained; their replies as they come."""
         return self._ask(grid, self.configure_train(server_round, records.state_record(self.state), ConfigRecord(), grid))
 
-    def judged(self, server_round: int, grid: Grid) -> Iterator[Message]:
+    def request_evaluation(self, server_round: int, grid: Grid) -> Iterator[Message]:
         """Send the global model to all clients to be judged; their replies as they come."""
         return self._ask(grid, self.configure_evaluate(server_round, records.state_record(self.state), ConfigRecord(), grid))
 
     def _ask(self, grid: Grid, messages: Iterable[Message]) -> Iterator[Message]:
         timeout = float(self.server.experiment.config["server"]["round_timeout"])
-        replies = self.inbox.first(grid.send_and_receive(messages, timeout=timeout))
+        replies = self.validator.accept_first(grid.send_and_receive(messages, timeout=timeout))
         values = self.server.layout.num_parameters + self.server.layout.num_buffers
-        return replies if isinstance(grid, LocalGrid) else measured(replies, self.value_bytes * values)
+        return replies if isinstance(grid, SimulationGrid) else limit_reply_size(replies, self.value_bytes * values)
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
-        collusion.check(self.server.experiment, simulated=isinstance(grid, LocalGrid))
+        collusion.check_collusion(self.server.experiment, simulated=isinstance(grid, SimulationGrid))
         chosen = self.server.experiment.participants(server_round)
         return self._messages(server_round, arrays, grid, MessageType.TRAIN, chosen)
 
@@ -114,20 +114,22 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
 
     def _messages(self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str, clients: Iterable[int]) -> Iterator[Message]:
         nodes = sorted(grid.get_node_ids())
-        config = self.server.order(server_round)
-        self.inbox = Inbox(self._expected(records.task(config)), {nodes[client]: client for client in clients if client < len(nodes)})
-        return self.inbox.outgoing(
-            Message(records.instruction(arrays, config), dst_node_id=node, message_type=kind) for node in self.inbox.clients
+        config = self.server.message_config(server_round)
+        self.validator = ReplyValidator(
+            self._expected(records.task_digest(config)), {nodes[client]: client for client in clients if client < len(nodes)}
+        )
+        return self.validator.register(
+            Message(records.train_message(arrays, config), dst_node_id=node, message_type=kind) for node in self.validator.clients
         )
 
     def _expected(self, task: str) -> Expected:
-        study, most = self.server.experiment, self.server.experiment.config["server"]["max_examples"]
-        return Expected(self.server.layout, study.num_classes, self.server.etf_sha256, task, most, frozenset(study.conditions))
+        experiment, most = self.server.experiment, self.server.experiment.config["server"]["max_examples"]
+        return Expected(self.server.layout, experiment.num_classes, self.server.etf_sha256, task, most, frozenset(experiment.conditions))
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """Apply the rule to the usable replies. Raises RunError when too few are left or the new model is not finite."""
         updates, metrics, failures = self._collect(replies)
-        self.outcome = Outcome((), failures, {})  # what is known of the round, should anything below end the run
+        self.outcome = RoundOutcome((), failures, {})  # what is known of the round, should anything below end the run
         experiment = self.server.experiment
         self._check_enough(server_round, len(updates), failures)
         task = Round(
@@ -136,9 +138,9 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             updates=updates,
             server_data=self.server.data_for_rule(),
             generator=experiment.generator("server", server_round),
-            memory=collusion.hidden(self.memory),
+            memory=collusion.without_attacker_memory(self.memory),
         )
-        remembered = collusion.act(experiment, task, self.memory)
+        remembered = collusion.apply_attackers(experiment, task, self.memory)
         if server_round == experiment.config["rounds"]:
             self._sent = (self.state, updates)
         aggregate = experiment.strategy.rule(task)
@@ -152,7 +154,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self.outcome = _outcome(updates, metrics, failures, aggregate)
         return records.state_record(self.state), MetricRecord({})
 
-    def members(self) -> Iterator[tuple[int, State]]:
+    def client_models(self) -> Iterator[tuple[int, State]]:
         """Client by client the model that it sent in the last of all rounds; nothing before that round."""
         if self._sent is not None:
             reference, updates = self._sent
@@ -161,13 +163,13 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
 
     def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
         """Stream the replies into the matrix of updates; row order is client order, whoever was first."""
-        layout, row_of = self.server.layout, {client: row for row, client in enumerate(sorted(self.inbox.clients.values()))}
-        matrix_ND, (budget, folder) = self._rows(len(row_of)), self._room()
+        layout, row_of = self.server.layout, {client: row for row, client in enumerate(sorted(self.validator.clients.values()))}
+        matrix_ND, (budget, folder) = self._rows(len(row_of)), self._budget()
         reference_D, buffers_NB = self.state.parameters.to(matrix_ND.device), torch.empty(len(row_of), layout.num_buffers)
         read_replies: dict[int, Report] = {}
         failures: dict[int, Failure] = {}
-        for message in self.inbox.first(replies):
-            client, reply = self.inbox.client_of(message), self.inbox.trained(message)
+        for message in self.validator.accept_first(replies):
+            client, reply = self.validator.client_of(message), self.validator.read_train(message)
             if isinstance(reply, Failure):
                 failures[client] = reply
                 continue
@@ -186,7 +188,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         matrix_ND, buffers_NB = matrix_ND[: len(clients)], buffers_NB[: len(clients)]
         counts = torch.tensor([read_replies[client][0] for client in clients], dtype=torch.float64)
         updates = Updates(matrix_ND, buffers_NB, counts, clients, layout, budget, folder)
-        return updates, read_replies, (*(failures[client] for client in sorted(failures)), *self.inbox.notes)
+        return updates, read_replies, (*(failures[client] for client in sorted(failures)), *self.validator.notes)
 
     def _rows(self, number: int) -> Tensor:
         """The matrix of updates, the same memory in every round: fresh memory takes eight times as long to fill. On the
@@ -197,10 +199,10 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             if device.type == "cuda" and 4 * number * columns <= torch.cuda.mem_get_info(device)[0] // 2:
                 self._matrix = torch.empty(number, columns, device=device)
             else:
-                self._matrix = allocate(number, columns, *self._room())
+                self._matrix = allocate(number, columns, *self._budget())
         return self._matrix[:number]
 
-    def _room(self) -> tuple[int, str | None]:
+    def _budget(self) -> tuple[int, str | None]:
         """How many bytes of updates may lie in RAM, and the folder for more."""
         server = self.server.experiment.config["server"]
         return server["matrix_mb"] << 20, server["scratch"]
@@ -225,10 +227,11 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         return State(state.parameters, read(server.model, server.layout).buffers)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
-        """Clients' scores are pooled by `loop.client_scores`, which needs them one by one; Flower's own loop gets their mean accuracy."""
+        """Clients' scores are pooled by `loop.evaluate_clients`, which needs them one by one; Flower's own loop gets their mean
+        accuracy."""
         hits, total = 0.0, 0
-        for reply in self.inbox.first(replies):
-            predictions = self.inbox.judged(reply)
+        for reply in self.validator.accept_first(replies):
+            predictions = self.validator.read_evaluate(reply)
             if not isinstance(predictions, Failure):
                 probabilities, labels = predictions["clean"]
                 hits, total = hits + float((probabilities.argmax(1) == labels).sum()), total + len(labels)
@@ -239,7 +242,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         print(f"fedrobust rule {self.server.experiment.strategy.name} for {self.server.experiment.num_clients} clients")
 
 
-def _outcome(updates: Updates, replies: dict[int, Report], failures: tuple[Failure, ...], aggregate: Aggregate) -> Outcome:
+def _outcome(updates: Updates, replies: dict[int, Report], failures: tuple[Failure, ...], aggregate: Aggregate) -> RoundOutcome:
     columns = {key: value for key, value in aggregate.extras.items() if isinstance(value, list)}
     clients = tuple(
         ClientRecord(
@@ -252,4 +255,4 @@ def _outcome(updates: Updates, replies: dict[int, Report], failures: tuple[Failu
         for row, client in enumerate(updates.clients)
     )
     plain = {key: float(value) for key, value in aggregate.extras.items() if key not in columns}
-    return Outcome(clients, failures, plain)
+    return RoundOutcome(clients, failures, plain)

@@ -18,10 +18,10 @@ from fedrobust.experiment.experiment import most_weight, sum_scale
 from fedrobust.experiment.settings import clients_per_round
 from fedrobust.privacy.secure import fixed_point
 from fedrobust.privacy.secure import server as coordinator
-from fedrobust.privacy.secure.server import Opened, Sitting
+from fedrobust.privacy.secure.server import RevealedSecrets, ServerSession
 from fedrobust.runtime.messages import records, secure
-from fedrobust.runtime.server.replies import Inbox
-from fedrobust.runtime.server.rule_strategy import Outcome, Report, RuleStrategy, Server
+from fedrobust.runtime.server.replies import ReplyValidator
+from fedrobust.runtime.server.rule_strategy import Report, RoundOutcome, RuleStrategy, ServerContext
 from fedrobust.state import State
 from fedrobust.types import ClientRecord, Failure
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 Read = Callable[[RecordDict, int], tuple[T, Mapping[str, object]]]  # (content, client) -> (value, info)
 
 
-def strategy_for(server: Server, state: State) -> RuleStrategy:
+def make_flower_strategy(server: ServerContext, state: State) -> RuleStrategy:
     """What the rounds of the server's experiment go through."""
     return SecureStrategy(server, state) if server.experiment.privacy.secure else RuleStrategy(server, state)
 
@@ -46,45 +46,49 @@ class SecureStrategy(RuleStrategy):
 
     value_bytes = 8
 
-    def __init__(self, server: Server, state: State) -> None:
+    def __init__(self, server: ServerContext, state: State) -> None:
         super().__init__(server, state)
-        study = server.experiment
-        self._threshold, self._scale = study.privacy.least(clients_per_round(study.config)), sum_scale(study)
+        experiment = server.experiment
+        self._threshold, self._scale = experiment.privacy.least(clients_per_round(experiment.config)), sum_scale(experiment)
         self._grid: Grid | None = None
         self._begin(0)
 
     def _begin(self, server_round: int) -> None:
-        self._round, self._order = server_round, self.server.order(server_round)
+        self._round, self._order = server_round, self.server.message_config(server_round)
         self._keys: dict[int, bytes] = {}
         self._shared: list[int] = []
         self._failures: dict[int, Failure] = {}
         self._notes: list[Failure] = []
-        self._members: tuple[ClientRecord, ...] = ()
+        self._participants: tuple[ClientRecord, ...] = ()
 
-    def trained(self, server_round: int, grid: Grid) -> Iterator[Message]:
+    def request_training(self, server_round: int, grid: Grid) -> Iterator[Message]:
         """Keys, shares, then the masked updates, which are yielded as they come. Raises RunError once too few hospitals are left."""
         self._begin(server_round)
         self._grid = grid
         chosen = self.server.experiment.participants(server_round)
         seen: set[bytes] = set()
         self._keys = self._answers(
-            "keys", dict.fromkeys(chosen, secure.order(self._order)), lambda content, client: secure.read_keys(content, client, seen)
+            "keys",
+            dict.fromkeys(chosen, secure.stage_message(self._order)),
+            lambda content, client: secure.read_keys(content, client, seen),
         )
-        contents = dict.fromkeys(self._keys, secure.order(self._order, keys=self._keys))
-        letters = self._answers("shares", contents, lambda content, client: secure.read_shares(content, self._keys.keys() - {client}))
-        self._shared = list(letters)
+        contents = dict.fromkeys(self._keys, secure.stage_message(self._order, keys=self._keys))
+        sealed_shares = self._answers("shares", contents, lambda content, client: secure.read_shares(content, self._keys.keys() - {client}))
+        self._shared = list(sealed_shares)
         state = records.state_record(self.state)
-        yield from self._ask_each("masked", {client: self._training(state, client, letters) for client in self._shared}, MessageType.TRAIN)
+        yield from self._ask_each(
+            "masked", {client: self._training(state, client, sealed_shares) for client in self._shared}, MessageType.TRAIN
+        )
 
-    def _training(self, state: ArrayRecord, client: int, letters: Mapping[int, Mapping[int, bytes]]) -> RecordDict:
-        own = {sender: sent[client] for sender, sent in letters.items() if sender != client}
-        return RecordDict({**records.instruction(state, self._order), "shares": secure.table_record(own)})
+    def _training(self, state: ArrayRecord, client: int, sealed_shares: Mapping[int, Mapping[int, bytes]]) -> RecordDict:
+        own = {sender: sent[client] for sender, sent in sealed_shares.items() if sender != client}
+        return RecordDict({**records.train_message(state, self._order), "shares": secure.table_record(own)})
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """The rule on the mean of the updates whose sum was opened. Raises RunError as `RuleStrategy` does, and where the sum cannot be
         opened or cannot be one of clipped updates."""
         result = super().aggregate_train(server_round, replies)
-        self.outcome = replace(self.outcome, clients=self._members)
+        self.outcome = replace(self.outcome, clients=self._participants)
         return result
 
     def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
@@ -100,17 +104,17 @@ class SecureStrategy(RuleStrategy):
         survivors = sorted(arrived)
         self._open(total, survivors)
         mean_D, weight = self._mean(total, len(survivors))
-        self._members = self._records(survivors)
+        self._participants = self._records(survivors)
         buffers_1B, counts_1 = self.state.buffers[None].clone(), torch.tensor([float(weight)], dtype=torch.float64)
         return Updates(mean_D[None], buffers_1B, counts_1, (ALL,), layout), {ALL: (weight, {})}, self._lost()
 
     def _open(self, total: Tensor, survivors: list[int]) -> None:
         """Ask for the shares that take the masks off, and take them off."""
-        content, lost = secure.order(self._order, survivors=dict.fromkeys(survivors, b"")), set(self._shared) - set(survivors)
-        read: Read[Opened] = lambda content, _: secure.read_unmasking(content, survivors, lost)  # noqa: E731
+        content, lost = secure.stage_message(self._order, survivors=dict.fromkeys(survivors, b"")), set(self._shared) - set(survivors)
+        read: Read[RevealedSecrets] = lambda content, _: secure.read_unmasking(content, survivors, lost)  # noqa: E731
         answers = self._answers("unmask", dict.fromkeys(survivors, content), read)
-        sitting = Sitting(records.task(self._order), self._threshold, self._keys, self._shared, survivors)
-        coordinator.unmask(total, sitting, answers)
+        sitting = ServerSession(records.task_digest(self._order), self._threshold, self._keys, self._shared, survivors)
+        coordinator.recover_secrets(total, sitting, answers)
 
     def _mean(self, total: Tensor, clients: int) -> tuple[Tensor, int]:
         """(mean_D, sum of weights). Raises RunError where the sum cannot be one of clipped updates; whose fault that is stays hidden."""
@@ -126,10 +130,10 @@ class SecureStrategy(RuleStrategy):
 
     def _records(self, survivors: list[int]) -> tuple[ClientRecord, ...]:
         """What each hospital weighs by the numbers of images that are known without its reply (docs/privacy.md)."""
-        study = self.server.experiment
-        most = study.config["server"]["max_examples"]
-        counts = {client: min(study.num_examples(client), most) for client in survivors}
-        weights = counts if study.strategy.sums == "examples" else dict.fromkeys(survivors, 1)
+        experiment = self.server.experiment
+        most = experiment.config["server"]["max_examples"]
+        counts = {client: min(experiment.num_examples(client), most) for client in survivors}
+        weights = counts if experiment.strategy.sums == "examples" else dict.fromkeys(survivors, 1)
         total = max(sum(weights.values()), 1)
         return tuple(ClientRecord(client, counts[client], weights[client] / total, {}) for client in survivors)
 
@@ -140,12 +144,12 @@ class SecureStrategy(RuleStrategy):
         if self._grid is None:
             raise RunError("privacy=secure_aggregation: needs the loop of fedrobust (fedrobust.runtime.server.loop), not Flower's own")
         nodes = sorted(self._grid.get_node_ids())
-        self.inbox = Inbox(
-            self._expected(secure.task(records.task(self._order), stage)),
+        self.validator = ReplyValidator(
+            self._expected(secure.stage_digest(records.task_digest(self._order), stage)),
             {nodes[client]: client for client in contents if client < len(nodes)},
         )
-        messages = (Message(contents[client], dst_node_id=node, message_type=kind) for node, client in self.inbox.clients.items())
-        return self._ask(self._grid, self.inbox.outgoing(messages))
+        messages = (Message(contents[client], dst_node_id=node, message_type=kind) for node, client in self.validator.clients.items())
+        return self._ask(self._grid, self.validator.register(messages))
 
     def _answers(self, stage: str, contents: Mapping[int, RecordDict], read: Read[T]) -> dict[int, T]:
         """{client: its answer}, ascending. Raises RunError where too few are left."""
@@ -156,8 +160,8 @@ class SecureStrategy(RuleStrategy):
     def _read(self, replies: Iterable[Message], read: Read[T]) -> Iterator[tuple[int, T]]:
         """(client, its answer) one by one; those without a usable one have failed."""
         for message in replies:
-            client = self.inbox.client_of(message)
-            value = self.inbox.checked(message, lambda content: read(content, client))  # noqa: B023
+            client = self.validator.client_of(message)
+            value = self.validator.read_checked(message, lambda content: read(content, client))  # noqa: B023
             del message
             if isinstance(value, Failure):
                 self._failures[client] = value
@@ -170,8 +174,8 @@ class SecureStrategy(RuleStrategy):
         allowed = server["max_failures"]
         for client in set(asked) - set(answered) - self._failures.keys():
             self._failures[client] = Failure(client, f"no reply within {server['round_timeout']} s")
-        self._notes += self.inbox.notes
-        self.outcome = Outcome((), self._lost(), {})  # what is known of the round, should it end the run here
+        self._notes += self.validator.notes
+        self.outcome = RoundOutcome((), self._lost(), {})  # what is known of the round, should it end the run here
         who = "; ".join(f"client {one.client}: {one.reason}" for one in self._lost()[:3])
         if len(self._failures) > allowed:
             raise RunError(f"round {self._round}: {len(self._failures)} clients failed, server.max_failures={allowed} ({who})")

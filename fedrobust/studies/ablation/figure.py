@@ -14,7 +14,7 @@ from fedrobust.studies.comparison.plots import Line, plot_lines
 START = (0.0, Estimate(0.0))  # nothing is done, nothing is lost
 
 
-def draw(entries: Entry, path: Path) -> bool:
+def draw_figure(entries: Entry, path: Path) -> bool:
     """Write the picture of what stands in ablation.json; False where nothing is graded, and so there is nothing to draw."""
     panels, xlabels = lines(entries)
     if not panels:

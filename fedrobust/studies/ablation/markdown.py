@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrobust.evaluation.drops import METRICS
-from fedrobust.reporting.text import METRIC_TITLES, decimal, label
+from fedrobust.reporting.text import METRIC_TITLES, format_number, metric_label
 from fedrobust.studies.ablation.summary import Entry
-from fedrobust.studies.comparison.leaderboard import table
+from fedrobust.studies.comparison.leaderboard import markdown_table
 
 FORMULA = "Drop = 100 (normal - attack) / normal for each metric; Combined: mean of the three; negative: a gain; mean over seeds."
 POSTER_NOTE = (
@@ -31,7 +31,7 @@ def value(one: Mapping[str, Any] | None) -> str:
     """12.3 [10.1, 14.8], a dash where undefined, nothing where there is nothing to say."""
     if one is None:
         return ""
-    return decimal(one["value"]) + ("" if one["low"] is None else f" [{decimal(one['low'])}, {decimal(one['high'])}]")
+    return format_number(one["value"]) + ("" if one["low"] is None else f" [{format_number(one['low'])}, {format_number(one['high'])}]")
 
 
 def heading(entries: Entry) -> str:
@@ -50,7 +50,7 @@ def heading(entries: Entry) -> str:
         "",
         f"All values in %. In brackets: 95 % intervals from {entries['draws']} paired bootstrap replicates over {over}.",
         "",
-        table(["Model", "Settings"], [[model, f"`{words}`"] for model, words in entries["models"].items()]),
+        markdown_table(["Model", "Settings"], [[model, f"`{words}`"] for model, words in entries["models"].items()]),
     ]
     return "\n".join(lines)
 
@@ -80,9 +80,9 @@ def _level_table(entries: Entry, title: str, condition: str, note: str) -> str:
     for model in entries["models"]:
         own = [value(entries["levels"][condition][model][metric]) for metric in METRICS]
         printed = entries["poster"].get(model)
-        rows.append([model, *own, *(decimal(printed[condition][metric]) if printed else "" for metric in METRICS)])
+        rows.append([model, *own, *(format_number(printed[condition][metric]) if printed else "" for metric in METRICS)])
     columns = ["Model", *(METRIC_TITLES[metric] for metric in METRICS), *(f"poster: {METRIC_TITLES[metric]}" for metric in METRICS)]
-    return "\n".join([title, "", *([note, ""] if note else []), table(columns, rows)])
+    return "\n".join([title, "", *([note, ""] if note else []), markdown_table(columns, rows)])
 
 
 def drops(entries: Entry) -> str:
@@ -90,13 +90,13 @@ def drops(entries: Entry) -> str:
     rows = []
     for model, one in entries["noise"].items():
         printed = entries["poster"].get(model)
-        theirs = [decimal(printed["combined_by_formula"]), decimal(printed["combined_printed"], 2)] if printed else ["", ""]
-        own = [decimal(one[metric]) for metric in METRICS]
+        theirs = [format_number(printed["combined_by_formula"]), format_number(printed["combined_printed"], 2)] if printed else ["", ""]
+        own = [format_number(one[metric]) for metric in METRICS]
         rows.append([model, *own, f"**{value(one['combined'])}**", value(one["minus_first"]), *theirs])
     first = next(iter(entries["models"]))
     names = [METRIC_TITLES[metric] for metric in METRICS]
     columns = ["Model", *names, "Combined", f"minus {first}'s", "poster: by its formula", "poster: printed"]
-    return "\n".join(["## Drop from Experiment 1 to Experiment 2", "", f"{FORMULA} {POSTER_NOTE}", "", table(columns, rows)])
+    return "\n".join(["## Drop from Experiment 1 to Experiment 2", "", f"{FORMULA} {POSTER_NOTE}", "", markdown_table(columns, rows)])
 
 
 def others(entries: Entry) -> str:
@@ -105,8 +105,11 @@ def others(entries: Entry) -> str:
     for model in entries["models"]:
         cells = [entries["levels"][condition][model] for condition in ("clean", "corrupted")]
         rows.append([model, *(value(one[metric]) for metric in ("balanced_accuracy", "auroc", "ece") for one in cells)])
-    columns = ["Model", *(f"{label(metric)}, {word}" for metric in ("balanced_accuracy", "auroc", "ece") for word in ("clean", "noisy"))]
-    return "\n".join(["## Other metrics", "", "AUROC and ECE: mean over seeds, without an interval.", "", table(columns, rows)])
+    columns = [
+        "Model",
+        *(f"{metric_label(metric)}, {word}" for metric in ("balanced_accuracy", "auroc", "ece") for word in ("clean", "noisy")),
+    ]
+    return "\n".join(["## Other metrics", "", "AUROC and ECE: mean over seeds, without an interval.", "", markdown_table(columns, rows)])
 
 
 def grades(entries: Entry) -> str:
@@ -114,7 +117,7 @@ def grades(entries: Entry) -> str:
     names = list(entries["grades"])
     rows = [[model, *(value(entries["grades"][name][model]["combined"]) for name in names)] for model in entries["models"]]
     columns = ["Model", *(f"severity {name.rpartition('_s')[2]}" for name in names)]
-    return "\n".join(["## Graded noise", "", "Combined drop from clean test images.", "", table(columns, rows)])
+    return "\n".join(["## Graded noise", "", "Combined drop from clean test images.", "", markdown_table(columns, rows)])
 
 
 def poisonings(entries: Entry) -> str:
@@ -122,12 +125,12 @@ def poisonings(entries: Entry) -> str:
     names = list(entries["poisonings"])
     rows = [[model, *(value(entries["poisonings"][name]["models"][model]["combined"]) for name in names)] for model in entries["models"]]
     kept = [
-        [model, *(decimal(entries["poisonings"][name]["models"][model]["balanced_accuracy"]) for name in names)]
+        [model, *(format_number(entries["poisonings"][name]["models"][model]["balanced_accuracy"]) for name in names)]
         for model in entries["models"]
     ]
     note = "Combined drop from the clean training to the poisoned one of the same seed, both on clean test images. Validation data are too."
-    lines = ["## Poisoned training data", "", note, "", table(["Model", *names], rows), ""]
-    return "\n".join([*lines, "Balanced accuracy that is left, mean over seeds:", "", table(["Model", *names], kept)])
+    lines = ["## Poisoned training data", "", note, "", markdown_table(["Model", *names], rows), ""]
+    return "\n".join([*lines, "Balanced accuracy that is left, mean over seeds:", "", markdown_table(["Model", *names], kept)])
 
 
 def scenarios(entries: Entry) -> str:
@@ -135,11 +138,11 @@ def scenarios(entries: Entry) -> str:
     families = entries["scenarios"]
     lines = ["## Scenarios at test time", "", "Combined drop from clean test images, mean over the severities below.", ""]
     rows = [[model, *(value(one["mean"][model]["combined"]) for one in families.values())] for model in entries["models"]]
-    lines += [table(["Model", *families], rows), "", "By severity, without intervals (ablation.json has them):", ""]
+    lines += [markdown_table(["Model", *families], rows), "", "By severity, without intervals (ablation.json has them):", ""]
     steps = [(family, step) for family, one in families.items() for step in one["steps"]]
     columns = [family if step["severity"] is None else f"{family} {step['severity']}" for family, step in steps]
-    by_step = [[model, *(decimal(step["models"][model]["combined"]["value"]) for _, step in steps)] for model in entries["models"]]
-    return "\n".join([*lines, table(["Model", *columns], by_step)])
+    by_step = [[model, *(format_number(step["models"][model]["combined"]["value"]) for _, step in steps)] for model in entries["models"]]
+    return "\n".join([*lines, markdown_table(["Model", *columns], by_step)])
 
 
 def pairs(entries: Entry) -> str:
@@ -152,21 +155,21 @@ def pairs(entries: Entry) -> str:
         [model, *(f"{value(one['means'][model])} {one['letters'].get(model, '-')}" for one in named.values())]
         for model in entries["models"]
     ]
-    return "\n".join([*lines, table(["Model", *(f"mean drop: {name}" for name in named)], rows)])
+    return "\n".join([*lines, markdown_table(["Model", *(f"mean drop: {name}" for name in named)], rows)])
 
 
 def training(entries: Entry) -> str:
     """How long the clean trainings went on."""
     rows = []
     for model, one in entries["training"].items():
-        epochs = ", ".join(decimal(count, 0) for count in one["epochs"])
-        rows.append([model, epochs, ", ".join(decimal(seconds, 0) for seconds in one["seconds"])])
+        epochs = ", ".join(format_number(count, 0) for count in one["epochs"])
+        rows.append([model, epochs, ", ".join(format_number(seconds, 0) for seconds in one["seconds"])])
     note = "Clean trainings by seed. A cohort's epochs and seconds are those of all its members together."
-    return "\n".join(["## Training", "", note, "", table(["Model", "Epochs", "Seconds"], rows)])
+    return "\n".join(["## Training", "", note, "", markdown_table(["Model", "Epochs", "Seconds"], rows)])
 
 
 def failures(entries: Entry) -> list[str]:
     """Trainings without a result, and why."""
     if not entries["failed"]:
         return []
-    return ["\n".join(["## Failed", "", table(["Training", "Reason"], [list(one) for one in entries["failed"].items()])])]
+    return ["\n".join(["## Failed", "", markdown_table(["Training", "Reason"], [list(one) for one in entries["failed"].items()])])]

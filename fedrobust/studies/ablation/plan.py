@@ -9,11 +9,11 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose as settings
-from fedrobust.studies.comparison.grid import NOBODY, Grid, Variant, check_block, digest, numbers, own_engine, sort_words, variants
+from fedrobust.studies.comparison.grid import NOBODY, Grid, Variant, check_block, config_digest, numbers, own_engine, sort_words, variants
 
 BLOCK = "ablation"
 KEYS = ("models", "poisonings", "scenarios", "severities", "seeds", "parallel", "threads", "draws", "out")
-INSTEAD = {"seed": "seeds=[...]", "contamination": "poisonings=[...]"}
+REPLACEMENTS = {"seed": "seeds=[...]", "contamination": "poisonings=[...]"}
 NOT_CENTRAL = {
     *("num_clients", "clients_per_round", "poisoned", "noisy", "noise", "rounds", "partition", "strategy"),
     *("preaggregation", "server_optimizer", "server"),
@@ -42,7 +42,7 @@ class Scenario:
     @property
     def digest(self) -> str:
         """SHA-256 of the settings."""
-        return digest(self.settings)
+        return config_digest(self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,9 @@ class Plan:
         return found
 
 
-def read(words: Sequence[str]) -> Plan:
+def read_plan(words: Sequence[str]) -> Plan:
     """The plan of a command line, its own settings checked, those of the trainings not. Raises ConfigError and Hydra's errors."""
-    own, others = sort_words(words, BLOCK, KEYS, INSTEAD)
+    own, others = sort_words(words, BLOCK, KEYS, REPLACEMENTS)
     _refuse_federated(others)
     _, block = settings.compose_comparison(*others, *own, name=BLOCK)
     check_block(BLOCK, block, KEYS)

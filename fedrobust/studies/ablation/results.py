@@ -16,11 +16,11 @@ from torch import Tensor
 from fedrobust.errors import DataError
 from fedrobust.evaluation.drops import combined_draws, combined_drop, resampled_metrics
 from fedrobust.evaluation.metrics import Counts, hit_table, rates
-from fedrobust.evaluation.statistics import Board
+from fedrobust.evaluation.statistics import DropTable
 from fedrobust.seeding import generator
 from fedrobust.studies.ablation.plan import Plan
-from fedrobust.studies.ablation.scenarios import answers
-from fedrobust.studies.comparison.analysis import Found, board
+from fedrobust.studies.ablation.scenarios import read_answers
+from fedrobust.studies.comparison.analysis import Found, drop_table
 from fedrobust.studies.comparison.cell_results import Result, read_result
 from fedrobust.studies.comparison.executor import CELLS
 from fedrobust.studies.comparison.grid import NOBODY, Cell
@@ -53,7 +53,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Findings:
+class AblationResults:
     """trained: every finished training of the plan; failed: why others are missing."""
 
     plan: Plan
@@ -71,42 +71,42 @@ class Findings:
         """The clean trainings of a model."""
         return (one for seed in self.plan.grid.seeds if (one := self.find(model, NOBODY, seed)) is not None)
 
-    def level(self, condition: str, metric: str) -> Board:
+    def level(self, condition: str, metric: str) -> DropTable:
         """A metric of the clean models under "clean" or "corrupted", in %, as the one column of a board."""
 
         def find(model: str, _: str, seed: int) -> Found | None:
             one = self.find(model, NOBODY, seed)
             return None if one is None else (one.evaluations[condition][metric], one.levels[condition][metric])
 
-        return self._board([condition], find)
+        return self._drop_table([condition], find)
 
-    def drops(self, conditions: Sequence[str]) -> Board:
+    def drops(self, conditions: Sequence[str]) -> DropTable:
         """The combined drop of the clean models from clean test images to each condition."""
 
         def find(model: str, condition: str, seed: int) -> Found | None:
             one = self.find(model, NOBODY, seed)
             return None if one is None else (one.drop(condition)["combined"], one.drops[condition])
 
-        return self._board(conditions, find)
+        return self._drop_table(conditions, find)
 
-    def poisoned(self) -> Board:
+    def poisoned(self) -> DropTable:
         """The combined drop from the clean to the poisoned training of each poisoning, both on clean test images."""
 
         def find(model: str, poisoning: str, seed: int) -> Found | None:
             one = self.find(model, poisoning, seed)
             return None if one is None else (one.drop(CLEAN)["combined"], one.drops[CLEAN])
 
-        return self._board(self.plan.poisonings, find)
+        return self._drop_table(self.plan.poisonings, find)
 
     def grades(self) -> list[str]:
         """The graded severities of Experiment 2's noise."""
         return sorted({name for one in self.trained for name in one.evaluations if name.startswith(GRADE)})
 
-    def _board(self, columns: Sequence[str], find: Callable[[str, str, int], Found | None]) -> Board:
-        return board((self.plan.models, columns, self.plan.grid.seeds), find, self.plan.grid.draws)
+    def _drop_table(self, columns: Sequence[str], find: Callable[[str, str, int], Found | None]) -> DropTable:
+        return drop_table((self.plan.models, columns, self.plan.grid.seeds), find, self.plan.grid.draws)
 
 
-def collect(plan: Plan, finished: Sequence[Cell], failed: Mapping[Cell, str]) -> Findings:
+def collect(plan: Plan, finished: Sequence[Cell], failed: Mapping[Cell, str]) -> AblationResults:
     """Read the finished trainings and resample them. Raises DataError where they were not judged on the same images, OSError."""
     trained: list[Trained] = []
     first: tuple[Tensor, Tensor] | None = None
@@ -118,9 +118,9 @@ def collect(plan: Plan, finished: Sequence[Cell], failed: Mapping[Cell, str]) ->
             raise DataError(f"{result.folder}: was judged on other test images than the others; delete it and run again")
         predicted = {name: part for name, part in found.predicted.items() if name != "twin_corrupted"}
         if not cell.poisoned:
-            predicted |= {str(one): answers(result.folder, one) for one in plan.scenarios}
+            predicted |= {str(one): read_answers(result.folder, one) for one in plan.scenarios}
         trained.append(_trained(result, predicted, plan.grid.draws, found.num_classes, first))
-    return Findings(plan, tuple(trained), failed)
+    return AblationResults(plan, tuple(trained), failed)
 
 
 def _trained(result: Result, predicted: Mapping[str, Tensor], draws: int, num_classes: int, images: tuple[Tensor, Tensor]) -> Trained:

@@ -12,15 +12,15 @@ from fedrobust.contamination.base import keep_data
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
 from fedrobust.studies.ablation import scenarios as judging
-from fedrobust.studies.ablation.figure import draw
+from fedrobust.studies.ablation.figure import draw_figure
 from fedrobust.studies.ablation.markdown import page
 from fedrobust.studies.ablation.plan import Plan
-from fedrobust.studies.ablation.results import Findings, collect
-from fedrobust.studies.ablation.summary import summary
+from fedrobust.studies.ablation.results import AblationResults, collect
+from fedrobust.studies.ablation.summary import make_summary
 from fedrobust.studies.comparison.cell_results import long_table
 from fedrobust.studies.comparison.executor import CELLS
 from fedrobust.studies.comparison.grid import Cell, cells
-from fedrobust.studies.comparison.run import RESULTS, check_all, run_grid, say
+from fedrobust.studies.comparison.run import RESULTS, check_all, print_to_screen, run_grid
 from fedrobust.utils.files import write_text
 
 REPORT, PAGE, PICTURE = "ablation.json", "ablation.md", "drops.png"
@@ -41,47 +41,47 @@ def ablate(plan: Plan, console: Console | None = None) -> Mapping[Cell, str]:
 
 def _check(plan: Plan, wanted: Sequence[Cell]) -> None:
     """What a comparison does not look at: every scenario can be built, and every poisoning does something to data."""
-    study = build.build(wanted[0].config)
+    experiment = build.build_experiment(wanted[0].config)
     for scenario in plan.scenarios:
-        if judging.damage(study, scenario).data is keep_data:
+        if judging.build_contamination(experiment, scenario).data is keep_data:
             raise ConfigError(f"scenarios: {scenario.family} does nothing to images; take it out")
     for cell in wanted:
         if cell.poisoned and cell.seed == plan.grid.seeds[0]:
-            poisoning = build.build(cell.config).contaminations["poisoned"]
+            poisoning = build.build_experiment(cell.config).contaminations["poisoned"]
             if poisoning.data is keep_data and not poisoning.parts:
                 raise ConfigError(f"poisonings: {cell.contamination} does nothing to training data, but to updates; see compare")
 
 
 def _finish(plan: Plan, wanted: Sequence[Cell], failed: Mapping[Cell, str], screen: Console) -> None:
-    _judge(plan, [cell for cell in wanted if not cell.poisoned and cell not in failed], screen)
-    say(screen, "reading the results, resampling")
+    _evaluate_scenarios(plan, [cell for cell in wanted if not cell.poisoned and cell not in failed], screen)
+    print_to_screen(screen, "reading the results, resampling")
     found = collect(plan, [cell for cell in wanted if cell not in failed], failed)
     out = plan.grid.out
     write_text(out / RESULTS, long_table([one.result for one in found.trained], failed).to_csv(index=False, lineterminator="\n"))
     if not found.trained:
         return
     _write(found)
-    say(screen, f"report: {out / PAGE}")
+    print_to_screen(screen, f"report: {out / PAGE}")
 
 
-def _write(found: Findings) -> None:
-    out, entries = found.plan.grid.out, summary(found)
+def _write(found: AblationResults) -> None:
+    out, entries = found.plan.grid.out, make_summary(found)
     write_text(out / REPORT, json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    drawn = draw(entries, out / PICTURE)
+    drawn = draw_figure(entries, out / PICTURE)
     write_text(out / PAGE, page(entries, [PICTURE] if drawn else []))
 
 
-def _judge(plan: Plan, clean: Sequence[Cell], screen: Console) -> None:
+def _evaluate_scenarios(plan: Plan, clean: Sequence[Cell], screen: Console) -> None:
     """Ask every clean model about the scenarios that it has not been asked about."""
     folders = {cell: plan.grid.out / CELLS / cell.folder for cell in clean}
-    left = {cell: judging.waiting(folder, plan.scenarios) for cell, folder in folders.items()}
+    left = {cell: judging.unanswered(folder, plan.scenarios) for cell, folder in folders.items()}
     total = sum(len(scenarios) for scenarios in left.values())
     if not total:
         return
-    say(screen, f"judging {len(clean)} clean models under {len(plan.scenarios)} scenarios")
+    print_to_screen(screen, f"judging {len(clean)} clean models under {len(plan.scenarios)} scenarios")
     columns = (TextColumn("scenarios"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen, disable=not screen.is_interactive, transient=True) as bar:
         task = bar.add_task("scenarios", total=total)
         for cell, scenarios in left.items():
             if scenarios:
-                judging.judge(cell, folders[cell], scenarios, lambda: bar.advance(task))
+                judging.evaluate_scenarios(cell, folders[cell], scenarios, lambda: bar.advance(task))

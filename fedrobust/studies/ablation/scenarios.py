@@ -15,46 +15,46 @@ from fedrobust.experiment import factories as settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.model_files import load_state
 from fedrobust.reporting.predictions import PREDICTIONS, read_predictions, write_predictions
-from fedrobust.runtime.server.loop import make_server, probabilities
+from fedrobust.runtime.server.loop import build_server_context, predict_global
 from fedrobust.studies.ablation.plan import Scenario
 from fedrobust.studies.comparison.grid import Cell
 
 FOLDER = "scenarios"
 
 
-def place(folder: Path, scenario: Scenario) -> Path:
+def answers_path(folder: Path, scenario: Scenario) -> Path:
     """Where the answers of the training in this folder lie; other settings of a scenario are another place."""
     return folder / FOLDER / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', str(scenario))}-{scenario.digest[:10]}"
 
 
-def waiting(folder: Path, scenarios: Sequence[Scenario]) -> list[Scenario]:
+def unanswered(folder: Path, scenarios: Sequence[Scenario]) -> list[Scenario]:
     """Those that the model in this folder has not been asked about."""
-    return [one for one in scenarios if not (place(folder, one) / PREDICTIONS).exists()]
+    return [one for one in scenarios if not (answers_path(folder, one) / PREDICTIONS).exists()]
 
 
-def judge(cell: Cell, folder: Path, scenarios: Sequence[Scenario], tell: Callable[[], None] = lambda: None) -> None:
+def evaluate_scenarios(cell: Cell, folder: Path, scenarios: Sequence[Scenario], on_progress: Callable[[], None] = lambda: None) -> None:
     """Ask the model of a finished training about the test images under these scenarios, whose noise is that of the training's seed.
 
-    tell: called after each. Raises ConfigError or DataError, RunError for answers that are not finite, OSError.
+    on_progress: called after each. Raises ConfigError or DataError, RunError for answers that are not finite, OSError.
     """
-    study = build.build(cell.config)
-    server = make_server(study)
+    experiment = build.build_experiment(cell.config)
+    server = build_server_context(experiment)
     state, _ = load_state(folder / "model.safetensors", server.layout)
-    rows = study.test_rows()
-    clean = study.samples(rows)
+    rows = experiment.test_rows()
+    clean = experiment.samples(rows)
     for one in scenarios:
-        scores = probabilities(server, state, replace(study, corruption=damage(study, one)).corrupted(clean))
-        write_predictions(place(folder, one), study.dataset.labels[rows], study.dataset.groups[rows], {str(one): scores})
-        tell()
+        scores = predict_global(server, state, replace(experiment, corruption=build_contamination(experiment, one)).corrupt(clean))
+        write_predictions(answers_path(folder, one), experiment.dataset.labels[rows], experiment.dataset.groups[rows], {str(one): scores})
+        on_progress()
 
 
-def damage(study: Experiment, scenario: Scenario) -> Contamination:
-    """The scenario's contamination for the study's classes. Raises ConfigError."""
-    classes = {"num_classes": study.num_classes, "class_names": study.dataset.class_names}
-    built: Contamination = settings.build({"corruption": scenario.settings}, "corruption", **classes)
+def build_contamination(experiment: Experiment, scenario: Scenario) -> Contamination:
+    """The scenario's contamination for the experiment's classes. Raises ConfigError."""
+    classes = {"num_classes": experiment.num_classes, "class_names": experiment.dataset.class_names}
+    built: Contamination = settings.build_group({"corruption": scenario.settings}, "corruption", **classes)
     return built
 
 
-def answers(folder: Path, scenario: Scenario) -> Tensor:
+def read_answers(folder: Path, scenario: Scenario) -> Tensor:
     """The classes (N,) that were answered. Raises FileNotFoundError or DataError."""
-    return read_predictions(place(folder, scenario)).predicted[str(scenario)]
+    return read_predictions(answers_path(folder, scenario)).predicted[str(scenario)]

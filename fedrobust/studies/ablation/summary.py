@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrobust.evaluation.drops import METRICS
-from fedrobust.evaluation.statistics import Board, Estimate
+from fedrobust.evaluation.statistics import DropTable, Estimate
 from fedrobust.runtime.resume import MANIFEST
 from fedrobust.studies.ablation import poster
-from fedrobust.studies.ablation.results import CLEAN, NOISE, THRESHOLD, Findings, Trained
+from fedrobust.studies.ablation.results import CLEAN, NOISE, THRESHOLD, AblationResults, Trained
 from fedrobust.studies.comparison.analysis import Ranking, rank
 
 Entry = dict[str, Any]
 TRAINING = ("epochs", "batch_size", "optimizer", "early_stopping", "plateau", "augment")  # what all models share of `client`
 
 
-def summary(found: Findings) -> Entry:
+def make_summary(found: AblationResults) -> Entry:
     """What stands in ablation.json. All values in %, drops in % of the normal value."""
     families = {family: [str(one) for one in members] for family, members in found.plan.families.items()}
     under_noise = found.drops([NOISE])
@@ -43,7 +43,7 @@ def summary(found: Findings) -> Entry:
     }
 
 
-def estimate(one: Estimate) -> Entry:
+def estimate_entry(one: Estimate) -> Entry:
     """A value and its 95 % interval, null where undefined."""
     return {"value": one.value, "low": one.low, "high": one.high}
 
@@ -60,43 +60,43 @@ def _setting(one: Trained) -> Entry:
     }
 
 
-def _levels(found: Findings, condition: str) -> Entry:
+def _levels(found: AblationResults, condition: str) -> Entry:
     """{model: {metric: estimate}}; AUROC and ECE have no intervals."""
     boards = {metric: found.level(condition, metric) for metric in THRESHOLD}
     entries: Entry = {}
     for place, model in enumerate(found.plan.models):
         plain = {name: _mean([one.evaluations[condition].get(name) for one in found.clean(model)]) for name in ("auroc", "ece")}
-        entries[model] = {metric: estimate(board.one(place, 0)) for metric, board in boards.items()}
+        entries[model] = {metric: estimate_entry(board.one(place, 0)) for metric, board in boards.items()}
         entries[model] |= {name: {"value": value, "low": None, "high": None} for name, value in plain.items()}
     return entries
 
 
-def _drops(found: Findings, board: Board) -> Entry:
+def _drops(found: AblationResults, board: DropTable) -> Entry:
     """{model: the mean drop of every metric, the combined one with its interval and by seed, and minus that of the first model}."""
     entries: Entry = {}
     for place, model in enumerate(found.plan.models):
         drops = [one.drop(NOISE) for one in found.clean(model)]
         entries[model] = {
             **{metric: _mean([one[metric] for one in drops]) for metric in METRICS},
-            "combined": estimate(board.one(place, 0)),
+            "combined": estimate_entry(board.one(place, 0)),
             "by_seed": [one["combined"] for one in drops],
             "minus_first": _minus_first(board, place),
         }
     return entries
 
 
-def _minus_first(board: Board, place: int) -> Entry | None:
-    return estimate(board.difference(place, 0)) if place else None
+def _minus_first(board: DropTable, place: int) -> Entry | None:
+    return estimate_entry(board.difference(place, 0)) if place else None
 
 
-def _combined(found: Findings, board: Board) -> Entry:
+def _combined(found: AblationResults, board: DropTable) -> Entry:
     return {
-        model: {"combined": estimate(board.mean(place)), "minus_first": _minus_first(board, place)}
+        model: {"combined": estimate_entry(board.mean(place)), "minus_first": _minus_first(board, place)}
         for place, model in enumerate(found.plan.models)
     }
 
 
-def _poisoned(found: Findings, poisoning: str) -> Entry:
+def _poisoned(found: AblationResults, poisoning: str) -> Entry:
     """Strength: its rate or severity, where it has one; family: the same for poisonings that differ in nothing else."""
     one = next((one for one in found.trained if one.result.cell.contamination == poisoning), None)
     settings = {} if one is None else dict(one.result.cell.config["contamination"])
@@ -107,20 +107,20 @@ def _poisoned(found: Findings, poisoning: str) -> Entry:
     for row, model in enumerate(found.plan.models):
         trained = [one for seed in found.plan.grid.seeds if (one := found.find(model, poisoning, seed)) is not None]
         entries[model] = {
-            "combined": estimate(board.one(row, place)),
+            "combined": estimate_entry(board.one(row, place)),
             **{metric: _mean([one.evaluations[CLEAN][metric] for one in trained]) for metric in THRESHOLD},
         }
     return {"strength": settings.get(key) if key else None, "family": json.dumps(rest, sort_keys=True), "unit": key, "models": entries}
 
 
-def _family(found: Findings, family: str, names: Sequence[str]) -> Entry:
+def _family(found: AblationResults, family: str, names: Sequence[str]) -> Entry:
     """A scenario at each of its severities, and the mean over them."""
     members = {str(one): one.severity for one in found.plan.families[family]}
     steps = [{"severity": members[name], "models": _combined(found, found.drops([name]))} for name in names]
     return {"steps": steps, "mean": _combined(found, found.drops(names))}
 
 
-def _comparison(found: Findings, ranking: Ranking) -> Entry:
+def _comparison(found: AblationResults, ranking: Ranking) -> Entry:
     """All pairs, paired by seed and image: difference of the means of `model` minus `other`; p before and after Holm; letters: two
     models that share one do not differ at 5 %."""
     names = found.plan.models
@@ -128,17 +128,17 @@ def _comparison(found: Findings, ranking: Ranking) -> Entry:
         {
             "model": names[one],
             "other": names[other],
-            **estimate(difference),
+            **estimate_entry(difference),
             "p": difference.p,
             "p_holm": ranking.adjusted.get((one, other)),
         }
         for (one, other), difference in ranking.differences.items()
     ]
-    means = {names[place]: estimate(ranking.means[place]) for place in ranking.order}
+    means = {names[place]: estimate_entry(ranking.means[place]) for place in ranking.order}
     return {"means": means, "letters": {names[place]: letter for place, letter in ranking.letters.items()}, "pairs": pairs}
 
 
-def _training(found: Findings, model: str) -> Entry:
+def _training(found: AblationResults, model: str) -> Entry:
     """Epochs until early stopping ended it (null: not reported) and seconds of the clean trainings, by seed."""
     clean = list(found.clean(model))
     return {"epochs": [_epochs(one) for one in clean], "seconds": [one.result.report["timing"].get("run") for one in clean]}

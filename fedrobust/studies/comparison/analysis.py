@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedrobust.errors import DataError
 from fedrobust.evaluation.drops import combined_draws, resampled_metrics
-from fedrobust.evaluation.statistics import LEVEL, Board, Estimate, Measured, draw_seeds, groups, holm
+from fedrobust.evaluation.statistics import LEVEL, DropTable, Estimate, Replicates, holm, letter_groups, sample_seeds
 from fedrobust.reporting.predictions import Predictions
 from fedrobust.seeding import generator
 from fedrobust.studies.comparison.cell_results import Result
@@ -67,7 +67,7 @@ def _together(
         yield folder, {name: next(metrics) for name in names}
 
 
-def board(shape: Sequence[Sequence[object]], find: Callable[..., Found | None], draws: int) -> Board:
+def drop_table(shape: Sequence[Sequence[object]], find: Callable[..., Found | None], draws: int) -> DropTable:
     """A board of (rules, attacks, seeds); `find` gives what is known for one of each, or None."""
     rules, attacks, seeds = shape
     nothing = torch.full((draws,), torch.nan, dtype=torch.float64)
@@ -77,8 +77,8 @@ def board(shape: Sequence[Sequence[object]], find: Callable[..., Found | None], 
         values.append(torch.nan if value is None else value)
         rows.append(nothing if value is None else row)
     size = [len(part) for part in shape]
-    measured = Measured(torch.tensor(values, dtype=torch.float64).view(size), torch.stack(rows).view(*size, draws))
-    return Board(measured, draw_seeds(len(seeds), draws, generator(0, "compare", "seeds")))
+    measured = Replicates(torch.tensor(values, dtype=torch.float64).view(size), torch.stack(rows).view(*size, draws))
+    return DropTable(measured, sample_seeds(len(seeds), draws, generator(0, "compare", "seeds")))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Ranking:
     """order: rules by their mean over attacks, the lowest first, those without one last. differences: mean of rule i minus that of
     rule j for i before j in the order; adjusted: their p after Holm over all pairs; letters: by rule, "" without a mean."""
 
-    board: Board
+    table: DropTable
     means: Sequence[Estimate]
     order: Sequence[int]
     differences: Mapping[tuple[int, int], Estimate]
@@ -94,7 +94,7 @@ class Ranking:
     letters: Mapping[int, str]
 
 
-def rank(judged: Board) -> Ranking:
+def rank(judged: DropTable) -> Ranking:
     """The rules of a board in their order, and which of them differ."""
     means = [judged.mean(rule) for rule in range(len(judged.measured.values))]
     complete = sorted((rule for rule, mean in enumerate(means) if mean.value is not None), key=lambda rule: (means[rule].value, rule))
@@ -104,7 +104,7 @@ def rank(judged: Board) -> Ranking:
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     places = {rule: place for place, rule in enumerate(complete)}
     different = [(places[one], places[other]) for (one, other), p in adjusted.items() if p < LEVEL]
-    letters = dict(zip(complete, groups(len(complete), different), strict=True)) if complete else {}
+    letters = dict(zip(complete, letter_groups(len(complete), different), strict=True)) if complete else {}
     return Ranking(judged, means, order, differences, adjusted, letters)
 
 

@@ -17,7 +17,7 @@ from typing import IO, Protocol
 from fedrobust.errors import exit_reason
 from fedrobust.experiment.settings import to_json
 from fedrobust.runtime import resume
-from fedrobust.studies.comparison.grid import Cell, digest
+from fedrobust.studies.comparison.grid import Cell, config_digest
 
 CELLS, LOG = "cells", "run.log"
 COMMAND = (sys.executable, "-m", "fedrobust.studies.comparison.worker")
@@ -72,7 +72,7 @@ def is_finished(folder: Path, cell: Cell) -> bool:
         manifest = json.loads((folder / resume.MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return resume.finished(folder) and digest(manifest["config"]) == cell.digest
+    return resume.is_finished(folder) and config_digest(manifest["config"]) == cell.digest
 
 
 def run_cells(

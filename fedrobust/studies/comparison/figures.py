@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from fedrobust.evaluation.statistics import Board, Estimate
-from fedrobust.studies.comparison.analysis import board
+from fedrobust.evaluation.statistics import DropTable, Estimate
+from fedrobust.studies.comparison.analysis import drop_table
 from fedrobust.studies.comparison.grid import NOBODY
 from fedrobust.studies.comparison.plots import Line, plot_heatmap, plot_influence, plot_lines
-from fedrobust.studies.comparison.results_table import GRADE, Findings
+from fedrobust.studies.comparison.results_table import GRADE, ComparisonResults
 
 DROP = "combined drop, % of the clean twin"
 
 
-def draw(found: Findings, folder: Path) -> list[str]:
+def draw_figures(found: ComparisonResults, folder: Path) -> list[str]:
     """The file names of the pictures that this grid has something for: none where nobody was ever poisoned."""
     if not found.counts or not found.results:
         return []
@@ -28,18 +28,18 @@ def draw(found: Findings, folder: Path) -> list[str]:
     return names
 
 
-def _heatmap(found: Findings, folder: Path) -> str:
+def _heatmap(found: ComparisonResults, folder: Path) -> str:
     boards = {f"{poisoned} poisoned": found.poisoning(poisoned) for poisoned in found.counts}
     return plot_heatmap(boards, found.rules, found.attacks, folder / "heatmap.png").name
 
 
-def _clients(found: Findings) -> int:
+def _clients(found: ComparisonResults) -> int:
     return int(found.results[0].report["num_clients"])
 
 
-def _shares(found: Findings, folder: Path) -> str:
+def _shares(found: ComparisonResults, folder: Path) -> str:
     """Drop against the share of poisoned clients; the cells without any are the same in all panels."""
-    boards: dict[int, Board] = {poisoned: found.poisoning(poisoned) for poisoned in found.counts}
+    boards: dict[int, DropTable] = {poisoned: found.poisoning(poisoned) for poisoned in found.counts}
     nobody = found.poisoning(0) if any(one.cell.contamination == NOBODY for one in found.results) else None
     panels: dict[str, dict[str, Line]] = {}
     for attack, title in enumerate(found.attacks):
@@ -50,7 +50,7 @@ def _shares(found: Findings, folder: Path) -> str:
     return plot_lines(panels, found.rules, ["poisoned clients, %"] * len(panels), DROP, folder / "drop_by_share.png").name
 
 
-def _attack_severities(found: Findings) -> dict[str, Mapping[str, Line]]:
+def _attack_severities(found: ComparisonResults) -> dict[str, Mapping[str, Line]]:
     """Attacks of which the grid holds several severities, where most clients are poisoned."""
     panels: dict[str, Mapping[str, Line]] = {}
     for family in found.severities():
@@ -60,7 +60,7 @@ def _attack_severities(found: Findings) -> dict[str, Mapping[str, Line]]:
     return panels
 
 
-def _test_severities(found: Findings) -> dict[str, Mapping[str, Line]]:
+def _test_severities(found: ComparisonResults) -> dict[str, Mapping[str, Line]]:
     """The graded corruption of the test images, mean over attacks, where most clients are poisoned."""
     steps = [(0.0, found.poisoning(found.most)), *((float(g.removeprefix(GRADE)), found.corrupted(found.most, g)) for g in found.grades())]
     if len(steps) == 1:
@@ -69,7 +69,7 @@ def _test_severities(found: Findings) -> dict[str, Mapping[str, Line]]:
     return {"corrupted test images": lines}
 
 
-def _influence(found: Findings, folder: Path) -> str:
+def _influence(found: ComparisonResults, folder: Path) -> str:
     """The replicates resample seeds only: a weight hangs on no test image."""
     panels: dict[str, dict[str, Line]] = {attack: {} for attack in found.attacks}
     for attack in found.attacks:
@@ -78,7 +78,7 @@ def _influence(found: Findings, folder: Path) -> str:
     return plot_influence(panels, found.rules, found.most / _clients(found), folder / "influence.png").name
 
 
-def _weights(found: Findings, rule: str, attack: str) -> Line:
+def _weights(found: ComparisonResults, rule: str, attack: str) -> Line:
     """(round, mean over seeds of the poisoned clients' weight)"""
     by_seed = {}
     for seed in found.seeds:
@@ -92,7 +92,7 @@ def _weights(found: Findings, rule: str, attack: str) -> Line:
 
     if not rounds:
         return []
-    judged = board((rounds, [attack], found.seeds), find, found.draws)
+    judged = drop_table((rounds, [attack], found.seeds), find, found.draws)
     alone = len(found.seeds) == 1
     estimates = [judged.one(place, 0) for place in range(len(rounds))]
     return [(number, Estimate(one.value) if alone else one) for number, one in zip(rounds, estimates, strict=True)]

@@ -17,7 +17,7 @@ from fedrobust.utils.validation import number
 
 NOBODY = "none"  # the attack of a cell without poisoned clients
 KEYS = ("strategies", "contaminations", "poisoned", "seeds", "parallel", "threads", "draws", "out")
-INSTEAD = {"strategy": "strategies=[...]", "contamination": "contaminations=[...]", "seed": "seeds=[...]"}
+REPLACEMENTS = {"strategy": "strategies=[...]", "contamination": "contaminations=[...]", "seed": "seeds=[...]"}
 SINGLE = {"parallel": None, "threads": 1, "draws": 1}  # smallest values; None: may be null
 NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 
@@ -58,7 +58,7 @@ class Cell:
     @property
     def digest(self) -> str:
         """SHA-256 of the whole configuration: what is finished is known by it."""
-        return digest(self.config)
+        return config_digest(self.config)
 
     @property
     def folder(self) -> str:
@@ -70,14 +70,14 @@ class Cell:
         return f"{self.strategy} · {self.contamination} · {self.poisoned} poisoned · seed {self.seed}"
 
 
-def digest(config: Mapping[str, Any]) -> str:
+def config_digest(config: Mapping[str, Any]) -> str:
     """SHA-256 of a configuration's canonical text."""
     return hashlib.sha256(settings.to_json(config).encode()).hexdigest()
 
 
-def read(words: Sequence[str]) -> Grid:
+def read_grid(words: Sequence[str]) -> Grid:
     """The grid of a command line, each of its settings checked; cells are not. Raises ConfigError and Hydra's errors."""
-    own, others = sort_words(words, "compare", KEYS, INSTEAD)
+    own, others = sort_words(words, "compare", KEYS, REPLACEMENTS)
     _, block = compose.compose_comparison(*others, *own)
     check_block("compare", block, KEYS)
     contaminations = variants("contaminations", "contamination", block["contaminations"])
@@ -176,12 +176,12 @@ def _poisoned(value: Any) -> tuple[int | tuple[int, ...], ...]:
     for item in found:
         for one in item if isinstance(item, tuple) else [item]:
             number("poisoned", one, low=0, integer=True)
-    counts = [count(item) for item in found]
+    counts = [count_poisoned(item) for item in found]
     _no_twice("poisoned", counts)  # the tables tell cells apart by the number
     return tuple(item or 0 for item in found)
 
 
-def count(poisoned: int | tuple[int, ...]) -> int:
+def count_poisoned(poisoned: int | tuple[int, ...]) -> int:
     """How many clients are poisoned."""
     return len(poisoned) if isinstance(poisoned, tuple) else poisoned
 
@@ -214,6 +214,6 @@ def cells(grid: Grid) -> list[Cell]:
         config = compose.compose(*grid.words, *strategy.words, *attack.words)
         for poisoned, seed in itertools.product(counts, grid.seeds):
             marked = list(poisoned) if isinstance(poisoned, tuple) else poisoned
-            found.append(Cell(strategy.name, attack.name, count(poisoned), seed, {**config, "poisoned": marked, "seed": seed}))
+            found.append(Cell(strategy.name, attack.name, count_poisoned(poisoned), seed, {**config, "poisoned": marked, "seed": seed}))
     _no_twice("out: the folder", [cell.folder for cell in found])  # names that differ in signs no file name should have
     return sorted(found, key=lambda cell: (grid.seeds.index(cell.seed), cell.poisoned > 0))

@@ -8,27 +8,27 @@ from typing import Any
 import pandas as pd
 
 from fedrobust.evaluation.statistics import Estimate
-from fedrobust.reporting.text import decimal
+from fedrobust.reporting.text import format_number
 from fedrobust.studies.comparison.analysis import Ranking, enough_draws, rank
 from fedrobust.studies.comparison.cell_results import Result
-from fedrobust.studies.comparison.results_table import Findings
+from fedrobust.studies.comparison.results_table import ComparisonResults
 
 BASELINE = "fedavg"
 MEGABYTE = 1e6
 NAMES = ("rule", "other", "poisoned", "difference", "low", "high", "p", "p_holm")
 
 
-def leaderboard(found: Findings, rankings: Mapping[int, Ranking], pictures: Sequence[str]) -> str:
+def leaderboard(found: ComparisonResults, rankings: Mapping[int, Ranking], pictures: Sequence[str]) -> str:
     """The whole page. rankings: by number of poisoned clients; pictures: their file names."""
     parts = [heading(found)]
     for poisoned in sorted(rankings, reverse=True):
         parts += [drops(found, rankings[poisoned], poisoned)]
-    parts += [clean(found), *attack_success(found), *detection(found), cost(found), *failures(found)]
+    parts += [clean(found), *attack_success(found), *detection_section(found), cost(found), *failures(found)]
     parts += ["\n".join(["## Pictures", "", *(f"![{name}]({name})" for name in pictures)])] if pictures else []
     return "\n\n".join(parts) + "\n"
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table: the first column to the left, all others to the right."""
     lines = [columns, [":--", *("--:" for _ in columns[1:])], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -38,10 +38,10 @@ def value(one: Estimate) -> str:
     """12.3 [10.1, 14.8]"""
     if one.value is None:
         return "-"
-    return decimal(one.value) + ("" if one.low is None else f" [{decimal(one.low)}, {decimal(one.high)}]")
+    return format_number(one.value) + ("" if one.low is None else f" [{format_number(one.low)}, {format_number(one.high)}]")
 
 
-def heading(found: Findings) -> str:
+def heading(found: ComparisonResults) -> str:
     """What was compared, and how to read it."""
     seeds = ", ".join(str(seed) for seed in found.seeds)
     lines = [
@@ -59,17 +59,17 @@ def heading(found: Findings) -> str:
     return "\n".join(lines)
 
 
-def drops(found: Findings, ranking: Ranking, poisoned: int) -> str:
+def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
     """Rules by attacks, their mean and worst case, the distance to the first rule, and the groups."""
     title = f"## Combined poisoning drop, {poisoned} poisoned clients" if poisoned != 1 else "## Combined poisoning drop, 1 poisoned client"
     rows = []
     for rule in ranking.order:
         first = ranking.order[0]
         behind = "" if rule == first else value(_negative(ranking.differences.get((first, rule), Estimate(None))))
-        attacks = [value(ranking.board.one(rule, attack)) for attack in range(len(found.attacks))]
-        mean, worst = value(ranking.means[rule]), value(ranking.board.worst(rule))
-        kept = decimal(_mean(one.report["evaluations"]["clean"]["f1"] for one in found.all(found.rules[rule], poisoned)))
-        rows.append([marked(found, rule), *attacks, f"**{mean}**", worst, behind, ranking.letters.get(rule, "-"), kept])
+        attacks = [value(ranking.table.one(rule, attack)) for attack in range(len(found.attacks))]
+        mean, worst = value(ranking.means[rule]), value(ranking.table.worst(rule))
+        kept = format_number(_mean(one.report["evaluations"]["clean"]["f1"] for one in found.all(found.rules[rule], poisoned)))
+        rows.append([mark_rule(found, rule), *attacks, f"**{mean}**", worst, behind, ranking.letters.get(rule, "-"), kept])
     lines = [
         title,
         "",
@@ -77,7 +77,7 @@ def drops(found: Findings, ranking: Ranking, poisoned: int) -> str:
         "of the attacks' means. Behind: mean minus the first rule's, paired. F1: macro F1 under attack, mean of all "
         "runs; a rule that reaches little has little to lose.",
         "",
-        table(["Rule", *found.attacks, "Mean", "Worst", "Behind", "Group", "F1"], rows),
+        markdown_table(["Rule", *found.attacks, "Mean", "Worst", "Behind", "Group", "F1"], rows),
         "",
         "Rules that share a letter do not differ in their mean (paired bootstrap, Holm over all pairs, 5 %).",
     ]
@@ -94,13 +94,13 @@ def _negative(one: Estimate) -> Estimate:
     return Estimate(turn(one.value), turn(one.high), turn(one.low), one.p)
 
 
-def marked(found: Findings, rule: int) -> str:
+def mark_rule(found: ComparisonResults, rule: int) -> str:
     """The rule's name with signs for the server's data that it used."""
     uses = found.uses[found.rules[rule]]
     return found.rules[rule] + (" †" if "root" in uses else "") + (" ‡" if "proxy" in uses else "")
 
 
-def uses_note(found: Findings) -> list[str]:
+def uses_note(found: ComparisonResults) -> list[str]:
     """What the signs mean, and who uses proxy images without being marked."""
     lines = ["", "† uses the server's labelled root images; ‡ uses the server's proxy images."] if any(found.uses.values()) else []
     if any(one.cell.config["server"]["buffers"] == "recalibrate" for one in found.results):
@@ -108,7 +108,7 @@ def uses_note(found: Findings) -> list[str]:
     return lines
 
 
-def clean(found: Findings) -> str:
+def clean(found: ComparisonResults) -> str:
     """What the rules reach where nobody is contaminated."""
     judged = found.clean_f1()
     baseline = found.rules.index(BASELINE) if BASELINE in found.rules else 0
@@ -116,9 +116,9 @@ def clean(found: Findings) -> str:
     for rule, name in enumerate(found.rules):
         behind = "" if rule == baseline else value(judged.difference(rule, baseline))
         accuracy = _mean(one.report["evaluations"]["twin_clean"]["accuracy"] for one in _one_a_seed(found.all(name)))
-        rows.append([marked(found, rule), value(judged.one(rule, 0)), behind, decimal(accuracy)])
+        rows.append([mark_rule(found, rule), value(judged.one(rule, 0)), behind, format_number(accuracy)])
     columns = ["Rule", "Macro F1", f"minus {found.rules[baseline]}'s", "Accuracy"]
-    return "\n".join(["## Without contamination", "", "The clean twins on the clean test images, in %.", "", table(columns, rows)])
+    return "\n".join(["## Without contamination", "", "The clean twins on the clean test images, in %.", "", markdown_table(columns, rows)])
 
 
 def _one_a_seed(results: Sequence[Result]) -> Iterable[Result]:
@@ -130,70 +130,72 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def attack_success(found: Findings) -> list[str]:
+def attack_success(found: ComparisonResults) -> list[str]:
     """Backdoors: how often the trigger works; nothing where there is none."""
     rows = []
     for rule, name in enumerate(found.rules):
         for poisoned in found.counts:
             rates = [_mean(one.report["attack_success_rate"] for one in _under(found, name, attack, poisoned)) for attack in found.attacks]
-            rows.append([marked(found, rule), str(poisoned), *map(decimal, rates)])
+            rows.append([mark_rule(found, rule), str(poisoned), *map(format_number, rates)])
     shown = [place for place in range(len(found.attacks)) if any(row[2 + place] != "-" for row in rows)]
     if not shown:
         return []
     columns = ["Rule", "Poisoned", *(found.attacks[place] for place in shown)]
     title = ["## Attack success rate", "", "% of the triggered test images of other classes, mean over seeds.", ""]
-    return ["\n".join([*title, table(columns, [[*row[:2], *(row[2 + place] for place in shown)] for row in rows])])]
+    return ["\n".join([*title, markdown_table(columns, [[*row[:2], *(row[2 + place] for place in shown)] for row in rows])])]
 
 
-def _under(found: Findings, rule: str, attack: str, poisoned: int) -> list[Result]:
+def _under(found: ComparisonResults, rule: str, attack: str, poisoned: int) -> list[Result]:
     return [one for seed in found.seeds if (one := found.result(rule, attack, poisoned, seed)) is not None]
 
 
-def detection(found: Findings) -> list[str]:
+def detection_section(found: ComparisonResults) -> list[str]:
     """How well the influence given to clients tells the poisoned ones."""
     rows = []
     for rule, name in enumerate(found.rules):
         for poisoned in found.counts:
-            verdicts = [one.report["detection"] for one in found.all(name, poisoned)]
-            silent = sum(one["precision"] is None for one in verdicts)
-            scores = [decimal(_mean(one[key] for one in verdicts)) for key in ("precision", "recall")]
+            detections = [one.report["detection"] for one in found.all(name, poisoned)]
+            silent = sum(one["precision"] is None for one in detections)
+            scores = [format_number(_mean(one[key] for one in detections)) for key in ("precision", "recall")]
             weights = [weight for one in found.all(name, poisoned) for _, weight in one.poisoned_weights]
-            rows.append([marked(found, rule), str(poisoned), *scores, f"{silent} of {len(verdicts)}", decimal(_mean(weights), 3)])
+            rows.append(
+                [mark_rule(found, rule), str(poisoned), *scores, f"{silent} of {len(detections)}", format_number(_mean(weights), 3)]
+            )
     if not rows:
         return []
     columns = ["Rule", "Poisoned", "Precision", "Recall", "Runs that flagged nobody", "Influence of the poisoned together"]
     note = "In %, mean over attacks and seeds; precision over the runs that flagged somebody."
-    return ["\n".join(["## Detection of poisoned clients", "", note, "", table(columns, rows)])]
+    return ["\n".join(["## Detection of poisoned clients", "", note, "", markdown_table(columns, rows)])]
 
 
-def cost(found: Findings) -> str:
+def cost(found: ComparisonResults) -> str:
     """Seconds, memory, bytes."""
     rows = []
     for rule, name in enumerate(found.rules):
         cells = found.all(name)
-        seconds = [decimal(_mean(one.report["timing"].get(part) for one in cells)) for part in ("run", "aggregate")]
+        seconds = [format_number(_mean(one.report["timing"].get(part) for one in cells)) for part in ("run", "aggregate")]
         memory = max((one.cost.get("peak_memory") or 0 for one in cells), default=0)
         gpu = max((one.cost.get("peak_gpu_memory") or 0 for one in cells), default=0)
         sent = _mean(one.bytes_sent for one in cells)
-        sizes = [decimal(size / MEGABYTE) if size else "-" for size in (memory, gpu, sent)]
-        rows.append([marked(found, rule), *seconds, *sizes])
+        sizes = [format_number(size / MEGABYTE) if size else "-" for size in (memory, gpu, sent)]
+        rows.append([mark_rule(found, rule), *seconds, *sizes])
     columns = ["Rule", "Seconds a run", "of them in the rule", "Peak memory, MB", "Peak GPU memory, MB", "Sent a run, MB"]
     note = (
         "Seconds: mean over runs, without the clean twin; cells that ran side by side slowed each other down. Memory: the largest of the "
         "runs' processes, data and libraries included. Sent: computed (models down and up times their bytes), not measured."
     )
-    return "\n".join(["## Cost", "", note, "", table(columns, rows)])
+    return "\n".join(["## Cost", "", note, "", markdown_table(columns, rows)])
 
 
-def failures(found: Findings) -> list[str]:
+def failures(found: ComparisonResults) -> list[str]:
     """Cells without a result, and why."""
     if not found.failed:
         return []
     rows = [[str(cell), reason] for cell, reason in found.failed.items()]
-    return ["\n".join(["## Failed", "", table(["Run", "Reason"], rows)])]
+    return ["\n".join(["## Failed", "", markdown_table(["Run", "Reason"], rows)])]
 
 
-def difference_table(found: Findings, rankings: Mapping[int, Ranking]) -> pd.DataFrame:
+def difference_table(found: ComparisonResults, rankings: Mapping[int, Ranking]) -> pd.DataFrame:
     """Every pair of rules: the mean over attacks of `rule` minus that of `other`, in percentage points of drop."""
     rows: list[dict[str, Any]] = []
     for poisoned, ranking in sorted(rankings.items()):
@@ -204,6 +206,6 @@ def difference_table(found: Findings, rankings: Mapping[int, Ranking]) -> pd.Dat
     return pd.DataFrame(rows, columns=list(NAMES))
 
 
-def rankings_of(found: Findings) -> dict[int, Ranking]:
+def rankings_of(found: ComparisonResults) -> dict[int, Ranking]:
     """A ranking for every number of poisoned clients."""
     return {poisoned: rank(found.poisoning(poisoned)) for poisoned in found.counts}

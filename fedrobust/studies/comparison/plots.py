@@ -10,10 +10,10 @@ from typing import Any
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
-from fedrobust.evaluation.statistics import Board, Estimate
+from fedrobust.evaluation.statistics import DropTable, Estimate
 from fedrobust.reporting.plots.confusion import shorten
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, LINE_COLOURS, new_figure, save, tidy
-from fedrobust.reporting.text import decimal
+from fedrobust.reporting.plots.style import FONT_SIZE, INK, LINE_COLOURS, new_figure, save_figure, tidy
+from fedrobust.reporting.text import format_number
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
@@ -26,7 +26,7 @@ Line = Sequence[tuple[float, Estimate]]
 DEEPEST = -100  # percent: a gain beyond it divides by next to nothing, and would flatten all other lines
 
 
-def look(place: int) -> dict[str, Any]:
+def line_style(place: int) -> dict[str, Any]:
     """Colour, marker and dashes of the rule at this place of the grid."""
     turn = place // len(LINE_COLOURS)
     number = place % len(LINE_COLOURS)
@@ -49,7 +49,7 @@ def plot_lines(panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str], x
         axes.axhline(0, color=INK, linewidth=0.6)
         width = _width(lines)
         for place, rule in enumerate(rules):
-            _line(axes, lines.get(rule, ()), look(place), SPREAD * width * (place - (len(rules) - 1) / 2))
+            _line(axes, lines.get(rule, ()), line_style(place), SPREAD * width * (place - (len(rules) - 1) / 2))
         axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
     if axes_list[0].get_ylim()[0] < DEEPEST:
@@ -59,7 +59,7 @@ def plot_lines(panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str], x
         axes.set_visible(False)
     figure.supylabel(ylabel, fontsize=FONT_SIZE, color=INK)
     _legend(figure, rules)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _width(lines: Mapping[str, Line]) -> float:
@@ -77,11 +77,11 @@ def _line(axes: Any, line: Line, style: Mapping[str, Any], shift: float) -> None
 
 
 def _legend(figure: Any, rules: Sequence[str]) -> None:
-    handles = [Line2D([], [], **look(place), markersize=4, label=shorten(rule)) for place, rule in enumerate(rules)]
+    handles = [Line2D([], [], **line_style(place), markersize=4, label=shorten(rule)) for place, rule in enumerate(rules)]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=FONT_SIZE - 1)
 
 
-def plot_heatmap(boards: Mapping[str, Board], rules: Sequence[str], attacks: Sequence[str], path: Path) -> Path:
+def plot_heatmap(boards: Mapping[str, DropTable], rules: Sequence[str], attacks: Sequence[str], path: Path) -> Path:
     """Rules by attacks: mean combined drop over seeds, for each title of `boards`; below it half the width of its interval.
 
     The colours are cut at 0 and 100; a gain is white. An undefined value is an empty field. Wide panels stand one above the other.
@@ -105,15 +105,15 @@ def plot_heatmap(boards: Mapping[str, Board], rules: Sequence[str], attacks: Seq
     bar = figure.colorbar(picture, ax=list(panels))
     bar.set_label("combined drop, %", fontsize=FONT_SIZE, color=INK)
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, colors=INK)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _number(axes: Any, column: int, row: int, one: Estimate) -> None:
     if one.value is None:
         return
-    half = "" if one.low is None or one.high is None else f"\n±{decimal((one.high - one.low) / 2)}"
+    half = "" if one.low is None or one.high is None else f"\n±{format_number((one.high - one.low) / 2)}"
     colour = "white" if one.value > 100 * DARK else INK
-    axes.text(column, row, decimal(one.value) + half, ha="center", va="center", fontsize=FONT_SIZE - 2, color=colour)
+    axes.text(column, row, format_number(one.value) + half, ha="center", va="center", fontsize=FONT_SIZE - 2, color=colour)
 
 
 def plot_influence(panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str], share: float, path: Path) -> Path:
@@ -129,7 +129,7 @@ def plot_influence(panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str
         tidy(axes, shorten(title), "Round")
         axes.axhline(share, color=INK, linewidth=0.8, linestyle=":")
         for place, rule in enumerate(rules):
-            _band(axes, lines.get(rule, ()), look(place))
+            _band(axes, lines.get(rule, ()), line_style(place))
         axes.xaxis.get_major_locator().set_params(integer=True)
     # last, for all panels share it and a limit set ends autoscaling; room for the markers of a weight of 0
     axes_list[0].set_ylim(bottom=-0.02 * axes_list[0].get_ylim()[1])
@@ -137,7 +137,7 @@ def plot_influence(panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str
         axes.set_visible(False)
     figure.supylabel("weight of all poisoned clients together", fontsize=FONT_SIZE, color=INK)
     _legend(figure, rules)
-    return save(figure, path)
+    return save_figure(figure, path)
 
 
 def _band(axes: Any, line: Line, style: Mapping[str, Any]) -> None:

@@ -11,12 +11,12 @@ from fedrobust.errors import ConfigError, DataError
 from fedrobust.experiment import build, factories, settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.runtime.server import clean_twin
-from fedrobust.runtime.server.loop import make_server
+from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.studies.comparison.grid import Cell
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedGrid:
     """What the cells are, found while building them. families: {cell folder: a name shared by the cells that have one clean twin};
     uses: {rule: of "root" and "proxy", what it used}; num_clients: of every cell."""
 
@@ -25,7 +25,7 @@ class Checked:
     num_clients: Mapping[str, int]
 
 
-def check(cells: Iterable[Cell], threads: int, tell: Callable[[int], None] = lambda done: None) -> Checked:
+def check_cells(cells: Iterable[Cell], threads: int, on_progress: Callable[[int], None] = lambda done: None) -> CheckedGrid:
     """Build every cell's experiment and, once for each kind of it, the model. `tell` hears after each cell how many are done.
 
     Raises ConfigError or DataError with the cell in front.
@@ -37,31 +37,31 @@ def check(cells: Iterable[Cell], threads: int, tell: Callable[[int], None] = lam
     first: Experiment | None = None
     for number, cell in enumerate(cells, start=1):
         try:
-            study = _build(cell, models)
+            experiment = _build(cell, models)
             if first is not None:
-                _same_images(first, study)
+                _same_images(first, experiment)
         except (ConfigError, DataError) as error:
             raise type(error)(f"{cell}: {error}") from error
-        first = first or study
+        first = first or experiment
         twin = build.clean_twin(cell.config)
-        families[cell.folder] = clean_twin.key(twin, study.dataset.digest, study.config["device"], (threads, threads))
-        uses[cell.strategy] = study.strategy.uses
-        clients[cell.folder] = study.num_clients
-        tell(number)
-    return Checked(families, uses, clients)
+        families[cell.folder] = clean_twin.twin_key(twin, experiment.dataset.digest, experiment.config["device"], (threads, threads))
+        uses[cell.strategy] = experiment.strategy.uses
+        clients[cell.folder] = experiment.num_clients
+        on_progress(number)
+    return CheckedGrid(families, uses, clients)
 
 
 def _build(cell: Cell, models: set[str]) -> Experiment:
     """models: the kinds that were tried before."""
-    study = build.build(cell.config)
-    factories.build(cell.config, "engine")
-    if not study.evaluation.twin:
+    experiment = build.build_experiment(cell.config)
+    factories.build_group(cell.config, "engine")
+    if not experiment.evaluation.twin:
         raise ConfigError("evaluation.twin=false: drops are measured against the clean twin; leave it true")
     kind = settings.to_json({group: cell.config[group] for group in ("model", "data")})
     if kind not in models:
-        make_server(build.build({**cell.config, "device": "cpu"}))
+        build_server_context(build.build_experiment({**cell.config, "device": "cpu"}))
         models.add(kind)
-    return study
+    return experiment
 
 
 def _same_images(one: Experiment, other: Experiment) -> None:

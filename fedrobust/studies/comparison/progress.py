@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fedrobust.reporting.console.live import clean_text
 from fedrobust.reporting.records import ROUND_FILES
-from fedrobust.reporting.text import duration
+from fedrobust.reporting.text import format_duration
 from fedrobust.studies.comparison.grid import Cell
 
 LOOK_SECONDS = 2.0  # between two looks at the files of the running cells
@@ -53,7 +53,7 @@ class Screen:
         failed = f", {self._failed} failed" if self._failed else ""
         self._bars.update(self._whole, completed=self._done, note=left + failed)
         outcome = "done" if reason is None else f"failed: {reason}"
-        line = f"{self._done}/{self._total} {cell}: {outcome} ({duration(seconds)}; {left})"
+        line = f"{self._done}/{self._total} {cell}: {outcome} ({format_duration(seconds)}; {left})"
         style = "bold red" if reason is not None and self._live is not None else ""
         self._console.print(Text(clean_text(line), style=style), soft_wrap=True, highlight=False)
 
@@ -71,7 +71,7 @@ class Screen:
     def _left(self) -> str:
         """From the mean time of a cell so far; what runs side by side is in it."""
         remaining = self._total - self._done
-        return f"about {duration((time.monotonic() - self._began) / self._done * remaining)} left" if remaining else "the last"
+        return f"about {format_duration((time.monotonic() - self._began) / self._done * remaining)} left" if remaining else "the last"
 
 
 def _rounds(path: Path) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fedrobust.evaluation.drops import combined_drop
-from fedrobust.evaluation.statistics import Board
+from fedrobust.evaluation.statistics import DropTable
 from fedrobust.experiment.settings import to_json
-from fedrobust.studies.comparison.analysis import Draws, Found, board, resample
+from fedrobust.studies.comparison.analysis import Draws, Found, drop_table, resample
 from fedrobust.studies.comparison.cell_results import Result, severity
 from fedrobust.studies.comparison.grid import NOBODY, Cell
 
@@ -17,7 +17,7 @@ GRADE = "corrupted_s"
 
 
 @dataclass(frozen=True)
-class Findings:
+class ComparisonResults:
     """rules, attacks, seeds in the order of the grid; uses: {rule: the server's data that it used, of "root" and "proxy"};
     failed: why, by cell."""
 
@@ -47,7 +47,9 @@ class Findings:
     @cached_property
     def _draws(self) -> Draws:
         """Corruption grades only where most clients are poisoned: that is where they are shown."""
-        return resample(self.results, lambda one: ["clean", *(grades(one) if one.cell.poisoned == self.most else [])], self.draws)
+        return resample(
+            self.results, lambda one: ["clean", *(graded_severities(one) if one.cell.poisoned == self.most else [])], self.draws
+        )
 
     def result(self, rule: str, attack: str, poisoned: int, seed: int) -> Result | None:
         """A finished cell; without poisoned clients the attack does not matter."""
@@ -57,24 +59,24 @@ class Findings:
         """The finished cells of a rule (with so many poisoned clients)."""
         return [one for one in self.results if one.cell.strategy == rule and poisoned in (None, one.cell.poisoned)]
 
-    def poisoning(self, poisoned: int, attacks: Sequence[str] | None = None) -> Board:
+    def poisoning(self, poisoned: int, attacks: Sequence[str] | None = None) -> DropTable:
         """The combined drop from the clean twin to the run, both on the clean test images."""
-        return self._board(poisoned, "clean", attacks)
+        return self._drop_table(poisoned, "clean", attacks)
 
-    def corrupted(self, poisoned: int, grade: str) -> Board:
+    def corrupted(self, poisoned: int, grade: str) -> DropTable:
         """The combined drop from the clean twin on clean test images to the run on corrupted ones."""
-        return self._board(poisoned, grade, None)
+        return self._drop_table(poisoned, grade, None)
 
-    def _board(self, poisoned: int, evaluation: str, attacks: Sequence[str] | None) -> Board:
+    def _drop_table(self, poisoned: int, evaluation: str, attacks: Sequence[str] | None) -> DropTable:
         def find(rule: str, attack: str, seed: int) -> Found | None:
             result = self.result(rule, attack, poisoned, seed)
             if result is None:
                 return None
             return drop_between(result, evaluation), self._draws.drops[result.folder.name, evaluation]
 
-        return board((self.rules, (attacks or self.attacks) if poisoned else [NOBODY], self.seeds), find, self.draws)
+        return drop_table((self.rules, (attacks or self.attacks) if poisoned else [NOBODY], self.seeds), find, self.draws)
 
-    def clean_f1(self) -> Board:
+    def clean_f1(self) -> DropTable:
         """Macro F1 of the clean twins on clean test images, as the one column of a board."""
 
         def find(rule: str, _: str, seed: int) -> Found | None:
@@ -83,11 +85,11 @@ class Findings:
                 return None
             return twin.report["evaluations"]["twin_clean"]["f1"], self._draws.clean_f1[twin.folder.name]
 
-        return board((self.rules, [NOBODY], self.seeds), find, self.draws)
+        return drop_table((self.rules, [NOBODY], self.seeds), find, self.draws)
 
     def grades(self) -> list[str]:
         """The graded corruptions of the test images that all cells with most poisoned clients have."""
-        found = [set(grades(one)) for one in self.results if one.cell.poisoned == self.most]
+        found = [set(graded_severities(one)) for one in self.results if one.cell.poisoned == self.most]
         return sorted(set.intersection(*found)) if found else []
 
     def severities(self) -> list[dict[float, str]]:
@@ -101,7 +103,7 @@ class Findings:
         return [dict(sorted(family.items())) for family in families.values() if len(family) > 1]
 
 
-def grades(result: Result) -> list[str]:
+def graded_severities(result: Result) -> list[str]:
     """The names of the graded corruptions among a cell's evaluations."""
     return sorted(name for name in result.report["evaluations"] if name.startswith(GRADE))
 

@@ -14,12 +14,12 @@ from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.cell_results import long_table, read_result
 from fedrobust.studies.comparison.executor import CELLS, Machine, is_finished, run_cells
 from fedrobust.studies.comparison.grid import Cell, Grid, cells
-from fedrobust.studies.comparison.preflight import Checked, check
+from fedrobust.studies.comparison.preflight import CheckedGrid, check_cells
 from fedrobust.studies.comparison.progress import Screen
-from fedrobust.studies.comparison.results_table import Findings
+from fedrobust.studies.comparison.results_table import ComparisonResults
 from fedrobust.utils.devices import cores, gpus
 from fedrobust.utils.files import write_text
-from fedrobust.utils.locking import locked
+from fedrobust.utils.locking import hold_lock
 
 RESULTS, LEADERBOARD, DIFFERENCES = "results.csv", "leaderboard.md", "differences.csv"
 
@@ -39,15 +39,17 @@ def compare(grid: Grid, console: Console | None = None) -> Mapping[Cell, str]:
     return run_grid(wanted, checked, grid, screen, lambda failed: _write(grid, wanted, checked, failed, screen))
 
 
-def run_grid(wanted: Sequence[Cell], checked: Checked, grid: Grid, screen: Console, write: Write) -> Mapping[Cell, str]:
+def run_grid(wanted: Sequence[Cell], checked: CheckedGrid, grid: Grid, screen: Console, write: Write) -> Mapping[Cell, str]:
     """Run those of these cells of the grid that are not finished, and `write` what all of them say; else as `compare`."""
     grid.out.mkdir(parents=True, exist_ok=True)
     folder = grid.out / CELLS
-    with locked(grid.out):
+    with hold_lock(grid.out):
         waiting = [cell for cell in wanted if not is_finished(folder / cell.folder, cell)]
         machine = machine_for(grid, wanted[0])
         skipped = f", {len(wanted) - len(waiting)} are finished" if len(waiting) < len(wanted) else ""
-        say(screen, f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, {machine.threads} threads each, in {grid.out}")
+        print_to_screen(
+            screen, f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, {machine.threads} threads each, in {grid.out}"
+        )
         try:
             with Screen(len(waiting), folder, screen) as watch:
                 reasons = run_cells(waiting, folder, checked.families, machine, watch)
@@ -59,12 +61,12 @@ def run_grid(wanted: Sequence[Cell], checked: Checked, grid: Grid, screen: Conso
     return failed
 
 
-def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> Checked:
+def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> CheckedGrid:
     """`checking.check` with a bar."""
     columns = (TextColumn("checking"), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(*columns, console=screen, disable=not screen.is_interactive, transient=True) as bar:
         task = bar.add_task("checking", total=len(wanted))
-        return check(wanted, grid.threads, lambda done: bar.update(task, completed=done))
+        return check_cells(wanted, grid.threads, lambda done: bar.update(task, completed=done))
 
 
 def machine_for(grid: Grid, cell: Cell) -> Machine:
@@ -78,21 +80,21 @@ def machine_for(grid: Grid, cell: Cell) -> Machine:
     return Machine(parallel, grid.threads, names if alone and number > 1 else ())
 
 
-def _write(grid: Grid, wanted: Sequence[Cell], checked: Checked, failed: Mapping[Cell, str], screen: Console) -> None:
-    say(screen, "reading the results, resampling")
+def _write(grid: Grid, wanted: Sequence[Cell], checked: CheckedGrid, failed: Mapping[Cell, str], screen: Console) -> None:
+    print_to_screen(screen, "reading the results, resampling")
     results = tuple(read_result(cell, grid.out / CELLS / cell.folder) for cell in wanted if cell not in failed)
     rules, attacks = ([one.name for one in part] for part in (grid.strategies, grid.contaminations))
-    found = Findings(tuple(rules), tuple(attacks), grid.seeds, checked.uses, results, failed, grid.draws)
+    found = ComparisonResults(tuple(rules), tuple(attacks), grid.seeds, checked.uses, results, failed, grid.draws)
     write_text(grid.out / RESULTS, long_table(results, failed).to_csv(index=False, lineterminator="\n"))
     if not results:
         return
     rankings = leaderboard.rankings_of(found)
     write_text(grid.out / DIFFERENCES, leaderboard.difference_table(found, rankings).to_csv(index=False, lineterminator="\n"))
-    shown = figures.draw(found, grid.out)
+    shown = figures.draw_figures(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
-    say(screen, f"leaderboard: {grid.out / LEADERBOARD}")
+    print_to_screen(screen, f"leaderboard: {grid.out / LEADERBOARD}")
 
 
-def say(screen: Console, text: str) -> None:
+def print_to_screen(screen: Console, text: str) -> None:
     """One line, whatever is in it."""
     screen.print(Text(clean_text(text)), soft_wrap=True, highlight=False)

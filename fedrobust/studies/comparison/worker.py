@@ -33,16 +33,16 @@ KILOBYTE = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 def run(config: Mapping[str, Any], folder: Path) -> None:
     """The run of this configuration from the start or from its last checkpoint, then what it cost. Raises what the job raises."""
     started = perf_counter()
-    if resume.finished(folder):
+    if resume.is_finished(folder):
         return  # by a process that outlived its command for a moment
     if (folder / resume.MANIFEST).exists():
         resume_job(resume.Resumption(folder, resume.read_manifest(folder)))
     else:
         run_job(config, folder)
-    write_text(folder / COST, json.dumps(cost(perf_counter() - started), indent=2, sort_keys=True) + "\n")
+    write_text(folder / COST, json.dumps(measure_cost(perf_counter() - started), indent=2, sort_keys=True) + "\n")
 
 
-def cost(seconds: float) -> dict[str, float | None]:
+def measure_cost(seconds: float) -> dict[str, float | None]:
     """Of this process: seconds, peak memory in bytes (its own and that of its largest child that has ended; Ray's workers are nobody's
     children), peak of the GPU's memory that torch held (None without a GPU)."""
     own, children = (resource.getrusage(who).ru_maxrss * KILOBYTE for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

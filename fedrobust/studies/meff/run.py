@@ -15,8 +15,8 @@ from fedrobust.learning import batchnorm, etf
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.ensemble import from_states, fuse
 from fedrobust.reporting.console import Display
-from fedrobust.runtime.server.loop import make_server, run_rounds
-from fedrobust.runtime.server.rule_strategy import Server
+from fedrobust.runtime.server.loop import build_server_context, run_rounds
+from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.runtime.simulation import CLIENT_APP, work_seconds
 from fedrobust.types import Samples, Shard, Task
 from fedrobust.utils.devices import resolve
@@ -24,51 +24,54 @@ from fedrobust.utils.devices import resolve
 EVERYBODY = ("evaluation.twin=false", "evaluation.adversarial_clients=true")  # the client models of the last round are kept
 
 
-def federated(study: Experiment, console: Console) -> dict[str, Classifier]:
+def federated_models(experiment: Experiment, console: Console) -> dict[str, Classifier]:
     """The global model after the last round, the client models of that round fused, and these with a trained classifier on top."""
-    if study.evasion.attack is None:
+    if experiment.evasion.attack is None:
         raise ConfigError("evasion=none: the client models are kept only where they are attacked; set evasion=pgd or evasion=fgsm")
-    server = make_server(study)
-    opener = factories.build(study.config, "engine")
-    with opener.open(CLIENT_APP, study.num_clients, {"simulation": True}, work_seconds(server)) as grid, Display(console) as display:
+    server = build_server_context(experiment)
+    opener = factories.build_group(experiment.config, "engine")
+    with opener.open(CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server)) as grid, Display(console) as display:
         finished = run_rounds(server, grid, display)
-        states = [state for _, state in finished.members]
+        states = [state for _, state in finished.client_models]
     everybody = from_states(server.model, server.layout, [finished.state, *states])
     for member in everybody:
-        _recalibrated(server, member)
-    return {"global model": everybody[0], **fusions(study, everybody[1:], server.root)}
+        _recalibrate(server, member)
+    return {"global model": everybody[0], **fusions(experiment, everybody[1:], server.root)}
 
 
-def _recalibrated(server: Server, model: Classifier) -> None:
+def _recalibrate(server: ServerContext, model: Classifier) -> None:
     if server.experiment.config["server"]["buffers"] == "recalibrate":
         batchnorm.recalibrate(model, server.proxy.images)
 
 
-def central(studies: Sequence[Experiment]) -> dict[str, Classifier]:
-    """Every study's model trained by its trainer on all training images but the server's own; then as `federated`."""
-    trained = {f"member {place}": _trained(study, place) for place, study in enumerate(studies)}
-    whole = _whole(studies[0])
-    return {**trained, **fusions(studies[0], list(trained.values()), whole.train)}
+def central_models(experiments: Sequence[Experiment]) -> dict[str, Classifier]:
+    """Every experiment's model trained by its trainer on all training images but the server's own; then as `federated_models`."""
+    trained = {f"member {place}": _train(experiment, place) for place, experiment in enumerate(experiments)}
+    whole = _whole(experiments[0])
+    return {**trained, **fusions(experiments[0], list(trained.values()), whole.train)}
 
 
-def _trained(study: Experiment, place: int) -> Classifier:
+def _train(experiment: Experiment, place: int) -> Classifier:
     anchors = None
-    if study.model.head == "etf":
-        anchors = etf.simplex_etf(study.model.dimension, study.num_classes, study.generator("etf"))
-    model = study.model.build(study.num_classes, anchors, study.generator("init", place)).to(resolve(study.config["device"]))
-    study.trainer(Task(model, _whole(study), 1, {}, {}, study.generator("meff", place)))
+    if experiment.model.head == "etf":
+        anchors = etf.simplex_etf(experiment.model.dimension, experiment.num_classes, experiment.generator("etf"))
+    model = experiment.model.build(experiment.num_classes, anchors, experiment.generator("init", place)).to(
+        resolve(experiment.config["device"])
+    )
+    experiment.trainer(Task(model, _whole(experiment), 1, {}, {}, experiment.generator("meff", place)))
     return model
 
 
-def _whole(study: Experiment) -> Shard:
+def _whole(experiment: Experiment) -> Shard:
     """All hospitals' images as one shard."""
-    rows = torch.cat(list(study.parts)).sort().values
-    splits = study.dataset.splits[rows]
-    return Shard(*(study.samples(rows[splits == split]) for split in (TRAIN, VALIDATION, TEST)))
+    rows = torch.cat(list(experiment.parts)).sort().values
+    splits = experiment.dataset.splits[rows]
+    return Shard(*(experiment.samples(rows[splits == split]) for split in (TRAIN, VALIDATION, TEST)))
 
 
-def fusions(study: Experiment, members: Sequence[Classifier], labelled: Samples) -> dict[str, Classifier]:
-    """The members' fusion as it is (fixed anchors only), and with a classifier on top that is trained by the study's trainer on labelled
+def fusions(experiment: Experiment, members: Sequence[Classifier], labelled: Samples) -> dict[str, Classifier]:
+    """The members' fusion as it is (fixed anchors only), and with a classifier on top that is trained by the experiment's trainer on
+    labelled
     images. Members are shared, not copied: they are frozen. Raises ConfigError for members that do not go together."""
     try:
         top = fuse(members, "concatenate")
@@ -76,5 +79,5 @@ def fusions(study: Experiment, members: Sequence[Classifier], labelled: Samples)
     except ValueError as error:
         raise ConfigError(f"--member: {error}; give all the same model.head and model.dimension") from error
     empty = labelled.take(torch.zeros(0, dtype=torch.int64))
-    study.trainer(Task(top, Shard(labelled, empty, empty), 1, {}, {}, study.generator("meff", "top")))
+    experiment.trainer(Task(top, Shard(labelled, empty, empty), 1, {}, {}, experiment.generator("meff", "top")))
     return {**found, "fusion, trained top": top}

@@ -14,11 +14,11 @@ from torch import Tensor
 from fedrobust.contamination import evasion
 from fedrobust.evaluation.drops import resampled_metrics
 from fedrobust.evaluation.metrics import classification_metrics
-from fedrobust.evaluation.statistics import Estimate, Measured, draw_seeds, estimate, over_seeds
+from fedrobust.evaluation.statistics import Estimate, Replicates, estimate, mean_over_seeds, sample_seeds
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
-from fedrobust.reporting.text import decimal
+from fedrobust.reporting.text import format_number
 from fedrobust.seeding import generator
 
 METRICS = ("accuracy", "balanced_accuracy", "f1")
@@ -29,7 +29,7 @@ Answers = dict[tuple[str, str], Tensor]  # (N, K) probabilities by model and by 
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScoreRow:
     """A model under a condition. metrics: in percent, mean over seeds; gain: of balanced accuracy over the mean of the single models
     under the same condition, in points, None for those."""
 
@@ -39,51 +39,51 @@ class Row:
     gain: Estimate | None
 
 
-def answers(study: Experiment, models: Mapping[str, Classifier], rows: Tensor) -> Answers:
-    """What each model says of the test images in these rows of the data set, as they are and after the study's attack on itself."""
-    test, size = study.samples(rows), study.evaluation.batch_size
-    attack, g = study.evasion.attack, study.generator("meff", "evasion")
+def predict_attacked(experiment: Experiment, models: Mapping[str, Classifier], rows: Tensor) -> Answers:
+    """What each model says of the test images in these rows of the data set, as they are and after the experiment's attack on itself."""
+    test, size = experiment.samples(rows), experiment.evaluation.batch_size
+    attack, g = experiment.evasion.attack, experiment.generator("meff", "evasion")
     out: Answers = {}
     for name, model in models.items():
         out[name, CLEAN] = predict(model, test.images, size)
         if attack is None:
             continue
-        for eps in study.evaluation.eps_255 if study.evasion.bounded else (0.0,):
-            label = f"{study.evasion.name} {eps:g}/255" if study.evasion.bounded else study.evasion.name
-            images = evasion.attacked(attack, model, test.images, test.labels, eps=eps / 255, generator=g, batch_size=size)
+        for eps in experiment.evaluation.eps_255 if experiment.evasion.bounded else (0.0,):
+            label = f"{experiment.evasion.name} {eps:g}/255" if experiment.evasion.bounded else experiment.evasion.name
+            images = evasion.attack_images(attack, model, test.images, test.labels, eps=eps / 255, generator=g, batch_size=size)
             out[name, label] = predict(model, images, size)
     return out
 
 
-def tried(study: Experiment) -> Tensor:
+def sample_test_rows(experiment: Experiment) -> Tensor:
     """The test images that are judged: all, or as many as the evaluation allows, drawn by the seed."""
-    rows, most = study.test_rows(), study.evaluation.adversarial_images
+    rows, most = experiment.test_rows(), experiment.evaluation.adversarial_images
     if most is None or len(rows) <= most:
         return rows
-    return rows[torch.randperm(len(rows), generator=study.generator("evasion", "images"))[:most].sort().values]
+    return rows[torch.randperm(len(rows), generator=experiment.generator("evasion", "images"))[:most].sort().values]
 
 
-def summary(study: Experiment, rows: Tensor, found: Sequence[Answers]) -> list[Row]:
+def summarise_scores(experiment: Experiment, rows: Tensor, found: Sequence[Answers]) -> list[ScoreRow]:
     """One row a model and condition. found: of every seed, all on the same images. Intervals resample seeds and images, whole lesions or
     patients where they are known; `evaluation.draws=0`: none."""
-    measured = _measured(study, rows, found)
-    counts = draw_seeds(len(found), study.evaluation.draws, generator(0, "meff", "seeds"))
+    measured = _replicates(experiment, rows, found)
+    counts = sample_seeds(len(found), experiment.evaluation.draws, generator(0, "meff", "seeds"))
     place = METRICS.index("balanced_accuracy")
     out = []
     for (model, condition), one in measured.items():
-        metrics = {metric: _estimated(one[number], counts) for number, metric in enumerate(METRICS)}
+        metrics = {metric: _estimate(one[number], counts) for number, metric in enumerate(METRICS)}
         single = [other[place] for (name, what), other in measured.items() if what == condition and name not in FUSIONS]
-        mean = Measured(torch.stack([other.values for other in single]).mean(0), torch.stack([other.draws for other in single]).mean(0))
-        out.append(Row(model, condition, metrics, _estimated(one[place] - mean, counts) if model in FUSIONS else None))
+        mean = Replicates(torch.stack([other.values for other in single]).mean(0), torch.stack([other.draws for other in single]).mean(0))
+        out.append(ScoreRow(model, condition, metrics, _estimate(one[place] - mean, counts) if model in FUSIONS else None))
     return out
 
 
-def _measured(study: Experiment, rows: Tensor, found: Sequence[Answers]) -> dict[tuple[str, str], Measured]:
+def _replicates(experiment: Experiment, rows: Tensor, found: Sequence[Answers]) -> dict[tuple[str, str], Replicates]:
     """For every model and condition (METRICS, S) values and (METRICS, S, B) draws, those of all seeds by the same images."""
-    labels, groups, draws = study.dataset.labels[rows], study.dataset.groups[rows], study.evaluation.draws
+    labels, groups, draws = experiment.dataset.labels[rows], experiment.dataset.groups[rows], experiment.evaluation.draws
     keys = list(found[0])
     pairs = [(labels, one[key].argmax(dim=1)) for key in keys for one in found]
-    resampled = resampled_metrics(pairs, study.num_classes, groups, draws, generator(0, "meff", "images")) if draws else None
+    resampled = resampled_metrics(pairs, experiment.num_classes, groups, draws, generator(0, "meff", "images")) if draws else None
     out = {}
     for place, key in enumerate(keys):
         exact = [classification_metrics(one[key], labels) for one in found]
@@ -92,7 +92,7 @@ def _measured(study: Experiment, rows: Tensor, found: Sequence[Answers]) -> dict
         if resampled is not None:
             own = resampled[place * len(found) : (place + 1) * len(found)]
             replicates = torch.stack([torch.stack([one[metric] for one in own]) for metric in METRICS])
-        out[key] = Measured(values, replicates)
+        out[key] = Replicates(values, replicates)
     return out
 
 
@@ -100,11 +100,11 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _estimated(one: Measured, counts_SB: Tensor) -> Estimate:
-    return estimate(*over_seeds(one, counts_SB))
+def _estimate(one: Replicates, counts_SB: Tensor) -> Estimate:
+    return estimate(*mean_over_seeds(one, counts_SB))
 
 
-def table(found: Sequence[Row]) -> Table:
+def scores_table(found: Sequence[ScoreRow]) -> Table:
     """All rows, values in percent; intervals of the balanced accuracy and of what fusing gains of it."""
     out = Table(box=SIMPLE_HEAD, title="Test images, in % (95 % intervals)", title_justify="left", title_style="bold", pad_edge=False)
     for place, name in enumerate(("Model", "Images", "Accuracy", "Balanced", "F1", "Gain, points")):
@@ -112,16 +112,16 @@ def table(found: Sequence[Row]) -> Table:
     for row in found:
         accuracy, balanced, f1 = (row.metrics[metric] for metric in METRICS)
         gain = "" if row.gain is None else _text(row.gain)
-        out.add_row(row.model, row.condition, decimal(accuracy.value), _text(balanced), decimal(f1.value), gain)
+        out.add_row(row.model, row.condition, format_number(accuracy.value), _text(balanced), format_number(f1.value), gain)
     return out
 
 
 def _text(one: Estimate) -> str:
-    value = decimal(one.value)
-    return value if one.low is None else f"{value} ({decimal(one.low)} to {decimal(one.high)})"
+    value = format_number(one.value)
+    return value if one.low is None else f"{value} ({format_number(one.low)} to {format_number(one.high)})"
 
 
-def plain(found: Sequence[Row]) -> list[dict[str, Any]]:
+def to_plain_rows(found: Sequence[ScoreRow]) -> list[dict[str, Any]]:
     """JSON values of all rows (docs/meff.md)."""
     return [
         {

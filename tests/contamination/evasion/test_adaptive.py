@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedrobust.contamination.base import AdaptiveAttack
-from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiated
+from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiate_through
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.defences.purification.filters import gaussian, jpeg
 from fedrobust.defences.purification.mdda import mdda
@@ -20,7 +20,7 @@ from fedrobust.utils.images import as_unit
 from tests.helpers import tiny
 
 EPS = 8 / 255
-both = pytest.mark.parametrize("attack", [bpda_eot, differentiated])
+both = pytest.mark.parametrize("attack", [bpda_eot, differentiate_through])
 
 
 def scene() -> tuple[torch.nn.Module, Tensor, Tensor]:
@@ -94,5 +94,5 @@ def test_whoever_knows_the_purifier_gets_further(attack: AdaptiveAttack) -> None
 def test_no_gradient_no_differentiated_attack() -> None:
     model, images, labels = scene()
     with pytest.raises(ValueError, match="purifier=jpeg: has no gradient; attack it with bpda_eot"):
-        differentiated(model, images, labels, EPS, jpeg(), random())
+        differentiate_through(model, images, labels, EPS, jpeg(), random())
     assert partial(bpda_eot, steps=2, draws=1)(model, images, labels, EPS, jpeg(), random()).shape == images.shape

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedrobust.contamination.base import Evasion
 from fedrobust.contamination.evasion.fgsm import fgsm
-from fedrobust.contamination.evasion.gradients import examined
+from fedrobust.contamination.evasion.gradients import differentiable_eval
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.seeding import generator
 from fedrobust.utils.images import as_unit
@@ -50,7 +50,7 @@ def test_fgsm_is_theirs(scene: tuple[Any, Tensor, Tensor], eps: float) -> None:
     from art.attacks.evasion import FastGradientMethod
 
     net, images, labels = scene
-    with examined(net):
+    with differentiable_eval(net):
         theirs = FastGradientMethod(art_attacks.classifier(net, images), norm=np.inf, eps=eps).generate(x=images.numpy(), y=labels.numpy())
     assert same(run(fgsm(), scene, eps), theirs) > 0.999  # a sign may differ where a gradient is 0 up to rounding
 
@@ -60,7 +60,7 @@ def test_pgd_is_theirs(scene: tuple[Any, Tensor, Tensor], eps: float) -> None:
     from art.attacks.evasion import ProjectedGradientDescent
 
     net, images, labels = scene
-    with examined(net):
+    with differentiable_eval(net):
         attack = ProjectedGradientDescent(
             art_attacks.classifier(net, images), norm=np.inf, eps=eps, eps_step=eps / 4, max_iter=20, verbose=False
         )
@@ -97,7 +97,7 @@ def test_numpy_is_seeded_by_the_generator_alone() -> None:
         def generate(self, x: Any, y: Any) -> Any:
             return x + np.random.uniform(0, 0.1, x.shape).astype(np.float32)
 
-    attack = art_attacks.adapted("noise", lambda classifier, eps, size: Noise())
+    attack = art_attacks.run_art_attack("noise", lambda classifier, eps, size: Noise())
     images, labels = as_unit(tiny.samples(4).images), tiny.samples(4).labels
     one, two, other = (attack(tiny.model(), images, labels, 0.1, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedrobust import configs
 from fedrobust.contamination.base import Evasion
-from fedrobust.contamination.evasion import attacked, gradients, none
+from fedrobust.contamination.evasion import attack_images, gradients, none
 from fedrobust.contamination.evasion.fgsm import fgsm
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.errors import ConfigError
@@ -34,7 +34,7 @@ ROUNDING = 1e-6  # of float32 sums near 1
 def build(name: str, **overrides: Any) -> Evasion:
     shown = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
     assert isinstance(shown, dict)
-    made = factories.build({"evasion": {**shown, **overrides}}, "evasion")
+    made = factories.build_group({"evasion": {**shown, **overrides}}, "evasion")
     assert isinstance(made, Evasion)
     return made
 
@@ -170,10 +170,10 @@ def test_batches_are_attacked_one_by_one_in_their_order() -> None:
         sizes.append(len(x))
         return x * 0.5 + eps
 
-    found = attacked(shift, tiny.model(), stored, labels, eps=0.25, generator=generator(0), batch_size=3)
+    found = attack_images(shift, tiny.model(), stored, labels, eps=0.25, generator=generator(0), batch_size=3)
     assert sizes == [3, 3, 1]
     torch.testing.assert_close(found, as_unit(stored) * 0.5 + 0.25)
-    assert attacked(shift, tiny.model(), stored[:0], labels[:0], eps=0.25, generator=generator(0), batch_size=3).shape == (0, 3, 8, 8)
+    assert attack_images(shift, tiny.model(), stored[:0], labels[:0], eps=0.25, generator=generator(0), batch_size=3).shape == (0, 3, 8, 8)
 
 
 def test_it_misleads_a_trained_model() -> None:
@@ -216,5 +216,5 @@ def test_an_attack_has_the_name_of_its_file(name: str) -> None:
 def test_the_yaml_shows_every_setting_with_its_default(name: str) -> None:
     shown = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
     assert isinstance(shown, dict)
-    factory = factories.locate("evasion", shown.pop("_target_"))
+    factory = factories.find_factory("evasion", shown.pop("_target_"))
     assert shown == {key: one.default for key, one in inspect.signature(factory).parameters.items()}

@@ -29,7 +29,7 @@ active = pytest.mark.parametrize("name", ACTIVE)
 def build(name: str, **overrides: Any) -> Purifier:
     shown = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"))
     assert isinstance(shown, dict)
-    made = factories.build({"purifier": {**shown, **overrides}}, "purifier")
+    made = factories.build_group({"purifier": {**shown, **overrides}}, "purifier")
     assert isinstance(made, Purifier)
     return made
 

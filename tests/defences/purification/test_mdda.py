@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.defences.purification import mdda
-from fedrobust.defences.purification.base import resized, smoothed
+from fedrobust.defences.purification.base import resize_images, smooth_images
 from fedrobust.seeding import generator
 from fedrobust.types import Purifier
 
@@ -28,10 +28,10 @@ def roughness(images: Tensor) -> Tensor:
 def test_no_blocks_are_resampling_alone(height: int, width: int) -> None:
     images = torch.rand(2, 3, height, width, generator=generator(0, "pictures"))
     back = [
-        resized(resized(images, (max(1, round(height * scale)), max(1, round(width * scale)))), (height, width))
+        resize_images(resize_images(images, (max(1, round(height * scale)), max(1, round(width * scale)))), (height, width))
         for scale in (0.25, 0.5, 1, 2)
     ]
-    assert torch.allclose(through(made(), images), smoothed(sum(back) / 4, (0.25, 0.5, 0.25)), atol=1e-6)
+    assert torch.allclose(through(made(), images), smooth_images(sum(back) / 4, (0.25, 0.5, 0.25)), atol=1e-6)
 
 
 def test_no_blocks_keep_planes() -> None:
@@ -54,7 +54,7 @@ def test_aggregation_by_hand() -> None:
     # even scales 0, 1, 2, 4: ends (2/3, 1/3), between (1/4, 1/2, 1/4)
     # 0 * 2/3 + 1/3 = .3333; 0 + .5 + .5 = 1; .25 + 1 + 1 = 2.25; 2/3 + 4 * 2/3 = 3.3333
     pyramid = [torch.full((1, 1, size, size), value) for size, value in ((2, 0.0), (4, 1.0), (8, 2.0), (16, 4.0))]
-    after = mdda.aggregated(pyramid)
+    after = mdda.aggregate_scales(pyramid)
     assert [one.shape for one in after] == [one.shape for one in pyramid]
     for one, value in zip(after, (1 / 3, 1.0, 2.25, 10 / 3), strict=True):
         assert torch.allclose(one, torch.full_like(one, value))
@@ -64,14 +64,14 @@ def test_the_last_filter_by_hand() -> None:
     # a dot of 16: (1, 2, 1) x (1, 2, 1)
     dot = torch.zeros(1, 1, 3, 3)
     dot[0, 0, 1, 1] = 16
-    assert smoothed(dot, mdda.TAPS)[0, 0].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+    assert smooth_images(dot, mdda.TAPS)[0, 0].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
 
 
 def test_as_much_of_the_last_filter_as_asked_for() -> None:
     images = torch.rand(2, 3, 9, 12, generator=generator(0, "pictures"))
     none, half, whole = (through(mdda.mdda(std=0, blocks=1, weight=0.05, smoothing=share), images) for share in (0, 0.5, 1))
     assert torch.allclose(half, (none + whole) / 2, atol=1e-6)
-    assert torch.allclose(smoothed(none, mdda.TAPS), whole, atol=1e-6)
+    assert torch.allclose(smooth_images(none, mdda.TAPS), whole, atol=1e-6)
     assert float(roughness(none)) > float(roughness(whole))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedrobust.defences.purification.base import behind
+from fedrobust.defences.purification.base import with_purified_statistics
 from fedrobust.defences.purification.filters import gaussian
 from fedrobust.learning import batchnorm
 from fedrobust.seeding import generator
@@ -17,7 +17,7 @@ def test_its_statistics_are_those_of_purified_images() -> None:
     images = torch.rand(12, 3, 16, 16, generator=generator(0, "images"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     purifier = gaussian(std=1.0)
-    adapted = behind(model, purifier, images, generator(0, "purifier"))
+    adapted = with_purified_statistics(model, purifier, images, generator(0, "purifier"))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     batchnorm.recalibrate(model, purifier.purify(images, generator(0, "purifier")))
     for name, value in adapted.state_dict().items():
@@ -28,6 +28,6 @@ def test_its_statistics_are_those_of_purified_images() -> None:
 def test_without_a_purifier_they_are_those_of_the_images() -> None:
     model = federation.server().model
     images = (255 * torch.rand(12, 3, 16, 16, generator=generator(0, "images"))).to(torch.uint8)
-    adapted = behind(model, NO_PURIFIER, images, generator(0, "purifier"))
+    adapted = with_purified_statistics(model, NO_PURIFIER, images, generator(0, "purifier"))
     batchnorm.recalibrate(model, images)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in adapted.state_dict().items())

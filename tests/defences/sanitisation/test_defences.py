@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedrobust.defences.sanitisation import Sanitiser, none, sift
-from fedrobust.defences.sanitisation.base import centroids, kept
+from fedrobust.defences.sanitisation import Sanitiser, none, sanitise
+from fedrobust.defences.sanitisation.base import centroids, kept_rows
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
 from fedrobust.errors import ConfigError
@@ -36,7 +36,7 @@ def anchors(num_classes: int, dimension: int = 4, seed: int = 0) -> Tensor:
 def test_sphere_by_hand() -> None:
     # class 0: centroid of (0,0), (2,0), (1,3) is (1,1); distances sqrt 2, sqrt 2, 2. Class 2: one image, its own centroid.
     features = torch.tensor([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0], [9.0, 9.0]])
-    found = sift(sphere(quantile=0.34), features, torch.tensor([0, 0, 0, 2]))
+    found = sanitise(sphere(quantile=0.34), features, torch.tensor([0, 0, 0, 2]))
     assert found.scores_N.tolist() == pytest.approx([math.sqrt(2), math.sqrt(2), 2, 0])
     assert found.kept_N.tolist() == [True, True, False, True]  # floor(.34 * 3) = 1 of class 0, floor(.34) = 0 of class 2
 
@@ -44,7 +44,7 @@ def test_sphere_by_hand() -> None:
 def test_slab_by_hand() -> None:
     # centroids (0,0) and (4,0): direction (-1,0) from class 0, (1,0) from class 1; what lies across the line does not count
     features = torch.tensor([[3.0, 5.0], [-3.0, -5.0], [4.0, 7.0], [4.0, -7.0]])
-    found = sift(slab(quantile=0.5), features, torch.tensor([0, 0, 1, 1]))
+    found = sanitise(slab(quantile=0.5), features, torch.tensor([0, 0, 1, 1]))
     assert found.scores_N.tolist() == pytest.approx([3, 3, 0, 0])
     assert found.kept_N.tolist() == [False, True, True, True]  # of equal scores the earlier goes; those at their centre stay
 
@@ -55,8 +55,8 @@ def test_the_fixed_anchors_by_hand() -> None:
     # (u - m0) = (-.4, .8): -.346 - .4 = -.746; towards m2 -.346 + .4 = .054
     features = torch.tensor([[-0.5, math.sqrt(0.75)], [1.0, 0.0], [6.0, 8.0]])
     labels = torch.zeros(3, dtype=torch.int64)
-    assert sift(sphere(anchors="etf"), features, labels, THREE).scores_N.tolist() == pytest.approx([1.5, 0, 0.4], abs=1e-6)
-    found = sift(slab(anchors="etf", quantile=0.34), features, labels, THREE)
+    assert sanitise(sphere(anchors="etf"), features, labels, THREE).scores_N.tolist() == pytest.approx([1.5, 0, 0.4], abs=1e-6)
+    found = sanitise(slab(anchors="etf", quantile=0.34), features, labels, THREE)
     assert found.scores_N.tolist() == pytest.approx([math.sqrt(3), 0, 0.2 * math.sqrt(3) + 0.4], abs=1e-6)
     assert found.kept_N.tolist() == [False, True, True]
 
@@ -77,7 +77,7 @@ def test_two_classes_are_the_paper_s(seed: int, quantile: float) -> None:
             rows = np.flatnonzero(y == k)
             worst = rows[np.argsort(-scores[rows], kind="stable")][: math.floor(quantile * len(rows) + 1e-9)]
             mask[worst] = scores[worst] <= 1e-9
-        assert sift(factory(quantile=quantile), features, labels).kept_N.tolist() == mask.tolist()
+        assert sanitise(factory(quantile=quantile), features, labels).kept_N.tolist() == mask.tolist()
 
 
 @LESS
@@ -89,7 +89,7 @@ def test_laws(factory, where: str, seed: int, size: tuple[int, int], data: st.Da
     features, labels = cloud(seed, count, num_classes)
     frame = anchors(num_classes)
     little, much = sorted(data.draw(st.lists(st.floats(0, 0.99), min_size=2, max_size=2)))
-    few, many = (sift(factory(anchors=where, quantile=q), features, labels, frame) for q in (little, much))
+    few, many = (sanitise(factory(anchors=where, quantile=q), features, labels, frame) for q in (little, much))
     assert torch.equal(few.scores_N, many.scores_N)
     assert not (many.kept_N & ~few.kept_N).any()  # who drops more drops the same and others
     for label in labels.unique():
@@ -98,10 +98,10 @@ def test_laws(factory, where: str, seed: int, size: tuple[int, int], data: st.Da
         assert int((~many.kept_N[rows]).sum()) <= much * int(rows.sum()) + 1e-6
         if (~many.kept_N[rows]).any():
             assert many.scores_N[rows & many.kept_N].max() <= many.scores_N[rows & ~many.kept_N].min() + 1e-12
-    assert sift(factory(anchors=where, quantile=0.0), features, labels, frame).kept_N.all()
+    assert sanitise(factory(anchors=where, quantile=0.0), features, labels, frame).kept_N.all()
     turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator(seed, "turn")))
     order = torch.randperm(count, generator=generator(seed, "order"))
-    other = sift(factory(anchors=where, quantile=much), 3 * features[order] @ turn.T, labels[order], turn @ frame)
+    other = sanitise(factory(anchors=where, quantile=much), 3 * features[order] @ turn.T, labels[order], turn @ frame)
     scale = 1 if where == "etf" else 3  # a unit feature has no length
     assert torch.allclose(other.scores_N, scale * few.scores_N[order], atol=1e-4)
 
@@ -114,7 +114,7 @@ def test_nobody_moves_the_anchors_but_everybody_the_centroids(factory, seed: int
     poison = torch.full((40, 4), 5.0) + torch.randn(40, 4, generator=generator(seed, "poison"))
     both = torch.cat([features, poison]), torch.cat([labels, torch.zeros(40, dtype=torch.int64)])
     fixed, moved = (
-        [sift(factory(anchors=where), x, y, anchors(3)).scores_N[:20] for x, y in ((features, labels), both)]
+        [sanitise(factory(anchors=where), x, y, anchors(3)).scores_N[:20] for x, y in ((features, labels), both)]
         for where in ("etf", "centroid")
     )
     assert torch.equal(*fixed)
@@ -125,7 +125,7 @@ def test_nobody_moves_the_anchors_but_everybody_the_centroids(factory, seed: int
 @given(seed=st.integers(0, 999))
 def test_the_sphere_around_an_anchor_is_a_sphere(seed: int) -> None:
     features, labels = cloud(seed, 20, 3)
-    scores = sift(sphere(anchors="etf"), features, labels, anchors(3)).scores_N
+    scores = sanitise(sphere(anchors="etf"), features, labels, anchors(3)).scores_N
     unit = features.double() / features.double().norm(dim=1, keepdim=True)
     assert torch.allclose(scores, (unit - anchors(3).double().T[labels]).square().sum(1) / 2, atol=1e-6)
     assert 0 <= float(scores.min()) <= float(scores.max()) <= 2 + 1e-6
@@ -135,7 +135,7 @@ def test_the_sphere_around_an_anchor_is_a_sphere(seed: int) -> None:
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_edges(factory, where: str) -> None:
     def found(features: Tensor, labels: list[int], quantile: float = 0.9) -> list[bool]:
-        return sift(factory(anchors=where, quantile=quantile), features, torch.tensor(labels, dtype=torch.int64), THREE).kept_N.tolist()
+        return sanitise(factory(anchors=where, quantile=quantile), features, torch.tensor(labels, dtype=torch.int64), THREE).kept_N.tolist()
 
     assert found(torch.zeros(0, 2), []) == []
     assert found(torch.randn(3, 2), [0, 1, 2]) == [True] * 3  # one image a class
@@ -145,15 +145,15 @@ def test_edges(factory, where: str) -> None:
 
 
 def test_a_zero_feature_points_nowhere() -> None:
-    assert sift(sphere(anchors="etf"), torch.zeros(1, 2), torch.tensor([1]), THREE).scores_N.tolist() == [1.0]
+    assert sanitise(sphere(anchors="etf"), torch.zeros(1, 2), torch.tensor([1]), THREE).scores_N.tolist() == [1.0]
 
 
 def test_one_class_alone_has_no_direction() -> None:
     features = torch.randn(6, 2, generator=generator(1))
-    found = sift(slab(quantile=0.5), features, torch.full((6,), 1))
+    found = sanitise(slab(quantile=0.5), features, torch.full((6,), 1))
     assert found.scores_N.tolist() == [0.0] * 6
     assert found.kept_N.all()
-    assert not sift(sphere(quantile=0.5), features, torch.full((6,), 1)).kept_N.all()
+    assert not sanitise(sphere(quantile=0.5), features, torch.full((6,), 1)).kept_N.all()
 
 
 def test_a_class_without_images_has_no_centroid() -> None:
@@ -164,20 +164,20 @@ def test_a_class_without_images_has_no_centroid() -> None:
 
 @pytest.mark.parametrize(("quantile", "count", "dropped"), [(0.29, 100, 29), (0.3, 10, 3), (0.99, 1, 0), (0.99, 100, 99), (0.5, 3, 1)])
 def test_the_share_is_rounded_down(quantile: float, count: int, dropped: int) -> None:
-    mask = kept(torch.arange(count) + 1.0, torch.zeros(count, dtype=torch.int64), quantile)
+    mask = kept_rows(torch.arange(count) + 1.0, torch.zeros(count, dtype=torch.int64), quantile)
     assert int((~mask).sum()) == dropped
     assert mask[: count - dropped].all()
 
 
 def test_what_lies_below_the_threshold_stays() -> None:
     # floor(.8 * 5) = 4 candidates with scores 5, 4, 3, 2; of those 2 and 3 are not above 3
-    mask = kept(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.zeros(5, dtype=torch.int64), 0.8, 3.0)
+    mask = kept_rows(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]), torch.zeros(5, dtype=torch.int64), 0.8, 3.0)
     assert mask.tolist() == [True, True, True, False, False]
 
 
 def test_none_keeps_everything_and_is_never_active() -> None:
     features, labels = cloud(0, 9, 3)
-    assert sift(none(), features, labels).kept_N.all()
+    assert sanitise(none(), features, labels).kept_N.all()
     assert not none().active(10**6)
     assert [sphere(warmup=2).active(number) for number in (1, 2, 3)] == [False, False, True]
 
@@ -195,7 +195,7 @@ def test_none_keeps_everything_and_is_never_active() -> None:
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_what_makes_no_sense_is_refused(factory, features: Tensor, labels: Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        sift(factory(), features, labels)
+        sanitise(factory(), features, labels)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_what_makes_no_sense_is_refused(factory, features: Tensor, labels: Tenso
 )
 def test_anchors_that_do_not_fit_are_refused(frame: Tensor | None, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        sift(sphere(anchors="etf"), torch.zeros(3, 2), torch.tensor([0, 1, 2]), frame)
+        sanitise(sphere(anchors="etf"), torch.zeros(3, 2), torch.tensor([0, 1, 2]), frame)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from fedrobust.contamination.base import CLEAN
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.updates.independent import sign_flip
 from fedrobust.contamination.updates.ipm import ipm
-from fedrobust.defences.sanitisation import none, sift
-from fedrobust.defences.sanitisation.filtering import embed, filtered
+from fedrobust.defences.sanitisation import none, sanitise
+from fedrobust.defences.sanitisation.filtering import embed, sanitise_shard
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
 from tests.helpers import tiny
@@ -38,7 +38,7 @@ def test_features_are_the_model_s_in_eval_mode_and_its_modes_return() -> None:
 @pytest.mark.parametrize("sanitiser", [none(), sphere(warmup=3), sphere(quantile=0.0, warmup=0)])
 def test_where_nothing_is_dropped(sanitiser) -> None:
     shard = tiny.shard()
-    data, kept = filtered(sanitiser, tiny.model(), shard, 3)
+    data, kept = sanitise_shard(sanitiser, tiny.model(), shard, 3)
     assert kept.all()
     assert torch.equal(data.train.images, shard.train.images)
     if not sanitiser.active(3):
@@ -48,8 +48,8 @@ def test_where_nothing_is_dropped(sanitiser) -> None:
 @pytest.mark.parametrize("head", ["etf", "linear"])
 def test_only_training_images_go(head: str) -> None:
     shard, net = tiny.shard(), tiny.model(head)
-    data, kept = filtered(slab(quantile=0.25, warmup=0), net, shard, 1)
-    expected = sift(slab(quantile=0.25), embed(net, shard.train.images), shard.train.labels).kept_N
+    data, kept = sanitise_shard(slab(quantile=0.25, warmup=0), net, shard, 1)
+    expected = sanitise(slab(quantile=0.25), embed(net, shard.train.images), shard.train.labels).kept_N
     assert torch.equal(kept, expected)
     assert int((~kept).sum()) == 12  # a quarter of 16 in each of three classes
     assert torch.equal(data.train.images, shard.train.images[kept])
@@ -61,7 +61,7 @@ def test_only_training_images_go(head: str) -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_shard_of_nothing_or_of_one_image_is_left_alone(count: int) -> None:
     shard = replace(tiny.shard(), train=tiny.samples(3).take(torch.arange(count)))
-    data, kept = filtered(sphere(anchors="etf", quantile=0.9, warmup=0), tiny.model(), shard, 1)
+    data, kept = sanitise_shard(sphere(anchors="etf", quantile=0.9, warmup=0), tiny.model(), shard, 1)
     assert (len(data.train), kept.tolist()) == (count, [True] * count)
 
 
@@ -70,7 +70,7 @@ def test_a_model_that_has_run_away_is_refused() -> None:
     with torch.no_grad():
         net.last.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="not finite"):
-        filtered(sphere(warmup=0), net, tiny.shard(), 1)
+        sanitise_shard(sphere(warmup=0), net, tiny.shard(), 1)
 
 
 def test_who_owns_the_client_does_not_sanitise_itself() -> None:

@@ -21,8 +21,8 @@ def block(n: int, labels: list[int] | None = None) -> Samples:
 
 def test_shows_images_and_labels_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    real = module.save
-    monkeypatch.setattr(module, "save", lambda figure, path: drawn.append(figure) or real(figure, path))
+    real = module.save_figure
+    monkeypatch.setattr(module, "save_figure", lambda figure, path: drawn.append(figure) or real(figure, path))
     floats = Samples(torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 1]))
     path = plot_samples(
         [("client 3", block(3, [0, 0, 1]), floats), ("client 5", block(2), block(2))], NAMES, tmp_path / "a" / "samples.png"

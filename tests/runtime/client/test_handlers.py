@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, Context, Message, RecordDict
 from fedrobust.errors import ConfigError
 from fedrobust.runtime.client import evaluation
 from fedrobust.runtime.messages import arrays, records
-from fedrobust.runtime.server.rule_strategy import Server
+from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import State, read
 from tests.helpers import federation
 from tests.helpers.federation import MEAN
@@ -24,18 +24,18 @@ def context(client: int = 0, **node) -> Context:
     return Context(1, client, {"partition-id": client, "num-partitions": 3, "simulation": True, **node}, RecordDict(), {})
 
 
-def message(server: Server, client: int = 0, number: int = 1, kind: str = "train", state: State | None = None, **changes) -> Message:
+def message(server: ServerContext, client: int = 0, number: int = 1, kind: str = "train", state: State | None = None, **changes) -> Message:
     records.set_identity()
     order = {"experiment": server.experiment.text, "round": number, "etf": server.etf_bytes, "etf-sha256": server.etf_sha256}
     record = records.state_record(state or read(server.model, server.layout))
-    return Message(records.instruction(record, {**order, **changes}), client, kind)
+    return Message(records.train_message(record, {**order, **changes}), client, kind)
 
 
-def trained(server: Server, reply: Message) -> records.Reply:
+def trained(server: ServerContext, reply: Message) -> records.TrainReply:
     return records.read_train_reply(reply.content, (server.layout.num_parameters, server.layout.num_buffers))
 
 
-def judged(server: Server, reply: Message) -> records.Predictions:
+def judged(server: ServerContext, reply: Message) -> records.ConditionPredictions:
     return records.read_evaluate_reply(reply.content, server.experiment.num_classes).predictions
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fedrobust.clients.app import app
 
-from fedrobust.runtime.server.rule_strategy import Server
+from fedrobust.runtime.server.rule_strategy import ServerContext
 from tests.helpers import federation
 from tests.helpers.federation import MEAN
 from tests.runtime.client.test_handlers import context, message, trained
@@ -15,7 +15,7 @@ FLIP = ("poisoned=[1]", "contamination=label_flip", "contamination.rate=0.25", "
 SPHERE = ("sanitiser=sphere_etf", "sanitiser.warmup=1", "sanitiser.quantile=0.3")
 
 
-def reply(server: Server, client: int, number: int, **node):
+def reply(server: ServerContext, client: int, number: int, **node):
     return trained(server, app(message(server, client, number), context(client, **node)))
 
 

@@ -16,7 +16,7 @@ from fedrobust.experiment import compose, experiment, factories, settings
 from fedrobust.federation.demo import share_out, write_npz
 from fedrobust.runtime.client.site_config import own_data
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.messages.sites import RECORD, SiteOrder, order_record, read_census
+from fedrobust.runtime.messages.sites import RECORD, SiteAssignment, assignment_record, read_site_info
 from tests.helpers import federation
 from tests.helpers.federation import MEAN
 
@@ -28,7 +28,7 @@ def test_every_format_and_its_settings() -> None:
     source = {"_target_": "fedrobust.data.sources.csv_table.csv", "path": "/data", "size": 64, "label": "dx", "max_images": 9}
     source |= {"every_class": False, "classes": ["a", "b", "c"]}
     assert own_data(node, size=64, classes=CLASSES) == {
-        "_target_": "fedrobust.data.sources.one_site.own",
+        "_target_": "fedrobust.data.sources.one_site.one_site",
         "source": source,
         "site": "vienna",
     }
@@ -60,8 +60,8 @@ def ask(study: experiment.Experiment, node: dict[str, object], *overrides: str, 
     records.set_identity()
     text = settings.to_json(federation.settings(*MEAN, "poisoned=0", "partition=remote", *overrides))
     instruction = {"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""}
-    told = SiteOrder(**{"client": 1, "size": 16, "classes": study.dataset.class_names, **order})
-    content = RecordDict({"config": ConfigRecord(instruction), RECORD: order_record(told)})
+    told = SiteAssignment(**{"client": 1, "size": 16, "classes": study.dataset.class_names, **order})
+    content = RecordDict({"config": ConfigRecord(instruction), RECORD: assignment_record(told)})
     return app(Message(content, 1, kind), Context(1, 7, node, RecordDict(), {}))
 
 
@@ -74,9 +74,9 @@ def own_file(study: experiment.Experiment, client: int, folder: Path) -> dict[st
 
 def test_a_site_holds_what_its_own_file_holds_in_the_same_order(study: experiment.Experiment, tmp_path: Path) -> None:
     node = own_file(study, 1, tmp_path)
-    census = read_census(ask(study, node).content)
-    assert census.counts == tuple(len(study.rows(1, split)) for split in range(3))
-    assert (census.partition, census.words["site"], census.words["torch"]) == (-1, "vienna", torch.__version__)
+    site_info = read_site_info(ask(study, node).content)
+    assert site_info.counts == tuple(len(study.rows(1, split)) for split in range(3))
+    assert (site_info.partition, site_info.words["site"], site_info.words["torch"]) == (-1, "vienna", torch.__version__)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_other_classes_than_the_run_has(study: experiment.Experiment, tmp_path: 
     node = {"data-root": str(root), "data-format": "image_folder"}
     with pytest.raises(DataError, match=r"has the label 'melanoma'; known classes are a, b"):
         ask(study, node, classes=("a", "b"))
-    assert sum(read_census(ask(study, node, classes=("melanoma", "nevus", "rare")).content).counts) == 18
+    assert sum(read_site_info(ask(study, node, classes=("melanoma", "nevus", "rare")).content).counts) == 18
 
 
 def federation_picture(path: Path, shade: int) -> None:
@@ -125,7 +125,7 @@ def test_the_server_of_real_sites_holds_no_client_s_image() -> None:
 
 
 def test_the_demo_s_files_share_no_lesion_and_lose_no_image(tmp_path: Path) -> None:
-    data = factories.build(compose.compose("data.num_images=600", "data.size=16"), "data").load()
+    data = factories.build_group(compose.compose("data.num_images=600", "data.size=16"), "data").load()
     names = share_out(data, tmp_path / "data")
     files = [np.load(tmp_path / "data" / f"{name}.npz") for name in (*names, "server")]
     assert sum(len(file[f"{part}_labels"]) for file in files for part in ("train", "val", "test")) == len(data)

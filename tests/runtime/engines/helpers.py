@@ -15,7 +15,7 @@ def messages(clients, orders=None, kind="train", state=None):
     state = state or State(torch.linspace(-1, 1, 300), torch.arange(5.0))
     record = records.state_record(state)
     config = {**CONFIG, **{f"client-{client}": order for client, order in (orders or {}).items()}}
-    return [Message(records.instruction(record, config), client, kind) for client in clients]
+    return [Message(records.train_message(record, config), client, kind) for client in clients]
 
 
 def by_client(replies):

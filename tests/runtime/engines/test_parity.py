@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedrobust.runtime.engines import inline_engine, ray_engine
-from fedrobust.runtime.server.loop import client_scores, run_rounds
+from fedrobust.runtime.server.loop import evaluate_clients, run_rounds
 from tests.helpers import federation
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ def test_inline_and_ray_train_the_same_bits(tmp_path: Path) -> None:
     for engine in (inline_engine(threads=1), ray_engine(workers=2, threads=1)):
         with engine.open("fedrobust.clients.app:app", server.experiment.num_clients, {"simulation": True}) as grid:
             finished = run_rounds(server, grid, federation.Memory())
-            results.append((finished, client_scores(server, finished.state, grid, federation.Memory())))
+            results.append((finished, evaluate_clients(server, finished.state, grid, federation.Memory())))
     (inline, inline_scores), (ray, ray_scores) = results
     assert torch.equal(inline.state.parameters, ray.state.parameters)
     assert torch.equal(inline.state.buffers, ray.state.buffers)

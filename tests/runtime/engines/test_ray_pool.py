@@ -7,7 +7,7 @@ import ray
 
 from fedrobust.errors import RunError
 from fedrobust.runtime.engines import ray_pool
-from fedrobust.runtime.engines.ray_pool import STARTS, Pool
+from fedrobust.runtime.engines.ray_pool import STARTS, WorkerPool
 
 
 class FakeRay:
@@ -34,7 +34,7 @@ def fake(monkeypatch):
 @pytest.fixture
 def two(fake):
     """An open pool of two."""
-    opened = Pool(lambda _: SimpleNamespace(ready=SimpleNamespace(remote=object)))
+    opened = WorkerPool(lambda _: SimpleNamespace(ready=SimpleNamespace(remote=object)))
     opened.open(2)
     yield opened
     opened.close()

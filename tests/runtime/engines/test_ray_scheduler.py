@@ -9,7 +9,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from fedrobust.errors import RunError
 from fedrobust.runtime.engines import ray_scheduler
-from fedrobust.runtime.engines.ray_scheduler import Exchange
+from fedrobust.runtime.engines.ray_scheduler import MessageScheduler
 from tests.runtime.engines.helpers import messages
 
 
@@ -70,7 +70,7 @@ def run(monkeypatch):
 
     def run(workers, clients, retries=1, timeout=None):
         monkeypatch.setattr(ray_scheduler, "ray", workers)
-        replies = Exchange(workers, workers, 10, retries, timeout).replies(messages(clients))
+        replies = MessageScheduler(workers, workers, 10, retries, timeout).replies(messages(clients))
         return [(r.metadata.src_node_id, r.error.reason.splitlines()[-1] if r.has_error() else "") for r in replies]
 
     return run

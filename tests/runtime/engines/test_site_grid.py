@@ -9,17 +9,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 
 from fedrobust.errors import RunError
 from fedrobust.runtime.engines import site_grid
-from fedrobust.runtime.engines.site_grid import SiteGrid, ask, gather
+from fedrobust.runtime.engines.site_grid import FederationGrid, ask, collect_site_info
 from fedrobust.runtime.engines.site_numbers import Node
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.messages.sites import RECORD, WORDS, census_reply, read_order
+from fedrobust.runtime.messages.sites import RECORD, WORDS, read_assignment, site_info_reply
 from tests.federation.made_up import NOWHERE, Flower, echo
 from tests.runtime.messages.test_upload_limits import grid_of, objects
 
 
-def grid(flower: Flower, nodes: dict[int, Node] | None = None, names: tuple[str, ...] = ("a", "b", "c")) -> SiteGrid:
+def grid(flower: Flower, nodes: dict[int, Node] | None = None, names: tuple[str, ...] = ("a", "b", "c")) -> FederationGrid:
     known = {0: Node(900, "a"), 1: Node(30, "b"), 2: Node(5, "c")} if nodes is None else nodes
-    return SiteGrid(flower, known, names, size=16, classes=("x", "y"))
+    return FederationGrid(flower, known, names, size=16, classes=("x", "y"))
 
 
 def messages(clients: Iterable[int] = (0, 1, 2)) -> list[Message]:
@@ -40,7 +40,7 @@ def test_each_message_reaches_its_site_with_its_number_and_replies_come_from_cli
     replies = list(one.send_and_receive(messages(), timeout=5))
     assert one.get_node_ids() == [0, 1, 2]
     assert {sent.metadata.dst_node_id: sent.content["config"]["to"] for sent in flower.sent.values()} == {900: 0, 30: 1, 5: 2}
-    assert {read_order(sent.content).client for sent in flower.sent.values()} == {0, 1, 2}
+    assert {read_assignment(sent.content).client for sent in flower.sent.values()} == {0, 1, 2}
     assert all(sent.metadata.ttl == 5 for sent in flower.sent.values())
     assert sorted((reply.metadata.src_node_id, reply.content["config"]["to"]) for reply in replies) == [(0, 0), (1, 1), (2, 2)]
 
@@ -99,21 +99,21 @@ def test_a_message_that_the_superlink_does_not_take_ends_the_run() -> None:
 
 def test_waiting_ends_with_the_last_site_or_with_the_time() -> None:
     told: list[str] = []
-    assert [node.id for node in gather(Flower(dict(ALL), echo), 3, (), 5, told.append)] == [30, 900, 5]
+    assert [node.id for node in collect_site_info(Flower(dict(ALL), echo), 3, (), 5, told.append)] == [30, 900, 5]
     assert told == ["connected: 3 of 3 nodes: a, b, c"]
-    assert len(gather(Flower({30: "b"}, echo), 3, (), 0.05, told.append)) == 1
-    assert len(gather(Flower({30: "b", 31: ""}, echo), 5, ("b",), 5, told.append)) == 2
+    assert len(collect_site_info(Flower({30: "b"}, echo), 3, (), 0.05, told.append)) == 1
+    assert len(collect_site_info(Flower({30: "b", 31: ""}, echo), 5, ("b",), 5, told.append)) == 2
 
 
 def test_asking_who_they_are() -> None:
     def answer(message: Message) -> list[Message]:
-        assert read_order(message.content).client == -1
+        assert read_assignment(message.content).client == -1
         if message.metadata.dst_node_id == 5:
             return [Message(RecordDict({}), reply_to=message)]
-        return [Message(census_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word")), reply_to=message)]
+        return [Message(site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word")), reply_to=message)]
 
     flower = Flower(dict(ALL), answer)
-    unnumbered = SiteGrid(flower, {0: Node(900), 1: Node(5)}, ["a", "c"], size=16, classes=("x", "y"), numbered=False)
+    unnumbered = FederationGrid(flower, {0: Node(900), 1: Node(5)}, ["a", "c"], size=16, classes=("x", "y"), numbered=False)
     found = ask(unnumbered, "{}", 5)
     assert (found[0].counts, found[0].partition) == ((7, 2, 1), 4)
     assert found[1] == "unusable answer: census: expected metrics and info"
@@ -136,7 +136,7 @@ def test_asking_who_they_are() -> None:
 )
 def test_an_answer_that_cannot_be_true_is_no_census(spoil: dict[str, dict[str, object] | None], reason: str) -> None:
     def answer(message: Message) -> list[Message]:
-        content = census_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
+        content = site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
         for name, values in spoil.items():
             content[name] = ArrayRecord() if values is None else type(content[name])({**content[name], **values})
         return [Message(content, reply_to=message)]
@@ -151,7 +151,7 @@ def test_an_answer_that_cannot_be_true_is_no_census(spoil: dict[str, dict[str, o
 )
 def test_an_answer_of_gigabytes_is_not_fetched(array: Array) -> None:
     """Over Flower's own Grid: what a site uploads is measured while the sites are asked, as it is in a round."""
-    content = census_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
+    content = site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
     content["bomb"] = ArrayRecord({"x": array})
     records.set_identity()
     upload = Message(content, reply_to=Message(RecordDict(), 900, "query"))

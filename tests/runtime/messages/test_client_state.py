@@ -22,7 +22,7 @@ def test_every_kind_of_record_comes_back() -> None:
             "theirs": theirs,
         }
     )
-    back = from_plain(nested.restore(*nested.flatten(to_plain({4: state}))))
+    back = from_plain(nested.unflatten(*nested.flatten(to_plain({4: state}))))
     assert list(back) == [4]
     found = back[4]
     assert (found["memory"], found["metrics"]) == (state["memory"], state["metrics"])

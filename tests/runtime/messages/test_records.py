@@ -140,21 +140,21 @@ def test_an_instruction_comes_back_whole():
         "index": torch.tensor([3, 1]),
         "scalar": torch.tensor(2.0),
     }
-    content = records.instruction(records.state_record(STATE), {**CONFIG, "lr": 0.1}, extras)
+    content = records.train_message(records.state_record(STATE), {**CONFIG, "lr": 0.1}, extras)
     assert set(content) == {"state", "config", "extras", "extra-tensors"}
     assert records.read_config(content) == {**CONFIG, "lr": 0.1}
     content["extra-tensors"] = plain(content["extra-tensors"])
     read = records.read_extras(content)
     assert {name: read[name] for name in ("mu", "name")} == {"mu": 0.5, "name": "x"}
     assert all(torch.equal(read[name], extras[name]) and read[name].dtype == extras[name].dtype for name in ("teacher", "index", "scalar"))
-    assert records.read_extras(records.instruction(records.state_record(STATE), CONFIG)) == {}
+    assert records.read_extras(records.train_message(records.state_record(STATE), CONFIG)) == {}
 
 
 @pytest.mark.parametrize("key", ["experiment", "round", "etf", "etf-sha256"])
 def test_a_config_without_its_keys_is_refused(key):
     partial = {name: value for name, value in CONFIG.items() if name != key}
     with pytest.raises(WireError, match=f"config: {key} must be of type"):
-        records.instruction(records.state_record(STATE), partial)
+        records.train_message(records.state_record(STATE), partial)
     with pytest.raises(WireError, match=f"config: {key} must be of type"):
         records.read_config(RecordDict({"config": ConfigRecord({**partial, key: 1.5})}))
     with pytest.raises(WireError, match="expected a ConfigRecord named config, got nothing"):

@@ -15,7 +15,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.arrays import WireError
-from fedrobust.runtime.messages.upload_limits import MOST_OBJECTS, check, guarded, measured
+from fedrobust.runtime.messages.upload_limits import MOST_OBJECTS, check_upload, guard_uploads, limit_reply_size
 from fedrobust.state import State
 
 INFO = {"etf-sha256": "", "task": ""}
@@ -66,7 +66,7 @@ def of_kind(contents: dict[str, bytes], kind: bytes) -> str:
 def test_a_good_upload_arrives_as_it_is() -> None:
     message = reply()
     grid = grid_of(message, objects(message))
-    with guarded(1 << 20):
+    with guard_uploads(1 << 20):
         (found,) = grid.pull_messages(["asked"])
     assert records.read_train_reply(found.content, (3, 2)).state.parameters.tolist() == [0.0, 1.0, 2.0]
     assert grid._client.confirmed == [message.object_id]
@@ -104,7 +104,7 @@ def test_a_bad_upload_is_an_error_reply_to_what_was_asked(kind: str) -> None:
     contents = objects(message)
     name = of_kind(contents, what)
     contents[name] = spoil(contents[name])
-    with guarded(1 << 20):
+    with guard_uploads(1 << 20):
         (found,) = grid_of(message, contents).pull_messages(["asked"])
     assert found.has_error()
     assert found.metadata.reply_to_message_id == "asked"
@@ -128,7 +128,7 @@ def test_the_guard_ends_with_its_context() -> None:
     from flwr.superlink.grid import http_grid
 
     original = http_grid.pull_objects
-    replies = measured(iter([1, 2]), 0)
+    replies = limit_reply_size(iter([1, 2]), 0)
     assert http_grid.pull_objects is original
     assert next(replies) == 1
     assert http_grid.pull_objects is not original
@@ -140,22 +140,22 @@ def test_too_many_objects_and_things_in_wrong_places() -> None:
     message = reply()
     contents = objects(message)
     with pytest.raises(WireError, match="objects, more than"):
-        check(message.object_id, {str(number): b"" for number in range(MOST_OBJECTS + 1)}, 1)
+        check_upload(message.object_id, {str(number): b"" for number in range(MOST_OBJECTS + 1)}, 1)
     with pytest.raises(WireError, match="is no message"):
-        check(of_kind(contents, b"Array"), contents, 1 << 20)
+        check_upload(of_kind(contents, b"Array"), contents, 1 << 20)
     moved = {**contents, of_kind(contents, b"ArrayRecord"): contents[of_kind(contents, b"ConfigRecord")]}
-    check(message.object_id, moved, 1 << 20)  # a record where a record may lie: what it is called is looked at later
+    check_upload(message.object_id, moved, 1 << 20)  # a record where a record may lie: what it is called is looked at later
     nested = dict(contents)
     name = of_kind(contents, b"Array")
     nested[name] = contents[of_kind(contents, b"ArrayRecord")]
     with pytest.raises(WireError, match="does not belong there"):
-        check(message.object_id, nested, 1 << 20)
+        check_upload(message.object_id, nested, 1 << 20)
 
 
 def test_arrays_of_the_largest_model_that_is_expected_pass() -> None:
     content = RecordDict({"state": ArrayRecord({"x": Array(torch.zeros(3 << 20))})})  # 12 MB in chunks of 5
     message = Message(content, reply_to=reply())
     contents = objects(message)
-    check(message.object_id, contents, 13 << 20)
+    check_upload(message.object_id, contents, 13 << 20)
     with pytest.raises(WireError, match="its arrays would hold 12583"):
-        check(message.object_id, contents, 12 << 20)
+        check_upload(message.object_id, contents, 12 << 20)

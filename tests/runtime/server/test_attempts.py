@@ -12,13 +12,13 @@ from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Evasion
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation.evasion import Attempts
+from fedrobust.evaluation.evasion import AttackResults
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning import batchnorm
 from fedrobust.learning.inference import predict
 from fedrobust.runtime.server import evasion as fedrobust_attempts
-from fedrobust.runtime.server.evasion import attempts
-from fedrobust.runtime.server.loop import make_server
+from fedrobust.runtime.server.evasion import evaluate_attacks
+from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.types import Purifier
 from fedrobust.utils.images import as_unit
 from tests.helpers import federation
@@ -31,15 +31,17 @@ def brighter(model: Any, images: Tensor, labels: Tensor, eps: float, generator: 
     return (images + eps).clamp(max=1)
 
 
-def made(study: Experiment, threats: list[str], rows: slice = slice(0, 18)) -> tuple[Attempts, list[str]]:
+def made(experiment: Experiment, threats: list[str], rows: slice = slice(0, 18)) -> tuple[AttackResults, list[str]]:
     said: list[str] = []
-    samples, proxy = study.samples(study.test_rows()[rows]), study.samples(study.proxy).images
-    return attempts(study, make_server(study).model, samples, "global", threats=threats, estimation=proxy, say=said.append), said
+    samples, proxy = experiment.samples(experiment.test_rows()[rows]), experiment.samples(experiment.proxy).images
+    return evaluate_attacks(
+        experiment, build_server_context(experiment).model, samples, "global", threats=threats, estimation=proxy, say=said.append
+    ), said
 
 
 def test_every_threat_bound_and_purifier_has_its_turn() -> None:
-    study = federation.study("evasion=fgsm", "purifier=gaussian", f"evaluation.threat_models=[{','.join(ALL)}]", *SMALL)
-    found, said = made(study, ALL)
+    experiment = federation.study("evasion=fgsm", "purifier=gaussian", f"evaluation.threat_models=[{','.join(ALL)}]", *SMALL)
+    found, said = made(experiment, ALL)
     assert list(found.clean) == ["none", "gaussian"]
     assert [(one.threat_model, one.eps_255, one.purifier) for one in found.made] == [
         *(("oblivious", eps, name) for eps in (2, 8) for name in ("none", "gaussian")),
@@ -58,9 +60,9 @@ def test_by_hand() -> None:
     """Every value 4/255 brighter; a purifier that makes everything black."""
     black = Purifier("black", lambda images, generator: torch.zeros_like(images))
     words = ("evasion=fgsm", "evaluation.eps_255=[4]", "evaluation.purified_statistics=false")
-    study = replace(federation.study(*words), evasion=Evasion("brighter", brighter), purifier=black)
-    found, _ = made(study, ["oblivious"], slice(0, 20))
-    model, images = make_server(study).model, as_unit(study.samples(study.test_rows()[:20]).images)
+    experiment = replace(federation.study(*words), evasion=Evasion("brighter", brighter), purifier=black)
+    found, _ = made(experiment, ["oblivious"], slice(0, 20))
+    model, images = build_server_context(experiment).model, as_unit(experiment.samples(experiment.test_rows()[:20]).images)
     bare, purified = found.made
     torch.testing.assert_close(bare.probabilities, predict(model, (images + 4 / 255).clamp(max=1)))
     torch.testing.assert_close(purified.probabilities, predict(model, torch.zeros_like(images)))
@@ -72,13 +74,13 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("purified", [True, False])
 def test_behind_the_purifier_stands_the_model_with_statistics_of_purified_images(purified: bool) -> None:
     words = ("evasion=fgsm", "evaluation.eps_255=[4]", "purifier=tv", f"evaluation.purified_statistics={str(purified).lower()}")
-    study = replace(federation.study(*words), evasion=Evasion("brighter", brighter))
-    found, _ = made(study, ["oblivious"], slice(0, 20))
-    model, test = make_server(study).model, as_unit(study.samples(study.test_rows()[:20]).images)
-    proxy = as_unit(study.samples(study.proxy).images)
-    behind = study.behind(model, proxy, "global")
+    experiment = replace(federation.study(*words), evasion=Evasion("brighter", brighter))
+    found, _ = made(experiment, ["oblivious"], slice(0, 20))
+    model, test = build_server_context(experiment).model, as_unit(experiment.samples(experiment.test_rows()[:20]).images)
+    proxy = as_unit(experiment.samples(experiment.proxy).images)
+    behind = experiment.with_purified_batchnorm(model, proxy, "global")
     assert (behind is model) != purified
-    purify = study.purifying("global", "clean")
+    purify = experiment.purifier_for("global", "clean")
     torch.testing.assert_close(found.clean["tv"], predict(behind, purify(test)))
     torch.testing.assert_close(found.clean["none"], predict(model, test))
     if purified:  # estimated on all proxy images, of which there are fewer than 256, in any order: a batch is all of them
@@ -96,9 +98,9 @@ def test_who_knows_the_purifier_attacks_the_model_behind_it(monkeypatch: pytest.
         return images
 
     monkeypatch.setitem(fedrobust_attempts.ADAPTIVE, "bpda_eot", adaptive)
-    study = federation.study("evasion=fgsm", "purifier=gaussian", "evaluation.threat_models=[oblivious,bpda_eot]", *SMALL)
-    found, _ = made(study, ALL[:2])
-    server = make_server(study).model
+    experiment = federation.study("evasion=fgsm", "purifier=gaussian", "evaluation.threat_models=[oblivious,bpda_eot]", *SMALL)
+    found, _ = made(experiment, ALL[:2])
+    server = build_server_context(experiment).model
     for model in asked:
         assert any(not torch.equal(a, b) for (_, a), (_, b) in zip(model.named_buffers(), server.named_buffers(), strict=True))
     # nothing was changed, so the answers are those on clean images
@@ -106,28 +108,28 @@ def test_who_knows_the_purifier_attacks_the_model_behind_it(monkeypatch: pytest.
 
 
 def test_nothing_depends_on_what_else_is_attacked() -> None:
-    study = federation.study("evasion=pgd", "evasion.steps=2", "purifier=mdda", "evaluation.eps_255=[2,8]")
-    *_, bare, last = made(study, ["oblivious"])[0].made
-    alone = replace(study, evaluation=replace(study.evaluation, eps_255=(8.0,)))
+    experiment = federation.study("evasion=pgd", "evasion.steps=2", "purifier=mdda", "evaluation.eps_255=[2,8]")
+    *_, bare, last = made(experiment, ["oblivious"])[0].made
+    alone = replace(experiment, evaluation=replace(experiment.evaluation, eps_255=(8.0,)))
     lonely_bare, lonely = made(alone, ["oblivious"])[0].made
     assert torch.equal(bare.probabilities, lonely_bare.probabilities)
     assert torch.equal(last.probabilities, lonely.probabilities)
 
 
 def test_an_attack_without_a_bound_is_made_once() -> None:
-    study = replace(federation.study("evasion=fgsm"), evasion=Evasion("brighter", brighter, bounded=False))
-    found, said = made(study, ["oblivious"])
+    experiment = replace(federation.study("evasion=fgsm"), evasion=Evasion("brighter", brighter, bounded=False))
+    found, said = made(experiment, ["oblivious"])
     assert [one.eps_255 for one in found.made] == [None]
     assert said == ["brighter on global, oblivious"]
 
 
 def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
-    study = federation.study("evasion=fgsm")
-    model, samples = make_server(study).model, study.samples(study.test_rows()[:4])
+    experiment = federation.study("evasion=fgsm")
+    model, samples = build_server_context(experiment).model, experiment.samples(experiment.test_rows()[:4])
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="not finite"):
-        attempts(study, model, samples, "global", threats=["oblivious"], estimation=samples.images, say=print)
+        evaluate_attacks(experiment, model, samples, "global", threats=["oblivious"], estimation=samples.images, say=print)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import torch
 
 from fedrobust.runtime.checkpoints import Checkpoints
 from fedrobust.runtime.engines.inline_grid import InlineGrid
-from fedrobust.runtime.server.checkpointing import Keeper
-from fedrobust.runtime.server.loop import Finished, run_rounds
-from fedrobust.runtime.server.rule_strategy import Server
+from fedrobust.runtime.server.checkpointing import CheckpointManager
+from fedrobust.runtime.server.loop import TrainingResult, run_rounds
+from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.types import RoundRecord
 from fedrobust.utils import files
 from tests.helpers import federation
@@ -43,16 +43,16 @@ def inline() -> InlineGrid:
     return InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1)
 
 
-def checkpoints(server: Server, folder: Path, every: int = 1) -> Checkpoints:
+def checkpoints(server: ServerContext, folder: Path, every: int = 1) -> Checkpoints:
     return Checkpoints(folder, server.layout, "e", every)
 
 
-def go(folder: Path, observer: Memory, *overrides: str, said: list[str] | None = None) -> Finished:
+def go(folder: Path, observer: Memory, *overrides: str, said: list[str] | None = None) -> TrainingResult:
     """A run in what might be a new process: another server, other clients."""
     server = federation.server("strategy=etf_dml", "strategy.distillation=none", *overrides)
     say = [].append if said is None else said.append
-    with inline() as grid, Keeper(checkpoints(server, folder), grid, say) as keeper:
-        return run_rounds(server, grid, observer, keeper=keeper)
+    with inline() as grid, CheckpointManager(checkpoints(server, folder), grid, say) as checkpointing:
+        return run_rounds(server, grid, observer, checkpointing=checkpointing)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4])
@@ -69,16 +69,16 @@ def test_wherever_it_was_stopped_the_end_is_the_same(tmp_path: Path, stop: int) 
     assert [one.clients for one in finished.records] == [one.clients for one in undisturbed.records]
     assert [record.number for _, record in again.records] == ([0] if stop == 1 else []) + list(range(stop, 5))
     assert said == ([] if stop == 1 else [f"run: goes on after round {stop - 1}"])
-    assert (finished.earlier > 0) == (stop > 1)
+    assert (finished.seconds_before_resume > 0) == (stop > 1)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     server, observer = federation.server(*MEAN, "rounds=2"), Memory()
-    with Keeper(checkpoints(server, tmp_path), FakeGrid(3, honest(server)), print) as keeper:
-        first = run_rounds(server, FakeGrid(3, honest(server)), Memory(), keeper=keeper)
+    with CheckpointManager(checkpoints(server, tmp_path), FakeGrid(3, honest(server)), print) as checkpointing:
+        first = run_rounds(server, FakeGrid(3, honest(server)), Memory(), checkpointing=checkpointing)
     grid = FakeGrid(3, lambda message: pytest.fail("trained again"))
-    with Keeper(checkpoints(server, tmp_path), grid, [].append) as keeper:
-        again = run_rounds(server, grid, observer, keeper=keeper)
+    with CheckpointManager(checkpoints(server, tmp_path), grid, [].append) as checkpointing:
+        again = run_rounds(server, grid, observer, checkpointing=checkpointing)
     assert torch.equal(again.state.parameters, first.state.parameters)
     assert again.records == first.records
     assert observer.events == [("run", "run", 2, 3), ("restored", "run", 3)]
@@ -115,8 +115,8 @@ def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mo
         return plain(path, pieces)  # type: ignore[arg-type]
 
     monkeypatch.setattr(files, "write", full)
-    with pytest.raises(OSError, match="No space left"), Keeper(checkpoints(server, tmp_path), grid, print) as keeper:
-        run_rounds(server, grid, Memory(), keeper=keeper)
+    with pytest.raises(OSError, match="No space left"), CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing:
+        run_rounds(server, grid, Memory(), checkpointing=checkpointing)
     assert [path.name for path in tmp_path.iterdir()] == ["run-000001.safetensors"]
 
 
@@ -129,15 +129,15 @@ def test_a_full_disk_at_the_very_end_is_no_success(tmp_path: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files, "write", full)
-    with pytest.raises(OSError, match="No space left"), Keeper(checkpoints(server, tmp_path), grid, print) as keeper:
-        run_rounds(server, grid, Memory(), keeper=keeper)
+    with pytest.raises(OSError, match="No space left"), CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing:
+        run_rounds(server, grid, Memory(), checkpointing=checkpointing)
 
 
 def test_every_0_writes_nothing(tmp_path: Path) -> None:
     server = federation.server(*MEAN)
     grid = FakeGrid(3, honest(server))
-    with Keeper(checkpoints(server, tmp_path / "none", every=0), grid, print) as keeper:
-        run_rounds(server, grid, Memory(), keeper=keeper)
+    with CheckpointManager(checkpoints(server, tmp_path / "none", every=0), grid, print) as checkpointing:
+        run_rounds(server, grid, Memory(), checkpointing=checkpointing)
     assert not (tmp_path / "none").exists()
 
 
@@ -147,13 +147,13 @@ def test_checkpoints_of_the_twin_hold_both_runs_memories(tmp_path: Path) -> None
     grid = inline()
     local = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=1")
     clean = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=0")
-    with grid, Keeper(checkpoints(server, tmp_path), grid, print) as keeper:
-        run_rounds(local, grid, Memory(), keeper=keeper)
-        run_rounds(clean, grid, Memory(), "clean twin", keeper)
+    with grid, CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing:
+        run_rounds(local, grid, Memory(), checkpointing=checkpointing)
+        run_rounds(clean, grid, Memory(), "clean twin", checkpointing)
         remembered = grid.states
     other = inline()
-    with other, Keeper(checkpoints(server, tmp_path), other, [].append) as keeper:
-        keeper.begin("run")
-        keeper.begin("clean twin")
+    with other, CheckpointManager(checkpoints(server, tmp_path), other, [].append) as checkpointing:
+        checkpointing.restore("run")
+        checkpointing.restore("clean twin")
     assert other.states == remembered
     assert all(len(state) == 4 for state in remembered.values())  # memory and BatchNorm statistics, of run and twin

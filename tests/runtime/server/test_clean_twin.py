@@ -26,7 +26,7 @@ RECORD = RoundRecord(
 
 
 def name(*overrides: str, data: str = "d", device: str = "cpu", threads: tuple[int, int] = (2, 1)) -> str:
-    return clean_twin.key(compose.compose("experiment=smoke", "poisoned=0", *overrides), data, device, threads)
+    return clean_twin.twin_key(compose.compose("experiment=smoke", "poisoned=0", *overrides), data, device, threads)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Layout
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
     layout = Layout.of(tiny.model())
     state = State(torch.rand(layout.num_parameters), torch.rand(layout.num_buffers))
-    clean_twin.save("twin", layout, state, [RECORD])
+    clean_twin.save_twin("twin", layout, state, [RECORD])
     return tmp_path / "twins" / "twin.safetensors", layout, state
 
 
@@ -113,7 +113,7 @@ def test_the_program_digest_covers_every_package(tmp_path: Path, monkeypatch: py
 
 def test_a_twin_comes_back_with_its_records(saved: tuple[Path, Layout, State]) -> None:
     _, layout, state = saved
-    loaded = clean_twin.load("twin", layout)
+    loaded = clean_twin.load_twin("twin", layout)
     assert loaded is not None
     assert torch.equal(loaded[0].parameters, state.parameters)
     assert torch.equal(loaded[0].buffers, state.buffers)
@@ -121,7 +121,7 @@ def test_a_twin_comes_back_with_its_records(saved: tuple[Path, Layout, State]) -
 
 
 def test_an_unknown_twin_is_none(saved: tuple[Path, Layout, State]) -> None:
-    assert clean_twin.load("another", saved[1]) is None
+    assert clean_twin.load_twin("another", saved[1]) is None
 
 
 @pytest.mark.parametrize("notes", [None, {}, {"rounds": "{"}, {"rounds": "5"}, {"rounds": "[1]"}, {"rounds": "[{}]"}, "cut", "empty"])
@@ -131,13 +131,13 @@ def test_a_damaged_twin_counts_as_none_and_is_replaced(saved: tuple[Path, Layout
         model_files.save_state(path, layout, state, notes=notes)
     else:
         path.write_bytes(path.read_bytes()[:-5] if notes == "cut" else b"")
-    assert clean_twin.load("twin", layout) is None
-    clean_twin.save("twin", layout, state, [RECORD])
-    assert clean_twin.load("twin", layout) is not None
+    assert clean_twin.load_twin("twin", layout) is None
+    clean_twin.save_twin("twin", layout, state, [RECORD])
+    assert clean_twin.load_twin("twin", layout) is not None
 
 
 def test_another_model_s_twin_is_none(saved: tuple[Path, Layout, State]) -> None:
-    assert clean_twin.load("twin", Layout.of(tiny.model(num_classes=4, head="linear"))) is None
+    assert clean_twin.load_twin("twin", Layout.of(tiny.model(num_classes=4, head="linear"))) is None
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

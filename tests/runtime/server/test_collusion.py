@@ -11,7 +11,7 @@ import torch
 from flwr.app import ConfigRecord
 from torch import Generator
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.server.rule_strategy import RuleStrategy
@@ -72,7 +72,7 @@ def test_the_rule_sees_neither_who_is_poisoned_nor_what_attackers_remember() -> 
     def rule(round: Round) -> Aggregate:
         seen.append(dict(round.memory))
         n = len(round.updates)
-        return finish(round, round.updates.combine(torch.ones(n) / n), torch.ones(n), memory={"rounds": round.number})
+        return make_aggregate(round, round.updates.combine(torch.ones(n) / n), torch.ones(n), memory={"rounds": round.number})
 
     server = federation.server(*MEAN, "contamination=mimic", "poisoned=[1]")
     server = replace(server, experiment=replace(server.experiment, strategy=Strategy("spy", rule)))
@@ -91,7 +91,7 @@ def test_a_tuned_attack_tries_the_live_rule_with_the_luck_of_the_round() -> None
     def rule(round: Round) -> Aggregate:
         drawn.append(torch.rand(1, generator=round.generator).item())
         n = len(round.updates)
-        return finish(round, round.updates.combine(torch.ones(n) / n), torch.ones(n), memory={"seen": len(drawn)})
+        return make_aggregate(round, round.updates.combine(torch.ones(n) / n), torch.ones(n), memory={"seen": len(drawn)})
 
     server = federation.server(*MEAN, "contamination=optimal_ipm", "contamination.evaluations=4", "poisoned=[1]")
     server = replace(server, experiment=replace(server.experiment, strategy=Strategy("spy", rule)))
@@ -130,5 +130,5 @@ def test_what_attackers_remember_outlives_the_process(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         go(tmp_path / "b", StopAfter(3), *words)
     finished = go(tmp_path / "b", Memory(), *words)
-    assert finished.earlier > 0
+    assert finished.seconds_before_resume > 0
     assert torch.equal(finished.state.parameters, undisturbed.state.parameters)

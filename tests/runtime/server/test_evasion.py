@@ -16,9 +16,9 @@ from fedrobust.learning import batchnorm
 from fedrobust.learning.ensemble import fuse
 from fedrobust.learning.inference import predict
 from fedrobust.reporting import report as reporting
-from fedrobust.runtime.server.evasion import attacked
+from fedrobust.runtime.server.evasion import evaluate_evasion
 from fedrobust.runtime.server.loop import run_rounds
-from fedrobust.runtime.server.run import conduct
+from fedrobust.runtime.server.run import run_experiment
 from fedrobust.state import State, load
 from tests.helpers import federation, report_examples
 from tests.helpers.federation import FakeGrid, Memory, honest
@@ -38,47 +38,47 @@ def test_the_members_are_what_was_sent_in_the_last_round() -> None:
     once = federation.server(*SMALL, "rounds=1")
     _, before, _ = finish(server=once)
     reference = before.state  # the same first round
-    found = dict(finished.members)
+    found = dict(finished.client_models)
     assert list(found) == [0, 1, 2]
     clients = sorted(FakeGrid(3, honest(server)).get_node_ids())
     for client, state in found.items():
         expected = federation.trained(server.layout, reference, clients[client])
         torch.testing.assert_close(state.parameters, expected.parameters, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(state.buffers, expected.buffers)
-    assert list(finished.members) == []  # for the first who asks
+    assert list(finished.client_models) == []  # for the first who asks
 
 
 @pytest.mark.parametrize("words", [("evasion=none",), ("evaluation.adversarial_clients=false",)])
 def test_no_members_are_kept_where_nobody_wants_them(words: tuple[str, ...]) -> None:
-    assert list(finish(*words)[1].members) == []
+    assert list(finish(*words)[1].client_models) == []
 
 
 def test_the_section_of_a_run() -> None:
     server, finished, memory = finish()
-    section = attacked(server, finished, memory)["evasion"]
+    section = evaluate_evasion(server, finished, memory)["evasion"]
     reporting.validate({**report_examples.report(), "evasion": section})
-    study = server.experiment
-    assert section["images"] == len(study.test_rows())
+    experiment = server.experiment
+    assert section["images"] == len(experiment.test_rows())
     assert [one["eps_255"] for one in section["attacks"]] == [2, 8]
-    clean = study.samples(study.test_rows())
+    clean = experiment.samples(experiment.test_rows())
     load(server.model, server.layout, finished.state)
     assert section["clean"]["none"] == classification_metrics(predict(server.model, clean.images), clean.labels)
     assert [(one["id"], one["kind"]) for one in section["clients"]] == [(0, "clean"), (1, "poisoned"), (2, "clean")]
-    assert [one["clean"]["none"]["n"] for one in section["clients"]] == [len(study.rows(client, TEST)) for client in range(3)]
+    assert [one["clean"]["none"]["n"] for one in section["clients"]] == [len(experiment.rows(client, TEST)) for client in range(3)]
     assert ("stage", "run", "fgsm on global, oblivious, eps 8/255") in memory.events
     assert ("stage", "run", "fgsm on client 2, oblivious, eps 2/255") in memory.events
 
 
 def test_the_clients_models_fused() -> None:
     server, finished, memory = finish("evaluation.fusion=true")
-    section = attacked(server, finished, memory)["evasion"]
+    section = evaluate_evasion(server, finished, memory)["evasion"]
     reporting.validate({**report_examples.report(), "evasion": section})
     fusion = section["fusion"]
     assert fusion["members"] == 3
     assert [one["eps_255"] for one in fusion["attacks"]] == [2, 8]
     assert ("stage", "run", "fgsm on fusion, oblivious, eps 8/255") in memory.events
     again, members = finish()[1], []
-    for _, state in again.members:
+    for _, state in again.client_models:
         load(server.model, server.layout, state)
         batchnorm.recalibrate(server.model, server.proxy.images)
         members.append(copy.deepcopy(server.model))
@@ -88,9 +88,9 @@ def test_the_clients_models_fused() -> None:
 
 def test_a_members_batchnorm_follows_the_policy_of_the_server() -> None:
     server, finished, memory = finish()
-    state = dict(finished.members)[2]
+    state = dict(finished.client_models)[2]
     again = finish(server=server)[1]
-    section = attacked(server, again, memory)["evasion"]
+    section = evaluate_evasion(server, again, memory)["evasion"]
     own = server.experiment.samples(server.experiment.rows(2, TEST))
     load(server.model, server.layout, state)
     batchnorm.recalibrate(server.model, server.proxy.images)
@@ -99,17 +99,17 @@ def test_a_members_batchnorm_follows_the_policy_of_the_server() -> None:
 
 def test_fewer_images_are_drawn_by_the_seed() -> None:
     server, finished, memory = finish("evaluation.adversarial_images=10", "evaluation.adversarial_clients=false")
-    one = attacked(server, finished, memory)["evasion"]
+    one = evaluate_evasion(server, finished, memory)["evasion"]
     assert one["images"] == 10
     assert one["clients"] == []
-    assert one == attacked(server, finished, Memory())["evasion"]
+    assert one == evaluate_evasion(server, finished, Memory())["evasion"]
 
 
 def test_a_member_that_has_run_away_is_named_and_left_out() -> None:
     server, finished, memory = finish("server.buffers=mean")
-    members = dict(finished.members)
+    members = dict(finished.client_models)
     members[1] = State(members[1].parameters * 1e30, members[1].buffers)
-    section = attacked(server, replace(finished, members=members.items()), memory)["evasion"]
+    section = evaluate_evasion(server, replace(finished, client_models=members.items()), memory)["evasion"]
     assert [one["id"] for one in section["clients"]] == [0, 2]
     assert any(
         "the model of client 1 is not attacked: it answers with values that are not finite" in str(event[-1]) for event in memory.events
@@ -119,7 +119,7 @@ def test_a_member_that_has_run_away_is_named_and_left_out() -> None:
 def test_threat_models_that_know_the_purifier_are_for_the_global_model() -> None:
     threats = "evaluation.threat_models=[oblivious,bpda_eot]"
     server, finished, memory = finish("purifier=gaussian", threats, "evaluation.eot_draws=1", "evaluation.eps_255=[8]")
-    section = attacked(server, finished, memory)["evasion"]
+    section = evaluate_evasion(server, finished, memory)["evasion"]
     assert [(one["threat_model"], one["purifier"]) for one in section["attacks"]] == [
         ("oblivious", "none"), ("oblivious", "gaussian"), ("bpda_eot", "gaussian"),
     ]  # fmt: skip
@@ -137,9 +137,9 @@ def test_a_run_stopped_at_its_end_does_the_last_round_again_for_the_members(tmp_
     again = go(tmp_path / "b", Memory(), *SMALL[1:], said=said)
     finished = go(tmp_path / "b", Memory(), *SMALL[1:])  # and once more, after a run that went through
     assert said == ["run: goes on after round 1"]
-    expected = dict(whole.members)
+    expected = dict(whole.client_models)
     for one in (again, finished):
-        members = dict(one.members)
+        members = dict(one.client_models)
         assert list(members) == list(expected)
         assert all(torch.equal(members[client].parameters, expected[client].parameters) for client in members)
 
@@ -149,7 +149,7 @@ def test_a_whole_run_with_everything(tmp_path: Path) -> None:
     words = ("client=adversarial", "client.attack_steps=1", "contamination=evasion", "contamination.steps=1", "purifier=gaussian")
     server = federation.server(*SMALL[1:], *words, "rounds=1", "evaluation.eps_255=[8]")
     with inline() as grid:
-        conduct(server, grid, tmp_path, Memory(), "inline")
+        run_experiment(server, grid, tmp_path, Memory(), "inline")
     report = reporting.read_report(tmp_path)
     assert {"clean", "purified_clean", "purified_corrupted"} <= set(report["evaluations"])
     assert report["evaluations"]["purified_clean"] == report["evasion"]["clean"]["gaussian"]

@@ -14,7 +14,7 @@ from fedrobust.reporting.records import Recorder, read_rounds
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server import clean_twin, run
-from fedrobust.runtime.server.loop import client_scores, make_server, probabilities, run_rounds
+from fedrobust.runtime.server.loop import build_server_context, evaluate_clients, predict_global, run_rounds
 from fedrobust.state import State, read
 from tests.helpers import federation
 from tests.helpers.federation import MEAN, FakeGrid, Memory, error_reply, honest
@@ -75,7 +75,7 @@ def test_a_model_that_has_run_away_ends_the_run_in_one_line() -> None:
 
 
 def test_two_servers_of_one_experiment_start_alike() -> None:
-    one, two = federation.server(), make_server(federation.study())
+    one, two = federation.server(), build_server_context(federation.study())
     assert torch.equal(read(one.model, one.layout).parameters, read(two.model, two.layout).parameters)
     assert one.etf_sha256 == two.etf_sha256
     other = federation.server("seed=1")
@@ -104,9 +104,9 @@ def test_a_second_run_on_one_grid_knows_nothing_of_the_first() -> None:
     poisoned = federation.server(*clean, "poisoned=3")
     with inline() as grid:
         damaged = run_rounds(poisoned, grid, Memory()).state
-        before = client_scores(poisoned, damaged, grid, Memory())
+        before = evaluate_clients(poisoned, damaged, grid, Memory())
         after_it = run_rounds(federation.server(*clean), grid, Memory()).state
-        after = client_scores(poisoned, damaged, grid, Memory())
+        after = evaluate_clients(poisoned, damaged, grid, Memory())
     for state in (again, after_it):
         assert torch.equal(state.parameters, expected.parameters)
         assert torch.equal(state.buffers, expected.buffers)
@@ -138,19 +138,19 @@ def test_bad_scores_are_failures(kind: str) -> None:
     server, memory = federation.server(*MEAN), Memory()
     state = read(server.model, server.layout)
     with pytest.raises(RunError, match=r"^evaluation: 1 clients failed \(client 1: ") as error:
-        client_scores(server, state, FakeGrid(3, answer), memory)
+        evaluate_clients(server, state, FakeGrid(3, answer), memory)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
     assert [one.client for one in memory.records[-1][1].failures] == [1]
     tolerant = federation.server(*MEAN, "server.max_failures=1")
-    assert list(client_scores(tolerant, state, FakeGrid(3, answer, lambda r: r[::-1]), Memory())) == [0, 2]
+    assert list(evaluate_clients(tolerant, state, FakeGrid(3, answer, lambda r: r[::-1]), Memory())) == [0, 2]
 
 
 def test_of_two_verdicts_of_one_client_the_first_counts() -> None:
     server = federation.server(*MEAN)
     state = read(server.model, server.layout)
     worse = {"clean": torch.eye(7).flip(0), "contaminated": torch.eye(7)}
-    twice = client_scores(server, state, FakeGrid(3, lambda m: [scores_reply(m), scores_reply(m, worse), error_reply(m, "x")]), Memory())
+    twice = evaluate_clients(server, state, FakeGrid(3, lambda m: [scores_reply(m), scores_reply(m, worse), error_reply(m, "x")]), Memory())
     assert torch.equal(twice[1]["clean"][0], torch.eye(7))
 
 
@@ -158,9 +158,9 @@ def test_probabilities_are_those_of_the_given_state() -> None:
     server = federation.server(*MEAN)
     samples = server.experiment.validation()
     state = read(server.model, server.layout)
-    first = probabilities(server, state, samples)
-    probabilities(server, State(state.parameters * 1.5 + 0.1, state.buffers), samples)
-    assert torch.equal(probabilities(server, state, samples), first)
+    first = predict_global(server, state, samples)
+    predict_global(server, State(state.parameters * 1.5 + 0.1, state.buffers), samples)
+    assert torch.equal(predict_global(server, state, samples), first)
     assert torch.allclose(first.sum(1), torch.ones(len(samples)), atol=1e-5)
 
 
@@ -169,17 +169,19 @@ def test_the_twin_is_this_run_where_nobody_is_contaminated_and_cached_for_all_ot
     clean = federation.server(*MEAN, "poisoned=0")
     with inline() as grid:
         finished = run_rounds(clean, grid, Memory())
-        assert clean_twin.twin(clean.experiment, finished, grid, Memory()) is finished
+        assert clean_twin.train_clean_twin(clean.experiment, finished, grid, Memory()) is finished
         poisoned = federation.server(*MEAN, "poisoned=2")
         bad = run_rounds(poisoned, grid, Memory())
         assert not torch.equal(bad.state.parameters, finished.state.parameters)
-        cached = clean_twin.twin(poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), Memory()).state
+        cached = clean_twin.train_clean_twin(poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), Memory()).state
         assert torch.equal(cached.parameters, finished.state.parameters)
         for path in (tmp_path / "twins").iterdir():
             path.unlink()
         first, second = Memory(), Memory()
-        made = clean_twin.twin(poisoned.experiment, bad, grid, first).state
-        read_again = clean_twin.twin(poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), second).state
+        made = clean_twin.train_clean_twin(poisoned.experiment, bad, grid, first).state
+        read_again = clean_twin.train_clean_twin(
+            poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), second
+        ).state
     assert torch.equal(made.parameters, finished.state.parameters)  # the twin is the clean run
     assert torch.equal(read_again.parameters, made.parameters)
     assert torch.equal(read_again.buffers, made.buffers)
@@ -192,12 +194,12 @@ def test_a_twin_that_lost_a_client_is_not_kept(monkeypatch, tmp_path: Path) -> N
     poisoned = federation.server(*MEAN, "server.max_failures=1")
     finished = run_rounds(poisoned, FakeGrid(3, honest(poisoned)), Memory())
     answer = lambda m: error_reply(m, "a bad moment") if m.metadata.dst_node_id == 0 else honest(poisoned)(m)  # noqa: E731
-    clean_twin.twin(poisoned.experiment, finished, FakeGrid(3, answer), Memory())
+    clean_twin.train_clean_twin(poisoned.experiment, finished, FakeGrid(3, answer), Memory())
     assert not list((tmp_path / "twins").glob("*")) if (tmp_path / "twins").exists() else True
 
 
 def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missing(tmp_path: Path) -> None:
-    study = federation.study(*MEAN, "server.max_failures=1", "evaluation.draws=20", "contamination=backdoor_patch")
+    experiment = federation.study(*MEAN, "server.max_failures=1", "evaluation.draws=20", "contamination=backdoor_patch")
 
     class Grid(InlineGrid):
         def send_and_receive(self, messages, *, timeout=None):
@@ -209,7 +211,7 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
         return error_reply(Message(RecordDict(), 0, "evaluate"), "gone")
 
     with Grid(CLIENTS, 3, {"simulation": True}, threads=1) as grid:
-        report, scores = run.conduct(make_server(study), grid, tmp_path, Memory(), "inline")
+        report, scores = run.run_experiment(build_server_context(experiment), grid, tmp_path, Memory(), "inline")
     assert (tmp_path / "report.json").exists()
     assert (tmp_path / "model.safetensors").exists()
     assert sorted(scores.clients) == [1, 2]
@@ -223,12 +225,12 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
 
 
 def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
-    study = federation.study(*MEAN, "evaluation.draws=0", "evaluation.twin=false")
+    experiment = federation.study(*MEAN, "evaluation.draws=0", "evaluation.twin=false")
     with inline() as grid:
-        report, _ = run.conduct(make_server(study), grid, tmp_path, Memory(), "inline")
+        report, _ = run.run_experiment(build_server_context(experiment), grid, tmp_path, Memory(), "inline")
     assert set(report["drops"]) == {"corruption", "clients"}
     assert report["drops"]["corruption"]["ci95"] is None
-    assert report["poisoned"] == study.clients_of_kind("poisoned")
+    assert report["poisoned"] == experiment.clients_of_kind("poisoned")
 
 
 def test_an_experiment_is_not_changed_by_its_run() -> None:

@@ -13,7 +13,7 @@ from fedrobust.runtime.messages import arrays as messages_arrays
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server import replies
 from fedrobust.runtime.server.replies import failure
-from fedrobust.runtime.server.rule_strategy import RuleStrategy, Server
+from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import views
 from fedrobust.types import ClientRecord, Failure, RoundRecord
 from tests.helpers import federation
@@ -23,47 +23,47 @@ TOLERANT = (*MEAN, "server.max_failures=1")
 
 
 @pytest.fixture(scope="module")
-def server() -> Server:
+def server() -> ServerContext:
     return federation.server(*TOLERANT)
 
 
 def one_round(strategy: RuleStrategy, grid: FakeGrid, number: int = 1) -> None:
-    strategy.aggregate_train(number, strategy.trained(number, grid))
+    strategy.aggregate_train(number, strategy.request_training(number, grid))
 
 
-def reply_of(server: Server, message: Message, client: int = 1) -> Message:
+def reply_of(server: ServerContext, message: Message, client: int = 1) -> Message:
     """The honest reply of a client, whose content may be spoilt."""
     return reply_with(server, message, trained(server.layout, server.initial, client))
 
 
-def with_records(server: Server, message: Message, **changed) -> Message:
+def with_records(server: ServerContext, message: Message, **changed) -> Message:
     content = RecordDict({**reply_of(server, message).content, **changed})
     return Message(content, reply_to=message)
 
 
-def with_metrics(server: Server, message: Message, **changed) -> Message:
+def with_metrics(server: ServerContext, message: Message, **changed) -> Message:
     return with_records(server, message, metrics=MetricRecord({"num-examples": 5, "loss": 1.0, **changed}))
 
 
-def with_info(server: Server, message: Message, **changed) -> Message:
+def with_info(server: ServerContext, message: Message, **changed) -> Message:
     return with_records(server, message, info=ConfigRecord({**federation.info_of(message), **changed}))
 
 
-def negative_variance(server: Server, message: Message) -> Message:
+def negative_variance(server: ServerContext, message: Message) -> Message:
     state = trained(server.layout, server.initial, 1)
     buffers = state.buffers.clone()
     next(value for name, value in views(server.layout.buffers, buffers).items() if name.endswith("running_var"))[0] = -1e-3
     return reply_with(server, message, replace(state, buffers=buffers))
 
 
-def replayed(server: Server, message: Message, number: int) -> Message:
+def replayed(server: ServerContext, message: Message, number: int) -> Message:
     """An honest reply to the same message of another round."""
     order = wire.read_config(message.content)
-    earlier = wire.instruction(message.content["state"], {**order, "round": number})
+    earlier = wire.train_message(message.content["state"], {**order, "round": number})
     return Message(reply_of(server, Message(earlier, 1, "train")).content, reply_to=message)
 
 
-def huge_claim(server: Server, message: Message) -> Message:
+def huge_claim(server: ServerContext, message: Message) -> Message:
     """A few bytes that say they are 10 GB."""
     content = reply_of(server, message).content
     arrays = dict(content["state"])
@@ -115,7 +115,7 @@ def nothing(message: Message) -> Message:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_reply_is_quarantined_with_its_reason(server: Server, kind: str) -> None:
+def test_a_bad_reply_is_quarantined_with_its_reason(server: ServerContext, kind: str) -> None:
     spoil, reason = BAD[kind]
     strategy, answer = federation.start(server), honest(server)
     one_round(strategy, FakeGrid(3, lambda m: spoil(server, m) if m.metadata.dst_node_id == 1 else answer(m)))
@@ -127,7 +127,7 @@ def test_a_bad_reply_is_quarantined_with_its_reason(server: Server, kind: str) -
     assert [one.client for one in strategy.outcome.clients] == [0, 2]
 
 
-def test_more_images_than_count_are_cut_down_and_noted(server: Server) -> None:
+def test_more_images_than_count_are_cut_down_and_noted(server: ServerContext) -> None:
     strict = federation.server(*MEAN, "server.max_examples=20")
     strategy = federation.start(strict)
     one_round(strategy, FakeGrid(3, honest(strict)))  # honest clients claim 10, 20 and 30
@@ -136,7 +136,7 @@ def test_more_images_than_count_are_cut_down_and_noted(server: Server) -> None:
     assert strategy.outcome.failures == (Failure(2, "claims 30 training images, counted as server.max_examples=20", counts=False),)
 
 
-def test_a_reply_to_another_message_is_put_aside(server: Server) -> None:
+def test_a_reply_to_another_message_is_put_aside(server: ServerContext) -> None:
     """Of another kind, or under another id: Flower's ids are checked where it gives any."""
 
     def other_kind(message: Message) -> Message:
@@ -156,7 +156,7 @@ def test_a_reply_to_another_message_is_put_aside(server: Server) -> None:
         assert aside.reason == "a reply to another message than this round's; put aside"
 
 
-def test_a_flood_of_stray_replies_is_noted_up_to_a_bound(server: Server) -> None:
+def test_a_flood_of_stray_replies_is_noted_up_to_a_bound(server: ServerContext) -> None:
     strategy, answer = federation.start(server), honest(server)
     flood = [Message(RecordDict(), node, "train") for node in range(10, 1010)]
     one_round(strategy, FakeGrid(3, answer, lambda good: [*good, *(Message(RecordDict(), reply_to=one) for one in flood)]))
@@ -164,7 +164,7 @@ def test_a_flood_of_stray_replies_is_noted_up_to_a_bound(server: Server) -> None
     assert len(strategy.outcome.clients) == 3
 
 
-def test_no_metric_can_write_over_a_column(server: Server) -> None:
+def test_no_metric_can_write_over_a_column(server: ServerContext) -> None:
     """`COLUMNS` are those that clients.csv gives every client."""
     row = records.client_rows("run", RoundRecord(1, {}, (ClientRecord(0, 1, 1.0, {}, {"trust": 1.0}),)), ["clean"])[0]
     assert {name for name in row if not name.startswith("server_")} == replies.COLUMNS
@@ -189,7 +189,7 @@ WRONG_SCORES = {
 
 
 @pytest.mark.parametrize("kind", WRONG_SCORES)
-def test_bad_verdicts_are_failures(server: Server, kind: str) -> None:
+def test_bad_verdicts_are_failures(server: ServerContext, kind: str) -> None:
     change, clean, contaminated, reason = WRONG_SCORES[kind]
     shares, labels = torch.eye(7), torch.arange(7)
 
@@ -201,7 +201,10 @@ def test_bad_verdicts_are_failures(server: Server, kind: str) -> None:
         return Message(wire.evaluate_reply(parts, {}, info), reply_to=message)
 
     strategy = federation.start(server)
-    verdicts = {strategy.inbox.client_of(one): strategy.inbox.judged(one) for one in strategy.judged(1, FakeGrid(3, answer))}
+    verdicts = {
+        strategy.validator.client_of(one): strategy.validator.read_evaluate(one)
+        for one in strategy.request_evaluation(1, FakeGrid(3, answer))
+    }
     assert reason in verdicts[1].reason
     assert set(verdicts[0]) == set(verdicts[2]) == {"clean", "contaminated"}
 
@@ -212,13 +215,13 @@ def test_shares_that_do_not_sum_to_one_are_refused() -> None:
         wire.read_evaluate_reply(wire.evaluate_reply(parts, {}, {"etf-sha256": ""}), 7)
 
 
-def test_what_was_put_aside_is_shown_and_recorded(server: Server, tmp_path) -> None:
+def test_what_was_put_aside_is_shown_and_recorded(server: ServerContext, tmp_path) -> None:
     strategy, memory = federation.start(server), Memory()
     answer = honest(server)
     one_round(strategy, FakeGrid(3, lambda m: [answer(m), answer(m)] if m.metadata.dst_node_id == 2 else answer(m)))
     record = RoundRecord(1, {}, strategy.outcome.clients, strategy.outcome.failures)
     memory.round_finished("run", record)
-    recorder = records.Recorder(tmp_path, server.experiment.kinds)
+    recorder = records.Recorder(tmp_path, server.experiment.roles)
     recorder.run_started("run", 1, 3)
     recorder.round_finished("run", record)
     (line,) = records.read_rounds(tmp_path)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedrobust.aggregation.round import Aggregate, Round, Strategy, finish
+from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.errors import RunError
 from fedrobust.learning import batchnorm
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.server.replies import failure
-from fedrobust.runtime.server.rule_strategy import RuleStrategy, Server
+from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import State, load, read
 from fedrobust.types import Failure
 from tests.helpers import federation
@@ -27,11 +27,11 @@ def one_round(strategy: RuleStrategy, grid: FakeGrid, number: int = 1) -> None:
     strategy.aggregate_train(number, grid.send_and_receive(messages))
 
 
-def with_rule(server: Server, rule, **keywords) -> Server:
+def with_rule(server: ServerContext, rule, **keywords) -> ServerContext:
     return replace(server, experiment=replace(server.experiment, strategy=Strategy("spy", rule, **keywords)))
 
 
-def spoilt(server: Server, wrong):
+def spoilt(server: ServerContext, wrong):
     """Everybody is honest but client 1, whose reply `wrong(message)` makes."""
     answer = honest(server)
     return lambda message: wrong(message) if message.metadata.dst_node_id == 1 else answer(message)
@@ -83,7 +83,7 @@ def test_a_linear_head_has_no_etf() -> None:
     one_round(federation.start(server), FakeGrid(3, honest(server)))
 
 
-def bad_replies(server: Server) -> dict[str, tuple]:
+def bad_replies(server: ServerContext) -> dict[str, tuple]:
     state = read(server.model, server.layout)
     nan = State(state.parameters.clone().index_fill_(0, torch.tensor([3]), torch.nan), state.buffers)
     short = State(state.parameters[:-1], state.buffers)
@@ -192,7 +192,7 @@ def test_a_round_without_any_reply_ends_the_run_even_where_all_may_fail() -> Non
 @pytest.mark.parametrize("part", ["parameters", "buffers"])
 def test_a_rule_that_gives_nan_ends_the_run_and_leaves_the_state(part: str) -> None:
     def rule(round: Round) -> Aggregate:
-        good = finish(round, round.updates.combine(torch.ones(len(round.updates)) / 2), torch.ones(len(round.updates)))
+        good = make_aggregate(round, round.updates.combine(torch.ones(len(round.updates)) / 2), torch.ones(len(round.updates)))
         return replace(good, state=replace(good.state, **{part: torch.full_like(getattr(good.state, part), torch.nan)}))
 
     server = with_rule(federation.server(*TOLERANT), rule)
@@ -208,7 +208,7 @@ def test_a_rule_that_ends_the_run_leaves_this_round_s_failures_not_the_last_one_
     def rule(round: Round) -> Aggregate:
         if round.number == 2:
             raise RunError("nobody is trusted")
-        return finish(round, torch.zeros(round.updates.matrix_ND.shape[1]), torch.ones(len(round.updates)))
+        return make_aggregate(round, torch.zeros(round.updates.matrix_ND.shape[1]), torch.ones(len(round.updates)))
 
     server = with_rule(federation.server(*TOLERANT), rule)
     strategy = federation.start(server)
@@ -243,7 +243,7 @@ def test_memory_extras_and_generator_of_the_rule() -> None:
         n = len(round.updates)
         extras = {"trust": [0.5] * n, "distance": 2}
         update = torch.zeros(round.updates.matrix_ND.shape[1])
-        return finish(round, update, torch.ones(n), extras=extras, memory={"rounds": round.number})
+        return make_aggregate(round, update, torch.ones(n), extras=extras, memory={"rounds": round.number})
 
     server = with_rule(federation.server(*MEAN), rule)
     strategy = federation.start(server)
@@ -361,7 +361,7 @@ def test_a_failed_client_leaves_no_gap_and_the_memory_of_the_matrix_is_used_agai
 
     def rule(round: Round) -> Aggregate:
         seen.append((round.updates.matrix_ND.data_ptr(), round.updates.clients, round.updates.matrix_ND.clone()))
-        return finish(round, torch.zeros_like(round.reference.parameters), torch.ones(len(round.updates)))
+        return make_aggregate(round, torch.zeros_like(round.reference.parameters), torch.ones(len(round.updates)))
 
     strategy = federation.start(with_rule(server, rule))
     before = strategy.state

@@ -32,7 +32,7 @@ def test_peer_probabilities_agree_with_brute_force(teacher: str, members: int, s
 def test_one_attacker_cannot_leave_the_range_of_the_honest() -> None:
     honest = normal(1, 4, 5, 3)
     attacked = torch.cat([honest, torch.full((1, 5, 3), 1e6)])
-    merged = teachers.peers(attacked, "median")[0]
+    merged = teachers.merge_peers(attacked, "median")[0]
     assert (merged <= honest.amax(0)).all()
     assert (merged >= honest.amin(0)).all()
 
@@ -66,10 +66,10 @@ def test_lessons_pull_towards_the_teacher() -> None:
     teacher = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
     rows = torch.tensor([1])
     student = torch.zeros(1, 3, requires_grad=True)
-    teachers.full_lesson(teacher, 16.0, 2.0)(student, rows).backward()
+    teachers.kl_loss(teacher, 16.0, 2.0)(student, rows).backward()
     # T^2 KL has the gradient T scale (softmax(student) - teacher)
     torch.testing.assert_close(student.grad, 32 * (1 / 3 - teacher[rows]))
     student = torch.zeros(1, 3, requires_grad=True)
-    teachers.anchor_lesson(teacher, torch.tensor([0, 2]))(student, rows).backward()
+    teachers.true_class_loss(teacher, torch.tensor([0, 2]))(student, rows).backward()
     # 1/2 (a_y - t_y)^2 has the gradient a_y - t_y = -.1 at the label, else 0
     torch.testing.assert_close(student.grad, torch.tensor([[0, 0, -0.1]]))

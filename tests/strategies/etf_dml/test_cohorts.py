@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor
 
 from fedrobust.aggregation.round import Aggregate, Round
-from fedrobust.aggregation.updates import Updates, shares
+from fedrobust.aggregation.updates import Updates, normalize
 from fedrobust.errors import ConfigError
 from tests.strategies import toy
 
@@ -35,24 +35,24 @@ def apply(case: Round, **changes: Any) -> Aggregate:
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, cohort_N: Tensor) -> None:
-    monkeypatch.setattr(cohorts, "draw", lambda *_: cohort_N)
+    monkeypatch.setattr(cohorts, "draw_cohorts", lambda *_: cohort_N)
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 60), st.integers(3, 9), st.integers(0, 2**32))
 def test_every_client_is_in_one_of_nearly_equal_cohorts(n: int, size: int, seed: int) -> None:
-    cohort_N = cohorts.draw(n, size, Generator().manual_seed(seed))
+    cohort_N = cohorts.draw_cohorts(n, size, Generator().manual_seed(seed))
     sizes = cohort_N.bincount()
     assert len(cohort_N) == n
     assert sizes.max() - sizes.min() <= 1
     assert sizes.min() >= min(size, n)
     assert sizes.min() < 2 * size  # as many as there can be
-    assert torch.equal(cohort_N, cohorts.draw(n, size, Generator().manual_seed(seed)))
+    assert torch.equal(cohort_N, cohorts.draw_cohorts(n, size, Generator().manual_seed(seed)))
 
 
 def test_every_round_draws_anew() -> None:
     generator = Generator().manual_seed(0)
-    assert not torch.equal(cohorts.draw(40, 4, generator), cohorts.draw(40, 4, generator))
+    assert not torch.equal(cohorts.draw_cohorts(40, 4, generator), cohorts.draw_cohorts(40, 4, generator))
 
 
 def test_votes_and_influence_by_hand() -> None:
@@ -111,7 +111,9 @@ def test_the_result_is_the_trimmed_mean_of_the_trusted_means(case: Round) -> Non
     counts = case.updates.num_examples_N.clamp(*case.updates.num_examples_N.quantile(torch.tensor([0.1, 0.9], dtype=torch.float64)))
     weights = counts * trusted
     votes = [
-        shares(weights[cohort_N == g]).float() @ case.updates.matrix_ND[cohort_N == g] for g in range(5) if weights[cohort_N == g].sum() > 0
+        normalize(weights[cohort_N == g]).float() @ case.updates.matrix_ND[cohort_N == g]
+        for g in range(5)
+        if weights[cohort_N == g].sum() > 0
     ]
     cut = int(0.2 * len(votes))
     kept = torch.stack(votes).sort(dim=0).values[cut : len(votes) - cut]
@@ -158,13 +160,13 @@ def test_without_cohorts_no_randomness_is_spent_on_them(case: Round) -> None:
 
 def test_learning_stays_inside_the_cohort_with_the_global_model_as_a_peer(case: Round, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, Tensor | None]] = []
-    lessons = _distillation.mutual_lessons
+    lessons = _distillation.mutual_losses
 
     def listen(bench: Any, scores: Tensor, peers: Any, temperature: float, permanent: Tensor | None = None) -> Any:
         asked.append((len(scores), permanent))
         return lessons(bench, scores, peers, temperature, permanent)
 
-    monkeypatch.setattr(_distillation, "mutual_lessons", listen)
+    monkeypatch.setattr(_distillation, "mutual_losses", listen)
     apply(case, trust="none", distillation="mutual")
     expected = toy.scores_of(case, case.reference, case.server_data.proxy.images)  # type: ignore[union-attr]
     assert [members for members, _ in asked] == [3] * 5
@@ -216,14 +218,14 @@ def test_matrices_on_disk_change_nothing(case: Round, changes: dict[str, Any]) -
 
 def test_the_permanent_peer_gives_half_of_every_teacher(case: Round) -> None:
     assert case.updates.layout is not None
-    bench = scoring.Bench(case.server_data.model, case.updates.layout, None, case.server_data.proxy, True)
+    bench = scoring.ScratchModel(case.server_data.model, case.updates.layout, None, case.server_data.proxy, True)
     scores, permanent = (
         torch.randn(4, 64, 4, generator=Generator().manual_seed(0)),
         torch.randn(64, 4, generator=Generator().manual_seed(1)),
     )
     for reading, scale in (("full", 16.0 / 2), ("ground_truth", None)):
         for member, (lesson, rows) in enumerate(
-            _distillation.mutual_lessons(bench, scores, _distillation.Peers(reading, "mean", 0.0), 2.0, permanent)
+            _distillation.mutual_losses(bench, scores, _distillation.PeerSettings(reading, "mean", 0.0), 2.0, permanent)
         ):
             others = torch.cat([scores[:member], scores[member + 1 :]])
             if scale:

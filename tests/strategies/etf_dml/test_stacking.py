@@ -104,14 +104,14 @@ def test_nobody_and_one() -> None:
 def test_copies_by_hand() -> None:
     # rows (3, 0), (3, 0), (0, 0), (-6, 0): mean 0, cosines 1 between the first two, -1 to the last, none with the third
     rows = wide(3, 3, 0, -6)[:, None]
-    torch.testing.assert_close(trust.copies(rows @ rows.T), wide(2, 2, 1, 1))
+    torch.testing.assert_close(trust.similar_update_counts(rows @ rows.T), wide(2, 2, 1, 1))
     # three alike among six that stand at right angles, all moved by the same: (1, 0, 0, 0) three times, e_2, e_3, e_4
     points = torch.eye(4, dtype=torch.float64)[[0, 0, 0, 1, 2, 3]]
     # mean (1/2, 1/6, 1/6, 1/6): e_1 - mean = (1/2, -1/6, -1/6, -1/6), to e_2 - mean = (-1/2, 5/6, -1/6, -1/6): -1/4 - 5/36 + 2/36 < 0;
     # e_2 to e_3: 1/4 - 5/36 - 5/36 + 1/36 = 0
-    torch.testing.assert_close(trust.copies(points @ points.T), wide(3, 3, 3, 1, 1, 1))
+    torch.testing.assert_close(trust.similar_update_counts(points @ points.T), wide(3, 3, 3, 1, 1, 1))
     moved = points + wide(100, -50, 3, 0)
-    torch.testing.assert_close(trust.copies(moved @ moved.T), wide(3, 3, 3, 1, 1, 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(trust.similar_update_counts(moved @ moved.T), wide(3, 3, 3, 1, 1, 1), atol=1e-6, rtol=0)
 
 
 def test_one_huge_update_does_not_hide_the_copies_of_others() -> None:
@@ -119,7 +119,7 @@ def test_one_huge_update_does_not_hide_the_copies_of_others() -> None:
     points = torch.eye(6, dtype=torch.float64)[[0, 0, 0, 0, 1, 2, 3, 4, 5]]
     gram = torch.full((10, 10), torch.inf, dtype=torch.float64)
     gram[:9, :9] = points @ points.T
-    found = trust.copies(gram)
+    found = trust.similar_update_counts(gram)
     assert found[:4].min() > 3.5
     assert found[4:9].max() < 1.5
 
@@ -128,15 +128,15 @@ def test_one_huge_update_does_not_hide_the_copies_of_others() -> None:
 @given(st.integers(0, 2**31), st.integers(1, 8))
 def test_copies_count_between_one_and_all(seed: int, n: int) -> None:
     rows = torch.randn(n, 5, generator=Generator().manual_seed(seed), dtype=torch.float64)
-    found = trust.copies(rows @ rows.T)
+    found = trust.similar_update_counts(rows @ rows.T)
     assert ((found >= 1) & (found <= n)).all()
-    assert trust.copies(torch.full((n, n), torch.inf)).tolist() == [1] * n
+    assert trust.similar_update_counts(torch.full((n, n), torch.inf)).tolist() == [1] * n
 
 
 def test_nobody_outvotes_others_by_the_length_of_its_logits() -> None:
     scores = torch.stack([torch.full((2, 2), x) for x in (1.0, 2.0, 1000.0)])
-    tamed = trust.tamed(scores, torch.tensor([True, True, True]))
+    tamed = trust.rescale_scores(scores, torch.tensor([True, True, True]))
     assert tamed[:, 0, 0].tolist() == [1, 2, 2]  # root mean squares 1, 2, 1000: the median is 2
-    broken = trust.tamed(torch.stack([*scores, torch.full((2, 2), torch.nan)]), torch.tensor([True, True, True, False]))
+    broken = trust.rescale_scores(torch.stack([*scores, torch.full((2, 2), torch.nan)]), torch.tensor([True, True, True, False]))
     assert broken[:, 0, 0].tolist() == [1, 2, 2, 0]
-    assert trust.tamed(scores, torch.zeros(3, dtype=torch.bool)).abs().sum() == 0
+    assert trust.rescale_scores(scores, torch.zeros(3, dtype=torch.bool)).abs().sum() == 0

@@ -88,23 +88,23 @@ def test_scores_that_are_not_finite_are_the_worst(broken: float) -> None:
 
 def test_gate_by_hand() -> None:
     # 1 - 0/1.5, 1 - .3/1.5, 1 - .75/1.5, 1 - 1.5/1.5, beyond; 2 of 5 = 40 % may be zero
-    torch.testing.assert_close(_trust.gate(wide(-3, 0.3, 0.75, 1.5, 9)), wide(1, 0.8, 0.5, 0, 0))
+    torch.testing.assert_close(_trust.trust_from_suspicion(wide(-3, 0.3, 0.75, 1.5, 9)), wide(1, 0.8, 0.5, 0, 0))
 
 
 def test_gate_spares_all_but_the_most_suspicious_40_percent() -> None:
     # five would be zero, floor(.4 * 5) = 2 stay so: 9 and 8; the others get .1
-    torch.testing.assert_close(_trust.gate(wide(2, 9, 2, 8, 3)), wide(0.1, 0, 0.1, 0, 0.1))
+    torch.testing.assert_close(_trust.trust_from_suspicion(wide(2, 9, 2, 8, 3)), wide(0.1, 0, 0.1, 0, 0.1))
     # a tie: the first clients
-    torch.testing.assert_close(_trust.gate(wide(2, 2, 2, 2, 2)), wide(0, 0, 0.1, 0.1, 0.1))
-    assert _trust.gate(wide(50)).tolist() == [0.1]
-    assert _trust.gate(wide(50, 0)).tolist() == [0.1, 1]
+    torch.testing.assert_close(_trust.trust_from_suspicion(wide(2, 2, 2, 2, 2)), wide(0, 0, 0.1, 0.1, 0.1))
+    assert _trust.trust_from_suspicion(wide(50)).tolist() == [0.1]
+    assert _trust.trust_from_suspicion(wide(50, 0)).tolist() == [0.1, 1]
 
 
 @settings(deadline=None, max_examples=40)
 @given(values)
 def test_gate_laws(numbers: list[float]) -> None:
     suspicion = wide(*numbers)
-    trust = _trust.gate(suspicion)
+    trust = _trust.trust_from_suspicion(suspicion)
     assert ((trust >= 0) & (trust <= 1)).all()
     assert (trust == 0).sum() <= 0.4 * len(numbers)
     assert (trust[suspicion <= 0] == 1).all()
@@ -112,14 +112,14 @@ def test_gate_laws(numbers: list[float]) -> None:
 
 def test_suspicion_is_remembered_by_client() -> None:
     # client 4 is new: z itself; 7: .5 * 3 + .5 * 1 = 2; client 9 is absent
-    torch.testing.assert_close(_trust.remember(wide(0.4, 1), (4, 7), {7: 3.0, 9: 5.0}), wide(0.4, 2))
+    torch.testing.assert_close(_trust.update_suspicion(wide(0.4, 1), (4, 7), {7: 3.0, 9: 5.0}), wide(0.4, 2))
 
 
 def test_judge_by_hand() -> None:
     # one class-0 and one class-1 image, K = 2, scores (s, -s) for the true class: alignment s, loss log(1 + e^(-2s)) at scale 1
     s = wide(0.9, 0.8, 0.7, -0.5)
     scores = torch.stack([torch.stack([torch.stack([x, -x]), torch.stack([-x, x])]) for x in s])
-    verdict = _trust.judge(scores, torch.tensor([0, 1]), "etf", 1.0, clients=(0, 1, 2, 3), past={3: 1.0})
+    verdict = _trust.gate_trust(scores, torch.tensor([0, 1]), "etf", 1.0, clients=(0, 1, 2, 3), past={3: 1.0})
     # median of s .75, distances .15 .05 .05 1.25, MAD .1: rz(-s) = (-.15, -.05, .05, 1.25) / .14826
     by_alignment = wide(-0.15, -0.05, 0.05, 1.25) / 0.14826
     loss = (-2 * s).exp().log1p()
@@ -137,14 +137,14 @@ def test_judge_by_hand() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_equal_clients_are_all_trusted(n: int) -> None:
     scores = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(n)).expand(n, 6, 3)
-    verdict = _trust.judge(scores, torch.arange(6) % 3, "etf", 16.0, clients=tuple(range(n)), past={})
+    verdict = _trust.gate_trust(scores, torch.arange(6) % 3, "etf", 16.0, clients=tuple(range(n)), past={})
     assert verdict.trust_N.tolist() == [1] * n
 
 
 def test_of_two_clients_the_better_is_trusted_and_the_other_halved() -> None:
     # two values lie at -+.5 d from their median, MAD .5 d: z = 1/1.4826 whatever d is (above the floor)
     scores = torch.tensor([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])
-    verdict = _trust.judge(scores, torch.tensor([0, 1]), "etf", 16.0, clients=(0, 1), past={})
+    verdict = _trust.gate_trust(scores, torch.tensor([0, 1]), "etf", 16.0, clients=(0, 1), past={})
     torch.testing.assert_close(verdict.trust_N, wide(1, 1 - (1 / 1.4826) / 1.5))
 
 

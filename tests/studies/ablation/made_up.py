@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fedrobust.reporting.predictions import write_predictions
 from fedrobust.studies.ablation.plan import Plan, Scenario
-from fedrobust.studies.ablation.results import Findings, _trained
-from fedrobust.studies.ablation.scenarios import place
+from fedrobust.studies.ablation.results import AblationResults, _trained
+from fedrobust.studies.ablation.scenarios import answers_path
 from fedrobust.studies.comparison.grid import NOBODY, Cell, Grid, Variant
 from tests.studies.comparison.made_up import CLASSES, IMAGES, LABELS, answers, cell, result
 
@@ -34,7 +34,7 @@ def one_cell(model: str, poisoning: str, seed: int) -> Cell:
     return Cell(model, poisoning, made.poisoned, seed, {**made.config, **more})
 
 
-def findings(out: Path, seeds: tuple[int, ...] = (0, 1, 2), missing: tuple[str, ...] = ()) -> Findings:
+def findings(out: Path, seeds: tuple[int, ...] = (0, 1, 2), missing: tuple[str, ...] = ()) -> AblationResults:
     """The baseline is worse and loses half under noise, "ETF" hardly anything, "mine" half; poisoning costs everybody its rate."""
     made, chosen = [], plan(out, seeds)
     for model in [name for name in RIGHT if name not in missing]:
@@ -45,7 +45,7 @@ def findings(out: Path, seeds: tuple[int, ...] = (0, 1, 2), missing: tuple[str, 
             one = result(out, one_cell(model, NOBODY, seed), {"clean": clean, "twin_clean": clean, **noisy})
             asked = {str(scenario): answers(RIGHT[model] - 0.2, model, str(scenario), seed) for scenario in SCENARIOS}
             for scenario in SCENARIOS:
-                write_predictions(place(one.folder, scenario), LABELS, LABELS, {str(scenario): asked[str(scenario)]})
+                write_predictions(answers_path(one.folder, scenario), LABELS, LABELS, {str(scenario): asked[str(scenario)]})
             predicted = {name: part.argmax(1) for name, part in {"clean": clean, "twin_clean": clean, **noisy, **asked}.items()}
             made.append(_trained(one, predicted, chosen.grid.draws, CLASSES, (LABELS, LABELS.new_tensor(range(IMAGES)))))
             for poisoning, rate in FLIPS.items():
@@ -56,4 +56,4 @@ def findings(out: Path, seeds: tuple[int, ...] = (0, 1, 2), missing: tuple[str, 
     for one in made:
         data = {"name": "toy", "classes": ["a", "b", "c", "d"], "splits": [70, 20, IMAGES]}
         (one.result.folder / "manifest.json").write_text(json.dumps({"data": data}))
-    return Findings(chosen, tuple(made), {one_cell(name, NOBODY, 0): "it went wrong" for name in missing})
+    return AblationResults(chosen, tuple(made), {one_cell(name, NOBODY, 0): "it went wrong" for name in missing})

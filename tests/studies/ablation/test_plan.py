@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrobust.errors import ConfigError
-from fedrobust.studies.ablation.plan import NOT_CENTRAL, Scenario, read
+from fedrobust.studies.ablation.plan import NOT_CENTRAL, Scenario, read_plan
 from fedrobust.studies.ablation.poster import VALUES
 from fedrobust.studies.comparison.grid import cells
 
@@ -15,7 +15,7 @@ NOTHING = ("poisonings=[]", "scenarios=[]")
 
 
 def test_the_default_is_the_poster() -> None:
-    plan = read([])
+    plan = read_plan([])
     assert set(VALUES) < set(plan.models)
     assert list(plan.families)[:2] == ["hair", "burned_text"]
     assert [one.severity for one in plan.families["hair"]] == [1, 3, 5]
@@ -24,7 +24,7 @@ def test_the_default_is_the_poster() -> None:
 
 
 def test_every_training_is_that_of_one_site_with_all_data() -> None:
-    trainings = cells(read([*NOTHING, "seeds=[4,5]", "model=small", "experiment=quick"]).grid)
+    trainings = cells(read_plan([*NOTHING, "seeds=[4,5]", "model=small", "experiment=quick"]).grid)
     assert len(trainings) == 5 * 2
     assert {one.seed for one in trainings} == {4, 5}
     for one in trainings:
@@ -36,7 +36,7 @@ def test_every_training_is_that_of_one_site_with_all_data() -> None:
 
 
 def test_the_poster_s_training() -> None:
-    one, *_, last = cells(read([*NOTHING, "seeds=0"]).grid)
+    one, *_, last = cells(read_plan([*NOTHING, "seeds=0"]).grid)
     assert one.config["client"]["optimizer"] == {"name": "Adam", "lr": 1e-4, "weight_decay": 1e-3}
     assert one.config["client"]["early_stopping"] == 20
     assert one.config["client"]["plateau"] == {"factor": 0.1, "patience": 10}
@@ -45,7 +45,7 @@ def test_the_poster_s_training() -> None:
 
 
 def test_poisoned_trainings_are_cells_of_their_own() -> None:
-    plan = read(
+    plan = read_plan(
         [
             "scenarios=[]",
             "models=[{a: 'client.rect=true'}]",
@@ -59,7 +59,7 @@ def test_poisoned_trainings_are_cells_of_their_own() -> None:
 
 def test_scenarios_without_severities_and_names_of_one_s_own() -> None:
     words = ["poisonings=[]", "scenarios=[backdoor_clinical,{mine: 'contamination@corruption=jpeg corruption.rate=0.5'}]", "severities=[2]"]
-    first, second = read(words).scenarios
+    first, second = read_plan(words).scenarios
     assert (str(first), first.severity) == ("backdoor_clinical", None)
     assert (str(second), second.settings["rate"], second.settings["severity"]) == ("mine 2", 0.5, 2)
 
@@ -101,11 +101,11 @@ def test_equal_settings_are_equal_scenarios(chosen: dict[str, int]) -> None:
 )
 def test_wrong_words_end_in_one_line(words: list[str], line: str) -> None:
     with pytest.raises(ConfigError, match=line) as caught:
-        read(words)
+        read_plan(words)
     assert "\n" not in str(caught.value)
 
 
 def test_what_belongs_to_a_federation_is_all_refused() -> None:
     for key in NOT_CENTRAL:
         with pytest.raises(ConfigError, match="belongs to a federation"):
-            read([f"{key}=1"])
+            read_plan([f"{key}=1"])

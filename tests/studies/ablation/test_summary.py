@@ -12,30 +12,30 @@ from PIL import Image
 from fedrobust.evaluation.drops import bootstrap_drop, combined_drop
 from fedrobust.reporting.predictions import read_predictions
 from fedrobust.seeding import generator
-from fedrobust.studies.ablation.figure import draw, families, lines
+from fedrobust.studies.ablation.figure import draw_figure, families, lines
 from fedrobust.studies.ablation.markdown import page, value
 from fedrobust.studies.ablation.poster import VALUES
-from fedrobust.studies.ablation.results import Findings
-from fedrobust.studies.ablation.summary import Entry, summary
+from fedrobust.studies.ablation.results import AblationResults
+from fedrobust.studies.ablation.summary import Entry, make_summary
 from tests.studies.ablation.made_up import FLIPS, RIGHT, findings
 from tests.studies.comparison.made_up import CLASSES
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+def found(tmp_path_factory: pytest.TempPathFactory) -> AblationResults:
     return findings(tmp_path_factory.mktemp("cells"))
 
 
 @pytest.fixture(scope="module")
-def entries(found: Findings) -> Entry:
-    return summary(found)
+def entries(found: AblationResults) -> Entry:
+    return make_summary(found)
 
 
 def test_it_is_plain_json_with_finite_numbers(entries: Entry) -> None:
     assert json.loads(json.dumps(entries, allow_nan=False)) == entries
 
 
-def test_the_drop_is_that_of_the_formula(found: Findings, entries: Entry) -> None:
+def test_the_drop_is_that_of_the_formula(found: AblationResults, entries: Entry) -> None:
     for model in RIGHT:
         drops = [
             combined_drop(one.result.report["evaluations"]["clean"], one.result.report["evaluations"]["corrupted"])
@@ -47,14 +47,14 @@ def test_the_drop_is_that_of_the_formula(found: Findings, entries: Entry) -> Non
         assert entries["noise"][model]["f1"] == pytest.approx(sum(f1) / 3)
 
 
-def test_levels_are_those_of_the_reports(found: Findings, entries: Entry) -> None:
+def test_levels_are_those_of_the_reports(found: AblationResults, entries: Entry) -> None:
     for condition in ("clean", "corrupted"):
         for metric in ("accuracy", "balanced_accuracy", "f1", "precision", "auroc"):
             values = [one.result.report["evaluations"][condition][metric] for one in found.clean("ETF")]
             assert entries["levels"][condition]["ETF"][metric]["value"] == pytest.approx(sum(values) / 3)
 
 
-def test_poisoning_starts_from_the_clean_twin_of_the_same_seed(found: Findings, entries: Entry) -> None:
+def test_poisoning_starts_from_the_clean_twin_of_the_same_seed(found: AblationResults, entries: Entry) -> None:
     for poisoning in FLIPS:
         reports = [found.find("mine", poisoning, seed).result.report["evaluations"] for seed in (0, 1, 2)]  # type: ignore[union-attr]
         expected = [combined_drop(one["twin_clean"], one["clean"]).combined or math.nan for one in reports]
@@ -69,9 +69,9 @@ def test_intervals_of_one_seed_are_those_of_a_paired_bootstrap(tmp_path: Path) -
     low, high = bootstrap_drop(
         predictions.labels, *pair, CLASSES, predictions.groups, generator=generator(0, "ablation", "images"), draws=300
     ) or (0, 0)
-    combined = summary(found)["noise"]["baseline"]["combined"]
+    combined = make_summary(found)["noise"]["baseline"]["combined"]
     assert (combined["low"], combined["high"]) == pytest.approx((low, high))
-    assert "test images only" in page(summary(found), [])
+    assert "test images only" in page(make_summary(found), [])
 
 
 def test_who_differs(entries: Entry) -> None:
@@ -93,10 +93,10 @@ def test_strength_and_family_of_poisonings(entries: Entry) -> None:
 
 
 def test_the_picture(entries: Entry, tmp_path: Path) -> None:
-    assert draw(entries, tmp_path / "drops.png")
+    assert draw_figure(entries, tmp_path / "drops.png")
     with Image.open(tmp_path / "drops.png") as picture:
         assert picture.size[0] > 600
-    assert not draw({**entries, "grades": {}, "poisonings": {}, "scenarios": {}}, tmp_path / "none.png")
+    assert not draw_figure({**entries, "grades": {}, "poisonings": {}, "scenarios": {}}, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
@@ -131,7 +131,7 @@ def test_the_poster_stands_beside_its_models_only(entries: Entry) -> None:
 
 
 def test_failed_trainings_are_named_and_leave_gaps(tmp_path: Path) -> None:
-    entries = summary(findings(tmp_path, missing=("ETF",)))
+    entries = make_summary(findings(tmp_path, missing=("ETF",)))
     assert entries["noise"]["ETF"]["combined"]["value"] is None
     text = page(entries, [])
     assert "| ETF · none · 0 poisoned · seed 0 | it went wrong |" in text

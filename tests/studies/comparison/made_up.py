@@ -13,7 +13,7 @@ from fedrobust.reporting.predictions import write_predictions
 from fedrobust.seeding import generator
 from fedrobust.studies.comparison.cell_results import Result
 from fedrobust.studies.comparison.grid import NOBODY, Cell
-from fedrobust.studies.comparison.results_table import Findings
+from fedrobust.studies.comparison.results_table import ComparisonResults
 from tests.helpers import report_examples
 
 CLASSES, IMAGES = 4, 240
@@ -57,7 +57,7 @@ def scores(right: float, *purpose: Any, grades: bool = False) -> dict[str, torch
 RIGHT = {"good": 0.88, "same": 0.87, "bad": 0.5}
 
 
-def findings(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), counts: tuple[int, ...] = (0, 1, 3), draws: int = 400) -> Findings:
+def findings(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), counts: tuple[int, ...] = (0, 1, 3), draws: int = 400) -> ComparisonResults:
     """Rule "bad" loses much, "good" and "same" hardly anything, the more the more clients are poisoned."""
     attacks, results = ("flip", "noise"), []
     for seed in seeds:
@@ -68,4 +68,4 @@ def findings(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), counts: tuple[int
                     made = made if count else {**made, "clean": made["twin_clean"]}
                     results.append(result(folder, cell(rule, attack, count, seed), made))
     uses = {"good": frozenset({"root", "proxy"}), "same": frozenset[str](), "bad": frozenset[str]()}
-    return Findings(tuple(RIGHT), attacks, seeds, uses, tuple(results), {}, draws)
+    return ComparisonResults(tuple(RIGHT), attacks, seeds, uses, tuple(results), {}, draws)

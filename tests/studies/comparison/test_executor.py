@@ -13,7 +13,7 @@ import pytest
 
 from fedrobust.studies.comparison import executor
 from fedrobust.studies.comparison.executor import Machine, is_finished, run_cells
-from fedrobust.studies.comparison.grid import Cell, digest
+from fedrobust.studies.comparison.grid import Cell, config_digest
 
 # Reads its configuration, does what "do" says, notes when it began and ended.
 FAKE = """
@@ -169,7 +169,7 @@ def test_what_counts_as_finished(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("")
     assert is_finished(tmp_path, one)
     other = Cell("a", "none", 0, 0, {**one.config, "rounds": 6})
-    assert digest(other.config) != digest(one.config)
+    assert config_digest(other.config) != config_digest(one.config)
     assert not is_finished(tmp_path, other)
     (tmp_path / "manifest.json").write_text("{")
     assert not is_finished(tmp_path, one)

@@ -19,16 +19,16 @@ from fedrobust.seeding import generator
 from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.analysis import enough_draws, rank, resample
 from fedrobust.studies.comparison.cell_results import COLUMNS, long_table, severity
-from fedrobust.studies.comparison.results_table import Findings
+from fedrobust.studies.comparison.results_table import ComparisonResults
 from tests.studies.comparison.made_up import CLASSES, IMAGES, LABELS, RIGHT, answers, cell, findings, result, scores
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+def found(tmp_path_factory: pytest.TempPathFactory) -> ComparisonResults:
     return findings(tmp_path_factory.mktemp("cells"))
 
 
-def test_a_cell_s_interval_over_images_is_that_of_its_own_bootstrap(found: Findings) -> None:
+def test_a_cell_s_interval_over_images_is_that_of_its_own_bootstrap(found: ComparisonResults) -> None:
     one = found.results[-1]
     draws = resample([one], lambda _: ["clean"], 400).drops[one.folder.name, "clean"]
     predicted = one.predictions().predicted
@@ -38,7 +38,7 @@ def test_a_cell_s_interval_over_images_is_that_of_its_own_bootstrap(found: Findi
     assert torch.quantile(draws, draws.new_tensor([0.025, 0.975])).tolist() == pytest.approx(again)
 
 
-def test_cells_judged_together_or_alone_get_the_same_replicates(found: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_judged_together_or_alone_get_the_same_replicates(found: ComparisonResults, monkeypatch: pytest.MonkeyPatch) -> None:
     together = resample(found.results[:6], lambda _: ["clean"], 50)
     monkeypatch.setattr("fedrobust.studies.comparison.analysis.MOST_COUNTS", 1)
     alone = resample(found.results[:6], lambda _: ["clean"], 50)
@@ -46,14 +46,14 @@ def test_cells_judged_together_or_alone_get_the_same_replicates(found: Findings,
     assert all(torch.equal(draws, alone.clean_f1[key]) for key, draws in together.clean_f1.items())
 
 
-def test_other_test_images_are_refused(found: Findings, tmp_path: Path) -> None:
+def test_other_test_images_are_refused(found: ComparisonResults, tmp_path: Path) -> None:
     bad = dataclasses.replace(found.results[0], folder=tmp_path)
     write_predictions(tmp_path, LABELS.flip(0), torch.arange(IMAGES), scores(0.5, 0))
     with pytest.raises(DataError, match="other test images"):
         resample([found.results[1], bad], lambda _: ["clean"], 10)
 
 
-def test_the_ranking_tells_the_bad_rule_from_the_others(found: Findings) -> None:
+def test_the_ranking_tells_the_bad_rule_from_the_others(found: ComparisonResults) -> None:
     ranking = rank(found.poisoning(3))
     names = [found.rules[rule] for rule in ranking.order]
     assert names[-1] == "bad"
@@ -69,12 +69,12 @@ def test_the_ranking_tells_the_bad_rule_from_the_others(found: Findings) -> None
         assert mean.low < mean.value < mean.high
 
 
-def test_nobody_poisoned_is_no_drop(found: Findings) -> None:
+def test_nobody_poisoned_is_no_drop(found: ComparisonResults) -> None:
     board = found.poisoning(0)
     assert [board.one(rule, 0).value for rule in range(3)] == [0, 0, 0]
 
 
-def test_the_page(found: Findings) -> None:
+def test_the_page(found: ComparisonResults) -> None:
     rankings = leaderboard.rankings_of(found)
     text = leaderboard.leaderboard(found, rankings, ["heatmap.png"])
     assert "3 rules, 2 attacks, poisoned clients: 1, 3, seeds: 0, 1, 2. Finished: 45 of 45 runs." in text
@@ -101,7 +101,7 @@ def test_one_seed_says_that_it_is_one(tmp_path: Path) -> None:
     assert "30 replicates are too few for 3 pairs" in text
 
 
-def test_failed_cells_are_named_and_leave_their_rule_without_a_mean(found: Findings) -> None:
+def test_failed_cells_are_named_and_leave_their_rule_without_a_mean(found: ComparisonResults) -> None:
     lost = [one for one in found.results if (one.cell.strategy, one.cell.contamination, one.cell.poisoned) == ("good", "flip", 3)]
     rest = tuple(one for one in found.results if one not in lost)
     holes = dataclasses.replace(found, results=rest, failed={one.cell: "no | memory" for one in lost})
@@ -115,14 +115,14 @@ def test_failed_cells_are_named_and_leave_their_rule_without_a_mean(found: Findi
     assert frame[frame.metric == "failed"].note.tolist() == ["no | memory"] * 3
 
 
-def test_one_lost_seed_leaves_a_mean(found: Findings) -> None:
+def test_one_lost_seed_leaves_a_mean(found: ComparisonResults) -> None:
     lost = next(one for one in found.results if (one.cell.strategy, one.cell.poisoned, one.cell.seed) == ("good", 3, 1))
     rest = tuple(one for one in found.results if one is not lost)
     ranking = rank(dataclasses.replace(found, results=rest).poisoning(3))
     assert set(ranking.letters) == {0, 1, 2}
 
 
-def test_the_long_table(found: Findings) -> None:
+def test_the_long_table(found: ComparisonResults) -> None:
     frame = long_table(found.results, {})
     again = pd.read_csv(io.StringIO(frame.to_csv(index=False)), keep_default_na=False, na_values=[""])
     assert list(again.columns) == list(COLUMNS)
@@ -140,7 +140,7 @@ def test_the_long_table(found: Findings) -> None:
     assert one.value["influence.poisoned"] == pytest.approx(sum(sums) / 5)
 
 
-def test_the_table_of_differences(found: Findings) -> None:
+def test_the_table_of_differences(found: ComparisonResults) -> None:
     rankings = leaderboard.rankings_of(found)
     frame = leaderboard.difference_table(found, rankings)
     assert len(frame) == 2 * 3  # 2 numbers of poisoned clients, 3 pairs of rules
@@ -152,8 +152,8 @@ def test_the_table_of_differences(found: Findings) -> None:
         assert most.difference[one, other] == pytest.approx(means[one] - means[other])
 
 
-def test_pictures(found: Findings, tmp_path: Path) -> None:
-    names = figures.draw(found, tmp_path)
+def test_pictures(found: ComparisonResults, tmp_path: Path) -> None:
+    names = figures.draw_figures(found, tmp_path)
     assert names == ["heatmap.png", "drop_by_share.png", "influence.png", "drop_by_severity.png"]
     for name in names:
         with Image.open(tmp_path / name) as picture:
@@ -168,15 +168,15 @@ def test_attacks_of_several_severities_have_a_panel_of_their_own(tmp_path: Path)
         one = dataclasses.replace(one, config={**one.config, "contamination": {"_target_": "noise", "severity": grade}})
         made.append(result(tmp_path, one, scores(right - grade / 20, rule, grade, 0)))
     uses = dict.fromkeys(RIGHT, frozenset[str]())
-    several = Findings(tuple(RIGHT), ("noise1", "noise3", "noise5"), (0,), uses, tuple(made), {}, 50)
+    several = ComparisonResults(tuple(RIGHT), ("noise1", "noise3", "noise5"), (0,), uses, tuple(made), {}, 50)
     assert several.severities() == [{1: "noise1", 3: "noise3", 5: "noise5"}]
     assert severity(made[0].cell) == 1
-    assert "drop_by_severity.png" in figures.draw(several, tmp_path / "pictures")
+    assert "drop_by_severity.png" in figures.draw_figures(several, tmp_path / "pictures")
 
 
 def test_nothing_poisoned_nothing_drawn(tmp_path: Path) -> None:
     found = findings(tmp_path, counts=(0,), draws=20)
-    assert figures.draw(found, tmp_path) == []
+    assert figures.draw_figures(found, tmp_path) == []
     text = leaderboard.leaderboard(found, leaderboard.rankings_of(found), [])
     assert "poisoned clients: none" in text
     assert "## Without contamination" in text

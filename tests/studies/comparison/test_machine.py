@@ -7,9 +7,9 @@ import torch
 
 from fedrobust.studies.comparison import run
 from fedrobust.studies.comparison.executor import Machine
-from fedrobust.studies.comparison.grid import Grid, cells, read
+from fedrobust.studies.comparison.grid import Grid, cells, read_grid
 from fedrobust.studies.comparison.run import machine_for
-from fedrobust.studies.comparison.worker import cost
+from fedrobust.studies.comparison.worker import measure_cost
 
 SMALL = ("experiment=smoke", "strategies=[fedavg]", "poisoned=[0]", "seeds=[0]")
 
@@ -17,7 +17,7 @@ SMALL = ("experiment=smoke", "strategies=[fedavg]", "poisoned=[0]", "seeds=[0]")
 def machine(monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, *words: str) -> Machine:
     monkeypatch.setattr(run, "cores", lambda: cores)
     monkeypatch.setattr(run, "gpus", lambda: gpus)
-    grid: Grid = read((*SMALL, *words))
+    grid: Grid = read_grid((*SMALL, *words))
     return machine_for(grid, cells(grid)[0])
 
 
@@ -37,7 +37,7 @@ def test_as_many_as_the_machine_has_room_for(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_a_process_costs() -> None:
     held = torch.ones(1 << 24)  # 64 MB
-    found = cost(3.5)
+    found = measure_cost(3.5)
     assert found["seconds"] == 3.5
     assert held.numel() * 4 < found["peak_memory"] < 1e12
     assert (found["peak_gpu_memory"] is None) == (not torch.cuda.is_available())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fedrobust.reporting.text import duration
+from fedrobust.reporting.text import format_duration
 from fedrobust.studies.comparison import progress
 from fedrobust.studies.comparison.progress import Screen
 from tests.studies.comparison.made_up import cell
@@ -47,4 +47,4 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_durations() -> None:
-    assert [duration(seconds) for seconds in (0, 99, 100, 5940, 7500)] == ["0 s", "99 s", "2 min", "99 min", "2 h 5 min"]
+    assert [format_duration(seconds) for seconds in (0, 99, 100, 5940, 7500)] == ["0 s", "99 s", "2 min", "99 min", "2 h 5 min"]
