@@ -1,1 +1,2 @@
-"""Measurements, run from a checkout: `python -m benchmarks.engines --help`. docs/performance.md says what each measures."""
+"""Measurements, run from a checkout: `python -m benchmarks.engines --help`. docs/performance.md
+says what each measures."""

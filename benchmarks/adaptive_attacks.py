@@ -1,8 +1,11 @@
-"""Purifiers on the models of finished runs: settings chosen on validation images, then judged on test images under three threat models.
+"""Purifiers on the models of finished runs: settings chosen on validation images, then judged on
+test images under three threat models.
 
-Chosen is, of each purifier's grid, the setting with the best balanced accuracy on validation images that PGD-20 has attacked with
-eps = 4/255 without knowing of a purifier, among those that cost at most 3 points on the images as they are (where none does: the cheapest).
-Several runs are those of several seeds: one setting is chosen for all by its means, and intervals resample runs as well as lesions.
+Chosen is, of each purifier's grid, the setting with the best balanced accuracy on validation images
+that PGD-20 has attacked with eps = 4/255 without knowing of a purifier, among those that cost at
+most 3 points on the images as they are (where none does: the cheapest). Several runs are those of
+several seeds: one setting is chosen for all by its means, and intervals resample runs as well as
+lesions.
 """
 
 from __future__ import annotations
@@ -32,7 +35,12 @@ from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, Purifier
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
-    "mdda": {"std": (0.01, 0.02, 0.04), "blocks": (1, 2, 4), "weight": (0.02, 0.05, 0.1), "smoothing": (1, 0)},
+    "mdda": {
+        "std": (0.01, 0.02, 0.04),
+        "blocks": (1, 2, 4),
+        "weight": (0.02, 0.05, 0.1),
+        "smoothing": (1, 0),
+    },
     "tv": {"weight": (0.02, 0.05, 0.1, 0.2)},
     "gaussian": {"std": (0.4, 0.6, 0.8, 1.2)},
     "median_filter": {"size": (3, 5)},
@@ -40,13 +48,15 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 }
 EPS_255 = (1, 2, 4, 8)
 MAIN = 4  # of EPS_255: where settings are chosen, and where attackers know the purifier
-CONTROL = "none, its own statistics"  # the bare model with BatchNorm statistics estimated like those behind purifiers
+# the bare model with BatchNorm statistics estimated like those behind purifiers
+CONTROL = "none, its own statistics"
 POINTS = 3.0  # of balanced accuracy that a purifier may cost on images as they are
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A setting of a purifier and its balanced accuracies in percent, on images as they are and on attacked ones."""
+    """A setting of a purifier and its balanced accuracies in percent, on images as they are and on
+    attacked ones."""
 
     settings: Mapping[str, float]
     clean: float
@@ -54,23 +64,37 @@ class Candidate:
 
 
 def choose(candidates: Sequence[Candidate], undefended: float) -> Candidate:
-    """The setting of the rule above; of equals the first. undefended: balanced accuracy without a purifier on images as they are."""
+    """The setting of the rule above; of equals the first. undefended: balanced accuracy without a
+    purifier on images as they are."""
     cheap = [one for one in candidates if undefended - one.clean <= POINTS]
-    return max(cheap, key=lambda one: one.attacked) if cheap else max(candidates, key=lambda one: one.clean)
+    return (
+        max(cheap, key=lambda one: one.attacked)
+        if cheap
+        else max(candidates, key=lambda one: one.clean)
+    )
 
 
 def build_purifier(name: str, settings: Mapping[str, float]) -> Purifier:
     """The purifier of configs/purifier with some settings changed."""
-    made: Purifier = factories.build_group({"purifier": {**compose.compose(f"purifier={name}")["purifier"], **settings}}, "purifier")
+    made: Purifier = factories.build_group(
+        {"purifier": {**compose.compose(f"purifier={name}")["purifier"], **settings}}, "purifier"
+    )
     return made
 
 
-def try_settings(one: EvaluatedModel, names: Sequence[str], steps: int) -> dict[str, list[Candidate]]:
+def try_settings(
+    one: EvaluatedModel, names: Sequence[str], steps: int
+) -> dict[str, list[Candidate]]:
     """All settings of each purifier on one run's images, "none" without one first."""
     labels, attacked = one.samples.labels, one.attack(blind(steps), MAIN)
 
-    def candidate(there: EvaluatedModel, purifier: Purifier, settings: Mapping[str, float]) -> Candidate:
-        scores = [balanced_accuracy(there.predict(purifier, images), labels) for images in (one.samples.images, attacked)]
+    def candidate(
+        there: EvaluatedModel, purifier: Purifier, settings: Mapping[str, float]
+    ) -> Candidate:
+        scores = [
+            balanced_accuracy(there.predict(purifier, images), labels)
+            for images in (one.samples.images, attacked)
+        ]
         return Candidate(settings, *scores)
 
     found = {"none": [candidate(one, NO_PURIFIER, {})]}
@@ -88,16 +112,25 @@ def average_runs(runs: Sequence[Mapping[str, Sequence[Candidate]]]) -> dict[str,
     """Of every setting the means over the runs."""
     return {
         name: [
-            Candidate(settings.settings, fmean(one.clean for one in same), fmean(one.attacked for one in same))
-            for settings, same in zip(candidates, zip(*(run[name] for run in runs), strict=True), strict=True)
+            Candidate(
+                settings.settings,
+                fmean(one.clean for one in same),
+                fmean(one.attacked for one in same),
+            )
+            for settings, same in zip(
+                candidates, zip(*(run[name] for run in runs), strict=True), strict=True
+            )
         ]
         for name, candidates in runs[0].items()
     }
 
 
 def pool_runs(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """(1 + draws,) of each condition: the mean over the runs, and its replicates, in which runs are resampled as well."""
-    counts = sample_seeds(len(runs), len(next(iter(runs[0].values()))) - 1, generator(0, "benchmark", "runs"))
+    """(1 + draws,) of each condition: the mean over the runs, and its replicates, in which runs are
+    resampled as well."""
+    counts = sample_seeds(
+        len(runs), len(next(iter(runs[0].values()))) - 1, generator(0, "benchmark", "runs")
+    )
     out = {}
     for name in runs[0]:
         values = torch.stack([run[name] for run in runs])
@@ -106,8 +139,11 @@ def pool_runs(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return out
 
 
-def against_the_blind(one: EvaluatedModel, purifiers: Mapping[str, Purifier], steps: int) -> dict[str, Tensor]:
-    """(N,) predictions by "<purifier> | <condition>": images as they are, and attacked at every eps without knowing of a purifier."""
+def against_the_blind(
+    one: EvaluatedModel, purifiers: Mapping[str, Purifier], steps: int
+) -> dict[str, Tensor]:
+    """(N,) predictions by "<purifier> | <condition>": images as they are, and attacked at every eps
+    without knowing of a purifier."""
     out = {}
     for eps in (0, *EPS_255):
         images = one.attack(blind(steps), eps) if eps else one.samples.images
@@ -118,14 +154,20 @@ def against_the_blind(one: EvaluatedModel, purifiers: Mapping[str, Purifier], st
     return out
 
 
-def against_the_informed(one: EvaluatedModel, purifiers: Mapping[str, Purifier], steps: int, draws: int) -> dict[str, Tensor]:
-    """(N,) predictions by "<purifier> | <threat> <eps>": attacked at the main eps by those who know the purifier."""
+def against_the_informed(
+    one: EvaluatedModel, purifiers: Mapping[str, Purifier], steps: int, draws: int
+) -> dict[str, Tensor]:
+    """(N,) predictions by "<purifier> | <threat> <eps>": attacked at the main eps by those who know
+    the purifier."""
     out = {}
     for name, made in purifiers.items():
         there = one.with_purifier(made)
         for threat in (bpda_eot, differentiate_through)[: 1 + made.differentiable]:
             what = f"{name} | {threat.__name__} {MAIN}"
-            knowing = informed(partial(threat, steps=steps, draws=draws if name == "mdda" else 1), made)  # the others have no noise
+            # the others have no noise
+            knowing = informed(
+                partial(threat, steps=steps, draws=draws if name == "mdda" else 1), made
+            )
             out[what] = _said(what, one, there.predict(made, there.attack(knowing, MAIN)))
     return out
 
@@ -145,7 +187,9 @@ def blind(steps: int) -> Attack:
 def informed(threat: AdaptiveAttack, purifier: Purifier) -> Attack:
     """The attack by somebody who knows this purifier."""
 
-    def attack(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+    def attack(
+        model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator
+    ) -> Tensor:
         return threat(model, images, labels, eps, purifier, generator)
 
     return attack
@@ -160,9 +204,15 @@ def interval(values: Tensor, digits: int = 1) -> str:
 
 
 def rows(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[list[str]]:
-    """For each purifier: balanced accuracy in every condition, what it costs on clean images, and what it gives back of the loss."""
+    """For each purifier: balanced accuracy in every condition, what it costs on clean images, and
+    what it gives back of the loss."""
     clean, attacked = scores["none | clean"], scores[f"none | oblivious {MAIN}"]
-    columns = ["clean", *(f"oblivious {eps}" for eps in EPS_255), f"bpda_eot {MAIN}", f"differentiated {MAIN}"]
+    columns = [
+        "clean",
+        *(f"oblivious {eps}" for eps in EPS_255),
+        f"bpda_eot {MAIN}",
+        f"differentiated {MAIN}",
+    ]
     out = []
     for name in ("none", *names):
         found = [scores.get(f"{name} | {column}") for column in columns]
@@ -175,23 +225,59 @@ def rows(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[list[str]]:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
     parser = report.parser("threats", __doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="output folders of finished runs of fedrobust.simulate, one of each seed")
-    parser.add_argument("--purifiers", type=report.names, default=list(GRIDS), help=f"of {','.join(GRIDS)} (all)")
-    parser.add_argument("--validation", type=report.count, default=1000, help="at most so many validation images (1000)")
-    parser.add_argument("--test", type=report.count, default=1000, help="at most so many test images (1000)")
-    parser.add_argument("--adaptive", type=report.count, default=1000, help="of the test images, for those who know the purifier (1000)")
-    parser.add_argument("--steps", type=report.count, default=20, help="of PGD (20)")
-    parser.add_argument("--draws", type=report.count, default=20, help="of MDDA's noise a step, for those who know it (20)")
     parser.add_argument(
-        "--statistics", type=report.count, default=0, help="training images for BatchNorm statistics behind purifiers (none)"
+        "runs",
+        type=Path,
+        nargs="+",
+        help="output folders of finished runs of fedrobust.simulate, one of each seed",
     )
-    parser.add_argument("--bootstrap", type=report.count, default=2000, help="draws of the intervals (2000)")
+    parser.add_argument(
+        "--purifiers", type=report.names, default=list(GRIDS), help=f"of {','.join(GRIDS)} (all)"
+    )
+    parser.add_argument(
+        "--validation",
+        type=report.count,
+        default=1000,
+        help="at most so many validation images (1000)",
+    )
+    parser.add_argument(
+        "--test", type=report.count, default=1000, help="at most so many test images (1000)"
+    )
+    parser.add_argument(
+        "--adaptive",
+        type=report.count,
+        default=1000,
+        help="of the test images, for those who know the purifier (1000)",
+    )
+    parser.add_argument("--steps", type=report.count, default=20, help="of PGD (20)")
+    parser.add_argument(
+        "--draws",
+        type=report.count,
+        default=20,
+        help="of MDDA's noise a step, for those who know it (20)",
+    )
+    parser.add_argument(
+        "--statistics",
+        type=report.count,
+        default=0,
+        help="training images for BatchNorm statistics behind purifiers (none)",
+    )
+    parser.add_argument(
+        "--bootstrap", type=report.count, default=2000, help="draws of the intervals (2000)"
+    )
     parser.add_argument("--batch", type=report.count, default=64, help="images at once (64)")
     options = parser.parse_intermixed_args(words)
     report.check_names("--purifiers", options.purifiers, list(GRIDS))
     report.check_writable("--json", options.json)
     if options.quick:
-        options.validation, options.test, options.adaptive, options.steps, options.draws, options.bootstrap = 16, 16, 8, 2, 1, 10
+        (
+            options.validation,
+            options.test,
+            options.adaptive,
+            options.steps,
+            options.draws,
+            options.bootstrap,
+        ) = 16, 16, 8, 2, 1, 10
     return options
 
 
@@ -201,35 +287,80 @@ def main(words: Sequence[str]) -> int:
     opened = [open_run(folder) for folder in options.runs]
 
     def scenes(split: int, images: int) -> list[EvaluatedModel]:
-        return [evaluated_model(*run, split, images, batch=options.batch, estimation=options.statistics) for run in opened]
+        return [
+            evaluated_model(*run, split, images, batch=options.batch, estimation=options.statistics)
+            for run in opened
+        ]
 
-    found = average_runs([try_settings(one, options.purifiers, options.steps) for one in scenes(VALIDATION, options.validation)])
+    found = average_runs(
+        [
+            try_settings(one, options.purifiers, options.steps)
+            for one in scenes(VALIDATION, options.validation)
+        ]
+    )
     plain = found["none"][0]
     best = {name: choose(candidates, plain.clean) for name, candidates in found.items()}
-    choice = [[name, _words(one.settings), f"{one.clean:.1f}", f"{one.attacked:.1f}"] for name, one in best.items()]
-    report.show("chosen on validation images", ["purifier", "settings", "clean", f"oblivious {MAIN}/255"], choice)
+    choice = [
+        [name, _words(one.settings), f"{one.clean:.1f}", f"{one.attacked:.1f}"]
+        for name, one in best.items()
+    ]
+    report.show(
+        "chosen on validation images",
+        ["purifier", "settings", "clean", f"oblivious {MAIN}/255"],
+        choice,
+    )
     purifiers = {name: build_purifier(name, best[name].settings) for name in options.purifiers}
     if options.statistics:
         purifiers = {CONTROL: NO_PURIFIER, **purifiers}
-    tests, fewer = (scenes(TEST, images) for images in (options.test, min(options.test, options.adaptive)))
-    scores = pool_runs([evaluate_run(*pair, purifiers, options) for pair in zip(tests, fewer, strict=True)])
+    tests, fewer = (
+        scenes(TEST, images) for images in (options.test, min(options.test, options.adaptive))
+    )
+    scores = pool_runs(
+        [evaluate_run(*pair, purifiers, options) for pair in zip(tests, fewer, strict=True)]
+    )
     table = rows(scores, list(purifiers))
-    head = ["purifier", "clean", *(f"eps {eps}" for eps in EPS_255), f"BPDA+EOT {MAIN}", f"differentiated {MAIN}", "cost", "% back"]
-    counts = f"{len(tests[0].samples)} test images, {len(fewer[0].samples)} of them for those who know the purifier"
+    head = [
+        "purifier",
+        "clean",
+        *(f"eps {eps}" for eps in EPS_255),
+        f"BPDA+EOT {MAIN}",
+        f"differentiated {MAIN}",
+        "cost",
+        "% back",
+    ]
+    counts = (
+        f"{len(tests[0].samples)} test images, {len(fewer[0].samples)} of them "
+        "for those who know the purifier"
+    )
     report.show(f"{counts}; {len(opened)} run(s); 95 % intervals", head, table)
     if options.json is not None:
-        listed = {name: [[dict(one.settings), one.clean, one.attacked] for one in many] for name, many in found.items()}
-        parts = {"validation": listed, "chosen": {name: dict(one.settings) for name, one in best.items()}}
-        report.write_json(options.json, report.document("threats", words, facts, **parts, columns=head, test=table))
+        listed = {
+            name: [[dict(one.settings), one.clean, one.attacked] for one in many]
+            for name, many in found.items()
+        }
+        parts = {
+            "validation": listed,
+            "chosen": {name: dict(one.settings) for name, one in best.items()},
+        }
+        report.write_json(
+            options.json,
+            report.document("threats", words, facts, **parts, columns=head, test=table),
+        )
     return 0
 
 
 def evaluate_run(
-    tests: EvaluatedModel, fewer: EvaluatedModel, purifiers: Mapping[str, Purifier], options: argparse.Namespace
+    tests: EvaluatedModel,
+    fewer: EvaluatedModel,
+    purifiers: Mapping[str, Purifier],
+    options: argparse.Namespace,
 ) -> dict[str, Tensor]:
-    """(1 + draws,) balanced accuracies of one run under every condition. fewer: the test images for attackers who know the purifier."""
+    """(1 + draws,) balanced accuracies of one run under every condition. fewer: the test images for
+    attackers who know the purifier."""
     scores = tests.resample(against_the_blind(tests, purifiers, options.steps), options.bootstrap)
-    return scores | fewer.resample(against_the_informed(fewer, purifiers, options.steps, options.draws), options.bootstrap)
+    return scores | fewer.resample(
+        against_the_informed(fewer, purifiers, options.steps, options.draws), options.bootstrap
+    )
 
 
 def _words(settings: Mapping[str, float]) -> str:

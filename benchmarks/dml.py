@@ -1,4 +1,5 @@
-"""The server's part of a round of etf_dml: trust alone, with ensemble distillation, with mutual learning, for N members.
+"""The server's part of a round of etf_dml: trust alone, with ensemble distillation, with mutual
+learning, for N members.
 
 The measure is what cannot be saved: N plain inference passes over the proxy images.
 """
@@ -30,7 +31,11 @@ def cases(options: argparse.Namespace) -> list[dict[str, Any]]:
         "repeats": options.repeats,
         "threads": options.threads,
     }
-    return [{"members": members, "proxy": proxy, **common} for members in options.members for proxy in options.proxy]
+    return [
+        {"members": members, "proxy": proxy, **common}
+        for members in options.members
+        for proxy in options.proxy
+    ]
 
 
 def measure(case: dict[str, Any], timeout: float) -> Measurement:
@@ -38,10 +43,21 @@ def measure(case: dict[str, Any], timeout: float) -> Measurement:
     with tempfile.TemporaryDirectory(prefix="fedrobust-benchmark-") as folder:
         archive = Path(folder) / "images.npz"
         root = min(ROOT_IMAGES, max(1, case["proxy"] // 16))
-        train = 2 * (case["proxy"] + CLASSES * root) + CLASSES * case["members"]  # the server may have half of them
-        write_archive(archive, {"train": train, "val": case["members"], "test": case["members"]}, case["size"], CLASSES)
+        # the server may have half of them
+        train = 2 * (case["proxy"] + CLASSES * root) + CLASSES * case["members"]
+        write_archive(
+            archive,
+            {"train": train, "val": case["members"], "test": case["members"]},
+            case["size"],
+            CLASSES,
+        )
         settings = {**case, "archive": str(archive), "root": root}
-        return run_task("dml", settings, timeout=timeout, environment=environment(case["threads"], folder, case["device"]))
+        return run_task(
+            "dml",
+            settings,
+            timeout=timeout,
+            environment=environment(case["threads"], folder, case["device"]),
+        )
 
 
 def summary(measured: Measurement) -> dict[str, dict[str, Spread]]:
@@ -50,7 +66,12 @@ def summary(measured: Measurement) -> dict[str, dict[str, Spread]]:
     return {
         name: {
             "seconds": Spread.of(values),
-            "ratio": Spread.of([value / max(plain, 1e-9) for value, plain in zip(values, seconds["passes"], strict=True)]),
+            "ratio": Spread.of(
+                [
+                    value / max(plain, 1e-9)
+                    for value, plain in zip(values, seconds["passes"], strict=True)
+                ]
+            ),
         }
         for name, values in seconds.items()
     }
@@ -58,7 +79,10 @@ def summary(measured: Measurement) -> dict[str, dict[str, Spread]]:
 
 def title(case: dict[str, Any]) -> str:
     """A case in words."""
-    return f"{case['members']} x {case['model']}, {case['proxy']} proxy images of {case['size']} px, {case['device']}"
+    return (
+        f"{case['members']} x {case['model']}, {case['proxy']} proxy images of "
+        f"{case['size']} px, {case['device']}"
+    )
 
 
 def show(case: dict[str, Any], measured: Measurement) -> None:
@@ -74,31 +98,65 @@ def show(case: dict[str, Any], measured: Measurement) -> None:
         [words[name], values["seconds"].text(), values["ratio"].text(), str(kept.get(name, ""))]
         for name, values in summary(measured).items()
     ]
-    report.show(title(case), ["", "s", "to plain passes", "members with weight"], rows, "Median [least, most] over the repeats.")
+    report.show(
+        title(case),
+        ["", "s", "to plain passes", "members with weight"],
+        rows,
+        "Median [least, most] over the repeats.",
+    )
 
 
 def plain(case: dict[str, Any], measured: Measurement) -> dict[str, Any]:
     """JSON values of one case."""
     table = {} if measured.failure else summary(measured)
-    shown = {name: {key: spread._asdict() for key, spread in values.items()} for name, values in table.items()}
+    shown = {
+        name: {key: spread._asdict() for key, spread in values.items()}
+        for name, values in table.items()
+    }
     return {"case": case, "summary": shown, "run": measured.plain()}
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
     parser = report.parser("dml", __doc__)
-    parser.add_argument("--members", type=report.counts, default=[10], help="numbers of members (10)")
-    parser.add_argument("--proxy", type=report.counts, default=[128, 1000], help="numbers of proxy images (128,1000)")
-    parser.add_argument("--model", choices=MODELS, default="resnet18", help="of configs/model (resnet18)")
-    parser.add_argument("--size", type=report.count, default=32, help="pixels of the images, square (32)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes (cpu)")
-    parser.add_argument("--repeats", type=report.count, default=3, help="calls of everything in a process (3)")
+    parser.add_argument(
+        "--members", type=report.counts, default=[10], help="numbers of members (10)"
+    )
+    parser.add_argument(
+        "--proxy",
+        type=report.counts,
+        default=[128, 1000],
+        help="numbers of proxy images (128,1000)",
+    )
+    parser.add_argument(
+        "--model", choices=MODELS, default="resnet18", help="of configs/model (resnet18)"
+    )
+    parser.add_argument(
+        "--size", type=report.count, default=32, help="pixels of the images, square (32)"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where the server computes (cpu)"
+    )
+    parser.add_argument(
+        "--repeats", type=report.count, default=3, help="calls of everything in a process (3)"
+    )
     parser.add_argument("--threads", type=report.count, default=1, help="of torch (1)")
-    parser.add_argument("--timeout", type=report.count, default=3600, help="seconds after which one case counts as failed (3600)")
+    parser.add_argument(
+        "--timeout",
+        type=report.count,
+        default=3600,
+        help="seconds after which one case counts as failed (3600)",
+    )
     options = parser.parse_args(words)
     report.check_writable("--json", options.json)
     if options.quick:
-        options.members, options.proxy, options.model, options.size, options.repeats = [3], [16], "small", 16, 1
+        options.members, options.proxy, options.model, options.size, options.repeats = (
+            [3],
+            [16],
+            "small",
+            16,
+            1,
+        )
     return options
 
 
@@ -115,7 +173,9 @@ def main(words: Sequence[str]) -> int:
         else:
             show(case, measured)
     if options.json is not None:
-        report.write_json(options.json, report.document("dml", words, facts, cases=[plain(*one) for one in found]))
+        report.write_json(
+            options.json, report.document("dml", words, facts, cases=[plain(*one) for one in found])
+        )
     return int(any(measured.failure for _, measured in found))
 
 

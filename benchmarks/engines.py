@@ -1,7 +1,9 @@
-"""fedrobust's engines and other frameworks against a plain training loop that does the same work: CPU time, wall time, memory.
+"""fedrobust's engines and other frameworks against a plain training loop that does the same work:
+CPU time, wall time, memory.
 
-Ten clients, three rounds, ResNet-18 with 64 or ResNet-50 with 32 images of 32 pixels per client, one local epoch of SGD, the global
-model judged after every round. Every measurement has a process of its own, and the repeats are interleaved.
+Ten clients, three rounds, ResNet-18 with 64 or ResNet-50 with 32 images of 32 pixels per client,
+one local epoch of SGD, the global model judged after every round. Every measurement has a process
+of its own, and the repeats are interleaved.
 """
 
 from __future__ import annotations
@@ -62,32 +64,49 @@ def whole(measured: Measurement) -> dict[str, float]:
 
 
 def steady(measured: Measurement) -> dict[str, float]:
-    """Per round, from the second one on: what starting costs is not in it. Needs the marks of two rounds or more."""
+    """Per round, from the second one on: what starting costs is not in it. Needs the marks of two
+    rounds or more."""
     first, *later = [mark for mark in measured.marks if mark.number >= 1]
-    seconds = [mark.at - before.resumed for before, mark in zip([first, *later], later, strict=False)]
+    seconds = [
+        mark.at - before.resumed for before, mark in zip([first, *later], later, strict=False)
+    ]
     cpu = (later[-1].cpu - first.cpu) / len(later)
     return {"cpu": cpu, "wall": sum(seconds) / len(later), **_memory([mark.peak for mark in later])}
 
 
 def _memory(peaks: Sequence[Any]) -> dict[str, float]:
-    return {"pss": max(peak.pss for peak in peaks), "own": max(peak.anonymous + peak.shared for peak in peaks)}
+    return {
+        "pss": max(peak.pss for peak in peaks),
+        "own": max(peak.anonymous + peak.shared for peak in peaks),
+    }
 
 
 PARTS = {"whole": whole, "steady": steady}
 
 
 def summary(runs: Sequence[Run], part: str) -> dict[str, dict[str, dict[str, Spread]]]:
-    """{entry: {measure: {"value": Spread, "ratio": Spread to the plain loop of the same repeat}}} of one workload's good runs."""
-    figures = {(run.entry, run.repeat): PARTS[part](run.measured) for run in runs if not run.measured.failure}
+    """{entry: {measure: {"value": Spread, "ratio": Spread to the plain loop of the same repeat}}}
+    of one workload's good runs."""
+    figures = {
+        (run.entry, run.repeat): PARTS[part](run.measured)
+        for run in runs
+        if not run.measured.failure
+    }
     out: dict[str, dict[str, dict[str, Spread]]] = {}
     for entry in dict.fromkeys(run.entry for run in runs):
         mine = {repeat: values for (who, repeat), values in figures.items() if who == entry}
-        plain = {repeat: values for (who, repeat), values in figures.items() if who.name == "plain" and repeat in mine}
+        plain = {
+            repeat: values
+            for (who, repeat), values in figures.items()
+            if who.name == "plain" and repeat in mine
+        }
         if mine and plain:
             out[entry.title] = {
                 name: {
                     "value": Spread.of([values[name] for values in mine.values()]),
-                    "ratio": Spread.of([mine[repeat][name] / max(plain[repeat][name], 1e-9) for repeat in plain]),
+                    "ratio": Spread.of(
+                        [mine[repeat][name] / max(plain[repeat][name], 1e-9) for repeat in plain]
+                    ),
                 }
                 for name in MEASURES
             }
@@ -95,7 +114,8 @@ def summary(runs: Sequence[Run], part: str) -> dict[str, dict[str, dict[str, Spr
 
 
 def entries(only: Sequence[str], rules: Sequence[str]) -> list[Entry]:
-    """The plain loop, and the wanted contestants that are installed with the rules that they know."""
+    """The plain loop, and the wanted contestants that are installed with the rules that they
+    know."""
     found = [Entry("plain", "fedavg")]
     for name in only:
         known, package, how = CONTESTANTS[name]
@@ -109,7 +129,17 @@ def entries(only: Sequence[str], rules: Sequence[str]) -> list[Entry]:
 def works(options: argparse.Namespace, folder: str) -> Iterator[Work]:
     """The chosen workloads; with --quick one of a moment."""
     if options.quick:
-        yield Work("quick", "small", 8, folder, clients=3, rounds=2, validation=4, batch=4, threads=options.threads)
+        yield Work(
+            "quick",
+            "small",
+            8,
+            folder,
+            clients=3,
+            rounds=2,
+            validation=4,
+            batch=4,
+            threads=options.threads,
+        )
         return
     for name in options.workload:
         model, images = WORKLOADS[name]
@@ -123,7 +153,8 @@ def measure(work: Work, entry: Entry, timeout: float) -> Measurement:
 
 
 def warm_up(work: Work, timeout: float) -> None:
-    """Fill fedrobust's cache of images and the machine's cache of files, so that nobody pays for them in a measurement."""
+    """Fill fedrobust's cache of images and the machine's cache of files, so that nobody pays for
+    them in a measurement."""
     found = measure(work, Entry("inline", "fedavg"), timeout)
     if found.failure:
         print(found.output, file=sys.stderr)
@@ -143,9 +174,13 @@ def measure_all(options: argparse.Namespace, folder: str) -> list[Run]:
                 measured = measure(work, entry, options.timeout)
                 measured = check_work(measured, work)
                 runs.append(Run(work.name, entry, repeat, measured))
-                report.say(f"{work.name} {repeat + 1}/{options.repeats} {entry.title}: {_line(measured)}")
+                report.say(
+                    f"{work.name} {repeat + 1}/{options.repeats} {entry.title}: {_line(measured)}"
+                )
                 if measured.failure:
-                    report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
+                    report.say(
+                        "\n".join(f"    {line}" for line in measured.output.splitlines()[-15:])
+                    )
     return runs
 
 
@@ -161,13 +196,23 @@ def check_work(measured: Measurement, work: Work) -> Measurement:
     if measured.failure:
         return measured
     found = {name: measured.result.get(name) for name in work.done}
-    if found == work.done and [mark.number for mark in measured.marks] == list(range(work.rounds + 1)):
+    if found == work.done and [mark.number for mark in measured.marks] == list(
+        range(work.rounds + 1)
+    ):
         return measured
-    return Measurement(measured.wall, measured.cpu, measured.peak, measured.marks, measured.result, f"did {found}, not {work.done}")
+    return Measurement(
+        measured.wall,
+        measured.cpu,
+        measured.peak,
+        measured.marks,
+        measured.result,
+        f"did {found}, not {work.done}",
+    )
 
 
 def odd_ones(runs: Sequence[Run], tolerance: float = 0.25) -> list[str]:
-    """Contestants whose FedAvg moved the last layer by another distance than the plain loop did: not the same work."""
+    """Contestants whose FedAvg moved the last layer by another distance than the plain loop did:
+    not the same work."""
     moved: dict[str, list[float]] = {}
     for run in runs:
         if run.entry.rule == "fedavg" and not run.measured.failure:
@@ -184,15 +229,24 @@ def show(runs: Sequence[Run]) -> None:
     """Two tables per workload."""
     for workload in dict.fromkeys(run.workload for run in runs):
         mine = [run for run in runs if run.workload == workload]
-        for part, words in (("steady", "per round, from the second on"), ("whole", "whole process, with start and end")):
+        for part, words in (
+            ("steady", "per round, from the second on"),
+            ("whole", "whole process, with start and end"),
+        ):
             rows = []
             for title, values in summary(mine, part).items():
                 row = [title]
                 for name in MEASURES:
-                    row += [values[name]["value"].text(0 if name in ("pss", "own") else 2), values[name]["ratio"].text()]
+                    row += [
+                        values[name]["value"].text(0 if name in ("pss", "own") else 2),
+                        values[name]["ratio"].text(),
+                    ]
                 rows.append(row)
             columns = ["", *(text for name in MEASURES for text in (HEADERS[name], "to plain"))]
-            note = "Median [least, most] over the repeats; ratios to the plain loop (its FedAvg) of the same repeat."
+            note = (
+                "Median [least, most] over the repeats; ratios to the plain loop "
+                "(its FedAvg) of the same repeat."
+            )
             report.show(f"{workload}: {words}", columns, rows, note)
         for line in odd_ones(mine):
             print(f"note: {line}")
@@ -201,15 +255,39 @@ def show(runs: Sequence[Run]) -> None:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
     parser = report.parser("engines", __doc__)
-    parser.add_argument("--repeats", type=report.count, default=3, help="measurements of everything, interleaved (3)")
-    parser.add_argument("--threads", type=report.count, default=1, help="of torch in every process (1)")
-    parser.add_argument("--workers", type=report.count, default=2, help="processes of the engines that have them: ray, flower (2)")
     parser.add_argument(
-        "--only", type=report.names, default=list(CONTESTANTS), help=f"of {','.join(CONTESTANTS)}; the plain loop always runs"
+        "--repeats",
+        type=report.count,
+        default=3,
+        help="measurements of everything, interleaved (3)",
     )
-    parser.add_argument("--workload", type=report.names, default=list(WORKLOADS), help=f"of {','.join(WORKLOADS)}")
-    parser.add_argument("--rules", type=report.names, default=list(RULES), help=f"of {','.join(RULES)}")
-    parser.add_argument("--timeout", type=report.count, default=1800, help="seconds after which one measurement counts as failed (1800)")
+    parser.add_argument(
+        "--threads", type=report.count, default=1, help="of torch in every process (1)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=report.count,
+        default=2,
+        help="processes of the engines that have them: ray, flower (2)",
+    )
+    parser.add_argument(
+        "--only",
+        type=report.names,
+        default=list(CONTESTANTS),
+        help=f"of {','.join(CONTESTANTS)}; the plain loop always runs",
+    )
+    parser.add_argument(
+        "--workload", type=report.names, default=list(WORKLOADS), help=f"of {','.join(WORKLOADS)}"
+    )
+    parser.add_argument(
+        "--rules", type=report.names, default=list(RULES), help=f"of {','.join(RULES)}"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=report.count,
+        default=1800,
+        help="seconds after which one measurement counts as failed (1800)",
+    )
     options = parser.parse_args(words)
     for option, known in (("only", CONTESTANTS), ("workload", WORKLOADS), ("rules", RULES)):
         report.check_names(f"--{option}", getattr(options, option), list(known))
@@ -228,19 +306,32 @@ def main(words: Sequence[str]) -> int:
     return int(any(run.measured.failure for run in runs))
 
 
-def _document(words: Sequence[str], facts: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+def _document(
+    words: Sequence[str], facts: Mapping[str, Any], runs: Sequence[Run]
+) -> dict[str, Any]:
     tables = {
         workload: {
             part: {
-                title: {name: {key: spread._asdict() for key, spread in two.items()} for name, two in values.items()}
-                for title, values in summary([run for run in runs if run.workload == workload], part).items()
+                title: {
+                    name: {key: spread._asdict() for key, spread in two.items()}
+                    for name, two in values.items()
+                }
+                for title, values in summary(
+                    [run for run in runs if run.workload == workload], part
+                ).items()
             }
             for part in PARTS
         }
         for workload in dict.fromkeys(run.workload for run in runs)
     }
     raw = [
-        {"workload": run.workload, "contestant": run.entry.name, "rule": run.entry.rule, "repeat": run.repeat, **run.measured.plain()}
+        {
+            "workload": run.workload,
+            "contestant": run.entry.name,
+            "rule": run.entry.rule,
+            "repeat": run.repeat,
+            **run.measured.plain(),
+        }
         for run in runs
     ]
     return report.document("engines", words, facts, summary=tables, runs=raw)

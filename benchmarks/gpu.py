@@ -1,6 +1,8 @@
-"""fedrobust against a plain loop on one GPU: images a second in training, with clients side by side, and the server's DML.
+"""fedrobust against a plain loop on one GPU: images a second in training, with clients side by
+side, and the server's DML.
 
-ResNet-50, bfloat16 and channels last on both sides, a round of plain SGD epochs and the judging of the global model after it.
+ResNet-50, bfloat16 and channels last on both sides, a round of plain SGD epochs and the judging of
+the global model after it.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Lane:
 
     @property
     def title(self) -> str:
-        return {"plain": "plain loop", "inline": "inline"}.get(self.name, f"ray, {self.workers} on the GPU")
+        return {"plain": "plain loop", "inline": "inline"}.get(
+            self.name, f"ray, {self.workers} on the GPU"
+        )
 
 
 def lanes(options: argparse.Namespace) -> list[Lane]:
@@ -57,22 +61,37 @@ def measure_size(options: argparse.Namespace, size: int) -> dict[Lane, list[Meas
         for repeat in range(options.repeats):
             for lane in lanes(options):
                 work = work_of(options, size, lane, folder)
-                measured = check_work(measure(work, Entry(lane.name, "fedavg"), options.timeout), work)
+                measured = check_work(
+                    measure(work, Entry(lane.name, "fedavg"), options.timeout), work
+                )
                 found[lane].append(measured)
-                report.say(f"{size} px {repeat + 1}/{options.repeats} {lane.title}: {measured.failure or f'{measured.wall:.1f} s'}")
+                report.say(
+                    f"{size} px {repeat + 1}/{options.repeats} {lane.title}: "
+                    f"{measured.failure or f'{measured.wall:.1f} s'}"
+                )
                 if measured.failure:
-                    report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
+                    report.say(
+                        "\n".join(f"    {line}" for line in measured.output.splitlines()[-15:])
+                    )
     return found
 
 
-def speeds(found: Mapping[Lane, Sequence[Measurement]], images: int) -> dict[str, dict[str, Spread]]:
-    """{lane: images a second in rounds from the second on; ratio to the plain loop of the same repeat (1: as fast)}."""
-    seconds = {lane: {n: steady(one)["wall"] for n, one in enumerate(many) if not one.failure} for lane, many in found.items()}
+def speeds(
+    found: Mapping[Lane, Sequence[Measurement]], images: int
+) -> dict[str, dict[str, Spread]]:
+    """{lane: images a second in rounds from the second on; ratio to the plain loop of the same
+    repeat (1: as fast)}."""
+    seconds = {
+        lane: {n: steady(one)["wall"] for n, one in enumerate(many) if not one.failure}
+        for lane, many in found.items()
+    }
     plain = seconds[Lane("plain")]
     return {
         lane.title: {
             "images": Spread.of([images / value for value in mine.values()]),
-            "ratio": Spread.of([plain[repeat] / value for repeat, value in mine.items() if repeat in plain]),
+            "ratio": Spread.of(
+                [plain[repeat] / value for repeat, value in mine.items() if repeat in plain]
+            ),
             "round": Spread.of(list(mine.values())),
         }
         for lane, mine in seconds.items()
@@ -81,9 +100,16 @@ def speeds(found: Mapping[Lane, Sequence[Measurement]], images: int) -> dict[str
 
 
 def measure_dml(options: argparse.Namespace, size: int) -> tuple[dict[str, Any], Measurement]:
-    """The server's part of etf_dml with as many members and proxy images as the command line says."""
+    """The server's part of etf_dml with as many members and proxy images as the command line
+    says."""
     model = "small" if options.quick else "resnet50"
-    case = {"members": options.members, "proxy": options.proxy, "model": model, "size": size, "device": options.device}
+    case = {
+        "members": options.members,
+        "proxy": options.proxy,
+        "model": model,
+        "size": size,
+        "device": options.device,
+    }
     case |= {"repeats": options.repeats, "threads": options.threads}
     measured = dml.measure(case, options.timeout)
     if measured.failure:
@@ -91,17 +117,30 @@ def measure_dml(options: argparse.Namespace, size: int) -> tuple[dict[str, Any],
     return case, measured
 
 
-def show(size: int, table: Mapping[str, Mapping[str, Spread]], case: dict[str, Any], measured: Measurement) -> None:
+def show(
+    size: int,
+    table: Mapping[str, Mapping[str, Spread]],
+    case: dict[str, Any],
+    measured: Measurement,
+) -> None:
     """A table of the lanes and one of the server's part, against a round of the plain loop."""
-    rows = [[name, values["images"].text(0), values["ratio"].text(), values["round"].text(2)] for name, values in table.items()]
-    note = "Median [least, most] over the repeats; rounds from the second on, with the judging of the global model."
+    rows = [
+        [name, values["images"].text(0), values["ratio"].text(), values["round"].text(2)]
+        for name, values in table.items()
+    ]
+    note = (
+        "Median [least, most] over the repeats; rounds from the second on, with "
+        "the judging of the global model."
+    )
     report.show(f"{size} px", ["", "images/s", "speed to plain", "s per round"], rows, note)
     if measured.failure or "plain loop" not in table:
         return
     dml.show(case, measured)
     round_seconds = table["plain loop"]["round"].median
     for name, values in dml.summary(measured).items():
-        print(f"{name}: {values['seconds'].median / round_seconds:.2f} of a round of the plain loop")
+        print(
+            f"{name}: {values['seconds'].median / round_seconds:.2f} of a round of the plain loop"
+        )
 
 
 def has_gpu() -> bool:
@@ -112,19 +151,59 @@ def has_gpu() -> bool:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
     parser = report.parser("gpu", __doc__)
-    parser.add_argument("--tiny", action="store_true", dest="quick", help="the same as --quick; with --device cpu it needs no GPU")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is for trying this program out (cuda)")
-    parser.add_argument("--size", type=report.counts, default=[224, 64], help="pixels of the images, square (224,64)")
-    parser.add_argument("--workers", type=report.counts, help="Ray workers that share the GPU (1,2,4; with --quick none)")
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        dest="quick",
+        help="the same as --quick; with --device cpu it needs no GPU",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cpu is for trying this program out (cuda)",
+    )
+    parser.add_argument(
+        "--size",
+        type=report.counts,
+        default=[224, 64],
+        help="pixels of the images, square (224,64)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=report.counts,
+        help="Ray workers that share the GPU (1,2,4; with --quick none)",
+    )
     parser.add_argument("--clients", type=report.count, default=8, help="clients (8)")
-    parser.add_argument("--images", type=report.count, default=256, help="training images of each client (256)")
+    parser.add_argument(
+        "--images", type=report.count, default=256, help="training images of each client (256)"
+    )
     parser.add_argument("--batch", type=report.count, default=32, help="images in a batch (32)")
-    parser.add_argument("--rounds", type=report.count, default=3, help="rounds, of which the first does not count (3)")
-    parser.add_argument("--members", type=report.count, default=10, help="members of the server's DML (10)")
+    parser.add_argument(
+        "--rounds",
+        type=report.count,
+        default=3,
+        help="rounds, of which the first does not count (3)",
+    )
+    parser.add_argument(
+        "--members", type=report.count, default=10, help="members of the server's DML (10)"
+    )
     parser.add_argument("--proxy", type=report.count, default=1000, help="its proxy images (1000)")
-    parser.add_argument("--repeats", type=report.count, default=3, help="measurements of everything, interleaved (3)")
-    parser.add_argument("--threads", type=report.count, default=1, help="of torch in every process (1)")
-    parser.add_argument("--timeout", type=report.count, default=1800, help="seconds after which one measurement counts as failed (1800)")
+    parser.add_argument(
+        "--repeats",
+        type=report.count,
+        default=3,
+        help="measurements of everything, interleaved (3)",
+    )
+    parser.add_argument(
+        "--threads", type=report.count, default=1, help="of torch in every process (1)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=report.count,
+        default=1800,
+        help="seconds after which one measurement counts as failed (1800)",
+    )
     options = parser.parse_args(words)
     if options.rounds < 2:
         report.refuse("--rounds=1: must be at least 2, since the first does not count")
@@ -132,7 +211,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if options.workers is None:
         options.workers = [] if options.quick else [1, 2, 4]
     if options.quick:
-        options.clients, options.images, options.batch, options.rounds, options.repeats = 3, 8, 4, 2, 1
+        options.clients, options.images, options.batch, options.rounds, options.repeats = (
+            3,
+            8,
+            4,
+            2,
+            1,
+        )
         options.members, options.proxy = 3, 16
     return options
 
@@ -149,7 +234,9 @@ def main(words: Sequence[str]) -> int:
         case, measured = measure_dml(options, size)
         table = speeds(found, options.clients * options.images)
         show(size, table, case, measured)
-        failed |= bool(measured.failure) or any(one.failure for many in found.values() for one in many)
+        failed |= bool(measured.failure) or any(
+            one.failure for many in found.values() for one in many
+        )
         parts.append({
             "size": size,
             "speeds": {name: {key: spread._asdict() for key, spread in values.items()} for name, values in table.items()},

@@ -1,6 +1,8 @@
-"""How a run grows with the number of clients: start-up, training per client, aggregation, memory of the one process (engine=inline).
+"""How a run grows with the number of clients: start-up, training per client, aggregation, memory of
+the one process (engine=inline).
 
-Every client has four training images, so that what is seen is the cost of a client and not that of its images.
+Every client has four training images, so that what is seen is the cost of a client and not that of
+its images.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from benchmarks.common.measure import Measurement, run_task
 from benchmarks.common.work import environment, write_archive
 
 STRATEGIES = ("median", "multi_krum", "etf_dml")
-TRAIN, CLASSES, SIZE = 4, 10, 32  # training images of each client, which has one for validation and one for testing besides
+# training images of each client, which has one for validation and one for testing besides
+TRAIN, CLASSES, SIZE = 4, 10, 32
 SAMPLED = {"clients": 10_000, "per_round": 100, "model": "small"}
 FIGURES = {
     "start": "s until round 1",
@@ -33,8 +36,9 @@ FIGURES = {
 
 
 def figures(measured: Measurement) -> dict[str, float]:
-    """The numbers of one run; times are those of its last round, since in the first one much memory is touched for the first time,
-    which some machines (virtual ones above all) make dear. Memory from the beginning of round 1 on, the parts' peaks apart."""
+    """The numbers of one run; times are those of its last round, since in the first one much memory
+    is touched for the first time, which some machines (virtual ones above all) make dear. Memory
+    from the beginning of round 1 on, the parts' peaks apart."""
     rounds: Sequence[Mapping[str, float]] = measured.result["rounds"]
     first, last = rounds[0], rounds[-1]
     later = [mark.peak for mark in measured.marks if mark.number >= 1]
@@ -52,10 +56,21 @@ def figures(measured: Measurement) -> dict[str, float]:
 
 
 def cases(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The runs: every number of clients with every strategy; with --sampled, one draw of 10,000 clients per strategy besides."""
-    common = {"rounds": options.rounds, "threads": options.threads, "scratch": options.scratch and str(options.scratch.resolve())}
+    """The runs: every number of clients with every strategy; with --sampled, one draw of 10,000
+    clients per strategy besides."""
+    common = {
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "scratch": options.scratch and str(options.scratch.resolve()),
+    }
     found = [
-        {"clients": clients, "per_round": None, "model": options.model, "strategy": strategy, **common}
+        {
+            "clients": clients,
+            "per_round": None,
+            "model": options.model,
+            "strategy": strategy,
+            **common,
+        }
         for clients in options.clients
         for strategy in options.strategies
     ]
@@ -72,7 +87,12 @@ def measure_all(options: argparse.Namespace) -> list[tuple[dict[str, Any], Measu
             archive = Path(folder) / "images.npz"
             images = write_images(archive, case["clients"])
             settings = {**case, **images, "archive": str(archive)}
-            measured = run_task("scale", settings, timeout=options.timeout, environment=environment(options.threads, folder))
+            measured = run_task(
+                "scale",
+                settings,
+                timeout=options.timeout,
+                environment=environment(options.threads, folder),
+            )
         out.append((case, measured))
         report.say(f"{title(case)}: {measured.failure or f'{measured.wall:.0f} s'}")
         if measured.failure:
@@ -81,8 +101,8 @@ def measure_all(options: argparse.Namespace) -> list[tuple[dict[str, Any], Measu
 
 
 def write_images(path: Path, clients: int) -> dict[str, int]:
-    """The archive for so many clients, with the server's root images (per class) and proxy images, of which there are returned.
-    Few clients have too few training images for many."""
+    """The archive for so many clients, with the server's root images (per class) and proxy images,
+    of which there are returned. Few clients have too few training images for many."""
     root, proxy = (4, 64) if clients >= 100 else (1, 8)
     train = TRAIN * clients + CLASSES * root + proxy
     write_archive(path, {"train": train, "val": clients, "test": clients}, SIZE, CLASSES)
@@ -105,7 +125,11 @@ def draw(path: Path, results: Sequence[tuple[Mapping[str, Any], Mapping[str, flo
     places = figure.subplots(3, 3).flat
     for (name, label), axes in zip(FIGURES.items(), places, strict=True):
         for strategy in dict.fromkeys(case["strategy"] for case, _ in results):
-            points = sorted((case["clients"], values[name]) for case, values in results if case["strategy"] == strategy)
+            points = sorted(
+                (case["clients"], values[name])
+                for case, values in results
+                if case["strategy"] == strategy
+            )
             axes.plot(*zip(*points, strict=True), marker="o", label=strategy)
         axes.margins(y=0.1)
         axes.set(xlabel="clients", ylabel=label, ylim=(0, None))
@@ -119,18 +143,52 @@ def draw(path: Path, results: Sequence[tuple[Mapping[str, Any], Mapping[str, flo
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
     parser = report.parser("scale", __doc__)
-    parser.add_argument("--clients", type=report.counts, default=[100, 300, 1000], help="numbers of clients (100,300,1000)")
-    parser.add_argument("--model", choices=("small", "resnet18", "resnet50"), default="resnet18", help="of configs/model (resnet18)")
-    parser.add_argument("--strategies", type=report.names, default=list(STRATEGIES), help="of configs/strategy (median,multi_krum,etf_dml)")
-    parser.add_argument("--sampled", action="store_true", help="also 10,000 clients of a small model, of which 100 train in a round")
+    parser.add_argument(
+        "--clients",
+        type=report.counts,
+        default=[100, 300, 1000],
+        help="numbers of clients (100,300,1000)",
+    )
+    parser.add_argument(
+        "--model",
+        choices=("small", "resnet18", "resnet50"),
+        default="resnet18",
+        help="of configs/model (resnet18)",
+    )
+    parser.add_argument(
+        "--strategies",
+        type=report.names,
+        default=list(STRATEGIES),
+        help="of configs/strategy (median,multi_krum,etf_dml)",
+    )
+    parser.add_argument(
+        "--sampled",
+        action="store_true",
+        help="also 10,000 clients of a small model, of which 100 train in a round",
+    )
     parser.add_argument("--rounds", type=report.count, default=2, help="rounds of every run (2)")
     parser.add_argument("--threads", type=report.count, default=1, help="of torch (1)")
-    parser.add_argument("--scratch", type=Path, metavar="FOLDER", help="where large matrices are mapped: 45 GB for 1000 x ResNet-18")
-    parser.add_argument("--timeout", type=report.count, default=7200, help="seconds after which one run counts as failed (7200)")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        metavar="FOLDER",
+        help="where large matrices are mapped: 45 GB for 1000 x ResNet-18",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=report.count,
+        default=7200,
+        help="seconds after which one run counts as failed (7200)",
+    )
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the curves into this file")
     options = parser.parse_args(words)
     if options.quick:
-        options.clients, options.model, options.strategies, options.rounds = [20, 40], "small", ["median"], 1
+        options.clients, options.model, options.strategies, options.rounds = (
+            [20, 40],
+            "small",
+            ["median"],
+            1,
+        )
     for option in ("json", "png"):
         report.check_writable(f"--{option}", getattr(options, option))
     if options.scratch is not None and not options.scratch.is_dir():
@@ -144,13 +202,20 @@ def main(words: Sequence[str]) -> int:
     found = measure_all(options)
     results = [(case, figures(measured)) for case, measured in found if not measured.failure]
     rows = [[title(case), *(f"{values[name]:.1f}" for name in FIGURES)] for case, values in results]
-    note = f"Times of round {options.rounds} of {options.rounds}. Anonymous memory and mapped files: their peaks, not at the same moment."
+    note = (
+        f"Times of round {options.rounds} of {options.rounds}. Anonymous memory "
+        "and mapped files: their peaks, not at the same moment."
+    )
     report.show("Many clients, one process", ["", *FIGURES.values()], rows, note)
     if options.json is not None:
         shown = [{"case": _plain(case), "figures": values} for case, values in results]
         runs = [{"case": _plain(case), **measured.plain()} for case, measured in found]
-        report.write_json(options.json, report.document("scale", words, facts, summary=shown, runs=runs))
-    if options.png is not None and (curves := [(case, values) for case, values in results if case["per_round"] is None]):
+        report.write_json(
+            options.json, report.document("scale", words, facts, summary=shown, runs=runs)
+        )
+    if options.png is not None and (
+        curves := [(case, values) for case, values in results if case["per_round"] is None]
+    ):
         draw(options.png, curves)
     return int(any(measured.failure for _, measured in found))
 

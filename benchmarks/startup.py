@@ -1,6 +1,8 @@
-"""What starting costs: the help text, a run of two hospitals and two rounds inline and on Ray, and where the imports' time goes.
+"""What starting costs: the help text, a run of two hospitals and two rounds inline and on Ray, and
+where the imports' time goes.
 
-Every run is a fresh process, after one that fills the caches (of files, and of fedrobust's drawn images).
+Every run is a fresh process, after one that fills the caches (of files, and of fedrobust's drawn
+images).
 """
 
 from __future__ import annotations
@@ -24,12 +26,17 @@ STARTS: dict[str, tuple[str, ...]] = {
     "inline": (*SMOKE, "engine=inline"),
     "ray": (*SMOKE, "engine=ray", "engine.workers=2", "engine.threads=1"),
 }
-IMPORTS = {"help": "fedrobust.simulate", "run": "fedrobust.runtime.simulation", "ray": "fedrobust.runtime.engines.ray_grid"}
+IMPORTS = {
+    "help": "fedrobust.simulate",
+    "run": "fedrobust.runtime.simulation",
+    "ray": "fedrobust.runtime.engines.ray_grid",
+}
 TOP = 15
 
 
 class Import(NamedTuple):
-    """A line of `python -X importtime`: milliseconds of the module alone, and with all that it imports first."""
+    """A line of `python -X importtime`: milliseconds of the module alone, and with all that it
+    imports first."""
 
     module: str
     own: float
@@ -57,13 +64,17 @@ def start(name: str, options: argparse.Namespace, folder: str, repeat: int) -> M
     if name != "help":
         words.append(f"hydra.run.dir={Path(folder) / f'{name}-{repeat}'}")
     command = [sys.executable, "-m", "fedrobust.simulate", *words]
-    return run_fresh(command, timeout=options.timeout, environment=environment(options.threads, folder))
+    return run_fresh(
+        command, timeout=options.timeout, environment=environment(options.threads, folder)
+    )
 
 
 def import_time(module: str, options: argparse.Namespace, folder: str) -> list[Import]:
     """All imports of a module in a fresh process, measured by Python itself."""
     command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
-    measured = run_fresh(command, timeout=options.timeout, environment=environment(options.threads, folder))
+    measured = run_fresh(
+        command, timeout=options.timeout, environment=environment(options.threads, folder)
+    )
     if measured.failure:
         report.refuse(f"import {module}: {measured.failure}")
     return imports(measured.output)
@@ -101,10 +112,24 @@ def summary(found: Mapping[str, Sequence[Measurement]]) -> dict[str, dict[str, S
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The checked command line; exits with code 2."""
     parser = report.parser("startup", __doc__)
-    parser.add_argument("--repeats", type=report.count, default=5, help="measurements of everything, interleaved (5)")
-    parser.add_argument("--threads", type=report.count, default=1, help="of torch in every process (1)")
-    parser.add_argument("--only", type=report.names, default=list(STARTS), help=f"of {','.join(STARTS)}")
-    parser.add_argument("--timeout", type=report.count, default=300, help="seconds after which one run counts as failed (300)")
+    parser.add_argument(
+        "--repeats",
+        type=report.count,
+        default=5,
+        help="measurements of everything, interleaved (5)",
+    )
+    parser.add_argument(
+        "--threads", type=report.count, default=1, help="of torch in every process (1)"
+    )
+    parser.add_argument(
+        "--only", type=report.names, default=list(STARTS), help=f"of {','.join(STARTS)}"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=report.count,
+        default=300,
+        help="seconds after which one run counts as failed (300)",
+    )
     options = parser.parse_args(words)
     report.check_names("--only", options.only, list(STARTS))
     report.check_writable("--json", options.json)
@@ -118,17 +143,33 @@ def main(words: Sequence[str]) -> int:
     options, facts = parse(words), report.machine()
     with tempfile.TemporaryDirectory(prefix="fedrobust-benchmark-") as folder:
         found = measure_all(options, folder)
-        modules = {name: import_time(IMPORTS[name], options, folder) for name in (["help"] if options.quick else IMPORTS)}
+        modules = {
+            name: import_time(IMPORTS[name], options, folder)
+            for name in (["help"] if options.quick else IMPORTS)
+        }
     table = summary(found)
-    rows = [[name, values["wall"].text(), values["cpu"].text(), values["pss"].text(0)] for name, values in table.items()]
-    report.show("fedrobust.simulate from start to end", ["", "wall s", "CPU s", "peak PSS MB"], rows, "Median [least, most].")
+    rows = [
+        [name, values["wall"].text(), values["cpu"].text(), values["pss"].text(0)]
+        for name, values in table.items()
+    ]
+    report.show(
+        "fedrobust.simulate from start to end",
+        ["", "wall s", "CPU s", "peak PSS MB"],
+        rows,
+        "Median [least, most].",
+    )
     for name, lines in modules.items():
         _show_imports(IMPORTS[name], lines)
     if options.json is not None:
         parts: dict[str, Any] = {
-            "summary": {name: {key: spread._asdict() for key, spread in values.items()} for name, values in table.items()},
+            "summary": {
+                name: {key: spread._asdict() for key, spread in values.items()}
+                for name, values in table.items()
+            },
             "runs": {name: [one.plain() for one in many] for name, many in found.items()},
-            "import_milliseconds": {IMPORTS[name]: by_package(lines) for name, lines in modules.items()},
+            "import_milliseconds": {
+                IMPORTS[name]: by_package(lines) for name, lines in modules.items()
+            },
         }
         report.write_json(options.json, report.document("startup", words, facts, **parts))
     return int(any(one.failure for many in found.values() for one in many))
@@ -141,8 +182,15 @@ def _show_imports(module: str, lines: Sequence[Import]) -> None:
         [package, f"{own:.0f}", one.module, f"{one.total:.0f}", f"{one.own:.0f}"]
         for (package, own), one in zip(packages, heaviest, strict=False)
     ]
-    note = f"All modules together {sum(one.own for one in lines):.0f} ms, with Python's own measuring."
-    report.show(f"import {module}", ["package", "own ms", "module", "with its imports ms", "alone ms"], rows, note)
+    note = (
+        f"All modules together {sum(one.own for one in lines):.0f} ms, with Python's own measuring."
+    )
+    report.show(
+        f"import {module}",
+        ["package", "own ms", "module", "with its imports ms", "alone ms"],
+        rows,
+        note,
+    )
 
 
 if __name__ == "__main__":

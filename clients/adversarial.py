@@ -1,4 +1,5 @@
-"""Adversarial training: the client also learns from images that are attacked against the model as it is in that very step."""
+"""Adversarial training: the client also learns from images that are attacked against the model as
+it is in that very step."""
 
 from __future__ import annotations
 
@@ -18,13 +19,19 @@ from fedrobust.utils.validation import number
 
 @with_settings
 def adversarial(
-    eps_255: float = 4.0, attack_steps: int = 3, attack_step_size: float = 0.5, weight: float = 1.0, **settings: Any
+    eps_255: float = 4.0,
+    attack_steps: int = 3,
+    attack_step_size: float = 0.5,
+    weight: float = 1.0,
+    **settings: Any,
 ) -> ClientTrainer:
-    """Plain local training plus `weight` times the same loss on the batch after PGD against the present model.
+    """Plain local training plus `weight` times the same loss on the batch after PGD against the
+    present model.
 
-    Goodfellow et al. 2015, section 6, add both losses; Madry et al. 2018 take the attacked images alone, by PGD. eps_255: largest change
-    of a value in 255ths of the range; attack_steps, attack_step_size (a share of eps): of PGD. A training step costs so many gradients
-    more, and one step on the attacked images, which BatchNorm's statistics see too.
+    Goodfellow et al. 2015, section 6, add both losses; Madry et al. 2018 take the attacked images
+    alone, by PGD. eps_255: largest change of a value in 255ths of the range; attack_steps,
+    attack_step_size (a share of eps): of PGD. A training step costs so many gradients more, and one
+    step on the attacked images, which BatchNorm's statistics see too.
     """
     number("client.eps_255", eps_255, low=0, high=255)
     pgd.check_steps("client.attack_", attack_steps, attack_step_size)
@@ -33,13 +40,18 @@ def adversarial(
 
     def trainer(task: Task) -> TrainResult:
         loss = task_loss(task, checked)
-        return train_local(task, checked, attacked_loss(task, loss, attack, eps=eps_255 / 255, weight=weight))
+        return train_local(
+            task, checked, attacked_loss(task, loss, attack, eps=eps_255 / 255, weight=weight)
+        )
 
     return trainer
 
 
-def attacked_loss(task: Task, loss: Loss, attack: Attack, *, eps: float, weight: float) -> ExtraLoss:
-    """`weight` times the loss on attacked images; every call attacks the task's model as it then is."""
+def attacked_loss(
+    task: Task, loss: Loss, attack: Attack, *, eps: float, weight: float
+) -> ExtraLoss:
+    """`weight` times the loss on attacked images; every call attacks the task's model as it then
+    is."""
 
     def extra(images: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         attacked = attack(task.model, images, labels, eps, task.generator)

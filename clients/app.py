@@ -1,4 +1,5 @@
-"""The Flower ClientApp: one hospital. The same app answers in process, on Ray actors and on a real SuperNode."""
+"""The Flower ClientApp: one hospital. The same app answers in process, on Ray actors and on a real
+SuperNode."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from flwr.clientapp import ClientApp
 from fedrobust.runtime.client import handlers, secure_aggregation
 
 app = ClientApp(mods=[handlers.in_time])
-for _stage, _answer in secure_aggregation.STAGES.items():  # under privacy=secure_aggregation, before and after training
+# under privacy=secure_aggregation, before and after training
+for _stage, _answer in secure_aggregation.STAGES.items():
     app.train(_stage)(_answer)
 app.train()(handlers.train)
 app.evaluate()(handlers.evaluate)

@@ -1,4 +1,5 @@
-"""Client-side mutual learning: the received global model stays beside the local one as a frozen peer that it also learns from."""
+"""Client-side mutual learning: the received global model stays beside the local one as a frozen
+peer that it also learns from."""
 
 from __future__ import annotations
 
@@ -29,12 +30,14 @@ def mutual(
     term: str = "kl",
     **settings: Any,
 ) -> ClientTrainer:
-    """Plain local training plus lambda * KL(global || local) over softened inner products (term=kl), or plus lambda times half the squared
-    gap of the inner products with the true anchor (term=inner_product).
+    """Plain local training plus lambda * KL(global || local) over softened inner products
+    (term=kl), or plus lambda times half the squared gap of the inner products with the true anchor
+    (term=inner_product).
 
-    lambda grows from 0 in round 1 to `weight` after `warmup` further rounds. A poisoned global model would be amplified by its
-    pupils, so lambda is 0 in a round where the global model's accuracy on the client's validation images lies more than
-    `max_drop` points under that of the client's last round. Zhang et al. 2018 (mutual learning), Shen et al. 2020 (in federations).
+    lambda grows from 0 in round 1 to `weight` after `warmup` further rounds. A poisoned global
+    model would be amplified by its pupils, so lambda is 0 in a round where the global model's
+    accuracy on the client's validation images lies more than `max_drop` points under that of the
+    client's last round. Zhang et al. 2018 (mutual learning), Shen et al. 2020 (in federations).
     """
     number("client.weight", weight, low=0)
     number("client.warmup", warmup, low=0, integer=True)
@@ -45,21 +48,31 @@ def mutual(
 
     def trainer(task: Task) -> TrainResult:
         now = accuracy(task.model, task.data.validation)
-        share = 0.0 if accuracy_dropped(task.memory, now, max_drop) else weight * warmup_factor(task.round, warmup)
+        share = (
+            0.0
+            if accuracy_dropped(task.memory, now, max_drop)
+            else weight * warmup_factor(task.round, warmup)
+        )
         peer = global_peer_loss(task.model, term, share, temperature) if share > 0 else None
         result = train_local(task, checked, peer)
-        return replace(result, extras={"mutual_weight": share}, memory={**result.memory, "global_accuracy": now})
+        return replace(
+            result,
+            extras={"mutual_weight": share},
+            memory={**result.memory, "global_accuracy": now},
+        )
 
     return trainer
 
 
 def warmup_factor(round: int, warmup: int) -> float:
-    """The share in [0, 1] of the weight in server round 1, 2, ...: 0, 1/warmup, 2/warmup, ..., 1."""
+    """The share in [0, 1] of the weight in server round 1, 2, ...: 0, 1/warmup, 2/warmup, ...,
+    1."""
     return 1.0 if warmup == 0 else min(1.0, (round - 1) / warmup)
 
 
 def accuracy_dropped(memory: Mapping[str, Any], now: float | None, max_drop: float) -> bool:
-    """Whether the accuracy fell by more than `max_drop` points since the client's last round (never where one is unknown)."""
+    """Whether the accuracy fell by more than `max_drop` points since the client's last round (never
+    where one is unknown)."""
     before = memory.get("global_accuracy")
     return before is not None and now is not None and before - now > max_drop
 
@@ -81,6 +94,11 @@ def global_peer_loss(model: Any, term: str, weight: float, temperature: float) -
             taught = peer(images)
         if term == "inner_product":
             return weight * inner_product_gap(scores, taught, labels)
-        return weight * mutual_kl(scores, functional.softmax(peer.scale / temperature * taught.float(), dim=1), peer.scale, temperature)
+        return weight * mutual_kl(
+            scores,
+            functional.softmax(peer.scale / temperature * taught.float(), dim=1),
+            peer.scale,
+            temperature,
+        )
 
     return loss

@@ -1,4 +1,5 @@
-"""Deep mutual learning: several models that begin differently are trained together and learn from each other; the first is the client's."""
+"""Deep mutual learning: several models that begin differently are trained together and learn from
+each other; the first is the client's."""
 
 from __future__ import annotations
 
@@ -29,20 +30,25 @@ def cohort(
     model: ModelFactory | None = None,
     **settings: Any,
 ) -> ClientTrainer:
-    """Train task.model and `size` - 1 further models, each with weight times the mean over its peers of what it learns from them.
+    """Train task.model and `size` - 1 further models, each with weight times the mean over its
+    peers of what it learns from them.
 
-    reading: "full", T^2 KL(peer || own) over softened inner products with all anchors (Zhang et al. 2018, with the T^2 of distillation);
-    "ground_truth", half the squared gap of the inner products with the true anchor alone, the literal reading of "distillation between
-    inner-products and ground-truth vectors". All members answer a batch before any of them is changed, and share the anchors. Early
-    stopping and plateau look at each member's own loss without the mutual term. The peers begin from new weights at every call (in a
-    federation: in every round) and are thrown away. model: how they are built, which the experiment knows.
+    reading: "full", T^2 KL(peer || own) over softened inner products with all anchors (Zhang et al.
+    2018, with the T^2 of distillation); "ground_truth", half the squared gap of the inner products
+    with the true anchor alone, the literal reading of "distillation between inner-products and
+    ground-truth vectors". All members answer a batch before any of them is changed, and share the
+    anchors. Early stopping and plateau look at each member's own loss without the mutual term. The
+    peers begin from new weights at every call (in a federation: in every round) and are thrown
+    away. model: how they are built, which the experiment knows.
     """
     number("client.size", size, low=2, integer=True)
     number("client.weight", weight, low=0)
     number("client.temperature", temperature, low=0, open_low=True)
     choice("client.reading", reading, ("full", "ground_truth"))
     if model is not None and not hasattr(model, "build"):
-        raise ConfigError(f"client.model={model}: is that of the experiment; leave it out and set model=...")
+        raise ConfigError(
+            f"client.model={model}: is that of the experiment; leave it out and set model=..."
+        )
     checked = TrainingSettings(**settings)
 
     def trainer(task: Task) -> TrainResult:
@@ -50,7 +56,15 @@ def cohort(
             raise ValueError("client=cohort was built without the experiment's model")
         members = [task.model, *make_peers(task, model, size - 1)]
         term = peer_loss(task.model.scale, reading, weight, temperature)
-        fitted = fit_together(members, task.data, task_loss(task, checked), checked, task.generator, peer_loss=term, memory=task.memory)
+        fitted = fit_together(
+            members,
+            task.data,
+            task_loss(task, checked),
+            checked,
+            task.generator,
+            peer_loss=term,
+            memory=task.memory,
+        )
         return training_report(fitted[0], len(task.data.train), checked)
 
     return trainer
@@ -61,17 +75,26 @@ def make_peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier
     received, device = task.model, next(task.model.parameters()).device
     anchors = None if received.anchors is None else received.anchors.cpu()
     seeds = torch.randint(2**62, (count,), generator=task.generator).tolist()
-    built = [factory.build(received.num_classes, anchors, named_generator(seed, "peer")) for seed in seeds]
+    built = [
+        factory.build(received.num_classes, anchors, named_generator(seed, "peer"))
+        for seed in seeds
+    ]
     return [one.to(device) for one in built]
 
 
 def peer_loss(scale: float, reading: str, weight: float, temperature: float) -> PeerLoss:
-    """What pulls a member's scores towards those of its peers: weight times the mean over the peers."""
+    """What pulls a member's scores towards those of its peers: weight times the mean over the
+    peers."""
 
     def one(scores: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
         if reading == "ground_truth":
             return inner_product_gap(scores, taught, labels)
-        return mutual_kl(scores, functional.softmax(scale / temperature * taught.float(), dim=1), scale, temperature)
+        return mutual_kl(
+            scores,
+            functional.softmax(scale / temperature * taught.float(), dim=1),
+            scale,
+            temperature,
+        )
 
     def loss(scores: Tensor, others: Sequence[Tensor], labels: Tensor) -> Tensor:
         return weight * torch.stack([one(scores, taught, labels) for taught in others]).mean()

@@ -15,13 +15,18 @@ from fedrobust.utils.validation import number
 
 @with_settings
 def prox(mu: float = 0.01, **settings: Any) -> ClientTrainer:
-    """Plain local training plus mu/2 |w - w_global|^2 over all trainable parameters (Li et al. 2020, arXiv 1812.06127, eq. 2)."""
+    """Plain local training plus mu/2 |w - w_global|^2 over all trainable parameters (Li et al.
+    2020, arXiv 1812.06127, eq. 2)."""
     number("client.mu", mu, low=0)
     checked = TrainingSettings(**settings)
 
     def trainer(task: Task) -> TrainResult:
         received = [parameter.detach().clone() for parameter in _trainable(task.model)]
-        return train_local(task, checked, lambda images, scores, labels: proximity(_trainable(task.model), received, mu))
+        return train_local(
+            task,
+            checked,
+            lambda images, scores, labels: proximity(_trainable(task.model), received, mu),
+        )
 
     return trainer
 
@@ -32,5 +37,8 @@ def _trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def proximity(parameters: list[nn.Parameter], reference: list[Tensor], mu: float) -> Tensor:
     """mu/2 times the squared Euclidean distance; its gradient is mu (w - w_ref)."""
-    squares = [(parameter - kept).square().sum() for parameter, kept in zip(parameters, reference, strict=True)]
+    squares = [
+        (parameter - kept).square().sum()
+        for parameter, kept in zip(parameters, reference, strict=True)
+    ]
     return mu / 2 * torch.stack(squares).sum()

@@ -1,4 +1,5 @@
-"""Plain local training: the client's model starts at the global one and follows its own data (McMahan et al. 2017)."""
+"""Plain local training: the client's model starts at the global one and follows its own data
+(McMahan et al. 2017)."""
 
 from __future__ import annotations
 
@@ -18,16 +19,27 @@ def sgd(**settings: Any) -> ClientTrainer:
     return lambda task: train_local(task, checked)
 
 
-def train_local(task: Task, settings: TrainingSettings, extra_loss: ExtraLoss | None = None) -> TrainResult:
+def train_local(
+    task: Task, settings: TrainingSettings, extra_loss: ExtraLoss | None = None
+) -> TrainResult:
     """Train task.model in place; see `training_report`."""
     loss = task_loss(task, settings)
-    fitted = fit(task.model, task.data, loss, settings, task.generator, extra_loss=extra_loss, memory=task.memory)
+    fitted = fit(
+        task.model,
+        task.data,
+        loss,
+        settings,
+        task.generator,
+        extra_loss=extra_loss,
+        memory=task.memory,
+    )
     return training_report(fitted, len(task.data.train), settings)
 
 
 def training_report(fitted: FitResult, count: int, settings: TrainingSettings) -> TrainResult:
-    """What the client says of its training. The sums are means over all images seen (several epochs count each) times the client's
-    `count` training images, so that sums over clients divided by images are means. With early stopping also: epochs, until it ended."""
+    """What the client says of its training. The sums are means over all images seen (several epochs
+    count each) times the client's `count` training images, so that sums over clients divided by
+    images are means. With early stopping also: epochs, until it ended."""
     sums = {name: total / fitted.seen * count for name, total in fitted.sums.items()}
     if settings.early_stopping is not None:
         sums["epochs"] = float(fitted.seen)
@@ -35,9 +47,13 @@ def training_report(fitted: FitResult, count: int, settings: TrainingSettings) -
 
 
 def task_loss(task: Task, settings: TrainingSettings) -> Loss:
-    """The loss that the settings name, for this client's model and class counts. Raises ConfigError where they do not go together."""
+    """The loss that the settings name, for this client's model and class counts. Raises ConfigError
+    where they do not go together."""
     if settings.loss == "dot_regression" and task.model.head != "etf":
-        raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")
+        raise ConfigError(
+            "client.loss=dot_regression: needs model.head=etf; use "
+            "client.loss=cross_entropy or balanced_softmax"
+        )
     return make_loss(
         settings.loss,
         scale=task.model.scale,

@@ -1,1 +1,2 @@
-"""Hydra's configuration groups (a package, so that `pkg://fedrobust.configs` finds them in a wheel too)."""
+"""Hydra's configuration groups (a package, so that `pkg://fedrobust.configs` finds them in a wheel
+too)."""

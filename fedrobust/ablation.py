@@ -1,6 +1,8 @@
-"""The ablation: `python -m fedrobust.ablation experiment=poster data=ham10000 data.root=... data.split=drawn`.
+"""The ablation: `python -m fedrobust.ablation experiment=poster data=ham10000 data.root=...
+data.split=drawn`.
 
-Exit codes: 0 done, 1 a training failed, 2 wrong input, 130 interrupted (the same command goes on). docs/ablation.md has the rest.
+Exit codes: 0 done, 1 a training failed, 2 wrong input, 130 interrupted (the same command goes on).
+docs/ablation.md has the rest.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""The comparison: `python -m fedrobust.compare strategies=[fedavg,krum] contaminations=[label_flip] poisoned=[0,3] seeds=[0,1,2]`.
+"""The comparison: `python -m fedrobust.compare strategies=[fedavg,krum] contaminations=[label_flip]
+poisoned=[0,3] seeds=[0,1,2]`.
 
-Exit codes: 0 done, 1 at least one cell failed, 2 wrong input, 130 interrupted (the same command goes on). docs/compare.md says the rest.
+Exit codes: 0 done, 1 at least one cell failed, 2 wrong input, 130 interrupted (the same command
+goes on). docs/compare.md says the rest.
 """
 
 from __future__ import annotations

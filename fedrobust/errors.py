@@ -1,4 +1,5 @@
-"""What can go wrong, by who can mend it. Apart from `types`, so that a command line can start without torch."""
+"""What can go wrong, by who can mend it. Apart from `types`, so that a command line can start
+without torch."""
 
 from __future__ import annotations
 
@@ -14,10 +15,13 @@ class FedrobustError(Exception):
 
 
 class ConfigError(FedrobustError):
-    """A wrong setting; the message names the key, the value and the remedy. A value may be as long as whoever sent it pleases."""
+    """A wrong setting; the message names the key, the value and the remedy. A value may be as long
+    as whoever sent it pleases."""
 
     def __init__(self, text: str = "") -> None:
-        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}")
+        super().__init__(
+            text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        )
 
 
 class DataError(FedrobustError):
@@ -25,7 +29,8 @@ class DataError(FedrobustError):
 
 
 class RunError(FedrobustError):
-    """A run that started and could not be finished (failed clients, no usable reply): exit code 1."""
+    """A run that started and could not be finished (failed clients, no usable reply): exit code
+    1."""
 
 
 def exit_reason(code: int) -> str:
@@ -37,15 +42,26 @@ def exit_reason(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
     number = -code
-    name = signal.Signals(number).name if number in {one.value for one in signal.Signals} else f"signal {number}"
-    if number in {one.value for one in (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)}:
-        return f"killed by {name}, a crash in native code (torch, one of its libraries or a driver) and no fault of the settings"
+    name = (
+        signal.Signals(number).name
+        if number in {one.value for one in signal.Signals}
+        else f"signal {number}"
+    )
+    if number in {
+        one.value
+        for one in (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)
+    }:
+        return (
+            f"killed by {name}, a crash in native code (torch, one of its "
+            "libraries or a driver) and no fault of the settings"
+        )
     return f"killed by {name}" + (", as happens when memory runs out" if name == "SIGKILL" else "")
 
 
 @contextmanager
 def found_in(source: object) -> Iterator[None]:
-    """A DataError raised inside gets `source` (the file, folder or setting where the data came from) put before its message."""
+    """A DataError raised inside gets `source` (the file, folder or setting where the data came
+    from) put before its message."""
     try:
         yield
     except DataError as error:

@@ -1,9 +1,11 @@
-"""MEFF, ensemble feature fusion: `python -m fedrobust.meff evasion=pgd <overrides>` fuses the client models of a federation;
-with `--member "client=adversarial" --member "model=resnet18 client=sgd" ...` it trains the members centrally, one by one, and fuses those.
+"""MEFF, ensemble feature fusion: `python -m fedrobust.meff evasion=pgd <overrides>` fuses the
+client models of a federation; with `--member "client=adversarial" --member "model=resnet18
+client=sgd" ...` it trains the members centrally, one by one, and fuses those.
 
-Shown are the global model or the members, their fusion, and the fusion with a trained classifier on top: on the clean test images and
-under the attack, which knows each of these models; with intervals over test images, and over seeds
-with `--seeds 0,1,2`. Exit codes: 0 done, 1 failed, 2 wrong input, 130 interrupted.
+Shown are the global model or the members, their fusion, and the fusion with a trained classifier on
+top: on the clean test images and under the attack, which knows each of these models; with intervals
+over test images, and over seeds with `--seeds 0,1,2`. Exit codes: 0 done, 1 failed, 2 wrong input,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +26,14 @@ from fedrobust.experiment import build, compose, settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
 from fedrobust.studies.meff.run import EVERYBODY, central_models, federated_models
-from fedrobust.studies.meff.scores import Answers, predict_attacked, sample_test_rows, scores_table, summarise_scores, to_plain_rows
+from fedrobust.studies.meff.scores import (
+    Answers,
+    predict_attacked,
+    sample_test_rows,
+    scores_table,
+    summarise_scores,
+    to_plain_rows,
+)
 from fedrobust.utils import files
 from fedrobust.utils.cli import leave
 
@@ -47,11 +56,15 @@ def _run(given: argparse.Namespace, console: Console) -> None:
         console.print(scores_table(summarise_scores(first, sample_test_rows(first), found)))
     assert first is not None
     if given.json is not None:
-        text = json.dumps(_document(given, first, sample_test_rows(first), found), indent=2, allow_nan=False)
+        text = json.dumps(
+            _document(given, first, sample_test_rows(first), found), indent=2, allow_nan=False
+        )
         files.write(given.json, [text.encode(), b"\n"])
 
 
-def _fuse_models(words: Sequence[str], members: Sequence[str], console: Console) -> tuple[Experiment, dict[str, Classifier]]:
+def _fuse_models(
+    words: Sequence[str], members: Sequence[str], console: Console
+) -> tuple[Experiment, dict[str, Classifier]]:
     """The first member's experiment, or the federation's, and all models by name."""
     if not members:
         experiment = _built(*words)
@@ -60,7 +73,9 @@ def _fuse_models(words: Sequence[str], members: Sequence[str], console: Console)
     return experiments[0], central_models(experiments)
 
 
-def _document(given: argparse.Namespace, experiment: Experiment, rows: Tensor, found: Sequence[Answers]) -> dict[str, Any]:
+def _document(
+    given: argparse.Namespace, experiment: Experiment, rows: Tensor, found: Sequence[Answers]
+) -> dict[str, Any]:
     return {
         "schema": 1,
         "overrides": list(given.overrides),
@@ -84,10 +99,23 @@ def _seeds(text: str) -> list[int]:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    parser = argparse.ArgumentParser(prog="python -m fedrobust.meff", description="Ensemble feature fusion (docs/meff.md).")
+    parser = argparse.ArgumentParser(
+        prog="python -m fedrobust.meff", description="Ensemble feature fusion (docs/meff.md)."
+    )
     parser.add_argument("overrides", nargs="*", help="settings as of fedrobust.simulate")
-    parser.add_argument("--member", action="append", default=[], metavar="OVERRIDES", help="a centrally trained member: its own settings")
-    parser.add_argument("--seeds", type=_seeds, default=[], help="as in 0,1,2: all of it with each of these seeds (that of the settings)")
+    parser.add_argument(
+        "--member",
+        action="append",
+        default=[],
+        metavar="OVERRIDES",
+        help="a centrally trained member: its own settings",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_seeds,
+        default=[],
+        help="as in 0,1,2: all of it with each of these seeds (that of the settings)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the results there too")
     given = parser.parse_intermixed_args(words)  # settings may stand between the options
     try:

@@ -1,7 +1,9 @@
-"""Sanitising a pooled set: `python -m fedrobust.sanitise <output folder of a run> [<that of another seed> ...]`.
+"""Sanitising a pooled set: `python -m fedrobust.sanitise <output folder of a run> [<that of another
+seed> ...]`.
 
-The training images of all hospitals of a finished run, contaminated as they were, are put into one pool; the run's final model embeds
-them, and every defence says what it would drop. Exit codes: 0 done, 1 failed, 2 wrong input.
+The training images of all hospitals of a finished run, contaminated as they were, are put into one
+pool; the run's final model embeds them, and every defence says what it would drop. Exit codes: 0
+done, 1 failed, 2 wrong input.
 """
 
 from __future__ import annotations
@@ -19,23 +21,56 @@ from fedrobust.utils.cli import explain
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m fedrobust.sanitise", description="What the sphere and slab defences would drop.")
-    parser.add_argument("folders", type=Path, nargs="+", metavar="folder", help="output folder of a finished run; of several seeds all")
-    parser.add_argument("--quantile", type=float, default=0.2, help="share of every class that is dropped (default 0.2)")
-    parser.add_argument("--threshold", type=float, default=0.0, help="scores up to here are kept all the same (default 0)")
+    parser = argparse.ArgumentParser(
+        prog="python -m fedrobust.sanitise",
+        description="What the sphere and slab defences would drop.",
+    )
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="folder",
+        help="output folder of a finished run; of several seeds all",
+    )
+    parser.add_argument(
+        "--quantile",
+        type=float,
+        default=0.2,
+        help="share of every class that is dropped (default 0.2)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="scores up to here are kept all the same (default 0)",
+    )
     given = parser.parse_intermixed_args()
     try:
-        defences(given.quantile, given.threshold, etf=True)  # wrong settings are refused before anything is loaded
+        # wrong settings are refused before anything is loaded
+        defences(given.quantile, given.threshold, etf=True)
         pools = [read_pool(folder) for folder in given.folders]
         etf = all(one.anchors_dK is not None for one in pools)
-        rows = [evaluate_defence(pools, one) for one in defences(given.quantile, given.threshold, etf=etf)]
+        rows = [
+            evaluate_defence(pools, one)
+            for one in defences(given.quantile, given.threshold, etf=etf)
+        ]
     except FedrobustError as error:
         line, code = explain(error)
         print(f"error: {str(line).replace('sanitiser.', '--')}", file=sys.stderr)
         sys.exit(code)
-    images, bad = (sum(many) for many in zip(*((len(one.labels_N), int(one.altered_N.sum())) for one in pools), strict=True))
+    images, bad = (
+        sum(many)
+        for many in zip(
+            *((len(one.labels_N), int(one.altered_N.sum())) for one in pools), strict=True
+        )
+    )
     runs = f" in {len(pools)} runs" if len(pools) > 1 else ""
-    Console().print(defences_table(rows, f"{images} training images{runs}, {bad} altered ({100 * bad / max(images, 1):.1f} %)"))
+    Console().print(
+        defences_table(
+            rows,
+            f"{images} training images{runs}, {bad} altered ({100 * bad / max(images, 1):.1f} %)",
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Randomness by name: every random choice has its own generator, so no choice can disturb another."""
+"""Randomness by name: every random choice has its own generator, so no choice can disturb
+another."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ import torch
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator that depends on nothing but `seed` and the words of its purpose.
 
-    The state is the first 8 bytes of SHA-256 over the words, each with its type, so ("a", 1) and ("a", "1") differ.
+    The state is the first 8 bytes of SHA-256 over the words, each with its type, so ("a", 1) and
+    ("a", "1") differ.
     """
     text = "\x1f".join([str(int(seed)), *(f"{type(word).__name__}:{word}" for word in purpose)])
     digest = hashlib.sha256(text.encode()).digest()
@@ -21,8 +23,8 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 
 @contextmanager
 def isolated(source: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
-    """For library code that draws from torch's global generators (weight initialisation, dropout): within the context they
-    are seeded from `source`, afterwards they are as before."""
+    """For library code that draws from torch's global generators (weight initialisation, dropout):
+    within the context they are seeded from `source`, afterwards they are as before."""
     seed = int(torch.randint(2**62, (1,), generator=source).item())
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):

@@ -1,6 +1,8 @@
-"""The main job: `python -m fedrobust.simulate num_clients=10 poisoned=3`, or `... resume=<folder>` for one that was stopped.
+"""The main job: `python -m fedrobust.simulate num_clients=10 poisoned=3`, or `... resume=<folder>`
+for one that was stopped.
 
-Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted. Heavy imports wait until the input is known to be well formed.
+Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted. Heavy imports wait until the
+input is known to be well formed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ def _job(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         if any(folder.iterdir()):
-            raise ConfigError(f"hydra.run.dir={folder}: already holds files; choose another folder, nothing was written over")
+            raise ConfigError(
+                f"hydra.run.dir={folder}: already holds files; choose another folder, "
+                "nothing was written over"
+            )
         settings: dict[str, Any] = without_hydra_keys(OmegaConf.to_container(config, resolve=True))
         from fedrobust.runtime.simulation import run_job
 
@@ -51,13 +56,18 @@ def _resume(words: list[str]) -> None:
 
 def _interrupted(folder: Path) -> NoReturn:
     kept = (folder / resume.MANIFEST).exists()
-    print(f"interrupted: {f'go on with {resume.resume_command(folder)}' if kept else 'nothing was written yet'}", file=sys.stderr)
+    print(
+        "interrupted: "
+        f"{f'go on with {resume.resume_command(folder)}' if kept else 'nothing was written yet'}",
+        file=sys.stderr,
+    )
     sys.exit(130)
 
 
 def main() -> None:
     """The command line."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us as exceptions, and we turn them into one line
+    # Hydra's own errors reach us as exceptions, and we turn them into one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         if resume.is_requested(sys.argv[1:]):  # not by Hydra, which would make a new output folder
             _resume(sys.argv[1:])

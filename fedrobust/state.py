@@ -27,15 +27,17 @@ class State:
 
 
 Entries = tuple[tuple[str, torch.Size], ...]
-Place = tuple[dict[str, Any], str]  # the dictionary of the module that owns a tensor, and its name there
+# the dictionary of the module that owns a tensor, and its name there
+Place = tuple[dict[str, Any], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where each named tensor of a model lies in the two flat vectors of a `State`.
 
-    Four-dimensional tensors (convolutions) lie channels last, as the models have them. Integer buffers (BatchNorm's
-    num_batches_tracked) and non-persistent buffers (the ETF) are left out on purpose.
+    Four-dimensional tensors (convolutions) lie channels last, as the models have them. Integer
+    buffers (BatchNorm's num_batches_tracked) and non-persistent buffers (the ETF) are left out on
+    purpose.
     """
 
     parameters: Entries
@@ -45,7 +47,11 @@ class Layout:
     def of(cls, model: nn.Module) -> Layout:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         persistent = model.state_dict().keys()
-        floats = [(name, b) for name, b in model.named_buffers() if name in persistent and b.is_floating_point()]
+        floats = [
+            (name, b)
+            for name, b in model.named_buffers()
+            if name in persistent and b.is_floating_point()
+        ]
         return cls(tuple((n, t.shape) for n, t in named), tuple((n, t.shape) for n, t in floats))
 
     @property
@@ -68,7 +74,9 @@ def _length(entries: Entries) -> int:
 def views(entries: Entries, vector: Tensor) -> dict[str, Tensor]:
     """The named pieces of one flat vector, in their shapes: views, no copies."""
     pieces = torch.split(vector, [shape.numel() for _, shape in entries]) if entries else ()
-    return {name: _shaped(piece, shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
+    return {
+        name: _shaped(piece, shape) for (name, shape), piece in zip(entries, pieces, strict=True)
+    }
 
 
 def _shaped(piece: Tensor, shape: torch.Size) -> Tensor:
@@ -82,7 +90,9 @@ def flat(tensors: list[Tensor]) -> Tensor:
     """The inverse of `views`: tensors in their shapes as one float32 vector on the CPU (a copy)."""
     if not tensors:
         return torch.zeros(0)
-    return torch.cat([_lined_up(one.detach()).reshape(-1).to(torch.float32) for one in tensors]).cpu()
+    return torch.cat(
+        [_lined_up(one.detach()).reshape(-1).to(torch.float32) for one in tensors]
+    ).cpu()
 
 
 def _lined_up(tensor: Tensor) -> Tensor:
@@ -96,8 +106,9 @@ def read(model: nn.Module, layout: Layout) -> State:
 
 
 def take(model: nn.Module, layout: Layout) -> State:
-    """The model's floats on the CPU, without a copy where a loaded model lies there: the state and the model then share memory, so
-    the model may be used, but must be loaded anew before it is changed."""
+    """The model's floats on the CPU, without a copy where a loaded model lies there: the state and
+    the model then share memory, so the model may be used, but must be loaded anew before it is
+    changed."""
     vectors = [_home(_tensors(model, entries)) for entries in (layout.parameters, layout.buffers)]
     if any(vector is None for vector in vectors):
         return read(model, layout)
@@ -106,26 +117,42 @@ def take(model: nn.Module, layout: Layout) -> State:
 
 @torch.no_grad()
 def load(model: nn.Module, layout: Layout, state: State) -> None:
-    """Copy a state into the model, on whatever device it lives. Nothing that was taken from the model before is touched.
+    """Copy a state into the model, on whatever device it lives. Nothing that was taken from the
+    model before is touched.
 
     Raises ValueError when the vectors do not have the layout's sizes.
     """
     device = next(model.parameters()).device
-    show(model, layout, State(*(_POOL.vector(len(one), device).copy_(one) for one in (state.parameters, state.buffers))))
+    show(
+        model,
+        layout,
+        State(
+            *(
+                _POOL.vector(len(one), device).copy_(one)
+                for one in (state.parameters, state.buffers)
+            )
+        ),
+    )
 
 
 @torch.no_grad()
 def show(model: nn.Module, layout: Layout, state: State) -> None:
-    """As `load`, but without a copy where state and model are on one device: for a model that is only looked at, since whoever
-    changed it would change the state."""
+    """As `load`, but without a copy where state and model are on one device: for a model that is
+    only looked at, since whoever changed it would change the state."""
     sizes = (state.parameters.numel(), state.buffers.numel())
     if sizes != (layout.num_parameters, layout.num_buffers):
-        raise ValueError(f"a state of {sizes} values does not fit a model of {layout.num_parameters, layout.num_buffers}")
+        raise ValueError(
+            f"a state of {sizes} values does not fit a model of "
+            f"{layout.num_parameters, layout.num_buffers}"
+        )
     for entries, vector in ((layout.parameters, state.parameters), (layout.buffers, state.buffers)):
         targets = _tensors(model, entries)
         if targets:
-            for target, view in zip(targets, views(entries, vector.to(targets[0].device)).values(), strict=True):
-                target.data = view  # autograd's bookkeeping stays with the parameter, only its memory is another
+            for target, view in zip(
+                targets, views(entries, vector.to(targets[0].device)).values(), strict=True
+            ):
+                # autograd's bookkeeping stays with the parameter, only its memory is another
+                target.data = view
 
 
 def _tensors(model: nn.Module, entries: Entries) -> list[Tensor]:
@@ -136,8 +163,8 @@ def _tensors(model: nn.Module, entries: Entries) -> list[Tensor]:
 
 
 def _find(model: nn.Module, entries: Entries) -> list[Place]:
-    """Walking through a model's modules takes as long as copying its tensors, so it is done once. What is remembered are the modules'
-    own dictionaries: a tensor may be replaced by another."""
+    """Walking through a model's modules takes as long as copying its tensors, so it is done once.
+    What is remembered are the modules' own dictionaries: a tensor may be replaced by another."""
     modules, found = dict(model.named_modules()), []
     for name, _ in entries:
         path, _, key = name.rpartition(".")
@@ -151,9 +178,14 @@ def _home(tensors: list[Tensor]) -> Tensor | None:
     if not tensors:
         return torch.zeros(0)
     first, storage = tensors[0], tensors[0].untyped_storage()
-    starts = [int(first.storage_offset()) + before for before in accumulate((one.numel() for one in tensors), initial=0)]
+    starts = [
+        int(first.storage_offset()) + before
+        for before in accumulate((one.numel() for one in tensors), initial=0)
+    ]
     for one, start in zip(tensors, starts, strict=False):
-        same = one.untyped_storage().data_ptr() == storage.data_ptr() and one.storage_offset() == start
+        same = (
+            one.untyped_storage().data_ptr() == storage.data_ptr() and one.storage_offset() == start
+        )
         if not same or one.dtype != torch.float32 or not _lined_up(one).is_contiguous():
             return None
     whole: Tensor = torch.empty(0, device=first.device)
@@ -164,8 +196,9 @@ def _home(tensors: list[Tensor]) -> Tensor | None:
 class _Pool:
     """Vectors on the CPU that are used again as soon as nobody holds them any more.
 
-    A copy into fresh memory takes eight times as long (94 MB: 34 against 4 ms), since the system hands it out page by page, and
-    a client needs a new vector of the model's size in every round. (A GPU's allocator does the same by itself.)
+    A copy into fresh memory takes eight times as long (94 MB: 34 against 4 ms), since the system
+    hands it out page by page, and a client needs a new vector of the model's size in every round.
+    (A GPU's allocator does the same by itself.)
     """
 
     KEPT = 4  # the model's, the reply's, the global state's, and one on its way
@@ -187,7 +220,8 @@ class _Pool:
 
 
 def _references_of_an_unused_array() -> int:
-    """What `sys.getrefcount` says of an array that lies in a list and nowhere else: 2 up to Python 3.13, less later."""
+    """What `sys.getrefcount` says of an array that lies in a list and nowhere else: 2 up to Python
+    3.13, less later."""
     kept = [np.empty(1)]
     return sys.getrefcount(kept[0])
 

@@ -41,7 +41,8 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """All that a client may see in one round. `model` arrives holding the received global state; train it in place."""
+    """All that a client may see in one round. `model` arrives holding the received global state;
+    train it in place."""
 
     model: Any
     data: Shard
@@ -53,7 +54,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a client trainer hands back. `sums` are sums over `num_examples` samples seen; `memory` never leaves the client."""
+    """What a client trainer hands back. `sums` are sums over `num_examples` samples seen; `memory`
+    never leaves the client."""
 
     num_examples: int
     sums: Mapping[str, float]
@@ -76,8 +78,9 @@ def keep_images(images: Tensor, generator: Generator) -> Tensor:
 class Purifier:
     """What images go through before a model sees them, at test time.
 
-    purify: (images (B, C, H, W) float32 in [0, 1], CPU generator) -> images of the same shape, range and device; the input is never
-    changed in place. differentiable: whether gradients flow through it from its result to its input.
+    purify: (images (B, C, H, W) float32 in [0, 1], CPU generator) -> images of the same shape,
+    range and device; the input is never changed in place. differentiable: whether gradients flow
+    through it from its result to its input.
     """
 
     name: str
@@ -90,10 +93,12 @@ NO_PURIFIER = Purifier("none")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A client whose reply could not be used in a round: the reason in one line, and the whole traceback where there is one.
+    """A client whose reply could not be used in a round: the reason in one line, and the whole
+    traceback where there is one.
 
-    counts: towards server.max_failures. It does not where a reply was put aside that nobody waited for, such as a client's second
-    one (its first stands), or one of a node that was not asked (client -1).
+    counts: towards server.max_failures. It does not where a reply was put aside that nobody waited
+    for, such as a client's second one (its first stands), or one of a node that was not asked
+    (client -1).
     """
 
     client: int
@@ -104,7 +109,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """One client in one round: what it reported (means over its samples) and what the rule made of it."""
+    """One client in one round: what it reported (means over its samples) and what the rule made of
+    it."""
 
     client: int
     num_examples: int
@@ -115,8 +121,9 @@ class ClientRecord:
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """One finished server round; round 0 is the untrained model. `metrics` of the global model on the clean
-    validation images, in percent (None: undefined); `seconds` by stage (train, aggregate, evaluate)."""
+    """One finished server round; round 0 is the untrained model. `metrics` of the global model on
+    the clean validation images, in percent (None: undefined); `seconds` by stage (train, aggregate,
+    evaluate)."""
 
     number: int
     metrics: Mapping[str, float | None]
@@ -140,4 +147,5 @@ class Observer(Protocol):
     def round_finished(self, run: str, record: RoundRecord) -> None: ...
 
     def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
-        """Instead of `round_finished` for rounds that an earlier process had finished, after `run_started`."""
+        """Instead of `round_finished` for rounds that an earlier process had finished, after
+        `run_started`."""

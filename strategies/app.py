@@ -1,6 +1,8 @@
-"""The Flower ServerApp: the same loop, folder and report as `fedrobust.simulate`, over the sites of `flwr run . <federation>`.
+"""The Flower ServerApp: the same loop, folder and report as `fedrobust.simulate`, over the sites of
+`flwr run . <federation>`.
 
-An entry point like the command lines: nobody imports it. docs/federation.md says how sites are numbered and what a node must know.
+An entry point like the command lines: nobody imports it. docs/federation.md says how sites are
+numbered and what a node must know.
 """
 
 from __future__ import annotations
@@ -26,22 +28,31 @@ WIDTH = 110  # columns of the tables that Flower hands on as text
 
 @app.main()  # type: ignore[untyped-decorator]  # flwr is untyped here
 def main(grid: Grid, context: Context) -> None:
-    """Run the configuration named by `overrides` (Hydra words) on the connected sites, or go on with the run of the folder `resume`;
-    the output folder lies beside the SuperLink."""
+    """Run the configuration named by `overrides` (Hydra words) on the connected sites, or go on
+    with the run of the folder `resume`; the output folder lies beside the SuperLink."""
     run = {key: str(value) for key, value in context.run_config.items()}
     names = tuple(run["sites"].split())
     folder = Path(run["resume"] or run["folder"] or f"outputs/run-{context.run_id}")
     manifest = resume.read_manifest(folder) if run["resume"] else None
-    settings = compose_for_sites(run["overrides"], names) if manifest is None else manifest["config"]
+    settings = (
+        compose_for_sites(run["overrides"], names) if manifest is None else manifest["config"]
+    )
     experiment = build.from_text(experiment_settings.to_json(settings))
     if manifest is None:
         _make(folder)
     elif manifest["data"]["digest"] != experiment.dataset.digest:
-        raise ConfigError(f"resume={folder}: the server's data are no longer those of the run (their digest differs)")
+        raise ConfigError(
+            f"resume={folder}: the server's data are no longer those of the run "
+            "(their digest differs)"
+        )
     with exclusive_folder(folder, resume_command(folder)) as console:
         console.width = WIDTH
-        sites, experiment = assemble(grid, experiment, names, _seconds(run["wait"]), lambda text: print_line(console, text))
-        run_into_folder(build_server_context(experiment), nullcontext(sites), folder, console, manifest)
+        sites, experiment = assemble(
+            grid, experiment, names, _seconds(run["wait"]), lambda text: print_line(console, text)
+        )
+        run_into_folder(
+            build_server_context(experiment), nullcontext(sites), folder, console, manifest
+        )
 
 
 def _seconds(text: str) -> float:
@@ -54,4 +65,6 @@ def _seconds(text: str) -> float:
 def _make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise ConfigError(f"folder={folder}: already holds files; choose another one, nothing was written over")
+        raise ConfigError(
+            f"folder={folder}: already holds files; choose another one, nothing was written over"
+        )

@@ -13,19 +13,22 @@ from fedrobust.utils import validation
 
 
 def bulyan(f: int = 1) -> Strategy:
-    """Krum chooses N - 2f updates one after the other, each among those that are left; of these in every coordinate the mean of the
-    N - 4f values nearest to their median (El Mhamdi, Guerraoui, Rouault, ICML 2018). Tolerates f attackers among N >= 4f
-    + 3 clients.
+    """Krum chooses N - 2f updates one after the other, each among those that are left; of these in
+    every coordinate the mean of the N - 4f values nearest to their median (El Mhamdi, Guerraoui,
+    Rouault, ICML 2018). Tolerates f attackers among N >= 4f + 3 clients.
 
-    Among m updates left a score is the sum of the squared distances to the m - f - 2 nearest others, at least one. The
-    influence reported of a client is its share in that mean, averaged over the coordinates.
+    Among m updates left a score is the sum of the squared distances to the m - f - 2 nearest
+    others, at least one. The influence reported of a client is its share in that mean, averaged
+    over the coordinates.
     """
     validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         n = len(round.updates)
         chosen = select_rows(squared_distances(round.updates.gram()).cpu(), f)
-        update_D, influence = coordinatewise(round.updates, around_median(n - 2 * f, n - 4 * f), chosen)
+        update_D, influence = coordinatewise(
+            round.updates, around_median(n - 2 * f, n - 4 * f), chosen
+        )
         weights_N = torch.zeros(n, dtype=torch.float64)
         weights_N[chosen] = influence
         return make_aggregate(round, update_D, weights_N)
@@ -36,11 +39,16 @@ def bulyan(f: int = 1) -> Strategy:
 def select_rows(squared_NN: Tensor, f: int) -> Tensor:
     """The N - 2f rows that Krum chooses, ascending, from the (N, N) squared distances.
 
-    Where one neighbour counts, two nearest to each other have the same score: then the one whose next neighbours are nearer comes first.
+    Where one neighbour counts, two nearest to each other have the same score: then the one whose
+    next neighbours are nearer comes first.
     """
     left = list(range(len(squared_NN)))
     while len(left) > 2 * f:
-        far_MM = squared_NN[left][:, left].nan_to_num(nan=torch.inf, posinf=torch.inf).fill_diagonal_(torch.inf)
+        far_MM = (
+            squared_NN[left][:, left]
+            .nan_to_num(nan=torch.inf, posinf=torch.inf)
+            .fill_diagonal_(torch.inf)
+        )
         near_MM = far_MM.sort(dim=1).values
         scores = near_MM[:, : max(len(left) - f - 2, 1)].sum(dim=1).tolist()
         best = min(scores)

@@ -12,13 +12,14 @@ from fedrobust.utils import validation
 
 
 def caf(f: int = 3) -> Strategy:
-    """Covariance bound-agnostic filter (Allouah, Guerraoui, Stephan, ICML 2025, algorithm 2). With c_n = 1 to begin with, while
-    sum c > N - 2f: mu = sum c_n x_n / sum c; (lambda, v) the top eigenpair of sum c_n (x_n - mu)(x_n - mu)' / sum c; s_n = ((x_n -
-    mu)'v)^2; c_n <- c_n (1 - s_n / max s). The answer is the mu with the least lambda. Tolerates f attackers among more than 2f
+    """Covariance bound-agnostic filter (Allouah, Guerraoui, Stephan, ICML 2025, algorithm 2). With
+    c_n = 1 to begin with, while sum c > N - 2f: mu = sum c_n x_n / sum c; (lambda, v) the top
+    eigenpair of sum c_n (x_n - mu)(x_n - mu)' / sum c; s_n = ((x_n - mu)'v)^2; c_n <- c_n (1 - s_n
+    / max s). The answer is the mu with the least lambda. Tolerates f attackers among more than 2f
     clients.
 
-    The eigenpair is exact, of the Gram matrix. The maximum is over clients with c_n > 0: one that is already out, and far away,
-    would stop the filter. Weights reported: c / sum c of that mu.
+    The eigenpair is exact, of the Gram matrix. The maximum is over clients with c_n > 0: one that
+    is already out, and far away, would stop the filter. Weights reported: c / sum c of that mu.
     """
     validation.number("strategy.f", f, low=0, integer=True)
 
@@ -46,10 +47,11 @@ def caf_weights(gram_NN: Tensor, f: int) -> Tensor:
 
 
 def _top(inner_NN: Tensor, weights_N: Tensor) -> tuple[float, Tensor]:
-    """The largest eigenvalue of the weighted covariance, and the (N,) squared projections on its eigenvector v.
+    """The largest eigenvalue of the weighted covariance, and the (N,) squared projections on its
+    eigenvector v.
 
-    With A = diag(sqrt w)(X - mu), AA' has the covariance's eigenvalues, and v = A'u / sqrt(lambda): (x_n - mu)'v = (K sqrt(w) u)_n
-    / sqrt(lambda).
+    With A = diag(sqrt w)(X - mu), AA' has the covariance's eigenvalues, and v = A'u / sqrt(lambda):
+    (x_n - mu)'v = (K sqrt(w) u)_n / sqrt(lambda).
     """
     roots_N = weights_N.sqrt()
     values_N, vectors_NN = torch.linalg.eigh(roots_N[:, None] * inner_NN * roots_N)

@@ -1,4 +1,5 @@
-"""Centered clipping: a few averaging steps from the last aggregate, in which no update may pull further than a bound."""
+"""Centered clipping: a few averaging steps from the last aggregate, in which no update may pull
+further than a bound."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ from fedrobust.utils import validation
 
 
 def centered_clipping(tau: float | None = None, iterations: int = 3) -> Strategy:
-    """Steps v <- v + (1/N) sum_n (x_n - v) min(1, tau / |x_n - v|), from the last round's aggregated update on, in the first round
-    from 0
-    (Karimireddy, He, Jaggi, ICML 2021, where the x_n are the clients' momenta).
+    """Steps v <- v + (1/N) sum_n (x_n - v) min(1, tau / |x_n - v|), from the last round's
+    aggregated update on, in the first round from 0 (Karimireddy, He, Jaggi, ICML 2021, where the
+    x_n are the clients' momenta).
 
-    One attacker moves a step by tau/N at most, wherever it stands. tau: length in which updates are measured, above 0; None: in
-    each step the median distance to v, so that half are clipped (our choice; fewer than half the clients cannot push it beyond the
-    others'). iterations: steps in a round. The old centre is one row more of the Gram matrix, so that steps cost nothing beside it.
+    One attacker moves a step by tau/N at most, wherever it stands. tau: length in which updates are
+    measured, above 0; None: in each step the median distance to v, so that half are clipped (our
+    choice; fewer than half the clients cannot push it beyond the others'). iterations: steps in a
+    round. The old centre is one row more of the Gram matrix, so that steps cost nothing beside it.
     Weights reported: the clients' parts of the result, without the old centre's, brought to sum 1.
     """
     if tau is not None:
@@ -33,13 +35,20 @@ def centered_clipping(tau: float | None = None, iterations: int = 3) -> Strategy
         if centre_D is not None:
             update_D.add_(centre_D.to(update_D), alpha=float(weights_M[-1]))
         memory = {"centre": update_D.to("cpu", copy=True)}
-        return make_aggregate(round, update_D, weights_M[:-1], extras={"kept_distance": clipped_N.tolist()}, memory=memory)
+        return make_aggregate(
+            round,
+            update_D,
+            weights_M[:-1],
+            extras={"kept_distance": clipped_N.tolist()},
+            memory=memory,
+        )
 
     return Strategy("centered_clipping", rule)
 
 
 def _with_centre(updates: Updates, centre_D: Tensor | None) -> Tensor:
-    """(N + 1, N + 1) float64 inner products of the updates and, last, of the centre (None: the origin)."""
+    """(N + 1, N + 1) float64 inner products of the updates and, last, of the centre (None: the
+    origin)."""
     n = len(updates)
     inner_MM = torch.zeros(n + 1, n + 1, dtype=torch.float64)
     inner_MM[:n, :n] = updates.gram().cpu()
@@ -48,14 +57,19 @@ def _with_centre(updates: Updates, centre_D: Tensor | None) -> Tensor:
     products_N = inner_MM.new_zeros(n)
     for part, block_Nb in updates.blocks():
         for inner, strip_Nb in column_strips(block_Nb):
-            products_N += (strip_Nb.double() @ centre_D[part][inner].to(strip_Nb.device).double()).cpu()
+            products_N += (
+                strip_Nb.double() @ centre_D[part][inner].to(strip_Nb.device).double()
+            ).cpu()
     inner_MM[-1, :n] = inner_MM[:n, -1] = products_N
-    inner_MM[-1, -1] = sum(strip.double().square().sum() for _, strip in column_strips(centre_D[None]))
+    inner_MM[-1, -1] = sum(
+        strip.double().square().sum() for _, strip in column_strips(centre_D[None])
+    )
     return inner_MM
 
 
 def clip_steps(inner_MM: Tensor, tau: float | None, iterations: int) -> tuple[Tensor, Tensor]:
-    """((N + 1,) weights of the updates and of the old centre in the new one, (N,) factors of the last step), from the inner products."""
+    """((N + 1,) weights of the updates and of the old centre in the new one, (N,) factors of the
+    last step), from the inner products."""
     n = len(inner_MM) - 1
     weights_M = torch.zeros(n + 1, dtype=torch.float64)
     weights_M[-1] = 1
@@ -63,7 +77,9 @@ def clip_steps(inner_MM: Tensor, tau: float | None, iterations: int) -> tuple[Te
     for _ in range(iterations):
         distances_N = squared_to(inner_MM, weights_M)[:-1].sqrt()
         bound = float(distances_N.quantile(0.5)) if tau is None else tau
-        factors_N = torch.where(distances_N > bound, bound / distances_N, torch.ones_like(distances_N))
+        factors_N = torch.where(
+            distances_N > bound, bound / distances_N, torch.ones_like(distances_N)
+        )
         weights_M = weights_M * (1 - factors_N.mean())
         weights_M[:-1] += factors_N / n
     return weights_M, factors_N

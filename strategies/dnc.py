@@ -1,4 +1,5 @@
-"""DnC (divide and conquer): updates that stand out in the main direction of some random coordinates are left out."""
+"""DnC (divide and conquer): updates that stand out in the main direction of some random coordinates
+are left out."""
 
 from __future__ import annotations
 
@@ -14,13 +15,17 @@ from fedrobust.errors import RunError
 from fedrobust.utils import validation
 
 
-def dnc(f: int = 3, iterations: int = 1, coordinates: int = 10_000, factor: float = 1.0) -> Strategy:
-    """The mean of the updates that are good in each of some trials (Shejwalkar & Houmansadr, NDSS 2021, whose niters, b and c are
-    `iterations`, `coordinates` and `factor`). A trial takes random coordinates (all, where there are fewer), the top right singular
-    vector v of the centred updates there, scores s_n = ((x_n - mu)'v)^2, and calls all but the int(factor x f) highest scores good.
+def dnc(
+    f: int = 3, iterations: int = 1, coordinates: int = 10_000, factor: float = 1.0
+) -> Strategy:
+    """The mean of the updates that are good in each of some trials (Shejwalkar & Houmansadr, NDSS
+    2021, whose niters, b and c are `iterations`, `coordinates` and `factor`). A trial takes random
+    coordinates (all, where there are fewer), the top right singular vector v of the centred updates
+    there, scores s_n = ((x_n - mu)'v)^2, and calls all but the int(factor x f) highest scores good.
 
-    Tolerates f attackers among more than 2f clients, and more clients than the int(factor x f) left out. Raises RunError where no
-    client was good in all trials: with fewer trials there are always some.
+    Tolerates f attackers among more than 2f clients, and more clients than the int(factor x f) left
+    out. Raises RunError where no client was good in all trials: with fewer trials there are always
+    some.
     """
     validation.number("strategy.f", f, low=0, integer=True)
     validation.number("strategy.iterations", iterations, low=1, integer=True)
@@ -34,16 +39,24 @@ def dnc(f: int = 3, iterations: int = 1, coordinates: int = 10_000, factor: floa
         good_TN = scores_TN.argsort(dim=1, stable=True).argsort(dim=1) < len(round.updates) - out
         good_N = good_TN.all(dim=0).double()
         if not good_N.any():
-            raise RunError(f"round {round.number}: strategy.iterations={iterations}: no client was good in all of them; use fewer")
+            raise RunError(
+                f"round {round.number}: strategy.iterations={iterations}: no client "
+                "was good in all of them; use fewer"
+            )
         weights_N = good_N / good_N.sum()
-        return make_aggregate(round, round.updates.combine(weights_N), weights_N, extras={"dnc_score": scores_TN.mean(dim=0).tolist()})
+        return make_aggregate(
+            round,
+            round.updates.combine(weights_N),
+            weights_N,
+            extras={"dnc_score": scores_TN.mean(dim=0).tolist()},
+        )
 
     return Strategy("dnc", rule, min_clients=max(2 * f, out) + 1)
 
 
 def outlier_scores(gram_NN: Tensor) -> Tensor:
-    """(N,) squared projections of the centred rows on their top right singular vector: lambda u_n^2 with the top eigenpair of their
-    Gram matrix."""
+    """(N,) squared projections of the centred rows on their top right singular vector: lambda u_n^2
+    with the top eigenpair of their Gram matrix."""
     n = len(gram_NN)
     values_N, vectors_NN = torch.linalg.eigh(center_gram(gram_NN, gram_NN.new_full((n,), 1 / n)))
     scores_N: Tensor = values_N[-1].clamp(min=0) * vectors_NN[:, -1].square()
@@ -63,10 +76,15 @@ def _sampled(updates: Updates, trials: int, coordinates: int, generator: Generat
 
 
 def distinct(total: int, wanted: int, generator: Generator) -> Tensor:
-    """`wanted` of the numbers 0 ... total - 1, ascending, every set as likely as any other. Time and memory are those of `wanted`."""
+    """`wanted` of the numbers 0 ... total - 1, ascending, every set as likely as any other. Time
+    and memory are those of `wanted`."""
     if 4 * wanted >= total:
         return torch.randperm(total, generator=generator)[:wanted].sort().values
     found = torch.empty(0, dtype=torch.int64)
     while len(found) < wanted:
-        found = torch.tensor(sorted({*found.tolist(), *torch.randint(total, (wanted,), generator=generator).tolist()}))
+        found = torch.tensor(
+            sorted(
+                {*found.tolist(), *torch.randint(total, (wanted,), generator=generator).tolist()}
+            )
+        )
     return found[torch.randperm(len(found), generator=generator)[:wanted]].sort().values

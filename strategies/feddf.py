@@ -1,4 +1,5 @@
-"""FedDF: the averaged model learns from the ensemble of the clients' models on the server's proxy images."""
+"""FedDF: the averaged model learns from the ensemble of the clients' models on the server's proxy
+images."""
 
 from __future__ import annotations
 
@@ -15,13 +16,17 @@ from fedrobust.aggregation.updates import normalize
 from fedrobust.errors import ConfigError
 
 
-def feddf(temperature: float = 1.0, epochs: int = 2, batch_size: int = 64, learning_rate: float = 5e-5) -> Strategy:
-    """The mean of the updates by numbers of images, then distilled towards softmax of the clients' mean scores (Lin, Kong, Stich, Jaggi,
-    NeurIPS 2020, algorithm 1): KL(softmax(1/N sum_n f_n(x)) || softmax(f(x))) on the proxy images, without labels.
+def feddf(
+    temperature: float = 1.0, epochs: int = 2, batch_size: int = 64, learning_rate: float = 5e-5
+) -> Strategy:
+    """The mean of the updates by numbers of images, then distilled towards softmax of the clients'
+    mean scores (Lin, Kong, Stich, Jaggi, NeurIPS 2020, algorithm 1): KL(softmax(1/N sum_n f_n(x))
+    || softmax(f(x))) on the proxy images, without labels.
 
-    No robustness of its own: every client is one voice among the teachers. temperature, epochs, batch_size, learning_rate (Adam): of
-    the distillation; the paper takes 10,000 steps at temperature 1 and 1e-3, the defaults are those of `etf_dml`, to be compared with.
-    Clients whose scores are not finite are left out. Raises ConfigError without proxy images.
+    No robustness of its own: every client is one voice among the teachers. temperature, epochs,
+    batch_size, learning_rate (Adam): of the distillation; the paper takes 10,000 steps at
+    temperature 1 and 1e-3, the defaults are those of `etf_dml`, to be compared with. Clients whose
+    scores are not finite are left out. Raises ConfigError without proxy images.
     """
     schedule = student.make_schedule(epochs, batch_size, learning_rate, 0.0, temperature)
     return Strategy("feddf", lambda round: _rule(round, schedule), frozenset({"proxy"}))
@@ -30,7 +35,9 @@ def feddf(temperature: float = 1.0, epochs: int = 2, batch_size: int = 64, learn
 def _rule(round: Round, schedule: Schedule) -> Aggregate:
     data, updates = round.server_data, round.updates
     if data.proxy is None or not len(data.proxy):
-        raise ConfigError("server.proxy=0: strategy=feddf distils on proxy images; set server.proxy=128")
+        raise ConfigError(
+            "server.proxy=0: strategy=feddf distils on proxy images; set server.proxy=128"
+        )
     if updates.layout is None:
         raise ValueError("feddf needs updates with a layout")
     bench = ScratchModel(data.model, updates.layout, None, data.proxy, recalibrate=False)
@@ -39,7 +46,16 @@ def _rule(round: Round, schedule: Schedule) -> Aggregate:
     weights_N = normalize(updates.num_examples_N * member_scores.usable)
     aggregate = make_aggregate(round, updates.combine(weights_N), weights_N)
     voices_N = normalize(member_scores.usable)
-    teacher_PK = teachers.ensemble(member_scores.proxy_NPK, voices_N, data.model.scale, schedule.temperature)
+    teacher_PK = teachers.ensemble(
+        member_scores.proxy_NPK, voices_N, data.model.scale, schedule.temperature
+    )
     lesson = teachers.kl_loss(teacher_PK, data.model.scale, schedule.temperature)
-    distilled = student.distil(bench, aggregate.state, (lesson, torch.arange(len(teacher_PK))), schedule, round.generator, alignment=None)
+    distilled = student.distil(
+        bench,
+        aggregate.state,
+        (lesson, torch.arange(len(teacher_PK))),
+        schedule,
+        round.generator,
+        alignment=None,
+    )
     return replace(aggregate, state=distilled.state, extras={"distillation_loss": distilled.loss})

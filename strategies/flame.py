@@ -13,11 +13,13 @@ from fedrobust.utils import validation
 def flame(noise: float = 0.0) -> Strategy:
     """Nguyen et al., USENIX Security 2022, algorithm 1.
 
-    1. HDBSCAN (scikit-learn's) on the cosine distances of the clients' models, with clusters of at least floor(N/2) + 1 of them and
-       min_samples = 1: the one cluster there can be is admitted, the rest left out.
-    2. With S the median length of all updates: the mean of the admitted updates times min(1, S / |x_n|).
-    3. Gaussian noise of standard deviation lambda S on every parameter; lambda = `noise`. The paper takes 0.001; it is off by
-       default, as it harms the model whether anybody attacks or not.
+    1. HDBSCAN (scikit-learn's) on the cosine distances of the clients' models, with clusters of at
+       least floor(N/2) + 1 of them and min_samples = 1: the one cluster there can be is admitted,
+       the rest left out.
+    2. With S the median length of all updates: the mean of the admitted updates times min(1, S /
+       |x_n|).
+    3. Gaussian noise of standard deviation lambda S on every parameter; lambda = `noise`. The paper
+       takes 0.001; it is off by default, as it harms the model whether anybody attacks or not.
 
     Tolerates f < N/2. Weights reported: equal shares of the admitted.
     """
@@ -32,17 +34,25 @@ def flame(noise: float = 0.0) -> Strategy:
         factors_N = torch.where(lengths_N > bound, bound / lengths_N, 1.0)
         update_D = round.updates.combine(weights_N * factors_N)
         if noise:
-            update_D = update_D + noise * bound * torch.randn(len(update_D), generator=round.generator).to(update_D)
+            update_D = update_D + noise * bound * torch.randn(
+                len(update_D), generator=round.generator
+            ).to(update_D)
         return make_aggregate(round, update_D, weights_N, extras={"clipping_bound": bound})
 
     return Strategy("flame", rule)
 
 
 def model_distances(round: Round, gram_NN: Tensor) -> Tensor:
-    """(N, N) cosine distances in [0, 2] of the models reference + update, from inner products alone; to a model of zeros it is 1."""
+    """(N, N) cosine distances in [0, 2] of the models reference + update, from inner products
+    alone; to a model of zeros it is 1."""
     reference_D = round.reference.parameters
     products_N = inner_products(round.updates, reference_D)
-    inner_NN = gram_NN + products_N[:, None] + products_N[None, :] + reference_D.to(torch.float64).square().sum().cpu()
+    inner_NN = (
+        gram_NN
+        + products_N[:, None]
+        + products_N[None, :]
+        + reference_D.to(torch.float64).square().sum().cpu()
+    )
     lengths_N = inner_NN.diagonal().clamp(min=0).sqrt()
     cosines_NN = (inner_NN / (lengths_N[:, None] * lengths_N[None, :])).nan_to_num(0.0)
     return (1 - cosines_NN).clamp_(0, 2).fill_diagonal_(0)

@@ -14,13 +14,14 @@ from fedrobust.types import Samples, Shard, Task
 
 
 def fltrust() -> Strategy:
-    """The mean 1/(sum_n TS_n) sum_n TS_n |g_0|/|g_n| g_n with trust scores TS_n = max(0, cos(g_n, g_0)) and the server's own update g_0
-    (Cao, Fang, Liu, Gong, NDSS 2021, section IV).
+    """The mean 1/(sum_n TS_n) sum_n TS_n |g_0|/|g_n| g_n with trust scores TS_n = max(0, cos(g_n,
+    g_0)) and the server's own update g_0 (Cao, Fang, Liu, Gong, NDSS 2021, section IV).
 
-    The server trains g_0 with the clients' trainer and settings on its root images, which are repeated until they are as many as the
-    median client has, so that both take about as many steps. Tolerates any number of attackers, as far as the root set speaks for the
-    honest ones. Weights reported: TS_n brought to sum 1. Where no client points the server's way, the global model stays.
-    Raises ConfigError without a root set.
+    The server trains g_0 with the clients' trainer and settings on its root images, which are
+    repeated until they are as many as the median client has, so that both take about as many steps.
+    Tolerates any number of attackers, as far as the root set speaks for the honest ones. Weights
+    reported: TS_n brought to sum 1. Where no client points the server's way, the global model
+    stays. Raises ConfigError without a root set.
     """
     return Strategy("fltrust", _rule, frozenset({"root"}))
 
@@ -33,14 +34,20 @@ def _rule(round: Round) -> Aggregate:
     factors_N = torch.where(lengths_N > 0, length / lengths_N, 0.0)
     weights_N = normalize(trust_N)
     update_D = round.updates.combine(weights_N * factors_N)
-    return make_aggregate(round, update_D, weights_N, extras={"trust": trust_N.tolist(), "root_norm": float(length)})
+    return make_aggregate(
+        round, update_D, weights_N, extras={"trust": trust_N.tolist(), "root_norm": float(length)}
+    )
 
 
 def root_update(round: Round) -> Tensor:
-    """The (D,) update that the clients' own training makes of the reference on the root images. Leaves that model in the scratch model."""
+    """The (D,) update that the clients' own training makes of the reference on the root images.
+    Leaves that model in the scratch model."""
     data, layout = round.server_data, round.updates.layout
     if data.root is None or not len(data.root):
-        raise ConfigError("server.root_per_class=0: strategy=fltrust trains on root images; set server.root_per_class=8")
+        raise ConfigError(
+            "server.root_per_class=0: strategy=fltrust trains on root images; set "
+            "server.root_per_class=8"
+        )
     if data.trainer is None or layout is None:
         raise ValueError("fltrust needs the clients' trainer and updates with a layout")
     wanted = max(len(data.root), int(round.updates.num_examples_N.quantile(0.5)))

@@ -17,20 +17,27 @@ SAME = 1e-9  # where nobody is less like the others than this, nobody stands out
 
 
 def foolsgold(confidence: float = 1.0) -> Strategy:
-    """The mean of the updates weighed by how unlike all others each client's history is (Fung, Yoon, Beschastnikh, RAID 2020,
-    algorithm 1; `alphas` has the formulas). `confidence`: their kappa.
+    """The mean of the updates weighed by how unlike all others each client's history is (Fung,
+    Yoon, Beschastnikh, RAID 2020, algorithm 1; `alphas` has the formulas). `confidence`: their
+    kappa.
 
-    A history is the sum of a client's updates so far, of the last layer alone (the paper's indicative features), one such row for
-    every client ever seen: this is what the rule remembers. It finds attackers that work together, needs no bound on their number,
-    misses a single one, and takes honest clients with equal data for attackers. The paper adds the weighted updates up; here, where
-    an update is a whole local training, they are averaged. Where all are alike, everybody weighs the same (there 0/0 in the paper).
+    A history is the sum of a client's updates so far, of the last layer alone (the paper's
+    indicative features), one such row for every client ever seen: this is what the rule remembers.
+    It finds attackers that work together, needs no bound on their number, misses a single one, and
+    takes honest clients with equal data for attackers. The paper adds the weighted updates up;
+    here, where an update is a whole local training, they are averaged. Where all are alike,
+    everybody weighs the same (there 0/0 in the paper).
     """
     validation.number("strategy.confidence", confidence, low=0, open_low=True)
 
     def rule(round: Round) -> Aggregate:
         history = extend_histories(round.memory.get("history", {}), round.updates)
-        weights_N = normalize(alphas(history_gram([history[client] for client in round.updates.clients]), confidence))
-        return make_aggregate(round, round.updates.combine(weights_N), weights_N, memory={"history": history})
+        weights_N = normalize(
+            alphas(history_gram([history[client] for client in round.updates.clients]), confidence)
+        )
+        return make_aggregate(
+            round, round.updates.combine(weights_N), weights_N, memory={"history": history}
+        )
 
     return Strategy("foolsgold", rule)
 
@@ -46,11 +53,16 @@ def extend_histories(past: Mapping[int, Tensor], updates: Updates) -> dict[int, 
 
 
 def last_layer(layout: Layout | None) -> int:
-    """The first column of the model's last matrix, after which only its bias comes; 0 where the columns have no names."""
+    """The first column of the model's last matrix, after which only its bias comes; 0 where the
+    columns have no names."""
     if layout is None:
         return 0
     starts = accumulate((shape.numel() for _, shape in layout.parameters), initial=0)
-    matrices = [start for start, (_, shape) in zip(starts, layout.parameters, strict=False) if len(shape) > 1]
+    matrices = [
+        start
+        for start, (_, shape) in zip(starts, layout.parameters, strict=False)
+        if len(shape) > 1
+    ]
     return matrices[-1] if matrices else 0
 
 
@@ -65,14 +77,21 @@ def history_gram(rows_F: Sequence[Tensor]) -> Tensor:
 
 
 def alphas(gram_NN: Tensor, confidence: float) -> Tensor:
-    """(N,) float64 weights in [0, 1] before they are brought to sum 1, from the inner products of the histories.
+    """(N,) float64 weights in [0, 1] before they are brought to sum 1, from the inner products of
+    the histories.
 
-    cs_ij: cosine of two histories (negative ones count as 0, and so do those with a history of zeros); v_i = max_{j != i} cs_ij;
-    where v_j > v_i, cs_ij is multiplied with v_i / v_j, which pardons honest clients that resemble attackers; alpha_i = 1 - max_j cs_ij,
-    divided by the largest of all; at last kappa (ln(alpha_i / (1 - alpha_i)) + 0.5), cut to [0, 1].
+    cs_ij: cosine of two histories (negative ones count as 0, and so do those with a history of
+    zeros); v_i = max_{j != i} cs_ij; where v_j > v_i, cs_ij is multiplied with v_i / v_j, which
+    pardons honest clients that resemble attackers; alpha_i = 1 - max_j cs_ij, divided by the
+    largest of all; at last kappa (ln(alpha_i / (1 - alpha_i)) + 0.5), cut to [0, 1].
     """
     lengths_N = gram_NN.diagonal().sqrt()
-    cosines_NN = (gram_NN / (lengths_N[:, None] * lengths_N[None, :])).nan_to_num(0.0).clamp_(0, 1).fill_diagonal_(0)
+    cosines_NN = (
+        (gram_NN / (lengths_N[:, None] * lengths_N[None, :]))
+        .nan_to_num(0.0)
+        .clamp_(0, 1)
+        .fill_diagonal_(0)
+    )
     nearest_N = cosines_NN.amax(dim=1)
     pardon_NN = (nearest_N[:, None] / nearest_N[None, :]).nan_to_num(1.0).clamp(max=1)
     alpha_N = 1 - (cosines_NN * pardon_NN).amax(dim=1)

@@ -16,12 +16,14 @@ STEPS = 200_000  # of the search: some seconds
 
 
 def mda(f: int = 3) -> Strategy:
-    """Minimum diameter averaging: the mean of those N - f updates whose largest distance from each other is smallest (El-Mhamdi,
-    Guerraoui, Guirguis, Hoang, Rouault, PODC 2020; Rousseeuw 1985). Tolerates f attackers among more than 2f clients.
+    """Minimum diameter averaging: the mean of those N - f updates whose largest distance from each
+    other is smallest (El-Mhamdi, Guerraoui, Guirguis, Hoang, Rouault, PODC 2020; Rousseeuw 1985).
+    Tolerates f attackers among more than 2f clients.
 
-    Of several such sets the one with the least sum of squared distances. The search is exact: a set has at most some diameter when
-    the f updates left out cover all pairs that are farther apart. Its time grows with 2^f at worst, with N only slowly; where it
-    would take more than `STEPS` steps, ConfigError.
+    Of several such sets the one with the least sum of squared distances. The search is exact: a set
+    has at most some diameter when the f updates left out cover all pairs that are farther apart.
+    Its time grows with 2^f at worst, with N only slowly; where it would take more than `STEPS`
+    steps, ConfigError.
     """
     validation.number("strategy.f", f, low=0, integer=True)
 
@@ -35,7 +37,8 @@ def mda(f: int = 3) -> Strategy:
 
 
 def smallest(squared_NN: Tensor, f: int) -> list[int]:
-    """The N - f rows with the smallest diameter, ascending. Raises ConfigError where the search is too long."""
+    """The N - f rows with the smallest diameter, ascending. Raises ConfigError where the search is
+    too long."""
     levels = sorted(set(squared_NN.flatten().tolist()))
     search = _Search(len(squared_NN), f)
     low, high = 0, len(levels) - 1  # at the highest level no pair is too far apart
@@ -49,7 +52,9 @@ def smallest(squared_NN: Tensor, f: int) -> list[int]:
 
 def far(squared_NN: Tensor, level: float) -> list[int]:
     """For each row a bit mask of the rows that are farther from it than the level."""
-    return [sum(1 << other for other in row.nonzero().flatten().tolist()) for row in squared_NN > level]
+    return [
+        sum(1 << other for other in row.nonzero().flatten().tolist()) for row in squared_NN > level
+    ]
 
 
 def _without(squared_NN: Tensor, cover: int, f: int) -> list[int]:
@@ -61,18 +66,22 @@ def _without(squared_NN: Tensor, cover: int, f: int) -> list[int]:
 
 
 class _Search:
-    """Vertex covers by branching on the row with the most pairs: either it is left out or all that it is too far from."""
+    """Vertex covers by branching on the row with the most pairs: either it is left out or all that
+    it is too far from."""
 
     def __init__(self, n: int, f: int) -> None:
         self._n, self._f, self._steps = n, f, 0
 
     def covers(self, far: list[int]) -> Iterator[int]:
-        """Bit masks of at most f rows such that no two of the others are too far apart; all that contain no smaller one are among them."""
+        """Bit masks of at most f rows such that no two of the others are too far apart; all that
+        contain no smaller one are among them."""
         yield from self._branch(far, (1 << self._n) - 1, self._f)
 
     def _branch(self, far: list[int], left: int, budget: int) -> Iterator[int]:
         self._count()
-        degrees = [(far[row] & left).bit_count() if left >> row & 1 else 0 for row in range(self._n)]
+        degrees = [
+            (far[row] & left).bit_count() if left >> row & 1 else 0 for row in range(self._n)
+        ]
         most = max(degrees)
         if most == 0:
             yield 0

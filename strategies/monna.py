@@ -12,12 +12,12 @@ from fedrobust.utils import validation
 
 
 def monna(f: int = 3, pivot: int | None = None) -> Strategy:
-    """The mean of the N - f updates nearest to the pivot's, itself included (Farhadkhani et al., ICML 2023, "nearest neighbour
-    averaging"). Tolerates f attackers among more than 2f clients.
+    """The mean of the N - f updates nearest to the pivot's, itself included (Farhadkhani et al.,
+    ICML 2023, "nearest neighbour averaging"). Tolerates f attackers among more than 2f clients.
 
-    In the paper every client averages around its own update. A server has none: pivot names a client that is trusted (it must reply
-    in every round), None takes the medoid, the update with the least sum of distances to the others (our choice). The first client
-    wins a tie.
+    In the paper every client averages around its own update. A server has none: pivot names a
+    client that is trusted (it must reply in every round), None takes the medoid, the update with
+    the least sum of distances to the others (our choice). The first client wins a tie.
     """
     validation.number("strategy.f", f, low=0, integer=True)
     if pivot is not None:
@@ -26,11 +26,19 @@ def monna(f: int = 3, pivot: int | None = None) -> Strategy:
     def rule(round: Round) -> Aggregate:
         updates = round.updates
         if pivot is not None and pivot not in updates.clients:
-            raise ConfigError(f"strategy.pivot={pivot}: this client did not reply in round {round.number}; try strategy.pivot=null")
+            raise ConfigError(
+                f"strategy.pivot={pivot}: this client did not reply in round "
+                f"{round.number}; try strategy.pivot=null"
+            )
         squared_NN = squared_distances(updates.gram()).cpu()
         row = medoid(squared_NN) if pivot is None else updates.clients.index(pivot)
         weights_N = nearest(squared_NN[row], len(updates) - f)
-        return make_aggregate(round, updates.combine(weights_N), weights_N, extras={"pivot": float(updates.clients[row])})
+        return make_aggregate(
+            round,
+            updates.combine(weights_N),
+            weights_N,
+            extras={"pivot": float(updates.clients[row])},
+        )
 
     return Strategy("monna", rule, min_clients=2 * f + 1)
 

@@ -11,12 +11,14 @@ from fedrobust.utils import validation
 
 
 def norm_clipping(tau: float | None = None, weighting: str = "uniform") -> Strategy:
-    """The mean of x_n min(1, tau / |x_n|) (Sun, Kairouz, Suresh, McMahan, 2019, arXiv:1911.07963: norm thresholding).
+    """The mean of x_n min(1, tau / |x_n|) (Sun, Kairouz, Suresh, McMahan, 2019, arXiv:1911.07963:
+    norm thresholding).
 
-    It limits what f attackers can do, each to tau/N, and excludes nobody.
-    tau: length above 0 in which updates are measured; None: the median length of the round, beyond the attackers' control while
-    they are fewer than half. weighting: "uniform", or "examples" as in federated averaging, which an attacker can forge. Weights
-    reported: what is left of each client's share, brought to sum 1.
+    It limits what f attackers can do, each to tau/N, and excludes nobody. tau: length above 0 in
+    which updates are measured; None: the median length of the round, beyond the attackers' control
+    while they are fewer than half. weighting: "uniform", or "examples" as in federated averaging,
+    which an attacker can forge. Weights reported: what is left of each client's share, brought to
+    sum 1.
     """
     if tau is not None:
         validation.number("strategy.tau", tau, low=0, open_low=True)
@@ -30,7 +32,10 @@ def norm_clipping(tau: float | None = None, weighting: str = "uniform") -> Strat
         kept_N = torch.where(lengths_N > bound, bound / lengths_N, torch.ones_like(lengths_N))
         weights_N = shares_N * kept_N
         return make_aggregate(
-            round, round.updates.combine(weights_N), weights_N, extras={"kept_length": kept_N.tolist(), "clipping_bound": bound}
+            round,
+            round.updates.combine(weights_N),
+            weights_N,
+            extras={"kept_length": kept_N.tolist(), "clipping_bound": bound},
         )
 
     return Strategy("norm_clipping", rule)

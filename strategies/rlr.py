@@ -1,4 +1,5 @@
-"""Robust learning rate: where too few clients agree on a direction, the model goes the other way."""
+"""Robust learning rate: where too few clients agree on a direction, the model goes the other
+way."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from fedrobust.utils import validation
 
 
 def rlr(threshold: int = 4) -> Strategy:
-    """The mean of the updates, weighed by numbers of images, with its sign turned in every parameter in which |sum_n sgn(x_n)| is below
-    `threshold` (Ozdayi, Kantarcioglu, Gel, AAAI 2021).
+    """The mean of the updates, weighed by numbers of images, with its sign turned in every
+    parameter in which |sum_n sgn(x_n)| is below `threshold` (Ozdayi, Kantarcioglu, Gel, AAAI 2021).
 
-    Against f attackers with a backdoor, a threshold above f and at most N - 2f turns what only they want; 0 is plain averaging. Weights
-    reported: the shares of images, as nobody is left out. The share of turned parameters is recorded.
+    Against f attackers with a backdoor, a threshold above f and at most N - 2f turns what only they
+    want; 0 is plain averaging. Weights reported: the shares of images, as nobody is left out. The
+    share of turned parameters is recorded.
     """
     validation.number("strategy.threshold", threshold, low=0, integer=True)
 
@@ -28,7 +30,8 @@ def rlr(threshold: int = 4) -> Strategy:
 
 
 def sign_flipped_mean(updates: Updates, weights_N: Tensor, threshold: int) -> tuple[Tensor, float]:
-    """The (D,) weighted mean, negated where fewer than `threshold` more clients go one way than the other, and their share."""
+    """The (D,) weighted mean, negated where fewer than `threshold` more clients go one way than the
+    other, and their share."""
     out_D = updates.matrix_ND.new_empty(updates.matrix_ND.shape[1])
     weights, turned = weights_N.to(out_D), 0
     for part, block_Nb in updates.blocks():

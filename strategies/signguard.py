@@ -1,4 +1,5 @@
-"""SignGuard: attackers betray themselves by the length of their updates and by how many of their values are positive."""
+"""SignGuard: attackers betray themselves by the length of their updates and by how many of their
+values are positive."""
 
 from __future__ import annotations
 
@@ -14,15 +15,17 @@ LEAST_WIDTH = 1e-3  # of the clusters' kernel: shares of signs that differ by le
 
 
 def signguard(shortest: float = 0.1, longest: float = 3.0, coordinates: float = 0.1) -> Strategy:
-    """The mean of x_n min(1, M / |x_n|) over the clients that two filters agree on (Xu, Huang, Song, Lan, ICDCS 2022), with
-    M the median length:
+    """The mean of x_n min(1, M / |x_n|) over the clients that two filters agree on (Xu, Huang,
+    Song, Lan, ICDCS 2022), with M the median length:
 
     1. `shortest` <= |x_n| / M <= `longest` (their L and R);
-    2. n lies in the largest cluster that mean shift finds among the shares of positive, zero and negative values of each update, on a
-       random share `coordinates` of all columns. The width of its kernel is scikit-learn's estimate at the quantile 0.5.
+    2. n lies in the largest cluster that mean shift finds among the shares of positive, zero and
+       negative values of each update, on a random share `coordinates` of all columns. The width of
+       its kernel is scikit-learn's estimate at the quantile 0.5.
 
-    Tolerates f < N/2. This is the plain variant, without the similarity features of -Sim and -Dist. Weights reported: equal shares of
-    those kept. Where the filters have nobody in common the global model stays.
+    Tolerates f < N/2. This is the plain variant, without the similarity features of -Sim and -Dist.
+    Weights reported: equal shares of those kept. Where the filters have nobody in common the global
+    model stays.
     """
     validation.number("strategy.shortest", shortest, low=0, high=1)
     validation.number("strategy.longest", longest, low=1)
@@ -37,20 +40,31 @@ def signguard(shortest: float = 0.1, longest: float = 3.0, coordinates: float = 
         weights_N = kept_N / kept_N.sum().clamp(min=1)
         factors_N = torch.where(lengths_N > bound, bound / lengths_N, 1.0)
         extras = {"positive_share": shares_NS[:, 0].tolist(), "clipping_bound": bound}
-        return make_aggregate(round, round.updates.combine(weights_N * factors_N), weights_N, extras=extras)
+        return make_aggregate(
+            round, round.updates.combine(weights_N * factors_N), weights_N, extras=extras
+        )
 
     return Strategy("signguard", rule)
 
 
 def sign_shares(updates: Updates, coordinates: float, generator: Generator) -> Tensor:
-    """(N, 3) float64 shares of positive, zero and negative values among random columns, drawn with replacement."""
+    """(N, 3) float64 shares of positive, zero and negative values among random columns, drawn with
+    replacement."""
     columns = updates.matrix_ND.shape[1]
-    drawn = torch.randint(columns, (max(1, round(coordinates * columns)),), generator=generator).sort().values
+    drawn = (
+        torch.randint(columns, (max(1, round(coordinates * columns)),), generator=generator)
+        .sort()
+        .values
+    )
     counts_N3 = torch.zeros(len(updates), 3, dtype=torch.float64)
     for part, block_Nb in updates.blocks():
         first, last = torch.searchsorted(drawn, torch.tensor([part.start, part.stop])).tolist()
         values_Nb = block_Nb[:, (drawn[first:last] - part.start).to(block_Nb.device)]
-        signs = [(values_Nb > 0).sum(dim=1), (values_Nb == 0).sum(dim=1), (values_Nb < 0).sum(dim=1)]
+        signs = [
+            (values_Nb > 0).sum(dim=1),
+            (values_Nb == 0).sum(dim=1),
+            (values_Nb < 0).sum(dim=1),
+        ]
         counts_N3 += torch.stack(signs, dim=1).cpu()
     return counts_N3 / len(drawn)
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fedrobust.aggregation.coordinatewise import SelectedRange, Selection, SortedColumns, any_of, coordinatewise
+from fedrobust.aggregation.coordinatewise import (
+    SelectedRange,
+    Selection,
+    SortedColumns,
+    any_of,
+    coordinatewise,
+)
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates
 from fedrobust.utils import validation
@@ -14,8 +20,9 @@ def trimmed_mean(f: int = 3) -> Strategy:
     """In every coordinate the mean of what is left without the f smallest and the f largest values
     (Yin et al., ICML 2018, definition 2). Needs more than 2f clients and tolerates f attackers.
 
-    The influence reported of a client is the mean over coordinates of its share in that mean; clients with equal values
-    at an edge of the kept range share what is kept there. Numbers of images are not used: an attacker could forge them.
+    The influence reported of a client is the mean over coordinates of its share in that mean;
+    clients with equal values at an edge of the kept range share what is kept there. Numbers of
+    images are not used: an attacker could forge them.
     """
     validation.number("strategy.f", f, low=0, integer=True)
     return Strategy("trimmed_mean", lambda round: trim(round, f), min_clients=2 * f + 1)
@@ -28,9 +35,11 @@ def trim(round: Round, f: int) -> Aggregate:
 
 
 def coordinatewise_trimmed(updates: Updates, f: int) -> tuple[Tensor, Tensor]:
-    """The (D,) trimmed mean, f values dropped on each side (2f < N), and the (N,) float64 influence of each row, summing to 1.
+    """The (D,) trimmed mean, f values dropped on each side (2f < N), and the (N,) float64 influence
+    of each row, summing to 1.
 
-    The mean of the sorted values is taken in float64, so the order of the clients cannot change a bit of it.
+    The mean of the sorted values is taken in float64, so the order of the clients cannot change a
+    bit of it.
     """
     return coordinatewise(updates, middle(len(updates), f))
 

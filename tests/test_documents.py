@@ -1,4 +1,5 @@
-"""What README and docs tell people to type: settings exist, modules are there, links lead somewhere."""
+"""What README and docs tell people to type: settings exist, modules are there, links lead
+somewhere."""
 
 from __future__ import annotations
 
@@ -28,15 +29,20 @@ SETTING = re.compile(r"\+?[a-z_][\w.]*=")
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every `python -m …` in the page's blocks, lines that end with a backslash joined, up to the next command of a line."""
+    """The words of every `python -m …` in the page's blocks, lines that end with a backslash
+    joined, up to the next command of a line."""
     blocks = re.split(r"^```.*$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1::2]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     found = [line.split("python -m ", 1)[1] for line in lines if "python -m " in line]
-    return [shlex.split(re.split(r" (?:&&|\|\||[|>;]) ", PLACEHOLDER.sub("<>", one))[0], comments=True) for one in found]
+    return [
+        shlex.split(re.split(r" (?:&&|\|\||[|>;]) ", PLACEHOLDER.sub("<>", one))[0], comments=True)
+        for one in found
+    ]
 
 
 ALL = [(page, words) for page in PAGES for words in commands(page)]
-# extending.md makes up choices of its own (test_extending.py creates them); --multirun takes lists that are no settings of one run
+# extending.md makes up choices of its own (test_extending.py creates them); --multirun takes lists
+# that are no settings of one run
 STUDIES = [
     pytest.param(page, words, id=f"{page.stem}-{number}")
     for number, (page, words) in enumerate(ALL)
@@ -45,8 +51,13 @@ STUDIES = [
 
 
 def settings(words: list[str]) -> list[str]:
-    """The words that are settings, without placeholders, Hydra's own keys, and runs to go on with."""
-    return [word for word in words[1:] if SETTING.match(word) and "<>" not in word and not word.startswith(("hydra.", "resume="))]
+    """The words that are settings, without placeholders, Hydra's own keys, and runs to go on
+    with."""
+    return [
+        word
+        for word in words[1:]
+        if SETTING.match(word) and "<>" not in word and not word.startswith(("hydra.", "resume="))
+    ]
 
 
 def test_there_is_something_to_check() -> None:
@@ -63,13 +74,23 @@ def test_every_setting_of_the_documents_can_be_read(page: Path, words: list[str]
     READERS[words[0]](settings(words))
 
 
-@pytest.mark.parametrize(("page", "words"), [one for one in ALL if one[1][0] == "fedrobust.federation"], ids=lambda one: str(one)[-50:])
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [one for one in ALL if one[1][0] == "fedrobust.federation"],
+    ids=lambda one: str(one)[-50:],
+)
 def test_every_word_to_the_federation_helper_is_understood(page: Path, words: list[str]) -> None:
-    federation._ask([word for word in words[1:] if word not in {"--help", "-h"}] or ["demo", "folder"])
+    federation._ask(
+        [word for word in words[1:] if word not in {"--help", "-h"}] or ["demo", "folder"]
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    lost = [one for one in targets if "://" not in one and not one.startswith("mailto:") and not (page.parent / one).exists()]
+    lost = [
+        one
+        for one in targets
+        if "://" not in one and not one.startswith("mailto:") and not (page.parent / one).exists()
+    ]
     assert not lost

@@ -1,4 +1,5 @@
-"""What leaves the checkout: the wheel with its one package, and Flower's app bundle without anything that is ours alone."""
+"""What leaves the checkout: the wheel with its one package, and Flower's app bundle without
+anything that is ours alone."""
 
 import os
 import shutil
@@ -31,22 +32,54 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(*command: str, folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(copy: Path, tmp_path: Path) -> None:
-    build(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), ".", folder=copy)
+def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(
+    copy: Path, tmp_path: Path
+) -> None:
+    build(
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        ".",
+        folder=copy,
+    )
     [wheel] = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in names} == {"fedrobust"}
-    ours = {path.relative_to(copy).as_posix() for top in SHIPPED for path in (copy / top).rglob("*") if path.is_file()}
-    assert names == {name if name.startswith("fedrobust/") else f"fedrobust/{name}" for name in ours}
+    ours = {
+        path.relative_to(copy).as_posix()
+        for top in SHIPPED
+        for path in (copy / top).rglob("*")
+        if path.is_file()
+    }
+    assert names == {
+        name if name.startswith("fedrobust/") else f"fedrobust/{name}" for name in ours
+    }
 
 
 def test_a_run_starts_beside_folders_of_the_same_names(copy: Path, tmp_path: Path) -> None:
-    """In a folder of the usual Hydra template: neither a wheel nor a checkout takes its configs for ours."""
-    build(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), ".", folder=copy)
+    """In a folder of the usual Hydra template: neither a wheel nor a checkout takes its configs for
+    ours."""
+    build(
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        ".",
+        folder=copy,
+    )
     [wheel] = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
@@ -55,10 +88,27 @@ def test_a_run_starts_beside_folders_of_the_same_names(copy: Path, tmp_path: Pat
         (tmp_path / "mine" / name / "__init__.py").write_text("raise RuntimeError('not ours')")
     for place in (tmp_path / "site", copy):
         environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'mine'}{os.pathsep}{place}"}
-        code = f"import fedrobust; assert fedrobust.__file__.startswith({str(place)!r}), fedrobust.__file__"
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "mine", env=environment, timeout=60, check=True)
+        code = (
+            "import fedrobust; assert "
+            f"fedrobust.__file__.startswith({str(place)!r}), fedrobust.__file__"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path / "mine",
+            env=environment,
+            timeout=60,
+            check=True,
+        )
         command = [sys.executable, "-m", "fedrobust.simulate", "strategy=etf_dml", "--cfg", "job"]
-        done = subprocess.run(command, cwd=tmp_path / "mine", env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command,
+            cwd=tmp_path / "mine",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         assert "_target_: fedrobust.strategies.etf_dml.etf_dml" in done.stdout
 
@@ -74,5 +124,7 @@ def test_the_bundle_holds_the_app_and_no_outputs(copy: Path) -> None:
         "fedrobust/runtime/client/handlers.py",
         "strategies/app.py",
     } <= names
-    assert not [name for name in names if name.startswith(("outputs/", ".venv/", "tests/", "docs/"))]
+    assert not [
+        name for name in names if name.startswith(("outputs/", ".venv/", "tests/", "docs/"))
+    ]
     assert bundle.stat().st_size < 10 * 2**20

@@ -11,12 +11,22 @@ def draw(*words: str | int, seed: int = 0) -> float:
 
 def test_same_words_same_numbers_others_differ() -> None:
     assert draw("a", 1) == draw("a", 1)
-    values = [draw("a", 1), draw("a", "1"), draw("a", 2), draw("a"), draw("a1"), draw("a", 1, seed=1), draw("1", "a"), draw()]
+    values = [
+        draw("a", 1),
+        draw("a", "1"),
+        draw("a", 2),
+        draw("a"),
+        draw("a1"),
+        draw("a", 1, seed=1),
+        draw("1", "a"),
+        draw(),
+    ]
     assert len(set(values)) == len(values)
 
 
 def test_golden() -> None:
-    """Frozen, so that a change of the derivation (and with it of every published run) cannot pass unseen."""
+    """Frozen, so that a change of the derivation (and with it of every published run) cannot pass
+    unseen."""
     assert torch.randint(2**62, (1,), generator=generator(0, "init")).item() == 792566978890148216
 
 

@@ -1,4 +1,5 @@
-"""The main job as a person runs it: one command, its output folder, wrong input, interruption, a sweep."""
+"""The main job as a person runs it: one command, its output folder, wrong input, interruption, a
+sweep."""
 
 import json
 import os
@@ -34,14 +35,27 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def smoke(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("run") / "out"
-    command = [sys.executable, "-m", "fedrobust.simulate", "experiment=smoke", "noisy=1", f"hydra.run.dir={folder}"]
-    return folder, subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "fedrobust.simulate",
+        "experiment=smoke",
+        "noisy=1",
+        f"hydra.run.dir={folder}",
+    ]
+    return folder, subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.slow
-def test_one_command_fills_the_output_folder(smoke: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_one_command_fills_the_output_folder(
+    smoke: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
     folder, done = smoke
     assert done.returncode == 0, done.stderr
     assert {path.name for path in folder.iterdir()} == FILES
@@ -49,7 +63,8 @@ def test_one_command_fills_the_output_folder(smoke: tuple[Path, subprocess.Compl
     assert set(report["drops"]) == {"poisoning", "corruption", "total", "clients"}
     assert (len(report["poisoned"]), len(report["noisy"]), report["strategy"]) == (1, 1, "etf_dml")
     assert json.loads((folder / "manifest.json").read_text())["config"]["num_clients"] == 3
-    assert len((folder / "rounds.jsonl").read_text().splitlines()) == 2  # the untrained model and one round
+    # the untrained model and one round
+    assert len((folder / "rounds.jsonl").read_text().splitlines()) == 2
     for word in ("Performance drop", "poisoning", "Combined", "3 hospitals", "root (28 images)"):
         assert word in done.stdout
     assert "\x1b" not in done.stdout
@@ -63,26 +78,39 @@ def test_the_same_seed_gives_the_same_result_and_takes_the_twin_from_the_cache(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(monkeypatch, "experiment=smoke", "noisy=1", f"hydra.run.dir={tmp_path / 'again'}") == 0
+    assert (
+        run(monkeypatch, "experiment=smoke", "noisy=1", f"hydra.run.dir={tmp_path / 'again'}") == 0
+    )
     assert "taken from the cache" in capsys.readouterr().out
     first, second = read_report(smoke[0]), read_report(tmp_path / "again")
     for report in (first, second):
         report.pop("timing")
     assert first == second
-    assert (smoke[0] / "model.safetensors").read_bytes() == (tmp_path / "again" / "model.safetensors").read_bytes()
+    assert (smoke[0] / "model.safetensors").read_bytes() == (
+        tmp_path / "again" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["num_cliens=3"], r"num_cliens: unknown key; .* lists all keys"),
-        (["client.optimizer.momentum=0.9"], r"a keyword of the library is added with a plus sign: \+client\.optimizer\.momentum=\.\.\."),
+        (
+            ["client.optimizer.momentum=0.9"],
+            (
+                r"a keyword of the library is added with a plus sign: "
+                r"\+client\.optimizer\.momentum=\.\.\."
+            ),
+        ),
         (["strategy=magic"], r"strategy=magic: no such choice; .* are in configs/strategy"),
         (["poisoned=11"], r"poisoned=11: more than num_clients=10"),
         (["strategy=krum", "num_clients=4"], r"num_clients=4: strategy=krum needs at least 9"),
         (["noise.std=-0.1"], r"noise\.std=-0\.1"),
         (["model.head=linear"], r"client\.loss=dot_regression: needs model\.head=etf"),
-        (["server.root_per_class=0"], r"server\.root_per_class=0: strategy=etf_dml needs root images"),
+        (
+            ["server.root_per_class=0"],
+            r"server\.root_per_class=0: strategy=etf_dml needs root images",
+        ),
         (["contamination.rate=2"], r"contamination\.rate=2"),
         (["data=ham10000", "data.root=/nowhere"], r"/nowhere"),
         (["client.optimizer.lr=nan"], r"client\.optimizer"),
@@ -90,11 +118,18 @@ def test_the_same_seed_gives_the_same_result_and_takes_the_twin_from_the_cache(
         (["model.dimension=3"], r"model\.dimension=3"),
         (["model.checkpoint=/nowhere.safetensors"], r"/nowhere\.safetensors"),
         (["engine=ray", "engine.workers=500"], r"engine\.workers=500"),
-        (["model.name=vit_tiny_patch16_224", "model.options=null"], r"model\.name=vit_tiny_patch16_224: cannot take images of 32 pixels"),
+        (
+            ["model.name=vit_tiny_patch16_224", "model.options=null"],
+            r"model\.name=vit_tiny_patch16_224: cannot take images of 32 pixels",
+        ),
     ],
 )
 def test_wrong_input_ends_with_one_line_and_code_2(
-    words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "out"
     assert run(monkeypatch, *words, f"hydra.run.dir={folder}") == 2
@@ -110,14 +145,27 @@ def test_a_run_that_fails_ends_with_code_1_one_line_and_its_failures_on_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A learning rate that throws every client's weights to infinity."""
-    assert run(monkeypatch, "experiment=smoke", "client.optimizer.lr=1e30", f"hydra.run.dir={tmp_path / 'out'}") == 1
-    assert re.fullmatch(r"error: round 1: 3 clients failed, server\.max_failures=0 \(client 0: .*\)\n", capsys.readouterr().err)
+    assert (
+        run(
+            monkeypatch,
+            "experiment=smoke",
+            "client.optimizer.lr=1e30",
+            f"hydra.run.dir={tmp_path / 'out'}",
+        )
+        == 1
+    )
+    assert re.fullmatch(
+        r"error: round 1: 3 clients failed, server\.max_failures=0 \(client 0: .*\)\n",
+        capsys.readouterr().err,
+    )
     last = json.loads((tmp_path / "out" / "rounds.jsonl").read_text().splitlines()[-1])
     assert [failure["client"] for failure in last["failures"]] == [0, 1, 2]
     assert "Traceback" in last["failures"][0]["traceback"]
 
 
-def test_nothing_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "kept.txt").write_text("mine")
     assert run(monkeypatch, "experiment=smoke", f"hydra.run.dir={tmp_path}") == 2
     assert "already holds files" in capsys.readouterr().err
@@ -126,8 +174,17 @@ def test_nothing_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 def test_interruption_leaves_what_was_finished(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fedrobust.simulate", "experiment=smoke", "rounds=500", f"hydra.run.dir={tmp_path / 'out'}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "fedrobust.simulate",
+        "experiment=smoke",
+        "rounds=500",
+        f"hydra.run.dir={tmp_path / 'out'}",
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     rounds, limit = tmp_path / "out" / "rounds.jsonl", time.monotonic() + 120
     while not (rounds.exists() and rounds.read_text().count("\n") >= 2):
         assert process.poll() is None, process.communicate()
@@ -136,23 +193,42 @@ def test_interruption_leaves_what_was_finished(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip().splitlines() == [f"interrupted: go on with python -m fedrobust.simulate resume={tmp_path / 'out'}"]
+    assert errors.strip().splitlines() == [
+        f"interrupted: go on with python -m fedrobust.simulate resume={tmp_path / 'out'}"
+    ]
     assert all(json.loads(line) for line in rounds.read_text().splitlines())
     assert not (tmp_path / "out" / "report.json").exists()
 
 
 @pytest.mark.slow
 def test_a_sweep_runs_every_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["--multirun", "experiment=smoke", "evaluation.twin=false", "strategy=fedavg,median", f"hydra.sweep.dir={tmp_path}"]
+    words = [
+        "--multirun",
+        "experiment=smoke",
+        "evaluation.twin=false",
+        "strategy=fedavg,median",
+        f"hydra.sweep.dir={tmp_path}",
+    ]
     assert run(monkeypatch, *words) == 0
-    assert sorted(read_report(folder)["strategy"] for folder in tmp_path.iterdir() if folder.is_dir()) == ["fedavg", "median"]
+    assert sorted(
+        read_report(folder)["strategy"] for folder in tmp_path.iterdir() if folder.is_dir()
+    ) == ["fedavg", "median"]
 
 
 @pytest.mark.slow
 def test_help_is_quick_and_needs_no_torch() -> None:
     code = (
-        "import sys; sys.argv = ['simulate', '--help']\nfrom fedrobust import simulate\nsimulate.main()\nassert 'torch' not in sys.modules"
+        "import sys; sys.argv = ['simulate', '--help']\nfrom fedrobust import "
+        "simulate\nsimulate.main()\nassert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=os.environ)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ,
+    )
     assert done.returncode == 0, done.stderr
     assert "num_clients" in done.stdout

@@ -17,7 +17,10 @@ def network() -> nn.Module:
 
 
 def some_state(layout: Layout, start: float = 0.0) -> State:
-    return State(start + torch.arange(layout.num_parameters).float(), 1000 + start + torch.arange(layout.num_buffers).float())
+    return State(
+        start + torch.arange(layout.num_parameters).float(),
+        1000 + start + torch.arange(layout.num_buffers).float(),
+    )
 
 
 def test_a_convolution_lies_channels_last() -> None:

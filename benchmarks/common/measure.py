@@ -1,4 +1,5 @@
-"""What a command costs: a fresh process, watched with all that it starts until it ends, with marks that it sets itself."""
+"""What a command costs: a fresh process, watched with all that it starts until it ends, with marks
+that it sets itself."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ SOCKET = "FEDROBUST_BENCHMARK_SOCKET"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A point in a command's life that the command itself reported. at, resumed: seconds since its start, before and after the
-    look; cpu: seconds so far; peak: of memory since the mark before."""
+    """A point in a command's life that the command itself reported. at, resumed: seconds since its
+    start, before and after the look; cpu: seconds so far; peak: of memory since the mark before."""
 
     number: int
     at: float
@@ -36,7 +37,8 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One finished command. `failure` is empty if it went well; `left`: processes that had to be killed after it."""
+    """One finished command. `failure` is empty if it went well; `left`: processes that had to be
+    killed after it."""
 
     wall: float
     cpu: float
@@ -48,7 +50,8 @@ class Measurement:
     left: int = 0
 
     def plain(self) -> dict[str, Any]:
-        """JSON values, without the command's output and without the names of this machine's folders."""
+        """JSON values, without the command's output and without the names of this machine's
+        folders."""
         values = asdict(self)
         del values["output"]
         return {**values, "failure": re.sub(r"/\S+", "<path>", self.failure)}
@@ -64,7 +67,10 @@ class Reporter:
     def from_environment(cls) -> Reporter:
         number = os.environ.get(SOCKET)
         if number is None:
-            raise SystemExit("error: this module is started by the benchmarks themselves; see python -m benchmarks.engines --help")
+            raise SystemExit(
+                "error: this module is started by the benchmarks themselves; see "
+                "python -m benchmarks.engines --help"
+            )
         link = socket.socket(fileno=int(number))
         link.set_inheritable(False)
         return cls(link)
@@ -80,24 +86,31 @@ class Reporter:
         self._link.sendall(json.dumps(message).encode() + b"\n")
 
 
-def run_task(name: str, settings: Mapping[str, Any], *, timeout: float, environment: Mapping[str, str]) -> Measurement:
-    """A module of `benchmarks.tasks` in a fresh process; its settings name the `threads` of torch."""
+def run_task(
+    name: str, settings: Mapping[str, Any], *, timeout: float, environment: Mapping[str, str]
+) -> Measurement:
+    """A module of `benchmarks.tasks` in a fresh process; its settings name the `threads` of
+    torch."""
     command = [sys.executable, "-m", "benchmarks.tasks", name, json.dumps(settings)]
     return run_fresh(command, timeout=timeout, environment=environment)
 
 
-def run_fresh(command: Sequence[str], *, timeout: float, environment: Mapping[str, str] | None = None) -> Measurement:
+def run_fresh(
+    command: Sequence[str], *, timeout: float, environment: Mapping[str, str] | None = None
+) -> Measurement:
     """Run a command from the checkout's root in a fresh process and measure it. Linux only.
 
-    It is told, in the environment variable SOCKET, where a `Reporter` finds this process. timeout: seconds, after which all of
-    it is killed and `failure` says so.
+    It is told, in the environment variable SOCKET, where a `Reporter` finds this process. timeout:
+    seconds, after which all of it is killed and `failure` says so.
     """
     adopt_orphans()
     others = children()
     ours, theirs = socket.socketpair()
     with tempfile.TemporaryFile() as output, ours:
         variables = {**os.environ, **(environment or {}), SOCKET: str(theirs.fileno())}
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        variables["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+        )
         started = time.monotonic()
         with theirs:
             process = subprocess.Popen(
@@ -116,7 +129,14 @@ def run_fresh(command: Sequence[str], *, timeout: float, environment: Mapping[st
 class _Supervision:
     """A running command, its watch, and what it reports."""
 
-    def __init__(self, process: subprocess.Popen[bytes], watch: Watch, link: socket.socket, started: float, timeout: float) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        watch: Watch,
+        link: socket.socket,
+        started: float,
+        timeout: float,
+    ) -> None:
         self._process, self._watch, self._link = process, watch, link
         self._started, self._timeout = started, timeout
         self._marks: list[Mark] = []
@@ -140,7 +160,9 @@ class _Supervision:
         text = output.read().decode(errors="replace")
         cpu = max(self._watch.cpu, usage.ru_utime + usage.ru_stime)
         failure = _failure(self._process.returncode, text, None if in_time else self._timeout)
-        return Measurement(wall, cpu, self._watch.peak, tuple(self._marks), self._result, failure, text, left)
+        return Measurement(
+            wall, cpu, self._watch.peak, tuple(self._marks), self._result, failure, text, left
+        )
 
     def _wait(self, ended: int) -> bool:
         """Until the command ends; false when its time is up."""
@@ -148,7 +170,10 @@ class _Supervision:
             selector.register(ended, selectors.EVENT_READ)
             selector.register(self._link, selectors.EVENT_READ)
             while True:
-                ready = {key.fileobj for key, _ in selector.select(max(0.0, self._watch.next - time.monotonic()))}
+                ready = {
+                    key.fileobj
+                    for key, _ in selector.select(max(0.0, self._watch.next - time.monotonic()))
+                }
                 if self._link in ready and not self._listen():
                     selector.unregister(self._link)
                 if ended in ready and self._link not in ready:  # what it said last is heard first
@@ -173,7 +198,9 @@ class _Supervision:
     def _mark(self, number: int, at: float) -> None:
         self._watch.look()
         resumed = time.monotonic() - self._started
-        self._marks.append(Mark(number, at - self._started, resumed, self._watch.cpu, self._watch.since_mark))
+        self._marks.append(
+            Mark(number, at - self._started, resumed, self._watch.cpu, self._watch.since_mark)
+        )
         self._watch.since_mark = Memory()
         self._link.send(b".")
 

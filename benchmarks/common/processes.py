@@ -1,8 +1,9 @@
 """CPU time and memory of a tree of processes, read from Linux's /proc.
 
-Limits. A process that nobody waits for is counted up to the last look at it, at most `Watch.interval` before its end, and one
-that lived between two looks not at all. A peak of memory between two looks is not seen. A look walks the page tables of the
-whole tree, so looks are spaced such that they take a twentieth of the time; their own CPU time is not counted.
+Limits. A process that nobody waits for is counted up to the last look at it, at most
+`Watch.interval` before its end, and one that lived between two looks not at all. A peak of memory
+between two looks is not seen. A look walks the page tables of the whole tree, so looks are spaced
+such that they take a twentieth of the time; their own CPU time is not counted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ SHARE = 0.05  # of the time that looking may take
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Megabytes (10^6 bytes) of a tree: proportional set size, and its parts: anonymous, mapped files, shared memory."""
+    """Megabytes (10^6 bytes) of a tree: proportional set size, and its parts: anonymous, mapped
+    files, shared memory."""
 
     pss: float = 0.0
     anonymous: float = 0.0
@@ -42,7 +44,8 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A line of /proc/<pid>/stat. cpu: its own seconds; waited: those of ended children that it waited for."""
+    """A line of /proc/<pid>/stat. cpu: its own seconds; waited: those of ended children that it
+    waited for."""
 
     pid: int
     parent: int
@@ -76,8 +79,8 @@ def children() -> frozenset[int]:
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent ends (daemons) become children of this process instead of leaving its tree; so it is in `execve`
-    after a fork. Linux only."""
+    """Descendants whose parent ends (daemons) become children of this process instead of leaving
+    its tree; so it is in `execve` after a fork. Linux only."""
     LIBC.prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -87,15 +90,25 @@ def read_memory(pid: int) -> Memory:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
         return Memory()
-    kilobytes = {name: int(words.split()[0]) for name, _, words in (line.partition(":") for line in lines)}
-    return Memory(*(kilobytes.get(name, 0) * 1024 / 1e6 for name in ("Pss", "Pss_Anon", "Pss_File", "Pss_Shmem")))
+    kilobytes = {
+        name: int(words.split()[0]) for name, _, words in (line.partition(":") for line in lines)
+    }
+    return Memory(
+        *(
+            kilobytes.get(name, 0) * 1024 / 1e6
+            for name in ("Pss", "Pss_Anon", "Pss_File", "Pss_Shmem")
+        )
+    )
 
 
 class Watch:
-    """Looks at a process and all its descendants, and remembers what ended ones had used. Whatever outlives the process becomes
-    a child of this process (`adopt_orphans`) and is watched as well; `others` are the children that it had before."""
+    """Looks at a process and all its descendants, and remembers what ended ones had used. Whatever
+    outlives the process becomes a child of this process (`adopt_orphans`) and is watched as well;
+    `others` are the children that it had before."""
 
-    def __init__(self, root: int, others: frozenset[int] = frozenset(), interval: float = 0.2) -> None:
+    def __init__(
+        self, root: int, others: frozenset[int] = frozenset(), interval: float = 0.2
+    ) -> None:
         self.root, self.interval, self._others = root, interval, others
         self.cpu, self.peak, self.since_mark, self.next = 0.0, Memory(), Memory(), time.monotonic()
         self._seen: dict[tuple[int, int], float] = {}
@@ -125,12 +138,14 @@ class Watch:
                 todo += below.get(pid, [])
         self._alive = {(pid, table[pid].start): table[pid] for pid in found}
         self._seen |= {key: one.cpu for key, one in self._alive.items()}
-        # Two lower bounds: ended processes as they were last seen, or as their parents, if those waited for them, remember them.
+        # Two lower bounds: ended processes as they were last seen, or as their parents, if those
+        # waited for them, remember them.
         waited = sum(one.cpu + one.waited for one in self._alive.values())
         self.cpu = max(self.cpu, sum(self._seen.values()), waited)
 
     def settle(self, patience: float = LINGER_SECONDS) -> int:
-        """Wait until all descendants have ended, kill those that do not; how many had to be killed."""
+        """Wait until all descendants have ended, kill those that do not; how many had to be
+        killed."""
         deadline = time.monotonic() + patience
         while (living := self._living()) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -144,4 +159,6 @@ class Watch:
 
     def _living(self) -> list[Process]:
         self._find()
-        return [one for one in self._alive.values() if one.state not in "ZX" and one.pid != self.root]
+        return [
+            one for one in self._alive.values() if one.state not in "ZX" and one.pid != self.root
+        ]

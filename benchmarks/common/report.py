@@ -1,4 +1,5 @@
-"""What a benchmark says at its end: tables on the screen, and a JSON file with the machine and the versions but no host names or paths."""
+"""What a benchmark says at its end: tables on the screen, and a JSON file with the machine and the
+versions but no host names or paths."""
 
 from __future__ import annotations
 
@@ -22,7 +23,18 @@ from rich.table import Table
 
 from benchmarks.common.measure import ROOT
 
-PACKAGES = ("fedrobust", "torch", "torchvision", "timm", "numpy", "flwr", "ray", "byzfl", "pfl", "scikit-image")
+PACKAGES = (
+    "fedrobust",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "flwr",
+    "ray",
+    "byzfl",
+    "pfl",
+    "scikit-image",
+)
 OUTPUTS = ("--json", "--png")  # options whose values are files of this machine
 
 
@@ -50,8 +62,14 @@ class Spread(NamedTuple):
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """A command line with what all benchmarks have."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
-    made.add_argument("--quick", action="store_true", help="a run of seconds that shows that everything works; its figures say nothing")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to this file")
+    made.add_argument(
+        "--quick",
+        action="store_true",
+        help="a run of seconds that shows that everything works; its figures say nothing",
+    )
+    made.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything that was measured to this file"
+    )
     return made
 
 
@@ -97,7 +115,8 @@ def installed_version(package: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and its load before the start, without any name that could tell which one it is."""
+    """The machine and its load before the start, without any name that could tell which one it
+    is."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return {
         "system": platform.system(),
@@ -113,11 +132,15 @@ def machine() -> dict[str, Any]:
 
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
+    )
 
 
 def _gpus() -> list[str]:
-    """Asked of the driver's own tool: importing torch here would share its memory with the measured processes."""
+    """Asked of the driver's own tool: importing torch here would share its memory with the measured
+    processes."""
     try:
         command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
@@ -130,7 +153,11 @@ def commit() -> str | None:
     """The checkout's commit, with a plus sign where files differ from it."""
     try:
         found = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -139,12 +166,18 @@ def commit() -> str | None:
 
 def command_line(name: str, words: Sequence[str]) -> str:
     """The command that was given; of files only their names."""
-    shown = [Path(word).name if before in OUTPUTS else word for before, word in zip(["", *words], words, strict=False)]
+    shown = [
+        Path(word).name if before in OUTPUTS else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
     return shlex.join(["python", "-m", f"benchmarks.{name}", *shown])
 
 
-def document(name: str, words: Sequence[str], facts: Mapping[str, Any], **parts: Any) -> dict[str, Any]:
-    """The content of a benchmark's JSON file: what was run, where (`machine`, asked before the start), and its own parts."""
+def document(
+    name: str, words: Sequence[str], facts: Mapping[str, Any], **parts: Any
+) -> dict[str, Any]:
+    """The content of a benchmark's JSON file: what was run, where (`machine`, asked before the
+    start), and its own parts."""
     return {
         "benchmark": name,
         "command": command_line(name, words),
@@ -172,7 +205,12 @@ def check_writable(option: str, path: Path | None) -> None:
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
     """A table on the screen, all columns but the first to the right."""
-    table = Table(title=escape(title), caption=escape(note) or None, title_justify="left", caption_justify="left")
+    table = Table(
+        title=escape(title),
+        caption=escape(note) or None,
+        title_justify="left",
+        caption_justify="left",
+    )
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right")
     for row in rows:

@@ -28,8 +28,8 @@ from fedrobust.utils.images import as_unit
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel:
-    """A run's final model with some of its images, and how they are judged. estimation: images for BatchNorm statistics behind
-    purifiers, none at all where the model keeps its own."""
+    """A run's final model with some of its images, and how they are judged. estimation: images for
+    BatchNorm statistics behind purifiers, none at all where the model keeps its own."""
 
     experiment: Experiment
     model: Classifier
@@ -43,41 +43,65 @@ class EvaluatedModel:
 
     def batches(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         device = next(self.model.parameters()).device
-        pairs = zip(torch.split(images, self.batch), torch.split(self.samples.labels, self.batch), strict=True)
+        pairs = zip(
+            torch.split(images, self.batch),
+            torch.split(self.samples.labels, self.batch),
+            strict=True,
+        )
         return ((as_unit(x.to(device)), y.to(device)) for x, y in pairs)
 
     def with_purifier(self, purifier: Purifier) -> EvaluatedModel:
         """The same with the model as it stands behind a purifier."""
         if not len(self.estimation):
             return self
-        return replace(self, model=with_purified_statistics(self.model, purifier, self.estimation, self.generator("statistics")))
+        return replace(
+            self,
+            model=with_purified_statistics(
+                self.model, purifier, self.estimation, self.generator("statistics")
+            ),
+        )
 
     def predict(self, purifier: Purifier, images: Tensor) -> Tensor:
         """(N,) classes of purified images."""
         g = self.generator("purify")
         with torch.no_grad():
-            return torch.cat([predict(self.model, purifier.purify(x, g)).argmax(dim=1) for x, _ in self.batches(images)])
+            return torch.cat(
+                [
+                    predict(self.model, purifier.purify(x, g)).argmax(dim=1)
+                    for x, _ in self.batches(images)
+                ]
+            )
 
     def attack(self, attack: Attack, eps_255: float) -> Tensor:
         """(N, C, H, W) float32 on the CPU."""
         g = self.generator("attack", f"{eps_255:g}")
-        made = [attack(self.model, x, y, eps_255 / 255, g).cpu() for x, y in self.batches(self.samples.images)]
+        made = [
+            attack(self.model, x, y, eps_255 / 255, g).cpu()
+            for x, y in self.batches(self.samples.images)
+        ]
         return torch.cat(made)
 
     def resample(self, conditions: Mapping[str, Tensor], draws: int) -> dict[str, Tensor]:
-        """Balanced accuracy (1 + draws,) of each condition in percent: the measured one, then those of resampled lesions or images,
-        the same in every condition."""
+        """Balanced accuracy (1 + draws,) of each condition in percent: the measured one, then those
+        of resampled lesions or images, the same in every condition."""
         labels, classes = self.samples.labels, self.experiment.num_classes
         pairs = [(labels, predicted) for predicted in conditions.values()]
         found = resampled_metrics(pairs, classes, self.groups, draws, self.generator("bootstrap"))
         exact = [balanced_accuracy(predicted, labels) for predicted in conditions.values()]
-        values = [torch.cat([torch.tensor([one]).double(), part["balanced_accuracy"]]) for one, part in zip(exact, found, strict=True)]
+        values = [
+            torch.cat([torch.tensor([one]).double(), part["balanced_accuracy"]])
+            for one, part in zip(exact, found, strict=True)
+        ]
         return dict(zip(conditions, values, strict=True))
 
 
 def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Mean recall of the classes that occur, in percent."""
-    return 100 * float(torch.stack([(predicted[labels == k] == k).double().mean() for k in torch.unique(labels)]).mean())
+    return 100 * float(
+        torch.stack(
+            [(predicted[labels == k] == k).double().mean() for k in torch.unique(labels)]
+        ).mean()
+    )
 
 
 def open_run(folder: Path) -> tuple[Experiment, Classifier]:
@@ -85,15 +109,27 @@ def open_run(folder: Path) -> tuple[Experiment, Classifier]:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError):
-        report.refuse(f"{folder}: holds no manifest.json; give the output folder of a finished run of fedrobust.simulate")
+        report.refuse(
+            f"{folder}: holds no manifest.json; give the output folder of a finished "
+            "run of fedrobust.simulate"
+        )
     experiment = build.build_experiment(manifest["config"])
     server = build_server_context(experiment)
     load(server.model, server.layout, load_state(folder / "model.safetensors", server.layout)[0])
     return experiment, server.model
 
 
-def evaluated_model(experiment: Experiment, model: Classifier, split: int, images: int, *, batch: int, estimation: int) -> EvaluatedModel:
-    """At most so many images of a split, drawn by the experiment's seed. estimation: training images for BatchNorm statistics."""
+def evaluated_model(
+    experiment: Experiment,
+    model: Classifier,
+    split: int,
+    images: int,
+    *,
+    batch: int,
+    estimation: int,
+) -> EvaluatedModel:
+    """At most so many images of a split, drawn by the experiment's seed. estimation: training
+    images for BatchNorm statistics."""
     rows = _sample(experiment, split, images)
     return EvaluatedModel(
         experiment,

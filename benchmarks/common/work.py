@@ -1,4 +1,5 @@
-"""The one piece of work that every contestant of `benchmarks.engines` does: its sizes, its images, its model."""
+"""The one piece of work that every contestant of `benchmarks.engines` does: its sizes, its images,
+its model."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:  # the process that measures stays without torch
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Federated training in numbers. images, validation: of each client. folder: where its npz file lies. threads: of torch in
-    every process; workers: processes of the engines that have them."""
+    """Federated training in numbers. images, validation: of each client. folder: where its npz file
+    lies. threads: of torch in every process; workers: processes of the engines that have them."""
 
     name: str
     model: str
@@ -68,9 +69,12 @@ class Work:
 
 
 def environment(threads: int, cache: str, device: str = "cpu") -> dict[str, str]:
-    """A fixed number of threads, fedrobust's cache in a folder of the benchmark, no statistics to anybody, no GPU on a CPU."""
+    """A fixed number of threads, fedrobust's cache in a folder of the benchmark, no statistics to
+    anybody, no GPU on a CPU."""
     return {
-        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
+        **dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
+        ),
         "FEDROBUST_CACHE": cache,
         "RAY_USAGE_STATS_ENABLED": "0",
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -79,17 +83,23 @@ def environment(threads: int, cache: str, device: str = "cpu") -> dict[str, str]
     }
 
 
-WORKLOADS = {"resnet18": ("resnet18", 64), "resnet50": ("resnet50", 32)}  # model, images of each client
+# model, images of each client
+WORKLOADS = {"resnet18": ("resnet18", 64), "resnet50": ("resnet50", 32)}
 
 
 def write_images(work: Work) -> None:
     """The archive of a piece of work; the clients' training images lie one after the other."""
-    parts = {"train": work.clients * work.images, "val": work.clients * work.validation, "test": work.clients}
+    parts = {
+        "train": work.clients * work.images,
+        "val": work.clients * work.validation,
+        "test": work.clients,
+    }
     write_archive(work.archive, parts, work.size, work.classes)
 
 
 def write_archive(path: Path, counts: Mapping[str, int], size: int, classes: int) -> None:
-    """Random bytes with labels in equal numbers, as configs/data/npz wants them. counts: images of train, val and test."""
+    """Random bytes with labels in equal numbers, as configs/data/npz wants them. counts: images of
+    train, val and test."""
     random = np.random.default_rng(0)
     parts: dict[str, Any] = {}
     for split, total in counts.items():
@@ -99,7 +109,8 @@ def write_archive(path: Path, counts: Mapping[str, int], size: int, classes: int
 
 
 def shards(work: Work) -> tuple[list[Samples], Samples]:
-    """Each client's training images, and all validation images together, on the device; uint8, as fedrobust holds them."""
+    """Each client's training images, and all validation images together, on the device; uint8, as
+    fedrobust holds them."""
     import torch
 
     from fedrobust.types import Samples
@@ -107,13 +118,19 @@ def shards(work: Work) -> tuple[list[Samples], Samples]:
     with np.load(work.archive) as archive:
         loaded = [
             Samples(
-                torch.from_numpy(archive[f"{split}_images"]).permute(0, 3, 1, 2).contiguous().to(work.device),
+                torch.from_numpy(archive[f"{split}_images"])
+                .permute(0, 3, 1, 2)
+                .contiguous()
+                .to(work.device),
                 torch.from_numpy(archive[f"{split}_labels"]).to(work.device),
             )
             for split in ("train", "val")
         ]
     train, validation = loaded
-    return [train.take(index) for index in torch.split(torch.arange(len(train), device=work.device), work.images)], validation
+    return [
+        train.take(index)
+        for index in torch.split(torch.arange(len(train), device=work.device), work.images)
+    ], validation
 
 
 def overrides(work: Work) -> list[str]:
@@ -136,12 +153,15 @@ def compose(work: Work, *more: str) -> dict[str, Any]:
 
 
 def new_model(work: Work) -> Classifier:
-    """The untrained model, the same in every contestant: architecture, values, memory layout, normalisation of the images."""
+    """The untrained model, the same in every contestant: architecture, values, memory layout,
+    normalisation of the images."""
     from fedrobust.experiment import factories
     from fedrobust.seeding import generator
 
     settings = compose(work)
-    made: Classifier = factories.build_group(settings, "model").build(work.classes, None, generator(settings["seed"], "init"))
+    made: Classifier = factories.build_group(settings, "model").build(
+        work.classes, None, generator(settings["seed"], "init")
+    )
     return made.to(work.device)
 
 
@@ -151,6 +171,7 @@ def floats(model: Classifier) -> list[Tensor]:
 
 
 def probe(model: Classifier) -> Tensor:
-    """A copy of the last layer's weights. How far they have moved at the end, contestants that did the same work agree about."""
+    """A copy of the last layer's weights. How far they have moved at the end, contestants that did
+    the same work agree about."""
     weight: Tensor = model.last.weight
     return weight.detach().clone()

@@ -1,1 +1,2 @@
-"""One file per contestant of `benchmarks.engines`; `python -m benchmarks.contestants` runs one, in a process of its own."""
+"""One file per contestant of `benchmarks.engines`; `python -m benchmarks.contestants` runs one, in
+a process of its own."""

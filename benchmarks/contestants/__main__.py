@@ -1,4 +1,5 @@
-"""Run one contestant in this process, which `benchmarks.engines` watches: `python -m benchmarks.contestants NAME RULE WORK`."""
+"""Run one contestant in this process, which `benchmarks.engines` watches: `python -m
+benchmarks.contestants NAME RULE WORK`."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def main() -> None:
 
     torch.set_num_threads(work.threads)
     home, more = HOMES[name]
-    result = importlib.import_module(f"benchmarks.contestants.{home}").run(work, rule, reporter.mark, **more)
+    result = importlib.import_module(f"benchmarks.contestants.{home}").run(
+        work, rule, reporter.mark, **more
+    )
     reporter.result(result)
     sys.stdout.flush()
 

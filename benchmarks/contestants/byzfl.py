@@ -1,6 +1,8 @@
-"""ByzFL's own clients, server and aggregators, one client after the other, as its benchmark runs FedAvg.
+"""ByzFL's own clients, server and aggregators, one client after the other, as its benchmark runs
+FedAvg.
 
-Every client has a model. Their weights lie in torch's default layout: ByzFL cannot flatten the channels-last ones of the others.
+Every client has a model. Their weights lie in torch's default layout: ByzFL cannot flatten the
+channels-last ones of the others.
 """
 
 from __future__ import annotations
@@ -40,12 +42,17 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
         accuracy = server.compute_test_accuracy()
         mark(number)
     moved = float((probe(server.model) - start).norm())
-    trained, judged = steps * work.batch * len(clients) * work.rounds, len(validation) * (work.rounds + 1)
+    trained, judged = (
+        steps * work.batch * len(clients) * work.rounds,
+        len(validation) * (work.rounds + 1),
+    )
     return {"trained": trained, "judged": judged, "moved": moved, "accuracy": accuracy}
 
 
 def _loader(samples: Samples, batch: int, *, shuffle: bool) -> DataLoader[Any]:
-    return DataLoader(TensorDataset(samples.images / 255.0, samples.labels), batch_size=batch, shuffle=shuffle)
+    return DataLoader(
+        TensorDataset(samples.images / 255.0, samples.labels), batch_size=batch, shuffle=shuffle
+    )
 
 
 def _optimization(work: Work) -> dict[str, Any]:
@@ -61,11 +68,26 @@ def _optimization(work: Work) -> dict[str, Any]:
 
 
 def _client(work: Work, loader: DataLoader[Any]) -> dict[str, Any]:
-    own = {"loss_name": "CrossEntropyLoss", "LabelFlipping": False, "momentum": 0.0, "nb_labels": work.classes}
-    return {**_optimization(work), **own, "training_dataloader": loader, "store_per_client_metrics": False}
+    own = {
+        "loss_name": "CrossEntropyLoss",
+        "LabelFlipping": False,
+        "momentum": 0.0,
+        "nb_labels": work.classes,
+    }
+    return {
+        **_optimization(work),
+        **own,
+        "training_dataloader": loader,
+        "store_per_client_metrics": False,
+    }
 
 
 def _server(work: Work, rule: str, loader: DataLoader[Any]) -> dict[str, Any]:
     parameters = {"f": work.tolerated} if rule == "multi_krum" else {}
     aggregator = {"name": AGGREGATORS[rule], "parameters": parameters}
-    return {**_optimization(work), "test_loader": loader, "aggregator_info": aggregator, "pre_agg_list": []}
+    return {
+        **_optimization(work),
+        "test_loader": loader,
+        "aggregator_info": aggregator,
+        "pre_agg_list": [],
+    }

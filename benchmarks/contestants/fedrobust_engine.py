@@ -1,4 +1,5 @@
-"""fedrobust itself, through the server loop that `fedrobust.simulate` uses; without clean twin and client verdicts."""
+"""fedrobust itself, through the server loop that `fedrobust.simulate` uses; without clean twin and
+client verdicts."""
 
 from __future__ import annotations
 
@@ -33,7 +34,13 @@ def configure(work: Work, engine: str, rule: str) -> list[str]:
     """The overrides that name engine and strategy."""
     workers = [f"engine.workers={work.workers}"] if engine == "ray" else []
     tolerated = [f"strategy.f={work.tolerated}"] if rule == "multi_krum" else []
-    return [f"engine={engine}", f"engine.threads={work.threads}", *workers, f"strategy={rule}", *tolerated]
+    return [
+        f"engine={engine}",
+        f"engine.threads={work.threads}",
+        *workers,
+        f"strategy={rule}",
+        *tolerated,
+    ]
 
 
 def run(work: Work, rule: str, mark: Callable[[int], None], engine: str) -> dict[str, float]:
@@ -42,7 +49,14 @@ def run(work: Work, rule: str, mark: Callable[[int], None], engine: str) -> dict
     experiment = build.from_text(settings.to_json(config))
     server = build_server_context(experiment)
     marker, start = Marker(mark, len(experiment.validation())), probe(server.model)
-    with factories.build_group(config, "engine").open(CLIENT_APP, experiment.num_clients, {"simulation": True}) as grid:
+    with factories.build_group(config, "engine").open(
+        CLIENT_APP, experiment.num_clients, {"simulation": True}
+    ) as grid:
         run_rounds(server, grid, marker)
     moved = probe(server.model) - start  # the server's model was judged last
-    return {"trained": marker.trained, "judged": marker.judged, "moved": float(moved.norm()), "accuracy": marker.accuracy}
+    return {
+        "trained": marker.trained,
+        "judged": marker.judged,
+        "moved": float(moved.norm()),
+        "accuracy": marker.accuracy,
+    }

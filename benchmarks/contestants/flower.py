@@ -1,4 +1,5 @@
-"""Flower's own simulation (Ray) with its FedAvg. The client app keeps model and data in its process, as fedrobust's does."""
+"""Flower's own simulation (Ray) with its FedAvg. The client app keeps model and data in its
+process, as fedrobust's does."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from benchmarks.common.work import Work, new_model, probe, shards
 from fedrobust.learning.classifier import Classifier
 from fedrobust.types import Samples
 
-WAIT_SECONDS = 600.0  # for the replies of a round; a client that dies would else be waited for an hour
+# for the replies of a round; a client that dies would else be waited for an hour
+WAIT_SECONDS = 600.0
 
 client_app = ClientApp()
 
@@ -45,7 +47,10 @@ def train(message: Message, context: Context) -> Message:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     metrics = MetricRecord({"num-examples": len(shard)})
-    return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
+    return Message(
+        RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}),
+        reply_to=message,
+    )
 
 
 class Counting(FedAvg):  # type: ignore[misc]  # flwr is untyped here
@@ -55,7 +60,11 @@ class Counting(FedAvg):  # type: ignore[misc]  # flwr is untyped here
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
         replies = list(replies)
-        self.trained += sum(int(reply.content["metrics"]["num-examples"]) for reply in replies if not reply.has_error())
+        self.trained += sum(
+            int(reply.content["metrics"]["num-examples"])
+            for reply in replies
+            if not reply.has_error()
+        )
         return super().aggregate_train(server_round, replies)
 
 
@@ -68,9 +77,17 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
     def main(grid: Grid, context: Context) -> None:
         result.update(_serve(work, grid, mark))
 
-    init = {"num_cpus": work.workers, "address": "local", "log_to_driver": False, "include_dashboard": False}
+    init = {
+        "num_cpus": work.workers,
+        "address": "local",
+        "log_to_driver": False,
+        "include_dashboard": False,
+    }
     run_simulation(
-        server_app, client_app, work.clients, backend_config={"init_args": init, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+        server_app,
+        client_app,
+        work.clients,
+        backend_config={"init_args": init, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
     if not result:  # run_simulation returns quietly whatever happens
         raise RuntimeError("Flower's simulation ended without a result")
@@ -91,7 +108,12 @@ def _serve(work: Work, grid: Grid, mark: Callable[[int], None]) -> dict[str, flo
         mark(server_round)
         return MetricRecord({"accuracy": accuracy[0]})
 
-    strategy = Counting(fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=work.clients, min_available_nodes=work.clients)
+    strategy = Counting(
+        fraction_train=1.0,
+        fraction_evaluate=0.0,
+        min_train_nodes=work.clients,
+        min_available_nodes=work.clients,
+    )
     strategy.start(
         grid,
         ArrayRecord(model.state_dict()),
@@ -101,4 +123,9 @@ def _serve(work: Work, grid: Grid, mark: Callable[[int], None]) -> dict[str, flo
         evaluate_fn=judge,
     )
     moved = float((probe(model) - start).norm())
-    return {"trained": strategy.trained, "judged": judged[0], "moved": moved, "accuracy": accuracy[0]}
+    return {
+        "trained": strategy.trained,
+        "judged": judged[0],
+        "moved": moved,
+        "accuracy": accuracy[0],
+    }

@@ -1,4 +1,5 @@
-"""pfl-research's federated averaging in one process. It does not average BatchNorm statistics: they stay the last client's."""
+"""pfl-research's federated averaging in one process. It does not average BatchNorm statistics: they
+stay the last client's."""
 
 from __future__ import annotations
 
@@ -49,9 +50,12 @@ class Measured(nn.Module):
 
 
 class Judge(TrainingProcessCallback[Any]):  # type: ignore[misc]  # pfl need not be installed
-    """Judges the model before the first round and after every one; pfl's own callback leaves the first one out."""
+    """Judges the model before the first round and after every one; pfl's own callback leaves the
+    first one out."""
 
-    def __init__(self, validation: AbstractDataset, batch: int, mark: Callable[[int], None]) -> None:
+    def __init__(
+        self, validation: AbstractDataset, batch: int, mark: Callable[[int], None]
+    ) -> None:
         self._validation, self._mark = validation, mark
         self._settings = NNEvalHyperParams(local_batch_size=batch)
 
@@ -59,7 +63,9 @@ class Judge(TrainingProcessCallback[Any]):  # type: ignore[misc]  # pfl need not
         self._judge(model, 0)
         return Metrics()  # pfl merges these with the first round's, and refuses equal names
 
-    def after_central_iteration(self, aggregate_metrics: Metrics, model: Any, *, central_iteration: int) -> tuple[bool, Metrics]:
+    def after_central_iteration(
+        self, aggregate_metrics: Metrics, model: Any, *, central_iteration: int
+    ) -> tuple[bool, Metrics]:
         return False, self._judge(model, central_iteration + 1)
 
     def _judge(self, model: Any, number: int) -> Metrics:
@@ -69,12 +75,15 @@ class Judge(TrainingProcessCallback[Any]):  # type: ignore[misc]  # pfl need not
 
 
 class Averaging(FederatedAveraging):  # type: ignore[misc]
-    """Without pfl's judging of clients before and after their training in the first round, which no other contestant does."""
+    """Without pfl's judging of clients before and after their training in the first round, which no
+    other contestant does."""
 
     def get_next_central_contexts(self, *arguments: Any, **keywords: Any) -> Any:
         contexts, model, metrics = super().get_next_central_contexts(*arguments, **keywords)
         if contexts is not None:
-            contexts = tuple(dataclasses.replace(context, do_evaluation=False) for context in contexts)
+            contexts = tuple(
+                dataclasses.replace(context, do_evaluation=False) for context in contexts
+            )
         return contexts, model, metrics
 
 
@@ -89,17 +98,29 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
     federation = FederatedDataset(users.__getitem__, sampler)
     Averaging().run(
         NNAlgorithmParams(
-            central_num_iterations=work.rounds, evaluation_frequency=work.rounds + 1, train_cohort_size=work.clients, val_cohort_size=0
+            central_num_iterations=work.rounds,
+            evaluation_frequency=work.rounds + 1,
+            train_cohort_size=work.clients,
+            val_cohort_size=0,
         ),
         SimulatedBackend(training_data=federation, val_data=federation),
         model,
-        NNTrainHyperParams(local_num_epochs=1, local_learning_rate=work.rate, local_batch_size=work.batch),
+        NNTrainHyperParams(
+            local_num_epochs=1, local_learning_rate=work.rate, local_batch_size=work.batch
+        ),
         callbacks=[Judge(_dataset(validation, None), len(validation), mark)],
     )
     moved = float((probe(measured.inner) - start).norm())
-    return {"trained": measured.trained, "judged": measured.judged, "moved": moved, "accuracy": measured.accuracy}
+    return {
+        "trained": measured.trained,
+        "judged": measured.judged,
+        "moved": moved,
+        "accuracy": measured.accuracy,
+    }
 
 
 def _dataset(samples: Samples, user: str | None) -> PyTorchTensorDataset:
     """Fixed batches, which pfl keeps from round to round."""
-    return PyTorchTensorDataset((samples.images, samples.labels), user_id=user, eval_kwargs={"eval": True})
+    return PyTorchTensorDataset(
+        (samples.images, samples.labels), user_id=user, eval_kwargs={"eval": True}
+    )

@@ -1,4 +1,5 @@
-"""The measure of all contestants: federated averaging as a plain loop around one model, with nothing that the work does not need."""
+"""The measure of all contestants: federated averaging as a plain loop around one model, with
+nothing that the work does not need."""
 
 from collections.abc import Callable
 
@@ -9,7 +10,8 @@ from benchmarks.common.work import Work, floats, new_model, probe, shards
 
 
 def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
-    """Train and judge; `mark` is called after every round, and after round 0, the judging of the untrained model."""
+    """Train and judge; `mark` is called after every round, and after round 0, the judging of the
+    untrained model."""
     clients, validation = shards(work)
     model = new_model(work)
     tensors, start = floats(model), probe(model)
@@ -19,8 +21,14 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
     def judge() -> float:
         model.eval()
         with torch.no_grad():
-            parts = zip(torch.split(validation.images, 128), torch.split(validation.labels, 128), strict=True)
-            right = torch.cat([model(images / 255.0).argmax(1) == labels for images, labels in parts])
+            parts = zip(
+                torch.split(validation.images, 128),
+                torch.split(validation.labels, 128),
+                strict=True,
+            )
+            right = torch.cat(
+                [model(images / 255.0).argmax(1) == labels for images, labels in parts]
+            )
         model.train()
         return float(right.float().mean())
 
@@ -30,9 +38,13 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
             for shard in clients:
                 torch._foreach_copy_(tensors, current)
                 optimizer = torch.optim.SGD(model.parameters(), lr=work.rate)
-                for index in torch.split(torch.randperm(len(shard), device=work.device), work.batch):
+                for index in torch.split(
+                    torch.randperm(len(shard), device=work.device), work.batch
+                ):
                     with torch.autocast(work.device, torch.bfloat16, enabled=work.device == "cuda"):
-                        loss = functional.cross_entropy(model(shard.images[index] / 255.0), shard.labels[index])
+                        loss = functional.cross_entropy(
+                            model(shard.images[index] / 255.0), shard.labels[index]
+                        )
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
@@ -43,4 +55,9 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
         accuracy = judge()
         judged += len(validation)
         mark(number)
-    return {"trained": trained, "judged": judged, "moved": float((probe(model) - start).norm()), "accuracy": accuracy}
+    return {
+        "trained": trained,
+        "judged": judged,
+        "moved": float((probe(model) - start).norm()),
+        "accuracy": accuracy,
+    }

@@ -1,1 +1,2 @@
-"""What the other benchmarks measure, each in a process of its own: `python -m benchmarks.tasks NAME SETTINGS` runs one."""
+"""What the other benchmarks measure, each in a process of its own: `python -m benchmarks.tasks NAME
+SETTINGS` runs one."""

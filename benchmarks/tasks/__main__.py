@@ -1,4 +1,5 @@
-"""Run one task in this process, which a benchmark watches. A task is a module with `run(settings, mark) -> result`."""
+"""Run one task in this process, which a benchmark watches. A task is a module with `run(settings,
+mark) -> result`."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(settings["threads"])
-    reporter.result(importlib.import_module(f"benchmarks.tasks.{name}").run(settings, reporter.mark))
+    reporter.result(
+        importlib.import_module(f"benchmarks.tasks.{name}").run(settings, reporter.mark)
+    )
 
 
 if __name__ == "__main__":

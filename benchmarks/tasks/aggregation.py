@@ -1,4 +1,5 @@
-"""One rule on one random matrix of updates: seconds of each call, and the memory that a call adds at its peak."""
+"""One rule on one random matrix of updates: seconds of each call, and the memory that a call adds
+at its peak."""
 
 from __future__ import annotations
 
@@ -13,14 +14,18 @@ from torch import Tensor
 
 Rule = Callable[[], Any]
 WARM = 1000  # parameters of the call before the first one
-LAST = 0.2  # share of the parameters in the last layer that is trained, as in a ResNet-18 without classifier
+# share of the parameters in the last layer that is trained, as in a ResNet-18 without classifier
+LAST = 0.2
 
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
     """given: rule, by (ours, numpy, torch or byzfl), clients, parameters, f, repeats, threads."""
-    matrix_ND = torch.randn(given["clients"], given["parameters"], generator=torch.Generator().manual_seed(0))
+    matrix_ND = torch.randn(
+        given["clients"], given["parameters"], generator=torch.Generator().manual_seed(0)
+    )
     make = MAKERS[given["by"]]
-    make(given["rule"], torch.randn(given["clients"], WARM), given["f"])()  # so that imports count for nothing
+    # so that imports count for nothing
+    make(given["rule"], torch.randn(given["clients"], WARM), given["f"])()
     call = make(given["rule"], matrix_ND, given["f"])
     mark(0)
     read = min(_timed(matrix_ND.sum)[0] for _ in range(3))
@@ -62,7 +67,13 @@ def ours(rule: str, matrix_ND: Tensor, f: int) -> Rule:
     last = round(LAST * columns)
     layout = Layout((("trunk", torch.Size([columns - last])), ("last", torch.Size([1, last]))), ())
     reference = State(torch.zeros(columns), torch.zeros(0))
-    task = Round(1, reference, replace(Updates.of(matrix_ND), layout=layout), ServerData(None), torch.Generator())
+    task = Round(
+        1,
+        reference,
+        replace(Updates.of(matrix_ND), layout=layout),
+        ServerData(None),
+        torch.Generator(),
+    )
     return lambda: chosen(task)
 
 
@@ -79,7 +90,8 @@ def by_numpy(rule: str, matrix_ND: Tensor, f: int) -> Rule:
 
 
 def by_torch(rule: str, matrix_ND: Tensor, f: int) -> Rule:
-    """What one would write down, on N separate vectors. torch's median of an even number is the lower one of the two in the middle."""
+    """What one would write down, on N separate vectors. torch's median of an even number is the
+    lower one of the two in the middle."""
     rows = list(matrix_ND)
     return {
         "fedavg": lambda: torch.stack(rows).mean(dim=0),
@@ -98,8 +110,8 @@ def _krum(matrix_ND: Tensor, f: int, kept: int) -> Tensor:
 
 
 def by_byzfl(rule: str, matrix_ND: Tensor, f: int) -> Rule:
-    """ByzFL's rule on N separate vectors, with its own defaults but for f. It stops the geometric median after 3 steps and centered
-    clipping after 1."""
+    """ByzFL's rule on N separate vectors, with its own defaults but for f. It stops the geometric
+    median after 3 steps and centered clipping after 1."""
     from byzfl.aggregators import aggregators, preaggregators
 
     rows = list(matrix_ND)
@@ -117,4 +129,9 @@ BYZFL = {  # the name there, and whether it is told of f
     "multi_krum": ("MultiKrum", True), "mda": ("MDA", True), "monna": ("MoNNA", True), "caf": ("CAF", True),
 }  # fmt: skip
 
-MAKERS: dict[str, Callable[[str, Tensor, int], Rule]] = {"ours": ours, "numpy": by_numpy, "torch": by_torch, "byzfl": by_byzfl}
+MAKERS: dict[str, Callable[[str, Tensor, int], Rule]] = {
+    "ours": ours,
+    "numpy": by_numpy,
+    "torch": by_torch,
+    "byzfl": by_byzfl,
+}

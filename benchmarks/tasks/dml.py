@@ -1,6 +1,8 @@
-"""The server's part of one round of etf_dml on N members and n_P proxy images, beside N plain passes over the same images.
+"""The server's part of one round of etf_dml on N members and n_P proxy images, beside N plain
+passes over the same images.
 
-The members are the untrained model with a little noise, so nobody is suspicious and all of them teach and learn.
+The members are the untrained model with a little noise, so nobody is suspicious and all of them
+teach and learn.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import State, load
 
-VARIANTS = {"trust": "none", "ensemble": "ensemble", "mutual": "mutual"}  # what strategy.distillation is set to
+# what strategy.distillation is set to
+VARIANTS = {"trust": "none", "ensemble": "ensemble", "mutual": "mutual"}
 NOISE = 1e-4  # of a member's parameters, standard deviation
 
 
 def configure(given: Mapping[str, Any], variant: str) -> list[str]:
-    """The overrides; with min_confidence=0 mutual learning takes all images, as it does with trained members."""
+    """The overrides; with min_confidence=0 mutual learning takes all images, as it does with
+    trained members."""
     return [
         "data=npz", f"data.path={given['archive']}", f"data.size={given['size']}", "partition=iid", f"model={given['model']}",
         f"model.options.output_stride={32 if given['size'] >= 128 or given['model'] == 'small' else 16}",
@@ -36,7 +40,8 @@ def configure(given: Mapping[str, Any], variant: str) -> list[str]:
 
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
-    """given: archive, size, model, members, proxy, root, device, repeats, threads. Seconds of each call, by variant and as `passes`."""
+    """given: archive, size, model, members, proxy, root, device, repeats, threads. Seconds of each
+    call, by variant and as `passes`."""
     servers = {variant: _server(given, variant) for variant in VARIANTS}
     first = servers["trust"]
     states = [_member(first.initial, number) for number in range(given["members"])]
@@ -50,7 +55,9 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
             task = _round(server, states)
             weights: list[int] = []
             rule = server.experiment.strategy.rule
-            seconds[variant].append(_timed(lambda: weights.append(int((rule(task).weights_N > 0).sum()))))  # noqa: B023  # called at once
+            seconds[variant].append(
+                _timed(lambda: weights.append(int((rule(task).weights_N > 0).sum())))  # noqa: B023
+            )  # called at once
             kept[variant] = weights[0]
     return {"seconds": seconds, "kept": kept, "proxy": len(first.proxy)}
 
@@ -70,7 +77,9 @@ def _round(server: ServerContext, states: list[State]) -> Round:
     buffers_NB = torch.stack([state.buffers for state in states])
     counts = torch.full((len(states),), 100.0, dtype=torch.float64)
     updates = Updates(matrix_ND, buffers_NB, counts, tuple(range(len(states))), server.layout)
-    return Round(1, server.initial, updates, server.data_for_rule(), torch.Generator().manual_seed(0))
+    return Round(
+        1, server.initial, updates, server.data_for_rule(), torch.Generator().manual_seed(0)
+    )
 
 
 def _passes(server: ServerContext, states: list[State]) -> None:

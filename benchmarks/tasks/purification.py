@@ -1,4 +1,5 @@
-"""Images a second through every purifier, and through loops over scikit-image that do the same to one image after the other."""
+"""Images a second through every purifier, and through loops over scikit-image that do the same to
+one image after the other."""
 
 from __future__ import annotations
 
@@ -23,14 +24,19 @@ COLOUR = {"channel_axis": -1}
 
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
-    """given: size, images, loop_images (of the scikit-image loops, 0: none), device, repeats, threads. [seconds, the
-    processor's seconds] of an image in each repeat by purifier, and of the loops; energy: what total variation minimises, by
-    ours over by scikit-image's, summed over the loop's images."""
+    """given: size, images, loop_images (of the scikit-image loops, 0: none), device, repeats,
+    threads. [seconds, the processor's seconds] of an image in each repeat by purifier, and of the
+    loops; energy: what total variation minimises, by ours over by scikit-image's, summed over the
+    loop's images."""
     images = pictures(given["images"], given["size"])
     settings = {name: compose.compose(f"purifier={name}") for name in PURIFIERS}
     ours: dict[str, list[list[float]]] = {name: [] for name in PURIFIERS}
     there, some = images.to(given["device"]), images[: given["loop_images"]]
-    loops = {name: partial(looped, each, settings[name.split(":")[0]]["purifier"], some) for name, each in LOOPS.items() if len(some)}
+    loops = {
+        name: partial(looped, each, settings[name.split(":")[0]]["purifier"], some)
+        for name, each in LOOPS.items()
+        if len(some)
+    }
     theirs: dict[str, list[list[float]]] = {name: [] for name in loops}
     for name in PURIFIERS:  # whatever happens once only, happens here
         _through(settings[name], there[:2])
@@ -40,18 +46,28 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
             ours[name].append(_timed(lambda: _through(settings[name], there), len(images)))  # noqa: B023  # called at once
         for name, loop in loops.items():
             theirs[name].append(_timed(loop, len(some)))
-    return {"ours": ours, "loops": theirs, "energy": compared(settings["tv"]["purifier"], some) if len(some) else None}
+    return {
+        "ours": ours,
+        "loops": theirs,
+        "energy": compared(settings["tv"]["purifier"], some) if len(some) else None,
+    }
 
 
 def pictures(count: int, size: int) -> Tensor:
-    """Images (count, 3, size, size) as even as photographs: coarse random colours, resampled, with noise of deviation .02."""
+    """Images (count, 3, size, size) as even as photographs: coarse random colours, resampled, with
+    noise of deviation .02."""
     random = generator(0, "benchmark")
     coarse = 0.2 + 0.6 * torch.rand(count, 3, 4, 4, generator=random)
-    return (resize_images(coarse, (size, size)) + 0.02 * torch.randn(count, 3, size, size, generator=random)).clamp(0, 1)
+    return (
+        resize_images(coarse, (size, size))
+        + 0.02 * torch.randn(count, 3, size, size, generator=random)
+    ).clamp(0, 1)
 
 
 def _through(settings: Mapping[str, Any], images: Tensor) -> Tensor:
-    made: Tensor = factories.build_group(settings, "purifier").purify(images, generator(0, "purifier"))
+    made: Tensor = factories.build_group(settings, "purifier").purify(
+        images, generator(0, "purifier")
+    )
     return made
 
 
@@ -69,7 +85,8 @@ def denoised(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
 
 
 def mdda(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
-    """MDDA as one would write it with scikit-image: its resampling, its total variation, its Gaussian."""
+    """MDDA as one would write it with scikit-image: its resampling, its total variation, its
+    Gaussian."""
     from skimage.filters import gaussian
 
     pyramid = [_resized(image, size) for size in _sizes(image)]
@@ -84,10 +101,15 @@ def mdda(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
 def mdda_denoising(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
     """The denoising in it alone, with noise; any pixels serve at the other scales."""
     scales = [np.resize(image, (*size, image.shape[2])) for size in _sizes(image)]
-    return [denoised(_noisy(one, settings, random), settings, random) for one in scales for _ in range(settings["blocks"])]
+    return [
+        denoised(_noisy(one, settings, random), settings, random)
+        for one in scales
+        for _ in range(settings["blocks"])
+    ]
 
 
-LOOPS = {"mdda": mdda, "mdda: denoising alone": mdda_denoising, "tv": denoised}  # by purifier, and what part of it the loop does
+# by purifier, and what part of it the loop does
+LOOPS = {"mdda": mdda, "mdda: denoising alone": mdda_denoising, "tv": denoised}
 
 
 def _noisy(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
@@ -95,33 +117,50 @@ def _noisy(image: Any, settings: Mapping[str, Any], random: Any) -> Any:
 
 
 def _sizes(image: Any) -> list[tuple[int, int]]:
-    return [(max(1, round(scale * image.shape[0])), max(1, round(scale * image.shape[1]))) for scale in SCALES]
+    return [
+        (max(1, round(scale * image.shape[0])), max(1, round(scale * image.shape[1])))
+        for scale in SCALES
+    ]
 
 
 def _resized(image: Any, size: tuple[int, int]) -> Any:
     from skimage.transform import resize
 
-    return image if image.shape[:2] == size else resize(image, size, order=1, mode="edge", anti_aliasing=size[0] < image.shape[0])
+    return (
+        image
+        if image.shape[:2] == size
+        else resize(image, size, order=1, mode="edge", anti_aliasing=size[0] < image.shape[0])
+    )
 
 
 def _mixed(pyramid: list[Any], place: int) -> Any:
     own = pyramid[place]
-    others = [_resized(pyramid[one], own.shape[:2]) for one in (place - 1, place + 1) if 0 <= one < len(pyramid)]
+    others = [
+        _resized(pyramid[one], own.shape[:2])
+        for one in (place - 1, place + 1)
+        if 0 <= one < len(pyramid)
+    ]
     return (OWN * own + NEIGHBOUR * sum(others)) / (OWN + NEIGHBOUR * len(others))
 
 
 def compared(settings: Mapping[str, Any], images: Tensor) -> float:
     """The energy of our total variation, over that of scikit-image's."""
     theirs = torch.from_numpy(np.stack(looped(denoised, settings, images))).permute(0, 3, 1, 2)
-    values = [energy(after, images, settings["weight"]) for after in (rof(images, settings["weight"], settings["iterations"]), theirs)]
+    values = [
+        energy(after, images, settings["weight"])
+        for after in (rof(images, settings["weight"], settings["iterations"]), theirs)
+    ]
     return values[0] / values[1]
 
 
 def energy(after: Tensor, before: Tensor, weight: float) -> float:
-    """The energy weight * TV + |after - before|^2 / 2, of all images and channels (B, C, H, W) together."""
+    """The energy weight * TV + |after - before|^2 / 2, of all images and channels (B, C, H, W)
+    together."""
     rows = torch.nn.functional.pad(after.diff(dim=-2), (0, 0, 0, 1))
     columns = torch.nn.functional.pad(after.diff(dim=-1), (0, 1))
-    return float((weight * torch.hypot(rows, columns) + (after - before).square() / 2).double().sum())
+    return float(
+        (weight * torch.hypot(rows, columns) + (after - before).square() / 2).double().sum()
+    )
 
 
 def _timed(action: Callable[[], Any], images: int) -> list[float]:

@@ -1,4 +1,5 @@
-"""One run with many clients of a few images each, in this process: marks when round 1 begins and after every round."""
+"""One run with many clients of a few images each, in this process: marks when round 1 begins and
+after every round."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from fedrobust.types import RoundRecord
 
 
 class Marker(Silent):
-    """An observer that marks the start of round 1 (as 0) and the ends of the rounds, and keeps their seconds by stage, on the wall
-    ("train") and of the processor ("cpu_train")."""
+    """An observer that marks the start of round 1 (as 0) and the ends of the rounds, and keeps
+    their seconds by stage, on the wall ("train") and of the processor ("cpu_train")."""
 
     def __init__(self, mark: Callable[[int], None]) -> None:
         self._mark = mark
@@ -54,11 +55,14 @@ def configure(given: Mapping[str, Any]) -> list[str]:
 
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
-    """given: archive, size, root, proxy, clients, per_round, model, strategy, rounds, threads, scratch."""
+    """given: archive, size, root, proxy, clients, per_round, model, strategy, rounds, threads,
+    scratch."""
     config = compose.compose(*configure(given))
     experiment = build.from_text(settings.to_json(config))
     server = build_server_context(experiment)
     marker = Marker(mark)
-    with factories.build_group(config, "engine").open(CLIENT_APP, experiment.num_clients, {"simulation": True}) as grid:
+    with factories.build_group(config, "engine").open(
+        CLIENT_APP, experiment.num_clients, {"simulation": True}
+    ) as grid:
         run_rounds(server, grid, marker)
     return {"rounds": marker.rounds, "parameters": server.layout.num_parameters}

@@ -1,1 +1,2 @@
-"""What every aggregation rule is made of: rounds, updates, their Gram matrix, norms, sorting by coordinate, mixtures."""
+"""What every aggregation rule is made of: rounds, updates, their Gram matrix, norms, sorting by
+coordinate, mixtures."""

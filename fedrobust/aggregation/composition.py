@@ -1,4 +1,5 @@
-"""What may stand before and after a server rule: pre-aggregation -> rule -> server optimizer, which together are a rule again."""
+"""What may stand before and after a server rule: pre-aggregation -> rule -> server optimizer, which
+together are a rule again."""
 
 from __future__ import annotations
 
@@ -26,9 +27,10 @@ def _as_many(clients: int) -> int:
 class Preaggregation:
     """A linear map of the updates, done before the rule.
 
-    mix: (gram_NN, clients, generator) -> (M, N) float64 non-negative coefficients of the rows that the rule will see; gram_NN are
-    the float64 inner products of the updates. None: the rule sees the updates themselves. rows: how many rows it makes of so many
-    clients. Below min_clients it is not defined.
+    mix: (gram_NN, clients, generator) -> (M, N) float64 non-negative coefficients of the rows that
+    the rule will see; gram_NN are the float64 inner products of the updates. None: the rule sees
+    the updates themselves. rows: how many rows it makes of so many clients. Below min_clients it is
+    not defined.
     """
 
     name: str
@@ -41,48 +43,58 @@ class Preaggregation:
 class ServerOptimizer:
     """What the server makes of a rule's result.
 
-    step: (pseudo-gradient_D: the rule's parameters minus the reference's, memory) -> (what is added to the reference's_D, memory).
-    None: the rule's result is the new model.
+    step: (pseudo-gradient_D: the rule's parameters minus the reference's, memory) -> (what is added
+    to the reference's_D, memory). None: the rule's result is the new model.
     """
 
     name: str
     step: Step | None
 
 
-def compose_strategy(strategy: Strategy, preaggregation: Preaggregation, optimizer: ServerOptimizer) -> Strategy:
+def compose_strategy(
+    strategy: Strategy, preaggregation: Preaggregation, optimizer: ServerOptimizer
+) -> Strategy:
     """One rule out of the three. Where both others do nothing it is `strategy` itself.
 
-    Its name joins theirs with "+"; it needs so many clients that every part has enough. Raises ConfigError where one of the three
-    is of another kind.
+    Its name joins theirs with "+"; it needs so many clients that every part has enough. Raises
+    ConfigError where one of the three is of another kind.
     """
     wanted = {"strategy": (strategy, Strategy), "preaggregation": (preaggregation, Preaggregation)}
     wanted["server_optimizer"] = (optimizer, ServerOptimizer)
     for group, (value, kind) in wanted.items():
         if not isinstance(value, kind):
-            raise ConfigError(f"{group}._target_: makes a {type(value).__name__}, no {kind.__name__}; see configs/{group}")
+            raise ConfigError(
+                f"{group}._target_: makes a {type(value).__name__}, no "
+                f"{kind.__name__}; see configs/{group}"
+            )
     if preaggregation.mix is not None:
         strategy = _after(preaggregation, preaggregation.mix, strategy)
     return strategy if optimizer.step is None else _before(strategy, optimizer.name, optimizer.step)
 
 
 def _after(preaggregation: Preaggregation, mix: Mixer, strategy: Strategy) -> Strategy:
-    """The rule on the mixtures. The influence reported of a client is what it has through all mixtures, P'w, scaled to sum to 1."""
+    """The rule on the mixtures. The influence reported of a client is what it has through all
+    mixtures, P'w, scaled to sum to 1."""
 
     def rule(round: Round) -> Aggregate:
         gram_NN = round.updates.gram().cpu()
         mixing_MN = mix(gram_NN, round.updates.clients, round.generator)
-        result = strategy.rule(replace(round, updates=mix_updates(round.updates, mixing_MN, gram_NN)))
+        result = strategy.rule(
+            replace(round, updates=mix_updates(round.updates, mixing_MN, gram_NN))
+        )
         weights_N = normalize(mixing_MN.T @ result.weights_N.to(mixing_MN))
         return replace(result, weights_N=weights_N, extras=_per_client(result.extras, mixing_MN))
 
     wanted = max(1, preaggregation.min_clients)
-    enough = smallest_accepted(wanted, lambda clients: preaggregation.rows(clients) >= strategy.min_clients)
+    enough = smallest_accepted(
+        wanted, lambda clients: preaggregation.rows(clients) >= strategy.min_clients
+    )
     return Strategy(f"{preaggregation.name}+{strategy.name}", rule, strategy.uses, enough)
 
 
 def smallest_accepted(low: int, enough: Callable[[int], bool]) -> int:
-    """The smallest number from `low` > 0 on that is enough, as every larger one is then; in few steps, since a configuration of
-    somebody else's may ask for any number."""
+    """The smallest number from `low` > 0 on that is enough, as every larger one is then; in few
+    steps, since a configuration of somebody else's may ask for any number."""
     high = low
     while not enough(high):
         low, high = high + 1, 2 * high
@@ -93,23 +105,32 @@ def smallest_accepted(low: int, enough: Callable[[int], bool]) -> int:
 
 
 def _per_client(extras: Mapping[str, Any], mixing_MN: Tensor) -> dict[str, Any]:
-    """Columns of M numbers as columns of N: where rows are not clients, that of the row in which a client has its largest share."""
+    """Columns of M numbers as columns of N: where rows are not clients, that of the row in which a
+    client has its largest share."""
     rows, clients = mixing_MN.shape
     if rows == clients:
         return dict(extras)
     row_of_N = mixing_MN.argmax(dim=0).tolist()
     columns = {key: value for key, value in extras.items() if isinstance(value, list)}
-    return {**extras, **{key: [column_M[row] for row in row_of_N] for key, column_M in columns.items()}}
+    return {
+        **extras,
+        **{key: [column_M[row] for row in row_of_N] for key, column_M in columns.items()},
+    }
 
 
 def _before(strategy: Strategy, name: str, step: Step) -> Strategy:
-    """The rule, and the optimizer's step on its result. Buffers (BatchNorm statistics) are the rule's."""
+    """The rule, and the optimizer's step on its result. Buffers (BatchNorm statistics) are the
+    rule's."""
 
     def rule(round: Round) -> Aggregate:
         result = strategy.rule(replace(round, memory=round.memory.get("rule", {})))
         start_D = round.reference.parameters
-        movement_D, kept = step(result.state.parameters - start_D, round.memory.get("server_optimizer", {}))
+        movement_D, kept = step(
+            result.state.parameters - start_D, round.memory.get("server_optimizer", {})
+        )
         state = State(start_D + movement_D, result.state.buffers)
-        return replace(result, state=state, memory={"rule": result.memory, "server_optimizer": kept})
+        return replace(
+            result, state=state, memory={"rule": result.memory, "server_optimizer": kept}
+        )
 
     return replace(strategy, name=f"{strategy.name}+{name}", rule=rule)

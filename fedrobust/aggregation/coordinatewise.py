@@ -1,8 +1,10 @@
-"""Coordinate-wise rules: every column of the updates is sorted, a range of it is kept and averaged, and what each client gave is counted.
+"""Coordinate-wise rules: every column of the updates is sorted, a range of it is kept and averaged,
+and what each client gave is counted.
 
-On a CPU a strip of columns at a time is sorted, in a core's cache and by as many threads as torch has: up to `FEW` rows by a
-network of exchanges of whole rows (numpy's minimum and maximum use the widest registers), more rows turned, so that numpy sorts
-each column where it lies in one piece. On an accelerator torch sorts.
+On a CPU a strip of columns at a time is sorted, in a core's cache and by as many threads as torch
+has: up to `FEW` rows by a network of exchanges of whole rows (numpy's minimum and maximum use the
+widest registers), more rows turned, so that numpy sorts each column where it lies in one piece. On
+an accelerator torch sorts.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ from fedrobust.aggregation.updates import Updates, column_strips, normalize
 COUNTED = 1 << 20  # columns on which the influence is counted, at least
 FEW = 32  # rows up to which a network is faster than sorting columns
 NEAR = 1 << 20  # bytes that a network works on at once: a core's cache
-WIDE = 20_000  # columns that are sorted one by one at once: enough to count in long runs, few enough for all cores' cache
+# columns that are sorted one by one at once: enough to count in long runs, few enough for all
+# cores' cache
+WIDE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class SortedColumns:
-    """Columns in ascending order, nan last: rows[r] is the (b,) array of the r-th smallest values. xp: the module that computes
-    with them."""
+    """Columns in ascending order, nan last: rows[r] is the (b,) array of the r-th smallest values.
+    xp: the module that computes with them."""
 
     rows: Any
     xp: Any
@@ -46,8 +50,9 @@ class SortedColumns:
 
 
 class SelectedRange(NamedTuple):
-    """What a rule keeps of sorted columns: in each a range. mean: (b,) float64; low, high: (b,) its edges; below: how many values
-    are dropped below it, a number or (b,); tied: (b,) whether a dropped value equals an edge, or None."""
+    """What a rule keeps of sorted columns: in each a range. mean: (b,) float64; low, high: (b,) its
+    edges; below: how many values are dropped below it, a number or (b,); tied: (b,) whether a
+    dropped value equals an edge, or None."""
 
     mean: Any
     low: Any
@@ -57,25 +62,36 @@ class SelectedRange(NamedTuple):
 
     def every_nth(self, step: int) -> SelectedRange:
         """The same of every `step`-th column."""
-        return self if step == 1 else SelectedRange(*(one if one is None or isinstance(one, int) else one[::step] for one in self))
+        return (
+            self
+            if step == 1
+            else SelectedRange(
+                *(one if one is None or isinstance(one, int) else one[::step] for one in self)
+            )
+        )
 
 
 class Selection(NamedTuple):
-    """A coordinate-wise rule: how many values it keeps of every column, which places of the order it must know, and what it makes of
-    them."""
+    """A coordinate-wise rule: how many values it keeps of every column, which places of the order
+    it must know, and what it makes of them."""
 
     width: int
     places: range
     pick: Callable[[SortedColumns], SelectedRange]
 
 
-def coordinatewise(updates: Updates, choice: Selection, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The (D,) means of what a rule keeps, and the (N,) float64 influence of each row on them, summing to 1.
+def coordinatewise(
+    updates: Updates, choice: Selection, rows: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The (D,) means of what a rule keeps, and the (N,) float64 influence of each row on them,
+    summing to 1.
 
-    rows: indices of the only rows that take part (the influence is theirs then). Clients with equal values at an edge of a kept
-    range share what is kept there. The sums are taken in float64 in ascending order, so the order of the clients cannot change a
-    bit of the means. The influence is a report: of more than 2 `COUNTED` columns only every k-th is looked at, evenly, about `COUNTED`
-    in all (a standard error of at most 0.0005), since counting equal values takes ten times as long as sorting.
+    rows: indices of the only rows that take part (the influence is theirs then). Clients with equal
+    values at an edge of a kept range share what is kept there. The sums are taken in float64 in
+    ascending order, so the order of the clients cannot change a bit of the means. The influence is
+    a report: of more than 2 `COUNTED` columns only every k-th is looked at, evenly, about `COUNTED`
+    in all (a standard error of at most 0.0005), since counting equal values takes ten times as long
+    as sorting.
     """
     step = max(1, updates.matrix_ND.shape[1] // COUNTED)
     out_D = updates.matrix_ND.new_empty(updates.matrix_ND.shape[1])
@@ -87,19 +103,23 @@ def coordinatewise(updates: Updates, choice: Selection, rows: Tensor | None = No
 
 
 def on_cpu(block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1) -> Tensor:
-    """Fill out_b; returns (N,) how many kept values of every `step`-th column came from each row."""
+    """Fill out_b; returns (N,) how many kept values of every `step`-th column came from each
+    row."""
     n = len(block_Nb)
     pieces = list(column_strips(block_Nb, NEAR if n <= FEW else 4 * n * WIDE))
     counts_SN = np.empty((len(pieces), n))
 
     def work(places: range) -> None:
-        room = np.empty((n + 1) * pieces[0][1].shape[1], dtype=np.float32)  # once: fresh memory costs as much as sorting
+        # once: fresh memory costs as much as sorting
+        room = np.empty((n + 1) * pieces[0][1].shape[1], dtype=np.float32)
         with np.errstate(invalid="ignore"):  # inf - inf is nan, as everywhere
             for place in places:
                 part, values_Nb = pieces[place][0], pieces[place][1].numpy()
                 found = choice.pick(SortedColumns(_sorted(values_Nb, choice.places, room), np))
                 out_b[part].numpy()[:] = found.mean
-                counts_SN[place] = _influence(values_Nb[:, ::step], choice.width, found.every_nth(step))
+                counts_SN[place] = _influence(
+                    values_Nb[:, ::step], choice.width, found.every_nth(step)
+                )
 
     threads = min(torch.get_num_threads(), len(pieces))
     with ThreadPoolExecutor(max(threads, 1)) as pool:
@@ -118,11 +138,13 @@ def on_device(block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1)
 
 
 def _sorted(values_Nb: Any, places: range, room: Any) -> Any:
-    """The rows of a strip in ascending order in every column, in `room`; only those in `places` need be right."""
+    """The rows of a strip in ascending order in every column, in `room`; only those in `places`
+    need be right."""
     n, width = values_Nb.shape
     if n <= FEW:
         rows = _exchanged(values_Nb, places, room[: (n + 1) * width].reshape(n + 1, width))
-        if not np.isnan(rows[places[0]]).any():  # minimum and maximum hand one nan on to every place
+        # minimum and maximum hand one nan on to every place
+        if not np.isnan(rows[places[0]]).any():
             return rows
     ordered_bN = room[: n * width].reshape(width, n)
     ordered_bN[:] = values_Nb.T
@@ -149,10 +171,11 @@ def _exchanged(values_Nb: Any, places: range, room_Mb: Any) -> list[Any]:
 
 @functools.lru_cache(maxsize=64)
 def network(n: int, places: range) -> tuple[tuple[int, int, bool, bool], ...]:
-    """Exchanges (low, high, whether the smaller value is needed in low, whether the larger is in high) that bring the right values
-    to `places`.
+    """Exchanges (low, high, whether the smaller value is needed in low, whether the larger is in
+    high) that bring the right values to `places`.
 
-    Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2M), without what the places do not depend on.
+    Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2M), without
+    what the places do not depend on.
     """
     pairs = []
     top = 1 << max(n - 1, 1).bit_length() - 1
@@ -174,7 +197,8 @@ def network(n: int, places: range) -> tuple[tuple[int, int, bool, bool], ...]:
 
 
 def _influence(values_Nb: Any, kept: int, found: SelectedRange) -> Any:
-    """(N,) how many of the kept values came from each row: those not below the range without those above it."""
+    """(N,) how many of the kept values came from each row: those not below the range without those
+    above it."""
     low_b, high_b = np.ascontiguousarray(found.low), np.ascontiguousarray(found.high)
     inside_b = np.empty(len(low_b), dtype=bool)
     counts_N = np.empty(len(values_Nb))
@@ -185,7 +209,8 @@ def _influence(values_Nb: Any, kept: int, found: SelectedRange) -> Any:
 
 
 def _with_ties(values_Nb: Any, counts_N: Any, kept: int, found: SelectedRange) -> Any:
-    """The counts put right in columns where an edge of the range is shared; for numpy arrays and for tensors."""
+    """The counts put right in columns where an edge of the range is shared; for numpy arrays and
+    for tensors."""
     if found.tied is None or not found.tied.any():
         return counts_N
     tied_b = found.tied
@@ -196,7 +221,8 @@ def _with_ties(values_Nb: Any, counts_N: Any, kept: int, found: SelectedRange) -
 
 
 def _shared(values_Nb: Any, low_b: Any, high_b: Any, below_b: Any, kept: int) -> Any:
-    """The same for columns with ties: of the values equal to an edge those are kept that are not dropped beyond it."""
+    """The same for columns with ties: of the values equal to an edge those are kept that are not
+    dropped beyond it."""
     at_low_Nb, at_high_Nb, flat_b = values_Nb == low_b, values_Nb == high_b, low_b == high_b
     inside_Nb = (values_Nb > low_b) & (values_Nb < high_b)
     above_b = len(values_Nb) - kept - below_b

@@ -10,7 +10,8 @@ from torch import Tensor
 
 
 def accumulate(strips: Iterable[Tensor], total_NN: Tensor) -> Tensor:
-    """Add to the float64 matrix the (N, N) inner products of rows that come in strips (N, <= b) of columns; returns it.
+    """Add to the float64 matrix the (N, N) inner products of rows that come in strips (N, <= b) of
+    columns; returns it.
 
     The rows are widened in memory that is used again: fresh memory would cost a third of the whole.
     """
@@ -23,7 +24,8 @@ def accumulate(strips: Iterable[Tensor], total_NN: Tensor) -> Tensor:
 
 
 def _products(wide_Nb: Tensor) -> Tensor:
-    """(N, N) inner products of float64 rows. numpy, unlike torch, computes only one of the two equal halves."""
+    """(N, N) inner products of float64 rows. numpy, unlike torch, computes only one of the two
+    equal halves."""
     if wide_Nb.device.type != "cpu":
         return wide_Nb @ wide_Nb.T
     rows_Nb = wide_Nb.numpy()
@@ -32,15 +34,18 @@ def _products(wide_Nb: Tensor) -> Tensor:
 
 
 def squared_to(gram_NN: Tensor, weights_N: Tensor) -> Tensor:
-    """(N,) squared distances of all rows to the point sum_n w_n x_n: |x_n|^2 - 2 x_n'p + |p|^2; tiny negatives of rounding become 0.
+    """(N,) squared distances of all rows to the point sum_n w_n x_n: |x_n|^2 - 2 x_n'p + |p|^2;
+    tiny negatives of rounding become 0.
 
-    In this form a huge row of tiny weight costs the others no digits: their distances hold it only as weight times product.
+    In this form a huge row of tiny weight costs the others no digits: their distances hold it only
+    as weight times product.
     """
     products_N = gram_NN @ weights_N
     return (gram_NN.diagonal() - 2 * products_N + weights_N @ products_N).clamp_(min=0)
 
 
 def center_gram(gram_NN: Tensor, shares_N: Tensor) -> Tensor:
-    """(N, N) inner products of the rows after their weighted mean (shares that sum to 1) was taken from each."""
+    """(N, N) inner products of the rows after their weighted mean (shares that sum to 1) was taken
+    from each."""
     products_N = gram_NN @ shares_N
     return gram_NN - products_N[:, None] - products_N[None, :] + shares_N @ products_N

@@ -1,6 +1,8 @@
-"""Linear mixtures of the clients' updates, seen as updates themselves: what a pre-aggregation hands to a rule.
+"""Linear mixtures of the clients' updates, seen as updates themselves: what a pre-aggregation hands
+to a rule.
 
-Nothing is stored a second time: blocks are mixed when they are asked for, and what a rule combines is combined from the clients' own rows.
+Nothing is stored a second time: blocks are mixed when they are asked for, and what a rule combines
+is combined from the clients' own rows.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ READ = 1 << 26  # bytes read at once of a matrix on a disk
 class MixedUpdates(Updates):
     """M rows, each a linear combination of the N rows of `base`.
 
-    `matrix_ND` is that of `base`, for its columns, type and device: the rows are had from the methods alone. mixing_MN: float64,
-    non-negative, on the CPU. gram_NN: the inner products of the rows of `base`, float64, on the CPU.
+    `matrix_ND` is that of `base`, for its columns, type and device: the rows are had from the
+    methods alone. mixing_MN: float64, non-negative, on the CPU. gram_NN: the inner products of the
+    rows of `base`, float64, on the CPU.
     """
 
     base: Updates
@@ -35,9 +38,14 @@ class MixedUpdates(Updates):
         """The (D,) mixture in row n."""
         return self.base.combine(self.mixing_MN[n])
 
-    def blocks(self, width: int | None = None, rows: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """As those of any updates, one after the other in the same memory: of 8 MB, whether the matrix is mapped or not."""
-        mixing_Mn = (self.mixing_MN if rows is None else self.mixing_MN[rows.cpu()]).to(self.matrix_ND)
+    def blocks(
+        self, width: int | None = None, rows: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """As those of any updates, one after the other in the same memory: of 8 MB, whether the
+        matrix is mapped or not."""
+        mixing_Mn = (self.mixing_MN if rows is None else self.mixing_MN[rows.cpu()]).to(
+            self.matrix_ND
+        )
         columns = self.matrix_ND.shape[1]
         width = min(width or max(1, SIZE // (4 * max(self.mixing_MN.shape))), columns)
         read = width * max(1, READ // SIZE) if is_mapped(self.matrix_ND) else width
@@ -62,21 +70,27 @@ class MixedUpdates(Updates):
 
 
 def mix_updates(updates: Updates, mixing_MN: Tensor, gram_NN: Tensor) -> MixedUpdates:
-    """The mixtures mixing_MN @ updates, each row's coefficients non-negative; gram_NN: `updates.gram()`, for what needs distances.
+    """The mixtures mixing_MN @ updates, each row's coefficients non-negative; gram_NN:
+    `updates.gram()`, for what needs distances.
 
-    Buffers and numbers of images are averaged by the shares that the clients have in a row (a running variance gets the spread
-    between their means, as in `merge_buffers`): an update that is only shortened keeps its client's. Where there are as many rows as
-    clients, a row bears its client's number, else that of the first client that has a share in it.
+    Buffers and numbers of images are averaged by the shares that the clients have in a row (a
+    running variance gets the spread between their means, as in `merge_buffers`): an update that is
+    only shortened keeps its client's. Where there are as many rows as clients, a row bears its
+    client's number, else that of the first client that has a share in it.
     """
     mixing_MN, gram_NN = mixing_MN.to("cpu", torch.float64), gram_NN.to("cpu", torch.float64)
     count, clients = mixing_MN.shape
-    own_M = torch.arange(count) if count == clients else (mixing_MN != 0).to(torch.int64).argmax(dim=1)
+    own_M = (
+        torch.arange(count) if count == clients else (mixing_MN != 0).to(torch.int64).argmax(dim=1)
+    )
     sums_M1 = mixing_MN.sum(dim=1, keepdim=True)
     alone_MN = torch.nn.functional.one_hot(own_M, clients).to(mixing_MN)
     shares_MN = torch.where(sums_M1 > 0, mixing_MN / sums_M1, alone_MN)
     buffers = updates.buffers_NB
     if not torch.equal(shares_MN, alone_MN):
-        buffers = torch.stack([merge_buffers(updates.layout, updates.buffers_NB, row_N) for row_N in shares_MN])
+        buffers = torch.stack(
+            [merge_buffers(updates.layout, updates.buffers_NB, row_N) for row_N in shares_MN]
+        )
     return MixedUpdates(
         matrix_ND=updates.matrix_ND,
         buffers_NB=buffers,

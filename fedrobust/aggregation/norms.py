@@ -1,4 +1,5 @@
-"""Limits on what one client can weigh: the length of its update and the number of images it claims."""
+"""Limits on what one client can weigh: the length of its update and the number of images it
+claims."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ def norms(updates: Updates) -> Tensor:
 
 
 def to_median(norms_N: Tensor) -> Tensor:
-    """(N,) factors in [0, 1] that bring every length down to the median length; shorter ones stay."""
+    """(N,) factors in [0, 1] that bring every length down to the median length; shorter ones
+    stay."""
     median = norms_N.quantile(0.5)
     return torch.where(norms_N > median, median / norms_N, torch.ones_like(norms_N))
 
 
 def clipped_counts(num_examples_N: Tensor) -> Tensor:
-    """Numbers of images clipped to their 10 % and 90 % quantiles: a claim of millions buys no more than the largest honest hospitals."""
+    """Numbers of images clipped to their 10 % and 90 % quantiles: a claim of millions buys no more
+    than the largest honest hospitals."""
     low, high = num_examples_N.quantile(torch.tensor([0.1, 0.9], dtype=num_examples_N.dtype))
     return num_examples_N.clamp(low, high)

@@ -1,4 +1,5 @@
-"""A round as a rule sees it, what it returns, and a rule as a value. Nothing here knows who is poisoned."""
+"""A round as a rule sees it, what it returns, and a rule as a value. Nothing here knows who is
+poisoned."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServerData:
-    """What the server itself owns. `root`: small, trusted, labelled; `proxy`: images for distillation and BatchNorm
-    statistics, its labels are not to be used unless the rule says so; None where a rule did not ask for it.
-    `model` is a scratch `classifier.Classifier` into which any state may be loaded. `trainer`: what the clients train with, for rules
-    that train on the root set."""
+    """What the server itself owns. `root`: small, trusted, labelled; `proxy`: images for
+    distillation and BatchNorm statistics, its labels are not to be used unless the rule says so;
+    None where a rule did not ask for it. `model` is a scratch `classifier.Classifier` into which
+    any state may be loaded. `trainer`: what the clients train with, for rules that train on the
+    root set."""
 
     model: Any
     root: Samples | None = None
@@ -31,7 +33,8 @@ class ServerData:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """All that a server rule may see. No field says who is poisoned. `memory` is what the rule returned last round."""
+    """All that a server rule may see. No field says who is poisoned. `memory` is what the rule
+    returned last round."""
 
     number: int
     reference: State
@@ -43,8 +46,9 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """What a rule decides. `weights_N` is the influence in [0, 1] given to each client, in the order of `updates.clients`;
-    `extras` are per-client columns (lists of N floats) or plain floats for the record; `memory` comes back next round."""
+    """What a rule decides. `weights_N` is the influence in [0, 1] given to each client, in the
+    order of `updates.clients`; `extras` are per-client columns (lists of N floats) or plain floats
+    for the record; `memory` comes back next round."""
 
     state: State
     weights_N: Tensor
@@ -58,11 +62,12 @@ SUM_WEIGHTS = ("examples", "uniform")  # a client's number of training images; 1
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A named server rule. `uses` names the server's extra information it needs, of {"root", "proxy"};
-    below `min_clients` replies the rule is not defined.
+    """A named server rule. `uses` names the server's extra information it needs, of {"root",
+    "proxy"}; below `min_clients` replies the rule is not defined.
 
-    sums: for a rule that needs no more of the updates than their weighted sum, and gives the same from one row that holds their
-    weighted mean: what weighs an update, of SUM_WEIGHTS. None: it looks at single updates, which secure aggregation hides.
+    sums: for a rule that needs no more of the updates than their weighted sum, and gives the same
+    from one row that holds their weighted mean: what weighs an update, of SUM_WEIGHTS. None: it
+    looks at single updates, which secure aggregation hides.
     """
 
     name: str
@@ -73,8 +78,9 @@ class Strategy:
 
 
 def merge_buffers(layout: Layout | None, buffers_NB: Tensor, weights_N: Tensor) -> Tensor:
-    """The (B,) weighted mean of buffers; a running variance also gets the spread between the clients' running means,
-    so that the merged statistics are those of the weighted mixture: var = sum w (var_n + (mean_n - mean)^2).
+    """The (B,) weighted mean of buffers; a running variance also gets the spread between the
+    clients' running means, so that the merged statistics are those of the weighted mixture: var =
+    sum w (var_n + (mean_n - mean)^2).
 
     weights_N are shares that sum to 1.
     """
@@ -85,16 +91,21 @@ def merge_buffers(layout: Layout | None, buffers_NB: Tensor, weights_N: Tensor) 
     spread_B = weights @ (buffers_NB - mean_B) ** 2
     merged, spread = views(layout.buffers, mean_B), views(layout.buffers, spread_B)
     for name in merged:
-        if name.endswith("running_var") and (partner := name.removesuffix("var") + "mean") in spread:
+        if (
+            name.endswith("running_var")
+            and (partner := name.removesuffix("var") + "mean") in spread
+        ):
             merged[name] += spread[partner]
     return mean_B
 
 
 def make_aggregate(round: Round, update_D: Tensor, weights_N: Tensor, **record: Any) -> Aggregate:
-    """The Aggregate of a rule: reference + update for the parameters, buffers merged by the clients' influence.
+    """The Aggregate of a rule: reference + update for the parameters, buffers merged by the
+    clients' influence.
 
-    With no influence left the reference's buffers stay. The sum is formed in `update_D` itself where its type and place allow: a rule that
-    goes on with its update gives a copy. `record`: Aggregate's `extras` and `memory`.
+    With no influence left the reference's buffers stay. The sum is formed in `update_D` itself
+    where its type and place allow: a rule that goes on with its update gives a copy. `record`:
+    Aggregate's `extras` and `memory`.
     """
     reference = round.reference
     weights_N = normalize(weights_N.cpu())

@@ -1,6 +1,8 @@
-"""Large matrices in files: as memory maps for whoever indexes them, but filled and read row by row through the file itself.
+"""Large matrices in files: as memory maps for whoever indexes them, but filled and read row by row
+through the file itself.
 
-Touching the pages of a map one by one costs more than training a small client: 115 ms for a fresh row of 45 MB, 10 ms through the file.
+Touching the pages of a map one by one costs more than training a small client: 115 ms for a fresh
+row of 45 MB, 10 ms through the file.
 """
 
 from __future__ import annotations
@@ -36,12 +38,16 @@ class _Map(mmap.mmap):
 _MAPS: WeakValueDictionary[int, _Map] = WeakValueDictionary()
 
 
-def allocate(rows: int, columns: int, budget_bytes: int = BUDGET, folder: str | None = None) -> Tensor:
-    """An uninitialised (rows, columns) float32 matrix on the CPU: in RAM up to `budget_bytes`, else a memory map.
+def allocate(
+    rows: int, columns: int, budget_bytes: int = BUDGET, folder: str | None = None
+) -> Tensor:
+    """An uninitialised (rows, columns) float32 matrix on the CPU: in RAM up to `budget_bytes`, else
+    a memory map.
 
-    The mapped file lies in `folder` (None: the system's temporary folder, which on some machines is itself in RAM), has no name,
-    and is gone with the tensor or the process, however that ends. Its room on the disk is reserved at once. Whoever fills or reads
-    much of a large matrix does so with `fill` and `fetch`. Raises ConfigError where there is no room.
+    The mapped file lies in `folder` (None: the system's temporary folder, which on some machines is
+    itself in RAM), has no name, and is gone with the tensor or the process, however that ends. Its
+    room on the disk is reserved at once. Whoever fills or reads much of a large matrix does so with
+    `fill` and `fetch`. Raises ConfigError where there is no room.
     """
     size = 4 * rows * columns
     if size <= budget_bytes:
@@ -52,18 +58,25 @@ def allocate(rows: int, columns: int, budget_bytes: int = BUDGET, folder: str | 
         if free < size:
             raise OSError(f"has only {free >> 20} MB free")
         with tempfile.TemporaryFile(dir=place) as file:
-            if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process without a word
+            # a disk that fills up later would kill the process without a word
+            if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             else:
                 file.truncate(size)
             map_ = _Map(file.fileno(), size)
             map_.file = os.dup(file.fileno())
-            if hasattr(os, "posix_fadvise"):  # no guesses what is read next (they took eight times as long): `expect` says it
+            # no guesses what is read next (they took eight times as long): `expect` says it
+            if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(map_.file, 0, 0, os.POSIX_FADV_RANDOM)
     except OSError as error:
         need = f"a matrix of {rows} x {columns} values needs {size >> 20} MB"
-        remedy = f"choose another server.scratch, or raise server.matrix_mb={budget_bytes >> 20} where there is as much RAM"
-        raise ConfigError(f"server.scratch={place}: {need}, and this folder {error.strerror or error}; {remedy}") from error
+        remedy = (
+            "choose another server.scratch, or raise "
+            f"server.matrix_mb={budget_bytes >> 20} where there is as much RAM"
+        )
+        raise ConfigError(
+            f"server.scratch={place}: {need}, and this folder {error.strerror or error}; {remedy}"
+        ) from error
     matrix = torch.frombuffer(map_, dtype=torch.float32)
     _MAPS[matrix.data_ptr()] = map_
     return matrix.view(rows, columns)
@@ -75,8 +88,8 @@ def is_mapped(tensor: Tensor) -> bool:
 
 
 def fill(target: Tensor, make: Callable[..., object]) -> None:
-    """Let `make(out=...)` write all values of a row, or of a range of its columns: where they belong, or, if that is in a file, into
-    fresh memory from which they are written there."""
+    """Let `make(out=...)` write all values of a row, or of a range of its columns: where they
+    belong, or, if that is in a file, into fresh memory from which they are written there."""
     if not _in_file(target):
         make(out=target)
         return
@@ -89,7 +102,8 @@ def fill(target: Tensor, make: Callable[..., object]) -> None:
 
 
 def fetch(source: Tensor, out: Tensor) -> Tensor:
-    """Copy a row, or a range of its columns, into `out`, which lies in RAM in one piece; returns `out`."""
+    """Copy a row, or a range of its columns, into `out`, which lies in RAM in one piece; returns
+    `out`."""
     if not _in_file(source):
         return out.copy_(source)
     file, at, rest = _MAPS[_home(source)].file, _offset(source), _bytes(out)
@@ -104,11 +118,18 @@ def fetch(source: Tensor, out: Tensor) -> Tensor:
 def expect(source: Tensor) -> None:
     """Have the system read a row, or a range of its columns, ahead, where it can."""
     if _in_file(source) and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(_MAPS[_home(source)].file, _offset(source), source.nbytes, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(
+            _MAPS[_home(source)].file, _offset(source), source.nbytes, os.POSIX_FADV_WILLNEED
+        )
 
 
 def _in_file(tensor: Tensor) -> bool:
-    return tensor.numel() > 0 and tensor.is_contiguous() and is_mapped(tensor) and hasattr(os, "preadv")
+    return (
+        tensor.numel() > 0
+        and tensor.is_contiguous()
+        and is_mapped(tensor)
+        and hasattr(os, "preadv")
+    )
 
 
 def _home(tensor: Tensor) -> int:

@@ -30,10 +30,11 @@ def column_strips(block_Nb: Tensor, size: int = STRIP) -> Iterator[tuple[slice, 
 class Updates:
     """The replies of one round, sorted by client: row n belongs to clients[n].
 
-    matrix_ND: float32 parameter updates (trained minus reference), in RAM, on a GPU or in a memory map.
-    buffers_NB: float32 buffer values as the clients sent them. num_examples_N: float64, training images per client.
-    layout: names of the columns, where they are needed (None in tests on bare matrices).
-    budget_bytes, folder: what `allocate` was asked for the matrix, for the further matrices that a rule needs.
+    matrix_ND: float32 parameter updates (trained minus reference), in RAM, on a GPU or in a memory
+    map. buffers_NB: float32 buffer values as the clients sent them. num_examples_N: float64,
+    training images per client. layout: names of the columns, where they are needed (None in tests
+    on bare matrices). budget_bytes, folder: what `allocate` was asked for the matrix, for the
+    further matrices that a rule needs.
     """
 
     matrix_ND: Tensor
@@ -48,7 +49,11 @@ class Updates:
     def of(cls, matrix_ND: Tensor, num_examples_N: Tensor | None = None) -> Updates:
         """Updates from a bare matrix: clients 0..N-1, no buffers, one example each unless told."""
         n = len(matrix_ND)
-        counts = torch.ones(n, dtype=torch.float64) if num_examples_N is None else num_examples_N.to(torch.float64)
+        counts = (
+            torch.ones(n, dtype=torch.float64)
+            if num_examples_N is None
+            else num_examples_N.to(torch.float64)
+        )
         return cls(matrix_ND, torch.zeros(n, 0), counts, tuple(range(n)))
 
     def __len__(self) -> int:
@@ -59,59 +64,84 @@ class Updates:
         row_D = self.matrix_ND[n]
         return fetch(row_D, torch.empty_like(row_D)) if is_mapped(row_D) else row_D
 
-    def blocks(self, width: int | None = None, rows: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Column blocks (slice, (N, <= width)) from left to right, for coordinate-wise rules; read-only, each until the next.
+    def blocks(
+        self, width: int | None = None, rows: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Column blocks (slice, (N, <= width)) from left to right, for coordinate-wise rules;
+        read-only, each until the next.
 
-        width: None: `BLOCK` bytes, or `STRIP` where rows in RAM must be copied. rows: indices of the only rows wanted, in their order.
-        Blocks of a mapped matrix are copies in RAM, and the next one is read from the disk while a rule works on this one.
+        width: None: `BLOCK` bytes, or `STRIP` where rows in RAM must be copied. rows: indices of
+        the only rows wanted, in their order. Blocks of a mapped matrix are copies in RAM, and the
+        next one is read from the disk while a rule works on this one.
         """
         count, columns = len(self) if rows is None else len(rows), self.matrix_ND.shape[1]
         size = BLOCK if rows is None or is_mapped(self.matrix_ND) else STRIP
         width = width or max(1, size // (4 * max(count, 1)))
         parts = [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
         if is_mapped(self.matrix_ND):
-            yield from _copies(self.matrix_ND, range(count) if rows is None else rows.tolist(), parts)
+            yield from _copies(
+                self.matrix_ND, range(count) if rows is None else rows.tolist(), parts
+            )
             return
         for part in parts:
             block_Nb = self.matrix_ND[:, part]
             yield part, block_Nb if rows is None else block_Nb[rows]
 
     def allocate(self, rows: int) -> Tensor:
-        """An uninitialised (rows, D) matrix in what the updates' own leaves of the budget, else mapped (see `allocate`)."""
+        """An uninitialised (rows, D) matrix in what the updates' own leaves of the budget, else
+        mapped (see `allocate`)."""
         taken = 0 if is_mapped(self.matrix_ND) else self.matrix_ND.nbytes
-        return allocate(rows, self.matrix_ND.shape[1], max(self.budget_bytes - taken, 0), self.folder)
+        return allocate(
+            rows, self.matrix_ND.shape[1], max(self.budget_bytes - taken, 0), self.folder
+        )
 
     def gram(self) -> Tensor:
-        """The (N, N) float64 matrix of inner products, accumulated strip by strip: all that distance rules need.
+        """The (N, N) float64 matrix of inner products, accumulated strip by strip: all that
+        distance rules need.
 
-        In float32 it would take a third of the time, but where all updates share a large part, distances are small differences of
-        large products: float32 loses them, and with them Krum's choice.
+        In float32 it would take a third of the time, but where all updates share a large part,
+        distances are small differences of large products: float32 loses them, and with them Krum's
+        choice.
         """
         pieces = (
-            strip_Nb for _, block_Nb in self.blocks() for _, strip_Nb in column_strips(block_Nb, STRIP // 2)
+            strip_Nb
+            for _, block_Nb in self.blocks()
+            for _, strip_Nb in column_strips(block_Nb, STRIP // 2)
         )  # widened, they are a strip
-        return products.accumulate(pieces, self.matrix_ND.new_zeros((len(self), len(self)), dtype=torch.float64))
+        return products.accumulate(
+            pieces, self.matrix_ND.new_zeros((len(self), len(self)), dtype=torch.float64)
+        )
 
     def gram_estimate(self, columns: int, generator: Generator) -> Tensor:
-        """The (N, N) float64 inner products, estimated from about so many columns: runs of neighbours at random places, scaled up to
-        all. Exact where that is no fewer than there are, and no number is drawn then. Reads nothing else of a mapped matrix."""
+        """The (N, N) float64 inner products, estimated from about so many columns: runs of
+        neighbours at random places, scaled up to all. Exact where that is no fewer than there are,
+        and no number is drawn then. Reads nothing else of a mapped matrix."""
         total, width = self.matrix_ND.shape[1], max(1, columns // RUNS)
         if width * RUNS >= total:
             return self.gram()
-        starts = torch.randint(total - width + 1, (RUNS,), generator=generator).sort().values.tolist()
+        starts = (
+            torch.randint(total - width + 1, (RUNS,), generator=generator).sort().values.tolist()
+        )
         parts = [slice(start, start + width) for start in starts]
         if is_mapped(self.matrix_ND):
             pieces = (piece_Nb for _, piece_Nb in _copies(self.matrix_ND, range(len(self)), parts))
         else:
             pieces = (self.matrix_ND[:, part] for part in parts)
-        gram_NN = products.accumulate(pieces, self.matrix_ND.new_zeros((len(self), len(self)), dtype=torch.float64))
+        gram_NN = products.accumulate(
+            pieces, self.matrix_ND.new_zeros((len(self), len(self)), dtype=torch.float64)
+        )
         return gram_NN * (total / (width * RUNS))
 
     def combine(self, weights_N: Tensor) -> Tensor:
-        """The (D,) weighted sum of the rows (weights are used as given). Rows of weight 0 are left out, so 0 x inf is 0."""
+        """The (D,) weighted sum of the rows (weights are used as given). Rows of weight 0 are left
+        out, so 0 x inf is 0."""
         chosen = weights_N.nonzero().reshape(-1)
-        apart = is_mapped(self.matrix_ND) and len(chosen) < len(self)  # only these are read from the disk
-        rows = [(place if apart else row, float(weights_N[row])) for place, row in enumerate(chosen.tolist())]
+        # only these are read from the disk
+        apart = is_mapped(self.matrix_ND) and len(chosen) < len(self)
+        rows = [
+            (place if apart else row, float(weights_N[row]))
+            for place, row in enumerate(chosen.tolist())
+        ]
         columns = self.matrix_ND.shape[1]
         out = self.matrix_ND.new_empty(columns) if rows else self.matrix_ND.new_zeros(columns)
         for part, block_Nb in self.blocks(rows=chosen if apart else None):
@@ -124,7 +154,9 @@ class Updates:
         return out
 
 
-def _copies(matrix_ND: Tensor, rows: Sequence[int], parts: list[slice]) -> Iterator[tuple[slice, Tensor]]:
+def _copies(
+    matrix_ND: Tensor, rows: Sequence[int], parts: list[slice]
+) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of a mapped matrix, one after the other in the same RAM."""
     if not parts:
         return
@@ -139,7 +171,8 @@ def _copies(matrix_ND: Tensor, rows: Sequence[int], parts: list[slice]) -> Itera
 
 
 def squared_distances(gram_NN: Tensor) -> Tensor:
-    """Squared Euclidean distances (N, N) between rows from their Gram matrix; tiny negatives of rounding become 0."""
+    """Squared Euclidean distances (N, N) between rows from their Gram matrix; tiny negatives of
+    rounding become 0."""
     squares_N = gram_NN.diagonal()
     return (squares_N[:, None] + squares_N[None, :] - 2 * gram_NN).clamp_(min=0).fill_diagonal_(0)
 
@@ -153,7 +186,8 @@ def normalize(values_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class UpdateRows:
-    """The rows of the matrix with these numbers ((M,) int64), and no others: nothing else is ever read. Read-only."""
+    """The rows of the matrix with these numbers ((M,) int64), and no others: nothing else is ever
+    read. Read-only."""
 
     updates: Updates
     index: Tensor
@@ -167,7 +201,8 @@ class UpdateRows:
         return tuple(self.updates.clients[n] for n in self.index.tolist())
 
     def column_strips(self) -> Iterator[tuple[slice, Tensor]]:
-        """Column strips (slice, (M, b) copies) of some megabytes, from left to right, each until the next."""
+        """Column strips (slice, (M, b) copies) of some megabytes, from left to right, each until
+        the next."""
         for part, block_Mb in self.updates.blocks(rows=self.index):
             for inner, strip_Mb in column_strips(block_Mb):
                 yield slice(part.start + inner.start, part.start + inner.stop), strip_Mb

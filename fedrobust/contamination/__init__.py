@@ -1,1 +1,2 @@
-"""Injected damage as values, one factory a kind of damage: labels, corruptions, backdoors, updates, evasion."""
+"""Injected damage as values, one factory a kind of damage: labels, corruptions, backdoors, updates,
+evasion."""

@@ -18,21 +18,30 @@ Part = TypeVar("Part")
 
 
 def chain(name: str, *contaminations: Contamination) -> Contamination:
-    """Several contaminations, one after the other, as one; they share the generator. None at all: the identity.
+    """Several contaminations, one after the other, as one; they share the generator. None at all:
+    the identity.
 
-    Raises ValueError when more than one has a backdoor, since only one attack success rate can be measured.
+    Raises ValueError when more than one has a backdoor, since only one attack success rate can be
+    measured.
     """
     if any(one.parts for one in contaminations):
         ranks = range(math.lcm(*(parts_period(one) for one in contaminations)))
-        parts = tuple(chain(name, *(for_rank(one, rank) for one in contaminations)) for rank in ranks)
-        return replace(chain(name, *(replace(one, parts=()) for one in contaminations)), parts=parts)
+        parts = tuple(
+            chain(name, *(for_rank(one, rank) for one in contaminations)) for rank in ranks
+        )
+        return replace(
+            chain(name, *(replace(one, parts=()) for one in contaminations)), parts=parts
+        )
     on_data = [one.data for one in contaminations if one.data is not keep_data]
     on_update = [one.update for one in contaminations if one.update is not keep_update]
     on_track = [one.track for one in contaminations if one.track is not None]
     on_craft = [one.craft for one in contaminations if one.craft is not None]
     backdoors = [one.backdoor for one in contaminations if one.backdoor is not None]
     if len(backdoors) > 1:
-        raise ValueError(f"{name}: only one of the joined contaminations may have a backdoor, not {len(backdoors)}")
+        raise ValueError(
+            f"{name}: only one of the joined contaminations may have a backdoor, not "
+            f"{len(backdoors)}"
+        )
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         for step in on_data:
@@ -74,7 +83,9 @@ def _only(name: str, what: str, found: Sequence[Part | None]) -> Part | None:
     """The one that is not None, if any is."""
     given = [one for one in found if one is not None]
     if len(given) > 1:
-        raise ValueError(f"{name}: only one of the joined contaminations may have {what}, not {len(given)}")
+        raise ValueError(
+            f"{name}: only one of the joined contaminations may have {what}, not {len(given)}"
+        )
     return given[0] if given else None
 
 
@@ -85,7 +96,8 @@ def parts_period(contamination: Contamination) -> int:
 
 
 def for_rank(contamination: Contamination, rank: int) -> Contamination:
-    """What the client of this rank (0, 1, ... in the order of ids) among those of its kind suffers."""
+    """What the client of this rank (0, 1, ... in the order of ids) among those of its kind
+    suffers."""
     if not contamination.parts:
         return contamination
     turn, place = divmod(rank, len(contamination.parts))
@@ -93,8 +105,9 @@ def for_rank(contamination: Contamination, rank: int) -> Contamination:
 
 
 def contaminate(samples: Samples, contamination: Contamination, generator: Generator) -> Samples:
-    """The samples after `contamination.data`. Changed images are float32 in [0, 1]; untouched ones keep their storage
-    (uint8 stays uint8), and where nothing at all changed the very same object comes back."""
+    """The samples after `contamination.data`. Changed images are float32 in [0, 1]; untouched ones
+    keep their storage (uint8 stays uint8), and where nothing at all changed the very same object
+    comes back."""
     if contamination.data is keep_data:
         return samples
     unit = as_unit(samples.images)
@@ -106,8 +119,11 @@ def contaminate(samples: Samples, contamination: Contamination, generator: Gener
     return Samples(images, labels)
 
 
-def craft_samples(samples: Samples, contamination: Contamination, model: Any, generator: Generator) -> Samples:
-    """The samples after `contamination.craft` against this model; the very same object where it has none or changes nothing."""
+def craft_samples(
+    samples: Samples, contamination: Contamination, model: Any, generator: Generator
+) -> Samples:
+    """The samples after `contamination.craft` against this model; the very same object where it has
+    none or changes nothing."""
     if contamination.craft is None:
         return samples
     unit = as_unit(samples.images)
@@ -116,18 +132,22 @@ def craft_samples(samples: Samples, contamination: Contamination, model: Any, ge
 
 
 def trigger_samples(samples: Samples, backdoor: Backdoor) -> Samples:
-    """The images on which a backdoor's success is measured: those of its source class, or all whose true class is not the
-    target, with the trigger put on.
+    """The images on which a backdoor's success is measured: those of its source class, or all whose
+    true class is not the target, with the trigger put on.
 
     Attack success rate = share of them predicted as `backdoor.target`. May be empty.
     """
-    eligible = samples.labels != backdoor.target if backdoor.source is None else samples.labels == backdoor.source
+    eligible = (
+        samples.labels != backdoor.target
+        if backdoor.source is None
+        else samples.labels == backdoor.source
+    )
     victims = samples.take(eligible.nonzero().reshape(-1))
     return Samples(backdoor.trigger(as_unit(victims.images)), victims.labels)
 
 
 def attacker_owned(contamination: Contamination) -> bool:
-    """Whether the attacker holds the client and not only its data: whoever tampers with the training or with what is sent does not
-    sanitise itself."""
+    """Whether the attacker holds the client and not only its data: whoever tampers with the
+    training or with what is sent does not sanitise itself."""
     tampers = contamination.update is not keep_update or contamination.track is not None
     return tampers or contamination.stealth is not None or contamination.collude is not None

@@ -1,4 +1,5 @@
-"""Contaminations, backdoors and attacks as frozen values, and what attackers who collude or hide can see."""
+"""Contaminations, backdoors and attacks as frozen values, and what attackers who collude or hide
+can see."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def keep_update(trained: State, reference: State, generator: Generator) -> State
 
 @dataclass(frozen=True, slots=True)
 class Backdoor:
-    """What is needed to measure an attack success rate: the trigger put on images (N, C, H, W) in [0, 1], and the wanted class.
+    """What is needed to measure an attack success rate: the trigger put on images (N, C, H, W) in
+    [0, 1], and the wanted class.
 
     source: the only class whose images are victims; None: all but the target.
     """
@@ -43,16 +45,18 @@ class Backdoor:
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """Any injected damage, as a value: `data` before training, `update` after it. Inputs are never changed in place.
+    """Any injected damage, as a value: `data` before training, `update` after it. Inputs are never
+    changed in place.
 
-    data: (images_NCHW float32 in [0, 1], labels_N, generator) -> (images, labels) of the same shapes and ranges.
-    update: (trained, reference, generator) -> State.
-    track: (what `update` made, reference, the reference that this client received the last time it took part, or None) -> State.
-    parts: where clients of one kind differ: the client of rank i among them suffers parts[i mod len(parts)] instead of this one.
-    stealth: (what the client learnt from its clean data, what it learnt when it went on from there with its contaminated data,
-    mirror, generator) -> State, which takes the place of the trained one before `update`. collude: see `base.Collusion`.
-    craft: (the received `classifier.Classifier`, images_NCHW float32 in [0, 1], labels_N, generator) -> images; anew in every round, after
-    `data`.
+    data: (images_NCHW float32 in [0, 1], labels_N, generator) -> (images, labels) of the same
+    shapes and ranges. update: (trained, reference, generator) -> State. track: (what `update` made,
+    reference, the reference that this client received the last time it took part, or None) ->
+    State. parts: where clients of one kind differ: the client of rank i among them suffers parts[i
+    mod len(parts)] instead of this one. stealth: (what the client learnt from its clean data, what
+    it learnt when it went on from there with its contaminated data, mirror, generator) -> State,
+    which takes the place of the trained one before `update`. collude: see `base.Collusion`. craft:
+    (the received `classifier.Classifier`, images_NCHW float32 in [0, 1], labels_N, generator) ->
+    images; anew in every round, after `data`.
     """
 
     name: str
@@ -72,11 +76,14 @@ Attack = Callable[[Any, Tensor, Tensor, float, Generator], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Evasion:
-    """An attack on a trained model at test time: images that people take for the same and the model does not.
+    """An attack on a trained model at test time: images that people take for the same and the model
+    does not.
 
-    attack: (`classifier.Classifier`, images (B, C, H, W) float32 in [0, 1] on its device, labels (B,) int64 there, eps, CPU generator) ->
-    images of the same shape in [0, 1]; the model is left as it was found, the input is never changed in place. None: no attack.
-    bounded: whether no value is changed by more than eps; an attack without that bound seeks the smallest change and ignores eps.
+    attack: (`classifier.Classifier`, images (B, C, H, W) float32 in [0, 1] on its device, labels
+    (B,) int64 there, eps, CPU generator) -> images of the same shape in [0, 1]; the model is left
+    as it was found, the input is never changed in place. None: no attack. bounded: whether no value
+    is changed by more than eps; an attack without that bound seeks the smallest change and ignores
+    eps.
     """
 
     name: str
@@ -84,20 +91,23 @@ class Evasion:
     bounded: bool = True
 
 
-# An attack by somebody who knows the purifier: (model, images, labels, eps, purifier, generator) -> images within eps.
+# An attack by somebody who knows the purifier: (model, images, labels, eps, purifier, generator) ->
+# images within eps.
 AdaptiveAttack = Callable[[Any, Tensor, Tensor, float, Purifier, Generator], Tensor]
 
 
-Strips = Iterable[tuple[slice, Tensor]]  # columns from left to right, each with (M, b) values, or (b,) where all rows are alike
+# columns from left to right, each with (M, b) values, or (b,) where all rows are alike
+Strips = Iterable[tuple[slice, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class AttackContext:
     """All that attackers who work together see in one round.
 
-    own: the honest updates of those M poisoned clients that replied. known: the updates they reckon with, see `Collusion`.
-    total: how many clients replied, theirs included. memory: what they remembered last round. apply: puts the given rows in
-    the place of `own`, which are lost, and returns the (D,) update that the live rule would make; None without knowledge of all.
+    own: the honest updates of those M poisoned clients that replied. known: the updates they reckon
+    with, see `Collusion`. total: how many clients replied, theirs included. memory: what they
+    remembered last round. apply: puts the given rows in the place of `own`, which are lost, and
+    returns the (D,) update that the live rule would make; None without knowledge of all.
     """
 
     number: int
@@ -112,7 +122,8 @@ class AttackContext:
 
 @dataclass(frozen=True, slots=True)
 class CraftedUpdates:
-    """What the poisoned clients send instead of their own updates, made while it is read, and what they remember."""
+    """What the poisoned clients send instead of their own updates, made while it is read, and what
+    they remember."""
 
     strips: Strips
     memory: Mapping[str, Any] = field(default_factory=dict)
@@ -120,10 +131,12 @@ class CraftedUpdates:
 
 @dataclass(frozen=True, slots=True)
 class Collusion:
-    """Model poisoning by clients that work together. It is done between the replies and the rule, in simulations only.
+    """Model poisoning by clients that work together. It is done between the replies and the rule,
+    in simulations only.
 
-    knowledge: what `AttackContext.known` holds: "own": their own honest updates; "omniscient": those of all clients that are not
-    theirs (their own, where nobody else replied). What the server owns is never among it.
+    knowledge: what `AttackContext.known` holds: "own": their own honest updates; "omniscient":
+    those of all clients that are not theirs (their own, where nobody else replied). What the server
+    owns is never among it.
     """
 
     attack: Callable[[AttackContext], CraftedUpdates]
@@ -134,8 +147,9 @@ class Collusion:
 class AttackerProbe:
     """What one attacker can find out by itself about a model that it might send.
 
-    samples: its own clean training and validation images. scores: (n, K) of a state's model on images (n, C, H, W), with
-    BatchNorm statistics re-estimated on those images, as a server does it. head, scale: of the model, see `classifier.Classifier`.
+    samples: its own clean training and validation images. scores: (n, K) of a state's model on
+    images (n, C, H, W), with BatchNorm statistics re-estimated on those images, as a server does
+    it. head, scale: of the model, see `classifier.Classifier`.
     """
 
     samples: Samples

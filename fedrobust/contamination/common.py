@@ -1,4 +1,5 @@
-"""What several contaminations share: exact shares of samples, checks of classes and colours, graded corruptions, planted triggers."""
+"""What several contaminations share: exact shares of samples, checks of classes and colours, graded
+corruptions, planted triggers."""
 
 from __future__ import annotations
 
@@ -12,12 +13,14 @@ from fedrobust.contamination.base import Contamination, DataContamination, Trigg
 from fedrobust.errors import ConfigError
 from fedrobust.utils.validation import number
 
-PIXELS = 2**19  # that are corrupted at once: bounds the memory of intermediate maps, and keeps them in the cache
+# that are corrupted at once: bounds the memory of intermediate maps, and keeps them in the cache
+PIXELS = 2**19
 Level = TypeVar("Level")
 
 
 def sample_rows(eligible: Tensor, rate: float, generator: Generator) -> Tensor:
-    """round(rate * E) of the E eligible row numbers, drawn without replacement, in rising order (halves round to even)."""
+    """round(rate * E) of the E eligible row numbers, drawn without replacement, in rising order
+    (halves round to even)."""
     count = round(rate * len(eligible))
     return eligible[torch.randperm(len(eligible), generator=generator)[:count]].sort().values
 
@@ -28,34 +31,53 @@ def classes(name: str, num_classes: int | None) -> int:
     Raises ConfigError when it is unknown or below 2, since no label can be wrong then.
     """
     if num_classes is None:
-        raise ConfigError(f"contamination={name}: the number of classes is unknown; pass num_classes, it comes from the data set")
+        raise ConfigError(
+            f"contamination={name}: the number of classes is unknown; pass "
+            "num_classes, it comes from the data set"
+        )
     return int(number("num_classes", num_classes, low=2, integer=True))
 
 
-def class_index(key: str, value: int | str | None, num_classes: int, class_names: Sequence[str] | None = None) -> int:
+def class_index(
+    key: str, value: int | str | None, num_classes: int, class_names: Sequence[str] | None = None
+) -> int:
     """A class, given by its number in [0, num_classes) or by its name, as a number."""
-    wanted = f"a class number from 0 to {num_classes - 1}" + (f" or one of {', '.join(class_names)}" if class_names else "")
+    wanted = f"a class number from 0 to {num_classes - 1}" + (
+        f" or one of {', '.join(class_names)}" if class_names else ""
+    )
     if isinstance(value, str) and class_names and value in class_names:
         return list(class_names).index(value)
     if value is None or isinstance(value, str):
-        raise ConfigError(f"contamination.{key}={'null' if value is None else value}: must be {wanted}")
+        raise ConfigError(
+            f"contamination.{key}={'null' if value is None else value}: must be {wanted}"
+        )
     return int(number(f"contamination.{key}", value, low=0, high=num_classes - 1, integer=True))
 
 
 def rgb(colour: Any) -> Tensor:
     """(3,) float32 from three numbers in [0, 1], or ConfigError."""
     if isinstance(colour, str) or not isinstance(colour, Sequence) or len(colour) != 3:
-        raise ConfigError(f"contamination.colour={colour}: must be three numbers in [0, 1], e.g. [1.0, 1.0, 1.0]")
-    return torch.tensor([number("contamination.colour", part, low=0, high=1) for part in colour], dtype=torch.float32)
+        raise ConfigError(
+            f"contamination.colour={colour}: must be three numbers in [0, 1], e.g. [1.0, 1.0, 1.0]"
+        )
+    return torch.tensor(
+        [number("contamination.colour", part, low=0, high=1) for part in colour],
+        dtype=torch.float32,
+    )
 
 
 def corruption(
-    name: str, levels: Sequence[Level], apply: Callable[[Tensor, Level, Generator], Tensor], severity: int, rate: float
+    name: str,
+    levels: Sequence[Level],
+    apply: Callable[[Tensor, Level, Generator], Tensor],
+    severity: int,
+    rate: float,
 ) -> Contamination:
     """A corruption of images graded by severity.
 
-    apply: (images (n, 3, H, W) float32 in [0, 1], level, generator) -> new images; its result is clipped to [0, 1].
-    severity: 1 to 5 picks the level. rate: exact share, in [0, 1], of the images that are corrupted; the others keep every bit.
+    apply: (images (n, 3, H, W) float32 in [0, 1], level, generator) -> new images; its result is
+    clipped to [0, 1]. severity: 1 to 5 picks the level. rate: exact share, in [0, 1], of the images
+    that are corrupted; the others keep every bit.
     """
     level = levels[number("contamination.severity", severity, low=1, high=5, integer=True) - 1]
     number("contamination.rate", rate, low=0, high=1)

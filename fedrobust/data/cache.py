@@ -1,7 +1,8 @@
 """Decoded images on disk: made once, then read as a memory map by every process.
 
-An entry is a folder named by a hash of everything that decides its content. It is filled under another name and renamed when
-complete, so a reader never sees half an entry, and of two processes that fill the same one the first wins.
+An entry is a folder named by a hash of everything that decides its content. It is filled under
+another name and renamed when complete, so a reader never sees half an entry, and of two processes
+that fill the same one the first wins.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ def folder() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "fedrobust"
 
 
-def images(content: object, shape: tuple[int, int, int, int], fill: Fill) -> tuple[Tensor, tuple[int, ...]]:
+def images(
+    content: object, shape: tuple[int, int, int, int], fill: Fill
+) -> tuple[Tensor, tuple[int, ...]]:
     """The (N, 3, H, W) uint8 images that `content` stands for, and the rows that could not be read.
 
-    content: plain values that json can write and that decide every pixel (fingerprints, sizes, versions of the code).
-    fill: writes all rows into the array it is given and returns the unreadable ones; called only when there is no entry.
-    The tensor is a copy-on-write memory map: writing to it never reaches the file.
+    content: plain values that json can write and that decide every pixel (fingerprints, sizes,
+    versions of the code). fill: writes all rows into the array it is given and returns the
+    unreadable ones; called only when there is no entry. The tensor is a copy-on-write memory map:
+    writing to it never reaches the file.
     """
     text = json.dumps([content, list(shape)], sort_keys=True)
     entry = folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -54,9 +58,14 @@ def _make(entry: Path, shape: tuple[int, int, int, int], fill: Fill) -> None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".making-", dir=entry.parent))
     except OSError as error:
-        raise ConfigError(f"FEDROBUST_CACHE={entry.parent}: cannot write there ({error.strerror}); name a writable folder") from error
+        raise ConfigError(
+            f"FEDROBUST_CACHE={entry.parent}: cannot write there ({error.strerror}); "
+            "name a writable folder"
+        ) from error
     try:
-        array = np.lib.format.open_memmap(scratch / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        array = np.lib.format.open_memmap(
+            scratch / "images.npy", mode="w+", dtype=np.uint8, shape=shape
+        )
         unreadable = [int(row) for row in fill(array)]
         array.flush()
         (scratch / "unreadable.json").write_text(json.dumps(unreadable))

@@ -1,4 +1,5 @@
-"""One labelled set of images with what federated learning must know of each: its site, its patient or lesion, its split."""
+"""One labelled set of images with what federated learning must know of each: its site, its patient
+or lesion, its split."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ SPLITS = ("train", "validation", "test")
 class Dataset:
     """Images and their labels.
 
-    images: (N, 3, H, W) uint8, often a memory map. labels: (N,) int64 in [0, K). sites: (N,) int64 positions in `site_names`.
-    groups: (N,) int64, one number per patient or lesion (one per image where unknown); no group lies in two splits.
-    splits: (N,) int8, 0 train, 1 validation, 2 test. skipped: files left out because they could not be read.
-    digest: SHA-256 over images, labels, sites, groups and splits.
+    images: (N, 3, H, W) uint8, often a memory map. labels: (N,) int64 in [0, K). sites: (N,) int64
+    positions in `site_names`. groups: (N,) int64, one number per patient or lesion (one per image
+    where unknown); no group lies in two splits. splits: (N,) int8, 0 train, 1 validation, 2 test.
+    skipped: files left out because they could not be read. digest: SHA-256 over images, labels,
+    sites, groups and splits.
     """
 
     name: str
@@ -51,7 +53,8 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """A named way to a data set; `load` reads it (or its cache), the same settings give the same digest."""
+    """A named way to a data set; `load` reads it (or its cache), the same settings give the same
+    digest."""
 
     name: str
     load: Callable[[], Dataset]
@@ -70,10 +73,12 @@ def make_dataset(
     skipped: Sequence[str] = (),
     every_class: bool = True,
 ) -> Dataset:
-    """A checked Dataset with its digest; without `sites` all images share one, without `groups` every image is its own.
+    """A checked Dataset with its digest; without `sites` all images share one, without `groups`
+    every image is its own.
 
-    Raises DataError for a label without a class name, a class without training images (if `every_class`), a group in two splits,
-    an empty split; the caller puts the file before it (`errors.found_in`).
+    Raises DataError for a label without a class name, a class without training images (if
+    `every_class`), a group in two splits, an empty split; the caller puts the file before it
+    (`errors.found_in`).
     """
     count = len(labels)
     sites = torch.zeros(count, dtype=torch.int64) if sites is None else sites.to(torch.int64)
@@ -83,27 +88,45 @@ def make_dataset(
     if every_class:
         _check_classes(labels, tuple(class_names), splits)
     digest = _digest(images, labels, sites, groups, splits)
-    return Dataset(name, images, labels, tuple(class_names), sites, tuple(site_names), groups, splits, tuple(skipped), digest)
+    return Dataset(
+        name,
+        images,
+        labels,
+        tuple(class_names),
+        sites,
+        tuple(site_names),
+        groups,
+        splits,
+        tuple(skipped),
+        digest,
+    )
 
 
 def _check(labels: Tensor, class_names: tuple[str, ...], groups: Tensor, splits: Tensor) -> None:
     if len(labels) == 0:
         raise DataError("no images")
     if labels.min() < 0 or labels.max() >= len(class_names):
-        raise DataError(f"label {int(labels.min())}..{int(labels.max())} outside the {len(class_names)} classes")
+        raise DataError(
+            f"label {int(labels.min())}..{int(labels.max())} outside the {len(class_names)} classes"
+        )
     for split, word in enumerate(SPLITS):
         if not (splits == split).any():
             raise DataError(f"no {word} images; leave the split out to have 7:2:1 drawn")
     pairs = torch.unique(torch.stack([groups, splits.to(torch.int64)]), dim=1)[0]
     values, counts = torch.unique(pairs, return_counts=True)
     if (counts > 1).any():
-        raise DataError(f"group {int(values[counts > 1][0])} lies in more than one split; give every group one split")
+        raise DataError(
+            f"group {int(values[counts > 1][0])} lies in more than one split; give "
+            "every group one split"
+        )
 
 
 def _check_classes(labels: Tensor, class_names: tuple[str, ...], splits: Tensor) -> None:
     trained = torch.bincount(labels[splits == TRAIN], minlength=len(class_names))
     for position in (trained == 0).nonzero().reshape(-1).tolist():
-        raise DataError(f"class {class_names[position]} has no training image; remove the class or add images")
+        raise DataError(
+            f"class {class_names[position]} has no training image; remove the class or add images"
+        )
 
 
 def _digest(*tensors: Tensor) -> str:

@@ -18,21 +18,30 @@ from fedrobust.data.files import Files
 from fedrobust.errors import DataError
 
 VERSION = 1  # raise it whenever a pixel may change: it is part of the cache key
-MAX_PIXELS = 50_000_000  # far above any dermatoscope, far below what a decompression bomb unfolds to
+# far above any dermatoscope, far below what a decompression bomb unfolds to
+MAX_PIXELS = 50_000_000
 WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def read_images(files: Files, names: Sequence[str], size: int, on_broken: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def read_images(
+    files: Files, names: Sequence[str], size: int, on_broken: str
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """(images (n, 3, size, size) uint8, kept rows (n,) of `names`, names of the skipped files).
 
-    The whole picture is squeezed into the square (bicubic with antialiasing), as MedMNIST does; grey becomes three equal channels.
-    on_broken: "error" raises DataError at the first unreadable file, "skip" leaves such files out.
+    The whole picture is squeezed into the square (bicubic with antialiasing), as MedMNIST does;
+    grey becomes three equal channels. on_broken: "error" raises DataError at the first unreadable
+    file, "skip" leaves such files out.
     """
     key = ["files", VERSION, size, files.stamp(names)]
     strict = on_broken == "error"
-    images, unreadable = cache.images(key, (len(names), 3, size, size), lambda out: _fill(out, files, names, strict))
+    images, unreadable = cache.images(
+        key, (len(names), 3, size, size), lambda out: _fill(out, files, names, strict)
+    )
     if unreadable and strict:
-        raise DataError(f"{files.label}: {names[unreadable[0]]} cannot be read; mend it or set data.on_broken=skip")
+        raise DataError(
+            f"{files.label}: {names[unreadable[0]]} cannot be read; mend it or set "
+            "data.on_broken=skip"
+        )
     if not unreadable:
         return images, torch.arange(len(names)), ()
     keep = torch.ones(len(names), dtype=torch.bool)
@@ -46,7 +55,9 @@ def _fill(out: NDArray[np.uint8], files: Files, names: Sequence[str], strict: bo
         if isinstance(result, Exception):
             if strict:
                 remedy = "mend it or set data.on_broken=skip"
-                raise DataError(f"{files.label}: {names[row]} cannot be read ({_line(result)}); {remedy}") from result
+                raise DataError(
+                    f"{files.label}: {names[row]} cannot be read ({_line(result)}); {remedy}"
+                ) from result
             unreadable.append(row)
         else:
             out[row] = result
@@ -57,13 +68,16 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def _decoded(files: Files, names: Sequence[str], size: int) -> Iterator[NDArray[np.uint8] | Exception]:
+def _decoded(
+    files: Files, names: Sequence[str], size: int
+) -> Iterator[NDArray[np.uint8] | Exception]:
     """Results in order; Pillow works outside the interpreter's lock, so threads help."""
 
     def one(name: str) -> NDArray[np.uint8] | Exception:
         try:
             return decode_image(files.read(name), size)
-        except Exception as error:  # broken files make Pillow raise almost anything; the caller decides what it means
+        # broken files make Pillow raise almost anything; the caller decides what it means
+        except Exception as error:
             return error
 
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -76,7 +90,8 @@ def _decoded(files: Files, names: Sequence[str], size: int) -> Iterator[NDArray[
 def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """The first frame of an encoded picture as (3, size, size) uint8 RGB.
 
-    Raises whatever Pillow raises for broken files, ValueError for more than `MAX_PIXELS` or for 16-bit and float pixels.
+    Raises whatever Pillow raises for broken files, ValueError for more than `MAX_PIXELS` or for
+    16-bit and float pixels.
     """
     with Image.open(io.BytesIO(data)) as image:
         if image.width * image.height > MAX_PIXELS:

@@ -1,4 +1,5 @@
-"""Image files in a folder or in a zip archive, seen the same way: names with "/" relative to the root."""
+"""Image files in a folder or in a zip archive, seen the same way: names with "/" relative to the
+root."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files below one root. names: sorted. stamp(names): plain values that change when a file's content does.
-    read(name): its bytes, safe to call from several threads. label: the root as the user named it."""
+    """The files below one root. names: sorted. stamp(names): plain values that change when a file's
+    content does. read(name): its bytes, safe to call from several threads. label: the root as the
+    user named it."""
 
     label: str
     names: Sequence[str]
@@ -32,7 +34,9 @@ class Files:
 def is_image(name: str) -> bool:
     """Whether the name ends like an image and no part of the path is hidden."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not any(
+        part.startswith((".", "__MACOSX")) for part in path.parts
+    )
 
 
 def open_root(root: str | Path) -> Files:
@@ -51,18 +55,26 @@ def open_root(root: str | Path) -> Files:
 
 
 def _folder(root: Path) -> Files:
-    found = sorted(Path(base, name).relative_to(root).as_posix() for base, _, names in os.walk(root, followlinks=True) for name in names)
+    found = sorted(
+        Path(base, name).relative_to(root).as_posix()
+        for base, _, names in os.walk(root, followlinks=True)
+        for name in names
+    )
 
     def stamp(names: Sequence[str]) -> list[list[str | int]]:
-        # Size and time of change instead of the bytes: reading ten thousand photographs at every start takes longer than a round.
+        # Size and time of change instead of the bytes: reading ten thousand photographs at every
+        # start takes longer than a round.
         stats = [(root / name).stat() for name in names]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(names, stats, strict=True)]
+        return [
+            [name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(names, stats, strict=True)
+        ]
 
     return Files(str(root), found, stamp, lambda name: (root / name).read_bytes())
 
 
 def _archive(path: Path) -> Files:
-    archive = zipfile.ZipFile(path)  # open as long as the Files value lives; its reads take turns by the archive's own lock
+    # open as long as the Files value lives; its reads take turns by the archive's own lock
+    archive = zipfile.ZipFile(path)
     infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
 
     def stamp(names: Sequence[str]) -> list[list[str | int]]:
@@ -82,7 +94,12 @@ def join_roots(parts: Sequence[Files]) -> Files:
         return [row for name in names for row in split(name)[0].stamp([split(name)[1]])]
 
     names = [f"{position}/{name}" for position, part in enumerate(parts) for name in part.names]
-    return Files(", ".join(part.label for part in parts), names, stamp, lambda name: split(name)[0].read(split(name)[1]))
+    return Files(
+        ", ".join(part.label for part in parts),
+        names,
+        stamp,
+        lambda name: split(name)[0].read(split(name)[1]),
+    )
 
 
 def find_name(name: str, source: str, known: Container[str]) -> str:
@@ -92,7 +109,9 @@ def find_name(name: str, source: str, known: Container[str]) -> str:
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in name.partition("/")[0]:
-        raise DataError(f"{source}: image {name} leads out of the data folder; use paths relative to it")
+        raise DataError(
+            f"{source}: image {name} leads out of the data folder; use paths relative to it"
+        )
     if path.as_posix() not in known:
         raise DataError(f"{source}: image {name} is not in the data folder; check data.root")
     return path.as_posix()

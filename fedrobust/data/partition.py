@@ -1,8 +1,9 @@
 """Which hospital gets which images.
 
-Every rule draws one matrix of shares (strata x clients) and one function applies it to the training, validation and test images
-alike, so a client is tested on the class mix it was trained on. Counts follow the largest-remainder rule; images of one patient
-or lesion and class stay together. What a client then lacks is moved to it from the client that has most (`_repair`).
+Every rule draws one matrix of shares (strata x clients) and one function applies it to the
+training, validation and test images alike, so a client is tested on the class mix it was trained
+on. Counts follow the largest-remainder rule; images of one patient or lesion and class stay
+together. What a client then lacks is moved to it from the client that has most (`_repair`).
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def iid(min_size: int = 1) -> Partitioner:
 
 
 def dirichlet(alpha: float = 0.5, min_size: int = 8) -> Partitioner:
-    """Label skew: each class is shared out by a draw from a symmetric Dirichlet(alpha) over the clients (Hsu, Qi, Brown 2019, with
-    the draw per class of Yurochkin et al. 2019). Small alpha: a class sits at few clients; large alpha: iid.
+    """Label skew: each class is shared out by a draw from a symmetric Dirichlet(alpha) over the
+    clients (Hsu, Qi, Brown 2019, with the draw per class of Yurochkin et al. 2019). Small alpha: a
+    class sits at few clients; large alpha: iid.
 
     min_size: training images that every client has at least.
     """
@@ -54,7 +56,8 @@ def dirichlet(alpha: float = 0.5, min_size: int = 8) -> Partitioner:
 
 
 def quantity(alpha: float = 2.0, min_size: int = 8) -> Partitioner:
-    """Size skew only: one draw from Dirichlet(alpha) over the clients decides their sizes, the class mix is the same everywhere."""
+    """Size skew only: one draw from Dirichlet(alpha) over the clients decides their sizes, the
+    class mix is the same everywhere."""
     validation.number("partition.alpha", alpha, low=0, open_low=True)
     validation.number("partition.min_size", min_size, low=1, integer=True)
 
@@ -65,32 +68,49 @@ def quantity(alpha: float = 2.0, min_size: int = 8) -> Partitioner:
 
 
 def by_site(min_size: int = 1) -> Partitioner:
-    """The natural sites. More clients than sites: the site with most images per client is split once more, until there are enough.
-    Fewer: the sites are joined, biggest first, each to the client that is smallest so far. Images never move to a foreign site."""
+    """The natural sites. More clients than sites: the site with most images per client is split
+    once more, until there are enough. Fewer: the sites are joined, biggest first, each to the
+    client that is smallest so far. Images never move to a foreign site."""
     validation.number("partition.min_size", min_size, low=1, integer=True)
 
-    def partition(dataset: Dataset, index: Tensor, num_clients: int, generator: Generator) -> list[Tensor]:
+    def partition(
+        dataset: Dataset, index: Tensor, num_clients: int, generator: Generator
+    ) -> list[Tensor]:
         random = _random(num_clients, generator)
-        site_n, sizes = np.unique(dataset.sites[index].numpy(), return_inverse=True, return_counts=True)[1:]
-        shares_SC = _split_sites(sizes, num_clients) if num_clients >= len(sizes) else _join_sites(sizes, num_clients)
+        site_n, sizes = np.unique(
+            dataset.sites[index].numpy(), return_inverse=True, return_counts=True
+        )[1:]
+        shares_SC = (
+            _split_sites(sizes, num_clients)
+            if num_clients >= len(sizes)
+            else _join_sites(sizes, num_clients)
+        )
         strata_n = site_n * dataset.num_classes + dataset.labels[index].numpy()
         pools_C = shares_SC.argmax(0) if num_clients >= len(sizes) else np.arange(num_clients)
         shares_SC = np.repeat(shares_SC, dataset.num_classes, axis=0)
-        return _share_out(dataset, index, strata_n, shares_SC, pools_C=pools_C, min_size=min_size, random=random)
+        return _share_out(
+            dataset, index, strata_n, shares_SC, pools_C=pools_C, min_size=min_size, random=random
+        )
 
     return partition
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """The images lie at the sites of a real federation. client None: this is the server, and no client's images are here.
-    Else this is the node of that client, whose images are all that there are; the server's own are not to be carved out of them."""
+    """The images lie at the sites of a real federation. client None: this is the server, and no
+    client's images are here. Else this is the node of that client, whose images are all that there
+    are; the server's own are not to be carved out of them."""
 
     client: int | None
 
-    def __call__(self, dataset: Dataset, index: Tensor, num_clients: int, generator: Generator) -> list[Tensor]:
+    def __call__(
+        self, dataset: Dataset, index: Tensor, num_clients: int, generator: Generator
+    ) -> list[Tensor]:
         nothing = torch.zeros(0, dtype=torch.int64)
-        return [index.sort().values if client == self.client else nothing for client in range(num_clients)]
+        return [
+            index.sort().values if client == self.client else nothing
+            for client in range(num_clients)
+        ]
 
 
 def remote(client: int | None = None) -> Remote:
@@ -101,30 +121,41 @@ def remote(client: int | None = None) -> Remote:
 
 
 def class_table(dataset: Dataset, parts: Sequence[Tensor], split: int | None = None) -> Tensor:
-    """(N, K) int64 images of each class at each client; of one split only, if named (0 train, 1 validation, 2 test)."""
+    """(N, K) int64 images of each class at each client; of one split only, if named (0 train, 1
+    validation, 2 test)."""
     rows = [part if split is None else part[dataset.splits[part] == split] for part in parts]
-    return torch.stack([torch.bincount(dataset.labels[part], minlength=dataset.num_classes) for part in rows])
+    return torch.stack(
+        [torch.bincount(dataset.labels[part], minlength=dataset.num_classes) for part in rows]
+    )
 
 
-def _by_class(draw: Callable[[int, int, np.random.Generator], Floats], min_size: int) -> Partitioner:
-    def partition(dataset: Dataset, index: Tensor, num_clients: int, generator: Generator) -> list[Tensor]:
+def _by_class(
+    draw: Callable[[int, int, np.random.Generator], Floats], min_size: int
+) -> Partitioner:
+    def partition(
+        dataset: Dataset, index: Tensor, num_clients: int, generator: Generator
+    ) -> list[Tensor]:
         random = _random(num_clients, generator)
         shares_KC = draw(dataset.num_classes, num_clients, random)
         strata_n = dataset.labels[index].numpy()
         pools_C = np.zeros(num_clients, dtype=np.int64)
-        return _share_out(dataset, index, strata_n, shares_KC, pools_C=pools_C, min_size=min_size, random=random)
+        return _share_out(
+            dataset, index, strata_n, shares_KC, pools_C=pools_C, min_size=min_size, random=random
+        )
 
     return partition
 
 
 def _random(num_clients: int, generator: Generator) -> np.random.Generator:
-    """A generator of numpy (torch offers no Dirichlet draw from a named generator), seeded by one draw from torch's."""
+    """A generator of numpy (torch offers no Dirichlet draw from a named generator), seeded by one
+    draw from torch's."""
     validation.number("num_clients", num_clients, low=1, integer=True)
     return np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator).item()))
 
 
 def _split_sites(sizes_S: Ints, num_clients: int) -> Floats:
-    """(S, C) shares where every site has one client or more; the clients of a site follow each other and get equal parts."""
+    """(S, C) shares where every site has one client or more; the clients of a site follow each
+    other and get equal parts."""
     seats = np.ones(len(sizes_S), dtype=np.int64)
     for _ in range(num_clients - len(sizes_S)):
         seats[np.argmax(sizes_S / seats)] += 1
@@ -143,9 +174,17 @@ def _join_sites(sizes_S: Ints, num_clients: int) -> Floats:
 
 
 def _share_out(
-    dataset: Dataset, index: Tensor, strata_n: Ints, shares_SC: Floats, *, pools_C: Ints, min_size: int, random: np.random.Generator
+    dataset: Dataset,
+    index: Tensor,
+    strata_n: Ints,
+    shares_SC: Floats,
+    *,
+    pools_C: Ints,
+    min_size: int,
+    random: np.random.Generator,
 ) -> list[Tensor]:
-    """The one allocation: owner of every row, split by split, then the repairs (only between clients of one pool)."""
+    """The one allocation: owner of every row, split by split, then the repairs (only between
+    clients of one pool)."""
     groups_n, splits_n = dataset.groups[index].numpy(), dataset.splits[index].numpy()
     owner_n = np.full(len(index), -1, dtype=np.int64)
     for split, word in enumerate(SPLITS):
@@ -158,17 +197,26 @@ def _share_out(
             if len(mine) < need * len(clients):
                 raise _too_few(len(clients), len(mine), word, need)
             owner_n[mine] = _repair(owner_n[mine], groups_n[mine], clients, need, word)
-    return [index[torch.from_numpy(np.flatnonzero(owner_n == client))].sort().values for client in range(len(pools_C))]
+    return [
+        index[torch.from_numpy(np.flatnonzero(owner_n == client))].sort().values
+        for client in range(len(pools_C))
+    ]
 
 
 def _too_few(clients: int, images: int, word: str, need: int) -> ConfigError:
     remedy = "fewer clients, a smaller partition.min_size or more images"
-    return ConfigError(f"num_clients: {clients} clients cannot have {need} of {images} {word} images each; try {remedy}")
+    return ConfigError(
+        f"num_clients: {clients} clients cannot have {need} of {images} {word} images "
+        f"each; try {remedy}"
+    )
 
 
-def _allocate(strata_n: Ints, groups_n: Ints, shares_SC: Floats, random: np.random.Generator) -> Ints:
-    """(n,) owners: each stratum in random order of its groups, cut where the largest-remainder counts say, or at the next group's
-    start. Equal remainders go to the client that is furthest below its total so far, then by lot."""
+def _allocate(
+    strata_n: Ints, groups_n: Ints, shares_SC: Floats, random: np.random.Generator
+) -> Ints:
+    """(n,) owners: each stratum in random order of its groups, cut where the largest-remainder
+    counts say, or at the next group's start. Equal remainders go to the client that is furthest
+    below its total so far, then by lot."""
     owner_n, lacking_C = np.empty(len(strata_n), dtype=np.int64), np.zeros(shares_SC.shape[1])
     for stratum in np.unique(strata_n):
         rows = np.flatnonzero(strata_n == stratum)
@@ -179,13 +227,15 @@ def _allocate(strata_n: Ints, groups_n: Ints, shares_SC: Floats, random: np.rand
         starts = np.append(np.flatnonzero(np.diff(groups_n[rows], prepend=-1)), len(rows))
         cuts = starts[np.searchsorted(starts, np.cumsum(counts))]
         owner_n[rows] = np.searchsorted(cuts, np.arange(len(rows)), side="right")
-        lacking_C += len(rows) * shares_SC[stratum] - np.bincount(owner_n[rows], minlength=len(lacking_C))
+        lacking_C += len(rows) * shares_SC[stratum] - np.bincount(
+            owner_n[rows], minlength=len(lacking_C)
+        )
     return owner_n
 
 
 def _repair(owner_n: Ints, groups_n: Ints, clients: Ints, need: int, word: str) -> Ints:
-    """Owners after moving whole groups, the smallest first, from the richest client that can spare one to the poorest, until each
-    client has `need` images."""
+    """Owners after moving whole groups, the smallest first, from the richest client that can spare
+    one to the poorest, until each client has `need` images."""
     owner_n = owner_n.copy()
     while True:
         counts = np.array([(owner_n == client).sum() for client in clients])

@@ -10,12 +10,16 @@ from fedrobust.errors import ConfigError
 from fedrobust.utils import validation
 
 
-def reserve_server_data(dataset: Dataset, root_per_class: int, proxy: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (root, proxy, rest), each sorted int64, disjoint, together every row; whole groups, from training images only.
+def reserve_server_data(
+    dataset: Dataset, root_per_class: int, proxy: int, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (root, proxy, rest), each sorted int64, disjoint, together every row; whole groups, from
+    training images only.
 
-    root: up to `root_per_class` images of every class (fewer only where whole groups do not fit, at least one).
-    proxy: up to `proxy` images drawn without a look at their labels. rest: the hospitals' images of all three splits.
-    Raises ConfigError when more than half of a class's or of all training images would leave the hospitals.
+    root: up to `root_per_class` images of every class (fewer only where whole groups do not fit, at
+    least one). proxy: up to `proxy` images drawn without a look at their labels. rest: the
+    hospitals' images of all three splits. Raises ConfigError when more than half of a class's or of
+    all training images would leave the hospitals.
     """
     _check(dataset, root_per_class, proxy)
     rows = (dataset.splits == TRAIN).nonzero().reshape(-1)
@@ -26,10 +30,17 @@ def reserve_server_data(dataset: Dataset, root_per_class: int, proxy: int, gener
     if root_per_class and (found == 0).any():
         name = dataset.class_names[int(found.argmin())]
         raise ConfigError(
-            f"server.root_per_class={root_per_class}: no whole group of class {name} is that small; raise server.root_per_class"
+            f"server.root_per_class={root_per_class}: no whole group of class {name} "
+            "is that small; raise server.root_per_class"
         )
     left = rows[~torch.isin(rows, root)]
-    chosen = _take(left, dataset.groups[left], torch.ones(len(left), 1, dtype=torch.int64), torch.tensor([proxy]), generator)
+    chosen = _take(
+        left,
+        dataset.groups[left],
+        torch.ones(len(left), 1, dtype=torch.int64),
+        torch.tensor([proxy]),
+        generator,
+    )
     used = torch.zeros(len(dataset), dtype=torch.bool)
     used[root] = used[chosen] = True
     return root, chosen, (~used).nonzero().reshape(-1)
@@ -43,19 +54,27 @@ def _check(dataset: Dataset, root_per_class: int, proxy: int) -> None:
     if root_per_class > least // 2:
         name = dataset.class_names[int(counts.argmin())]
         remedy = f"try server.root_per_class={least // 2} or more images"
-        raise ConfigError(f"server.root_per_class={root_per_class}: class {name} has only {least} training images; {remedy}")
+        raise ConfigError(
+            f"server.root_per_class={root_per_class}: class {name} has only {least} "
+            f"training images; {remedy}"
+        )
     most = int(counts.sum()) // 2 - root_per_class * dataset.num_classes
     if proxy > most:
         raise ConfigError(
-            f"server.proxy={proxy}: over half of the training images would leave the hospitals; try server.proxy={max(most, 0)}"
+            f"server.proxy={proxy}: over half of the training images would leave the "
+            f"hospitals; try server.proxy={max(most, 0)}"
         )
 
 
-def _take(rows: Tensor, groups: Tensor, kinds_nk: Tensor, room_k: Tensor, generator: Generator) -> Tensor:
+def _take(
+    rows: Tensor, groups: Tensor, kinds_nk: Tensor, room_k: Tensor, generator: Generator
+) -> Tensor:
     """Sorted rows of random whole groups that fit into the room left for every kind."""
     _, group_n = torch.unique(groups, return_inverse=True)
     num_groups = int(group_n.max()) + 1 if len(group_n) else 0
-    contents = torch.zeros(num_groups, kinds_nk.shape[1], dtype=torch.int64).index_add_(0, group_n, kinds_nk)
+    contents = torch.zeros(num_groups, kinds_nk.shape[1], dtype=torch.int64).index_add_(
+        0, group_n, kinds_nk
+    )
     taken, room = torch.zeros(num_groups, dtype=torch.bool), room_k.clone()
     for group in torch.randperm(num_groups, generator=generator).tolist():
         if not room.any():

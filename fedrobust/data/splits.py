@@ -1,7 +1,9 @@
-"""Train, validation and test in the ratio 7:2:1, whole groups (patients, lesions) at a time, each class by itself.
+"""Train, validation and test in the ratio 7:2:1, whole groups (patients, lesions) at a time, each
+class by itself.
 
-A part that the source gives stays as it is. A part that is missing is drawn from the training images and gets its 7:2:1
-share of the whole set: HAM10000 given as train and validation ends as about 77:13:10, its validation images untouched.
+A part that the source gives stays as it is. A part that is missing is drawn from the training
+images and gets its 7:2:1 share of the whole set: HAM10000 given as train and validation ends as
+about 77:13:10, its validation images untouched.
 """
 
 from __future__ import annotations
@@ -15,14 +17,24 @@ from fedrobust.errors import DataError
 RATIO = {TRAIN: 0.7, VALIDATION: 0.2, TEST: 0.1}
 
 
-def complete_splits(splits_N: Tensor | None, labels_N: Tensor, groups_N: Tensor, generator: Generator) -> Tensor:
-    """(N,) int8 with all three splits: drawn where `splits_N` is None or lacks one, else the given ones.
+def complete_splits(
+    splits_N: Tensor | None, labels_N: Tensor, groups_N: Tensor, generator: Generator
+) -> Tensor:
+    """(N,) int8 with all three splits: drawn where `splits_N` is None or lacks one, else the given
+    ones.
 
     Raises DataError when splits are given but none of them is train.
     """
-    given = torch.zeros(len(labels_N), dtype=torch.int8) if splits_N is None else splits_N.to(torch.int8)
+    given = (
+        torch.zeros(len(labels_N), dtype=torch.int8)
+        if splits_N is None
+        else splits_N.to(torch.int8)
+    )
     if not (given == TRAIN).any():
-        raise DataError("split: no image is marked train, so no other part can be drawn; mark training images or leave the column out")
+        raise DataError(
+            "split: no image is marked train, so no other part can be drawn; mark "
+            "training images or leave the column out"
+        )
     missing = [part for part in (VALIDATION, TEST) if not (given == part).any()]
     result = given.clone()
     rows = (given == TRAIN).nonzero().reshape(-1)
@@ -33,29 +45,41 @@ def complete_splits(splits_N: Tensor | None, labels_N: Tensor, groups_N: Tensor,
 
 
 def _by_class(rows: Tensor, labels_N: Tensor, groups_N: Tensor) -> list[tuple[Tensor, int]]:
-    """The training rows of each class, with the class's images in all splits. A group of several classes counts where most of it lies."""
+    """The training rows of each class, with the class's images in all splits. A group of several
+    classes counts where most of it lies."""
     _, group_N = torch.unique(groups_N, return_inverse=True)
     num_classes = int(labels_N.max()) + 1
     votes = torch.zeros(int(group_N.max()) + 1, num_classes, dtype=torch.int64)
     votes.index_put_((group_N, labels_N), torch.ones_like(labels_N), accumulate=True)
     home_N = votes.argmax(1)[group_N]
-    return [(rows[home_N[rows] == k], int((home_N == k).sum())) for k in range(num_classes) if (home_N[rows] == k).any()]
+    return [
+        (rows[home_N[rows] == k], int((home_N == k).sum()))
+        for k in range(num_classes)
+        if (home_N[rows] == k).any()
+    ]
 
 
 def _deal(groups_n: Tensor, wanted: dict[int, float], generator: Generator) -> Tensor:
-    """Splits (n,) int8 of one class's training rows: groups in random order, big ones first, each to the part that it fills least
-    in proportion to what the part should get. While there are enough groups every part gets one; train comes first.
+    """Splits (n,) int8 of one class's training rows: groups in random order, big ones first, each
+    to the part that it fills least in proportion to what the part should get. While there are
+    enough groups every part gets one; train comes first.
     """
     _, group_n, sizes = torch.unique(groups_n, return_inverse=True, return_counts=True)
     shuffled = torch.randperm(len(sizes), generator=generator)
-    order: list[int] = shuffled[torch.sort(sizes[shuffled], descending=True, stable=True).indices].tolist()
+    order: list[int] = shuffled[
+        torch.sort(sizes[shuffled], descending=True, stable=True).indices
+    ].tolist()
     targets = {part: max(images, 1.0) for part, images in wanted.items()}
     targets = {TRAIN: max(len(groups_n) - sum(targets.values()), 1.0), **targets}
     filled, part_of = dict.fromkeys(targets, 0), torch.zeros(len(sizes), dtype=torch.int8)
     for place, group in enumerate(order):
         size, empty = int(sizes[group]), [part for part in targets if not filled[part]]
         scarce = len(order) - place <= len(empty)
-        part = empty[0] if scarce else min(targets, key=lambda one: (filled[one] + size) / targets[one])
+        part = (
+            empty[0]
+            if scarce
+            else min(targets, key=lambda one: (filled[one] + size) / targets[one])
+        )
         part_of[group] = part
         filled[part] += size
     return part_of[group_n]

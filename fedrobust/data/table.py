@@ -1,4 +1,5 @@
-"""From a table of files with labels to a Dataset: the part that all sources of image files share."""
+"""From a table of files with labels to a Dataset: the part that all sources of image files
+share."""
 
 from __future__ import annotations
 
@@ -33,9 +34,10 @@ SPLIT_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What every source of images understands. size: side in pixels. max_images: at most so many images, None for all.
-    on_broken: "error" or "skip". seed: of the splits and the subset. every_class: whether each class must have a training image;
-    one hospital's own images may lack some. max_per_class: at most so many images of each class."""
+    """What every source of images understands. size: side in pixels. max_images: at most so many
+    images, None for all. on_broken: "error" or "skip". seed: of the splits and the subset.
+    every_class: whether each class must have a training image; one hospital's own images may lack
+    some. max_per_class: at most so many images of each class."""
 
     size: int
     max_images: int | None
@@ -46,7 +48,13 @@ class Options:
 
 
 def options(
-    size: int, max_images: int | None, on_broken: str, seed: int, *, every_class: bool = True, max_per_class: int | None = None
+    size: int,
+    max_images: int | None,
+    on_broken: str,
+    seed: int,
+    *,
+    every_class: bool = True,
+    max_per_class: int | None = None,
 ) -> Options:
     """Checked Options; raises ConfigError."""
     validation.number("data.size", size, low=8, high=1024, integer=True)
@@ -56,30 +64,42 @@ def options(
         validation.number("data.max_per_class", max_per_class, low=1, integer=True)
     validation.choice("data.on_broken", on_broken, ("error", "skip"))
     validation.number("data.seed", seed, low=0, integer=True)
-    return Options(size, max_images, on_broken, seed, validation.flag("data.every_class", every_class), max_per_class)
+    return Options(
+        size,
+        max_images,
+        on_broken,
+        seed,
+        validation.flag("data.every_class", every_class),
+        max_per_class,
+    )
 
 
 def path_setting(key: str, value: object, remedy: str) -> Path:
     """A path from the config, "~" expanded; raises ConfigError when it is missing or no text."""
-    if not isinstance(value, (str, Path)) or str(value) in ("", "???"):  # ??? is Hydra's mark of a value to be given
+    # ??? is Hydra's mark of a value to be given
+    if not isinstance(value, (str, Path)) or str(value) in ("", "???"):
         raise ConfigError(f"{key}={value}: must be a path; {remedy}")
     return Path(value).expanduser()
 
 
 def class_setting(value: Sequence[object] | None) -> tuple[str, ...] | None:
-    """The wanted classes as words; raises ConfigError for anything but None or a list of two or more different ones."""
+    """The wanted classes as words; raises ConfigError for anything but None or a list of two or
+    more different ones."""
     if value is None:
         return None
     words = () if isinstance(value, str) else tuple(str(word) for word in value)
     if len(words) < 2 or len(set(words)) < len(words):
-        raise ConfigError(f"data.classes={value}: must be a list of two or more different class names, or null")
+        raise ConfigError(
+            f"data.classes={value}: must be a list of two or more different class names, or null"
+        )
     return words
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
-    """One row per image, as text. images: stored names in `Files`; sites, groups, splits: None where the source has none.
-    classes: the wanted classes in order; None takes the labels that occur."""
+    """One row per image, as text. images: stored names in `Files`; sites, groups, splits: None
+    where the source has none. classes: the wanted classes in order; None takes the labels that
+    occur."""
 
     images: Sequence[str]
     labels: Sequence[str]
@@ -90,19 +110,28 @@ class ImageTable:
 
 
 def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
-    """All columns as text, commas or tabs; raises DataError when it is unreadable, empty or lacks one of the `needed` columns."""
+    """All columns as text, commas or tabs; raises DataError when it is unreadable, empty or lacks
+    one of the `needed` columns."""
     try:
         with path.open(encoding="utf-8-sig") as lines:
             separator = "\t" if "\t" in lines.readline() else ","
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = pd.read_csv(
+            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        )
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise DataError(f"{path}: not a readable csv table ({str(error).splitlines()[0]})") from error
+        raise DataError(
+            f"{path}: not a readable csv table ({str(error).splitlines()[0]})"
+        ) from error
     for column in needed:
         if column not in frame.columns:
-            raise DataError(f"{path}: has no column {column}; its columns are {', '.join(map(str, frame.columns))}")
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes surplus fields as names of the rows
+            raise DataError(
+                f"{path}: has no column {column}; its columns are "
+                f"{', '.join(map(str, frame.columns))}"
+            )
+    # pandas takes surplus fields as names of the rows
+    if not isinstance(frame.index, pd.RangeIndex):
         raise DataError(f"{path}: has rows with more fields than the header")
     if frame.empty:
         raise DataError(f"{path}: has no rows")
@@ -110,20 +139,27 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
 
 
 def load_table(name: str, source: str, files: Files, table: ImageTable, chosen: Options) -> Dataset:
-    """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the table in errors."""
+    """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the
+    table in errors."""
     _refuse_twice(source, table.images)
     labels, class_names = _encode_labels(source, table)
     _refuse_empty(source, "site", table.images, table.sites)
     _refuse_empty(source, "group", table.images, table.groups)
     sites, site_names = _encode(table.sites if table.sites is not None else ["all"] * len(labels))
-    groups, group_names = _encode(table.groups) if table.groups is not None else (torch.arange(len(labels)), ())
+    groups, group_names = (
+        _encode(table.groups) if table.groups is not None else (torch.arange(len(labels)), ())
+    )
     given = None if table.splits is None else _encode_splits(source, table)
     if given is not None:
         _refuse_straddling(source, groups, group_names, given)
     with found_in(source):
-        split = splits.complete_splits(given, labels, groups, generator(chosen.seed, name, "splits"))
+        split = splits.complete_splits(
+            given, labels, groups, generator(chosen.seed, name, "splits")
+        )
     index = chosen_rows(labels, sites, split, chosen, generator(chosen.seed, name, "subset"))
-    images, kept, skipped = read_images(files, [table.images[row] for row in index.tolist()], chosen.size, chosen.on_broken)
+    images, kept, skipped = read_images(
+        files, [table.images[row] for row in index.tolist()], chosen.size, chosen.on_broken
+    )
     index = index[kept]
     with found_in(source):
         return make_dataset(
@@ -140,22 +176,42 @@ def load_table(name: str, source: str, files: Files, table: ImageTable, chosen: 
         )
 
 
-def chosen_rows(labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, chosen: Options, generator: Generator) -> Tensor:
-    """Sorted rows of the images to read: of each class no more than `max_per_class`, of these no more than `max_images`."""
+def chosen_rows(
+    labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, chosen: Options, generator: Generator
+) -> Tensor:
+    """Sorted rows of the images to read: of each class no more than `max_per_class`, of these no
+    more than `max_images`."""
     rows = torch.arange(len(labels_N))
     if chosen.max_per_class is not None:
         classes = [rows[labels_N == label] for label in sorted(set(labels_N.tolist()))]
         kept = [
-            own[subset(labels_N[own], sites_N[own], splits_N[own], chosen.max_per_class, generator, key="max_per_class")] for own in classes
+            own[
+                subset(
+                    labels_N[own],
+                    sites_N[own],
+                    splits_N[own],
+                    chosen.max_per_class,
+                    generator,
+                    key="max_per_class",
+                )
+            ]
+            for own in classes
         ]
         rows = torch.cat(kept).sort().values
     return rows[subset(labels_N[rows], sites_N[rows], splits_N[rows], chosen.max_images, generator)]
 
 
 def subset(
-    labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, max_images: int | None, generator: Generator, *, key: str = "max_images"
+    labels_N: Tensor,
+    sites_N: Tensor,
+    splits_N: Tensor,
+    max_images: int | None,
+    generator: Generator,
+    *,
+    key: str = "max_images",
 ) -> Tensor:
-    """Sorted rows of a random subset with the same mix of split, class and site (largest remainder, at least one image of each kind).
+    """Sorted rows of a random subset with the same mix of split, class and site (largest remainder,
+    at least one image of each kind).
 
     Raises ConfigError, which names the `key`, when there are more kinds than `max_images`.
     """
@@ -164,13 +220,18 @@ def subset(
     kinds = torch.stack([splits_N.to(torch.int64), labels_N, sites_N])
     kind_n, sizes = torch.unique(kinds, dim=1, return_inverse=True, return_counts=True)[1:]
     if max_images < len(sizes):
-        raise ConfigError(f"data.{key}={max_images}: there are {len(sizes)} kinds of split x class x site; try {3 * len(sizes)}")
+        raise ConfigError(
+            f"data.{key}={max_images}: there are {len(sizes)} kinds of split x class "
+            f"x site; try {3 * len(sizes)}"
+        )
     wanted = largest_remainder(max_images, sizes.numpy().astype(np.float64))
     for kind in np.flatnonzero(wanted == 0):
         wanted[kind] = 1
         wanted[wanted.argmax()] -= 1
     shuffled = torch.randperm(len(labels_N), generator=generator)
-    parts = [shuffled[kind_n[shuffled] == kind][:count] for kind, count in enumerate(wanted.tolist())]
+    parts = [
+        shuffled[kind_n[shuffled] == kind][:count] for kind, count in enumerate(wanted.tolist())
+    ]
     return torch.cat(parts).sort().values
 
 
@@ -181,22 +242,30 @@ def _encode(words: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def _encode_labels(source: str, table: ImageTable) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels as positions in the classes; whole numbers are put in the order of their size, other words in alphabetical order."""
+    """Labels as positions in the classes; whole numbers are put in the order of their size, other
+    words in alphabetical order."""
     words = set(table.labels)
     order = sorted(words, key=int) if all(word.isdecimal() for word in words) else sorted(words)
     classes = tuple(table.classes) if table.classes is not None else tuple(order)
     place = {word: position for position, word in enumerate(classes)}
     for image, word in zip(table.images, table.labels, strict=True):
         if word not in place or not word:
-            raise DataError(f"{source}: image {image} has the label '{word}'; known classes are {', '.join(classes)}")
+            raise DataError(
+                f"{source}: image {image} has the label '{word}'; known classes are "
+                f"{', '.join(classes)}"
+            )
     return torch.tensor([place[word] for word in table.labels]), classes
 
 
 def _encode_splits(source: str, table: ImageTable) -> Tensor:
     for image, word in zip(table.images, table.splits or (), strict=True):
         if word.lower() not in SPLIT_WORDS:
-            raise DataError(f"{source}: image {image} has the split '{word}'; use train, validation or test")
-    return torch.tensor([SPLIT_WORDS[word.lower()] for word in table.splits or ()], dtype=torch.int8)
+            raise DataError(
+                f"{source}: image {image} has the split '{word}'; use train, validation or test"
+            )
+    return torch.tensor(
+        [SPLIT_WORDS[word.lower()] for word in table.splits or ()], dtype=torch.int8
+    )
 
 
 def _refuse_twice(source: str, images: Sequence[str]) -> None:
@@ -207,11 +276,15 @@ def _refuse_twice(source: str, images: Sequence[str]) -> None:
         seen.add(image)
 
 
-def _refuse_empty(source: str, column: str, images: Sequence[str], words: Sequence[str] | None) -> None:
+def _refuse_empty(
+    source: str, column: str, images: Sequence[str], words: Sequence[str] | None
+) -> None:
     """An empty cell would silently make one hospital or one patient of unrelated images."""
     for image, word in zip(images, words or (), strict=words is not None):
         if not word:
-            raise DataError(f"{source}: image {image} has no {column}; fill the cell, or leave the column out")
+            raise DataError(
+                f"{source}: image {image} has no {column}; fill the cell, or leave the column out"
+            )
 
 
 def _refuse_straddling(source: str, groups: Tensor, names: Sequence[str], given: Tensor) -> None:
@@ -219,4 +292,7 @@ def _refuse_straddling(source: str, groups: Tensor, names: Sequence[str], given:
     values, counts = torch.unique(pairs, return_counts=True)
     for group in values[counts > 1].tolist():
         word = names[group] if names else group
-        raise DataError(f"{source}: group {word} lies in more than one split; give all its images one split, or leave the split out")
+        raise DataError(
+            f"{source}: group {word} lies in more than one split; give all its images "
+            "one split, or leave the split out"
+        )

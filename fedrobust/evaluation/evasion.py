@@ -12,8 +12,9 @@ from torch import Tensor
 class AttackResult:
     """What the model answered on attacked images: probabilities (N, K).
 
-    eps_255: the bound in 255ths of the range, None for an attack without one. purifier: what the images went through before the model.
-    linf: the largest change of a value; l2: the mean Euclidean length of an image's change.
+    eps_255: the bound in 255ths of the range, None for an attack without one. purifier: what the
+    images went through before the model. linf: the largest change of a value; l2: the mean
+    Euclidean length of an image's change.
     """
 
     threat_model: str
@@ -26,7 +27,8 @@ class AttackResult:
 
 @dataclass(frozen=True, slots=True)
 class AttackResults:
-    """All attempts on one model, with its answers (N, K) on the images as they are, by purifier ("none" first)."""
+    """All attempts on one model, with its answers (N, K) on the images as they are, by purifier
+    ("none" first)."""
 
     labels: Tensor
     clean: Mapping[str, Tensor]

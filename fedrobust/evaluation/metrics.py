@@ -1,9 +1,10 @@
 """How good predictions are: one set of images in, a handful of percentages out.
 
-Macro averages run over the classes that occur among the labels or the predictions; a class that is never predicted has
-precision 0 and a class with no hit has F1 0 (scikit-learn's `zero_division=0`). Balanced accuracy is the mean recall of
-the classes that occur among the labels. Reported values come from torchmetrics; `rates` gives the same four threshold metrics
-for thousands of weighted confusion matrices at once, which torchmetrics cannot: the bootstrap of the drops needs it.
+Macro averages run over the classes that occur among the labels or the predictions; a class that is
+never predicted has precision 0 and a class with no hit has F1 0 (scikit-learn's `zero_division=0`).
+Balanced accuracy is the mean recall of the classes that occur among the labels. Reported values
+come from torchmetrics; `rates` gives the same four threshold metrics for thousands of weighted
+confusion matrices at once, which torchmetrics cannot: the bootstrap of the drops needs it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ ECE_BINS = 15
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """All that the threshold metrics need of one or many (...) confusion matrices: per class (..., K) the images that were
-    hit (diagonal), predicted (column sums) and labelled (row sums). Whole numbers in float64."""
+    """All that the threshold metrics need of one or many (...) confusion matrices: per class (...,
+    K) the images that were hit (diagonal), predicted (column sums) and labelled (row sums). Whole
+    numbers in float64."""
 
     hits: Tensor
     predicted: Tensor
@@ -38,13 +40,17 @@ class Counts:
 
 
 def hit_table(labels_N: Tensor, predicted_N: Tensor, num_classes: int) -> Tensor:
-    """(N, 3K) float32 of 0 and 1: each image's share in `Counts` (hits, predicted, labelled), ready to be summed or weighted."""
-    labelled, predicted = (one_hot(one.long(), num_classes).float() for one in (labels_N, predicted_N))
+    """(N, 3K) float32 of 0 and 1: each image's share in `Counts` (hits, predicted, labelled), ready
+    to be summed or weighted."""
+    labelled, predicted = (
+        one_hot(one.long(), num_classes).float() for one in (labels_N, predicted_N)
+    )
     return torch.cat([labelled * predicted, predicted, labelled], dim=1)
 
 
 def rates(counts: Counts) -> dict[str, Tensor]:
-    """accuracy, balanced_accuracy, f1 and precision (...) in percent from counts (..., K); NaN where there is no image."""
+    """accuracy, balanced_accuracy, f1 and precision (...) in percent from counts (..., K); NaN
+    where there is no image."""
     hits, predicted, labelled = counts.hits, counts.predicted, counts.labelled
     occurs = labelled + predicted > 0
     return {
@@ -61,13 +67,15 @@ def _mean(part: Tensor, whole: Tensor, counted: Tensor) -> Tensor:
 
 
 def classification_metrics(probabilities_NK: Tensor, labels_N: Tensor) -> Metrics:
-    """`NAMES` in percent (None where undefined) and "n", the number of images; the prediction is the first largest probability.
+    """`NAMES` in percent (None where undefined) and "n", the number of images; the prediction is
+    the first largest probability.
 
     probabilities_NK: rows of class probabilities in [0, 1]. labels_N: whole numbers in [0, K).
-    auroc: mean one-vs-rest area over the classes that have images of their own and others; None without such a class.
-    ece: expected calibration error of the top probability (Guo et al. 2017, eq. 3) in 15 bins of equal width, closed on the
-    left as torchmetrics has them; full confidence is a bin of its own.
-    An empty set has no metrics, only n = 0. Raises ValueError on NaN, on values outside [0, 1] and on labels outside [0, K).
+    auroc: mean one-vs-rest area over the classes that have images of their own and others; None
+    without such a class. ece: expected calibration error of the top probability (Guo et al. 2017,
+    eq. 3) in 15 bins of equal width, closed on the left as torchmetrics has them; full confidence
+    is a bin of its own. An empty set has no metrics, only n = 0. Raises ValueError on NaN, on
+    values outside [0, 1] and on labels outside [0, K).
     """
     _check(probabilities_NK, labels_N)
     if len(labels_N) == 0:
@@ -80,7 +88,9 @@ def classification_metrics(probabilities_NK: Tensor, labels_N: Tensor) -> Metric
         "balanced_accuracy": recall_K[torch.unique(labels_N)].mean(),
         "f1": multiclass_f1_score(predicted_N, labels_N, num_classes, average="macro"),
         "precision": multiclass_precision(predicted_N, labels_N, num_classes, average="macro"),
-        "ece": multiclass_calibration_error(probabilities_NK, labels_N, num_classes, n_bins=ECE_BINS, norm="l1"),
+        "ece": multiclass_calibration_error(
+            probabilities_NK, labels_N, num_classes, n_bins=ECE_BINS, norm="l1"
+        ),
     }
     percent = {name: 100 * float(share) for name, share in shares.items()}
     return {**percent, "auroc": auroc(probabilities_NK, labels_N), "n": len(labels_N)}
@@ -88,7 +98,10 @@ def classification_metrics(probabilities_NK: Tensor, labels_N: Tensor) -> Metric
 
 def _check(probabilities_NK: Tensor, labels_N: Tensor) -> None:
     if probabilities_NK.ndim != 2 or labels_N.shape != probabilities_NK.shape[:1]:
-        raise ValueError(f"probabilities of shape {tuple(probabilities_NK.shape)} do not fit labels of shape {tuple(labels_N.shape)}")
+        raise ValueError(
+            f"probabilities of shape {tuple(probabilities_NK.shape)} do not fit "
+            f"labels of shape {tuple(labels_N.shape)}"
+        )
     # A sum of float32 shares may exceed 1 by rounding; NaN fails both comparisons.
     if not bool(((probabilities_NK >= -1e-5) & (probabilities_NK <= 1 + 1e-5)).all()):
         raise ValueError("probabilities must be numbers in [0, 1] (found NaN or a value outside)")
@@ -97,9 +110,12 @@ def _check(probabilities_NK: Tensor, labels_N: Tensor) -> None:
 
 
 def auroc(probabilities_NK: Tensor, labels_N: Tensor) -> float | None:
-    """Macro one-vs-rest area under the ROC curve in percent; ties count one half. None if no class has both sides."""
+    """Macro one-vs-rest area under the ROC curve in percent; ties count one half. None if no class
+    has both sides."""
     own_NK = one_hot(labels_N.long(), probabilities_NK.shape[1])
     both_sides = (own_NK.any(dim=0) & (own_NK == 0).any(dim=0)).nonzero().reshape(-1).tolist()
     # torchmetrics adds up in float32: a perfect ranking may come out a little above 1.
-    areas = [min(float(binary_auroc(probabilities_NK[:, k], own_NK[:, k])), 1.0) for k in both_sides]
+    areas = [
+        min(float(binary_auroc(probabilities_NK[:, k], own_NK[:, k])), 1.0) for k in both_sides
+    ]
     return 100 * sum(areas) / len(areas) if areas else None

@@ -10,19 +10,23 @@ from fedrobust.errors import ConfigError
 from fedrobust.utils.validation import choice, flag, number
 
 OBLIVIOUS = "oblivious"
-THREAT_MODELS = (OBLIVIOUS, "bpda_eot", "differentiated")  # what an attacker knows of the purifier: nothing, what it does, its gradient
+# what an attacker knows of the purifier: nothing, what it does, its gradient
+THREAT_MODELS = (OBLIVIOUS, "bpda_eot", "differentiated")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """draws: bootstrap resamples of the test images, 0 for no intervals; validation_images: how many validation images judge
-    the global model after each round; batch_size: images in one forward pass; twin: whether the clean twin is run.
+    """draws: bootstrap resamples of the test images, 0 for no intervals; validation_images: how
+    many validation images judge the global model after each round; batch_size: images in one
+    forward pass; twin: whether the clean twin is run.
 
-    Of evasion attacks: eps_255: their bounds in 255ths; threat_models: of THREAT_MODELS, the oblivious one first; eot_draws: draws of the
-    purifier's noise a step, for attackers who know it; adversarial_images: at most so many test images, None: all;
-    adversarial_clients: whether every client's own model is attacked too; fusion: and all of them fused into one.
+    Of evasion attacks: eps_255: their bounds in 255ths; threat_models: of THREAT_MODELS, the
+    oblivious one first; eot_draws: draws of the purifier's noise a step, for attackers who know it;
+    adversarial_images: at most so many test images, None: all; adversarial_clients: whether every
+    client's own model is attacked too; fusion: and all of them fused into one.
 
-    purified_statistics: whether a model that is judged behind a purifier has BatchNorm statistics of purified images there.
+    purified_statistics: whether a model that is judged behind a purifier has BatchNorm statistics
+    of purified images there.
     """
 
     draws: int
@@ -64,7 +68,10 @@ def settings(
         validation_images,
         batch_size,
         flag("evaluation.twin", twin),
-        tuple(float(number("evaluation.eps_255", eps, low=0, high=255, open_low=True)) for eps in _listed("eps_255", eps_255)),
+        tuple(
+            float(number("evaluation.eps_255", eps, low=0, high=255, open_low=True))
+            for eps in _listed("eps_255", eps_255)
+        ),
         _threats(threat_models),
         eot_draws,
         adversarial_images,
@@ -75,13 +82,27 @@ def settings(
 
 
 def _listed(key: str, values: Any) -> Sequence[Any]:
-    if isinstance(values, str) or not isinstance(values, Sequence) or not values or len({str(one) for one in values}) != len(values):
-        raise ConfigError(f"evaluation.{key}={values}: must be a list without repetitions, at least one entry long")
+    if (
+        isinstance(values, str)
+        or not isinstance(values, Sequence)
+        or not values
+        or len({str(one) for one in values}) != len(values)
+    ):
+        raise ConfigError(
+            f"evaluation.{key}={values}: must be a list without repetitions, at least "
+            "one entry long"
+        )
     return values
 
 
 def _threats(names: Any) -> tuple[str, ...]:
-    chosen = [choice("evaluation.threat_models", name, THREAT_MODELS) for name in _listed("threat_models", names)]
+    chosen = [
+        choice("evaluation.threat_models", name, THREAT_MODELS)
+        for name in _listed("threat_models", names)
+    ]
     if OBLIVIOUS not in chosen:
-        raise ConfigError(f"evaluation.threat_models={names}: must contain {OBLIVIOUS}, with which the others are compared")
+        raise ConfigError(
+            f"evaluation.threat_models={names}: must contain {OBLIVIOUS}, with which "
+            "the others are compared"
+        )
     return tuple(name for name in THREAT_MODELS if name in chosen)

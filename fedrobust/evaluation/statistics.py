@@ -1,6 +1,8 @@
-"""What a grid says and how sure that is: intervals over seeds and test images, paired differences, groups (docs/compare.md).
+"""What a grid says and how sure that is: intervals over seeds and test images, paired differences,
+groups (docs/compare.md).
 
-Axes: R rules, A attacks, S seeds, B bootstrap replicates. NaN: a run that is missing, or a replicate in which nothing is defined.
+Axes: R rules, A attacks, S seeds, B bootstrap replicates. NaN: a run that is missing, or a
+replicate in which nothing is defined.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Replicates:
-    """values: (..., S) as measured; draws: (..., S, B) the same under resampled test images, all by the same images in a replicate."""
+    """values: (..., S) as measured; draws: (..., S, B) the same under resampled test images, all by
+    the same images in a replicate."""
 
     values: Tensor
     draws: Tensor
@@ -48,8 +51,9 @@ def sample_seeds(number: int, draws: int, generator: Generator) -> Tensor:
 def mean_over_seeds(measured: Replicates, counts_SB: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over seeds (...) and its replicates (..., B), test images and seeds both resampled.
 
-    S picks out of S seeds vary too little: their mean has (S - 1) / S of the variance that it should have. So the part of a replicate
-    that comes from the picks is stretched by sqrt(S / (S - 1)) (Rao and Wu, JASA 83:231, 1988). One seed: images only.
+    S picks out of S seeds vary too little: their mean has (S - 1) / S of the variance that it
+    should have. So the part of a replicate that comes from the picks is stretched by sqrt(S / (S -
+    1)) (Rao and Wu, JASA 83:231, 1988). One seed: images only.
     """
     there = measured.values.isfinite()
     number = there.sum(dim=-1)
@@ -62,8 +66,9 @@ def mean_over_seeds(measured: Replicates, counts_SB: Tensor) -> tuple[Tensor, Te
 
 
 def estimate(value: Tensor, draws_B: Tensor) -> Estimate:
-    """Percentile interval, and the two-sided bootstrap p of the value being 0: twice the smaller share of replicates on either side,
-    zeros on both, counted with one more (Davison and Hinkley 1997, ch. 4), so never 0."""
+    """Percentile interval, and the two-sided bootstrap p of the value being 0: twice the smaller
+    share of replicates on either side, zeros on both, counted with one more (Davison and Hinkley
+    1997, ch. 4), so never 0."""
     if not bool(value.isfinite()):
         return Estimate(None)
     draws = draws_B[draws_B.isfinite()]
@@ -76,7 +81,8 @@ def estimate(value: Tensor, draws_B: Tensor) -> Estimate:
 
 @dataclass(frozen=True, slots=True)
 class DropTable:
-    """Every rule under every attack. measured: of shape (R, A, S); counts_SB: `sample_seeds`, the same for all."""
+    """Every rule under every attack. measured: of shape (R, A, S); counts_SB: `sample_seeds`, the
+    same for all."""
 
     measured: Replicates
     counts_SB: Tensor
@@ -86,7 +92,8 @@ class DropTable:
         return estimate(*mean_over_seeds(self.measured[rule][attack], self.counts_SB))
 
     def mean(self, rule: int) -> Estimate:
-        """The mean over attacks, each of which counts alike; undefined where an attack has no run."""
+        """The mean over attacks, each of which counts alike; undefined where an attack has no
+        run."""
         values_A, draws_AB = mean_over_seeds(self.measured[rule], self.counts_SB)
         return estimate(values_A.mean(dim=-1), draws_AB.mean(dim=-2))
 
@@ -96,13 +103,17 @@ class DropTable:
         return estimate(values_A.amax(dim=-1), draws_AB.amax(dim=-2))
 
     def difference(self, one: int, other: int) -> Estimate:
-        """Mean over attacks of rule `one` minus that of rule `other`, paired by attack, seed and image."""
-        values_A, draws_AB = mean_over_seeds(self.measured[one] - self.measured[other], self.counts_SB)
+        """Mean over attacks of rule `one` minus that of rule `other`, paired by attack, seed and
+        image."""
+        values_A, draws_AB = mean_over_seeds(
+            self.measured[one] - self.measured[other], self.counts_SB
+        )
         return estimate(values_A.mean(dim=-1), draws_AB.mean(dim=-2))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p values that keep the chance of any false finding among them below the level (Holm, Scand J Stat 6:65, 1979)."""
+    """Adjusted p values that keep the chance of any false finding among them below the level (Holm,
+    Scand J Stat 6:65, 1979)."""
     adjusted, largest = [0.0] * len(p), 0.0
     for rank, place in enumerate(sorted(range(len(p)), key=lambda place: p[place])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
@@ -111,16 +122,29 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def letter_groups(number: int, different: Sequence[tuple[int, int]]) -> list[str]:
-    """Letters for members 0 ... number - 1 in the order of their rank: two share one if and only if they are not `different`.
+    """Letters for members 0 ... number - 1 in the order of their rank: two share one if and only if
+    they are not `different`.
 
-    Every largest set without a different pair is a letter (insert and absorb: Piepho, J Comput Graph Stat 13:456, 2004).
+    Every largest set without a different pair is a letter (insert and absorb: Piepho, J Comput
+    Graph Stat 13:456, 2004).
     """
     sets = [frozenset(range(number))]
     for one, other in different:
-        split = [part for old in sets for part in ((old - {one}, old - {other}) if {one, other} <= old else (old,))]
-        sets = [part for place, part in enumerate(split) if not any(part < wider for wider in split) and part not in split[:place]]
+        split = [
+            part
+            for old in sets
+            for part in ((old - {one}, old - {other}) if {one, other} <= old else (old,))
+        ]
+        sets = [
+            part
+            for place, part in enumerate(split)
+            if not any(part < wider for wider in split) and part not in split[:place]
+        ]
     ordered = sorted(sets, key=sorted)
-    return ["".join(_letter(place) for place, part in enumerate(ordered) if member in part) for member in range(number)]
+    return [
+        "".join(_letter(place) for place, part in enumerate(ordered) if member in part)
+        for member in range(number)
+    ]
 
 
 def _letter(place: int) -> str:

@@ -1,1 +1,2 @@
-"""From a configuration to objects: composition, checks, factories, compatibility, and the experiment itself."""
+"""From a configuration to objects: composition, checks, factories, compatibility, and the
+experiment itself."""

@@ -1,5 +1,5 @@
-"""What the settings of one group ask of another's: each line of refusal names a key, its value, the reason and the remedy. What goes
-together with secure aggregation stands in `sum_only`."""
+"""What the settings of one group ask of another's: each line of refusal names a key, its value, the
+reason and the remedy. What goes together with secure aggregation stands in `sum_only`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.types import NO_PURIFIER, Purifier
 
 
-def check_compatibility(config: Mapping[str, Any], built: Mapping[str, Any], strategy: Strategy) -> None:
-    """Everything that can be seen without the data. built: the objects of the groups; strategy: composed. Raises ConfigError."""
+def check_compatibility(
+    config: Mapping[str, Any], built: Mapping[str, Any], strategy: Strategy
+) -> None:
+    """Everything that can be seen without the data. built: the objects of the groups; strategy:
+    composed. Raises ConfigError."""
     evaluation, evasion, purifier = built["evaluation"], built["evasion"], built["purifier"]
     _check_together(config, strategy)
     _check_evasion(evaluation, evasion, purifier)
@@ -29,7 +32,8 @@ def check_compatibility(config: Mapping[str, Any], built: Mapping[str, Any], str
 
 
 def needs_proxy(config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier) -> str:
-    """What estimates BatchNorm statistics on the server's proxy images, of which it takes two; "" where nothing does."""
+    """What estimates BatchNorm statistics on the server's proxy images, of which it takes two; ""
+    where nothing does."""
     if config["server"]["buffers"] == "recalibrate":
         return "recalibrate"
     return f"purifier={purifier.name}" if _estimates(evaluation, purifier) else ""
@@ -44,30 +48,44 @@ def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
     if clients < strategy.min_clients:
         key = "num_clients" if config["clients_per_round"] is None else "clients_per_round"
         raise ConfigError(
-            f"{key}={config[key]}: strategy={strategy.name} needs at least {strategy.min_clients} a round; raise {key} or lower its f"
+            f"{key}={config[key]}: strategy={strategy.name} needs at least "
+            f"{strategy.min_clients} a round; raise {key} or lower its f"
         )
     if "root" in strategy.uses and server["root_per_class"] == 0:
         other = " or strategy.trust=none" if "trust" in config["strategy"] else ""
-        raise ConfigError(f"server.root_per_class=0: strategy={strategy.name} needs root images; set server.root_per_class=8{other}")
+        raise ConfigError(
+            f"server.root_per_class=0: strategy={strategy.name} needs root images; "
+            f"set server.root_per_class=8{other}"
+        )
     if config["model"].get("head") == "linear" and config["client"].get("loss") == "dot_regression":
-        raise ConfigError("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy or balanced_softmax")
+        raise ConfigError(
+            "client.loss=dot_regression: needs model.head=etf; use "
+            "client.loss=cross_entropy or balanced_softmax"
+        )
 
 
 def _check_sanitiser(config: Mapping[str, Any], sanitiser: Sanitiser) -> None:
     if sanitiser.score is not None and not sanitiser.active(config["rounds"]):
         raise ConfigError(
-            f"sanitiser.warmup={sanitiser.warmup}: nothing would be left out in rounds={config['rounds']}; lower it or raise rounds"
+            f"sanitiser.warmup={sanitiser.warmup}: nothing would be left out in "
+            f"rounds={config['rounds']}; lower it or raise rounds"
         )
     if sanitiser.anchors == "etf" and config["model"].get("head") == "linear":
-        raise ConfigError("sanitiser.anchors=etf: needs model.head=etf; use sanitiser.anchors=centroid")
+        raise ConfigError(
+            "sanitiser.anchors=etf: needs model.head=etf; use sanitiser.anchors=centroid"
+        )
 
 
 def _check_privacy(config: Mapping[str, Any], privacy: Privacy) -> None:
-    """Nothing that is computed from a hospital's images may leave it but its noisy or masked update."""
+    """Nothing that is computed from a hospital's images may leave it but its noisy or masked
+    update."""
     if not privacy.sends_buffers and config["server"]["buffers"] == "mean":
         hidden = "would each be seen" if privacy.secure else "hold no noise"
         why = f"averages the hospitals' BatchNorm statistics, which {hidden} and are not sent"
-        raise ConfigError(f"server.buffers=mean: {why} under privacy={privacy.name}; set server.buffers=recalibrate or local")
+        raise ConfigError(
+            f"server.buffers=mean: {why} under privacy={privacy.name}; set "
+            "server.buffers=recalibrate or local"
+        )
 
 
 def _check_evasion(evaluation: Evaluation, evasion: Evasion, purifier: Purifier) -> None:
@@ -77,30 +95,49 @@ def _check_evasion(evaluation: Evaluation, evasion: Evasion, purifier: Purifier)
         return
     asked = f"evaluation.threat_models={list(evaluation.threat_models)}"
     if purifier.name == NO_PURIFIER.name or evasion.attack is None or not evasion.bounded:
-        raise ConfigError(f"{asked}: needs a purifier and an attack within eps; set purifier=mdda evasion=pgd, or leave only {OBLIVIOUS}")
+        raise ConfigError(
+            f"{asked}: needs a purifier and an attack within eps; set purifier=mdda "
+            f"evasion=pgd, or leave only {OBLIVIOUS}"
+        )
     if "differentiated" in adaptive and not purifier.differentiable:
-        raise ConfigError(f"{asked}: purifier={purifier.name} has no gradient; leave differentiated out")
+        raise ConfigError(
+            f"{asked}: purifier={purifier.name} has no gradient; leave differentiated out"
+        )
 
 
-def _check_statistics(config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier) -> None:
+def _check_statistics(
+    config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier
+) -> None:
     """The server estimates BatchNorm statistics behind a purifier on its proxy images."""
     if _estimates(evaluation, purifier) and config["server"]["proxy"] < 2:
-        why = f"needs images on the server behind purifier={purifier.name}, server.proxy={config['server']['proxy']}"
-        raise ConfigError(f"evaluation.purified_statistics=true: {why}; set server.proxy=128 or evaluation.purified_statistics=false")
+        why = (
+            f"needs images on the server behind purifier={purifier.name}, "
+            f"server.proxy={config['server']['proxy']}"
+        )
+        raise ConfigError(
+            f"evaluation.purified_statistics=true: {why}; set server.proxy=128 or "
+            "evaluation.purified_statistics=false"
+        )
 
 
 def _check_fusion(evaluation: Evaluation, evasion: Evasion, model: ModelFactory) -> None:
-    """Client models are there where they are attacked, and have a common space where their anchors are fixed."""
+    """Client models are there where they are attacked, and have a common space where their anchors
+    are fixed."""
     if evaluation.fusion and (evasion.attack is None or not evaluation.adversarial_clients):
         raise ConfigError(
-            "evaluation.fusion=true: fuses the client models that are attacked; set evasion=pgd evaluation.adversarial_clients=true"
+            "evaluation.fusion=true: fuses the client models that are attacked; set "
+            "evasion=pgd evaluation.adversarial_clients=true"
         )
     if evaluation.fusion and model.head != "etf":
-        raise ConfigError(f"evaluation.fusion=true: model.head={model.head} has no space that client models share; set model.head=etf")
+        raise ConfigError(
+            f"evaluation.fusion=true: model.head={model.head} has no space that "
+            "client models share; set model.head=etf"
+        )
 
 
 def check_contaminations(damage: Mapping[str, Contamination]) -> None:
-    """Some contaminations are for training images or for poisoned clients alone. damage: by group. Raises ConfigError."""
+    """Some contaminations are for training images or for poisoned clients alone. damage: by group.
+    Raises ConfigError."""
     if damage["corruption"].craft is not None:
         name = damage["corruption"].name
         why = "is crafted against the model that a client receives"
@@ -108,4 +145,6 @@ def check_contaminations(damage: Mapping[str, Contamination]) -> None:
     for group in ("noise", "corruption"):
         if damage[group].collude is not None:
             name = damage[group].name
-            raise ConfigError(f"{group}={name}: only poisoned clients work together; use contamination={name}")
+            raise ConfigError(
+                f"{group}={name}: only poisoned clients work together; use contamination={name}"
+            )

@@ -9,12 +9,16 @@ from fedrobust.errors import ConfigError
 
 
 def compose(*overrides: str) -> dict[str, Any]:
-    """The resolved configuration for Hydra overrides, as plain Python values (for tests, apps and notebooks)."""
+    """The resolved configuration for Hydra overrides, as plain Python values (for tests, apps and
+    notebooks)."""
     return without_hydra_keys(_composed("config", overrides))
 
 
-def compose_comparison(*overrides: str, name: str = "compare") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of configs/<name>.yaml in its two parts: the main job's, and the block of that name."""
+def compose_comparison(
+    *overrides: str, name: str = "compare"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of configs/<name>.yaml in its two parts: the main job's, and the block of
+    that name."""
     container = _composed(name, overrides)
     return without_hydra_keys(container), container[name]
 
@@ -29,20 +33,31 @@ def _composed(name: str, overrides: Sequence[str]) -> Any:
 
 
 def change_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Engine settings after the overrides `engine=...` and `engine.key=...`. Raises ConfigError for other words, and Hydra's errors."""
+    """Engine settings after the overrides `engine=...` and `engine.key=...`. Raises ConfigError for
+    other words, and Hydra's errors."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
     choices = [word for word in words if word.startswith("engine=")]
     chosen = OmegaConf.create(compose(*choices)["engine"] if choices else dict(engine))
-    for override in OverridesParser.create().parse_overrides([word for word in words if word not in choices]):
+    for override in OverridesParser.create().parse_overrides(
+        [word for word in words if word not in choices]
+    ):
         key = override.get_key_element()
         if not key.startswith("engine.") or override.is_sweep_override():
-            raise ConfigError(f"{override.input_line}: cannot be changed here; only engine=... and engine.<key>=<value> can")
+            raise ConfigError(
+                f"{override.input_line}: cannot be changed here; only engine=... and "
+                "engine.<key>=<value> can"
+            )
         OmegaConf.update(chosen, key.removeprefix("engine."), override.value())
     return without_hydra_keys(OmegaConf.to_container(chosen))
 
 
 def without_hydra_keys(container: Any) -> dict[str, Any]:
-    """A resolved configuration without Hydra's own parts and without the grid of a comparison or an ablation, none of a run's business."""
-    return {str(key): value for key, value in container.items() if key not in ("hydra", "experiment", "compare", "ablation")}
+    """A resolved configuration without Hydra's own parts and without the grid of a comparison or an
+    ablation, none of a run's business."""
+    return {
+        str(key): value
+        for key, value in container.items()
+        if key not in ("hydra", "experiment", "compare", "ablation")
+    }

@@ -1,4 +1,5 @@
-"""An experiment: everything that a configuration means, built the same way in every process that gets its text."""
+"""An experiment: everything that a configuration means, built the same way in every process that
+gets its text."""
 
 from __future__ import annotations
 
@@ -30,11 +31,11 @@ CONDITIONS = ("clean", "contaminated")  # under which a client judges its own te
 
 @dataclass(frozen=True)
 class Experiment:
-    """A built configuration. parts[i]: the rows of the data set that client i holds; roles[i] of KINDS; root and proxy: the
-    server's rows. severities: the corruption by severity, {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that
-    travels to the clients. sites, reported_sizes: of a real federation, the sites' names by client number, and how many training images
-    each
-    says it has."""
+    """A built configuration. parts[i]: the rows of the data set that client i holds; roles[i] of
+    KINDS; root and proxy: the server's rows. severities: the corruption by severity,
+    {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that travels to the
+    clients. sites, reported_sizes: of a real federation, the sites' names by client number, and how
+    many training images each says it has."""
 
     config: Mapping[str, Any]
     text: str
@@ -67,7 +68,9 @@ class Experiment:
 
     def participants(self, server_round: int) -> list[int]:
         """The clients that train in this round, in ascending order."""
-        order = torch.randperm(self.num_clients, generator=self.generator("participants", server_round))
+        order = torch.randperm(
+            self.num_clients, generator=self.generator("participants", server_round)
+        )
         return sorted(order[: settings.clients_per_round(self.config)].tolist())
 
     @property
@@ -87,17 +90,23 @@ class Experiment:
         g = self.generator("purifier", *purpose)
         return lambda images: self.purifier.purify(images, g)
 
-    def with_purified_batchnorm(self, model: Classifier, images: Tensor, *who: str | int) -> Classifier:
-        """The model for images that come out of the purifier: a copy with BatchNorm statistics of such images, estimated on at most
-        `ESTIMATION` of these; itself without a purifier, and where it is to keep its own. images: (N, 3, H, W), uint8 or unit floats,
-        not attacked. who: names the model in all its randomness."""
+    def with_purified_batchnorm(
+        self, model: Classifier, images: Tensor, *who: str | int
+    ) -> Classifier:
+        """The model for images that come out of the purifier: a copy with BatchNorm statistics of
+        such images, estimated on at most `ESTIMATION` of these; itself without a purifier, and
+        where it is to keep its own. images: (N, 3, H, W), uint8 or unit floats, not attacked. who:
+        names the model in all its randomness."""
         if not (self.purifies and self.evaluation.purified_statistics):
             return model
         g = self.generator("purifier", "statistics", *who)
-        return with_purified_statistics(model, self.purifier, images[torch.randperm(len(images), generator=g)[:ESTIMATION]], g)
+        return with_purified_statistics(
+            model, self.purifier, images[torch.randperm(len(images), generator=g)[:ESTIMATION]], g
+        )
 
     def max_replies(self, server_round: int) -> int:
-        """How many train messages the hospital that was asked most often had to answer up to this round."""
+        """How many train messages the hospital that was asked most often had to answer up to this
+        round."""
         if self.config["clients_per_round"] is None:
             return server_round
         asked = [0] * self.num_clients
@@ -114,7 +123,11 @@ class Experiment:
     @property
     def conditions(self) -> tuple[str, ...]:
         """Under which a client judges its own test images: with a purifier also behind it."""
-        return CONDITIONS + tuple(f"purified_{name}" for name in CONDITIONS) if self.purifies else CONDITIONS
+        return (
+            CONDITIONS + tuple(f"purified_{name}" for name in CONDITIONS)
+            if self.purifies
+            else CONDITIONS
+        )
 
     @property
     def attacks_members(self) -> bool:
@@ -137,51 +150,73 @@ class Experiment:
         return part[self.dataset.splits[part] == split]
 
     def shard(self, client: int) -> Shard:
-        """What the hospital trains on: its own contamination lies on train and validation; its test part stays clean."""
+        """What the hospital trains on: its own contamination lies on train and validation; its test
+        part stays clean."""
         damage = self.contamination(client)
         return Shard(
-            contaminate(self.samples(self.rows(client, TRAIN)), damage, self.generator("contamination", client, "train")),
-            contaminate(self.samples(self.rows(client, VALIDATION)), damage, self.generator("contamination", client, "validation")),
+            contaminate(
+                self.samples(self.rows(client, TRAIN)),
+                damage,
+                self.generator("contamination", client, "train"),
+            ),
+            contaminate(
+                self.samples(self.rows(client, VALIDATION)),
+                damage,
+                self.generator("contamination", client, "validation"),
+            ),
             self.samples(self.rows(client, TEST)),
         )
 
     def client_test_sets(self, client: int) -> tuple[Samples, Samples]:
-        """The client's own test shard, clean and under its own contamination. What the contamination leaves alone is the very
-        same: all of it for a clean client, the images where only labels change."""
+        """The client's own test shard, clean and under its own contamination. What the
+        contamination leaves alone is the very same: all of it for a clean client, the images where
+        only labels change."""
         clean = self.samples(self.rows(client, TEST))
-        return clean, contaminate(clean, self.contamination(client), self.generator("contamination", client, "test"))
+        return clean, contaminate(
+            clean, self.contamination(client), self.generator("contamination", client, "test")
+        )
 
     def test_rows(self) -> Tensor:
         return (self.dataset.splits == TEST).nonzero().reshape(-1)
 
     def validation(self) -> Samples:
-        """At most `evaluation.validation_images` validation images of all clients together, the same in every round."""
+        """At most `evaluation.validation_images` validation images of all clients together, the
+        same in every round."""
         rows = (self.dataset.splits == VALIDATION).nonzero().reshape(-1)
         order = torch.randperm(len(rows), generator=self.generator("validation"))
         return self.samples(rows[order[: self.evaluation.validation_images]])
 
     def corrupt(self, samples: Samples, grade: str = "corrupted") -> Samples:
-        """The samples under the test-time corruption, or under one of its grades (`severities`); the same noise at every call."""
+        """The samples under the test-time corruption, or under one of its grades (`severities`);
+        the same noise at every call."""
         damage = self.corruption if grade == "corrupted" else self.severities[grade]
         return contaminate(samples, damage, self.generator("corruption"))
 
     @property
     def backdoor(self) -> Backdoor | None:
         """That of the clients which have one, if any has."""
-        found = [self.contaminations[kind].backdoor for kind in ("poisoned", "noisy") if kind in self.roles]
+        found = [
+            self.contaminations[kind].backdoor
+            for kind in ("poisoned", "noisy")
+            if kind in self.roles
+        ]
         return next((one for one in found if one is not None), None)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         return generator(self.seed, *purpose)
 
 
-def assign_roles(num_clients: int, poisoned: int | list[int], noisy: int | list[int], seed: int) -> tuple[str, ...]:
-    """Which client is what. Given lists are taken as they are; numbers are drawn from those left: poisoned from one end of one
-    random order, noisy from the other, so that under one seed more of a kind contain the fewer, and neither moves the other."""
+def assign_roles(
+    num_clients: int, poisoned: int | list[int], noisy: int | list[int], seed: int
+) -> tuple[str, ...]:
+    """Which client is what. Given lists are taken as they are; numbers are drawn from those left:
+    poisoned from one end of one random order, noisy from the other, so that under one seed more of
+    a kind contain the fewer, and neither moves the other."""
     out = ["clean"] * num_clients
     order = torch.randperm(num_clients, generator=generator(seed, "kinds")).tolist()
     wanted = {"poisoned": poisoned, "noisy": noisy}
-    for kind, which in sorted(wanted.items(), key=lambda item: isinstance(item[1], int)):  # given lists first
+    # given lists first
+    for kind, which in sorted(wanted.items(), key=lambda item: isinstance(item[1], int)):
         ends = order if kind == "poisoned" else order[::-1]
         free = [client for client in ends if out[client] == "clean"]
         for client in which if isinstance(which, list) else free[:which]:
@@ -190,10 +225,15 @@ def assign_roles(num_clients: int, poisoned: int | list[int], noisy: int | list[
 
 
 def sum_scale(experiment: Experiment) -> float:
-    """What updates are multiplied with before they are summed as whole numbers (see `privacy.secure.fixed_point`)."""
+    """What updates are multiplied with before they are summed as whole numbers (see
+    `privacy.secure.fixed_point`)."""
     return fixed_point.scale(experiment.privacy.clip or 1.0, most_weight(experiment))
 
 
 def most_weight(experiment: Experiment) -> int:
     """The most that one client can weigh in such a sum."""
-    return int(experiment.config["server"]["max_examples"]) if experiment.strategy.sums == "examples" else 1
+    return (
+        int(experiment.config["server"]["max_examples"])
+        if experiment.strategy.sums == "examples"
+        else 1
+    )

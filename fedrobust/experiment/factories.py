@@ -1,4 +1,5 @@
-"""What a configuration may call by `_target_`: the factories of its groups, each in its room, and nothing else whoever wrote it."""
+"""What a configuration may call by `_target_`: the factories of its groups, each in its room, and
+nothing else whoever wrote it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.old_targets import OLD_TARGETS
 
-# Where the factories of each group may live. A configuration can come over the network: nothing else is ever called.
+# Where the factories of each group may live. A configuration can come over the network: nothing
+# else is ever called.
 FACTORY_PACKAGES: dict[str, str] = {
     "data": "fedrobust.data",
     "partition": "fedrobust.data.partition",
@@ -30,8 +32,8 @@ FACTORY_PACKAGES: dict[str, str] = {
     "purifier": "fedrobust.defences.purification",
     "privacy": "fedrobust.privacy",
 }
-# What each of them makes, by the name that its signature gives as its result: other functions of a room (loaders, the Flower apps,
-# helpers) are no factories.
+# What each of them makes, by the name that its signature gives as its result: other functions of a
+# room (loaders, the Flower apps, helpers) are no factories.
 FACTORY_RETURNS: dict[str, frozenset[str]] = {
     "data": frozenset({"DataSource"}),
     "partition": frozenset({"Partitioner", "Remote"}),
@@ -53,29 +55,40 @@ FACTORY_RETURNS: dict[str, frozenset[str]] = {
 
 
 def find_factory(group: str, target: Any) -> Callable[..., Any]:
-    """The factory named by `_target_`: a public function defined in a module of the group's room, and nothing reached through it,
-    whose signature says that it makes what the group holds.
+    """The factory named by `_target_`: a public function defined in a module of the group's room,
+    and nothing reached through it, whose signature says that it makes what the group holds.
 
-    Raises ConfigError for anything else (`fedrobust.reporting.manifest.subprocess.run` must not be found), before anything is imported that
-    lies elsewhere.
+    Raises ConfigError for anything else (`fedrobust.reporting.manifest.subprocess.run` must not be
+    found), before anything is imported that lies elsewhere.
     """
     if isinstance(target, str) and target in OLD_TARGETS:
-        print(f"note: {group}._target_={target} is now {OLD_TARGETS[target]}; the old name works for one more release", file=sys.stderr)
+        print(
+            f"note: {group}._target_={target} is now {OLD_TARGETS[target]}; the old "
+            "name works for one more release",
+            file=sys.stderr,
+        )
         target = OLD_TARGETS[target]
     module_name, _, name = str(target).rpartition(".")
     room = FACTORY_PACKAGES[group]
-    if not (module_name == room or module_name.startswith(room + ".")) or not name.isidentifier() or name.startswith("_"):
+    if (
+        not (module_name == room or module_name.startswith(room + "."))
+        or not name.isidentifier()
+        or name.startswith("_")
+    ):
         raise ConfigError(f"{group}._target_={target}: must name a function in {room}")
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{group}._target_={target}: cannot be found ({error})") from error
     if not inspect.isfunction(found) or found.__module__ != module_name:
-        raise ConfigError(f"{group}._target_={target}: must name a function defined in {module_name}")
+        raise ConfigError(
+            f"{group}._target_={target}: must name a function defined in {module_name}"
+        )
     made = found.__annotations__.get("return")
     if getattr(made, "__name__", made) not in FACTORY_RETURNS[group]:
         raise ConfigError(
-            f"{group}._target_={target}: is no factory, its signature must end in -> {' or '.join(sorted(FACTORY_RETURNS[group]))}"
+            f"{group}._target_={target}: is no factory, its signature must end in -> "
+            f"{' or '.join(sorted(FACTORY_RETURNS[group]))}"
         )
     return found
 
@@ -86,8 +99,9 @@ def group_name(group: str) -> str:
 
 
 def build_group(config: Mapping[str, Any], group: str, **given: Any) -> Any:
-    """Call the factory of one group with its settings; `given` fills keywords that the configuration cannot know
-    (num_classes) where the factory has them. Nested settings with a `_target_` are built first, in the same room.
+    """Call the factory of one group with its settings; `given` fills keywords that the
+    configuration cannot know (num_classes) where the factory has them. Nested settings with a
+    `_target_` are built first, in the same room.
 
     Raises ConfigError for unknown or missing settings, with the key's full name.
     """
@@ -96,20 +110,35 @@ def build_group(config: Mapping[str, Any], group: str, **given: Any) -> Any:
 
 def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[str, Any]) -> Any:
     if not isinstance(settings, Mapping) or "_target_" not in settings:
-        raise ConfigError(f"{path}={settings}: must be a group with a _target_; see configs/{group}")
+        raise ConfigError(
+            f"{path}={settings}: must be a group with a _target_; see configs/{group}"
+        )
     factory = find_factory(group, settings["_target_"])
-    keywords = {key: _nested(value, group, f"{path}.{key}", given) for key, value in settings.items() if key != "_target_"}
+    keywords = {
+        key: _nested(value, group, f"{path}.{key}", given)
+        for key, value in settings.items()
+        if key != "_target_"
+    }
     known = inspect.signature(factory).parameters
     for key, value in keywords.items():
         if key not in known:
-            raise ConfigError(f"{path}.{key}={value}: unknown setting; known are {', '.join(known)}")
-    keywords |= {key: value for key, value in given.items() if key in known and keywords.get(key) is None}
-    missing = [key for key, p in known.items() if p.default is p.empty and key not in keywords and p.kind is not p.VAR_POSITIONAL]
+            raise ConfigError(
+                f"{path}.{key}={value}: unknown setting; known are {', '.join(known)}"
+            )
+    keywords |= {
+        key: value for key, value in given.items() if key in known and keywords.get(key) is None
+    }
+    missing = [
+        key
+        for key, p in known.items()
+        if p.default is p.empty and key not in keywords and p.kind is not p.VAR_POSITIONAL
+    ]
     if missing:
         raise ConfigError(f"{path}.{missing[0]}: is missing; set {path}.{missing[0]}=...")
     try:
         return factory(**keywords)
-    except ConfigError as error:  # one factory serves several groups: the line must name the key that the user wrote
+    # one factory serves several groups: the line must name the key that the user wrote
+    except ConfigError as error:
         raise ConfigError(str(error).replace(f"{group_name(group)}.", f"{path}.")) from error
 
 

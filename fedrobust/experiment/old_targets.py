@@ -1,4 +1,5 @@
-"""Names of factories before they moved, as manifests of older runs hold them: accepted for one release."""
+"""Names of factories before they moved, as manifests of older runs hold them: accepted for one
+release."""
 
 OLD_TARGETS: dict[str, str] = {
     "clients.adversarial.adversarial": "fedrobust.clients.adversarial.adversarial",

@@ -1,5 +1,6 @@
-"""What goes together with secure aggregation, where the server learns nothing of the updates but their sum. Everything else of the
-program that reads single updates or models on the server is refused here."""
+"""What goes together with secure aggregation, where the server learns nothing of the updates but
+their sum. Everything else of the program that reads single updates or models on the server is
+refused here."""
 
 from __future__ import annotations
 
@@ -18,42 +19,72 @@ from fedrobust.privacy.secure.fixed_point import MOST_CLIENTS, MOST_WEIGHT
 WHY = "the server learns no more than their sum under privacy=secure_aggregation"
 
 
-def check_sum_only(config: Mapping[str, Any], privacy: Privacy, strategy: Strategy, preaggregation: Preaggregation) -> None:
-    """The rule and the numbers of hospitals. strategy: before it is composed with others. Raises ConfigError."""
+def check_sum_only(
+    config: Mapping[str, Any], privacy: Privacy, strategy: Strategy, preaggregation: Preaggregation
+) -> None:
+    """The rule and the numbers of hospitals. strategy: before it is composed with others. Raises
+    ConfigError."""
     if not privacy.secure:
         return
     if strategy.sums is None:
-        raise ConfigError(f"strategy={strategy.name}: looks at single updates, and {WHY}; use strategy=fedavg, or privacy=local_dp")
+        raise ConfigError(
+            f"strategy={strategy.name}: looks at single updates, and {WHY}; use "
+            "strategy=fedavg, or privacy=local_dp"
+        )
     if preaggregation.mix is not None:
-        raise ConfigError(f"preaggregation={preaggregation.name}: compares single updates, and {WHY}; use preaggregation=none")
+        raise ConfigError(
+            f"preaggregation={preaggregation.name}: compares single updates, and "
+            f"{WHY}; use preaggregation=none"
+        )
     _check_numbers(config, privacy)
 
 
 def check_update_readers(
-    config: Mapping[str, Any], privacy: Privacy, evaluation: Evaluation, evasion: Evasion, damage: Contamination
+    config: Mapping[str, Any],
+    privacy: Privacy,
+    evaluation: Evaluation,
+    evasion: Evasion,
+    damage: Contamination,
 ) -> None:
-    """All others that read single updates or models. damage: what poisoned clients do. Raises ConfigError."""
+    """All others that read single updates or models. damage: what poisoned clients do. Raises
+    ConfigError."""
     if not privacy.secure:
         return
     if evaluation.fusion:
-        raise ConfigError(f"evaluation.fusion=true: fuses the hospitals' models, and {WHY}; set evaluation.fusion=false")
+        raise ConfigError(
+            f"evaluation.fusion=true: fuses the hospitals' models, and {WHY}; set "
+            "evaluation.fusion=false"
+        )
     if evasion.attack is not None and evaluation.adversarial_clients:
         why = f"attacks the hospitals' models, and {WHY}"
-        raise ConfigError(f"evaluation.adversarial_clients=true: {why}; set evaluation.adversarial_clients=false")
+        raise ConfigError(
+            f"evaluation.adversarial_clients=true: {why}; set evaluation.adversarial_clients=false"
+        )
     if damage.collude is not None and contaminated_clients(config)[0]:
         why = f"its attackers write their updates on the server, and {WHY}"
-        raise ConfigError(f"contamination={damage.name}: {why}; choose one that a client does by itself, such as scaling")
+        raise ConfigError(
+            f"contamination={damage.name}: {why}; choose one that a client does by "
+            "itself, such as scaling"
+        )
 
 
 def _check_numbers(config: Mapping[str, Any], privacy: Privacy) -> None:
     asked, server = clients_per_round(config), config["server"]
     key = "num_clients" if config["clients_per_round"] is None else "clients_per_round"
     if not 2 <= asked <= MOST_CLIENTS:
-        raise ConfigError(f"{key}={config[key]}: {asked} hospitals a round, privacy=secure_aggregation sums 2 to {MOST_CLIENTS}; change it")
+        raise ConfigError(
+            f"{key}={config[key]}: {asked} hospitals a round, "
+            f"privacy=secure_aggregation sums 2 to {MOST_CLIENTS}; change it"
+        )
     least = privacy.least(asked)
     if not asked < 2 * least <= 2 * asked:
         why = f"of {asked} hospitals a round it must be more than half and no more than all"
-        raise ConfigError(f"privacy.threshold={least}: {why}; set it to {asked // 2 + 1} ... {asked}, or to null")
+        raise ConfigError(
+            f"privacy.threshold={least}: {why}; set it to {asked // 2 + 1} ... {asked}, or to null"
+        )
     if server["max_examples"] > MOST_WEIGHT:
-        why = f"weights in a sum of whole numbers are at most {MOST_WEIGHT} under privacy=secure_aggregation"
+        why = (
+            f"weights in a sum of whole numbers are at most {MOST_WEIGHT} under "
+            "privacy=secure_aggregation"
+        )
         raise ConfigError(f"server.max_examples={server['max_examples']}: {why}; lower it")

@@ -12,18 +12,38 @@ from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.utils.validation import choice, number
 
 SERVER_KEYS = {
-    *("root_per_class", "proxy", "buffers", "max_failures", "round_timeout", "matrix_mb", "scratch"),
+    *(
+        "root_per_class",
+        "proxy",
+        "buffers",
+        "max_failures",
+        "round_timeout",
+        "matrix_mb",
+        "scratch",
+    ),
     *("checkpoint_every", "keep_checkpoints", "max_examples"),
 }
 MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory, whoever wrote the number
-PLAIN_KEYS = {"num_clients", "clients_per_round", "poisoned", "noisy", "rounds", "seed", "device", "server"}
+PLAIN_KEYS = {
+    "num_clients",
+    "clients_per_round",
+    "poisoned",
+    "noisy",
+    "rounds",
+    "seed",
+    "device",
+    "server",
+}
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """The settings outside the groups, and what no group can see alone. Raises ConfigError."""
     for key in config:
         if key not in PLAIN_KEYS and key not in FACTORY_PACKAGES:
-            raise ConfigError(f"{key}={config[key]}: unknown key; known are {', '.join(sorted(PLAIN_KEYS | set(FACTORY_PACKAGES)))}")
+            raise ConfigError(
+                f"{key}={config[key]}: unknown key; known are "
+                f"{', '.join(sorted(PLAIN_KEYS | set(FACTORY_PACKAGES)))}"
+            )
     _require(config, PLAIN_KEYS | set(FACTORY_PACKAGES))
     number("num_clients", config["num_clients"], low=1, high=MOST_CLIENTS, integer=True)
     number("rounds", config["rounds"], low=1, integer=True)
@@ -42,10 +62,16 @@ def _require(config: Mapping[str, Any], keys: Collection[str], path: str = "") -
 
 def _check_server(server: Any) -> None:
     if not isinstance(server, Mapping):
-        raise ConfigError(f"server={server}: must hold {', '.join(sorted(SERVER_KEYS))}; set one of them, e.g. server.proxy=128")
+        raise ConfigError(
+            f"server={server}: must hold {', '.join(sorted(SERVER_KEYS))}; set one of "
+            "them, e.g. server.proxy=128"
+        )
     for key in server:
         if key not in SERVER_KEYS:
-            raise ConfigError(f"server.{key}={server[key]}: unknown key; known are {', '.join(sorted(SERVER_KEYS))}")
+            raise ConfigError(
+                f"server.{key}={server[key]}: unknown key; known are "
+                f"{', '.join(sorted(SERVER_KEYS))}"
+            )
     _require(server, SERVER_KEYS, "server.")
     number("server.root_per_class", server["root_per_class"], low=0, integer=True)
     number("server.proxy", server["proxy"], low=0, integer=True)
@@ -54,18 +80,23 @@ def _check_server(server: Any) -> None:
     number("server.round_timeout", server["round_timeout"], low=0, open_low=True)
     number("server.matrix_mb", server["matrix_mb"], low=0, integer=True)
     if server["scratch"] is not None and not isinstance(server["scratch"], str):
-        raise ConfigError(f"server.scratch={server['scratch']}: must be a folder, or null for the system's temporary one")
+        raise ConfigError(
+            f"server.scratch={server['scratch']}: must be a folder, or null for the "
+            "system's temporary one"
+        )
     number("server.checkpoint_every", server["checkpoint_every"], low=0, integer=True)
     number("server.keep_checkpoints", server["keep_checkpoints"], low=1, integer=True)
     choice("server.buffers", server["buffers"], ("mean", "local", "recalibrate"))
     if server["buffers"] == "recalibrate" and server["proxy"] < 2:
         raise ConfigError(
-            f"server.buffers=recalibrate: needs proxy images, server.proxy={server['proxy']}; raise it or set server.buffers=mean"
+            "server.buffers=recalibrate: needs proxy images, "
+            f"server.proxy={server['proxy']}; raise it or set server.buffers=mean"
         )
 
 
 def clients_per_round(config: Mapping[str, Any]) -> int:
-    """How many clients train in a round: clients_per_round as a whole number, as a share in (0, 1] (at least one client), or null: all."""
+    """How many clients train in a round: clients_per_round as a whole number, as a share in (0, 1]
+    (at least one client), or null: all."""
     wanted, total = config["clients_per_round"], int(config["num_clients"])
     if wanted is None:
         return total
@@ -74,7 +105,10 @@ def clients_per_round(config: Mapping[str, Any]) -> int:
         return max(1, round(wanted * total))
     number("clients_per_round", wanted, low=1, integer=True)
     if wanted > total:
-        raise ConfigError(f"clients_per_round={wanted}: more than num_clients={total}; lower it or raise num_clients")
+        raise ConfigError(
+            f"clients_per_round={wanted}: more than num_clients={total}; lower it or "
+            "raise num_clients"
+        )
     return int(wanted)
 
 
@@ -85,10 +119,18 @@ def contaminated_clients(config: Mapping[str, Any]) -> tuple[int | list[int], in
         total += _check_contaminated(key, config[key], config["num_clients"])
     if total > config["num_clients"]:
         raise ConfigError(
-            f"poisoned={config['poisoned']} noisy={config['noisy']}: together more than num_clients={config['num_clients']}; lower one"
+            f"poisoned={config['poisoned']} noisy={config['noisy']}: together more "
+            f"than num_clients={config['num_clients']}; lower one"
         )
-    if isinstance(config["poisoned"], list) and isinstance(config["noisy"], list) and set(config["poisoned"]) & set(config["noisy"]):
-        raise ConfigError(f"noisy={config['noisy']}: a client cannot be both poisoned and noisy; take it out of one list")
+    if (
+        isinstance(config["poisoned"], list)
+        and isinstance(config["noisy"], list)
+        and set(config["poisoned"]) & set(config["noisy"])
+    ):
+        raise ConfigError(
+            f"noisy={config['noisy']}: a client cannot be both poisoned and noisy; "
+            "take it out of one list"
+        )
     return config["poisoned"], config["noisy"]
 
 
@@ -96,7 +138,9 @@ def _check_contaminated(key: str, value: Any, num_clients: int) -> int:
     if not isinstance(value, list):
         number(key, value, low=0, integer=True)
         if value > num_clients:
-            raise ConfigError(f"{key}={value}: more than num_clients={num_clients}; lower it or raise num_clients")
+            raise ConfigError(
+                f"{key}={value}: more than num_clients={num_clients}; lower it or raise num_clients"
+            )
         return int(value)
     for client in value:
         number(key, client, low=0, high=num_clients - 1, integer=True)

@@ -1,1 +1,2 @@
-"""Helpers for a federation of real sites: keys, start scripts, checks, a local demo, following a run (docs/federation.md)."""
+"""Helpers for a federation of real sites: keys, start scripts, checks, a local demo, following a
+run (docs/federation.md)."""

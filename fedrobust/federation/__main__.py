@@ -1,6 +1,8 @@
-"""`python -m fedrobust.federation <command>`: everything around a federation of real sites but Flower's own processes.
+"""`python -m fedrobust.federation <command>`: everything around a federation of real sites but
+Flower's own processes.
 
-Exit codes: 0 done, 1 the run or a check failed, 2 wrong input, 130 interrupted. docs/federation.md is the runbook.
+Exit codes: 0 done, 1 the run or a check failed, 2 wrong input, 130 interrupted. docs/federation.md
+is the runbook.
 """
 
 from __future__ import annotations
@@ -32,16 +34,23 @@ def _keys(asked: argparse.Namespace) -> None:
     if not (folder / certificates.CA_CERTIFICATE).exists():
         certificates.make_certificate_authority(folder)
     certificates.make_server_certificate(
-        folder, folder, [*asked.host, *(host for host in ("localhost", "127.0.0.1") if host not in asked.host)]
+        folder,
+        folder,
+        [*asked.host, *(host for host in ("localhost", "127.0.0.1") if host not in asked.host)],
     )
-    print(f"{folder / certificates.CA_CERTIFICATE}: send it to every site\n{folder}/*.key: secret, stay here")
+    print(
+        f"{folder / certificates.CA_CERTIFICATE}: send it to every "
+        f"site\n{folder}/*.key: secret, stay here"
+    )
 
 
 def _commands(asked: argparse.Namespace) -> None:
     folder = asked.folder.absolute()
     link = _link(asked.superlink, folder / certificates.CA_CERTIFICATE)
     written = (
-        start_scripts.write_site(folder, link, _node(asked.words), asked.port) if asked.words else start_scripts.write_server(folder, link)
+        start_scripts.write_site(folder, link, _node(asked.words), asked.port)
+        if asked.words
+        else start_scripts.write_server(folder, link)
     )
     print("\n".join(str(path) for path in written))
 
@@ -59,7 +68,9 @@ def _check(asked: argparse.Namespace) -> None:
 
     link = None if asked.superlink is None else _link(asked.superlink, asked.root_certificates)
     failed = 0
-    for finding in run_checks(link, _node(asked.words), asked.classes.split(",") if asked.classes else [], asked.size):
+    for finding in run_checks(
+        link, _node(asked.words), asked.classes.split(",") if asked.classes else [], asked.size
+    ):
         print(finding, flush=True)
         failed += finding.ok is False
     if failed:
@@ -70,18 +81,29 @@ def _demo(asked: argparse.Namespace) -> None:
     from fedrobust.federation.demo import demo
 
     data = [word for word in asked.words if word.startswith(("data=", "data."))]
-    print(f"report: {demo(asked.folder, [word for word in asked.words if word not in data], data, asked.seconds) / 'report.html'}")
+    print(
+        f"report: {demo(asked.folder, [word for word in asked.words if word not in data], data, asked.seconds) / 'report.html'}"
+    )
 
 
 def _run(asked: argparse.Namespace) -> None:
     from fedrobust.federation.operator import Operator
     from fedrobust.federation.processes import Processes
 
-    settings: dict[str, Scalar] = {key: value for key in ("sites", "folder", "resume") if (value := getattr(asked, key, ""))}
+    settings: dict[str, Scalar] = {
+        key: value for key in ("sites", "folder", "resume") if (value := getattr(asked, key, ""))
+    }
     with Processes(asked.home / "logs", flower_commands.QUIET) as processes:
         operator = Operator(processes, asked.home.absolute(), asked.connection)
-        run = asked.run if asked.command == "follow" else operator.submit(asked.words, wait=asked.wait, **settings)
-        print(f"run {run}; it goes on when this command is stopped, see it again with: follow {run}", flush=True)
+        run = (
+            asked.run
+            if asked.command == "follow"
+            else operator.submit(asked.words, wait=asked.wait, **settings)
+        )
+        print(
+            f"run {run}; it goes on when this command is stopped, see it again with: follow {run}",
+            flush=True,
+        )
         operator.follow(run, asked.seconds)
     print(f"run {run}: finished:completed")
 
@@ -94,67 +116,151 @@ def _link(address: str, ca: Path | None) -> Link:
 
 
 def _node(words: Sequence[str]) -> dict[str, Scalar]:
-    """key=value words as a node config: whole numbers and true/false as such, everything else as text."""
+    """key=value words as a node config: whole numbers and true/false as such, everything else as
+    text."""
     node: dict[str, Scalar] = {}
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(f"{word}: must be key=value, e.g. data-root=/data/derm")
-        node[key] = {"true": True, "false": False}.get(text, int(text) if text.isdecimal() else text)
+        node[key] = {"true": True, "false": False}.get(
+            text, int(text) if text.isdecimal() else text
+        )
     return node
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fedrobust.federation", description="Helpers for a federation of real sites.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fedrobust.federation", description="Helpers for a federation of real sites."
+    )
     commands_ = parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, what: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, what: Callable[[argparse.Namespace], None], text: str
+    ) -> argparse.ArgumentParser:
         added = commands_.add_parser(name, help=text, description=text)
         added.set_defaults(do=what)
         return added
 
-    one = command("keys", _keys, "make the server's certificate (and the consortium's authority), or a site's key pair")
+    one = command(
+        "keys",
+        _keys,
+        "make the server's certificate (and the consortium's authority), or a site's key pair",
+    )
     one.add_argument("folder", type=Path)
-    one.add_argument("--host", action="append", default=[], help="name or address under which the sites reach the server; repeatable")
+    one.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        help="name or address under which the sites reach the server; repeatable",
+    )
     one.add_argument("--site", default="", help="the site's name: make its key pair instead")
 
-    one = command("commands", _commands, "write start script, systemd unit and compose file of the server, or of a site")
+    one = command(
+        "commands",
+        _commands,
+        "write start script, systemd unit and compose file of the server, or of a site",
+    )
     one.add_argument("folder", type=Path, help="the folder that holds its keys and ca.crt")
-    one.add_argument("--superlink", required=True, help="host:port under which the sites reach the server")
-    one.add_argument("--port", type=int, default=9094, help="of a site: a free local port for its own helper processes")
-    one.add_argument("words", nargs="*", help="of a site: its node config, e.g. site=rosendahl data-root=/data data-format=image_folder")
+    one.add_argument(
+        "--superlink", required=True, help="host:port under which the sites reach the server"
+    )
+    one.add_argument(
+        "--port",
+        type=int,
+        default=9094,
+        help="of a site: a free local port for its own helper processes",
+    )
+    one.add_argument(
+        "words",
+        nargs="*",
+        help="of a site: its node config, e.g. site=rosendahl data-root=/data "
+        "data-format=image_folder",
+    )
 
-    one = command("gate", _gateway, "stand between the network and the SuperLink: only requests of SuperNodes pass")
+    one = command(
+        "gate",
+        _gateway,
+        "stand between the network and the SuperLink: only requests of SuperNodes pass",
+    )
     one.add_argument("folder", type=Path, help="the server's folder")
-    one.add_argument("--superlink", required=True, help="host:port under which the sites reach the server")
-    one.add_argument("--inner", default=f"localhost:{flower_commands.PORT}", help="where the SuperLink listens")
+    one.add_argument(
+        "--superlink", required=True, help="host:port under which the sites reach the server"
+    )
+    one.add_argument(
+        "--inner", default=f"localhost:{flower_commands.PORT}", help="where the SuperLink listens"
+    )
     one.add_argument("--listen", default=start_scripts.EVERYWHERE, help="the address to bind")
 
-    one = command("check", _check, "is this node ready? data, labels, versions, device, disk, connection, clock")
+    one = command(
+        "check",
+        _check,
+        "is this node ready? data, labels, versions, device, disk, connection, clock",
+    )
     one.add_argument("--superlink", help="host:port; left out: the connection is not checked")
     one.add_argument("--root-certificates", type=Path, help="ca.crt of the consortium")
-    one.add_argument("--classes", default="", help="the classes of the planned run in their order, separated by commas")
-    one.add_argument("--size", type=int, default=64, help="side of the images in pixels in the planned run")
-    one.add_argument("words", nargs="*", help="the node config, e.g. site=rosendahl data-root=/data data-format=image_folder")
+    one.add_argument(
+        "--classes",
+        default="",
+        help="the classes of the planned run in their order, separated by commas",
+    )
+    one.add_argument(
+        "--size", type=int, default=64, help="side of the images in pixels in the planned run"
+    )
+    one.add_argument(
+        "words",
+        nargs="*",
+        help="the node config, e.g. site=rosendahl data-root=/data data-format=image_folder",
+    )
 
-    one = command("demo", _demo, "three hospitals on this machine, with TLS and registered keys, from nothing to the report")
+    one = command(
+        "demo",
+        _demo,
+        "three hospitals on this machine, with TLS and registered keys, from nothing to the report",
+    )
     one.add_argument("folder", type=Path, help="a new folder for everything")
     one.add_argument("--seconds", type=float, default=A_DAY, help="give up after so many seconds")
-    one.add_argument("words", nargs="*", help="Hydra words, e.g. data=ham10000 data.root=/data/ham10000 model=resnet50 rounds=1")
+    one.add_argument(
+        "words",
+        nargs="*",
+        help="Hydra words, e.g. data=ham10000 data.root=/data/ham10000 model=resnet50 rounds=1",
+    )
 
-    for name, text in (("run", "start a run and follow it to its end"), ("follow", "follow a run to its end")):
+    for name, text in (
+        ("run", "start a run and follow it to its end"),
+        ("follow", "follow a run to its end"),
+    ):
         one = command(name, _run, f"{text}; exit code 0 only if it was completed")
         home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
         one.add_argument("--home", type=Path, default=home, help="the folder of flwr's config.toml")
-        one.add_argument("--connection", default=flower_commands.CONNECTION, help="the server's name in there")
-        one.add_argument("--seconds", type=float, default=30 * A_DAY, help="give up following after so many seconds")
+        one.add_argument(
+            "--connection", default=flower_commands.CONNECTION, help="the server's name in there"
+        )
+        one.add_argument(
+            "--seconds",
+            type=float,
+            default=30 * A_DAY,
+            help="give up following after so many seconds",
+        )
     one.add_argument("run")
     one = commands_.choices["run"]
-    one.add_argument("--wait", type=int, default=120, help="seconds to wait for the sites to connect")
-    one.add_argument("--sites", default="", help="names of the sites that take part, separated by blanks; their order is their number")
+    one.add_argument(
+        "--wait", type=int, default=120, help="seconds to wait for the sites to connect"
+    )
+    one.add_argument(
+        "--sites",
+        default="",
+        help="names of the sites that take part, separated by blanks; their order is their number",
+    )
     one.add_argument("--folder", default="", help="the output folder on the server")
-    one.add_argument("--resume", default="", help="the output folder of a run that was stopped: go on with it")
-    one.add_argument("words", nargs="*", help="Hydra words, e.g. num_clients=3 data=npz data.path=/srv/reference.npz rounds=10")
+    one.add_argument(
+        "--resume", default="", help="the output folder of a run that was stopped: go on with it"
+    )
+    one.add_argument(
+        "words",
+        nargs="*",
+        help="Hydra words, e.g. num_clients=3 data=npz data.path=/srv/reference.npz rounds=10",
+    )
     return parser
 
 

@@ -1,4 +1,5 @@
-"""Three hospitals on this machine: real processes, TLS, registered keys, each with its own file of images."""
+"""Three hospitals on this machine: real processes, TLS, registered keys, each with its own file of
+images."""
 
 from __future__ import annotations
 
@@ -21,22 +22,36 @@ PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 SERVER_SHARE = 0.15  # of the patients or lesions: the consortium's own reference images
 LEAST = 4  # of them of every class and split, where there are as many again for the hospitals
 SITES = 3
-WORDS = ("model=small", "client.optimizer.lr=3.0e-3", "rounds=2", "server.root_per_class=2", "server.proxy=64")
+WORDS = (
+    "model=small",
+    "client.optimizer.lr=3.0e-3",
+    "rounds=2",
+    "server.root_per_class=2",
+    "server.proxy=64",
+)
 
 
 def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float) -> Path:
     """Run the words' configuration on three local sites and return the output folder.
 
-    data: Hydra words that choose the data set, e.g. data=ham10000 data.root=...; the three sites with most images become hospitals, the
-    rest is the server's. Raises RunError where the run fails, ConfigError for a folder that holds something.
+    data: Hydra words that choose the data set, e.g. data=ham10000 data.root=...; the three sites
+    with most images become hospitals, the rest is the server's. Raises RunError where the run
+    fails, ConfigError for a folder that holds something.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"folder={folder}: already holds files; choose another one, nothing was written over")
+        raise ConfigError(
+            f"folder={folder}: already holds files; choose another one, nothing was written over"
+        )
     folder = folder.absolute()
     dataset = _load(data)
     names = share_out(dataset, folder / "data")
     nodes: dict[str, dict[str, Scalar]] = {
-        name: {"site": name, "data-root": str(folder / "data" / f"{name}.npz"), "data-format": "npz"} for name in names
+        name: {
+            "site": name,
+            "data-root": str(folder / "data" / f"{name}.npz"),
+            "data-format": "npz",
+        }
+        for name in names
     }
     size = dataset.images.shape[-1]
     own = [
@@ -45,9 +60,15 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
         f"data.size={size}",
         f"data.classes=[{','.join(dataset.class_names)}]",
     ]
-    print(f"three sites: {', '.join(names)}; starting the server and three nodes (10 to 40 s); logs: {folder / 'logs'}", flush=True)
+    print(
+        f"three sites: {', '.join(names)}; starting the server and three nodes (10 to "
+        f"40 s); logs: {folder / 'logs'}",
+        flush=True,
+    )
     with LocalFederation(folder, nodes) as federation:
-        run = federation.operator.submit([*own, f"num_clients={SITES}", *WORDS, *words], folder=str(folder / "run"))
+        run = federation.operator.submit(
+            [*own, f"num_clients={SITES}", *WORDS, *words], folder=str(folder / "run")
+        )
         federation.operator.follow(run, seconds)
     return folder / "run"
 
@@ -58,16 +79,24 @@ def _load(words: Sequence[str]) -> Dataset:
 
 
 def share_out(dataset: Dataset, folder: Path) -> list[str]:
-    """One npz file for each of the three biggest sites and one for the server, which share no patient or lesion; their names."""
+    """One npz file for each of the three biggest sites and one for the server, which share no
+    patient or lesion; their names."""
     counts = torch.bincount(dataset.sites, minlength=len(dataset.site_names))
     if len(counts) < SITES:
-        raise ConfigError(f"data: has {len(counts)} sites, the demo needs {SITES}; use data=synthetic or data=ham10000 data.root=...")
+        raise ConfigError(
+            f"data: has {len(counts)} sites, the demo needs {SITES}; use "
+            "data=synthetic or data=ham10000 data.root=..."
+        )
     chosen = counts.argsort(descending=True)[:SITES].tolist()
     servers = _of_the_server(dataset)
     folder.mkdir(parents=True)
     for site in chosen:
-        write_npz(folder / f"{dataset.site_names[site]}.npz", dataset, (dataset.sites == site) & ~servers)
-    write_npz(folder / "server.npz", dataset, servers | ~torch.isin(dataset.sites, torch.tensor(chosen)))
+        write_npz(
+            folder / f"{dataset.site_names[site]}.npz", dataset, (dataset.sites == site) & ~servers
+        )
+    write_npz(
+        folder / "server.npz", dataset, servers | ~torch.isin(dataset.sites, torch.tensor(chosen))
+    )
     return [dataset.site_names[site] for site in chosen]
 
 
@@ -78,7 +107,10 @@ def _of_the_server(dataset: Dataset) -> Tensor:
     for kind in torch.unique(kinds).tolist():
         groups = torch.unique(dataset.groups[kinds == kind])
         order = torch.randperm(len(groups), generator=generator(0, "demo", kind))
-        servers |= torch.isin(dataset.groups, groups[order[: max(round(SERVER_SHARE * len(groups)), min(LEAST, len(groups) // 2))]])
+        servers |= torch.isin(
+            dataset.groups,
+            groups[order[: max(round(SERVER_SHARE * len(groups)), min(LEAST, len(groups) // 2))]],
+        )
     return servers
 
 

@@ -1,4 +1,5 @@
-"""The commands that start the processes of a federation, as lists of words: for scripts, for systemd, for the local demo alike."""
+"""The commands that start the processes of a federation, as lists of words: for scripts, for
+systemd, for the local demo alike."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from fedrobust.errors import ConfigError
 from fedrobust.federation import certificates
 
 Scalar = str | int | float | bool
-# What Flower would otherwise send home or fetch by itself; hospitals' firewalls would only make it wait.
+# What Flower would otherwise send home or fetch by itself; hospitals' firewalls would only make it
+# wait.
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 HOST = "127.0.0.1"
 CONNECTION = "federation"  # the name of the server in the configuration of the command flwr
@@ -20,7 +22,8 @@ PORT = 8000
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where the SuperLink is: host and port as the others reach it. ca: the authority's certificate; None: no TLS, no keys."""
+    """Where the SuperLink is: host and port as the others reach it. ca: the authority's
+    certificate; None: no TLS, no keys."""
 
     host: str
     port: int
@@ -28,7 +31,8 @@ class Link:
 
     @property
     def inner(self) -> Link:
-        """Where the SuperLink itself listens behind its gate: on the loopback interface of its machine, with the same certificate."""
+        """Where the SuperLink itself listens behind its gate: on the loopback interface of its
+        machine, with the same certificate."""
         return Link("localhost", PORT, self.ca)
 
     @property
@@ -37,8 +41,16 @@ class Link:
 
 
 def superlink(link: Link, folder: Path) -> list[str]:
-    """The server's process, on the loopback interface. folder: holds its certificate and key and gets its database."""
-    words = ["flower-superlink", "--disable-runtime-dependency-installation", "--host", HOST, "--port", str(link.port)]
+    """The server's process, on the loopback interface. folder: holds its certificate and key and
+    gets its database."""
+    words = [
+        "flower-superlink",
+        "--disable-runtime-dependency-installation",
+        "--host",
+        HOST,
+        "--port",
+        str(link.port),
+    ]
     words += ["--database", str(folder / "state.db")]
     if link.ca is None:
         return [*words, "--insecure"]
@@ -47,25 +59,57 @@ def superlink(link: Link, folder: Path) -> list[str]:
         "--ssl-certfile": folder / certificates.SERVER_CERTIFICATE,
         "--ssl-keyfile": folder / certificates.SERVER_KEY,
     }
-    return [*words, "--enable-supernode-auth", *(str(word) for pair in files.items() for word in pair)]
+    return [
+        *words,
+        "--enable-supernode-auth",
+        *(str(word) for pair in files.items() for word in pair),
+    ]
 
 
 def gateway(outer: Link, inner: Link, folder: Path, listen: str) -> list[str]:
     """The process between the network and the SuperLink. listen: the address that it binds."""
-    words = ["python", "-m", "fedrobust.federation", "gate", str(folder), "--superlink", outer.address, "--listen", listen]
+    words = [
+        "python",
+        "-m",
+        "fedrobust.federation",
+        "gate",
+        str(folder),
+        "--superlink",
+        outer.address,
+        "--listen",
+        listen,
+    ]
     return [*words, "--inner", inner.address]
 
 
 def supernode(link: Link, folder: Path, node: Mapping[str, Scalar], port: int) -> list[str]:
-    """A site's process. folder: holds its key. node: its node config. port: free at the site, for its own helpers only."""
-    words = ["flower-supernode", "--superlink", link.address, "--host", HOST, "--port", str(port), "--node-config", node_config(node)]
+    """A site's process. folder: holds its key. node: its node config. port: free at the site, for
+    its own helpers only."""
+    words = [
+        "flower-supernode",
+        "--superlink",
+        link.address,
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--node-config",
+        node_config(node),
+    ]
     if link.ca is None:
         return [*words, "--insecure"]
-    return [*words, "--root-certificates", str(link.ca), "--auth-supernode-private-key", str(folder / certificates.SITE_KEY)]
+    return [
+        *words,
+        "--root-certificates",
+        str(link.ca),
+        "--auth-supernode-private-key",
+        str(folder / certificates.SITE_KEY),
+    ]
 
 
 def node_config(node: Mapping[str, Scalar]) -> str:
-    """Settings as Flower reads them: key=value separated by blanks, texts in quotes. Raises ConfigError for what it cannot read."""
+    """Settings as Flower reads them: key=value separated by blanks, texts in quotes. Raises
+    ConfigError for what it cannot read."""
     return " ".join(f"{key}={_value(key, value)}" for key, value in node.items())
 
 
@@ -75,11 +119,28 @@ def _value(key: str, value: Scalar) -> str:
     if not isinstance(value, str):
         return str(value)
     if '"' in value or "\\" in value or not value.isprintable():
-        raise ConfigError(f"{key}={value}: quotes, backslashes and control characters cannot be passed on to Flower; rename it")
+        raise ConfigError(
+            f"{key}={value}: quotes, backslashes and control characters cannot be "
+            "passed on to Flower; rename it"
+        )
     return f'"{value}"'
 
 
 def connection(link: Link) -> str:
     """The text of config.toml in FLWR_HOME, by which the command flwr finds the server."""
-    lines = ["[superlink]", f'default = "{CONNECTION}"', "", f"[superlink.{CONNECTION}]", f"address = {json.dumps(link.address)}"]
-    return "\n".join([*lines, "insecure = true" if link.ca is None else f"root-certificates = {json.dumps(str(link.ca))}", ""])
+    lines = [
+        "[superlink]",
+        f'default = "{CONNECTION}"',
+        "",
+        f"[superlink.{CONNECTION}]",
+        f"address = {json.dumps(link.address)}",
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "insecure = true"
+            if link.ca is None
+            else f"root-certificates = {json.dumps(str(link.ca))}",
+            "",
+        ]
+    )

@@ -1,8 +1,10 @@
-"""The gate: the one door of the server to the sites. It lets requests of SuperNodes pass to the SuperLink, and nothing else.
+"""The gate: the one door of the server to the sites. It lets requests of SuperNodes pass to the
+SuperLink, and nothing else.
 
-The SuperLink has one port for all its routes, and asks nobody who starts runs or registers keys on it for a password; so it listens on
-the loopback interface, and this process, with the server's certificate, listens to the network. `commands` writes its start
-script; a web server can do the same (docs/federation.md).
+The SuperLink has one port for all its routes, and asks nobody who starts runs or registers keys on
+it for a password; so it listens on the loopback interface, and this process, with the server's
+certificate, listens to the network. `commands` writes its start script; a web server can do the
+same (docs/federation.md).
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from fedrobust.federation.flower_commands import Link
 OPEN = re.compile(rb"/v1/fleet/[a-z-]+")  # each of which asks for a registered key
 MOST_BYTES = 64 * 2**20  # of one request; Flower sends arrays in pieces of 5 MB
 SECONDS = 300.0
-HELD_BACK = {b"connection", b"content-length", b"host", b"keep-alive", b"te", b"transfer-encoding", b"upgrade"}  # of one connection only
+# of one connection only
+HELD_BACK = {
+    b"connection",
+    b"content-length",
+    b"host",
+    b"keep-alive",
+    b"te",
+    b"transfer-encoding",
+    b"upgrade",
+}
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -29,7 +40,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class Gateway:
-    """An ASGI application in front of `upstream`, an HTTP client that knows where the SuperLink is."""
+    """An ASGI application in front of `upstream`, an HTTP client that knows where the SuperLink
+    is."""
 
     def __init__(self, upstream: httpx.AsyncClient) -> None:
         self._upstream = upstream
@@ -43,13 +55,24 @@ class Gateway:
         body = await _body(receive)
         if body is None:
             return await _answer(send, 413, b"larger than any message of a SuperNode")
-        headers = [(name, value) for name, value in scope["headers"] if name.lower() not in HELD_BACK]
+        headers = [
+            (name, value) for name, value in scope["headers"] if name.lower() not in HELD_BACK
+        ]
         try:
             reply = await self._upstream.post(path.decode("ascii"), content=body, headers=headers)
         except httpx.HTTPError:
             return await _answer(send, 502, b"the SuperLink does not answer")
-        kept = [(name.lower(), value) for name, value in reply.headers.raw if name.lower() not in HELD_BACK]
-        return await _answer(send, reply.status_code, reply.content, [pair for pair in kept if pair[0] != b"content-encoding"])
+        kept = [
+            (name.lower(), value)
+            for name, value in reply.headers.raw
+            if name.lower() not in HELD_BACK
+        ]
+        return await _answer(
+            send,
+            reply.status_code,
+            reply.content,
+            [pair for pair in kept if pair[0] != b"content-encoding"],
+        )
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -64,19 +87,27 @@ async def _body(receive: Receive) -> bytes | None:
     return b"".join(parts)
 
 
-async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
-    told = [*(headers or [(b"content-type", b"text/plain")]), (b"content-length", str(len(body)).encode())]
+async def _answer(
+    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    told = [
+        *(headers or [(b"content-type", b"text/plain")]),
+        (b"content-length", str(len(body)).encode()),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": told})
     await send({"type": "http.response.body", "body": body})
 
 
 def serve(folder: Path, outer: Link, inner: Link, listen: str) -> None:
-    """Stand at the gate until the process is ended. folder: holds the server's certificate and key. listen: the address to bind."""
+    """Stand at the gate until the process is ended. folder: holds the server's certificate and key.
+    listen: the address to bind."""
     if outer.ca is None or inner.ca is None:
         raise ValueError("a gate without TLS protects nothing")
     limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
     context = httpx.create_ssl_context(verify=str(inner.ca))
-    upstream = httpx.AsyncClient(base_url=f"https://{inner.address}", verify=context, timeout=SECONDS, limits=limits)
+    upstream = httpx.AsyncClient(
+        base_url=f"https://{inner.address}", verify=context, timeout=SECONDS, limits=limits
+    )
     uvicorn.run(
         Gateway(upstream),
         host=listen,

@@ -1,4 +1,5 @@
-"""A whole federation on this machine, over loopback, with TLS and node authentication: for the demo and for tests."""
+"""A whole federation on this machine, over loopback, with TLS and node authentication: for the demo
+and for tests."""
 
 from __future__ import annotations
 
@@ -17,13 +18,21 @@ START_SECONDS = 120.0  # for a SuperLink on a busy machine; 3-5 s on a free one
 
 @final
 class LocalFederation:
-    """One SuperLink, its gate and a SuperNode per site, all below `folder`; nothing of it is left when the `with` ends.
+    """One SuperLink, its gate and a SuperNode per site, all below `folder`; nothing of it is left
+    when the `with` ends.
 
-    sites: the node config of each by name. secure: TLS and registered keys. threads: of torch in every process.
-    The server's output folders lie below `server`; `operator` starts runs.
+    sites: the node config of each by name. secure: TLS and registered keys. threads: of torch in
+    every process. The server's output folders lie below `server`; `operator` starts runs.
     """
 
-    def __init__(self, folder: Path, sites: Mapping[str, Mapping[str, Scalar]], *, secure: bool = True, threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sites: Mapping[str, Mapping[str, Scalar]],
+        *,
+        secure: bool = True,
+        threads: int = 1,
+    ) -> None:
         self.folder, self.sites, self._secure = folder.absolute(), dict(sites), secure
         self.server = self.folder / "server"
         quick = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2", "OMP_NUM_THREADS": str(threads)}
@@ -49,19 +58,29 @@ class LocalFederation:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.processes.close()
 
     def start_superlink(self) -> None:
         """Start the server and wait until it listens."""
         self.processes.start(
-            "superlink", flower_commands.superlink(self.inner, self.server), self.server, FLWR_HOME=str(self.server / "home")
+            "superlink",
+            flower_commands.superlink(self.inner, self.server),
+            self.server,
+            FLWR_HOME=str(self.server / "home"),
         )
         wait_for_port(HOST, self.inner.port, self.processes, "superlink", START_SECONDS)
 
     def start_gateway(self) -> None:
         """Start what the sites connect to."""
-        self.processes.start("gate", flower_commands.gateway(self.link, self.inner, self.server, HOST), ROOT)
+        self.processes.start(
+            "gate", flower_commands.gateway(self.link, self.inner, self.server, HOST), ROOT
+        )
         wait_for_port(HOST, self.link.port, self.processes, "gate", START_SECONDS)
 
     def register(self, name: str) -> None:
@@ -79,7 +98,9 @@ class LocalFederation:
 
     def _prepare(self) -> None:
         self.operator.home.mkdir(parents=True)
-        (self.operator.home / "config.toml").write_text(flower_commands.connection(self.inner), encoding="utf-8")
+        (self.operator.home / "config.toml").write_text(
+            flower_commands.connection(self.inner), encoding="utf-8"
+        )
         if self._secure:
             certificates.make_certificate_authority(self.server)
             certificates.make_server_certificate(self.server, self.server, ["localhost", HOST])

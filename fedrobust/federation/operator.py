@@ -1,4 +1,5 @@
-"""What the server's administrator does: start a run, follow it, learn how it really ended (`flwr run` ends with 0 even if it failed)."""
+"""What the server's administrator does: start a run, follow it, learn how it really ended (`flwr
+run` ends with 0 even if it failed)."""
 
 from __future__ import annotations
 
@@ -16,39 +17,60 @@ from fedrobust.federation.processes import Processes
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS = 120.0
 POLL_SECONDS = 3.0
-LOOK_SECONDS = 30.0  # between two looks at a run whose log is shown and ends with it: each look is a process that works for seconds
+# between two looks at a run whose log is shown and ends with it: each look is a process that works
+# for seconds
+LOOK_SECONDS = 30.0
 LOG_SECONDS = 10.0  # for the rest of a log after the run's end
 COMPLETED = "finished:completed"
 
 
 @dataclass(frozen=True)
 class Operator:
-    """The command flwr. processes: whoever runs it; home: the folder of its config.toml; connection: a name in there."""
+    """The command flwr. processes: whoever runs it; home: the folder of its config.toml;
+    connection: a name in there."""
 
     processes: Processes
     home: Path
     connection: str = CONNECTION
 
     def flwr(self, *words: str) -> str:
-        """What `flwr <words>` says. Raises RunError where it fails, ConfigError where there is no such home."""
+        """What `flwr <words>` says. Raises RunError where it fails, ConfigError where there is no
+        such home."""
         if not self.home.is_dir():
-            raise ConfigError(f"home={self.home}: no such folder; give the one with flwr's config.toml (--home or FLWR_HOME)")
-        return self.processes.run(["flwr", *words], self.home, COMMAND_SECONDS, FLWR_HOME=str(self.home))
+            raise ConfigError(
+                f"home={self.home}: no such folder; give the one with flwr's "
+                "config.toml (--home or FLWR_HOME)"
+            )
+        return self.processes.run(
+            ["flwr", *words], self.home, COMMAND_SECONDS, FLWR_HOME=str(self.home)
+        )
 
     def submit(self, overrides: Sequence[str], **settings: Scalar) -> str:
-        """Start a run of this checkout's app with these Hydra words and run-config settings; its number."""
+        """Start a run of this checkout's app with these Hydra words and run-config settings; its
+        number."""
         if not (ROOT / "pyproject.toml").exists():
-            raise ConfigError(f"{ROOT}: no checkout of fedrobust; Flower needs its pyproject.toml to pack the app")
+            raise ConfigError(
+                f"{ROOT}: no checkout of fedrobust; Flower needs its pyproject.toml to pack the app"
+            )
         config = node_config({"overrides": " ".join(overrides), **settings})
-        return str(_json(self.flwr("run", str(ROOT), self.connection, "--run-config", config, "--format", "json"))["run-id"])
+        return str(
+            _json(
+                self.flwr(
+                    "run", str(ROOT), self.connection, "--run-config", config, "--format", "json"
+                )
+            )["run-id"]
+        )
 
     def state(self, run: str) -> dict[str, Any]:
         """What Flower knows of a run: its status and status-details, among others."""
-        found: dict[str, Any] = _json(self.flwr("list", self.connection, "--run-id", run, "--format", "json"))["runs"][0]
+        found: dict[str, Any] = _json(
+            self.flwr("list", self.connection, "--run-id", run, "--format", "json")
+        )["runs"][0]
         return found
 
     def wait(self, run: str, seconds: float, log: str = "") -> dict[str, Any]:
-        """The state of a run when it has ended; log: a process that ends with it. Raises RunError when it has not after so many seconds."""
+        """The state of a run when it has ended; log: a process that ends with it. Raises RunError
+        when it has not after so many seconds."""
         deadline = time.monotonic() + seconds
         while not str((state := self.state(run))["status"]).startswith("finished"):
             left = deadline - time.monotonic()
@@ -60,14 +82,18 @@ class Operator:
         return state
 
     def follow(self, run: str, seconds: float) -> None:
-        """Show what the run says while it lasts. Raises RunError where it does not end well, with what Flower knows of it."""
+        """Show what the run says while it lasts. Raises RunError where it does not end well, with
+        what Flower knows of it."""
         self.state(run)  # a run that nobody knows ends here, in one line
         words, log = ["flwr", "log", run, self.connection, "--stream"], f"log-{run}"
         self.processes.start(log, words, self.home, show=True, FLWR_HOME=str(self.home))
         state = self.wait(run, seconds, log)
         self.processes.wait(log, LOG_SECONDS)
         if state["status"] != COMPLETED:
-            raise RunError(f"run {run} {state['status']}: {state['status-details'] or 'see the log of the SuperLink'}")
+            raise RunError(
+                f"run {run} {state['status']}: "
+                f"{state['status-details'] or 'see the log of the SuperLink'}"
+            )
 
 
 def _json(said: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Is this node ready? Every check gives one line; none of them changes anything, and no image leaves the machine."""
+"""Is this node ready? Every check gives one line; none of them changes anything, and no image
+leaves the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from fedrobust.runtime.client.site_config import own_data
 from fedrobust.utils import devices
 
 FLOWER = "1.41."
-CLOCK_SECONDS = 4.0  # by how much clocks may differ: Flower takes no request that is signed 5 s in the future
+# by how much clocks may differ: Flower takes no request that is signed 5 s in the future
+CLOCK_SECONDS = 4.0
 ROOM = 2 * 2**30  # bytes: models, apps and decoded images
 PATIENCE = 10.0
 
@@ -42,8 +44,11 @@ class CheckResult:
         return f"{ {True: 'ok  ', False: 'FAIL', None: 'note'}[self.ok] } {self.what}: {self.text}"
 
 
-def run_checks(link: Link | None, node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[CheckResult]:
-    """All checks of a node. link: where the server is (None: not asked). classes, size: those of the planned run; no classes: any."""
+def run_checks(
+    link: Link | None, node: Mapping[str, Scalar], classes: Sequence[str], size: int
+) -> Iterator[CheckResult]:
+    """All checks of a node. link: where the server is (None: not asked). classes, size: those of
+    the planned run; no classes: any."""
     yield from versions()
     yield CheckResult("device", None, devices.device_name(devices.resolve("auto")))
     yield from disk_space()
@@ -62,7 +67,9 @@ def versions() -> Iterator[CheckResult]:
             yield CheckResult(name, False, "is not installed; pip install fedrobust")
             continue
         right = name != "flwr" or found.startswith(FLOWER)
-        yield CheckResult(name, right, found if right else f"{found}; needed is {FLOWER}*, as on the server")
+        yield CheckResult(
+            name, right, found if right else f"{found}; needed is {FLOWER}*, as on the server"
+        )
 
 
 def disk_space() -> Iterator[CheckResult]:
@@ -70,7 +77,11 @@ def disk_space() -> Iterator[CheckResult]:
     folder = cache.folder()
     there = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(there).free
-    yield CheckResult("disk", free >= ROOM, f"{free / 2**30:.1f} GB free for {folder}; {ROOM / 2**30:.0f} are needed")
+    yield CheckResult(
+        "disk",
+        free >= ROOM,
+        f"{free / 2**30:.1f} GB free for {folder}; {ROOM / 2**30:.0f} are needed",
+    )
 
 
 def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[CheckResult]:
@@ -86,11 +97,17 @@ def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Itera
         return
     known = wanted is None or tuple(wanted) == dataset.class_names
     names = ", ".join(dataset.class_names)
-    yield CheckResult("labels", known, names if known else f"{names}; those of the run are {', '.join(classes)}")
-    yield CheckResult("data", True, f"{len(dataset)} images readable, {len(dataset.skipped)} left out")
+    yield CheckResult(
+        "labels", known, names if known else f"{names}; those of the run are {', '.join(classes)}"
+    )
+    yield CheckResult(
+        "data", True, f"{len(dataset)} images readable, {len(dataset.skipped)} left out"
+    )
     for split, word in enumerate(SPLITS):
         counts = class_table(dataset, [torch.arange(len(dataset))], split)[0].tolist()
-        text = ", ".join(f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True))
+        text = ", ".join(
+            f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True)
+        )
         yield CheckResult(word, sum(counts) > 0, text)
 
 
@@ -101,18 +118,29 @@ def connection(link: Link) -> Iterator[CheckResult]:
             yield CheckResult("connection", True, f"{link.address} answers")
     except OSError as error:
         yield CheckResult(
-            "connection", False, f"{link.address} cannot be reached ({error}); is the server up, and the port open in both firewalls?"
+            "connection",
+            False,
+            f"{link.address} cannot be reached ({error}); is the server up, and the "
+            "port open in both firewalls?",
         )
         return
     if link.ca is None:
         yield CheckResult(
-            "TLS", False, "no certificate of the authority was given (--root-certificates), so nothing is encrypted or verified"
+            "TLS",
+            False,
+            "no certificate of the authority was given (--root-certificates), so "
+            "nothing is encrypted or verified",
         )
         return
     try:
         told = _date(link, link.ca)
     except ssl.SSLError as error:
-        yield CheckResult("TLS", False, f"the certificate is not accepted ({error.reason or error}); is {link.ca} the consortium's?")
+        yield CheckResult(
+            "TLS",
+            False,
+            f"the certificate is not accepted ({error.reason or error}); is {link.ca} "
+            "the consortium's?",
+        )
     except OSError as error:
         yield CheckResult("TLS", False, f"no answer over TLS ({error})")
     else:
@@ -124,13 +152,16 @@ def connection(link: Link) -> Iterator[CheckResult]:
             yield CheckResult(
                 "clock",
                 gap <= CLOCK_SECONDS,
-                f"differs from the server's by {gap:.0f} s, at most {CLOCK_SECONDS:.0f} s may be; NTP keeps it right",
+                f"differs from the server's by {gap:.0f} s, at most "
+                f"{CLOCK_SECONDS:.0f} s may be; NTP keeps it right",
             )
 
 
 def _date(link: Link, ca: Path) -> float | None:
     """The server's time in seconds, as its HTTP answers give it."""
-    web = HTTPSConnection(link.host, link.port, timeout=PATIENCE, context=ssl.create_default_context(cafile=str(ca)))
+    web = HTTPSConnection(
+        link.host, link.port, timeout=PATIENCE, context=ssl.create_default_context(cafile=str(ca))
+    )
     try:
         web.request("GET", "/")
         date = web.getresponse().getheader("Date")

@@ -1,8 +1,8 @@
 """Programs that run while something else happens, and of which nothing is left afterwards.
 
-Flower's processes start others, some in sessions of their own: all of them are known by a mark in their environment (Linux only). Should
-the program that started them be killed itself, a warden ends them: `python -m fedrobust.federation.processes <mark>`, which waits for
-its standard input to end.
+Flower's processes start others, some in sessions of their own: all of them are known by a mark in
+their environment (Linux only). Should the program that started them be killed itself, a warden ends
+them: `python -m fedrobust.federation.processes <mark>`, which waits for its standard input to end.
 """
 
 from __future__ import annotations
@@ -29,13 +29,21 @@ GRACE_SECONDS = 5.0  # between asking a process to end and ending it
 
 @final
 class Processes:
-    """Started programs by name, with a log file each in `folder`; leaving the `with` ends them and all that they started."""
+    """Started programs by name, with a log file each in `folder`; leaving the `with` ends them and
+    all that they started."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder, self._mark = folder, uuid.uuid4().hex
-        beside = str(Path(sys.executable).parent)  # the commands of a virtual environment that nobody has activated
+        # the commands of a virtual environment that nobody has activated
+        beside = str(Path(sys.executable).parent)
         path = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
-        self.environment = {**os.environ, **environment, "PATH": path, "PYTHONUNBUFFERED": "1", MARK: self._mark}
+        self.environment = {
+            **os.environ,
+            **environment,
+            "PATH": path,
+            "PYTHONUNBUFFERED": "1",
+            MARK: self._mark,
+        }
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._process_guard: subprocess.Popen[bytes] | None = None
 
@@ -45,10 +53,23 @@ class Processes:
         self._process_guard = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
-    def start(self, name: str, command: Sequence[str], folder: Path, *, show: bool = False, **environment: str) -> None:
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        show: bool = False,
+        **environment: str,
+    ) -> None:
         """A program in that folder; what it says is added to <name>.log, or shown."""
         folder.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as log:
@@ -68,17 +89,26 @@ class Processes:
             self._started[name].wait(seconds)
 
     def run(self, command: Sequence[str], folder: Path, seconds: float, **environment: str) -> str:
-        """What a program in that folder says on its standard output. Raises RunError where it fails or takes longer."""
+        """What a program in that folder says on its standard output. Raises RunError where it fails
+        or takes longer."""
         words = [self._found(command[0]), *command[1:]]
         try:
             done = subprocess.run(
-                words, cwd=folder, env={**self.environment, **environment}, capture_output=True, text=True, timeout=seconds, check=False
+                words,
+                cwd=folder,
+                env={**self.environment, **environment},
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise RunError(f"{command[0]}: no end within {seconds:g} s") from None
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise RunError(f"{' '.join(command[:3])}: {exit_reason(done.returncode)}: {' '.join(said[-3:])}")
+            raise RunError(
+                f"{' '.join(command[:3])}: {exit_reason(done.returncode)}: {' '.join(said[-3:])}"
+            )
         return done.stdout
 
     def log(self, name: str) -> Path:
@@ -89,7 +119,11 @@ class Processes:
 
     def ended(self) -> dict[str, int]:
         """{name: exit code} of the programs that have ended by themselves."""
-        return {name: code for name, process in self._started.items() if (code := process.poll()) is not None}
+        return {
+            name: code
+            for name, process in self._started.items()
+            if (code := process.poll()) is not None
+        }
 
     def kill(self, name: str) -> None:
         """End one program at once, as a power failure does; what it started ends by itself."""
@@ -126,7 +160,10 @@ class Processes:
     def _found(self, program: str) -> str:
         found = shutil.which(program, path=self.environment["PATH"])
         if found is None:
-            raise RunError(f"{program}: not found; install fedrobust with its dependencies in the environment of {sys.executable}")
+            raise RunError(
+                f"{program}: not found; install fedrobust with its dependencies in "
+                f"the environment of {sys.executable}"
+            )
         return found
 
 
@@ -137,7 +174,14 @@ def _marked(mark: str) -> Iterator[tuple[int, str]]:
             if needle in (folder / "environ").read_bytes().split(b"\0"):
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
                 if state != "Z" and int(folder.name) != os.getpid():
-                    yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    yield (
+                        int(folder.name),
+                        (folder / "cmdline")
+                        .read_bytes()
+                        .replace(b"\0", b" ")
+                        .decode(errors="replace")
+                        .strip(),
+                    )
 
 
 def _signal_all(mark: str, number: int) -> None:
@@ -147,7 +191,8 @@ def _signal_all(mark: str, number: int) -> None:
 
 
 def _run_guard(mark: str) -> None:
-    """Wait for the end of the standard input, which is that of whoever started this, and end everything with the mark."""
+    """Wait for the end of the standard input, which is that of whoever started this, and end
+    everything with the mark."""
     sys.stdin.read()
     for number in (signal.SIGTERM, signal.SIGKILL):
         _signal_all(mark, number)
@@ -166,15 +211,21 @@ def free_ports(number: int) -> list[int]:
 
 
 def wait_for_port(host: str, port: int, processes: Processes, name: str, seconds: float) -> None:
-    """Until somebody listens there. Raises RunError where the program ends before, or not in that time."""
+    """Until somebody listens there. Raises RunError where the program ends before, or not in that
+    time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
         if name in processes.ended():
-            raise RunError(f"{name}: {exit_reason(processes.ended()[name])}, at once; see {processes.log(name)}")
+            raise RunError(
+                f"{name}: {exit_reason(processes.ended()[name])}, at once; see "
+                f"{processes.log(name)}"
+            )
         time.sleep(0.1)
-    raise RunError(f"{name} does not listen on port {port} after {seconds:g} s; see {processes.log(name)}")
+    raise RunError(
+        f"{name} does not listen on port {port} after {seconds:g} s; see {processes.log(name)}"
+    )
 
 
 if __name__ == "__main__":

@@ -26,11 +26,14 @@ def resume_command(folder: Path) -> str:
 
 
 def compose_for_sites(overrides: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """The configuration of a run on real sites: their own data unless the words say otherwise, and no clean twin. Raises ConfigError."""
+    """The configuration of a run on real sites: their own data unless the words say otherwise, and
+    no clean twin. Raises ConfigError."""
     try:
         words = shlex.split(overrides)
     except ValueError as error:
-        raise ConfigError(f"overrides={overrides}: cannot be read ({error}); each quote needs its second one") from error
+        raise ConfigError(
+            f"overrides={overrides}: cannot be read ({error}); each quote needs its second one"
+        ) from error
     first = [] if any(word.startswith("partition=") for word in words) else ["partition=remote"]
     last = [f"num_clients={len(names)}"] if names else []
     try:
@@ -43,19 +46,34 @@ def compose_for_sites(overrides: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def assemble(
-    grid: Grid, experiment: Experiment, names: tuple[str, ...], seconds: float, on_progress: OnProgress
+    grid: Grid,
+    experiment: Experiment,
+    names: tuple[str, ...],
+    seconds: float,
+    on_progress: OnProgress,
 ) -> tuple[FederationGrid, Experiment]:
     """The Grid of the sites by client number, and the experiment with what they say of themselves.
 
-    names: the sites that take part, in the order of their numbers; empty: all that are connected. Waits so many seconds for them.
-    Raises RunError where too few come or one cannot take part, ConfigError where they cannot be told apart.
+    names: the sites that take part, in the order of their numbers; empty: all that are connected.
+    Waits so many seconds for them. Raises RunError where too few come or one cannot take part,
+    ConfigError where they cannot be told apart.
     """
     found = collect_site_info(grid, experiment.num_clients, names, seconds, on_progress)
     if not names and len(found) > experiment.num_clients:
-        raise ConfigError(f'num_clients={experiment.num_clients}: {len(found)} nodes are connected; say which take part with sites="..."')
+        raise ConfigError(
+            f"num_clients={experiment.num_clients}: {len(found)} nodes are connected; "
+            'say which take part with sites="..."'
+        )
     size, classes = experiment.dataset.images.shape[-1], experiment.dataset.class_names
     unnumbered = dict(enumerate(found))
-    asked = FederationGrid(grid, unnumbered, [one.name or str(one.id) for one in found], size=size, classes=classes, numbered=False)
+    asked = FederationGrid(
+        grid,
+        unnumbered,
+        [one.name or str(one.id) for one in found],
+        size=size,
+        classes=classes,
+        numbered=False,
+    )
     answers = ask(asked, experiment.text, experiment.config["server"]["round_timeout"])
     chosen, counts = _number_sites(unnumbered, answers, names)
     _check_enough(experiment, chosen, names)
@@ -63,7 +81,9 @@ def assemble(
     everyone = names or tuple(sites[client] for client in range(len(sites)))
     for client, name in enumerate(everyone):
         on_progress(f"client {client}: site {name}: {_describe_site(counts.get(client))}")
-    held = tuple(counts[client].counts[0] if client in counts else 0 for client in range(len(everyone)))
+    held = tuple(
+        counts[client].counts[0] if client in counts else 0 for client in range(len(everyone))
+    )
     known = replace(experiment, sites=everyone, reported_sizes=held)
     return FederationGrid(grid, chosen, everyone, size=size, classes=classes), known
 
@@ -71,7 +91,8 @@ def assemble(
 def _number_sites(
     nodes: Mapping[int, Node], answers: Mapping[int, SiteInfo | str], names: tuple[str, ...]
 ) -> tuple[dict[int, Node], dict[int, SiteInfo]]:
-    """The nodes and their answers by client number. Raises RunError for a node that takes part and cannot."""
+    """The nodes and their answers by client number. Raises RunError for a node that takes part and
+    cannot."""
     told: dict[int, tuple[Node, SiteInfo]] = {}
     for place, node in nodes.items():
         answer = answers.get(place, "no answer")
@@ -81,16 +102,28 @@ def _number_sites(
         elif not names or node.registered in (*names, ""):
             raise RunError(f"site {node.name or node.id} cannot take part: {answer}")
     all_named = [node for node, _ in told.values()]
-    chosen = dict(list_nodes(all_named, names)) if names else dict(enumerate(number_sites(all_named)))
+    chosen = (
+        dict(list_nodes(all_named, names)) if names else dict(enumerate(number_sites(all_named)))
+    )
     return chosen, {client: told[node.id][1] for client, node in chosen.items()}
 
 
-def _check_enough(experiment: Experiment, chosen: Mapping[int, Node], names: tuple[str, ...]) -> None:
-    """Listed sites may be missing, as many as may fail in a round; where nobody knows who is missing, nobody may."""
-    missing, allowed = experiment.num_clients - len(chosen), experiment.config["server"]["max_failures"] if names else 0
+def _check_enough(
+    experiment: Experiment, chosen: Mapping[int, Node], names: tuple[str, ...]
+) -> None:
+    """Listed sites may be missing, as many as may fail in a round; where nobody knows who is
+    missing, nobody may."""
+    missing, allowed = (
+        experiment.num_clients - len(chosen),
+        experiment.config["server"]["max_failures"] if names else 0,
+    )
     if missing > allowed:
         who = ", ".join(name for client, name in enumerate(names) if client not in chosen)
-        remedy = f"missing: {who}; server.max_failures={allowed}" if names else "connect the others, or raise wait"
+        remedy = (
+            f"missing: {who}; server.max_failures={allowed}"
+            if names
+            else "connect the others, or raise wait"
+        )
         raise RunError(f"{len(chosen)} of {experiment.num_clients} sites are connected ({remedy})")
 
 
@@ -98,5 +131,7 @@ def _describe_site(site_info: SiteInfo | None) -> str:
     if site_info is None:
         return "not connected"
     train, validation, test = site_info.counts
-    words = ", ".join(f"{name} {site_info.words[name]}" for name in ("python", "torch", "flwr", "device"))
+    words = ", ".join(
+        f"{name} {site_info.words[name]}" for name in ("python", "torch", "flwr", "device")
+    )
     return f"{train} training, {validation} validation, {test} test images; {words}"

@@ -1,4 +1,5 @@
-"""Start scripts, systemd units and compose files, for the server and for a site; text only, nothing is started here."""
+"""Start scripts, systemd units and compose files, for the server and for a site; text only, nothing
+is started here."""
 
 from __future__ import annotations
 
@@ -17,19 +18,23 @@ EVERYWHERE = "0.0.0.0"
 
 
 def write_server(folder: Path, link: Link) -> list[Path]:
-    """For the server's folder, which holds its certificate and key: start scripts and systemd units of the SuperLink, which listens on
-    the loopback interface, and of its gate, which listens to the network; a compose file of both; operator/config.toml."""
+    """For the server's folder, which holds its certificate and key: start scripts and systemd units
+    of the SuperLink, which listens on the loopback interface, and of its gate, which listens to the
+    network; a compose file of both; operator/config.toml."""
     programs = {
         "superlink": flower_commands.superlink(link.inner, folder),
         "gate": flower_commands.gateway(link, link.inner, folder, EVERYWHERE),
     }
-    written = [path for name, command in programs.items() for path in _start_files(folder, name, command)]
+    written = [
+        path for name, command in programs.items() for path in _start_files(folder, name, command)
+    ]
     operator = _write(folder / "operator" / "config.toml", flower_commands.connection(link.inner))
     return [*written, _write(folder / "compose.yaml", _compose(folder, programs)), operator]
 
 
 def write_site(folder: Path, link: Link, node: Mapping[str, Scalar], port: int) -> list[Path]:
-    """For a site's folder, which holds its key and ca.crt: start script, systemd unit and compose file of its SuperNode."""
+    """For a site's folder, which holds its key and ca.crt: start script, systemd unit and compose
+    file of its SuperNode."""
     command = flower_commands.supernode(link, folder, node, port)
     mounts = [str(node["data-root"])] if "data-root" in node else []
     compose = _compose(folder, {"supernode": command}, mounts)
@@ -38,12 +43,26 @@ def write_site(folder: Path, link: Link, node: Mapping[str, Scalar], port: int) 
 
 def _start_files(folder: Path, name: str, command: Sequence[str]) -> list[Path]:
     beside = Path(sys.executable).parent
-    settings = {**flower_commands.QUIET, "FLWR_HOME": str(folder / "home"), "PATH": f"{beside}:/usr/local/bin:/usr/bin:/bin"}
-    lines = ["#!/bin/sh", *(f"export {key}={shlex.quote(value)}" for key, value in settings.items())]
-    lines += [f"cd {shlex.quote(str(folder))} || exit 1", f"exec {shlex.join([str(beside / command[0]), *command[1:]])}", ""]
+    settings = {
+        **flower_commands.QUIET,
+        "FLWR_HOME": str(folder / "home"),
+        "PATH": f"{beside}:/usr/local/bin:/usr/bin:/bin",
+    }
+    lines = [
+        "#!/bin/sh",
+        *(f"export {key}={shlex.quote(value)}" for key, value in settings.items()),
+    ]
+    lines += [
+        f"cd {shlex.quote(str(folder))} || exit 1",
+        f"exec {shlex.join([str(beside / command[0]), *command[1:]])}",
+        "",
+    ]
     script = _write(folder / f"{name}.sh", "\n".join(lines))
     script.chmod(0o755)
-    return [script, _write(folder / f"{name}.service", _unit(script, f"fedrobust federation: {name}"))]
+    return [
+        script,
+        _write(folder / f"{name}.service", _unit(script, f"fedrobust federation: {name}")),
+    ]
 
 
 def _unit(script: Path, title: str) -> str:
@@ -67,9 +86,16 @@ WantedBy=multi-user.target
 """
 
 
-def _compose(folder: Path, programs: Mapping[str, Sequence[str]], mounts: Sequence[str] = ()) -> str:
-    """One service a program, of an image that holds fedrobust; the files lie where they lie here, the network is the host's."""
-    environment = {**flower_commands.QUIET, "FLWR_HOME": str(folder / "home"), "FEDROBUST_CACHE": str(folder / "cache")}
+def _compose(
+    folder: Path, programs: Mapping[str, Sequence[str]], mounts: Sequence[str] = ()
+) -> str:
+    """One service a program, of an image that holds fedrobust; the files lie where they lie here,
+    the network is the host's."""
+    environment = {
+        **flower_commands.QUIET,
+        "FLWR_HOME": str(folder / "home"),
+        "FEDROBUST_CACHE": str(folder / "cache"),
+    }
     common = {
         "image": "fedrobust:latest",
         "environment": environment,
@@ -80,12 +106,15 @@ def _compose(folder: Path, programs: Mapping[str, Sequence[str]], mounts: Sequen
         "working_dir": str(folder),
     }
     services = {name: {**common, "command": list(command)} for name, command in programs.items()}
-    return json.dumps({"services": services}, indent=2).replace("$", "$$") + "\n"  # JSON is YAML; Compose would put in what $NAME holds
+    # JSON is YAML; Compose would put in what $NAME holds
+    return json.dumps({"services": services}, indent=2).replace("$", "$$") + "\n"
 
 
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        raise ConfigError(f"{path}: exists already and was left alone; move it away to have it written anew")
+        raise ConfigError(
+            f"{path}: exists already and was left alone; move it away to have it written anew"
+        )
     path.write_text(text, encoding="utf-8")
     return path

@@ -1,1 +1,2 @@
-"""What one hospital learns with: classifier, ETF, losses, training loop, inference, BatchNorm, model files."""
+"""What one hospital learns with: classifier, ETF, losses, training loop, inference, BatchNorm,
+model files."""

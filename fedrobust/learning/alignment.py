@@ -1,4 +1,5 @@
-"""How well a model's scores on labelled images agree with the labels: what trust is made of, and what a disguise must keep."""
+"""How well a model's scores on labelled images agree with the labels: what trust is made of, and
+what a disguise must keep."""
 
 from __future__ import annotations
 
@@ -14,27 +15,33 @@ WORST_LOSS = 1000.0  # above any loss that unit features can reach (twice the sc
 def cosines(scores: Tensor, head: str) -> Tensor:
     """Scores (..., K) as cosines in [-1, 1] between what the model says and each class.
 
-    "etf": the inner products of unit features and anchors are such cosines. "linear": logits mean the same after a shift, so
-    they are centred over the classes; the cosine of that vector with the class's vertex e_k - 1/K of the simplex in logit
-    space, sqrt(K/(K-1)) v_k / |v|, has the same range and the same ideal, and no scaling of the logits changes it.
+    "etf": the inner products of unit features and anchors are such cosines. "linear": logits mean
+    the same after a shift, so they are centred over the classes; the cosine of that vector with the
+    class's vertex e_k - 1/K of the simplex in logit space, sqrt(K/(K-1)) v_k / |v|, has the same
+    range and the same ideal, and no scaling of the logits changes it.
     """
     if head == "etf":
         return scores
     num_classes = scores.shape[-1]
     centred = scores - scores.mean(dim=-1, keepdim=True)
-    return math.sqrt(num_classes / (num_classes - 1)) * functional.normalize(centred, dim=-1, eps=1e-8)
+    return math.sqrt(num_classes / (num_classes - 1)) * functional.normalize(
+        centred, dim=-1, eps=1e-8
+    )
 
 
 def alignment(scores_RK: Tensor, labels_R: Tensor, head: str) -> Tensor:
-    """The mean over classes (of those in the labels) of the mean cosine with the true class, float64 in [-1, 1].
-    Scores that are not finite count as the worst: -1."""
+    """The mean over classes (of those in the labels) of the mean cosine with the true class,
+    float64 in [-1, 1]. Scores that are not finite count as the worst: -1."""
     if not scores_RK.isfinite().all():
         return torch.tensor(-1.0, dtype=torch.float64)
     true_R = cosines(scores_RK.to(torch.float64), head).gather(1, labels_R[:, None])[:, 0]
-    return torch.stack([true_R[labels_R == label].mean() for label in torch.unique(labels_R)]).mean()
+    return torch.stack(
+        [true_R[labels_R == label].mean() for label in torch.unique(labels_R)]
+    ).mean()
 
 
 def root_loss(scores_RK: Tensor, labels_R: Tensor, scale: float) -> Tensor:
-    """Mean cross-entropy of softmax(scale * scores), float64 in [0, 1000]; not finite counts as 1000."""
+    """Mean cross-entropy of softmax(scale * scores), float64 in [0, 1000]; not finite counts as
+    1000."""
     loss = functional.cross_entropy(scale * scores_RK.to(torch.float64), labels_R)
     return loss.nan_to_num(nan=WORST_LOSS, posinf=WORST_LOSS).clamp(max=WORST_LOSS)

@@ -7,24 +7,29 @@ from torch import Generator, Tensor
 
 
 def augment(images: Tensor, generator: Generator) -> Tensor:
-    """Images (B, C, H, W) of any dtype -> new images of the same shape, flipped, turned by 90 degrees and shifted.
+    """Images (B, C, H, W) of any dtype -> new images of the same shape, flipped, turned by 90
+    degrees and shifted.
 
-    Each image gets one of the eight symmetries of the square at random (four of the rectangle where H != W) and a shift of up to an eighth
-    of each side, its border pixels repeated. No value is interpolated. The choices are drawn on the CPU: the same on every device.
+    Each image gets one of the eight symmetries of the square at random (four of the rectangle where
+    H != W) and a shift of up to an eighth of each side, its border pixels repeated. No value is
+    interpolated. The choices are drawn on the CPU: the same on every device.
     """
     count, _, height, width = images.shape
     rows = _lines(count, height, generator).to(images.device)
     columns = _lines(count, width, generator).to(images.device)
     turned = (torch.rand(count, generator=generator) < 0.5).to(images.device)
     each = torch.arange(count, device=images.device)[:, None, None]
-    moved = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    moved = images.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
     if height != width:
         return moved
     return torch.where(turned[:, None, None, None], moved.transpose(2, 3), moved)
 
 
 def _lines(count: int, size: int, generator: Generator) -> Tensor:
-    """For each of `count` images which source lines (count, size) to read: shifted, clamped to the image, half of them backwards."""
+    """For each of `count` images which source lines (count, size) to read: shifted, clamped to the
+    image, half of them backwards."""
     reach = size // 8
     shift = torch.randint(-reach, reach + 1, (count, 1), generator=generator)
     backwards = torch.rand(count, 1, generator=generator) < 0.5

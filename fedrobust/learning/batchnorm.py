@@ -1,4 +1,5 @@
-"""BatchNorm in a federation: averaged running statistics are stale; these helpers re-estimate or freeze them."""
+"""BatchNorm in a federation: averaged running statistics are stale; these helpers re-estimate or
+freeze them."""
 
 from __future__ import annotations
 
@@ -14,16 +15,22 @@ from fedrobust.utils.images import as_unit
 
 def layers(model: nn.Module) -> list[_BatchNorm]:
     """The model's BatchNorm layers that keep running statistics."""
-    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
 
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 64) -> None:
-    """Replace the running statistics of every BatchNorm by those of `images` (N, 3, H, W), uint8 or unit floats, in one forward pass.
+    """Replace the running statistics of every BatchNorm by those of `images` (N, 3, H, W), uint8 or
+    unit floats, in one forward pass.
 
-    Every batch counts the same (cumulative average); batch i is every n-th image, so sorted images do no harm. Only the running means and
-    variances change: parameters, modes, momenta and `num_batches_tracked` stay. Fewer than two images have no variance between them and
-    leave the model alone, as does a model without BatchNorm. No randomness.
+    Every batch counts the same (cumulative average); batch i is every n-th image, so sorted images
+    do no harm. Only the running means and variances change: parameters, modes, momenta and
+    `num_batches_tracked` stay. Fewer than two images have no variance between them and leave the
+    model alone, as does a model without BatchNorm. No randomness.
     """
     found = layers(model)
     if not found or len(images) < 2:
@@ -37,7 +44,8 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 64) -> None:
 
 @contextmanager
 def _estimating(model: nn.Module, found: list[_BatchNorm]) -> Iterator[None]:
-    """Everything in eval mode but BatchNorm, which starts anew and averages cumulatively (momentum None)."""
+    """Everything in eval mode but BatchNorm, which starts anew and averages cumulatively (momentum
+    None)."""
     modes = {module: module.training for module in model.modules()}
     kept = [(layer, layer.momentum, layer.num_batches_tracked) for layer in found]
     model.eval()
@@ -45,7 +53,10 @@ def _estimating(model: nn.Module, found: list[_BatchNorm]) -> Iterator[None]:
         layer.train()
         layer.running_mean.zero_()  # type: ignore[union-attr]  # no value that is not finite may survive
         layer.running_var.fill_(1)  # type: ignore[union-attr]
-        layer.momentum, layer.num_batches_tracked = None, torch.zeros_like(layer.num_batches_tracked)  # type: ignore[arg-type]
+        layer.momentum, layer.num_batches_tracked = (
+            None,
+            torch.zeros_like(layer.num_batches_tracked),
+        )  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -57,7 +68,8 @@ def _estimating(model: nn.Module, found: list[_BatchNorm]) -> Iterator[None]:
 
 @contextmanager
 def freeze_statistics(model: nn.Module) -> Iterator[None]:
-    """Within the context BatchNorm uses its running statistics and does not change them, while the rest trains.
+    """Within the context BatchNorm uses its running statistics and does not change them, while the
+    rest trains.
 
     Enter it after `model.train()`; at the end the layers' former modes return.
     """

@@ -1,4 +1,5 @@
-"""MEFF from finished models: the client models of a federation, or models trained one by one, fused under one classifier."""
+"""MEFF from finished models: the client models of a federation, or models trained one by one, fused
+under one classifier."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from fedrobust.state import Layout, State, load
 
 
 class Frozen(nn.Module):
-    """A finished classifier as a source of features: it is no longer trained and stays in eval mode, whatever surrounds it."""
+    """A finished classifier as a source of features: it is no longer trained and stays in eval
+    mode, whatever surrounds it."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -40,12 +42,13 @@ def from_states(model: Classifier, layout: Layout, states: Sequence[State]) -> l
 
 
 def fuse(members: Sequence[Classifier], fusion: str = "mean") -> Classifier:
-    """One classifier over the features of finished ones, which are frozen and moved into it; only its last layer can be trained
-    (`training.fit` does so, with any loss).
+    """One classifier over the features of finished ones, which are frozen and moved into it; only
+    its last layer can be trained (`training.fit` does so, with any loss).
 
-    With the same fixed anchors everybody's features live in one space: before any training the last layer is their mean ("concatenate"
-    starts there too), so the fused model answers at once. Linear heads have no common space: theirs starts at zero and must be trained.
-    Raises ValueError for no members, for different heads, classes or anchors.
+    With the same fixed anchors everybody's features live in one space: before any training the last
+    layer is their mean ("concatenate" starts there too), so the fused model answers at once. Linear
+    heads have no common space: theirs starts at zero and must be trained. Raises ValueError for no
+    members, for different heads, classes or anchors.
     """
     if not members:
         raise ValueError("an ensemble needs at least one member")
@@ -53,11 +56,18 @@ def fuse(members: Sequence[Classifier], fusion: str = "mean") -> Classifier:
     for other in members[1:]:
         same = (other.head, other.num_classes) == (first.head, first.num_classes)
         if not same or (first.anchors is not None and not _equal(first.anchors, other.anchors)):
-            raise ValueError("the members of an ensemble must have the same classes and the same head, with the same anchors")
+            raise ValueError(
+                "the members of an ensemble must have the same classes and the same "
+                "head, with the same anchors"
+            )
     device = next(first.parameters()).device
-    widths = [one.last.in_features if one.anchors is None else one.anchors.shape[0] for one in members]
+    widths = [
+        one.last.in_features if one.anchors is None else one.anchors.shape[0] for one in members
+    ]
     backbone = Fusion([Frozen(one) for one in members], widths, fusion)
-    fused = Classifier(backbone, backbone.head_hidden_size, first.num_classes, first.anchors, first.scale)
+    fused = Classifier(
+        backbone, backbone.head_hidden_size, first.num_classes, first.anchors, first.scale
+    )
     with torch.no_grad():
         if first.anchors is None:
             fused.last.weight.zero_()

@@ -1,8 +1,10 @@
-"""Losses on scores: dot regression with Rect, cross-entropy, balanced softmax, and the two terms of mutual learning.
+"""Losses on scores: dot regression with Rect, cross-entropy, balanced softmax, and the two terms of
+mutual learning.
 
-Scores are (B, K): inner products of unit features with the ETF's anchors, in [-1, 1], or the logits of a linear head.
-All is computed in float32 (float64 for float64 scores) with autocast off. Conventions of every loss here: an empty batch
-costs 0 (with zero gradients), values that are not finite come out as a loss that is not finite, labels are int64 in [0, K).
+Scores are (B, K): inner products of unit features with the ETF's anchors, in [-1, 1], or the logits
+of a linear head. All is computed in float32 (float64 for float64 scores) with autocast off.
+Conventions of every loss here: an empty batch costs 0 (with zero gradients), values that are not
+finite come out as a loss that is not finite, labels are int64 in [0, K).
 """
 
 from __future__ import annotations
@@ -42,13 +44,18 @@ def class_counts(labels_B: Tensor, num_classes: int) -> Tensor:
 
 
 @torch.no_grad()
-def rect_lengths(labels_B: Tensor, num_classes: int, cap: float | None = 10.0, counts_K: Tensor | None = None) -> Tensor:
-    """Rect: the length r_k (K,) that each anchor has as a training target, longer for rarer classes.
+def rect_lengths(
+    labels_B: Tensor, num_classes: int, cap: float | None = 10.0, counts_K: Tensor | None = None
+) -> Tensor:
+    """Rect: the length r_k (K,) that each anchor has as a training target, longer for rarer
+    classes.
 
-    r_k = sqrt(gamma / c_k), gamma = images / classes present. The counts c are those of the batch (Yang et al.'s code; classes that are
-    absent keep length 1), or `counts_K` of a client or of the federation, clipped to at least 1 because counts may be forged.
-    cap: upper bound of the weight r_k^2, for one mislabelled image of a rare class would otherwise weigh as much as a whole class
-    (None: no bound). r_k^2 is the weight of an image of class k, so that every class present weighs the same.
+    r_k = sqrt(gamma / c_k), gamma = images / classes present. The counts c are those of the batch
+    (Yang et al.'s code; classes that are absent keep length 1), or `counts_K` of a client or of the
+    federation, clipped to at least 1 because counts may be forged. cap: upper bound of the weight
+    r_k^2, for one mislabelled image of a rare class would otherwise weigh as much as a whole class
+    (None: no bound). r_k^2 is the weight of an image of class k, so that every class present weighs
+    the same.
     """
     if counts_K is None:
         counts = class_counts(labels_B, num_classes)
@@ -62,10 +69,12 @@ def rect_lengths(labels_B: Tensor, num_classes: int, cap: float | None = 10.0, c
 
 
 def dot_regression(scores_BK: Tensor, labels_B: Tensor, lengths_K: Tensor | None = None) -> Tensor:
-    """Dot regression on unit features: 1/(2B) sum_i r_y^2 (1 - cos_i)^2, cos_i = u_i . m_y the score of the true class.
+    """Dot regression on unit features: 1/(2B) sum_i r_y^2 (1 - cos_i)^2, cos_i = u_i . m_y the
+    score of the true class.
 
-    Yang et al. 2022, eq. 9, with targets r_y m_y (`rect_lengths`; None: all 1). It attracts to the true anchor only, and its gradient
-    with respect to the features vanishes at cos = 1 and, through the normalisation, at cos = -1.
+    Yang et al. 2022, eq. 9, with targets r_y m_y (`rect_lengths`; None: all 1). It attracts to the
+    true anchor only, and its gradient with respect to the features vanishes at cos = 1 and, through
+    the normalisation, at cos = -1.
     """
     with full_precision(scores_BK):
         gap_B = 1 - _wide(scores_BK).gather(1, labels_B[:, None])[:, 0]
@@ -76,21 +85,26 @@ def dot_regression(scores_BK: Tensor, labels_B: Tensor, lengths_K: Tensor | None
 def cross_entropy(scores_BK: Tensor, labels_B: Tensor, scale: float = 1.0) -> Tensor:
     """Mean cross-entropy of softmax(scale * scores).
 
-    With inner products the scale must be well above 1: at perfect alignment the top probability is only
-    1 / (1 + (K-1) exp(-scale K/(K-1))), .309 for K = 8 and scale 1.
+    With inner products the scale must be well above 1: at perfect alignment the top probability is
+    only 1 / (1 + (K-1) exp(-scale K/(K-1))), .309 for K = 8 and scale 1.
     """
     with full_precision(scores_BK):
         return _mean(functional.cross_entropy(scale * _wide(scores_BK), labels_B, reduction="none"))
 
 
-def balanced_softmax(scores_BK: Tensor, labels_B: Tensor, counts_K: Tensor, scale: float = 1.0) -> Tensor:
-    """Cross-entropy of scale * scores + log max(count, 1) with the class counts of the training images (Ren et al. 2020).
+def balanced_softmax(
+    scores_BK: Tensor, labels_B: Tensor, counts_K: Tensor, scale: float = 1.0
+) -> Tensor:
+    """Cross-entropy of scale * scores + log max(count, 1) with the class counts of the training
+    images (Ren et al. 2020).
 
     The prior is learnt away: predictions use the plain scores.
     """
     with full_precision(scores_BK):
         prior_K = counts_K.to(scores_BK.device, torch.float32).clamp(min=1).log()
-        return _mean(functional.cross_entropy(scale * _wide(scores_BK) + prior_K, labels_B, reduction="none"))
+        return _mean(
+            functional.cross_entropy(scale * _wide(scores_BK) + prior_K, labels_B, reduction="none")
+        )
 
 
 def mutual_kl(
@@ -100,20 +114,29 @@ def mutual_kl(
     temperature: float = 2.0,
     weights_B: Tensor | None = None,
 ) -> Tensor:
-    """Mutual learning on all inner products: T^2 / B sum_i w_i KL(teacher_i || softmax(scale * student_i / T)).
+    """Mutual learning on all inner products: T^2 / B sum_i w_i KL(teacher_i || softmax(scale *
+    student_i / T)).
 
-    The teacher's probabilities (rows sum to 1, already at temperature T) are constants. Zhang et al. 2018 (arXiv 1706.00384), eq. 3, with
-    the T^2 of distillation. Weights (None: all 1) are not renormalised: images of weight 0 make the term smaller.
+    The teacher's probabilities (rows sum to 1, already at temperature T) are constants. Zhang et
+    al. 2018 (arXiv 1706.00384), eq. 3, with the T^2 of distillation. Weights (None: all 1) are not
+    renormalised: images of weight 0 make the term smaller.
     """
     with full_precision(student_scores_BK):
-        log_student_BK = functional.log_softmax(scale / temperature * _wide(student_scores_BK), dim=1)
+        log_student_BK = functional.log_softmax(
+            scale / temperature * _wide(student_scores_BK), dim=1
+        )
         teacher_BK = _wide(teacher_probabilities_BK.detach())
         divergence_B = functional.kl_div(log_student_BK, teacher_BK, reduction="none").sum(1)
-        return temperature**2 * _mean(divergence_B if weights_B is None else weights_B * divergence_B)
+        return temperature**2 * _mean(
+            divergence_B if weights_B is None else weights_B * divergence_B
+        )
 
 
-def inner_product_gap(student_scores_BK: Tensor, teacher_scores_BK: Tensor, labels_B: Tensor) -> Tensor:
-    """Mutual learning on the inner product with the true anchor alone: 1/(2B) sum_i (a_i[y_i] - teacher_i[y_i])^2, teacher constant."""
+def inner_product_gap(
+    student_scores_BK: Tensor, teacher_scores_BK: Tensor, labels_B: Tensor
+) -> Tensor:
+    """Mutual learning on the inner product with the true anchor alone: 1/(2B) sum_i (a_i[y_i] -
+    teacher_i[y_i])^2, teacher constant."""
     with full_precision(student_scores_BK):
         gap_BK = _wide(student_scores_BK) - _wide(teacher_scores_BK.detach())
         return _mean(0.5 * gap_BK.gather(1, labels_B[:, None])[:, 0].square())
@@ -130,8 +153,9 @@ def make_loss(
 ) -> Loss:
     """The loss of that name as a function of (scores_BK, labels_B) alone.
 
-    counts_K: images per class, needed by balanced_softmax and by Rect in the scope client. Rect lengthens the targets of
-    dot_regression and of nothing else: on the logits of a cross-entropy it would make rare classes learn less.
+    counts_K: images per class, needed by balanced_softmax and by Rect in the scope client. Rect
+    lengthens the targets of dot_regression and of nothing else: on the logits of a cross-entropy it
+    would make rare classes learn less.
     """
     if name not in NAMES:
         raise ConfigError(f"client.loss={name}: must be one of {', '.join(NAMES)}")
@@ -144,8 +168,12 @@ def make_loss(
         return dot_regression
     if rect_scope not in SCOPES:
         raise ConfigError(f"client.rect_scope={rect_scope}: must be one of {', '.join(SCOPES)}")
-    known = None if rect_scope == "batch" else _required(counts_K, f"client.rect_scope={rect_scope}")
-    return lambda scores_BK, labels_B: dot_regression(scores_BK, labels_B, rect_lengths(labels_B, scores_BK.shape[1], rect_cap, known))
+    known = (
+        None if rect_scope == "batch" else _required(counts_K, f"client.rect_scope={rect_scope}")
+    )
+    return lambda scores_BK, labels_B: dot_regression(
+        scores_BK, labels_B, rect_lengths(labels_B, scores_BK.shape[1], rect_cap, known)
+    )
 
 
 def _required(counts_K: Tensor | None, setting: str) -> Tensor:

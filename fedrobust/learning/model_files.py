@@ -16,41 +16,65 @@ from fedrobust.state import Entries, Layout, State, flat
 from fedrobust.utils import files, tensor_files
 
 BACKBONE = "backbone."
-ANCHORS = "etf.anchors"  # the name under which a run's checkpoints keep the fixed ETF beside the model's tensors
+# the name under which a run's checkpoints keep the fixed ETF beside the model's tensors
+ANCHORS = "etf.anchors"
 
 
 def load_file(path: str, model: Any) -> None:
-    """Load `path` into a `classifier.Classifier`: a checkpoint of a whole classifier (names start with `backbone.`), or a timm
-    backbone, whose own classifier is left out.
+    """Load `path` into a `classifier.Classifier`: a checkpoint of a whole classifier (names start
+    with `backbone.`), or a timm backbone, whose own classifier is left out.
 
-    Raises ConfigError for an unreadable file, for missing or unexpected names, for wrong shapes, and for a classifier that was trained
-    towards other anchors.
+    Raises ConfigError for an unreadable file, for missing or unexpected names, for wrong shapes,
+    and for a classifier that was trained towards other anchors.
     """
     tensors = _read(path)
     if not any(name.startswith(BACKBONE) for name in tensors):
         load_backbone(path, model.backbone)
         return
     anchors = tensors.pop(ANCHORS, None)
-    if anchors is not None and model.anchors is not None and not torch.equal(anchors, model.anchors):
-        raise ConfigError(f"model.checkpoint={path}: was trained towards other anchors; use its run's seed and model.dimension")
+    if (
+        anchors is not None
+        and model.anchors is not None
+        and not torch.equal(anchors, model.anchors)
+    ):
+        raise ConfigError(
+            f"model.checkpoint={path}: was trained towards other anchors; use its "
+            "run's seed and model.dimension"
+        )
     _fill(path, model, tensors)
 
 
 def load_backbone(path: str, backbone: Any) -> None:
-    """Load `path` into a timm backbone: a file of one, or the backbone's part of a whole classifier. Raises ConfigError as `load_file`."""
+    """Load `path` into a timm backbone: a file of one, or the backbone's part of a whole
+    classifier. Raises ConfigError as `load_file`."""
     tensors = _read(path)
     if any(name.startswith(BACKBONE) for name in tensors):
-        _fill(path, backbone, {name.removeprefix(BACKBONE): tensor for name, tensor in tensors.items() if name.startswith(BACKBONE)})
+        _fill(
+            path,
+            backbone,
+            {
+                name.removeprefix(BACKBONE): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(BACKBONE)
+            },
+        )
         return
     own = _own_classifier(backbone)
-    _fill(path, backbone, {name: tensor for name, tensor in tensors.items() if name.rsplit(".", 1)[0] not in own})
+    _fill(
+        path,
+        backbone,
+        {name: tensor for name, tensor in tensors.items() if name.rsplit(".", 1)[0] not in own},
+    )
 
 
 def _read(path: str) -> dict[str, Tensor]:
     try:
         return read_tensors(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"model.checkpoint={path}: not a readable safetensors file ({' '.join(str(error).split())})") from error
+        raise ConfigError(
+            f"model.checkpoint={path}: not a readable safetensors file "
+            f"({' '.join(str(error).split())})"
+        ) from error
 
 
 def _own_classifier(backbone: Any) -> set[str]:
@@ -60,7 +84,8 @@ def _own_classifier(backbone: Any) -> set[str]:
 
 def _fill(path: str, module: Any, tensors: dict[str, Tensor]) -> None:
     wanted = module.state_dict()
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}  # checkpoints of runs leave them out
+    # checkpoints of runs leave them out
+    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     problems = [f"lacks {name}" for name in wanted.keys() - tensors.keys() - counters]
     problems += [f"holds an unknown {name}" for name in tensors.keys() - wanted.keys()]
     problems += [
@@ -77,29 +102,52 @@ def _fill(path: str, module: Any, tensors: dict[str, Tensor]) -> None:
 ETF = "etf.anchors"
 
 
-def save_state(path: Path, layout: Layout, state: State, anchors: Tensor | None = None, notes: Mapping[str, str] | None = None) -> None:
-    """Write the state's tensors under their names, the fixed ETF (d, K) beside them, and `notes` as metadata. Raises OSError."""
+def save_state(
+    path: Path,
+    layout: Layout,
+    state: State,
+    anchors: Tensor | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write the state's tensors under their names, the fixed ETF (d, K) beside them, and `notes` as
+    metadata. Raises OSError."""
     tensors = layout.named(state) | ({} if anchors is None else {ETF: anchors})
     files.write(path, tensor_files.pieces(tensors, notes))
 
 
 def load_state(path: Path, layout: Layout) -> tuple[State, dict[str, str]]:
-    """The state and the notes of a checkpoint. Raises DataError where the file is damaged or of another model."""
+    """The state and the notes of a checkpoint. Raises DataError where the file is damaged or of
+    another model."""
     try:
         with safe_open(path, framework="pt") as opened:
             file: Any = opened  # safetensors' types are incomplete
-            tensors, notes = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors, notes = (
+                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
+                dict(file.metadata() or {}),
+            )
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: not a readable checkpoint ({error}); delete it and run again") from error
+        raise DataError(
+            f"{path}: not a readable checkpoint ({error}); delete it and run again"
+        ) from error
     others = tensors.keys() - {name for name, _ in (*layout.parameters, *layout.buffers)} - {ETF}
     if others:
-        raise DataError(f"{path}: holds a tensor {min(others)} that the model has not; it belongs to another model")
-    return State(gather_vector(tensors, layout.parameters, path), gather_vector(tensors, layout.buffers, path)), notes
+        raise DataError(
+            f"{path}: holds a tensor {min(others)} that the model has not; it belongs "
+            "to another model"
+        )
+    return State(
+        gather_vector(tensors, layout.parameters, path),
+        gather_vector(tensors, layout.buffers, path),
+    ), notes
 
 
 def gather_vector(tensors: Mapping[str, Tensor], entries: Entries, path: Path) -> Tensor:
-    """The flat vector of these entries. Raises DataError where one is missing or has another shape."""
+    """The flat vector of these entries. Raises DataError where one is missing or has another
+    shape."""
     for name, shape in entries:
         if name not in tensors or tensors[name].shape != shape:
-            raise DataError(f"{path}: holds no tensor {name} of shape {tuple(shape)}; it belongs to another model")
+            raise DataError(
+                f"{path}: holds no tensor {name} of shape {tuple(shape)}; it belongs "
+                "to another model"
+            )
     return flat([tensors[name] for name, _ in entries])

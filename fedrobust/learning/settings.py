@@ -20,13 +20,16 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained on one shard (keys of `configs/client/`); wrong values raise ConfigError at once.
+    """How a model is trained on one shard (keys of `configs/client/`); wrong values raise
+    ConfigError at once.
 
-    loss: dot_regression | cross_entropy | balanced_softmax; rect, rect_scope (batch | client) and rect_cap (of the
-    weight r^2; None: none) belong to dot_regression. epochs: passes over the images, unless steps (optimizer steps) is given.
-    optimizer: the name of a class in torch.optim and its keywords. clip: bound of the gradient's norm. augment: flips, turns,
-    small shifts. early_stopping: end after so many epochs without a better validation loss; the best epoch's state is kept.
-    plateau: keywords of torch's ReduceLROnPlateau on the validation loss. amp: bfloat16 autocast, on CUDA only.
+    loss: dot_regression | cross_entropy | balanced_softmax; rect, rect_scope (batch | client) and
+    rect_cap (of the weight r^2; None: none) belong to dot_regression. epochs: passes over the
+    images, unless steps (optimizer steps) is given. optimizer: the name of a class in torch.optim
+    and its keywords. clip: bound of the gradient's norm. augment: flips, turns, small shifts.
+    early_stopping: end after so many epochs without a better validation loss; the best epoch's
+    state is kept. plateau: keywords of torch's ReduceLROnPlateau on the validation loss. amp:
+    bfloat16 autocast, on CUDA only.
     """
 
     loss: str = "dot_regression"
@@ -36,7 +39,9 @@ class TrainingSettings:
     epochs: int = 1
     steps: int | None = None
     batch_size: int = 32
-    optimizer: Mapping[str, Any] = field(default_factory=lambda: {"name": "Adam", "lr": 1e-4, "weight_decay": 1e-3})
+    optimizer: Mapping[str, Any] = field(
+        default_factory=lambda: {"name": "Adam", "lr": 1e-4, "weight_decay": 1e-3}
+    )
     clip: float | None = None
     augment: bool = True
     early_stopping: int | None = None
@@ -65,13 +70,20 @@ def _check_plateau(plateau: Mapping[str, Any]) -> None:
     try:
         ReduceLROnPlateau(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), **plateau)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"client.plateau={plateau}: ReduceLROnPlateau refuses it ({error}); try {{factor: 0.1, patience: 10}}") from error
+        raise ConfigError(
+            f"client.plateau={plateau}: ReduceLROnPlateau refuses it ({error}); try "
+            f"{{factor: 0.1, patience: 10}}"
+        ) from error
 
 
 def with_settings(factory: Factory) -> Factory:
-    """Show the fields of `TrainingSettings` in the signature of a factory that takes them as **settings: whoever reads the signature
-    (the configuration's check of unknown keys, help()) sees them, and they are written once."""
+    """Show the fields of `TrainingSettings` in the signature of a factory that takes them as
+    **settings: whoever reads the signature (the configuration's check of unknown keys, help()) sees
+    them, and they are written once."""
     own = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    shared = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(TrainingSettings).parameters.values()]
+    shared = [
+        p.replace(kind=p.KEYWORD_ONLY)
+        for p in inspect.signature(TrainingSettings).parameters.values()
+    ]
     setattr(factory, "__signature__", inspect.Signature([*own, *shared]))  # noqa: B010
     return factory

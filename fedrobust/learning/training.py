@@ -23,15 +23,19 @@ from fedrobust.seeding import isolated
 from fedrobust.types import Samples, Shard
 from fedrobust.utils.images import as_unit
 
-ExtraLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (images_B3HW in [0, 1], scores_BK, labels_B) -> scalar
-PeerLoss = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]  # (scores_BK, the peers' scores_BK without gradients, labels_B) -> scalar
-Term = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]  # (member, images_B3HW, scores_BK of all members, labels_B) -> scalar
+# (images_B3HW in [0, 1], scores_BK, labels_B) -> scalar
+ExtraLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (scores_BK, the peers' scores_BK without gradients, labels_B) -> scalar
+PeerLoss = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
+# (member, images_B3HW, scores_BK of all members, labels_B) -> scalar
+Term = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What a training run did. `sums` over `seen` images (each pass counts): loss, correct, and extra_loss where there is one;
-    `memory`: the learning-rate schedule, to be handed to the next call."""
+    """What a training run did. `sums` over `seen` images (each pass counts): loss, correct, and
+    extra_loss where there is one; `memory`: the learning-rate schedule, to be handed to the next
+    call."""
 
     seen: int
     sums: Mapping[str, float]
@@ -48,14 +52,18 @@ def fit(
     extra_loss: ExtraLoss | None = None,
     memory: Mapping[str, Any] | None = None,
 ) -> FitResult:
-    """Train `model` in place, where it lies, on data.train with loss(scores, labels) + extra_loss(images, scores, labels).
+    """Train `model` in place, where it lies, on data.train with loss(scores, labels) +
+    extra_loss(images, scores, labels).
 
-    The images are moved to the model's device once and augmented there. Order, augmentation and dropout come from `generator` alone. A last
-    batch of one image joins the batch before it, for BatchNorm needs two; a shard of one image is trained with BatchNorm frozen.
-    Raises RunError without images and when a loss is not finite.
+    The images are moved to the model's device once and augmented there. Order, augmentation and
+    dropout come from `generator` alone. A last batch of one image joins the batch before it, for
+    BatchNorm needs two; a shard of one image is trained with BatchNorm frozen. Raises RunError
+    without images and when a loss is not finite.
     """
     term = None if extra_loss is None else _alone(extra_loss)
-    return _fit([_Run.start(model, data, loss, settings, memory or {})], settings, generator, term)[0]
+    return _fit([_Run.start(model, data, loss, settings, memory or {})], settings, generator, term)[
+        0
+    ]
 
 
 def fit_together(
@@ -68,14 +76,19 @@ def fit_together(
     peer_loss: PeerLoss,
     memory: Mapping[str, Any] | None = None,
 ) -> list[FitResult]:
-    """As `fit`, for a cohort of models on one device that see the same batches, each with an optimizer of its own.
+    """As `fit`, for a cohort of models on one device that see the same batches, each with an
+    optimizer of its own.
 
-    In every step all members answer first; then each of them goes down loss(its scores, labels) + peer_loss(its scores, the scores of
-    the others, labels), which is reported as extra_loss. Each is judged on the validation images by `loss` alone, has a learning-rate
-    schedule and a best epoch of its own and ends there; the training ends when early stopping would end that of every one of them.
-    `memory`: that of models[0]; the others have none.
+    In every step all members answer first; then each of them goes down loss(its scores, labels) +
+    peer_loss(its scores, the scores of the others, labels), which is reported as extra_loss. Each
+    is judged on the validation images by `loss` alone, has a learning-rate schedule and a best
+    epoch of its own and ends there; the training ends when early stopping would end that of every
+    one of them. `memory`: that of models[0]; the others have none.
     """
-    runs = [_Run.start(model, data, loss, settings, (memory or {}) if place == 0 else {}) for place, model in enumerate(models)]
+    runs = [
+        _Run.start(model, data, loss, settings, (memory or {}) if place == 0 else {})
+        for place, model in enumerate(models)
+    ]
 
     def term(member: int, images: Tensor, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
         others = [one.detach() for place, one in enumerate(scores) if place != member]
@@ -88,7 +101,9 @@ def _alone(extra_loss: ExtraLoss) -> Term:
     return lambda member, images, scores, labels: extra_loss(images, scores[member], labels)
 
 
-def _fit(runs: Sequence[_Run], settings: TrainingSettings, generator: Generator, term: Term | None) -> list[FitResult]:
+def _fit(
+    runs: Sequence[_Run], settings: TrainingSettings, generator: Generator, term: Term | None
+) -> list[FitResult]:
     count, device = len(runs[0].train), runs[0].device
     if not count:
         raise RunError("there are no training images")
@@ -103,14 +118,19 @@ def _fit(runs: Sequence[_Run], settings: TrainingSettings, generator: Generator,
                 _step(runs, index.to(device), term, generator)
             for run in runs:
                 run.check_finite()
-            ended = [run.finished_epoch() for run in runs]  # every one is judged, also where another would go on
+            # every one is judged, also where another would go on
+            ended = [run.finished_epoch() for run in runs]
             if all(ended):
                 break
     for run, mode in zip(runs, modes, strict=True):
         run.restore_best()
-        run.optimizer.zero_grad()  # as much memory as the model itself, and nobody needs it any more
+        # as much memory as the model itself, and nobody needs it any more
+        run.optimizer.zero_grad()
         run.model.train(mode)
-    return [FitResult(run.seen, {name: float(total) for name, total in run.sums.items()}, run.memory()) for run in runs]
+    return [
+        FitResult(run.seen, {name: float(total) for name, total in run.sums.items()}, run.memory())
+        for run in runs
+    ]
 
 
 def _step(runs: Sequence[_Run], index: Tensor, term: Term | None, generator: Generator) -> None:
@@ -128,7 +148,8 @@ def _step(runs: Sequence[_Run], index: Tensor, term: Term | None, generator: Gen
 
 
 def _passes(count: int, settings: TrainingSettings, generator: Generator) -> Iterator[list[Tensor]]:
-    """The batches (index tensors) of each pass in random order: `epochs` passes, or as many batches in all as `steps`."""
+    """The batches (index tensors) of each pass in random order: `epochs` passes, or as many batches
+    in all as `steps`."""
     left = settings.steps
     for _ in range(settings.epochs) if left is None else iter(int, 1):
         batches = list(torch.split(torch.randperm(count, generator=generator), settings.batch_size))
@@ -162,19 +183,37 @@ class _Run:
     waited: int = 0
 
     @classmethod
-    def start(cls, model: nn.Module, data: Shard, loss: Loss, settings: TrainingSettings, memory: Mapping[str, Any]) -> _Run:
+    def start(
+        cls,
+        model: nn.Module,
+        data: Shard,
+        loss: Loss,
+        settings: TrainingSettings,
+        memory: Mapping[str, Any],
+    ) -> _Run:
         device = next(model.parameters()).device
-        optimizer = optimizers.make_optimizer(settings.optimizer, [p for p in model.parameters() if p.requires_grad])
-        plateau = None if settings.plateau is None else ReduceLROnPlateau(optimizer, **settings.plateau)
+        optimizer = optimizers.make_optimizer(
+            settings.optimizer, [p for p in model.parameters() if p.requires_grad]
+        )
+        plateau = (
+            None if settings.plateau is None else ReduceLROnPlateau(optimizer, **settings.plateau)
+        )
         if plateau is not None and "plateau" in memory:
             plateau.load_state_dict(copy.deepcopy(memory["plateau"]))
             for group, rate in zip(optimizer.param_groups, memory["rates"], strict=True):
                 group["lr"] = rate
-        train, validation = (Samples(part.images.to(device), part.labels.to(device)) for part in (data.train, data.validation))
+        train, validation = (
+            Samples(part.images.to(device), part.labels.to(device))
+            for part in (data.train, data.validation)
+        )
         return cls(model, train, validation, loss, settings, optimizer, plateau, device)
 
     def autocast(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.amp and self.device.type == "cuda")
+        return torch.autocast(
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.settings.amp and self.device.type == "cuda",
+        )
 
     def learn(self, scores: Tensor, labels: Tensor, parts: Mapping[str, Tensor]) -> None:
         """One optimizer step down the sum of the parts of the loss."""
@@ -192,14 +231,19 @@ class _Run:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def check_finite(self) -> None:
-        """Once per pass, not per step: reading a loss makes a GPU wait, and what is not finite stays so in a sum."""
+        """Once per pass, not per step: reading a loss makes a GPU wait, and what is not finite
+        stays so in a sum."""
         bad = [name for name, total in self.sums.items() if not math.isfinite(total)]
         if bad:
             rate = self.optimizer.param_groups[0]["lr"]
-            raise RunError(f"not finite in local training: {', '.join(bad)}; lower client.optimizer.lr={rate} or set client.clip=5")
+            raise RunError(
+                f"not finite in local training: {', '.join(bad)}; lower "
+                f"client.optimizer.lr={rate} or set client.clip=5"
+            )
 
     def finished_epoch(self) -> bool:
-        """Judge the epoch on the validation images where a setting asks for it; true when training should end."""
+        """Judge the epoch on the validation images where a setting asks for it; true when training
+        should end."""
         patience = self.settings.early_stopping
         if (patience is None and self.plateau is None) or not len(self.validation):
             return False
@@ -209,7 +253,11 @@ class _Run:
         if patience is None:
             return False
         if value < self.best_loss:
-            self.best_loss, self.waited, self.best_state = value, 0, copy.deepcopy(self.model.state_dict())
+            self.best_loss, self.waited, self.best_state = (
+                value,
+                0,
+                copy.deepcopy(self.model.state_dict()),
+            )
         else:
             self.waited += 1
         return self.waited >= patience
@@ -219,7 +267,9 @@ class _Run:
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         with self.autocast():
-            scores = torch.cat([self.model(as_unit(part)) for part in torch.split(self.validation.images, 128)])
+            scores = torch.cat(
+                [self.model(as_unit(part)) for part in torch.split(self.validation.images, 128)]
+            )
         for module, mode in modes.items():
             module.training = mode
         return float(self.loss(scores, self.validation.labels))
@@ -231,4 +281,7 @@ class _Run:
     def memory(self) -> dict[str, Any]:
         if self.plateau is None:
             return {}
-        return {"plateau": self.plateau.state_dict(), "rates": [group["lr"] for group in self.optimizer.param_groups]}
+        return {
+            "plateau": self.plateau.state_dict(),
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+        }

@@ -1,7 +1,9 @@
-"""What a node has given away over all runs, in a file of its own: no server can make it forget that, or count differently.
+"""What a node has given away over all runs, in a file of its own: no server can make it forget
+that, or count differently.
 
-A node that sets `max-epsilon` in its own configuration keeps the ledger `privacy-ledger` and sends an update only under local DP and
-only while all updates that it ever sent stay together within that epsilon at `privacy-delta`; of its test images it tells nothing.
+A node that sets `max-epsilon` in its own configuration keeps the ledger `privacy-ledger` and sends
+an update only under local DP and only while all updates that it ever sent stay together within that
+epsilon at `privacy-delta`; of its test images it tells nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +32,23 @@ def keeps(node: Mapping[str, Any]) -> bool:
 
 
 def record_release(node: Mapping[str, Any], privacy: Privacy) -> None:
-    """Enter one more update before it is sent; nothing where the node sets no limit. Raises ConfigError where it must not be sent."""
+    """Enter one more update before it is sent; nothing where the node sets no limit. Raises
+    ConfigError where it must not be sent."""
     if not keeps(node):
         return
-    limit, delta = number(LIMIT, node[LIMIT], low=0), number(DELTA, node.get(DELTA, USUAL_DELTA), low=0, high=0.5, open_low=True)
+    limit, delta = (
+        number(LIMIT, node[LIMIT], low=0),
+        number(DELTA, node.get(DELTA, USUAL_DELTA), low=0, high=0.5, open_low=True),
+    )
     if not isinstance(node.get(LEDGER), str):
-        raise ConfigError(f"{LEDGER}: is missing; a node with {LIMIT} names a file there in which it counts")
+        raise ConfigError(
+            f"{LEDGER}: is missing; a node with {LIMIT} names a file there in which it counts"
+        )
     if not privacy.noisy:
-        raise ConfigError(f"privacy={privacy.name}: with {LIMIT}={limit} this node sends nothing without local DP; use privacy=local_dp")
+        raise ConfigError(
+            f"privacy={privacy.name}: with {LIMIT}={limit} this node sends nothing "
+            "without local DP; use privacy=local_dp"
+        )
     with Path(node[LEDGER]).open("a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
         _enter(file, privacy.noise_multiplier, limit, delta)
@@ -47,8 +58,16 @@ def _enter(file: TextIO, noise_multiplier: float, limit: float, delta: float) ->
     squared = _spent(file) + noise_multiplier**-2
     total = epsilon(1 / math.sqrt(squared), 1, delta)
     if total > limit:
-        raise ConfigError(f"{LIMIT}={limit}: all that this node ever sent would reach epsilon={total:.4g} now; it sends no more")
-    line = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "mu_squared": noise_multiplier**-2, "epsilon": total, "delta": delta}
+        raise ConfigError(
+            f"{LIMIT}={limit}: all that this node ever sent would reach "
+            f"epsilon={total:.4g} now; it sends no more"
+        )
+    line = {
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "mu_squared": noise_multiplier**-2,
+        "epsilon": total,
+        "delta": delta,
+    }
     file.write(json.dumps(line) + "\n")
     file.flush()
     os.fsync(file.fileno())
@@ -58,12 +77,20 @@ def _spent(file: TextIO) -> float:
     """The sum of mu squared over all entries: what Gaussian mechanisms cost adds up so."""
     file.seek(0)
     try:
-        return math.fsum(number("mu_squared", json.loads(line)["mu_squared"], low=0) for line in file)
+        return math.fsum(
+            number("mu_squared", json.loads(line)["mu_squared"], low=0) for line in file
+        )
     except (ValueError, KeyError, TypeError, ConfigError) as error:
-        raise ConfigError(f"{LEDGER}={file.name}: cannot be read, so nothing is sent; restore it from a copy") from error
+        raise ConfigError(
+            f"{LEDGER}={file.name}: cannot be read, so nothing is sent; restore it from a copy"
+        ) from error
 
 
 def check_verdict(node: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a node with a limit: what a model says of its test images, and their labels, hold no noise."""
+    """Raises ConfigError for a node with a limit: what a model says of its test images, and their
+    labels, hold no noise."""
     if keeps(node):
-        raise ConfigError(f"{LIMIT}: this node tells nothing of its test images; raise server.max_failures where the run should bear it")
+        raise ConfigError(
+            f"{LIMIT}: this node tells nothing of its test images; raise "
+            "server.max_failures where the run should bear it"
+        )

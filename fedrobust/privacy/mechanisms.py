@@ -1,5 +1,5 @@
-"""What a hospital does to its update before it leaves the house (`configs/privacy/`): nothing, a bound on its length, local DP, masks
-under which the server sees sums only."""
+"""What a hospital does to its update before it leaves the house (`configs/privacy/`): nothing, a
+bound on its length, local DP, masks under which the server sees sums only."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ Noise = Callable[[int], Tensor]  # n -> (n,) float32 standard normal numbers
 
 @dataclass(frozen=True, slots=True)
 class Privacy:
-    """clip: the largest Euclidean length of an update over all parameters; None: any. noise_multiplier: standard deviation of the
-    noise on each parameter in units of 2 clip, the most by which one hospital's data can move its clipped update; 0: no noise.
-    delta: for which epsilon is told. secure: whether the server learns nothing but the sum of the updates (`privacy.secure`);
-    threshold: of at least how many, None: of more than half."""
+    """clip: the largest Euclidean length of an update over all parameters; None: any.
+    noise_multiplier: standard deviation of the noise on each parameter in units of 2 clip, the most
+    by which one hospital's data can move its clipped update; 0: no noise. delta: for which epsilon
+    is told. secure: whether the server learns nothing but the sum of the updates
+    (`privacy.secure`); threshold: of at least how many, None: of more than half."""
 
     name: str
     clip: float | None = None
@@ -35,7 +36,8 @@ class Privacy:
 
     @property
     def noisy(self) -> bool:
-        """Whether there is a guarantee: then nothing of the training images leaves the hospital but the noisy update."""
+        """Whether there is a guarantee: then nothing of the training images leaves the hospital but
+        the noisy update."""
         return self.noise_multiplier > 0
 
     @property
@@ -44,22 +46,29 @@ class Privacy:
         return not (self.noisy or self.secure)
 
     def least(self, participants: int) -> int:
-        """Of how many hospitals, of so many that are asked in a round, the sum is opened at least."""
+        """Of how many hospitals, of so many that are asked in a round, the sum is opened at
+        least."""
         return participants // 2 + 1 if self.threshold is None else self.threshold
 
     def clip_update(self, sent: State, reference: State) -> Tensor:
-        """(D,) float32: the update in new memory, no longer than `clip`. Raises RunError where it is not finite."""
+        """(D,) float32: the update in new memory, no longer than `clip`. Raises RunError where it
+        is not finite."""
         update_D = sent.parameters - reference.parameters
         length = float(torch.linalg.vector_norm(update_D, dtype=torch.float64))
         if not math.isfinite(length):  # it could not be clipped
             raise RunError("privacy: the update holds values that are not finite; nothing is sent")
-        return update_D if self.clip is None or length <= self.clip else update_D.mul_(self.clip / length)
+        return (
+            update_D
+            if self.clip is None or length <= self.clip
+            else update_D.mul_(self.clip / length)
+        )
 
     def release(self, sent: State, reference: State, noise: Noise) -> State:
-        """The state that is sent in the place of `sent`; neither it nor the received `reference` is changed.
+        """The state that is sent in the place of `sent`; neither it nor the received `reference` is
+        changed.
 
-        Raises RunError where the update is not finite. With noise the BatchNorm statistics are those received,
-        since the client's own are computed from its images.
+        Raises RunError where the update is not finite. With noise the BatchNorm statistics are
+        those received, since the client's own are computed from its images.
         """
         if self.clip is None:
             return sent
@@ -72,7 +81,8 @@ class Privacy:
     def reply_statistics(
         self, num_examples: int, metrics: Mapping[str, float], extras: Mapping[str, Any]
     ) -> tuple[int, Mapping[str, float], Mapping[str, Any]]:
-        """What else a train reply says: as given, and with noise the same for all hospitals: one image, nothing else."""
+        """What else a train reply says: as given, and with noise the same for all hospitals: one
+        image, nothing else."""
         return (1, {}, {}) if self.noisy else (num_examples, metrics, extras)
 
     def spent(self, releases: int) -> float | None:
@@ -83,8 +93,22 @@ class Privacy:
         """What the report says; None where nothing is done."""
         if self.clip is None:
             return None
-        spent = {"delta": self.delta, "epsilon_per_reply": self.spent(1), "epsilon": self.spent(releases)} if self.noisy else {}
-        return {"name": self.name, "clip": self.clip, "noise_multiplier": self.noise_multiplier, "replies": releases, **spent}
+        spent = (
+            {
+                "delta": self.delta,
+                "epsilon_per_reply": self.spent(1),
+                "epsilon": self.spent(releases),
+            }
+            if self.noisy
+            else {}
+        )
+        return {
+            "name": self.name,
+            "clip": self.clip,
+            "noise_multiplier": self.noise_multiplier,
+            "replies": releases,
+            **spent,
+        }
 
 
 def none() -> Privacy:
@@ -93,17 +117,19 @@ def none() -> Privacy:
 
 
 def clipping(clip: float = 1.0) -> Privacy:
-    """Updates no longer than `clip`, with no noise: it bounds a hospital's influence and hides nothing."""
+    """Updates no longer than `clip`, with no noise: it bounds a hospital's influence and hides
+    nothing."""
     number("privacy.clip", clip, low=0, open_low=True)
     return Privacy("clipping", float(clip))
 
 
 def local_dp(clip: float = 1.0, noise_multiplier: float = 1.0, delta: float = 1e-5) -> Privacy:
-    """The Gaussian mechanism on the clipped update, at the hospital (Dwork & Roth 2014, appendix A; Gaussian noise of standard deviation
-    2 clip noise_multiplier on every parameter).
+    """The Gaussian mechanism on the clipped update, at the hospital (Dwork & Roth 2014, appendix A;
+    Gaussian noise of standard deviation 2 clip noise_multiplier on every parameter).
 
-    The guarantee is local and about everything a hospital trains on: whatever data it had instead, what the server sees after k
-    replies is (epsilon, delta)-indistinguishable (see `accounting.epsilon`). Test images are no part of it.
+    The guarantee is local and about everything a hospital trains on: whatever data it had instead,
+    what the server sees after k replies is (epsilon, delta)-indistinguishable (see
+    `accounting.epsilon`). Test images are no part of it.
     """
     number("privacy.clip", clip, low=0, open_low=True)
     number("privacy.noise_multiplier", noise_multiplier, low=0, open_low=True)
@@ -112,10 +138,11 @@ def local_dp(clip: float = 1.0, noise_multiplier: float = 1.0, delta: float = 1e
 
 
 def secure_aggregation(clip: float = 1.0, threshold: int | None = None) -> Privacy:
-    """Clipped updates under masks that cancel in their sum (Bonawitz et al., CCS 2017; `fedrobust.privacy.secure`).
+    """Clipped updates under masks that cancel in their sum (Bonawitz et al., CCS 2017;
+    `fedrobust.privacy.secure`).
 
-    threshold: the least number of hospitals whose sum is opened, more than half of those asked in a round; None: the smallest
-    such number.
+    threshold: the least number of hospitals whose sum is opened, more than half of those asked in a
+    round; None: the smallest such number.
     """
     number("privacy.clip", clip, low=0, open_low=True)
     if threshold is not None:

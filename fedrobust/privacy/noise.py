@@ -1,4 +1,5 @@
-"""Standard normal numbers: from a seed in simulations, from the operating system's secret randomness at a real hospital."""
+"""Standard normal numbers: from a seed in simulations, from the operating system's secret
+randomness at a real hospital."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def seeded_noise(generator: Generator) -> Noise:
 
 
 def secret_noise(number: int) -> Tensor:
-    """(number,) float32 normal numbers that nobody can repeat: Box and Muller's transform of the system's cryptographic generator."""
+    """(number,) float32 normal numbers that nobody can repeat: Box and Muller's transform of the
+    system's cryptographic generator."""
     out = torch.empty(number)
     for start in range(0, number, BLOCK):
         part = out[start : start + BLOCK]
@@ -33,5 +35,7 @@ def _block(number: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     bits = np.frombuffer(os.urandom(16 * pairs), dtype=np.uint64).reshape(2, pairs) >> 11
     radius = np.sqrt(-2 * np.log((bits[0] + 1.0) * 2.0**-53))  # of a number in (0, 1]
     angle = 2 * math.pi * 2.0**-53 * bits[1]
-    normal: np.ndarray[tuple[int], np.dtype[np.float64]] = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:number]
+    normal: np.ndarray[tuple[int], np.dtype[np.float64]] = np.concatenate(
+        [radius * np.cos(angle), radius * np.sin(angle)]
+    )[:number]
     return normal

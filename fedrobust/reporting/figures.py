@@ -26,25 +26,38 @@ SHOWN = 8  # images in a line of samples.png
 
 
 def draw_data(experiment: Experiment, folder: Path) -> None:
-    """partition.png (clients x classes; not of real sites) and samples.png (clean and contaminated images), before anything is
-    trained."""
+    """partition.png (clients x classes; not of real sites) and samples.png (clean and contaminated
+    images), before anything is trained."""
     names = list(experiment.dataset.class_names)
     if not experiment.remote:
-        plot_partition(class_table(experiment.dataset, experiment.parts), names, list(experiment.roles), folder / "partition.png")
+        plot_partition(
+            class_table(experiment.dataset, experiment.parts),
+            names,
+            list(experiment.roles),
+            folder / "partition.png",
+        )
     plot_samples(_sample_rows(experiment), names, folder / "samples.png")
 
 
 def _sample_rows(experiment: Experiment) -> list[tuple[str, Samples, Samples]]:
-    """Two clients of each contaminated kind (one clean client where there is none), then the corrupted test images."""
-    chosen = [client for kind in ("poisoned", "noisy") for client in experiment.clients_of_kind(kind)[:2]] or [0]
+    """Two clients of each contaminated kind (one clean client where there is none), then the
+    corrupted test images."""
+    chosen = [
+        client for kind in ("poisoned", "noisy") for client in experiment.clients_of_kind(kind)[:2]
+    ] or [0]
     chosen = [] if experiment.remote else chosen
     rows = []
     for client in chosen:
         clean = experiment.samples(experiment.rows(client, TRAIN))
-        title = f"{experiment.roles[client]} client {client}: {experiment.contamination(client).name}"
+        title = (
+            f"{experiment.roles[client]} client {client}: {experiment.contamination(client).name}"
+        )
         rows.append((title, *_few(clean, experiment.shard(client).train)))
     test = experiment.samples(experiment.test_rows())
-    return [*rows, (f"test images: {experiment.corruption.name}", *_few(test, experiment.corrupt(test)))]
+    return [
+        *rows,
+        (f"test images: {experiment.corruption.name}", *_few(test, experiment.corrupt(test))),
+    ]
 
 
 def _few(clean: Samples, contaminated: Samples) -> tuple[Samples, Samples]:
@@ -57,18 +70,28 @@ def _few(clean: Samples, contaminated: Samples) -> tuple[Samples, Samples]:
     return clean.take(index), contaminated.take(index)
 
 
-def draw_results(experiment: Experiment, report: Mapping[str, Any], test: Mapping[str, Tensor], folder: Path) -> None:
-    """curves.png, influence.png, drops.png and confusion.png. test: probabilities (N, K) by evaluation name."""
+def draw_results(
+    experiment: Experiment, report: Mapping[str, Any], test: Mapping[str, Tensor], folder: Path
+) -> None:
+    """curves.png, influence.png, drops.png and confusion.png. test: probabilities (N, K) by
+    evaluation name."""
     rounds, twin = read_rounds(folder), read_rounds(folder, TWIN)
     plot_validation(rounds, twin, folder / "curves.png")
     plot_influence(rounds, list(experiment.roles), folder / "influence.png")
     plot_drops(report["drops"], folder / "drops.png")
     labels = experiment.dataset.labels[experiment.test_rows()]
     tables = {name: _confusion(labels, part) for name, part in test.items()}
-    plot_confusion(tables.get("twin_clean"), tables["clean"], list(experiment.dataset.class_names), folder / "confusion.png")
+    plot_confusion(
+        tables.get("twin_clean"),
+        tables["clean"],
+        list(experiment.dataset.class_names),
+        folder / "confusion.png",
+    )
 
 
 def _confusion(labels: Tensor, probabilities: Tensor) -> Tensor:
     """(K, K) counts: rows true, columns predicted."""
     classes = probabilities.shape[1]
-    return torch.bincount(labels * classes + probabilities.argmax(dim=1), minlength=classes**2).reshape(classes, classes)
+    return torch.bincount(
+        labels * classes + probabilities.argmax(dim=1), minlength=classes**2
+    ).reshape(classes, classes)

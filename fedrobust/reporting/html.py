@@ -1,4 +1,5 @@
-"""report.html: the whole result of a run on one page that needs nothing else, neither a network nor other files."""
+"""report.html: the whole result of a run on one page that needs nothing else, neither a network nor
+other files."""
 
 from __future__ import annotations
 
@@ -21,8 +22,12 @@ TEMPLATE = "report.html.md"  # of jinja; Flower packs no files of other endings 
 PICTURES: Final[dict[str, str]] = {
     "drops.png": "Combined performance drops with their 95 % intervals.",
     "curves.png": "Metrics of the global model on the clean validation images after every round.",
-    "influence.png": text.INFLUENCE_MEANING.replace(", mean over the rounds", "") + " The dotted line is an equal share.",
-    "confusion.png": "Clean test images: rows are true classes, columns the predicted ones, in percent of the true class.",
+    "influence.png": text.INFLUENCE_MEANING.replace(", mean over the rounds", "")
+    + " The dotted line is an equal share.",
+    "confusion.png": (
+        "Clean test images: rows are true classes, columns the "
+        "predicted ones, in percent of the true class."
+    ),
     "partition.png": "How the images of each class are shared out among the hospitals.",
     "samples.png": "Images of the data set, clean and contaminated.",
 }
@@ -31,14 +36,17 @@ PICTURES: Final[dict[str, str]] = {
 def write_html(folder: Path, uses: Mapping[str, int] | None = None) -> Path:
     """Write report.html from what the output folder holds and return its path.
 
-    Read are report.json, manifest.json, the rounds files and every PNG file in the folder and in its pictures/ folder.
-    uses: extra information that the strategy had on the server, with its number of images, e.g. {"root": 84, "proxy": 300}.
-    Raises FileNotFoundError without a report or a manifest, ValueError for a report that breaks its contract.
+    Read are report.json, manifest.json, the rounds files and every PNG file in the folder and in
+    its pictures/ folder. uses: extra information that the strategy had on the server, with its
+    number of images, e.g. {"root": 84, "proxy": 300}. Raises FileNotFoundError without a report or
+    a manifest, ValueError for a report that breaks its contract.
     """
     report = read_report(folder)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     rounds = [line for run in ("run", "clean twin") for line in read_rounds(folder, run)]
-    return write_text(folder / PAGE, render(report, manifest, rounds, embed_pictures(folder), uses or {}))
+    return write_text(
+        folder / PAGE, render(report, manifest, rounds, embed_pictures(folder), uses or {})
+    )
 
 
 def render(
@@ -50,8 +58,19 @@ def render(
 ) -> str:
     """The page as text. Everything that comes from outside is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"decimal": text.format_number, "label": text.metric_label, "pretty": pretty, "without": drop_key}
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "decimal": text.format_number,
+        "label": text.metric_label,
+        "pretty": pretty,
+        "without": drop_key,
+    }
     page = environment.get_template(TEMPLATE).render(
         report=report,
         manifest=manifest,
@@ -75,14 +94,22 @@ def drop_key(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def embed_pictures(folder: Path) -> list[dict[str, str]]:
-    """The folder's PNG files as data addresses with captions, the well-known ones first in their order."""
-    found = {path.name: path for place in (folder, folder / "pictures") for path in sorted(place.glob("*.png"))}
-    names = [name for name in PICTURES if name in found] + [name for name in found if name not in PICTURES]
+    """The folder's PNG files as data addresses with captions, the well-known ones first in their
+    order."""
+    found = {
+        path.name: path
+        for place in (folder, folder / "pictures")
+        for path in sorted(place.glob("*.png"))
+    }
+    names = [name for name in PICTURES if name in found] + [
+        name for name in found if name not in PICTURES
+    ]
     return [
         {
             "name": name,
             "caption": PICTURES.get(name, found[name].stem.replace("_", " ")),
-            "address": "data:image/png;base64," + base64.b64encode(found[name].read_bytes()).decode("ascii"),
+            "address": "data:image/png;base64,"
+            + base64.b64encode(found[name].read_bytes()).decode("ascii"),
         }
         for name in names
     ]

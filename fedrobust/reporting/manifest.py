@@ -1,4 +1,5 @@
-"""manifest.json: what is needed to repeat a run, written before it starts. It holds no environment variables and no host name."""
+"""manifest.json: what is needed to repeat a run, written before it starts. It holds no environment
+variables and no host name."""
 
 from __future__ import annotations
 
@@ -40,9 +41,9 @@ def write_manifest(
 ) -> Path:
     """Write manifest.json and return its path.
 
-    config: the resolved configuration. data: digest, counts and sizes as plain JSON values. device: its name. command_line: as
-    typed; of the program only the file name is kept. client_threads: torch's, of each client. Raises ValueError for values that
-    JSON cannot hold.
+    config: the resolved configuration. data: digest, counts and sizes as plain JSON values. device:
+    its name. command_line: as typed; of the program only the file name is kept. client_threads:
+    torch's, of each client. Raises ValueError for values that JSON cannot hold.
     """
     manifest = {
         "schema": 1,
@@ -51,7 +52,9 @@ def write_manifest(
         "seed": seed,
         "data": data,
         **conditions(device, client_threads),
-        "command_line": [Path(word).name if place == 0 else word for place, word in enumerate(command_line)],
+        "command_line": [
+            Path(word).name if place == 0 else word for place, word in enumerate(command_line)
+        ],
         "git": git_state(Path(__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -61,8 +64,9 @@ def write_manifest(
 
 
 def conditions(device: str, client_threads: int | None) -> dict[str, Any]:
-    """What decides the last bits of a result beside configuration, seed and data: who computes, with what, in how many threads
-    (float sums differ between thread counts and between the instruction sets of processors)."""
+    """What decides the last bits of a result beside configuration, seed and data: who computes,
+    with what, in how many threads (float sums differ between thread counts and between the
+    instruction sets of processors)."""
     return {
         "device": device,
         "torch_threads": torch.get_num_threads(),
@@ -96,9 +100,16 @@ def changes(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def note_resumption(folder: Path, manifest: Mapping[str, Any], engine: str, changed: Sequence[str]) -> Path:
-    """Add to the manifest that, when, on which engine and under which changed conditions the run was taken up again."""
-    entry = {"utc": datetime.now(UTC).isoformat(timespec="seconds"), "engine": engine, "changed": list(changed)}
+def note_resumption(
+    folder: Path, manifest: Mapping[str, Any], engine: str, changed: Sequence[str]
+) -> Path:
+    """Add to the manifest that, when, on which engine and under which changed conditions the run
+    was taken up again."""
+    entry = {
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "engine": engine,
+        "changed": list(changed),
+    }
     return _write(folder, {**manifest, "resumed": [*manifest.get("resumed", []), entry]})
 
 
@@ -111,9 +122,12 @@ def _write(folder: Path, manifest: Mapping[str, Any]) -> Path:
 
 
 def processor() -> str:
-    """The processor's own name, e.g. "AMD EPYC 7B13"; its architecture where the system does not tell."""
+    """The processor's own name, e.g. "AMD EPYC 7B13"; its architecture where the system does not
+    tell."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
             key, _, value = line.partition(":")
             if key.strip() == "model name" and value.strip():
                 return value.strip()
@@ -121,7 +135,8 @@ def processor() -> str:
 
 
 def package_versions() -> dict[str, str | None]:
-    """Installed versions of the packages that can change a result; None where one is not installed."""
+    """Installed versions of the packages that can change a result; None where one is not
+    installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -133,10 +148,11 @@ def _version(name: str) -> str | None:
 
 
 def git_state(package: Path) -> dict[str, Any] | None:
-    """{"commit", "dirty"} of the checkout that tracks the package in this folder; None outside a checkout or without git.
+    """{"commit", "dirty"} of the checkout that tracks the package in this folder; None outside a
+    checkout or without git.
 
-    dirty: tracked files were changed or untracked, not ignored files lie about. An installed package that merely lies
-    inside somebody's repository is not tracked by it and gives None.
+    dirty: tracked files were changed or untracked, not ignored files lie about. An installed
+    package that merely lies inside somebody's repository is not tracked by it and gives None.
     """
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
     commit = _git(package, "rev-parse", "HEAD")
@@ -148,7 +164,13 @@ def git_state(package: Path) -> dict[str, Any] | None:
 
 def _git(folder: Path, *words: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -159,9 +181,11 @@ _PACKAGES = ("fedrobust", "strategies", "clients")
 
 @functools.cache
 def program_digest() -> str:
-    """SHA-256 over the sources of the packages: whoever edits a rule or a trainer must not get a twin of the old one."""
+    """SHA-256 over the sources of the packages: whoever edits a rule or a trainer must not get a
+    twin of the old one."""
     sha, root = hashlib.sha256(), Path(fedrobust.__file__).parents[1]
-    names = _PACKAGES[:1] if (root / "fedrobust" / "strategies").exists() else _PACKAGES  # a wheel holds the others inside
+    # a wheel holds the others inside
+    names = _PACKAGES[:1] if (root / "fedrobust" / "strategies").exists() else _PACKAGES
     for path in sorted(path for package in names for path in (root / package).rglob("*.py")):
         sha.update(f"{path.relative_to(root).as_posix()};".encode() + path.read_bytes())
     return sha.hexdigest()

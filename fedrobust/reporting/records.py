@@ -1,4 +1,5 @@
-"""A whole run over a given Grid: rounds, clean twin, verdicts; the model and report.json in the output folder."""
+"""A whole run over a given Grid: rounds, clean twin, verdicts; the model and report.json in the
+output folder."""
 
 from __future__ import annotations
 
@@ -53,13 +54,15 @@ class Observers:
 
 
 class Recorder:
-    """An Observer that writes every finished round at once, so that a crash loses no finished round.
+    """An Observer that writes every finished round at once, so that a crash loses no finished
+    round.
 
-    folder: the output folder. kinds: the kind of each client ("clean", "noisy", "poisoned"), by client number; the clean twin's
-    rows carry the same kinds, although nobody is contaminated there, so that a client can be compared with itself.
-    rounds.jsonl and twin_rounds.jsonl hold one JSON object a line: run, round, metrics, clients, failures, seconds, extras;
-    values that are not finite become null. clients.csv has the columns run, round, client, kind, num_examples, weight, then
-    what the clients reported, then what the rule said of them with "server_" in front.
+    folder: the output folder. kinds: the kind of each client ("clean", "noisy", "poisoned"), by
+    client number; the clean twin's rows carry the same kinds, although nobody is contaminated
+    there, so that a client can be compared with itself. rounds.jsonl and twin_rounds.jsonl hold one
+    JSON object a line: run, round, metrics, clients, failures, seconds, extras; values that are not
+    finite become null. clients.csv has the columns run, round, client, kind, num_examples, weight,
+    then what the clients reported, then what the rule said of them with "server_" in front.
     """
 
     def __init__(self, folder: Path, kinds: Sequence[str]) -> None:
@@ -87,18 +90,27 @@ class Recorder:
         self._append(client_rows(run, record, self._kinds))
 
     def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
-        """The files are written anew up to here: whatever a killed process wrote after its last checkpoint is done again."""
+        """The files are written anew up to here: whatever a killed process wrote after its last
+        checkpoint is done again."""
         for record in records:
             self.round_finished(run, record)
 
     def _append(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows at the end; a column never seen before means that the whole file is written again."""
+        """Add rows at the end; a column never seen before means that the whole file is written
+        again."""
         if not rows:
             return
         self._rows += rows
-        fresh = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in self._columns]
+        fresh = [
+            name
+            for name in dict.fromkeys(key for row in rows for key in row)
+            if name not in self._columns
+        ]
         self._columns += fresh
-        path, table = self._folder / CLIENTS, pd.DataFrame(self._rows if fresh else rows, columns=self._columns)
+        path, table = (
+            self._folder / CLIENTS,
+            pd.DataFrame(self._rows if fresh else rows, columns=self._columns),
+        )
         text = table.to_csv(header=bool(fresh), index=False, lineterminator="\n")
         if fresh:
             files.write(path, [text.encode()])
@@ -147,7 +159,8 @@ def record_from(item: dict[str, Any]) -> RoundRecord:
 
 
 def read_rounds(folder: Path, run: str = "run") -> list[dict[str, Any]]:
-    """The lines of one run's rounds file, oldest first; empty where there is no such file (no twin was asked for)."""
+    """The lines of one run's rounds file, oldest first; empty where there is no such file (no twin
+    was asked for)."""
     path = folder / ROUND_FILES[run]
     if not path.exists():
         return []

@@ -1,4 +1,5 @@
-"""report.json: the contract with other programs. `report_schema.json` (JSON Schema, draft 2020-12) says what may stand in it."""
+"""report.json: the contract with other programs. `report_schema.json` (JSON Schema, draft 2020-12)
+says what may stand in it."""
 
 from __future__ import annotations
 
@@ -20,14 +21,17 @@ REPORT = "report.json"
 
 @cache
 def _validator() -> Draft202012Validator:
-    schema = json.loads(files("fedrobust.reporting").joinpath("report_schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(
+        files("fedrobust.reporting").joinpath("report_schema.json").read_text(encoding="utf-8")
+    )
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
 
 def validate(report: Mapping[str, Any]) -> None:
-    """Raise ValueError with the path of the first thing that breaks the contract: a missing, unknown or wrongly typed
-    entry, a value that is not finite, or lists of clients that contradict each other."""
+    """Raise ValueError with the path of the first thing that breaks the contract: a missing,
+    unknown or wrongly typed entry, a value that is not finite, or lists of clients that contradict
+    each other."""
     plain = _plain(report)
     for path, value in _leaves(plain, "$"):
         if isinstance(value, float) and not math.isfinite(value):
@@ -60,17 +64,27 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _check_clients(report: Mapping[str, Any]) -> None:
     ids = [client["id"] for client in report["clients"]]
     if len(set(ids)) != len(ids) or len(ids) != report["num_clients"]:
-        raise ValueError(f"{REPORT} at $.clients: {report['num_clients']} different clients are expected, not {ids}")
+        raise ValueError(
+            f"{REPORT} at $.clients: {report['num_clients']} different clients are "
+            f"expected, not {ids}"
+        )
     for kind in ("poisoned", "noisy"):
         marked = sorted(client["id"] for client in report["clients"] if client["kind"] == kind)
         if marked != sorted(report[kind]):
-            raise ValueError(f"{REPORT} at $.{kind}: {sorted(report[kind])}, but the clients of that kind are {marked}")
+            raise ValueError(
+                f"{REPORT} at $.{kind}: {sorted(report[kind])}, but the clients of "
+                f"that kind are {marked}"
+            )
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> Path:
-    """Validate, then write report.json (sorted keys, so equal reports are equal bytes); an old one is replaced at once or not at all."""
+    """Validate, then write report.json (sorted keys, so equal reports are equal bytes); an old one
+    is replaced at once or not at all."""
     validate(report)
-    return write_text(folder / REPORT, json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(
+        folder / REPORT,
+        json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+    )
 
 
 def read_report(folder: Path) -> dict[str, Any]:

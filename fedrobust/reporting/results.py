@@ -1,4 +1,5 @@
-"""From probabilities to the report: evaluations, the four drops, every client's verdict. Pure functions, nothing is run here."""
+"""From probabilities to the report: evaluations, the four drops, every client's verdict. Pure
+functions, nothing is run here."""
 
 from __future__ import annotations
 
@@ -21,25 +22,32 @@ Scored = tuple[Tensor, Tensor]  # probabilities (n, K), labels (n,)
 
 @dataclass(frozen=True)
 class RunPredictions:
-    """What was predicted. test: {clean | corrupted | twin_clean | twin_corrupted: (N, K)} on all test images;
-    clients: {client: {clean | contaminated | purified_...: (probabilities, labels)}}; triggered: (n, K) on images with the backdoor's
-    trigger."""
+    """What was predicted. test: {clean | corrupted | twin_clean | twin_corrupted: (N, K)} on all
+    test images; clients: {client: {clean | contaminated | purified_...: (probabilities, labels)}};
+    triggered: (n, K) on images with the backdoor's trigger."""
 
     test: Mapping[str, Tensor]
     clients: Mapping[int, Mapping[str, Scored]]
     triggered: Tensor | None = None
 
 
-def assemble_results(experiment: Experiment, scores: RunPredictions, records: Sequence[RoundRecord]) -> dict[str, Any]:
-    """The report's entries that follow from predictions: evaluations, drops, clients, attack_success_rate, detection,
-    and sanitising where hospitals left images out."""
+def assemble_results(
+    experiment: Experiment, scores: RunPredictions, records: Sequence[RoundRecord]
+) -> dict[str, Any]:
+    """The report's entries that follow from predictions: evaluations, drops, clients,
+    attack_success_rate, detection, and sanitising where hospitals left images out."""
     rows = experiment.test_rows()
     labels = experiment.dataset.labels[rows]
     clients = client_results(experiment, scores.clients, records)
     left_out = pool_detections(records, experiment.sanitiser.warmup)
     return {
-        "evaluations": {name: classification_metrics(part, labels) for name, part in scores.test.items()},
-        "drops": {**_test_drops(experiment, scores.test, labels, rows), "clients": clients_drop(experiment, clients)},
+        "evaluations": {
+            name: classification_metrics(part, labels) for name, part in scores.test.items()
+        },
+        "drops": {
+            **_test_drops(experiment, scores.test, labels, rows),
+            "clients": clients_drop(experiment, clients),
+        },
         "clients": clients,
         "attack_success_rate": _success(experiment, scores.triggered),
         "detection": detection_scores(clients),
@@ -47,12 +55,17 @@ def assemble_results(experiment: Experiment, scores: RunPredictions, records: Se
     }
 
 
-def _test_drops(experiment: Experiment, test: Mapping[str, Tensor], labels: Tensor, rows: Tensor) -> dict[str, Any]:
+def _test_drops(
+    experiment: Experiment, test: Mapping[str, Tensor], labels: Tensor, rows: Tensor
+) -> dict[str, Any]:
     pairs = {"corruption": ("clean", "corrupted")}
     if "twin_clean" in test:
         pairs |= {"poisoning": ("twin_clean", "clean"), "total": ("twin_clean", "corrupted")}
     groups = experiment.dataset.groups[rows]
-    options: dict[str, Any] = {"generator": experiment.generator("bootstrap"), "draws": experiment.evaluation.draws}
+    options: dict[str, Any] = {
+        "generator": experiment.generator("bootstrap"),
+        "draws": experiment.evaluation.draws,
+    }
     return {
         name: measure_drop(labels, test[normal], test[attack], groups, **options).as_dict()
         for name, (normal, attack) in sorted(pairs.items())
@@ -60,10 +73,12 @@ def _test_drops(experiment: Experiment, test: Mapping[str, Tensor], labels: Tens
 
 
 def client_results(
-    experiment: Experiment, scores: Mapping[int, Mapping[str, Scored]], records: Sequence[RoundRecord]
+    experiment: Experiment,
+    scores: Mapping[int, Mapping[str, Scored]],
+    records: Sequence[RoundRecord],
 ) -> list[dict[str, Any]]:
-    """A row per client: the global model on its own test shard, clean and under its contamination. Where the evaluation did not
-    arrive (server.max_failures) all metrics are undefined, n is 0."""
+    """A row per client: the global model on its own test shard, clean and under its contamination.
+    Where the evaluation did not arrive (server.max_failures) all metrics are undefined, n is 0."""
     rounds = [record for record in records if record.number > 0]
     weights = dict.fromkeys(range(experiment.num_clients), 0.0)
     for record in rounds:
@@ -71,12 +86,24 @@ def client_results(
             weights[one.client] += one.weight / len(rounds)
     nothing = torch.zeros(0, experiment.num_classes), torch.zeros(0, dtype=torch.int64)
     absent = {"clean": nothing, "contaminated": nothing}
-    return [_client_result(experiment, client, scores.get(client, absent), weight) for client, weight in weights.items()]
+    return [
+        _client_result(experiment, client, scores.get(client, absent), weight)
+        for client, weight in weights.items()
+    ]
 
 
-def _client_result(experiment: Experiment, client: int, scored: Mapping[str, Scored], weight: float) -> dict[str, Any]:
-    clean, contaminated = classification_metrics(*scored["clean"]), classification_metrics(*scored["contaminated"])
-    purified = {name: classification_metrics(*scored[f"purified_{name}"]) for name in CONDITIONS if f"purified_{name}" in scored}
+def _client_result(
+    experiment: Experiment, client: int, scored: Mapping[str, Scored], weight: float
+) -> dict[str, Any]:
+    clean, contaminated = (
+        classification_metrics(*scored["clean"]),
+        classification_metrics(*scored["contaminated"]),
+    )
+    purified = {
+        name: classification_metrics(*scored[f"purified_{name}"])
+        for name in CONDITIONS
+        if f"purified_{name}" in scored
+    }
     return {
         "id": client,
         **({"site": experiment.sites[client]} if experiment.sites else {}),
@@ -100,29 +127,46 @@ def clients_drop(experiment: Experiment, clients: Sequence[Mapping[str, Any]]) -
     for kind in KINDS:
         of_kind = [client for client in clients if client["kind"] == kind and client["clean"]["n"]]
         if of_kind:
-            combined = combined_drop(_mean(of_kind, "clean"), _mean(of_kind, "contaminated")).combined
+            combined = combined_drop(
+                _mean(of_kind, "clean"), _mean(of_kind, "contaminated")
+            ).combined
             by_kind[kind] = {"combined": combined, "num_clients": len(of_kind)}
-    interval = clients_interval(clients, experiment.evaluation.draws, experiment.generator("bootstrap", "clients"))
-    return {**Drop(drop.per_metric, drop.combined, interval, drop.skipped).as_dict(), "by_kind": by_kind}
+    interval = clients_interval(
+        clients, experiment.evaluation.draws, experiment.generator("bootstrap", "clients")
+    )
+    return {
+        **Drop(drop.per_metric, drop.combined, interval, drop.skipped).as_dict(),
+        "by_kind": by_kind,
+    }
 
 
 def _mean(clients: Sequence[Mapping[str, Any]], condition: str) -> dict[str, float | None]:
     """Mean of each metric over the clients where it is defined."""
     out: dict[str, float | None] = {}
     for metric in METRICS:
-        values = [client[condition][metric] for client in clients if client[condition][metric] is not None]
+        values = [
+            client[condition][metric] for client in clients if client[condition][metric] is not None
+        ]
         out[metric] = sum(values) / len(values) if values else None
     return out
 
 
-def clients_interval(clients: Sequence[Mapping[str, Any]], draws: int, generator: torch.Generator) -> tuple[float, float] | None:
-    """95 % percentile interval of the clients' combined drop over resampled clients (paired: a client keeps both conditions),
-    those without an evaluation left out."""
+def clients_interval(
+    clients: Sequence[Mapping[str, Any]], draws: int, generator: torch.Generator
+) -> tuple[float, float] | None:
+    """95 % percentile interval of the clients' combined drop over resampled clients (paired: a
+    client keeps both conditions), those without an evaluation left out."""
     clients = [client for client in clients if client["clean"]["n"]]
     if len(clients) < 2 or draws == 0:
         return None
     values = torch.tensor(
-        [[[_number(client[side][metric]) for metric in METRICS] for side in ("clean", "contaminated")] for client in clients],
+        [
+            [
+                [_number(client[side][metric]) for metric in METRICS]
+                for side in ("clean", "contaminated")
+            ]
+            for client in clients
+        ],
         dtype=torch.float64,
     )  # (N, 2, M)
     picks = torch.randint(len(clients), (draws, len(clients)), generator=generator)

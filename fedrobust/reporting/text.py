@@ -1,11 +1,13 @@
-"""The words that the screen, the pictures and the page share: names and meanings of metrics and drops, values as text."""
+"""The words that the screen, the pictures and the page share: names and meanings of metrics and
+drops, values as text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-UNSTABLE_BELOW: Final = 5.0  # the same as in drops.py, which is slow to import; a test compares them
+# the same as in drops.py, which is slow to import; a test compares them
+UNSTABLE_BELOW: Final = 5.0
 
 METRIC_NAMES: Final[dict[str, str]] = {
     "accuracy": "Accuracy",
@@ -16,21 +18,34 @@ METRIC_NAMES: Final[dict[str, str]] = {
     "ece": "ECE",
 }
 
-METRIC_TITLES: Final[dict[str, str]] = METRIC_NAMES | {"balanced_accuracy": "Balanced accuracy"}  # where there is room
+# where there is room
+METRIC_TITLES: Final[dict[str, str]] = METRIC_NAMES | {"balanced_accuracy": "Balanced accuracy"}
 
 METRIC_MEANINGS: Final[dict[str, str]] = {
     "accuracy": "Share of images whose class is named correctly.",
-    "balanced_accuracy": "Mean over classes of the share recognised (recall); every class counts alike.",
-    "f1": "Mean over the classes that occur of the harmonic mean of precision and recall (macro F1; 0 for a class never predicted).",
-    "precision": "Mean over the classes that occur of the share of predictions that are right (macro; 0 for a class never predicted).",
-    "auroc": "Area under the ROC curve, one class against the rest, mean over classes; 50 is chance.",
+    "balanced_accuracy": (
+        "Mean over classes of the share recognised (recall); every class counts alike."
+    ),
+    "f1": (
+        "Mean over the classes that occur of the harmonic mean of precision and "
+        "recall (macro F1; 0 for a class never predicted)."
+    ),
+    "precision": (
+        "Mean over the classes that occur of the share of predictions that "
+        "are right (macro; 0 for a class never predicted)."
+    ),
+    "auroc": (
+        "Area under the ROC curve, one class against the rest, mean over classes; 50 is chance."
+    ),
     "ece": "Expected calibration error: the mean gap between confidence and accuracy; 0 is best.",
 }
 
 EVALUATION_MEANINGS: Final[dict[str, str]] = {
     "clean": "This run's model on the clean test images.",
     "corrupted": "This run's model on the same test images, corrupted.",
-    "twin_clean": "The clean twin's model (same seed, nobody contaminated) on the clean test images.",
+    "twin_clean": (
+        "The clean twin's model (same seed, nobody contaminated) on the clean test images."
+    ),
     "twin_corrupted": "The clean twin's model on the corrupted test images.",
     "purified_clean": "This run's model on the clean test images behind the purifier.",
     "purified_corrupted": "This run's model on the corrupted test images behind the purifier.",
@@ -40,24 +55,49 @@ DROP_MEANINGS: Final[dict[str, str]] = {
     "poisoning": "clean twin → this run, both on clean test images",
     "corruption": "this run's model, clean → corrupted test images",
     "total": "clean twin on clean → this run on corrupted test images",
-    "clients": "each client's own test images, clean → under that client's contamination, mean over clients",
+    "clients": (
+        "each client's own test images, clean → under that client's "
+        "contamination, mean over clients"
+    ),
 }
 
 THREAT_MEANINGS: Final[dict[str, str]] = {
     "oblivious": "the attacker knows the model, but of no purifier",
-    "bpda_eot": "the attacker knows the purifier, averages over its noise and takes its gradient for the identity's",
-    "differentiated": "the attacker knows the purifier, averages over its noise and goes through it with the gradient",
+    "bpda_eot": (
+        "the attacker knows the purifier, averages over its noise and takes "
+        "its gradient for the identity's"
+    ),
+    "differentiated": (
+        "the attacker knows the purifier, averages over its noise and "
+        "goes through it with the gradient"
+    ),
 }
-EVASION_COLUMNS: Final = ("Attacker", "eps", "Purifier", "Balanced", "95 % interval", "Combined", "recovered")
+EVASION_COLUMNS: Final = (
+    "Attacker",
+    "eps",
+    "Purifier",
+    "Balanced",
+    "95 % interval",
+    "Combined",
+    "recovered",
+)
 EVASION_MEANING: Final = (
     "eps: largest change of a value in 255ths of the range; Combined: drop from the images as they are; recovered: of the balanced "
     "accuracy that the oblivious attack takes from the undefended model, the share that the purifier gives back"
 )
 MOST_BOUNDS: Final = 5  # columns of the clients' table
 
-DROP_FORMULA: Final = "drop = 100 (normal - attack) / normal for each metric; Combined is the mean over metrics; a negative drop is a gain"
-INFLUENCE_MEANING: Final = "The weight that the server gave to a client's update, between 0 and 1, mean over the rounds."
-ATTACK_SUCCESS_MEANING: Final = "Share of test images of other classes that the backdoor's trigger turns into the attacker's class."
+DROP_FORMULA: Final = (
+    "drop = 100 (normal - attack) / normal for each metric; "
+    "Combined is the mean over metrics; a negative drop is a gain"
+)
+INFLUENCE_MEANING: Final = (
+    "The weight that the server gave to a client's update, between 0 and 1, mean over the rounds."
+)
+ATTACK_SUCCESS_MEANING: Final = (
+    "Share of test images of other classes that the backdoor's "
+    "trigger turns into the attacker's class."
+)
 DETECTION_MEANING: Final = (
     "A client counts as flagged when its influence is below half of the smaller of an equal share and its share of the training images; "
     "precision: flagged clients that are poisoned; recall: poisoned clients that are flagged."
@@ -106,16 +146,28 @@ def privacy_text(privacy: Mapping[str, Any] | None) -> str:
         return ""
     text = f"privacy={privacy['name']}: updates no longer than {privacy['clip']:g}"
     if "threshold" in privacy:
-        opened = f"of at least {privacy['threshold']} of {privacy['participants']} hospitals a round"
-        return f"{text}, of which the server saw only sums, {opened}; left out or lost: {privacy['dropped']}"
+        opened = (
+            f"of at least {privacy['threshold']} of {privacy['participants']} hospitals a round"
+        )
+        return (
+            f"{text}, of which the server saw only sums, {opened}; left out or "
+            f"lost: {privacy['dropped']}"
+        )
     if "epsilon" not in privacy:
         return f"{text}, no noise, no guarantee"
-    spent = f"epsilon {privacy['epsilon']:.3g} after {privacy['replies']} replies, {privacy['epsilon_per_reply']:.3g} for one"
-    return f"{text}, noise {privacy['noise_multiplier']:g} x 2 x that; {spent}, at delta {privacy['delta']:g}"
+    spent = (
+        f"epsilon {privacy['epsilon']:.3g} after {privacy['replies']} replies, "
+        f"{privacy['epsilon_per_reply']:.3g} for one"
+    )
+    return (
+        f"{text}, noise {privacy['noise_multiplier']:g} x 2 x that; {spent}, at "
+        f"delta {privacy['delta']:g}"
+    )
 
 
 def uses_text(uses: Mapping[str, int] | None) -> str:
-    """What the strategy knew beyond the clients' replies, e.g. "root (84 images)"; empty where that is nothing."""
+    """What the strategy knew beyond the clients' replies, e.g. "root (84 images)"; empty where that
+    is nothing."""
     return ", ".join(f"{name} ({size} images)" for name, size in sorted((uses or {}).items()))
 
 
@@ -138,46 +190,82 @@ def order_drops(drops: Mapping[str, Any]) -> list[str]:
 def drop_notes(drops: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Metrics that were left out or say little, and the clients' drop by kind."""
     notes = [
-        f"{name}: left out of Combined: {', '.join(map(metric_label, drops[name]['skipped']))}" for name in drops if drops[name]["skipped"]
+        f"{name}: left out of Combined: {', '.join(map(metric_label, drops[name]['skipped']))}"
+        for name in drops
+        if drops[name]["skipped"]
     ]
     shaky = {name: ", ".join(unstable(drops[name]["per_metric"])) for name in order_drops(drops)}
-    notes += [f"{name}: unstable, a ratio to less than {UNSTABLE_BELOW:.0f}: {metrics}" for name, metrics in shaky.items() if metrics]
+    notes += [
+        f"{name}: unstable, a ratio to less than {UNSTABLE_BELOW:.0f}: {metrics}"
+        for name, metrics in shaky.items()
+        if metrics
+    ]
     kinds = drops["clients"]["by_kind"].items()
     return [
         *notes,
-        "clients by kind: " + ", ".join(f"{kind} {format_number(one['combined'])} ({one['num_clients']})" for kind, one in kinds),
+        "clients by kind: "
+        + ", ".join(
+            f"{kind} {format_number(one['combined'])} ({one['num_clients']})" for kind, one in kinds
+        ),
     ]
 
 
 def unstable(per_metric: Mapping[str, Mapping[str, float | None]]) -> list[str]:
     """Metrics whose normal value is so small that the ratio says little."""
-    return [metric_label(metric) for metric, one in per_metric.items() if 0 < (one["normal"] or 0) < UNSTABLE_BELOW]
+    return [
+        metric_label(metric)
+        for metric, one in per_metric.items()
+        if 0 < (one["normal"] or 0) < UNSTABLE_BELOW
+    ]
 
 
 def evaluation_names(evaluations: Mapping[str, Any]) -> list[str]:
     """The names of the evaluations, the well-known ones first."""
-    return [name for name in EVALUATION_MEANINGS if name in evaluations] + sorted(set(evaluations) - set(EVALUATION_MEANINGS))
+    return [name for name in EVALUATION_MEANINGS if name in evaluations] + sorted(
+        set(evaluations) - set(EVALUATION_MEANINGS)
+    )
 
 
 def sanitising_text(found: Mapping[str, Any]) -> str:
     """The report's section `sanitising` in one line, with what chance would reach."""
     images = max(found["images"], 1)
-    by_chance = f"by chance {format_number(100 * found['altered'] / images)} and {format_number(100 * found['dropped'] / images)}"
-    verdict = f"precision {format_number(found['precision'])}, recall {format_number(found['recall'])} ({by_chance})"
-    left_out = f"{found['dropped']} of {found['images']} images, {found['found']} of {found['altered']} altered ones"
+    by_chance = (
+        f"by chance {format_number(100 * found['altered'] / images)} and "
+        f"{format_number(100 * found['dropped'] / images)}"
+    )
+    verdict = (
+        f"precision {format_number(found['precision'])}, recall "
+        f"{format_number(found['recall'])} ({by_chance})"
+    )
+    left_out = (
+        f"{found['dropped']} of {found['images']} images, {found['found']} of "
+        f"{found['altered']} altered ones"
+    )
     return f"sanitising left out {left_out}: {verdict}"
 
 
 def evasion_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Of the report's section `evasion`, or its part `fusion`, the model's rows under EVASION_COLUMNS, those without an attack first."""
+    """Of the report's section `evasion`, or its part `fusion`, the model's rows under
+    EVASION_COLUMNS, those without an attack first."""
     cost = section["purifier_drop"]
     rows: list[tuple[str, ...]] = [
-        ("none", "-", name, format_number(one["balanced_accuracy"]), "-", "-" if name == "none" else drop_text(cost["combined"]), "-")
+        (
+            "none",
+            "-",
+            name,
+            format_number(one["balanced_accuracy"]),
+            "-",
+            "-" if name == "none" else drop_text(cost["combined"]),
+            "-",
+        )
         for name, one in section["clean"].items()
     ]
     for one in section["attacks"]:
         found = "-" if one["recovered"] is None else format_number(one["recovered"]["percent"])
-        balanced = format_number(one["metrics"]["balanced_accuracy"]), format_interval(one["balanced_ci95"])
+        balanced = (
+            format_number(one["metrics"]["balanced_accuracy"]),
+            format_interval(one["balanced_ci95"]),
+        )
         rows.append(
             (
                 metric_label(one["threat_model"]),
@@ -193,30 +281,47 @@ def evasion_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def fusion_title(section: Mapping[str, Any]) -> str:
     """Of the table on the clients' models fused into one."""
-    return f"Evasion: {section['attack']} on the {section['fusion']['members']} client models fused (MEFF), {section['images']} test images"
+    return (
+        f"Evasion: {section['attack']} on the {section['fusion']['members']} "
+        f"client models fused (MEFF), {section['images']} test images"
+    )
 
 
 def format_eps(eps_255: float | None) -> str:
-    """The largest change that an attack may make, in 255ths; a dash for an attack without a bound."""
+    """The largest change that an attack may make, in 255ths; a dash for an attack without a
+    bound."""
     return "-" if eps_255 is None else f"{eps_255:g}"
 
 
 def evasion_meanings(section: Mapping[str, Any]) -> list[str]:
     """What the attackers of the section know, and what its columns are."""
     found = {one["threat_model"] for one in section["attacks"]}
-    return [f"{metric_label(name)}: {meaning}" for name, meaning in THREAT_MEANINGS.items() if name in found] + [EVASION_MEANING]
+    return [
+        f"{metric_label(name)}: {meaning}"
+        for name, meaning in THREAT_MEANINGS.items()
+        if name in found
+    ] + [EVASION_MEANING]
 
 
 def member_columns(section: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns of the clients' own models: balanced accuracy by bound, without a purifier."""
-    return ("Client", "Kind", "no attack", *(f"eps {format_eps(one['eps_255'])}" for one in _bare(section["clients"][0])))
+    return (
+        "Client",
+        "Kind",
+        "no attack",
+        *(f"eps {format_eps(one['eps_255'])}" for one in _bare(section["clients"][0])),
+    )
 
 
 def member_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row a client under `member_columns`."""
     return [
         (
-            *(str(one["id"]), one["kind"], format_number(one["clean"]["none"]["balanced_accuracy"])),
+            *(
+                str(one["id"]),
+                one["kind"],
+                format_number(one["clean"]["none"]["balanced_accuracy"]),
+            ),
             *(format_number(attack["metrics"]["balanced_accuracy"]) for attack in _bare(one)),
         )
         for one in section["clients"]

@@ -1,9 +1,10 @@
-"""The checkpoints of a run: after a round, all that the next round needs; the last few are kept, damaged ones are passed over.
+"""The checkpoints of a run: after a round, all that the next round needs; the last few are kept,
+damaged ones are passed over.
 
-A checkpoint is one sealed safetensors file (`tensorfile`): the global model's tensors under their names, as in model.safetensors, and
-beside them, with `EXTRA` in front, the tensors that the rule and the clients remember, and as bytes the records of the rounds so far
-and one JSON text with all the rest.
-Nothing random is in it: every draw comes from the seed, its purpose and the round.
+A checkpoint is one sealed safetensors file (`tensorfile`): the global model's tensors under their
+names, as in model.safetensors, and beside them, with `EXTRA` in front, the tensors that the rule
+and the clients remember, and as bytes the records of the rounds so far and one JSON text with all
+the rest. Nothing random is in it: every draw comes from the seed, its purpose and the round.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ TEXT, HISTORY = f"{EXTRA}json", f"{EXTRA}history"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A run after server round `round`: the global model, what the rule remembers (any nested value of `trees`), what each client
-    remembers (likewise, by client number), and the records of rounds 0 ... `round`, each as a text of `record_text`."""
+    """A run after server round `round`: the global model, what the rule remembers (any nested value
+    of `trees`), what each client remembers (likewise, by client number), and the records of rounds
+    0 ... `round`, each as a text of `record_text`."""
 
     run: str
     round: int
@@ -51,7 +53,8 @@ class Checkpoint:
 
 
 def record_text(record: RoundRecord) -> str:
-    """A record as one line of JSON that loses nothing, NaN included. (A round is made text once, however many checkpoints follow.)"""
+    """A record as one line of JSON that loses nothing, NaN included. (A round is made text once,
+    however many checkpoints follow.)"""
     return json.dumps(asdict(record))
 
 
@@ -60,9 +63,9 @@ def record_text(record: RoundRecord) -> str:
 class Checkpoints:
     """The checkpoints in `folder`, which is made with the first of them.
 
-    layout: of the model. experiment: a digest of the run's configuration; a checkpoint of another one is not usable.
-    every: rounds between two checkpoints (0: none are written); the last round always has one. keep: how many are kept of
-    the run and of its twin.
+    layout: of the model. experiment: a digest of the run's configuration; a checkpoint of another
+    one is not usable. every: rounds between two checkpoints (0: none are written); the last round
+    always has one. keep: how many are kept of the run and of its twin.
     """
 
     folder: Path
@@ -78,19 +81,27 @@ class Checkpoints:
     def files(self, run: str) -> list[Path]:
         """Those of one run, newest first."""
         pattern = re.compile(rf"{PREFIXES[run]}-(\d+)\.safetensors")
-        found = [(int(match[1]), path) for path in self.folder.glob("*") if (match := pattern.fullmatch(path.name))]
+        found = [
+            (int(match[1]), path)
+            for path in self.folder.glob("*")
+            if (match := pattern.fullmatch(path.name))
+        ]
         return [path for _, path in sorted(found, reverse=True)]
 
     def write(self, run: str, number: int, tensors: Mapping[str, Tensor]) -> Path:
-        """Write the snapshot of a run after round `number`, and take away those of that run that are no longer needed. Raises OSError."""
+        """Write the snapshot of a run after round `number`, and take away those of that run that
+        are no longer needed. Raises OSError."""
         path = self.folder / f"{PREFIXES[run]}-{number:06d}.safetensors"
-        atomic.write(path, tensor_files.pieces(tensors, {"run": run, "round": str(number)}, seal=True))
+        atomic.write(
+            path, tensor_files.pieces(tensors, {"run": run, "round": str(number)}, seal=True)
+        )
         for old in [one for one in self.files(run) if one.name <= path.name][self.keep :]:
             old.unlink()
         return path
 
     def latest(self, run: str) -> tuple[Checkpoint | None, list[str]]:
-        """The newest usable one, or None, and for every newer one a line that says why it cannot be used."""
+        """The newest usable one, or None, and for every newer one a line that says why it cannot be
+        used."""
         problems: list[str] = []
         for path in self.files(run):
             try:
@@ -100,7 +111,8 @@ class Checkpoints:
         return None, problems
 
     def sweep(self) -> None:
-        """Take away what a killed process was writing. Only for whoever alone works in the folder."""
+        """Take away what a killed process was writing. Only for whoever alone works in the
+        folder."""
         for path in atomic.leftovers(self.folder):
             path.unlink()
 
@@ -113,8 +125,8 @@ class Checkpoints:
             self.folder.rmdir()
 
     def snapshot(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
-        """All of it as tensors. Those of the memories are copies, so that nothing can change them before they are written; the
-        state's are not.
+        """All of it as tensors. Those of the memories are copies, so that nothing can change them
+        before they are written; the state's are not.
 
         Raises RunError where the rule or a client remembers what no file can hold.
         """
@@ -128,27 +140,47 @@ class Checkpoints:
         }
         try:
             plain, tensors = nested.flatten(rest)
-            extra = {f"{EXTRA}{number}": tensor.cpu().clone() for number, tensor in enumerate(tensors)}
+            extra = {
+                f"{EXTRA}{number}": tensor.cpu().clone() for number, tensor in enumerate(tensors)
+            }
             tensor_files.check_tensors(extra)
         except TypeError as error:
-            raise RunError(f"server.checkpoint_every: {error}, which no checkpoint can hold; use 0, or tensors, numbers, words") from error
-        texts = {TEXT: _as_tensor(json.dumps(plain)), HISTORY: _as_tensor("\n".join(checkpoint.history))}
+            raise RunError(
+                f"server.checkpoint_every: {error}, which no checkpoint can hold; use "
+                "0, or tensors, numbers, words"
+            ) from error
+        texts = {
+            TEXT: _as_tensor(json.dumps(plain)),
+            HISTORY: _as_tensor("\n".join(checkpoint.history)),
+        }
         return {**self.layout.named(checkpoint.state), **extra, **texts}
 
     def _load(self, run: str, path: Path) -> Checkpoint:
         """Raises DataError where the file is damaged or of another run."""
         tensors = tensor_files.read_sealed(path)
         try:
-            plain, history = json.loads(_as_text(tensors.pop(TEXT))), tuple(_as_text(tensors.pop(HISTORY)).split("\n"))
-            if plain["version"] != VERSION or plain["experiment"] != self.experiment or plain["run"] != run:
+            plain, history = (
+                json.loads(_as_text(tensors.pop(TEXT))),
+                tuple(_as_text(tensors.pop(HISTORY)).split("\n")),
+            )
+            if (
+                plain["version"] != VERSION
+                or plain["experiment"] != self.experiment
+                or plain["run"] != run
+            ):
                 raise DataError(f"{path.name}: belongs to another configuration or program")
             extra = [tensors.pop(name) for name in _numbered(tensors)]
             rest = nested.unflatten(plain, extra)
-            state = State(gather_vector(tensors, self.layout.parameters, path), gather_vector(tensors, self.layout.buffers, path))
+            state = State(
+                gather_vector(tensors, self.layout.parameters, path),
+                gather_vector(tensors, self.layout.buffers, path),
+            )
             found = Checkpoint(run, rest["round"], state, rest["memory"], rest["clients"], history)
             found.records()
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
-            raise DataError(f"{path.name}: not a checkpoint of this program ({type(error).__name__}: {error})") from error
+            raise DataError(
+                f"{path.name}: not a checkpoint of this program ({type(error).__name__}: {error})"
+            ) from error
         return found
 
 
@@ -162,4 +194,7 @@ def _as_text(tensor: Tensor) -> str:
 
 def _numbered(names: Iterable[str]) -> list[str]:
     """The names of the extra tensors in the order of their numbers."""
-    return sorted((name for name in names if name.startswith(EXTRA)), key=lambda name: int(name.removeprefix(EXTRA)))
+    return sorted(
+        (name for name in names if name.startswith(EXTRA)),
+        key=lambda name: int(name.removeprefix(EXTRA)),
+    )

@@ -1,4 +1,5 @@
-"""`python -m fedrobust.simulate resume=<folder>`: what may stand on that command line, and which folders can be taken up again."""
+"""`python -m fedrobust.simulate resume=<folder>`: what may stand on that command line, and which
+folders can be taken up again."""
 
 from __future__ import annotations
 
@@ -30,17 +31,23 @@ def is_requested(words: Sequence[str]) -> bool:
 
 
 def read_request(words: Sequence[str]) -> Resumption:
-    """What the command line asks for. Nothing is written. Raises ConfigError for a folder that holds no unfinished run, and for
-    any other override but those of the engine, since the configuration is that of the folder."""
+    """What the command line asks for. Nothing is written. Raises ConfigError for a folder that
+    holds no unfinished run, and for any other override but those of the engine, since the
+    configuration is that of the folder."""
     folders = [word.removeprefix(KEY) for word in words if word.startswith(KEY)]
     others = [word for word in words if not word.startswith(KEY)]
     if len(folders) > 1:
         raise ConfigError(f"{KEY}{folders[1]}: given twice; one folder at a time")
     for word in others:
         if not word.startswith(("engine=", "engine.")):
-            raise ConfigError(f"{word}: cannot be given beside resume, which takes all settings from the folder; only engine=... can")
+            raise ConfigError(
+                f"{word}: cannot be given beside resume, which takes all settings "
+                "from the folder; only engine=... can"
+            )
     if not folders[0]:
-        raise ConfigError(f"{KEY}: names no folder; give the output folder of a run that was stopped")
+        raise ConfigError(
+            f"{KEY}: names no folder; give the output folder of a run that was stopped"
+        )
     folder = Path(folders[0]).expanduser()
     return Resumption(folder, read_manifest(folder), tuple(others))
 
@@ -48,23 +55,43 @@ def read_request(words: Sequence[str]) -> Resumption:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an unfinished run. Raises ConfigError."""
     if not folder.is_dir():
-        raise ConfigError(f"{KEY}{folder}: no such folder; give the output folder of a run that was stopped")
+        raise ConfigError(
+            f"{KEY}{folder}: no such folder; give the output folder of a run that was stopped"
+        )
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{KEY}{folder}: holds no {MANIFEST}, so no run to go on with; start it anew in another folder") from None
+        raise ConfigError(
+            f"{KEY}{folder}: holds no {MANIFEST}, so no run to go on with; start it "
+            "anew in another folder"
+        ) from None
     except ValueError as error:
-        raise ConfigError(f"{KEY}{folder}: {MANIFEST} cannot be read ({error}); start the run anew in another folder") from error
-    if not (isinstance(manifest, dict) and isinstance(manifest.get("config"), dict) and isinstance(manifest.get("data"), dict)):
-        raise ConfigError(f"{KEY}{folder}: {MANIFEST} is not that of a run; give the output folder of a run that was stopped")
+        raise ConfigError(
+            f"{KEY}{folder}: {MANIFEST} cannot be read ({error}); start the run anew "
+            "in another folder"
+        ) from error
+    if not (
+        isinstance(manifest, dict)
+        and isinstance(manifest.get("config"), dict)
+        and isinstance(manifest.get("data"), dict)
+    ):
+        raise ConfigError(
+            f"{KEY}{folder}: {MANIFEST} is not that of a run; give the output folder "
+            "of a run that was stopped"
+        )
     if is_finished(folder):
-        raise ConfigError(f"{KEY}{folder}: this run is finished, see {folder / REPORT}; nothing was written over")
+        raise ConfigError(
+            f"{KEY}{folder}: this run is finished, see {folder / REPORT}; nothing was written over"
+        )
     return manifest
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether nothing is left to do. A process that was killed between report.json and report.html leaves its checkpoints."""
-    return (folder / REPORT).exists() and ((folder / PAGE).exists() or not (folder / CHECKPOINTS).is_dir())
+    """Whether nothing is left to do. A process that was killed between report.json and report.html
+    leaves its checkpoints."""
+    return (folder / REPORT).exists() and (
+        (folder / PAGE).exists() or not (folder / CHECKPOINTS).is_dir()
+    )
 
 
 def resume_command(folder: Path) -> str:

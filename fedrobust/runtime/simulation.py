@@ -1,4 +1,5 @@
-"""One simulation from a resolved configuration to a filled output folder; `simulate` is its command line."""
+"""One simulation from a resolved configuration to a filled output folder; `simulate` is its command
+line."""
 
 from __future__ import annotations
 
@@ -23,7 +24,13 @@ from fedrobust.reporting.console import Display, summary_table
 from fedrobust.reporting.console.live import clean_text
 from fedrobust.reporting.figures import draw_data, draw_results
 from fedrobust.reporting.html import write_html
-from fedrobust.reporting.manifest import MANIFEST, changes, conditions, note_resumption, write_manifest
+from fedrobust.reporting.manifest import (
+    MANIFEST,
+    changes,
+    conditions,
+    note_resumption,
+    write_manifest,
+)
 from fedrobust.reporting.records import Observers, Recorder
 from fedrobust.runtime import resume
 from fedrobust.runtime.checkpoints import FOLDER as CHECKPOINTS
@@ -42,11 +49,13 @@ from fedrobust.utils.locking import hold_lock
 CLIENT_APP = "fedrobust.clients.app:app"
 PASSES = 3.0  # forward, and backward at twice its cost
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
-CORE_SPEED = 5e10  # floating-point operations a second that a CPU core reaches in a ResNet, in round numbers
+# floating-point operations a second that a CPU core reaches in a ResNet, in round numbers
+CORE_SPEED = 5e10
 
 
 def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Everything of one run in an empty folder; the manifest and the pictures of the data are written before anything is trained.
+    """Everything of one run in an empty folder; the manifest and the pictures of the data are
+    written before anything is trained.
 
     Returns the report. Raises FedrobustError and OSError.
     """
@@ -55,34 +64,52 @@ def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def resume_job(asked: Resumption) -> dict[str, Any]:
-    """Go on with the run of a folder after its last usable checkpoint, as it would have gone on by itself. Returns the report.
+    """Go on with the run of a folder after its last usable checkpoint, as it would have gone on by
+    itself. Returns the report.
 
-    Raises ConfigError where the folder is finished or in use, or where the data are not those of the run.
+    Raises ConfigError where the folder is finished or in use, or where the data are not those of
+    the run.
     """
     with exclusive_folder(asked.folder) as console:
-        manifest = resume.read_manifest(asked.folder)  # again: it may have been finished by whoever held the lock before
+        # again: it may have been finished by whoever held the lock before
+        manifest = resume.read_manifest(asked.folder)
         try:
             settings.check_settings(manifest["config"])
         except ConfigError as error:
-            raise ConfigError(f"{resume.KEY}{asked.folder}: written by another version of the program ({error}); start it anew") from error
+            raise ConfigError(
+                f"{resume.KEY}{asked.folder}: written by another version of the "
+                f"program ({error}); start it anew"
+            ) from error
         engine = compose.change_engine(manifest["config"]["engine"], asked.engine_words)
-        if (engine.get("gpus_per_worker") == 0) != (manifest["config"]["engine"].get("gpus_per_worker") == 0):
-            raise ConfigError("engine.gpus_per_worker: 0 or not decides whether clients compute on a GPU; leave it as the run had it")
+        if (engine.get("gpus_per_worker") == 0) != (
+            manifest["config"]["engine"].get("gpus_per_worker") == 0
+        ):
+            raise ConfigError(
+                "engine.gpus_per_worker: 0 or not decides whether clients compute on "
+                "a GPU; leave it as the run had it"
+            )
         return _run(manifest["config"], engine, asked.folder, console, manifest)
 
 
 @contextmanager
 def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
-    """The screen, for whoever is the only process in the folder. A folder that cannot be written to ends the run in one line, which names
-    the command that goes on with it (empty: that of a simulation)."""
+    """The screen, for whoever is the only process in the folder. A folder that cannot be written to
+    ends the run in one line, which names the command that goes on with it (empty: that of a
+    simulation)."""
     console = Console()
     try:
         with hold_lock(folder) as held:
             if not held:
-                print_line(console, f"{folder}: this file system has no locks; see to it that no second process resumes this run")
+                print_line(
+                    console,
+                    f"{folder}: this file system has no locks; see to it that no "
+                    "second process resumes this run",
+                )
             yield console
     except OSError as error:
-        if error.errno not in NO_ROOM or (error.filename is not None and not Path(error.filename).is_relative_to(folder)):
+        if error.errno not in NO_ROOM or (
+            error.filename is not None and not Path(error.filename).is_relative_to(folder)
+        ):
             raise
         go_on = f"once it can, go on with {command or resume.resume_command(folder)}"
         remedy = go_on if (folder / MANIFEST).exists() else "choose another hydra.run.dir"
@@ -95,19 +122,30 @@ def print_line(console: Console, text: str) -> None:
 
 
 def _run(
-    config: Mapping[str, Any], engine: Mapping[str, Any], folder: Path, console: Console, manifest: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    folder: Path,
+    console: Console,
+    manifest: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """manifest: of the run that is taken up again."""
-    opener = factories.build_group({"engine": engine}, "engine")  # the quickest of all refusals comes first
+    # the quickest of all refusals comes first
+    opener = factories.build_group({"engine": engine}, "engine")
     experiment = build.from_text(settings.to_json(config))
     if manifest is not None and manifest["data"]["digest"] != experiment.dataset.digest:
         raise ConfigError(
-            f"{resume.KEY}{folder}: the data are no longer those of the run (their digest differs); start a new run with them"
+            f"{resume.KEY}{folder}: the data are no longer those of the run (their "
+            "digest differs); start a new run with them"
         )
     if experiment.remote:
-        raise ConfigError("partition=remote: is for real sites (docs/federation.md); here choose another one, e.g. partition=by_site")
+        raise ConfigError(
+            "partition=remote: is for real sites (docs/federation.md); here choose "
+            "another one, e.g. partition=by_site"
+        )
     server = build_server_context(experiment)
-    opened = opener.open(CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server))
+    opened = opener.open(
+        CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server)
+    )
     return run_into_folder(server, opened, folder, console, manifest)
 
 
@@ -118,7 +156,8 @@ def run_into_folder(
     console: Console,
     manifest: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Everything of one run over a Grid, in its folder. manifest: of the run that is taken up again. Returns the report."""
+    """Everything of one run over a Grid, in its folder. manifest: of the run that is taken up
+    again. Returns the report."""
     experiment = server.experiment
     recorder = Recorder(folder, experiment.roles)
     with opened as grid, Display(console) as display:
@@ -126,13 +165,22 @@ def run_into_folder(
         exact = _write_manifest(folder, experiment, grid, console, manifest)
         draw_data(experiment, folder)
         if skipped := experiment.dataset.skipped:
-            display.stage("run", f"{len(skipped)} unreadable images left out, the first is {skipped[0]}")
+            display.stage(
+                "run", f"{len(skipped)} unreadable images left out, the first is {skipped[0]}"
+            )
         checkpoints = _checkpoints(experiment, server, folder)
         if manifest is not None and not checkpoints.files("run"):
             print_line(console, "run: there is no checkpoint, it starts over from round 0")
-        with CheckpointManager(checkpoints, grid, lambda text: print_line(console, text), exact) as checkpointing:
+        with CheckpointManager(
+            checkpoints, grid, lambda text: print_line(console, text), exact
+        ) as checkpointing:
             report, scores = run_experiment(
-                server, grid, folder, Observers([recorder, display]), grid.description, checkpointing=checkpointing
+                server,
+                grid,
+                folder,
+                Observers([recorder, display]),
+                grid.description,
+                checkpointing=checkpointing,
             )
     draw_results(experiment, report, scores.test, folder)
     write_html(folder, extra_data(experiment))
@@ -143,9 +191,14 @@ def run_into_folder(
 
 
 def _write_manifest(
-    folder: Path, experiment: Experiment, grid: SimulationGrid | FederationGrid, console: Console, earlier: Mapping[str, Any] | None
+    folder: Path,
+    experiment: Experiment,
+    grid: SimulationGrid | FederationGrid,
+    console: Console,
+    earlier: Mapping[str, Any] | None,
 ) -> bool:
-    """Write the manifest, or note in that of an earlier process that the run goes on. Gives whether all is as it was."""
+    """Write the manifest, or note in that of an earlier process that the run goes on. Gives whether
+    all is as it was."""
     computes = devices.device_name(devices.resolve(experiment.config["device"]))
     if earlier is None:
         facts: dict[str, Any] = {
@@ -158,8 +211,13 @@ def _write_manifest(
         return True
     changed = changes(earlier, conditions(computes, grid.threads))
     if changed:
-        bits = "the result need not be bit-equal to that of an undisturbed run; stop and restore them if it must be"
-        print_line(console, f"conditions have changed since the run began ({'; '.join(changed)}): {bits}")
+        bits = (
+            "the result need not be bit-equal to that of an undisturbed run; stop "
+            "and restore them if it must be"
+        )
+        print_line(
+            console, f"conditions have changed since the run began ({'; '.join(changed)}): {bits}"
+        )
     note_resumption(folder, earlier, grid.description, changed)
     return not changed and not any(one["changed"] for one in earlier.get("resumed", []))
 
@@ -167,24 +225,43 @@ def _write_manifest(
 def _checkpoints(experiment: Experiment, server: ServerContext, folder: Path) -> Checkpoints:
     """Those of the run in this folder, rid of what a killed process left half-written."""
     kept, digest = experiment.config["server"], hashlib.sha256(experiment.text.encode()).hexdigest()
-    found = Checkpoints(folder / CHECKPOINTS, server.layout, digest, kept["checkpoint_every"], kept["keep_checkpoints"])
+    found = Checkpoints(
+        folder / CHECKPOINTS,
+        server.layout,
+        digest,
+        kept["checkpoint_every"],
+        kept["keep_checkpoints"],
+    )
     found.sweep()
     return found
 
 
 def work_seconds(server: ServerContext) -> float:
-    """An estimate of all clients' training of the run and its twin in one process, by which `engine=auto` decides.
+    """An estimate of all clients' training of the run and its twin in one process, by which
+    `engine=auto` decides.
 
-    Counted, not timed: a choice that hung on the machine's mood would change the threads per client and with them the last
-    bits, and equal seeds must give equal results. Settings that are no plain epochs count as one epoch.
+    Counted, not timed: a choice that hung on the machine's mood would change the threads per client
+    and with them the last bits, and equal seeds must give equal results. Settings that are no plain
+    epochs count as one epoch.
     """
     experiment = server.experiment
     with FlopCounterMode(display=False) as counter:
         predict(server.model, experiment.dataset.images[:1])
     images = sum(len(experiment.rows(client, TRAIN)) for client in range(experiment.num_clients))
-    epochs, rounds = float(experiment.config["client"].get("epochs", 1)), float(experiment.config["rounds"])
+    epochs, rounds = (
+        float(experiment.config["client"].get("epochs", 1)),
+        float(experiment.config["rounds"]),
+    )
     runs = 2 if experiment.evaluation.twin else 1
-    return PASSES * float(counter.get_total_flops()) * images * epochs * rounds * runs / (CORE_SPEED * cores())
+    return (
+        PASSES
+        * float(counter.get_total_flops())
+        * images
+        * epochs
+        * rounds
+        * runs
+        / (CORE_SPEED * cores())
+    )
 
 
 def data_facts(experiment: Experiment) -> dict[str, Any]:
@@ -204,5 +281,7 @@ def data_facts(experiment: Experiment) -> dict[str, Any]:
 def extra_data(experiment: Experiment) -> dict[str, int]:
     """The server's extra images that this run really used, and how many."""
     sizes = {"root": len(experiment.root), "proxy": len(experiment.proxy)}
-    used = set(experiment.strategy.uses) | ({"proxy"} if experiment.config["server"]["buffers"] == "recalibrate" else set())
+    used = set(experiment.strategy.uses) | (
+        {"proxy"} if experiment.config["server"]["buffers"] == "recalibrate" else set()
+    )
     return {name: size for name, size in sizes.items() if name in used and size}

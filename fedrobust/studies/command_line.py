@@ -1,4 +1,5 @@
-"""What the command lines of grids have in common: help, exit codes, and one line for whatever went wrong."""
+"""What the command lines of grids have in common: help, exit codes, and one line for whatever went
+wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def run_command(page: str, start: Callable[[Sequence[str]], Mapping[Cell, str]])
 
     Exit codes: 0 done, 1 at least one cell failed, 2 wrong input, 130 interrupted.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own errors reach us as exceptions, and we turn them into one line
+    # Hydra's own errors reach us as exceptions, and we turn them into one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         if set(HELP) & set(sys.argv[1:]):
             print(files("fedrobust.configs").joinpath(page).read_text(encoding="utf-8"), end="")
@@ -36,5 +38,9 @@ def run_command(page: str, start: Callable[[Sequence[str]], Mapping[Cell, str]])
             print(f"error: {line.replace('hydra.run.dir', 'out')}", file=sys.stderr)
         sys.exit(code)
     if failed:
-        print(f"error: {len(failed)} cells failed, the first: {next(iter(failed))}: {next(iter(failed.values()))}", file=sys.stderr)
+        print(
+            f"error: {len(failed)} cells failed, the first: {next(iter(failed))}: "
+            f"{next(iter(failed.values()))}",
+            file=sys.stderr,
+        )
         sys.exit(1)

@@ -23,7 +23,13 @@ from fedrobust.defences.sanitisation.filtering import embed
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
 from fedrobust.errors import ConfigError
-from fedrobust.evaluation.statistics import Estimate, Replicates, estimate, mean_over_seeds, sample_seeds
+from fedrobust.evaluation.statistics import (
+    Estimate,
+    Replicates,
+    estimate,
+    mean_over_seeds,
+    sample_seeds,
+)
 from fedrobust.experiment import build, settings
 from fedrobust.reporting.manifest import MANIFEST
 from fedrobust.reporting.text import format_number
@@ -35,7 +41,8 @@ DRAWS = 2000  # bootstrap replicates over runs and images
 
 @dataclass(frozen=True)
 class PooledFeatures:
-    """features (N, d), labels and altered (N,) of all hospitals' training images; anchors (d, K), or None for a linear head."""
+    """features (N, d), labels and altered (N,) of all hospitals' training images; anchors (d, K),
+    or None for a linear head."""
 
     features_Nd: Tensor
     labels_N: Tensor
@@ -45,7 +52,8 @@ class PooledFeatures:
 
 @dataclass(frozen=True)
 class DefenceRow:
-    """What one defence would do to the pool of each run; aurocs: of its scores, in percent, None where all or none were altered."""
+    """What one defence would do to the pool of each run; aurocs: of its scores, in percent, None
+    where all or none were altered."""
 
     name: str
     anchors: str
@@ -54,30 +62,53 @@ class DefenceRow:
 
 
 def read_pool(folder: Path) -> PooledFeatures:
-    """The pool of a finished run. Raises ConfigError where the folder is none, or its data or model cannot be had."""
+    """The pool of a finished run. Raises ConfigError where the folder is none, or its data or model
+    cannot be had."""
     model = folder / "model.safetensors"
     try:
-        config: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["config"]
+        config: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))[
+            "config"
+        ]
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder}: holds no readable {MANIFEST}; give the output folder of a finished run") from error
+        raise ConfigError(
+            f"{folder}: holds no readable {MANIFEST}; give the output folder of a finished run"
+        ) from error
     if not model.exists():
-        raise ConfigError(f"{folder}: holds no {model.name}; give the output folder of a finished run")
+        raise ConfigError(
+            f"{folder}: holds no {model.name}; give the output folder of a finished run"
+        )
     experiment = build.from_text(settings.to_json(config))
-    experiment = replace(experiment, model=replace(experiment.model.untrained(), checkpoint=str(model)))
+    experiment = replace(
+        experiment, model=replace(experiment.model.untrained(), checkpoint=str(model))
+    )
     network = build_server_context(experiment).model
     features, labels, changed = [], [], []
     for client in range(experiment.num_clients):
-        now, clean = experiment.shard(client).train, experiment.samples(experiment.rows(client, TRAIN))
+        now, clean = (
+            experiment.shard(client).train,
+            experiment.samples(experiment.rows(client, TRAIN)),
+        )
         features.append(embed(network, now.images))
         labels.append(now.labels)
-        changed.append(altered_rows(clean, now, triggered=experiment.contamination(client).backdoor is not None))
-    return PooledFeatures(torch.cat(features), torch.cat(labels), torch.cat(changed), network.anchors)
+        changed.append(
+            altered_rows(
+                clean, now, triggered=experiment.contamination(client).backdoor is not None
+            )
+        )
+    return PooledFeatures(
+        torch.cat(features), torch.cat(labels), torch.cat(changed), network.anchors
+    )
 
 
 def defences(quantile: float, threshold: float, *, etf: bool) -> list[Sanitiser]:
-    """Sphere and slab around centroids and, with an ETF head, around the fixed anchors. Raises ConfigError."""
+    """Sphere and slab around centroids and, with an ETF head, around the fixed anchors. Raises
+    ConfigError."""
     where = ("centroid", "etf") if etf else ("centroid",)
-    return [factory(anchors=one, quantile=quantile, threshold=threshold) for one in where for factory in (sphere, slab)]
+    return [
+        factory(anchors=one, quantile=quantile, threshold=threshold)
+        for one in where
+        for factory in (sphere, slab)
+    ]
 
 
 def evaluate_defence(pools: Sequence[PooledFeatures], sanitiser: Sanitiser) -> DefenceRow:
@@ -86,46 +117,82 @@ def evaluate_defence(pools: Sequence[PooledFeatures], sanitiser: Sanitiser) -> D
     for found in pools:
         sifted = sanitise(sanitiser, found.features_Nd, found.labels_N, found.anchors_dK)
         dropped_N, bad_N = ~sifted.kept_N, found.altered_N
-        detections.append(Detection(len(bad_N), int(dropped_N.sum()), int(bad_N.sum()), int((dropped_N & bad_N).sum())))
+        detections.append(
+            Detection(
+                len(bad_N), int(dropped_N.sum()), int(bad_N.sum()), int((dropped_N & bad_N).sum())
+            )
+        )
         both = 0 < detections[-1].altered < detections[-1].images
-        aurocs.append(100 * float(roc_auc_score(bad_N.numpy(), sifted.scores_N.numpy())) if both else None)
+        aurocs.append(
+            100 * float(roc_auc_score(bad_N.numpy(), sifted.scores_N.numpy())) if both else None
+        )
     return DefenceRow(sanitiser.name, sanitiser.anchors, tuple(detections), tuple(aurocs))
 
 
 def detection_shares(detections: Sequence[Detection]) -> tuple[Estimate, Estimate]:
-    """Precision and recall with 95 % intervals: of one run by Wilson's formula; of several their mean, runs and in each of them images
-    resampled (a run in which a share is undefined is left out of it). Images count as independent."""
+    """Precision and recall with 95 % intervals: of one run by Wilson's formula; of several their
+    mean, runs and in each of them images resampled (a run in which a share is undefined is left out
+    of it). Images count as independent."""
     if len(detections) == 1:
         one = detections[0]
-        pairs = ((one.precision, wilson(one.found, one.dropped)), (one.recall, wilson(one.found, one.altered)))
-        precision, recall = (Estimate(value, *(interval or (None, None))) for value, interval in pairs)
+        pairs = (
+            (one.precision, wilson(one.found, one.dropped)),
+            (one.recall, wilson(one.found, one.altered)),
+        )
+        precision, recall = (
+            Estimate(value, *(interval or (None, None))) for value, interval in pairs
+        )
         return precision, recall
     random = np.random.default_rng(0)
     values, replicates = [], []
     for one in detections:
         kinds = [one.found, one.dropped - one.found, one.altered - one.found]
         chances = np.array([*kinds, one.images - sum(kinds)]) / one.images
-        found, wrong, missed, _ = torch.from_numpy(random.multinomial(one.images, chances, size=DRAWS).T).double()
-        values.append([float("nan") if share is None else share for share in (one.precision, one.recall)])
-        replicates.append(torch.stack([100 * found / (found + wrong), 100 * found / (found + missed)]))
-    measured = Replicates(torch.tensor(values, dtype=torch.float64).T, torch.stack(replicates, dim=1))
-    means, over = mean_over_seeds(measured, sample_seeds(len(detections), DRAWS, generator(0, "sanitising", "runs")))
+        found, wrong, missed, _ = torch.from_numpy(
+            random.multinomial(one.images, chances, size=DRAWS).T
+        ).double()
+        values.append(
+            [float("nan") if share is None else share for share in (one.precision, one.recall)]
+        )
+        replicates.append(
+            torch.stack([100 * found / (found + wrong), 100 * found / (found + missed)])
+        )
+    measured = Replicates(
+        torch.tensor(values, dtype=torch.float64).T, torch.stack(replicates, dim=1)
+    )
+    means, over = mean_over_seeds(
+        measured, sample_seeds(len(detections), DRAWS, generator(0, "sanitising", "runs"))
+    )
     return estimate(means[0], over[0]), estimate(means[1], over[1])
 
 
 def defences_table(rows: Sequence[DefenceRow], title: str) -> Table:
-    """One row a defence, all shares in percent with their intervals; of several runs the images of all."""
-    out = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for place, name in enumerate(("Defence", "dropped", "found", "precision (95 %)", "recall (95 %)", "AUROC")):
+    """One row a defence, all shares in percent with their intervals; of several runs the images of
+    all."""
+    out = Table(
+        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False
+    )
+    for place, name in enumerate(
+        ("Defence", "dropped", "found", "precision (95 %)", "recall (95 %)", "AUROC")
+    ):
         out.add_column(name, justify="right" if place else "left", no_wrap=True)
     for row in rows:
         precision, recall = detection_shares(row.detections)
-        dropped, found = (str(sum(one)) for one in zip(*((one.dropped, one.found) for one in row.detections), strict=True))
+        dropped, found = (
+            str(sum(one))
+            for one in zip(*((one.dropped, one.found) for one in row.detections), strict=True)
+        )
         known = [one for one in row.aurocs if one is not None]
         auroc = format_number(fmean(known) if known else None)
-        out.add_row(f"{row.name} {row.anchors}", dropped, found, _text(precision), _text(recall), auroc)
+        out.add_row(
+            f"{row.name} {row.anchors}", dropped, found, _text(precision), _text(recall), auroc
+        )
     return out
 
 
 def _text(one: Estimate) -> str:
-    return format_number(one.value) if one.low is None else f"{format_number(one.value)} ({one.low:.0f} to {one.high:.0f})"
+    return (
+        format_number(one.value)
+        if one.low is None
+        else f"{format_number(one.value)} ({one.low:.0f} to {one.high:.0f})"
+    )

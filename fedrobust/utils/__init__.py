@@ -1,1 +1,2 @@
-"""Files, locks, JSON, tensors on disk, devices, validation, the command line's errors: knows nothing of learning."""
+"""Files, locks, JSON, tensors on disk, devices, validation, the command line's errors: knows
+nothing of learning."""

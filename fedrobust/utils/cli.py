@@ -28,13 +28,21 @@ def explain(error: BaseException) -> tuple[str | None, int]:
         return str(error), 2
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _hydra_line(error), 2
-    if isinstance(error, OSError) and error.strerror:  # a full disk, a folder that must not be written to
-        return f"{error.filename or 'the output'}: {error.strerror}; choose another hydra.run.dir or make room", 1
+    # a full disk, a folder that must not be written to
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            (
+                f"{error.filename or 'the output'}: {error.strerror}; choose another "
+                "hydra.run.dir or make room"
+            ),
+            1,
+        )
     return None, 1
 
 
 def leave(error: BaseException) -> NoReturn:
-    """End the process: one line for whoever can mend it, a traceback for a defect of ours; "interrupted" and code 130 after Ctrl-C."""
+    """End the process: one line for whoever can mend it, a traceback for a defect of ours;
+    "interrupted" and code 130 after Ctrl-C."""
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -49,15 +57,22 @@ def leave(error: BaseException) -> NoReturn:
 def _hydra_line(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
-        reason = "; ".join(line for line in text.splitlines() if not line.startswith(("See ", "Error parsing")))
+        reason = "; ".join(
+            line for line in text.splitlines() if not line.startswith(("See ", "Error parsing"))
+        )
         return f"{error.override}: cannot be read ({reason}); write key=value, a list as key=[1,2]"
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return f"{unknown[1]}: unknown key; {_unknown_remedy(unknown[1])}"
-    missing = re.search(r"Could not find '([^']+)'\s*Available options in '([^']+)':\s*(.*)", text, re.DOTALL)
+    missing = re.search(
+        r"Could not find '([^']+)'\s*Available options in '([^']+)':\s*(.*)", text, re.DOTALL
+    )
     if missing:
         options = missing[3].split("Config search path")[0].split()
-        return f"{missing[1].replace('/', '=', 1)}: no such choice; {_choices(missing[2], missing[1].rpartition('/')[2], options)}"
+        return (
+            f"{missing[1].replace('/', '=', 1)}: no such choice; "
+            f"{_choices(missing[2], missing[1].rpartition('/')[2], options)}"
+        )
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:300]
 
 
@@ -66,7 +81,10 @@ def _choices(group: str, word: str, options: Sequence[str]) -> str:
     if len(options) <= FEW:
         return f"{group} can be {', '.join(options)}"
     near = difflib.get_close_matches(word, options, n=5, cutoff=0.4)
-    return f"{'try ' + ', '.join(near) + '; ' if near else ''}all {len(options)} are in configs/{group}"
+    return (
+        f"{'try ' + ', '.join(near) + '; ' if near else ''}all {len(options)} are "
+        f"in configs/{group}"
+    )
 
 
 def _unknown_remedy(key: str) -> str:

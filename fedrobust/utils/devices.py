@@ -10,9 +10,12 @@ from fedrobust.errors import ConfigError
 
 
 def resolve(device: str) -> torch.device:
-    """auto: the GPU where there is one. Raises ConfigError where one is asked for and there is none."""
+    """auto: the GPU where there is one. Raises ConfigError where one is asked for and there is
+    none."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: no CUDA device is visible here; use device=cpu or device=auto")
+        raise ConfigError(
+            "device=cuda: no CUDA device is visible here; use device=cpu or device=auto"
+        )
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)

@@ -1,4 +1,5 @@
-"""Files that are there whole or not at all, whatever happens in between: a kill, a full disk, a power cut."""
+"""Files that are there whole or not at all, whatever happens in between: a kill, a full disk, a
+power cut."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ SUFFIX = ".tmp"  # of what is being written; a process that is killed leaves suc
 
 
 def write(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
-    """Write the pieces one after the other as the file `path`, for which folders are made; an old file is replaced at the end.
+    """Write the pieces one after the other as the file `path`, for which folders are made; an old
+    file is replaced at the end.
 
-    The bytes are on the disk (fsync, of the folder too) when this returns. Raises OSError, always with a file name, after taking
-    away what was written.
+    The bytes are on the disk (fsync, of the folder too) when this returns. Raises OSError, always
+    with a file name, after taking away what was written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
     try:
@@ -31,7 +33,8 @@ def write(path: Path, pieces: Iterable[bytes | memoryview]) -> Path:
 
 
 def append(path: Path, text: str) -> None:
-    """Add UTF-8 text at the end of a file; what was added only in part is taken away again. Raises OSError with a file name."""
+    """Add UTF-8 text at the end of a file; what was added only in part is taken away again. Raises
+    OSError with a file name."""
     before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab") as file:
@@ -72,5 +75,6 @@ def _name(error: OSError, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text so that a reader sees the old file or the whole new one, even after a crash."""
+    """Write UTF-8 text so that a reader sees the old file or the whole new one, even after a
+    crash."""
     return write(path, [text.encode("utf-8")])

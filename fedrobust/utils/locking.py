@@ -17,9 +17,11 @@ UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file sy
 
 @contextmanager
 def hold_lock(folder: Path) -> Iterator[bool]:
-    """Keep others out of an existing folder. Gives False where the file system has no locks, so that nobody is kept out.
+    """Keep others out of an existing folder. Gives False where the file system has no locks, so
+    that nobody is kept out.
 
-    Raises ConfigError where another process is at work in the folder, OSError where it cannot be written to.
+    Raises ConfigError where another process is at work in the folder, OSError where it cannot be
+    written to.
     """
     path = folder / LOCK
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -34,7 +36,9 @@ def hold_lock(folder: Path) -> Iterator[bool]:
 
 
 def _take(descriptor: int, path: Path) -> bool:
-    busy = ConfigError(f"{path.parent}: another process is at work in this folder; wait for it or stop it")
+    busy = ConfigError(
+        f"{path.parent}: another process is at work in this folder; wait for it or stop it"
+    )
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -43,7 +47,8 @@ def _take(descriptor: int, path: Path) -> bool:
         if error.errno in UNKNOWN:
             return False
         raise
-    # Whoever held it before may have taken the file away in between, and a third process may hold its successor.
+    # Whoever held it before may have taken the file away in between, and a third process may hold
+    # its successor.
     if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
         raise busy
     return True

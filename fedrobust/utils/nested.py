@@ -1,8 +1,10 @@
-"""Values nested in one another, as JSON values and a list of tensors, and back: what rules and clients remember, without pickle.
+"""Values nested in one another, as JSON values and a list of tensors, and back: what rules and
+clients remember, without pickle.
 
-None, bool, int, float, str and lists stay as they are, and so does a dict whose keys are plain words. The rest is tagged:
-{"!dict": [[key, value], ...]} with keys of any of those scalars, {"!tuple": [...]}, {"!tensor": number, "device": name} and
-{"!bytes": number}, where the number counts in the list of tensors.
+None, bool, int, float, str and lists stay as they are, and so does a dict whose keys are plain
+words. The rest is tagged: {"!dict": [[key, value], ...]} with keys of any of those scalars,
+{"!tuple": [...]}, {"!tensor": number, "device": name} and {"!bytes": number}, where the number
+counts in the list of tensors.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ SCALARS = (bool, int, float, str)
 
 
 def flatten(value: Any) -> tuple[Any, list[Tensor]]:
-    """(JSON value, tensors). Raises TypeError that names the place and the type of what cannot be kept."""
+    """(JSON value, tensors). Raises TypeError that names the place and the type of what cannot be
+    kept."""
     tensors: list[Tensor] = []
     return _flatten(value, tensors, ""), tensors
 
@@ -34,7 +37,11 @@ def _flatten(value: Any, tensors: list[Tensor], place: str) -> Any:
         tensors.append(value.detach())
         return {"!tensor": len(tensors) - 1, "device": str(value.device)}
     if isinstance(value, bytes):
-        tensors.append(torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else torch.zeros(0, dtype=torch.uint8))
+        tensors.append(
+            torch.frombuffer(bytearray(value), dtype=torch.uint8)
+            if value
+            else torch.zeros(0, dtype=torch.uint8)
+        )
         return {"!bytes": len(tensors) - 1}
     raise TypeError(f"{place or 'the value'} is of type {type(value).__name__}")
 
@@ -49,8 +56,8 @@ def _flatten_mapping(value: Mapping[Any, Any], tensors: list[Tensor], place: str
 
 
 def unflatten(value: Any, tensors: Sequence[Tensor]) -> Any:
-    """The inverse of `flatten`. A tensor goes back to its device. Raises ValueError, KeyError, IndexError or TypeError where the two
-    do not belong together."""
+    """The inverse of `flatten`. A tensor goes back to its device. Raises ValueError, KeyError,
+    IndexError or TypeError where the two do not belong together."""
     if isinstance(value, list):
         return [unflatten(item, tensors) for item in value]
     return _restore_dict(value, tensors) if isinstance(value, dict) else value

@@ -1,4 +1,5 @@
-"""JSON that others wrote: one object, every key once, finite numbers, printable words, not too deep and not too long."""
+"""JSON that others wrote: one object, every key once, finite numbers, printable words, not too deep
+and not too long."""
 
 from __future__ import annotations
 
@@ -15,11 +16,18 @@ DIGITS = 20  # of a whole number: more than 64 bits have
 
 
 def read_object(text: str, what: str) -> dict[str, Any]:
-    """The object in a text. Raises ConfigError of one line that begins with `what`, whatever the text holds."""
+    """The object in a text. Raises ConfigError of one line that begins with `what`, whatever the
+    text holds."""
     if len(text) > LONGEST:
         raise ConfigError(f"{what}: {len(text)} characters, more than {LONGEST}")
     try:
-        value = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_once)
+        value = json.loads(
+            text,
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_once,
+        )
     except RecursionError:
         raise ConfigError(f"{what}: nested too deeply") from None
     except ValueError as error:
@@ -59,5 +67,7 @@ def _check(value: dict[str, Any], what: str) -> None:
             raise ConfigError(f"{what}: nested more than {DEEPEST} deep")
         if isinstance(one, str) and not one.isprintable():
             raise ConfigError(f"{what}: holds signs that cannot be printed")
-        inner = [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list) else ()
+        inner = (
+            [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list) else ()
+        )
         left += [(item, depth + 1) for item in inner]

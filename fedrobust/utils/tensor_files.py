@@ -1,7 +1,8 @@
-"""safetensors files piece by piece: no second copy of the tensors, equal bytes for equal content, errors of the disk as they are.
+"""safetensors files piece by piece: no second copy of the tensors, equal bytes for equal content,
+errors of the disk as they are.
 
-(The library's own writer copies every tensor, orders metadata by chance, and hides a full disk's number in a text.) Reading is
-left to the library.
+(The library's own writer copies every tensor, orders metadata by chance, and hides a full disk's
+number in a text.) Reading is left to the library.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ SEAL = "sha256"  # the last tensor of a sealed file: the SHA-256 of all bytes be
 SEAL_BYTES = 32
 
 
-def pieces(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None, seal: bool = False) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file, in pieces. notes: metadata. seal: end with a hash of everything before, for `read_sealed`.
+def pieces(
+    tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None, seal: bool = False
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, in pieces. notes: metadata. seal: end with a hash of
+    everything before, for `read_sealed`.
 
     Raises TypeError for a dtype that such a file does not know.
     """
     check_tensors(tensors)
-    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all lie aligned
+    # so that all lie aligned
+    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     sha = hashlib.sha256()
     for piece in _plain(tensors, ordered, notes or {}, seal):
         sha.update(piece)
@@ -50,15 +55,25 @@ def check_tensors(tensors: Mapping[str, Tensor]) -> None:
             raise TypeError(f"{name}: is of type {tensor.dtype}")
 
 
-def _plain(tensors: Mapping[str, Tensor], ordered: list[str], notes: Mapping[str, str], seal: bool) -> Iterator[bytes | memoryview]:
+def _plain(
+    tensors: Mapping[str, Tensor], ordered: list[str], notes: Mapping[str, str], seal: bool
+) -> Iterator[bytes | memoryview]:
     header: dict[str, object] = {"__metadata__": dict(sorted(notes.items()))} if notes else {}
     end = 0
     for name in ordered:
         tensor, start = tensors[name], end
         end += tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
     if seal:
-        header[SEAL] = {"dtype": "U8", "shape": [SEAL_BYTES], "data_offsets": [end, end + SEAL_BYTES]}
+        header[SEAL] = {
+            "dtype": "U8",
+            "shape": [SEAL_BYTES],
+            "data_offsets": [end, end + SEAL_BYTES],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -67,15 +82,18 @@ def _plain(tensors: Mapping[str, Tensor], ordered: list[str], notes: Mapping[str
 
 
 def raw(tensor: Tensor) -> memoryview:
-    """The tensor's bytes in the order of its indices; without a copy where it lies so on the CPU."""
+    """The tensor's bytes in the order of its indices; without a copy where it lies so on the
+    CPU."""
     whole = tensor.detach().cpu()
-    values: Any = (whole.view(torch.int16) if whole.dtype == torch.bfloat16 else whole).numpy()  # numpy knows no bfloat16
+    # numpy knows no bfloat16
+    values: Any = (whole.view(torch.int16) if whole.dtype == torch.bfloat16 else whole).numpy()
     flat: Any = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     return memoryview(flat)
 
 
 def read_sealed(path: Path) -> dict[str, Tensor]:
-    """The tensors of a sealed file. Raises DataError, in one line, where it cannot be read or a single bit of it has changed."""
+    """The tensors of a sealed file. Raises DataError, in one line, where it cannot be read or a
+    single bit of it has changed."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -19,8 +19,9 @@ from fedrobust.utils.images import as_unit
 
 @dataclass(frozen=True, slots=True)
 class ScratchModel:
-    """Where members are tried: the scratch model, the order of its floats, the server's images (None: not asked for), and
-    whether BatchNorm statistics are re-estimated on the proxy images before every use."""
+    """Where members are tried: the scratch model, the order of its floats, the server's images
+    (None: not asked for), and whether BatchNorm statistics are re-estimated on the proxy images
+    before every use."""
 
     model: Classifier
     layout: Layout
@@ -47,7 +48,8 @@ class ScratchModel:
         return State(state.parameters, read(self.model, Layout((), self.layout.buffers)).buffers)
 
     def alignment(self) -> float:
-        """How well the model in the scratch model is aligned with the root labels, in [-1, 1] (see `fedrobust.learning.alignment`)."""
+        """How well the model in the scratch model is aligned with the root labels, in [-1, 1] (see
+        `fedrobust.learning.alignment`)."""
         root = self.root_samples
         return float(alignment(scores(self.model, root.images), root.labels, self.model.head))
 
@@ -60,7 +62,8 @@ def _given(samples: Samples | None, name: str) -> Samples:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """The clients' models: the reference plus an update shortened by its factor, buffers as sent."""
+    """The clients' models: the reference plus an update shortened by its factor, buffers as
+    sent."""
 
     reference: State
     updates: Updates
@@ -76,13 +79,16 @@ class Members:
         return (self.row(n) for n in clients)
 
     def state(self, n: int) -> State:
-        return State(self.reference.parameters + self.row(n), self.updates.buffers_NB[n].to(self.reference.buffers))
+        return State(
+            self.reference.parameters + self.row(n),
+            self.updates.buffers_NB[n].to(self.reference.buffers),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class MemberScores:
-    """What one visit to every member left behind: scores on the CPU and re-estimated buffers. What was not asked for has no
-    images: (N, 0, K)."""
+    """What one visit to every member left behind: scores on the CPU and re-estimated buffers. What
+    was not asked for has no images: (N, 0, K)."""
 
     root_NRK: Tensor
     proxy_NPK: Tensor
@@ -91,18 +97,25 @@ class MemberScores:
     @property
     def usable(self) -> Tensor:
         """(N,) bool: the member's scores are all finite."""
-        return self.root_NRK.isfinite().flatten(1).all(dim=1) & self.proxy_NPK.isfinite().flatten(1).all(dim=1)
+        return self.root_NRK.isfinite().flatten(1).all(dim=1) & self.proxy_NPK.isfinite().flatten(
+            1
+        ).all(dim=1)
 
 
-def score_members(scratch: ScratchModel, members: Members, *, need_root: bool, need_proxy: bool) -> MemberScores:
-    """Place every member once and keep all that later steps need; nobody is placed where nothing is needed.
+def score_members(
+    scratch: ScratchModel, members: Members, *, need_root: bool, need_proxy: bool
+) -> MemberScores:
+    """Place every member once and keep all that later steps need; nobody is placed where nothing is
+    needed.
 
-    Cost of a member: one pass over the proxy images for its statistics, one over the root set, one over the proxy images for
-    their scores.
+    Cost of a member: one pass over the proxy images for its statistics, one over the root set, one
+    over the proxy images for their scores.
     """
     num_clients, num_classes = len(members.updates), scratch.model.num_classes
     root_NRK = torch.empty(num_clients, len(scratch.root_samples) if need_root else 0, num_classes)
-    proxy_NPK = torch.empty(num_clients, len(scratch.proxy_samples) if need_proxy else 0, num_classes)
+    proxy_NPK = torch.empty(
+        num_clients, len(scratch.proxy_samples) if need_proxy else 0, num_classes
+    )
     if not (need_root or need_proxy):
         return MemberScores(root_NRK, proxy_NPK, members.updates.buffers_NB)
     buffers_NB = torch.empty(members.updates.buffers_NB.shape)
@@ -117,7 +130,13 @@ def score_members(scratch: ScratchModel, members: Members, *, need_root: bool, n
 
 @torch.no_grad()
 def scores(model: Classifier, images: Tensor, batch_size: int = 128) -> Tensor:
-    """Scores (n, K) float32 on the CPU, eval mode, for images (n, C, H, W), uint8 or unit floats. Leaves the model in eval mode."""
+    """Scores (n, K) float32 on the CPU, eval mode, for images (n, C, H, W), uint8 or unit floats.
+    Leaves the model in eval mode."""
     model.eval()
     device = next(model.parameters()).device
-    return torch.cat([model(as_unit(batch.to(device))).float().cpu() for batch in torch.split(images, batch_size)])
+    return torch.cat(
+        [
+            model(as_unit(batch.to(device))).float().cpu()
+            for batch in torch.split(images, batch_size)
+        ]
+    )

@@ -1,6 +1,8 @@
-"""Deep mutual learning on the server: the trusted members learn from each other (N x N), or their average learns from all of them.
+"""Deep mutual learning on the server: the trusted members learn from each other (N x N), or their
+average learns from all of them.
 
-One model at a time; BatchNorm statistics are frozen while it learns and re-estimated before it is judged.
+One model at a time; BatchNorm statistics are frozen while it learns and re-estimated before it is
+judged.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class PeerSettings:
     min_confidence: float
 
 
-def make_schedule(epochs: int, batch_size: int, learning_rate: float, proximal: float, temperature: float) -> Schedule:
+def make_schedule(
+    epochs: int, batch_size: int, learning_rate: float, proximal: float, temperature: float
+) -> Schedule:
     """A checked Schedule; raises ConfigError."""
     validation.number("strategy.epochs", epochs, low=1, integer=True)
     validation.number("strategy.batch_size", batch_size, low=1, integer=True)
@@ -62,7 +66,8 @@ def make_peer_settings(reading: str, teacher: str, min_confidence: float) -> Pee
 
 @dataclass(frozen=True, slots=True)
 class DistilledModel:
-    """A student after its lessons: what it is now, its mean loss in the last epoch, and whether it was sent back to its start."""
+    """A student after its lessons: what it is now, its mean loss in the last epoch, and whether it
+    was sent back to its start."""
 
     state: State
     loss: float
@@ -70,18 +75,28 @@ class DistilledModel:
 
 
 def mutual_losses(
-    scratch: ScratchModel, scores_MPK: Tensor, peers: PeerSettings, temperature: float, permanent_PK: Tensor | None = None
+    scratch: ScratchModel,
+    scores_MPK: Tensor,
+    peers: PeerSettings,
+    temperature: float,
+    permanent_PK: Tensor | None = None,
 ) -> list[tuple[DistillationLoss, Tensor]]:
     """For each of M >= 2 members its loss towards its peers and the proxy images it learns from.
 
-    permanent_PK: scores of a further peer of all, which gives half of every teacher (None: there is none).
+    permanent_PK: scores of a further peer of all, which gives half of every teacher (None: there is
+    none).
     """
     labels_P, scale = scratch.proxy_samples.labels, scratch.model.scale
     if peers.reading == "ground_truth":
         merged = teachers.merge_peers(scores_MPK, peers.teacher)
         merged = merged if permanent_PK is None else (merged + permanent_PK) / 2
-        return [(teachers.true_class_loss(teacher_PK, labels_P), torch.arange(len(labels_P))) for teacher_PK in merged]
-    merged = teachers.peer_probabilities(scores_MPK, scale, temperature, peers.teacher, permanent_PK)
+        return [
+            (teachers.true_class_loss(teacher_PK, labels_P), torch.arange(len(labels_P)))
+            for teacher_PK in merged
+        ]
+    merged = teachers.peer_probabilities(
+        scores_MPK, scale, temperature, peers.teacher, permanent_PK
+    )
     confident_MP = merged.amax(dim=2) >= peers.min_confidence
     return [
         (teachers.kl_loss(teacher_PK, scale, temperature), confident_P.nonzero().reshape(-1))
@@ -89,12 +104,16 @@ def mutual_losses(
     ]
 
 
-def ensemble_loss(scratch: ScratchModel, scores_NPK: Tensor, weights_N: Tensor, temperature: float) -> tuple[DistillationLoss, Tensor]:
+def ensemble_loss(
+    scratch: ScratchModel, scores_NPK: Tensor, weights_N: Tensor, temperature: float
+) -> tuple[DistillationLoss, Tensor]:
     """The aggregated model's loss towards the trust-weighted ensemble, and all proxy images."""
     scale = scratch.model.scale
     teacher_PK = teachers.ensemble(scores_NPK, weights_N, scale, temperature)
     weights_P = teachers.balance(teacher_PK.argmax(dim=1))
-    return teachers.kl_loss(teacher_PK, scale, temperature, weights_P), torch.arange(len(teacher_PK))
+    return teachers.kl_loss(teacher_PK, scale, temperature, weights_P), torch.arange(
+        len(teacher_PK)
+    )
 
 
 def distil(
@@ -106,8 +125,9 @@ def distil(
     *,
     alignment: float | None,
 ) -> DistilledModel:
-    """Train a start whose statistics are re-estimated already, and send it back there if it is less aligned with the ETF on
-    the root set than its start's `alignment` (None: not judged) or not finite. No image to learn from changes nothing."""
+    """Train a start whose statistics are re-estimated already, and send it back there if it is less
+    aligned with the ETF on the root set than its start's `alignment` (None: not judged) or not
+    finite. No image to learn from changes nothing."""
     loss, rows_P = distillation_loss
     if not len(rows_P):
         return DistilledModel(start, 0.0, False)
@@ -121,11 +141,15 @@ def distil(
 
 
 def train_student(
-    scratch: ScratchModel, rows_P: Tensor, distillation_loss: DistillationLoss, schedule: Schedule, generator: Generator
+    scratch: ScratchModel,
+    rows_P: Tensor,
+    distillation_loss: DistillationLoss,
+    schedule: Schedule,
+    generator: Generator,
 ) -> tuple[State, float]:
-    """Train the model in the scratch model (see `ScratchModel.load_and_recalibrate`) on some proxy images; its new state and its mean loss
-    in the
-    last epoch. Adam, gradients clipped to length 5, BatchNorm statistics frozen (eval mode)."""
+    """Train the model in the scratch model (see `ScratchModel.load_and_recalibrate`) on some proxy
+    images; its new state and its mean loss in the last epoch. Adam, gradients clipped to length 5,
+    BatchNorm statistics frozen (eval mode)."""
     model = scratch.model.eval()
     parameters = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in parameters] if schedule.proximal else []
@@ -135,7 +159,15 @@ def train_student(
         order = rows_P[torch.randperm(len(rows_P), generator=generator)]
         batches = torch.split(order, schedule.batch_size)
         loss = math.fsum(
-            _step(scratch, rows_B, distillation_loss, optimizer, start=start, proximal=schedule.proximal) for rows_B in batches
+            _step(
+                scratch,
+                rows_B,
+                distillation_loss,
+                optimizer,
+                start=start,
+                proximal=schedule.proximal,
+            )
+            for rows_B in batches
         )
     optimizer.zero_grad(set_to_none=True)
     return take(model, scratch.layout), loss / len(rows_P)
@@ -154,7 +186,10 @@ def _step(
     parameters = optimizer.param_groups[0]["params"]
     images_B = as_unit(scratch.proxy_samples.images[rows_B].to(parameters[0].device))
     loss = distillation_loss(scratch.model(images_B), rows_B)
-    pull = sum((parameter - origin).square().sum() for parameter, origin in zip(parameters, start, strict=False))
+    pull = sum(
+        (parameter - origin).square().sum()
+        for parameter, origin in zip(parameters, start, strict=False)
+    )
     optimizer.zero_grad(set_to_none=True)
     (loss + proximal / 2 * pull).backward()
     torch.nn.utils.clip_grad_norm_(parameters, MAX_NORM)

@@ -1,12 +1,15 @@
-"""The flagship rule: trust by alignment with the fixed ETF, mutual learning between the members, anchored aggregation.
+"""The flagship rule: trust by alignment with the fixed ETF, mutual learning between the members,
+anchored aggregation.
 
-All clients share one fixed classifier, so their scores and their weights speak of the same anchors and may be compared and
-averaged. The steps of a round, each with its switch: clip the lengths of the updates, trust each client by its model's scores
-on the root set, distil on the proxy images, send back what that made less aligned, aggregate.
+All clients share one fixed classifier, so their scores and their weights speak of the same anchors
+and may be compared and averaged. The steps of a round, each with its switch: clip the lengths of
+the updates, trust each client by its model's scores on the root set, distil on the proxy images,
+send back what that made less aligned, aggregate.
 
-Memory: one model, the matrix of updates, and of further matrices the votes of the cohorts (`cohort`, one row each), or the
-trusted clients' rows where another rule takes the last step (`aggregation`). Work is linear in the number of clients, except
-that without cohorts each of N mutual learners has N - 1 teachers (whose medians are cheap beside its training); updates are
+Memory: one model, the matrix of updates, and of further matrices the votes of the cohorts
+(`cohort`, one row each), or the trusted clients' rows where another rule takes the last step
+(`aggregation`). Work is linear in the number of clients, except that without cohorts each of N
+mutual learners has N - 1 teachers (whose medians are cheap beside its training); updates are
 compared pairwise on as many columns as a fixed number of multiplications allows.
 """
 
@@ -33,7 +36,9 @@ from fedrobust.aggregation.updates import normalize
 from fedrobust.errors import ConfigError
 from fedrobust.utils import validation
 
-PRODUCTS = 1 << 34  # multiplications spent on comparing updates pairwise: all columns for 10 ResNet-50, every 650th for 1000 ResNet-18
+# multiplications spent on comparing updates pairwise: all columns for 10 ResNet-50, every 650th for
+# 1000 ResNet-18
+PRODUCTS = 1 << 34
 
 
 def etf_dml(
@@ -55,35 +60,47 @@ def etf_dml(
     cohort_trim: float = 0.2,
     aggregation: Strategy | None = None,
 ) -> Strategy:
-    """The rule of METHOD sections 5 (A) and 9. Numbers of images are clipped to their 10 % and 90 % quantiles in any case.
+    """The rule of METHOD sections 5 (A) and 9. Numbers of images are clipped to their 10 % and 90 %
+    quantiles in any case.
 
-    clip: bring longer updates to the median length. trust: weigh each client on the root set: each alone by alignment and loss
-    ("gate", `trust.gate_trust`), and then all together ("stacking", `trust.stacking_trust`); or not ("none").
-    distillation: "mutual" (every trusted member learns from its peers' leave-one-out median, N x N), "ensemble" (the
-    aggregated model learns from the weighted ensemble) or "none". For mutual: reading "full" (all inner products) or
-    "ground_truth" (those with the labelled anchor; uses the proxy labels), teacher "median" or "mean" (not robust: for
-    ablation), min_confidence: images on which the peers agree less are left out (full only). temperature, epochs, batch_size,
-    learning_rate (Adam), proximal (mu/2 |W - W_start|^2): of the distillation. recalibrate: BatchNorm statistics re-estimated
-    on the proxy images before every use of a model. fallback: a student that got less aligned on the root set returns to its
-    start (with trust only). aggregation: another rule for the last step, on the trusted clients alone; None: weighted mean.
+    clip: bring longer updates to the median length. trust: weigh each client on the root set: each
+    alone by alignment and loss ("gate", `trust.gate_trust`), and then all together ("stacking",
+    `trust.stacking_trust`); or not ("none"). distillation: "mutual" (every trusted member learns
+    from its peers' leave-one-out median, N x N), "ensemble" (the aggregated model learns from the
+    weighted ensemble) or "none". For mutual: reading "full" (all inner products) or "ground_truth"
+    (those with the labelled anchor; uses the proxy labels), teacher "median" or "mean" (not robust:
+    for ablation), min_confidence: images on which the peers agree less are left out (full only).
+    temperature, epochs, batch_size, learning_rate (Adam), proximal (mu/2 |W - W_start|^2): of the
+    distillation. recalibrate: BatchNorm statistics re-estimated on the proxy images before every
+    use of a model. fallback: a student that got less aligned on the root set returns to its start
+    (with trust only). aggregation: another rule for the last step, on the trusted clients alone;
+    None: weighted mean.
 
-    cohort: for many clients (METHOD section 5 (B)): every round the clients are drawn anew into random cohorts of at least so
-    many. Mutual learning stays inside a cohort, where half of every teacher is the global model as sent (its probabilities, or
-    scores in the reading "ground_truth"). The last step is the trimmed mean over the cohorts' votes: `cohort_trim` of them are
-    cut off on each side of every coordinate, so a cohort lost to attackers is one vote. `cohorts.vote` says what the
-    reported weights are then. Who was drawn where is recorded as "cohort".
+    cohort: for many clients (METHOD section 5 (B)): every round the clients are drawn anew into
+    random cohorts of at least so many. Mutual learning stays inside a cohort, where half of every
+    teacher is the global model as sent (its probabilities, or scores in the reading
+    "ground_truth"). The last step is the trimmed mean over the cohorts' votes: `cohort_trim` of
+    them are cut off on each side of every coordinate, so a cohort lost to attackers is one vote.
+    `cohorts.vote` says what the reported weights are then. Who was drawn where is recorded as
+    "cohort".
 
-    The rule raises ConfigError without a root set unless trust=none; without proxy images it goes on without distillation
-    and recalibration, and says so in its extras.
+    The rule raises ConfigError without a root set unless trust=none; without proxy images it goes
+    on without distillation and recalibration, and says so in its extras.
     """
     validation.choice("strategy.trust", trust, ("stacking", "gate", "none"))
     for key, value in {"clip": clip, "recalibrate": recalibrate, "fallback": fallback}.items():
         validation.flag(f"strategy.{key}", value)
     validation.choice("strategy.distillation", distillation, ("mutual", "ensemble", "none"))
     if aggregation is not None and not isinstance(aggregation, Strategy):
-        raise ConfigError(f"strategy.aggregation={aggregation}: must be null or a rule with a _target_, as in configs/strategy/median.yaml")
+        raise ConfigError(
+            f"strategy.aggregation={aggregation}: must be null or a rule with a "
+            "_target_, as in configs/strategy/median.yaml"
+        )
     if cohort is not None and aggregation is not None:
-        raise ConfigError(f"strategy.aggregation={aggregation.name}: excludes strategy.cohort={cohort}, whose last step is a trimmed mean")
+        raise ConfigError(
+            f"strategy.aggregation={aggregation.name}: excludes "
+            f"strategy.cohort={cohort}, whose last step is a trimmed mean"
+        )
     settings = EtfDmlSettings(
         clip,
         trust,
@@ -95,17 +112,22 @@ def etf_dml(
         cohorts.make_cohorts(cohort, cohort_trim),
         aggregation,
     )
-    return Strategy("etf_dml", lambda round: _rule(round, settings), _uses(settings), _least_clients(settings))
+    return Strategy(
+        "etf_dml", lambda round: _rule(round, settings), _uses(settings), _least_clients(settings)
+    )
 
 
 def _uses(settings: EtfDmlSettings) -> frozenset[str]:
     proxy = settings.distillation != "none" or (settings.trust and settings.recalibrate)
     inner = settings.aggregation.uses if settings.aggregation else frozenset()
-    return frozenset(({"root"} if settings.trust else set()) | ({"proxy"} if proxy else set()) | inner)
+    return frozenset(
+        ({"root"} if settings.trust else set()) | ({"proxy"} if proxy else set()) | inner
+    )
 
 
 def _least_clients(settings: EtfDmlSettings) -> int:
-    """So many that the last step has enough even when the gate drops as many as it may, or that cohorts can be cut off."""
+    """So many that the last step has enough even when the gate drops as many as it may, or that
+    cohorts can be cut off."""
     if settings.cohorts:
         return settings.cohorts.least_clients
     wanted = settings.aggregation.min_clients if settings.aggregation else 1
@@ -119,11 +141,19 @@ def _rule(round: Round, settings: EtfDmlSettings) -> Aggregate:
     factors_N = norms.to_median(norms_N) if settings.clip else torch.ones_like(norms_N)
     members = Members(round.reference, round.updates, factors_N)
     distil = settings.distillation != "none" and scratch.proxy is not None
-    member_scores = scoring.score_members(scratch, members, need_root=settings.trust, need_proxy=distil)
+    member_scores = scoring.score_members(
+        scratch, members, need_root=settings.trust, need_proxy=distil
+    )
     trust = _trust_scores(round, scratch, member_scores, settings.gate) if settings.trust else None
     trust_N = trust.trust_N if trust else torch.ones_like(norms_N)
-    weights_N = normalize(norms.clipped_counts(round.updates.num_examples_N) * trust_N * member_scores.usable)
-    cohort_N = cohorts.draw_cohorts(len(norms_N), settings.cohorts.size, round.generator) if settings.cohorts else torch.zeros(len(norms_N))
+    weights_N = normalize(
+        norms.clipped_counts(round.updates.num_examples_N) * trust_N * member_scores.usable
+    )
+    cohort_N = (
+        cohorts.draw_cohorts(len(norms_N), settings.cohorts.size, round.generator)
+        if settings.cohorts
+        else torch.zeros(len(norms_N))
+    )
     case = RoundState(round, settings, scratch, members, member_scores, trust, weights_N, cohort_N)
     aggregate, record = distil_and_aggregate(case)
     columns = {"update_norm": norms_N.tolist(), "clipped_norm": (norms_N * factors_N).tolist()}
@@ -143,41 +173,82 @@ def _rule(round: Round, settings: EtfDmlSettings) -> Aggregate:
 def _scratch_model(round: Round, settings: EtfDmlSettings) -> ScratchModel:
     data, layout = round.server_data, round.updates.layout
     if settings.trust and (data.root is None or not len(data.root)):
-        raise ConfigError(f"strategy.trust={settings.gate}: needs labelled root images; set server.root_per_class=8 or strategy.trust=none")
+        raise ConfigError(
+            f"strategy.trust={settings.gate}: needs labelled root images; set "
+            "server.root_per_class=8 or strategy.trust=none"
+        )
     if layout is None:
         raise ValueError("etf_dml needs updates with a layout")
     return ScratchModel(data.model, layout, data.root, data.proxy, settings.recalibrate)
 
 
-def _trust_scores(round: Round, scratch: ScratchModel, member_scores: MemberScores, judge: str) -> _trust.TrustScores:
+def _trust_scores(
+    round: Round, scratch: ScratchModel, member_scores: MemberScores, judge: str
+) -> _trust.TrustScores:
     updates, memory = round.updates, round.memory
     labels_R, scale = scratch.root_samples.labels, scratch.model.scale
     past = memory.get("suspicion", {})
-    trust = _trust.gate_trust(member_scores.root_NRK, labels_R, scratch.model.head, scale, clients=updates.clients, past=past)
+    trust = _trust.gate_trust(
+        member_scores.root_NRK,
+        labels_R,
+        scratch.model.head,
+        scale,
+        clients=updates.clients,
+        past=past,
+    )
     if judge == "gate":
         return trust
-    past_N = torch.tensor([memory.get("part", {}).get(client, 1.0) for client in updates.clients], dtype=torch.float64)
+    past_N = torch.tensor(
+        [memory.get("part", {}).get(client, 1.0) for client in updates.clients], dtype=torch.float64
+    )
     sizes_N = norms.clipped_counts(updates.num_examples_N)
     gram_NN = updates.gram_estimate(PRODUCTS // len(updates) ** 2, round.generator)
-    return _trust.stacking_trust(trust, member_scores.root_NRK, labels_R, scale, gram_NN=gram_NN, sizes_N=sizes_N, past_N=past_N)
+    return _trust.stacking_trust(
+        trust,
+        member_scores.root_NRK,
+        labels_R,
+        scale,
+        gram_NN=gram_NN,
+        sizes_N=sizes_N,
+        past_N=past_N,
+    )
 
 
 def _merge_past(round: Round, key: str, now_N: Tensor | None) -> dict[int, float]:
     """Of this round's clients and, unchanged, of those absent from it."""
     past: Mapping[int, float] = round.memory.get(key, {})
-    return {**past, **(dict(zip(round.updates.clients, now_N.tolist(), strict=True)) if now_N is not None else {})}
+    return {
+        **past,
+        **(
+            dict(zip(round.updates.clients, now_N.tolist(), strict=True))
+            if now_N is not None
+            else {}
+        ),
+    }
 
 
 def _trust_columns(trust: _trust.TrustScores | None) -> dict[str, list[float]]:
     if trust is None:
         return {}
-    names = {"trust": trust.trust_N, "suspicion": trust.suspicion_N, "alignment": trust.alignment_N, "root_loss": trust.loss_N}
+    names = {
+        "trust": trust.trust_N,
+        "suspicion": trust.suspicion_N,
+        "alignment": trust.alignment_N,
+        "root_loss": trust.loss_N,
+    }
     return {name: values_N.tolist() for name, values_N in names.items()}
 
 
 def _skipped(case: RoundState, record: Mapping[str, Any]) -> dict[str, float]:
-    """1.0 for every step that was asked for and could not be done: without proxy images, or with fewer than two members left."""
+    """1.0 for every step that was asked for and could not be done: without proxy images, or with
+    fewer than two members left."""
     distil = case.settings.distillation != "none"
-    wanted = {"distillation_skipped": distil, "recalibration_skipped": case.settings.recalibrate and (case.settings.trust or distil)}
-    done = {"distillation_skipped": bool(record), "recalibration_skipped": case.scratch.proxy is not None}
+    wanted = {
+        "distillation_skipped": distil,
+        "recalibration_skipped": case.settings.recalibrate and (case.settings.trust or distil),
+    }
+    done = {
+        "distillation_skipped": bool(record),
+        "recalibration_skipped": case.scratch.proxy is not None,
+    }
     return {key: float(not done[key]) for key in wanted if wanted[key]}

@@ -1,7 +1,9 @@
-"""Random cohorts: mutual learning among few, and one vote for each cohort however many attackers it holds.
+"""Random cohorts: mutual learning among few, and one vote for each cohort however many attackers it
+holds.
 
-METHOD section 5 (B). With a share p of attackers a cohort of c is lost when most of its members are attackers; the trimmed mean
-over cohorts outvotes the lost ones as long as they are fewer than it cuts off.
+METHOD section 5 (B). With a share p of attackers a cohort of c is lost when most of its members are
+attackers; the trimmed mean over cohorts outvotes the lost ones as long as they are fewer than it
+cuts off.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Groups = Sequence[Sequence[int]]  # rows of clients, cohort by cohort
 
 @dataclass(frozen=True, slots=True)
 class Cohorts:
-    """`size`: least members of a cohort; `trim`: share of the cohorts' votes that is cut off on each side of every coordinate."""
+    """`size`: least members of a cohort; `trim`: share of the cohorts' votes that is cut off on
+    each side of every coordinate."""
 
     size: int
     trim: float
@@ -38,21 +41,30 @@ class Cohorts:
 def make_cohorts(size: int | None, trim: float) -> Cohorts | None:
     """Checked Cohorts (None: everyone together); raises ConfigError."""
     validation.number("strategy.cohort_trim", trim, low=0, high=0.49)
-    return None if size is None else Cohorts(validation.number("strategy.cohort", size, low=3, integer=True), trim)
+    return (
+        None
+        if size is None
+        else Cohorts(validation.number("strategy.cohort", size, low=3, integer=True), trim)
+    )
 
 
 def draw_cohorts(num_clients: int, size: int, generator: Generator) -> Tensor:
-    """(N,) int64: the cohort of each client. As many cohorts of at least `size` as there can be (one, where there are fewer
-    clients), their sizes differing by at most one."""
+    """(N,) int64: the cohort of each client. As many cohorts of at least `size` as there can be
+    (one, where there are fewer clients), their sizes differing by at most one."""
     cohort_N = torch.empty(num_clients, dtype=torch.int64)
-    cohort_N[torch.randperm(num_clients, generator=generator)] = torch.arange(num_clients) % max(1, num_clients // size)
+    cohort_N[torch.randperm(num_clients, generator=generator)] = torch.arange(num_clients) % max(
+        1, num_clients // size
+    )
     return cohort_N
 
 
 def cohort_rows(cohort_N: Tensor, weights_N: Tensor) -> list[list[int]]:
     """The rows of each cohort's clients that have a weight; cohorts without any are left out."""
     numbers = sorted(set(cohort_N.tolist()))
-    members = [((cohort_N == number) & (weights_N > 0)).nonzero().reshape(-1).tolist() for number in numbers]
+    members = [
+        ((cohort_N == number) & (weights_N > 0)).nonzero().reshape(-1).tolist()
+        for number in numbers
+    ]
     return [group for group in members if group]
 
 
@@ -64,15 +76,21 @@ def _sum(weights: Sequence[float], rows: Iterable[Tensor], out: Tensor) -> None:
 
 
 def vote(
-    updates: Updates, groups: Groups, weights_N: Tensor, of: Callable[[Sequence[int]], Iterable[Tensor]], trim: float
+    updates: Updates,
+    groups: Groups,
+    weights_N: Tensor,
+    of: Callable[[Sequence[int]], Iterable[Tensor]],
+    trim: float,
 ) -> tuple[Tensor, Tensor]:
-    """The (D,) coordinate-wise trimmed mean of the cohorts' votes, and the (N,) float64 influence of each client.
+    """The (D,) coordinate-wise trimmed mean of the cohorts' votes, and the (N,) float64 influence
+    of each client.
 
-    A cohort's vote is the mean of its members' updates by their weights (`of` gives the updates of a group, in its order), and
-    counts as much as any other: floor(trim x cohorts) of them are cut off on each side of every coordinate. A client's
-    influence is the mean over coordinates of its cohort's share in what is left, times its own share in the cohort: the
-    fractions in which the clients' updates enter the result, averaged over its coordinates; their sum is 1.
-    Memory: two (D,) vectors, and one row for each cohort, within the budget of `updates`.
+    A cohort's vote is the mean of its members' updates by their weights (`of` gives the updates of
+    a group, in its order), and counts as much as any other: floor(trim x cohorts) of them are cut
+    off on each side of every coordinate. A client's influence is the mean over coordinates of its
+    cohort's share in what is left, times its own share in the cohort: the fractions in which the
+    clients' updates enter the result, averaged over its coordinates; their sum is 1. Memory: two
+    (D,) vectors, and one row for each cohort, within the budget of `updates`.
     """
     votes_GD = updates.allocate(len(groups))
     own_N, seat_N = torch.zeros_like(weights_N), torch.zeros(len(weights_N), dtype=torch.int64)
@@ -80,5 +98,7 @@ def vote(
         members = torch.tensor(group)
         own_N[members], seat_N[members] = normalize(weights_N[members]).to(own_N), seat
         fill(votes_GD[seat], partial(_sum, [float(own_N[n]) for n in group], of(group)))
-    update_D, influence_G = coordinatewise_trimmed(Updates.of(votes_GD), math.floor(trim * len(groups) + 1e-9))
+    update_D, influence_G = coordinatewise_trimmed(
+        Updates.of(votes_GD), math.floor(trim * len(groups) + 1e-9)
+    )
     return update_D, influence_G[seat_N] * own_N

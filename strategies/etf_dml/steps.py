@@ -1,4 +1,5 @@
-"""The last steps of a round of `etf_dml`: distil, and aggregate what the clients' models have become."""
+"""The last steps of a round of `etf_dml`: distil, and aggregate what the clients' models have
+become."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
 from fedrobust.state import State
 
-StudentUpdates = Callable[[Sequence[int]], Iterator[Tensor]]  # rows of clients -> their (D,) updates, one after the other
+# rows of clients -> their (D,) updates, one after the other
+StudentUpdates = Callable[[Sequence[int]], Iterator[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class EtfDmlSettings:
 
 @dataclass(frozen=True, slots=True)
 class RoundState:
-    """A round as far as it is known before the last two steps. cohort_N: whom each client learns and votes with."""
+    """A round as far as it is known before the last two steps. cohort_N: whom each client learns
+    and votes with."""
 
     round: Round
     settings: EtfDmlSettings
@@ -65,8 +68,13 @@ class RoundState:
 
 
 def distil_and_aggregate(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
-    """The round's result and what is recorded of the distillation: nothing where nobody could learn."""
-    if state_of_round.settings.distillation == "none" or state_of_round.scratch.proxy is None or len(state_of_round.kept_rows) < 2:
+    """The round's result and what is recorded of the distillation: nothing where nobody could
+    learn."""
+    if (
+        state_of_round.settings.distillation == "none"
+        or state_of_round.scratch.proxy is None
+        or len(state_of_round.kept_rows) < 2
+    ):
         return _aggregate(state_of_round, None), {}
     if state_of_round.settings.distillation == "mutual":
         return _mutual(state_of_round)
@@ -77,7 +85,8 @@ def distil_and_aggregate(state_of_round: RoundState) -> tuple[Aggregate, dict[st
 
 
 def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
-    """Every kept client learns from the others of its cohort, one after the other, while the result is put together."""
+    """Every kept client learns from the others of its cohort, one after the other, while the result
+    is put together."""
     losses: list[float] = []
     fell_back = [0.0] * len(state_of_round.weights_N)
     peers, temperature = state_of_round.settings.peers, state_of_round.settings.schedule.temperature
@@ -88,7 +97,9 @@ def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
             yield state_of_round.members.row(group[0])
             return
         scores_MPK = state_of_round.member_scores.proxy_NPK[torch.tensor(group)]
-        lessons = student.mutual_losses(state_of_round.scratch, scores_MPK, peers, temperature, permanent_PK)
+        lessons = student.mutual_losses(
+            state_of_round.scratch, scores_MPK, peers, temperature, permanent_PK
+        )
         for n, distillation_loss in zip(group, lessons, strict=True):
             distilled = _learn(state_of_round, n, distillation_loss)
             losses.append(distilled.loss)
@@ -98,7 +109,11 @@ def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
     aggregate = _aggregate(state_of_round, pupils)
     if not losses:
         return aggregate, {}
-    return aggregate, {"distillation_loss": sum(losses) / len(losses), "fallbacks": sum(fell_back), "fell_back": fell_back}
+    return aggregate, {
+        "distillation_loss": sum(losses) / len(losses),
+        "fallbacks": sum(fell_back),
+        "fell_back": fell_back,
+    }
 
 
 def _global_scores(state_of_round: RoundState) -> Tensor:
@@ -106,53 +121,107 @@ def _global_scores(state_of_round: RoundState) -> Tensor:
     return scoring.scores(state_of_round.scratch.model, state_of_round.scratch.proxy_samples.images)
 
 
-def _learn(state_of_round: RoundState, n: int, distillation_loss: tuple[DistillationLoss, Tensor]) -> student.DistilledModel:
+def _learn(
+    state_of_round: RoundState, n: int, distillation_loss: tuple[DistillationLoss, Tensor]
+) -> student.DistilledModel:
     """A client that fell back has what it sent."""
-    start = replace(state_of_round.members.state(n), buffers=state_of_round.member_scores.buffers_NB[n])
-    before = float(state_of_round.trust.alignment_N[n]) if state_of_round.trust and state_of_round.settings.fallback else None
+    start = replace(
+        state_of_round.members.state(n), buffers=state_of_round.member_scores.buffers_NB[n]
+    )
+    before = (
+        float(state_of_round.trust.alignment_N[n])
+        if state_of_round.trust and state_of_round.settings.fallback
+        else None
+    )
     return student.distil(
-        state_of_round.scratch, start, distillation_loss, state_of_round.settings.schedule, state_of_round.round.generator, alignment=before
+        state_of_round.scratch,
+        start,
+        distillation_loss,
+        state_of_round.settings.schedule,
+        state_of_round.round.generator,
+        alignment=before,
     )
 
 
 def _ensemble(state_of_round: RoundState, state: State) -> student.DistilledModel:
-    """The aggregated model after it learnt from the ensemble; its statistics are re-estimated whether it fell back or not."""
+    """The aggregated model after it learnt from the ensemble; its statistics are re-estimated
+    whether it fell back or not."""
     settings, scratch = state_of_round.settings, state_of_round.scratch
     start = scratch.load_and_recalibrate(state)
     before = scratch.alignment() if settings.trust and settings.fallback else None
     distillation_loss = student.ensemble_loss(
-        scratch, state_of_round.member_scores.proxy_NPK, state_of_round.weights_N, settings.schedule.temperature
+        scratch,
+        state_of_round.member_scores.proxy_NPK,
+        state_of_round.weights_N,
+        settings.schedule.temperature,
     )
-    return student.distil(scratch, start, distillation_loss, settings.schedule, state_of_round.round.generator, alignment=before)
+    return student.distil(
+        scratch,
+        start,
+        distillation_loss,
+        settings.schedule,
+        state_of_round.round.generator,
+        alignment=before,
+    )
 
 
 def _aggregate(state_of_round: RoundState, student_updates: StudentUpdates | None) -> Aggregate:
     """The last step on the pupils' new updates (None: the clients' clipped ones)."""
     updates, cohorts = state_of_round.round.updates, state_of_round.settings.cohorts
     if state_of_round.settings.aggregation is not None:
-        return _by_rule(state_of_round, state_of_round.settings.aggregation, student_updates or state_of_round.members.rows)
+        return _by_rule(
+            state_of_round,
+            state_of_round.settings.aggregation,
+            student_updates or state_of_round.members.rows,
+        )
     if student_updates is None and cohorts is None:
         return make_aggregate(
-            state_of_round.round, updates.combine(state_of_round.weights_N * state_of_round.members.factors_N), state_of_round.weights_N
+            state_of_round.round,
+            updates.combine(state_of_round.weights_N * state_of_round.members.factors_N),
+            state_of_round.weights_N,
         )
-    trim, groups = cohorts.trim if cohorts else 0.0, _cohorts.cohort_rows(state_of_round.cohort_N, state_of_round.weights_N)
+    trim, groups = (
+        cohorts.trim if cohorts else 0.0,
+        _cohorts.cohort_rows(state_of_round.cohort_N, state_of_round.weights_N),
+    )
     return make_aggregate(
         state_of_round.round,
-        *_cohorts.vote(updates, groups, state_of_round.weights_N, student_updates or state_of_round.members.rows, trim),
+        *_cohorts.vote(
+            updates,
+            groups,
+            state_of_round.weights_N,
+            student_updates or state_of_round.members.rows,
+            trim,
+        ),
     )
 
 
-def _by_rule(state_of_round: RoundState, inner: Strategy, student_updates: StudentUpdates) -> Aggregate:
-    """Another rule sees the kept clients alone, their trusted shares in place of their numbers of images."""
+def _by_rule(
+    state_of_round: RoundState, inner: Strategy, student_updates: StudentUpdates
+) -> Aggregate:
+    """Another rule sees the kept clients alone, their trusted shares in place of their numbers of
+    images."""
     updates, kept = state_of_round.round.updates, state_of_round.kept_rows
     if len(kept) < inner.min_clients:
-        raise RunError(f"strategy.aggregation={inner.name}: needs {inner.min_clients} clients, {len(kept)} are usable and trusted")
+        raise RunError(
+            f"strategy.aggregation={inner.name}: needs {inner.min_clients} clients, "
+            f"{len(kept)} are usable and trusted"
+        )
     rows_MD = updates.allocate(len(kept))
     for m, update_D in enumerate(student_updates(kept)):
         fill(rows_MD[m], partial(fetch, update_D))
     clients, weights_M = tuple(updates.clients[n] for n in kept), state_of_round.weights_N[kept]
     buffers_MB = updates.buffers_NB[kept]
-    chosen = Updates(rows_MD, buffers_MB, weights_M, clients, updates.layout, updates.budget_bytes, updates.folder)  # whatever `updates` is
+    # whatever `updates` is
+    chosen = Updates(
+        rows_MD,
+        buffers_MB,
+        weights_M,
+        clients,
+        updates.layout,
+        updates.budget_bytes,
+        updates.folder,
+    )
     memory: Mapping[str, Any] = state_of_round.round.memory.get("aggregation", {})
     result = inner.rule(replace(state_of_round.round, updates=chosen, memory=memory))
     weights_N = torch.zeros_like(state_of_round.weights_N)

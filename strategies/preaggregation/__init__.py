@@ -1,5 +1,6 @@
-"""Pre-aggregations: linear maps of the updates that make a rule's task easier, one factory a file, one yaml each in
-configs/preaggregation. A `composition.Preaggregation` decides from the updates' inner products alone."""
+"""Pre-aggregations: linear maps of the updates that make a rule's task easier, one factory a file,
+one yaml each in configs/preaggregation. A `composition.Preaggregation` decides from the updates'
+inner products alone."""
 
 from fedrobust.aggregation.composition import Preaggregation
 

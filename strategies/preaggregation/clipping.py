@@ -1,4 +1,5 @@
-"""Updates shortened before a rule sees them: to a fixed length, or to one that follows from the updates."""
+"""Updates shortened before a rule sees them: to a fixed length, or to one that follows from the
+updates."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from fedrobust.utils import validation
 
 
 def clipping(threshold: float = 1.0) -> Preaggregation:
-    """Static clipping: x_i min(1, c / |x_i|), with c = `threshold`, a length in parameter space (it fits one model and learning rate)."""
+    """Static clipping: x_i min(1, c / |x_i|), with c = `threshold`, a length in parameter space (it
+    fits one model and learning rate)."""
     validation.number("preaggregation.threshold", threshold, low=0, open_low=True)
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
@@ -20,18 +22,21 @@ def clipping(threshold: float = 1.0) -> Preaggregation:
 
 
 def arc(f: int = 3) -> Preaggregation:
-    """Adaptive robust clipping (ARC; Allouah et al., ICLR 2025): the k = floor(2 f/N (N - f)) longest updates are shortened to
-    the length of the next one. f < N/2 attackers."""
+    """Adaptive robust clipping (ARC; Allouah et al., ICLR 2025): the k = floor(2 f/N (N - f))
+    longest updates are shortened to the length of the next one. f < N/2 attackers."""
     validation.number("preaggregation.f", f, low=0, integer=True)
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         lengths_N = gram_NN.diagonal().sqrt()
         clipped = 2 * f * (len(clients) - f) // len(clients)
-        return torch.diag(clip_factors(lengths_N, float(lengths_N.sort(descending=True).values[clipped])))
+        return torch.diag(
+            clip_factors(lengths_N, float(lengths_N.sort(descending=True).values[clipped]))
+        )
 
     return Preaggregation("arc", mix, min_clients=2 * f + 1)
 
 
 def clip_factors(lengths_N: Tensor, threshold: float) -> Tensor:
-    """(N,) factors in [0, 1] that bring lengths above the threshold down to it; shorter ones (and zero) stay."""
+    """(N,) factors in [0, 1] that bring lengths above the threshold down to it; shorter ones (and
+    zero) stay."""
     return torch.where(lengths_N > threshold, threshold / lengths_N, 1.0)

@@ -11,10 +11,11 @@ from fedrobust.utils import validation
 
 
 def nnm(f: int = 3) -> Preaggregation:
-    """Every update becomes the mean of the N - f updates nearest to it, itself included (Allouah et al., AISTATS 2023):
-    y_i = 1/(N - f) sum of the x_j with the N - f smallest |x_i - x_j|.
+    """Every update becomes the mean of the N - f updates nearest to it, itself included (Allouah et
+    al., AISTATS 2023): y_i = 1/(N - f) sum of the x_j with the N - f smallest |x_i - x_j|.
 
-    It makes the updates less heterogeneous before a rule that tolerates f attackers; f < N/2. The first clients win a tie.
+    It makes the updates less heterogeneous before a rule that tolerates f attackers; f < N/2. The
+    first clients win a tie.
     """
     validation.number("preaggregation.f", f, low=0, integer=True)
 

@@ -1,4 +1,5 @@
-"""Adaptive server optimizers (Reddi et al., ICLR 2021, "Adaptive Federated Optimization", algorithm 2).
+"""Adaptive server optimizers (Reddi et al., ICLR 2021, "Adaptive Federated Optimization", algorithm
+2).
 
 With delta_t, the rule's result minus the model as sent, in every coordinate:
   m_t = beta1 m_{t-1} + (1 - beta1) delta_t
@@ -24,14 +25,21 @@ from fedrobust.utils import validation
 Second = Callable[[Tensor, Tensor], Tensor]  # (v_{t-1}, delta_t^2) -> v_t
 
 
-def fedadagrad(learning_rate: float = 0.01, beta1: float = 0.0, tau: float = 1e-3) -> ServerOptimizer:
-    """FedAdagrad. learning_rate: eta, about the largest step of a coordinate. tau: adaptivity; updates much smaller than it move
-    the model little."""
-    return _optimizer("fedadagrad", lambda second_D, square_D: second_D + square_D, learning_rate, beta1, tau)
+def fedadagrad(
+    learning_rate: float = 0.01, beta1: float = 0.0, tau: float = 1e-3
+) -> ServerOptimizer:
+    """FedAdagrad. learning_rate: eta, about the largest step of a coordinate. tau: adaptivity;
+    updates much smaller than it move the model little."""
+    return _optimizer(
+        "fedadagrad", lambda second_D, square_D: second_D + square_D, learning_rate, beta1, tau
+    )
 
 
-def fedyogi(learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> ServerOptimizer:
-    """FedYogi: the second moment moves towards delta^2 by at most (1 - beta2) delta^2. Settings as in FedAdam."""
+def fedyogi(
+    learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> ServerOptimizer:
+    """FedYogi: the second moment moves towards delta^2 by at most (1 - beta2) delta^2. Settings as
+    in FedAdam."""
     check_decay("beta2", beta2)
 
     def second(second_D: Tensor, square_D: Tensor) -> Tensor:
@@ -40,14 +48,24 @@ def fedyogi(learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99
     return _optimizer("fedyogi", second, learning_rate, beta1, tau)
 
 
-def fedadam(learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> ServerOptimizer:
-    """FedAdam. learning_rate: eta, about the largest step of a coordinate. beta1, beta2: shares of the past in [0, 1). tau: adaptivity;
-    updates much smaller than it move the model little."""
+def fedadam(
+    learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+) -> ServerOptimizer:
+    """FedAdam. learning_rate: eta, about the largest step of a coordinate. beta1, beta2: shares of
+    the past in [0, 1). tau: adaptivity; updates much smaller than it move the model little."""
     check_decay("beta2", beta2)
-    return _optimizer("fedadam", lambda second_D, square_D: beta2 * second_D + (1 - beta2) * square_D, learning_rate, beta1, tau)
+    return _optimizer(
+        "fedadam",
+        lambda second_D, square_D: beta2 * second_D + (1 - beta2) * square_D,
+        learning_rate,
+        beta1,
+        tau,
+    )
 
 
-def _optimizer(name: str, second: Second, learning_rate: float, beta1: float, tau: float) -> ServerOptimizer:
+def _optimizer(
+    name: str, second: Second, learning_rate: float, beta1: float, tau: float
+) -> ServerOptimizer:
     validation.number("server_optimizer.learning_rate", learning_rate, low=0, open_low=True)
     check_decay("beta1", beta1)
     validation.number("server_optimizer.tau", tau, low=0, open_low=True)

@@ -13,9 +13,11 @@ from fedrobust.utils import validation
 
 
 def fedavgm(learning_rate: float = 1.0, momentum: float = 0.9) -> ServerOptimizer:
-    """m_t = beta m_{t-1} + delta_t, x_{t+1} = x_t + eta m_t, m_{-1} = 0 (Hsu, Qi, Brown 2019, arXiv 1909.06335).
+    """m_t = beta m_{t-1} + delta_t, x_{t+1} = x_t + eta m_t, m_{-1} = 0 (Hsu, Qi, Brown 2019, arXiv
+    1909.06335).
 
-    delta_t: the rule's result minus the model as sent. learning_rate: eta; momentum: beta in [0, 1).
+    delta_t: the rule's result minus the model as sent. learning_rate: eta; momentum: beta in [0,
+    1).
     """
     validation.number("server_optimizer.learning_rate", learning_rate, low=0, open_low=True)
     check_decay("momentum", momentum)

@@ -1,4 +1,5 @@
-"""Pre-aggregation -> rule -> server optimizer: what they are together, and that none of them changes nothing."""
+"""Pre-aggregation -> rule -> server optimizer: what they are together, and that none of them
+changes nothing."""
 
 from __future__ import annotations
 
@@ -43,8 +44,8 @@ def test_none_and_none_are_the_rule_itself() -> None:
 
 
 def test_a_run_with_none_has_the_bits_of_one_without_the_groups() -> None:
-    """The default experiment's rule is the built one itself, and doing nothing the long way (buckets of one, a plain step) gives the same
-    model up to rounding."""
+    """The default experiment's rule is the built one itself, and doing nothing the long way
+    (buckets of one, a plain step) gives the same model up to rounding."""
     experiment = federation.study("strategy=krum", "strategy.f=0", "num_clients=3")
     assert experiment.strategy.name == "krum"
     assert (experiment.config["preaggregation"], experiment.config["server_optimizer"]) == (
@@ -52,20 +53,30 @@ def test_a_run_with_none_has_the_bits_of_one_without_the_groups() -> None:
         {"_target_": "fedrobust.strategies.server_optimizers.none"},
     )
     matrix = normal(0, 5, 40)
-    plain, long = apply(krum(1), matrix), apply(compose_strategy(krum(1), bucketing(1), fedavgm(1.0, 0.0)), matrix)
+    plain, long = (
+        apply(krum(1), matrix),
+        apply(compose_strategy(krum(1), bucketing(1), fedavgm(1.0, 0.0)), matrix),
+    )
     torch.testing.assert_close(plain.state.parameters, long.state.parameters)
     torch.testing.assert_close(plain.weights_N, long.weights_N)
-    torch.testing.assert_close(torch.tensor(plain.extras["krum_score"]), torch.tensor(long.extras["krum_score"]))
+    torch.testing.assert_close(
+        torch.tensor(plain.extras["krum_score"]), torch.tensor(long.extras["krum_score"])
+    )
 
 
-def test_a_mixture_on_disk_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedrobust.aggregation.mixtures.SIZE", 1 << 16)  # several blocks of each reading
+def test_a_mixture_on_disk_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # several blocks of each reading
+    monkeypatch.setattr("fedrobust.aggregation.mixtures.SIZE", 1 << 16)
     monkeypatch.setattr("fedrobust.aggregation.mixtures.READ", 1 << 18)
     matrix = normal(0, 7, 40_001)
     mapped = allocate(7, 40_001, 0, str(tmp_path)).copy_(matrix)
     for before in (nnm(2), bucketing(2), arc(2)):
         for rule in (median(), krum(0)):
-            one, other = (apply(compose_strategy(rule, before, PLAIN), values) for values in (matrix, mapped))
+            one, other = (
+                apply(compose_strategy(rule, before, PLAIN), values) for values in (matrix, mapped)
+            )
             assert torch.equal(one.state.parameters, other.state.parameters)
             assert torch.equal(one.weights_N, other.weights_N)
 
@@ -91,14 +102,22 @@ def test_every_part_has_enough_clients(rule: Strategy, before: Preaggregation, l
 
 
 def test_influence_goes_through_the_mixture() -> None:
-    # NNM of SMALL with f = 1, see above: rows (.5, 2), (.5, 2), (2.5, 4) of clients 01, 01, 02; a plain mean weighs
-    # client 0: 1/3 (1/2 + 1/2 + 1/2), client 1: 1/3 (1/2 + 1/2), client 2: 1/3 1/2
+    # NNM of SMALL with f = 1, see above: rows (.5, 2), (.5, 2), (2.5, 4) of clients 01, 01, 02; a
+    # plain mean weighs client 0: 1/3 (1/2 + 1/2 + 1/2), client 1: 1/3 (1/2 + 1/2), client 2: 1/3
+    # 1/2
     result = apply(compose_strategy(fedavg("uniform"), nnm(1), PLAIN), SMALL)
-    torch.testing.assert_close(result.weights_N, torch.tensor([1 / 2, 1 / 3, 1 / 6], dtype=torch.float64))
+    torch.testing.assert_close(
+        result.weights_N, torch.tensor([1 / 2, 1 / 3, 1 / 6], dtype=torch.float64)
+    )
     torch.testing.assert_close(result.state.parameters, torch.tensor([3.5 / 3, 8 / 3]))
     # clipping to 2 leaves 2/3, 1 and 2/7.0711 of the updates: shares of 1.94952
     result = apply(compose_strategy(fedavg("uniform"), clipping(2.0), PLAIN), SMALL)
-    torch.testing.assert_close(result.weights_N, torch.tensor([0.34196, 0.51295, 0.14508], dtype=torch.float64), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        result.weights_N,
+        torch.tensor([0.34196, 0.51295, 0.14508], dtype=torch.float64),
+        atol=1e-4,
+        rtol=0,
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -123,9 +142,13 @@ def test_an_infinite_column_stays_with_its_bucket() -> None:
 
 
 def test_rules_of_another_kind_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^preaggregation\._target_: makes a ServerOptimizer, no Preaggregation"):
+    with pytest.raises(
+        ConfigError, match=r"^preaggregation\._target_: makes a ServerOptimizer, no Preaggregation"
+    ):
         compose_strategy(median(), PLAIN, NOTHING)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"^strategy\._target_: makes a Preaggregation, no Strategy"):
+    with pytest.raises(
+        ConfigError, match=r"^strategy\._target_: makes a Preaggregation, no Strategy"
+    ):
         compose_strategy(nnm(), NOTHING, PLAIN)  # type: ignore[arg-type]
 
 
@@ -143,12 +166,18 @@ def test_rules_of_another_kind_are_refused() -> None:
         (lambda: fedyogi(beta2=1.5), "server_optimizer.beta2=1.5: must be less than 1"),
         (lambda: fedadagrad(tau=0), "server_optimizer.tau=0"),
         (lambda: federation.study("preaggregation=nnm"), "num_clients=3: strategy=nnm\\+"),
-        (lambda: federation.study("preaggregation=bucketing", "preaggregation.size=x"), "preaggregation.size=x"),
+        (
+            lambda: federation.study("preaggregation=bucketing", "preaggregation.size=x"),
+            "preaggregation.size=x",
+        ),
         (
             lambda: federation.study("server_optimizer._target_=fedrobust.strategies.krum.krum"),
             "must name a function in fedrobust.strategies.server_optimizers",
         ),
-        (lambda: federation.study("server_optimizer=fedadam", "+server_optimizer.f=3"), "server_optimizer.f=3: unknown setting"),
+        (
+            lambda: federation.study("server_optimizer=fedadam", "+server_optimizer.f=3"),
+            "server_optimizer.f=3: unknown setting",
+        ),
     ],
 )
 def test_wrong_settings_are_named(make: Callable[[], Any], words: str) -> None:
@@ -157,8 +186,12 @@ def test_wrong_settings_are_named(make: Callable[[], Any], words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("optimizer", [fedavgm(), fedadagrad(), fedyogi(), fedadam()], ids=lambda one: one.name)
-def test_what_is_remembered_survives_a_checkpoint_and_is_never_changed(optimizer: ServerOptimizer) -> None:
+@pytest.mark.parametrize(
+    "optimizer", [fedavgm(), fedadagrad(), fedyogi(), fedadam()], ids=lambda one: one.name
+)
+def test_what_is_remembered_survives_a_checkpoint_and_is_never_changed(
+    optimizer: ServerOptimizer,
+) -> None:
     rule = compose_strategy(fedavg(), NOTHING, optimizer)
     first = rule.rule(a_round(Updates.of(normal(0, 3, 5)), normal(9, 5)))
     kept, tensors = nested.flatten(dict(first.memory))
@@ -179,11 +212,19 @@ def test_the_rule_and_the_optimizer_have_memories_of_their_own() -> None:
     first = both.rule(a_round(Updates.of(SMALL)))
     second = both.rule(a_round(Updates.of(SMALL), memory=first.memory))
     assert second.memory["rule"] == {"rounds": 2}
-    assert second.memory["server_optimizer"]["momentum"].tolist() == pytest.approx([2 * 1.9, 3 * 1.9])
+    assert second.memory["server_optimizer"]["momentum"].tolist() == pytest.approx(
+        [2 * 1.9, 3 * 1.9]
+    )
 
 
 def test_a_whole_round_of_the_three_on_real_clients() -> None:
-    words = ("strategy=median", "preaggregation=bucketing", "server_optimizer=fedyogi", "server.buffers=mean", "rounds=2")
+    words = (
+        "strategy=median",
+        "preaggregation=bucketing",
+        "server_optimizer=fedyogi",
+        "server.buffers=mean",
+        "rounds=2",
+    )
     server = federation.server(*words)
     with InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1) as grid:
         finished = run_rounds(server, grid, Memory())

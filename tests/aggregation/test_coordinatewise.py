@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrobust.aggregation import coordinatewise as _order
-from fedrobust.aggregation.coordinatewise import Selection, coordinatewise, network, on_cpu, on_device
+from fedrobust.aggregation.coordinatewise import (
+    Selection,
+    coordinatewise,
+    network,
+    on_cpu,
+    on_device,
+)
 from fedrobust.aggregation.updates import Updates
 
 CHOICES = {"trimmed": middle, "meamed": lambda n, f: around_median(n, n - f)}
@@ -25,7 +31,12 @@ makers = pytest.mark.parametrize("make", CHOICES.values(), ids=CHOICES)
 @pytest.mark.parametrize("n", range(1, 11))
 def test_a_network_sorts_every_row_of_zeros_and_ones(n: int) -> None:
     """So it sorts everything (the zero-one principle), with all its places and with some only."""
-    for places in {range(n), range(n // 2, n // 2 + 1), range(n // 3, n - n // 3), range(1 if n > 1 else 0, n)}:
+    for places in {
+        range(n),
+        range(n // 2, n // 2 + 1),
+        range(n // 3, n - n // 3),
+        range(1 if n > 1 else 0, n),
+    }:
         for bits in itertools.product((0, 1), repeat=n):
             rows = list(bits)
             for low, high, want_low, want_high in network(n, places):
@@ -44,7 +55,11 @@ def test_networks_sorting_and_an_accelerator_find_the_same(
     """levels: of small whole numbers, with many ties; 0: normal values, without."""
     assume(2 * f < n)
     generator = torch.Generator().manual_seed(seed)
-    block = torch.randint(-levels, levels + 1, (n, 50), generator=generator).float() if levels else torch.randn(n, 50, generator=generator)
+    block = (
+        torch.randint(-levels, levels + 1, (n, 50), generator=generator).float()
+        if levels
+        else torch.randn(n, 50, generator=generator)
+    )
     choice, found = make(n, f), []
     for few in (40, 0):
         out_b = torch.empty(50)
@@ -62,10 +77,12 @@ def test_networks_sorting_and_an_accelerator_find_the_same(
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 9), st.integers(0, 4), st.integers(0, 2**32), st.integers(1, 6))
 def test_meameds_influence_agrees_with_counting(n: int, f: int, seed: int, levels: int) -> None:
-    """Oracle: the n - f values nearest to the median, of equally far ones the smaller; each distinct one is shared by the clients
-    that have it."""
+    """Oracle: the n - f values nearest to the median, of equally far ones the smaller; each
+    distinct one is shared by the clients that have it."""
     assume(2 * f < n)
-    matrix = torch.randint(-levels, levels, (n, 6), generator=torch.Generator().manual_seed(seed)).float()
+    matrix = torch.randint(
+        -levels, levels, (n, 6), generator=torch.Generator().manual_seed(seed)
+    ).float()
     expected, means = np.zeros(n), []
     for column in matrix.T.tolist():
         centre = float(np.median(column))
@@ -89,7 +106,9 @@ def test_chosen_rows_alone_take_part(make: Callable[[int, int], Selection]) -> N
 
 @makers
 @pytest.mark.parametrize("n", [11, 50])
-def test_the_order_of_clients_and_the_number_of_threads_do_not_change_a_bit(make: Callable[[int, int], Selection], n: int) -> None:
+def test_the_order_of_clients_and_the_number_of_threads_do_not_change_a_bit(
+    make: Callable[[int, int], Selection], n: int
+) -> None:
     matrix = torch.randn(n, 30_000, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
     one, weights = coordinatewise(Updates.of(matrix), make(n, 3))
@@ -114,16 +133,23 @@ def test_meamed_drops_what_is_no_number(broken: float) -> None:
 def test_the_mean_of_the_two_largest_floats_is_finite() -> None:
     matrix = torch.full((4, 3), 3e38)
     for make in CHOICES.values():
-        torch.testing.assert_close(coordinatewise(Updates.of(matrix), make(4, 1))[0], torch.full((3,), 3e38))
+        torch.testing.assert_close(
+            coordinatewise(Updates.of(matrix), make(4, 1))[0], torch.full((3,), 3e38)
+        )
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32), st.integers(0, 6))
 def test_any_number_of_values_around_the_median(n: int, kept: int, seed: int, levels: int) -> None:
     """As Bulyan keeps them, fewer than half too. Oracle as above; levels 0: normal values."""
-    assume(kept <= n and (kept > 1 or n % 2))  # the middle two of an even number are equally far but for rounding
+    # the middle two of an even number are equally far but for rounding
+    assume(kept <= n and (kept > 1 or n % 2))
     generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randint(-levels, levels + 1, (n, 5), generator=generator).float() if levels else torch.randn(n, 5, generator=generator)
+    matrix = (
+        torch.randint(-levels, levels + 1, (n, 5), generator=generator).float()
+        if levels
+        else torch.randn(n, 5, generator=generator)
+    )
     before, expected, means = matrix.clone(), np.zeros(n), []
     for column in matrix.T.tolist():
         centre = float(np.median(column))
@@ -141,7 +167,9 @@ def test_any_number_of_values_around_the_median(n: int, kept: int, seed: int, le
 
 @makers
 @pytest.mark.parametrize("n", [5, 40])
-def test_a_single_column_is_not_sorted_where_it_lies(make: Callable[[int, int], Selection], n: int) -> None:
+def test_a_single_column_is_not_sorted_where_it_lies(
+    make: Callable[[int, int], Selection], n: int
+) -> None:
     matrix = torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
     before = matrix.clone()
     coordinatewise(Updates.of(matrix), make(n, 2))
@@ -159,4 +187,5 @@ def test_influence_is_counted_on_some_columns_where_there_are_many(
     assert torch.equal(same_D, update_D)
     assert not torch.equal(rough_N, exact_N)
     assert float(rough_N.sum()) == pytest.approx(1)
-    assert (rough_N - exact_N).abs().max() < 5 * (0.25 / 2000) ** 0.5  # five standard errors of a share counted on 2000 columns
+    # five standard errors of a share counted on 2000 columns
+    assert (rough_N - exact_N).abs().max() < 5 * (0.25 / 2000) ** 0.5

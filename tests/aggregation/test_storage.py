@@ -23,13 +23,19 @@ def test_a_matrix_above_the_budget_lies_in_a_file_that_nobody_sees(tmp_path: Pat
 
 
 def resident() -> dict[str, int]:
-    """Megabytes of this process in RAM: anonymous memory, mapped files, files in a memory-backed file system."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Rss"))
+    """Megabytes of this process in RAM: anonymous memory, mapped files, files in a memory-backed
+    file system."""
+    lines = (
+        line.split()
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("Rss")
+    )
     return {key.rstrip(":"): int(value) // 1024 for key, value, _ in lines}
 
 
 def test_a_matrix_in_a_file_is_filled_and_read_without_its_pages_in_memory(tmp_path: Path) -> None:
-    """64 rows of 4 MB, written and then read by blocks; row n is n, n + 1, n + 2, ... so every column's mean is 31.5 + column."""
+    """64 rows of 4 MB, written and then read by blocks; row n is n, n + 1, n + 2, ... so every
+    column's mean is 31.5 + column."""
     columns = torch.arange(1 << 20, dtype=torch.float32)
     matrix = allocate(64, 1 << 20, budget_bytes=0, folder=str(tmp_path))
     before, peak = resident(), {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
@@ -50,7 +56,8 @@ def test_a_matrix_in_a_file_is_filled_and_read_without_its_pages_in_memory(tmp_p
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_parts_of_rows_are_filled_and_fetched(on_disk: bool, tmp_path: Path) -> None:
-    """Whoever indexes the matrix sees what was written through the file, and the other way round."""
+    """Whoever indexes the matrix sees what was written through the file, and the other way
+    round."""
     matrix = allocate(3, 1000, 0 if on_disk else BUDGET, str(tmp_path)).zero_()
     fill(matrix[1, 10:20], partial(fetch, torch.arange(10.0)))
     fill(matrix[2], partial(fetch, matrix[1]))
@@ -76,7 +83,9 @@ def test_the_file_is_closed_with_the_last_tensor(tmp_path: Path) -> None:
 
 
 def test_no_room_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"^server\.scratch=/no/such: .* 4 MB.* server\.matrix_mb=2 "):
+    with pytest.raises(
+        ConfigError, match=r"^server\.scratch=/no/such: .* 4 MB.* server\.matrix_mb=2 "
+    ):
         allocate(1, 1 << 20, budget_bytes=2 << 20, folder="/no/such")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
     with pytest.raises(ConfigError, match=r"has only 3 MB free"):

@@ -15,14 +15,22 @@ from fedrobust.state import Layout, State, load, read
 
 
 def net() -> nn.Sequential:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3, bias=False))
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3, bias=False)
+    )
     model.register_buffer("fixed", torch.ones(4), persistent=False)
     return model
 
 
 def test_layout_leaves_out_integers_and_the_fixed() -> None:
     layout = Layout.of(net())
-    assert [name for name, _ in layout.parameters] == ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight"]
+    assert [name for name, _ in layout.parameters] == [
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "3.weight",
+    ]
     assert [name for name, _ in layout.buffers] == ["1.running_mean", "1.running_var"]
     assert (layout.num_parameters, layout.num_buffers) == (18 + 2 + 2 + 2 + 24, 4)
 
@@ -38,7 +46,9 @@ def test_read_and_load_are_inverse_and_load_copies() -> None:
     layout = Layout.of(source)
     state = read(source, layout)
     load(target, layout, state)
-    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True)
+    )
     state.parameters.zero_()
     assert target[0].weight.abs().sum() > 0
     channels_last = net().to(memory_format=torch.channels_last)
@@ -62,7 +72,9 @@ def test_load_refuses_other_sizes() -> None:
 
 matrices = st.integers(1, 5).flatmap(
     lambda n: st.integers(1, 9).flatmap(
-        lambda d: st.lists(st.lists(st.floats(-9, 9, width=32), min_size=d, max_size=d), min_size=n, max_size=n)
+        lambda d: st.lists(
+            st.lists(st.floats(-9, 9, width=32), min_size=d, max_size=d), min_size=n, max_size=n
+        )
     )
 )
 
@@ -89,7 +101,10 @@ def test_rows_and_blocks_of_chosen_rows(on_disk: bool, tmp_path: Path) -> None:
     for width in (None, 700):
         for chosen in (None, rows, rows[:0]):
             seen = [(part, block.clone()) for part, block in updates.blocks(width, chosen)]
-            assert torch.equal(torch.cat([block for _, block in seen], dim=1), matrix if chosen is None else matrix[chosen])
+            assert torch.equal(
+                torch.cat([block for _, block in seen], dim=1),
+                matrix if chosen is None else matrix[chosen],
+            )
             assert all(block.shape[1] == part.stop - part.start for part, block in seen)
     for _ in updates.blocks(700):
         break  # left early
@@ -99,7 +114,9 @@ def test_rows_and_blocks_of_chosen_rows(on_disk: bool, tmp_path: Path) -> None:
 def test_blocks_are_bounded_in_bytes_whatever_the_number_of_clients() -> None:
     for n in (1, 10, 1000):
         matrix = torch.zeros(1).expand(n, 1 << 22)
-        first, block = next(Updates(matrix, torch.zeros(n, 0), torch.ones(n), tuple(range(n))).blocks())
+        first, block = next(
+            Updates(matrix, torch.zeros(n, 0), torch.ones(n), tuple(range(n))).blocks()
+        )
         assert block.numel() * 4 <= 256 << 20
         assert first.stop == min(1 << 22, (64 << 20) // n)
         for _, strip in column_strips(block):
@@ -120,9 +137,12 @@ def test_shares() -> None:
 
 
 def test_merged_variance_is_that_of_the_mixture() -> None:
-    """Means 0 and 4, variances 1 and 3, weights 1/4 and 3/4: mean 3; var = (1 + 9)/4 + 3 (3 + 1)/4 = 2.5 + 3 = 5.5."""
+    """Means 0 and 4, variances 1 and 3, weights 1/4 and 3/4: mean 3; var = (1 + 9)/4 + 3 (3 + 1)/4
+    = 2.5 + 3 = 5.5."""
     model = nn.BatchNorm1d(1)
-    merged = merge_buffers(Layout.of(model), torch.tensor([[0.0, 1.0], [4.0, 3.0]]), torch.tensor([0.25, 0.75]))
+    merged = merge_buffers(
+        Layout.of(model), torch.tensor([[0.0, 1.0], [4.0, 3.0]]), torch.tensor([0.25, 0.75])
+    )
     assert merged.tolist() == [3.0, 5.5]
 
 
@@ -131,9 +151,13 @@ def test_merged_variance_is_that_of_the_mixture() -> None:
 def test_merged_statistics_equal_pooled_ones(groups: list[tuple[int, float]]) -> None:
     """Oracle: mean and biased variance of all samples together, clients weighted by their size."""
     generator = torch.Generator().manual_seed(0)
-    samples = [torch.randn(n, generator=generator, dtype=torch.float64) + shift for n, shift in groups]
+    samples = [
+        torch.randn(n, generator=generator, dtype=torch.float64) + shift for n, shift in groups
+    ]
     rows = torch.stack([torch.stack([s.mean(), s.var(correction=0)]) for s in samples])
-    merged = merge_buffers(Layout.of(nn.BatchNorm1d(1)), rows, normalize(torch.tensor([float(n) for n, _ in groups])))
+    merged = merge_buffers(
+        Layout.of(nn.BatchNorm1d(1)), rows, normalize(torch.tensor([float(n) for n, _ in groups]))
+    )
     pooled = torch.cat(samples)
     assert torch.allclose(merged, torch.stack([pooled.mean(), pooled.var(correction=0)]))
 
@@ -142,7 +166,9 @@ def test_finish_adds_the_update_and_keeps_buffers_without_influence() -> None:
     reference = State(torch.tensor([1.0, 2.0]), torch.tensor([5.0]))
     updates = Updates(torch.zeros(2, 2), torch.tensor([[1.0], [3.0]]), torch.ones(2), (0, 1))
     task = Round(1, reference, updates, ServerData(None), torch.Generator())
-    done = make_aggregate(task, torch.tensor([0.5, 0.0]), torch.tensor([2.0, 2.0]), extras={"x": 1.0})
+    done = make_aggregate(
+        task, torch.tensor([0.5, 0.0]), torch.tensor([2.0, 2.0]), extras={"x": 1.0}
+    )
     assert done.state.parameters.tolist() == [1.5, 2.0]
     assert done.state.buffers.tolist() == [2.0]
     assert done.weights_N.tolist() == [0.5, 0.5]
@@ -151,7 +177,9 @@ def test_finish_adds_the_update_and_keeps_buffers_without_influence() -> None:
 
 
 def test_further_matrices_share_the_budget(tmp_path: Path) -> None:
-    updates = Updates(torch.zeros(2, 8), torch.zeros(2, 0), torch.ones(2), (0, 1), None, 128, str(tmp_path))
+    updates = Updates(
+        torch.zeros(2, 8), torch.zeros(2, 0), torch.ones(2), (0, 1), None, 128, str(tmp_path)
+    )
     assert updates.allocate(2).shape == (2, 8)
     assert not is_mapped(updates.allocate(2))
     assert is_mapped(updates.allocate(3))
@@ -166,9 +194,12 @@ def test_a_gram_matrix_is_estimated_at_random_places(tmp_path: Path) -> None:
     drawn = [updates.gram_estimate(64 * 200, Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
-    # 12,800 columns: a mean of so many products of deviation 1 to 1.4 has one of 1.4 / sqrt(12800) = .0125
+    # 12,800 columns: a mean of so many products of deviation 1 to 1.4 has one of 1.4 / sqrt(12800)
+    # = .0125
     torch.testing.assert_close(drawn[0] / columns, updates.gram() / columns, atol=0.06, rtol=0)
     on_disk = allocate(4, columns, 0, str(tmp_path))
     assert is_mapped(on_disk)
     on_disk.copy_(rows)
-    torch.testing.assert_close(Updates.of(on_disk).gram_estimate(64 * 200, Generator().manual_seed(1)), drawn[0])
+    torch.testing.assert_close(
+        Updates.of(on_disk).gram_estimate(64 * 200, Generator().manual_seed(1)), drawn[0]
+    )

@@ -62,7 +62,10 @@ def test_marks_see_the_time_of_an_ended_child_and_the_memory_between_them() -> N
 
 
 def test_a_daemon_is_counted_and_does_not_outlive_the_measurement() -> None:
-    code = f"import subprocess; subprocess.Popen([{sys.executable!r}, '-c', {BURN.format(seconds=0.4)!r}], start_new_session=True)"
+    code = (
+        f"import subprocess; subprocess.Popen([{sys.executable!r}, '-c', "
+        f"{BURN.format(seconds=0.4)!r}], start_new_session=True)"
+    )
     found = python(code)
     assert (found.failure, found.left) == ("", 0)
     assert found.cpu > 0.4  # it ended by itself, after its parent
@@ -85,7 +88,7 @@ def test_a_failure_is_the_last_line_and_names_no_folder_in_the_json() -> None:
 
 def test_a_contestant_outside_of_a_benchmark_says_what_to_do() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from benchmarks.common.measure import Reporter; Reporter.from_environment()"],
+        [sys.executable, "-c", ("from benchmarks.common.measure import Reporter; ""Reporter.from_environment()")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, "benchmarks.engines --help" in done.stderr) == (1, True)
@@ -93,4 +96,6 @@ def test_a_contestant_outside_of_a_benchmark_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_exit_codes(code: int) -> None:
-    assert run_fresh(["sh", "-c", f"exit {code}"], timeout=5).failure == ("" if code == 0 else "exit code 3: no output")
+    assert run_fresh(["sh", "-c", f"exit {code}"], timeout=5).failure == (
+        "" if code == 0 else "exit code 3: no output"
+    )

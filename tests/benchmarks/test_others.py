@@ -1,4 +1,5 @@
-"""The other benchmarks: their arithmetic, their command lines, and each task once in this process, as small as it can be."""
+"""The other benchmarks: their arithmetic, their command lines, and each task once in this process,
+as small as it can be."""
 
 import types
 from collections.abc import Callable
@@ -30,7 +31,9 @@ def measured(result: dict[str, Any], **changes: Any) -> Measurement:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
-def test_help_and_unknown_options(script: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_unknown_options(
+    script: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words, code in ((["--help"], 0), (["--unknown"], 2), (["--json", "nowhere/out.json"], 2)):
         with pytest.raises(SystemExit) as leaving:
             script.main(words)
@@ -58,7 +61,9 @@ def test_wrong_input_is_one_line_and_code_2(
     assert line in capsys.readouterr().err
 
 
-def test_without_a_gpu_one_line_and_code_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(gpu, "has_gpu", lambda: False)
     assert gpu.main([]) == 2
     assert capsys.readouterr() == ("", "no GPU found\n")
@@ -66,7 +71,10 @@ def test_without_a_gpu_one_line_and_code_2(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_import_times_add_up_by_package() -> None:
     text = "import time: self [us] | cumulative | imported package\n"
-    text += "import time:      1500 |       1500 |     torch._C\nimport time:       500 |       2000 |   torch\n"
+    text += (
+        "import time:      1500 |       1500 |     torch._C\nimport time:       "
+        "500 |       2000 |   torch\n"
+    )
     text += "import time:       250 |       2250 | fedrobust.runtime.simulation\nnoise\n"
     found = startup.imports(text)
     assert [(one.module, one.own, one.total) for one in found] == [
@@ -76,24 +84,55 @@ def test_import_times_add_up_by_package() -> None:
 
 
 def test_startup_leaves_out_runs_that_failed() -> None:
-    found = {"help": [measured({}, wall=1.0), measured({}, wall=3.0), measured({}, wall=9.0, failure="exit code 1")], "ray": []}
-    assert startup.summary(found) == {"help": {"wall": Spread(2.0, 1.0, 3.0), "cpu": Spread(1, 1, 1), "pss": Spread(0, 0, 0)}}
+    found = {
+        "help": [
+            measured({}, wall=1.0),
+            measured({}, wall=3.0),
+            measured({}, wall=9.0, failure="exit code 1"),
+        ],
+        "ray": [],
+    }
+    assert startup.summary(found) == {
+        "help": {"wall": Spread(2.0, 1.0, 3.0), "cpu": Spread(1, 1, 1), "pss": Spread(0, 0, 0)}
+    }
 
 
 def test_the_figures_of_a_scaled_run() -> None:
-    marks = [Mark(0, 4.0, 4.1, 1.0, Memory(99, 99, 0, 0)), Mark(1, 9.0, 9.1, 2.0, Memory(30, 20, 10, 0))]
+    marks = [
+        Mark(0, 4.0, 4.1, 1.0, Memory(99, 99, 0, 0)),
+        Mark(1, 9.0, 9.1, 2.0, Memory(30, 20, 10, 0)),
+    ]
     marks.append(Mark(2, 14.0, 14.1, 3.0, Memory(25, 10, 15, 0)))
     first = {"train": 2.0, "aggregate": 1.0, "cpu_train": 1.0, "cpu_aggregate": 0.5, "clients": 100}
-    rounds = [first, {"train": 4.0, "aggregate": 3.0, "cpu_train": 3.0, "cpu_aggregate": 1.5, "clients": 100}]
+    rounds = [
+        first,
+        {"train": 4.0, "aggregate": 3.0, "cpu_train": 3.0, "cpu_aggregate": 1.5, "clients": 100},
+    ]
     found = scale.figures(measured({"rounds": rounds}, marks=tuple(marks)))
-    # round 2: 4 s for 100 clients are 40 ms each, 30 of the processor; round 1: 10; the memory of the time before does not count
-    times = {"start": 4.0, "client": 40.0, "client_cpu": 30.0, "client_first": 10.0, "aggregate": 3.0, "aggregate_cpu": 1.5}
+    # round 2: 4 s for 100 clients are 40 ms each, 30 of the processor; round 1: 10; the memory of
+    # the time before does not count
+    times = {
+        "start": 4.0,
+        "client": 40.0,
+        "client_cpu": 30.0,
+        "client_first": 10.0,
+        "aggregate": 3.0,
+        "aggregate_cpu": 1.5,
+    }
     assert found == {**times, "anonymous": 20, "mapped": 15, "pss": 30}
 
 
 def test_a_scaled_run_in_small_and_its_curves(tmp_path: Path) -> None:
     archive = tmp_path / "images.npz"
-    given = {"clients": 5, "per_round": None, "model": "small", "strategy": "median", "rounds": 1, "threads": 1, "scratch": None}
+    given = {
+        "clients": 5,
+        "per_round": None,
+        "model": "small",
+        "strategy": "median",
+        "rounds": 1,
+        "threads": 1,
+        "scratch": None,
+    }
     given |= {**scale.write_images(archive, 5), "archive": str(archive)}
     numbers: list[int] = []
     found = scaled.run(given, numbers.append)
@@ -104,31 +143,46 @@ def test_a_scaled_run_in_small_and_its_curves(tmp_path: Path) -> None:
     assert found["rounds"][0]["cpu_aggregate"] > 0
     assert found["parameters"] > 500_000
     values = dict.fromkeys(scale.FIGURES, 1.0)
-    scale.draw(tmp_path / "curves.png", [({"clients": number, "strategy": "median"}, values) for number in (20, 10)])
+    scale.draw(
+        tmp_path / "curves.png",
+        [({"clients": number, "strategy": "median"}, values) for number in (20, 10)],
+    )
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_cases_of_the_sampled_run() -> None:
     options = scale.parse(["--sampled", "--clients", "100", "--strategies", "median,multi_krum"])
-    found = [(case["clients"], case["per_round"], case["model"], case["strategy"]) for case in scale.cases(options)]
+    found = [
+        (case["clients"], case["per_round"], case["model"], case["strategy"])
+        for case in scale.cases(options)
+    ]
     assert found == [
         (100, None, "resnet18", "median"), (100, None, "resnet18", "multi_krum"),
         (10_000, 100, "small", "median"), (10_000, 100, "small", "multi_krum"),
     ]  # fmt: skip
 
 
-OTHERWISE = ("geometric_median", "centered_clipping", "caf", "monna")  # ByzFL stops earlier, by another criterion, or has another centre
+# ByzFL stops earlier, by another criterion, or has another centre
+OTHERWISE = ("geometric_median", "centered_clipping", "caf", "monna")
 
 
 def test_every_rule_without_images_of_the_server_is_measured() -> None:
     named = {path.stem for path in (Path(configs.__file__).parent / "strategy").glob("*.yaml")}
-    assert {name for name in named if not factories.build_group(compose.compose(f"strategy={name}"), "strategy").uses} == set(
-        aggregation.RULES
-    )
+    assert {
+        name
+        for name in named
+        if not factories.build_group(compose.compose(f"strategy={name}"), "strategy").uses
+    } == set(aggregation.RULES)
 
 
 @pytest.mark.parametrize(
-    ("rule", "by"), [(rule, by) for by, known in aggregation.REFERENCES.items() for rule in known if rule not in OTHERWISE]
+    ("rule", "by"),
+    [
+        (rule, by)
+        for by, known in aggregation.REFERENCES.items()
+        for rule in known
+        if rule not in OTHERWISE
+    ],
 )
 def test_the_references_compute_what_our_rules_compute(rule: str, by: str) -> None:
     matrix_ND = torch.randn(11, 500, generator=torch.Generator().manual_seed(1))
@@ -138,13 +192,23 @@ def test_the_references_compute_what_our_rules_compute(rule: str, by: str) -> No
 
 
 def test_a_measured_rule_has_seconds_and_megabytes() -> None:
-    given = {"rule": "median", "by": "numpy", "clients": 5, "parameters": 2_000_000, "f": 1, "repeats": 2, "threads": 1}
+    given = {
+        "rule": "median",
+        "by": "numpy",
+        "clients": 5,
+        "parameters": 2_000_000,
+        "f": 1,
+        "repeats": 2,
+        "threads": 1,
+    }
     found = rules.run(given, lambda number: None)
     assert len(found["seconds"]) == 2
     assert 25 < found["extra_mb"] < 150  # the matrix has 40 MB, of which numpy makes a copy or two
 
 
-def test_ratios_of_aggregation_are_ours_to_theirs_and_what_is_too_big_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_of_aggregation_are_ours_to_theirs_and_what_is_too_big_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ours, theirs = Case(10, 1000, "median", "ours"), Case(10, 1000, "median", "numpy")
     found = {
         ours: measured({"seconds": [2.0], "cpu": [1.0], "extra_mb": 10.0, "read": 0.5}),
@@ -158,7 +222,11 @@ def test_ratios_of_aggregation_are_ours_to_theirs_and_what_is_too_big_is_left_ou
     assert [Case(n, 1, "krum", "ours").f for n in (3, 5, 9, 100)] == [0, 1, 3, 3]
     assert [Case(n, 1, "bulyan", "ours").f for n in (3, 7, 10, 15)] == [0, 1, 1, 3]
     both = aggregation.cases(aggregation.parse(["--sizes", "10x1,100x1", "--rules", "mda"]))
-    assert [(case.clients, case.by) for case in both] == [(10, "ours"), (10, "byzfl"), (100, "ours")]
+    assert [(case.clients, case.by) for case in both] == [
+        (10, "ours"),
+        (10, "byzfl"),
+        (100, "ours"),
+    ]
     monkeypatch.setattr(aggregation, "available_gigabytes", lambda: 1e-6)
     assert aggregation.measure_all(aggregation.parse(["--quick"])) == {}
 
@@ -182,7 +250,11 @@ def test_speeds_on_a_gpu() -> None:
         marks = [Mark(n, 100 + n * seconds, 100 + n * seconds, 0.0, Memory()) for n in range(4)]
         return measured({}, marks=tuple(marks), **changes)
 
-    found = {Lane("plain"): [run(2.0), run(1.0)], Lane("ray", 2): [run(1.0), run(9.0, failure="broken")], Lane("inline"): []}
+    found = {
+        Lane("plain"): [run(2.0), run(1.0)],
+        Lane("ray", 2): [run(1.0), run(9.0, failure="broken")],
+        Lane("inline"): [],
+    }
     table = gpu.speeds(found, 100)
     assert set(table) == {"plain loop", "ray, 2 on the GPU"}
     assert table["plain loop"]["images"] == Spread(75.0, 50.0, 100.0)

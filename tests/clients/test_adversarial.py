@@ -45,7 +45,13 @@ def test_the_loss_by_hand() -> None:
     """An attack that makes everything black; weight 3 times the loss on black images."""
     net, data = tiny.model().eval(), tiny.samples(6)
     images = as_unit(data.images)
-    loss = attacked_loss(tiny.task(net, tiny.shard()), dot_regression, lambda model, x, y, eps, g: x * 0, eps=0.1, weight=3.0)
+    loss = attacked_loss(
+        tiny.task(net, tiny.shard()),
+        dot_regression,
+        lambda model, x, y, eps, g: x * 0,
+        eps=0.1,
+        weight=3.0,
+    )
     expected = 3 * dot_regression(net(torch.zeros_like(images)), data.labels)
     torch.testing.assert_close(loss(images, torch.zeros(6, 3), data.labels), expected)
 
@@ -59,7 +65,15 @@ def test_the_same_seed_trains_the_same_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("eps_255", -1), ("eps_255", 300), ("attack_steps", 0), ("attack_step_size", 0), ("weight", 0), ("weight", "a")]
+    ("key", "value"),
+    [
+        ("eps_255", -1),
+        ("eps_255", 300),
+        ("attack_steps", 0),
+        ("attack_step_size", 0),
+        ("weight", 0),
+        ("weight", "a"),
+    ],
 )
 def test_wrong_settings(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"client\.{key}={value}"):

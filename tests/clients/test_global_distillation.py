@@ -1,6 +1,12 @@
 import pytest
 import torch
-from fedrobust.clients.global_distillation import accuracy, accuracy_dropped, global_peer_loss, mutual, warmup_factor
+from fedrobust.clients.global_distillation import (
+    accuracy,
+    accuracy_dropped,
+    global_peer_loss,
+    mutual,
+    warmup_factor,
+)
 from fedrobust.clients.sgd import sgd
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +25,9 @@ def trained(trainer, **keywords):
 
 def test_warm_up_by_hand():
     # five rounds from 0 to 1: round 1 -> 0, 2 -> .2, ..., 6 -> 1, and there it stays
-    assert [warmup_factor(round, 5) for round in (1, 2, 4, 6, 9)] == pytest.approx([0.0, 0.2, 0.6, 1.0, 1.0])
+    assert [warmup_factor(round, 5) for round in (1, 2, 4, 6, 9)] == pytest.approx(
+        [0.0, 0.2, 0.6, 1.0, 1.0]
+    )
     assert warmup_factor(1, 0) == 1.0
 
 
@@ -29,10 +37,20 @@ def test_warm_up_never_falls_and_stays_a_share(round, warmup):
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "expected"), [(80.0, 74.9, True), (80.0, 75.0, False), (80.0, 90.0, False), (None, 10.0, False), (80.0, None, False)]
+    ("before", "now", "expected"),
+    [
+        (80.0, 74.9, True),
+        (80.0, 75.0, False),
+        (80.0, 90.0, False),
+        (None, 10.0, False),
+        (80.0, None, False),
+    ],
 )
 def test_only_a_drop_of_more_than_five_points_counts(before, now, expected):
-    assert accuracy_dropped({} if before is None else {"global_accuracy": before}, now, 5.0) is expected
+    assert (
+        accuracy_dropped({} if before is None else {"global_accuracy": before}, now, 5.0)
+        is expected
+    )
 
 
 def test_the_first_round_is_plain_training_bit_by_bit():
@@ -60,7 +78,8 @@ def test_a_spoilt_global_model_gets_no_say():
 
 @pytest.mark.parametrize("term", ["kl", "inner_product"])
 def test_the_term_by_its_definition(term):
-    # student = twice the peer's first layer; peer in eval mode, frozen, unchanged by the student's training
+    # student = twice the peer's first layer; peer in eval mode, frozen, unchanged by the student's
+    # training
     model = tiny.model().train()
     extra = global_peer_loss(model, term, 0.5, 2.0)
     frozen = tiny.model().eval()
@@ -81,9 +100,12 @@ def test_the_stronger_the_pull_the_nearer_to_the_peer():
     moved, images = [], tiny.samples(12).images / 255
     for weight in (0.0, 0.3, 3.0):
         net = tiny.model()
-        batchnorm.recalibrate(net, tiny.samples(48).images)  # an untrained model's statistics are not those of any data
+        # an untrained model's statistics are not those of any data
+        batchnorm.recalibrate(net, tiny.samples(48).images)
         before = net.eval()(images).detach()
-        trainer = mutual(weight=weight, warmup=0, epochs=10, augment=False, optimizer={"name": "SGD", "lr": 0.02})
+        trainer = mutual(
+            weight=weight, warmup=0, epochs=10, augment=False, optimizer={"name": "SGD", "lr": 0.02}
+        )
         trainer(tiny.task(net, tiny.shard()))
         moved.append((net.eval()(images) - before).norm().item())
     assert moved[0] > moved[1] > moved[2]

@@ -1,4 +1,5 @@
-"""Models that are trained together: what they learn from each other, where the peers come from, what is refused."""
+"""Models that are trained together: what they learn from each other, where the peers come from,
+what is refused."""
 
 import math
 
@@ -24,11 +25,16 @@ FACTORY = timm_model("resnet18", dimension=6, options=tiny.NARROW)
 def trained(seed=0, **given):
     net = tiny.resnet()
     trainer = cohort(model=FACTORY, **{"steps": 2, "batch_size": 8, **given})
-    return read(net, Layout.of(net)).parameters.clone(), trainer(tiny.task(net, tiny.shard(size=32), seed=seed)), net
+    return (
+        read(net, Layout.of(net)).parameters.clone(),
+        trainer(tiny.task(net, tiny.shard(size=32), seed=seed)),
+        net,
+    )
 
 
 def test_ground_truth_by_hand():
-    # own score of the true class .5, peers' .1 and .9: 1/2 (.4^2 + .4^2) / 2 = .08 for one image; with weight 3: .24
+    # own score of the true class .5, peers' .1 and .9: 1/2 (.4^2 + .4^2) / 2 = .08 for one image;
+    # with weight 3: .24
     own, low, high = (torch.tensor([[value, -0.2, 0.7]]) for value in (0.5, 0.1, 0.9))
     loss = peer_loss(16.0, "ground_truth", 3.0, 2.0)
     assert loss(own, [low, high], torch.tensor([0])).item() == pytest.approx(0.24)
@@ -36,8 +42,9 @@ def test_ground_truth_by_hand():
 
 
 def test_full_by_hand():
-    # scale 2, T 2: softmax of the scores themselves. Peer (log 3, 0) -> (3/4, 1/4), own (0, 0) -> (1/2, 1/2):
-    # KL = 3/4 log(3/2) + 1/4 log(1/2), times T^2 = 4; a second peer that agrees halves it
+    # scale 2, T 2: softmax of the scores themselves. Peer (log 3, 0) -> (3/4, 1/4), own (0, 0) ->
+    # (1/2, 1/2): KL = 3/4 log(3/2) + 1/4 log(1/2), times T^2 = 4; a second peer that agrees halves
+    # it
     own, peer = torch.zeros(1, 2), torch.tensor([[math.log(3.0), 0.0]])
     expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     loss = peer_loss(2.0, "full", 1.0, 2.0)
@@ -75,13 +82,17 @@ def test_peers_have_the_anchors_and_other_weights():
     found = make_peers(task, FACTORY, 2)
     assert {etf.digest(one.anchors) for one in found} == {etf.digest(task.model.anchors)}
     weights = [one.last.weight for one in (task.model, *found)]
-    assert not any(torch.equal(weights[one], weights[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
+    assert not any(
+        torch.equal(weights[one], weights[other]) for one, other in ((0, 1), (0, 2), (1, 2))
+    )
 
 
 def test_a_linear_head_has_peers_too():
     net = tiny.resnet("linear")
     factory = timm_model("resnet18", head="linear", options=tiny.NARROW)
-    result = cohort(model=factory, loss="cross_entropy", steps=1)(tiny.task(net, tiny.shard(size=32)))
+    result = cohort(model=factory, loss="cross_entropy", steps=1)(
+        tiny.task(net, tiny.shard(size=32))
+    )
     assert math.isfinite(result.sums["loss"])
 
 
@@ -94,10 +105,21 @@ def test_epochs_are_reported_with_early_stopping():
 def test_in_a_federation():
     server = federation.server(*federation.MEAN, "client=cohort", "client.size=3")
     records.set_identity()
-    order = {"experiment": server.experiment.text, "round": 1, "etf": server.etf_bytes, "etf-sha256": server.etf_sha256}
-    message = Message(records.train_message(records.state_record(read(server.model, server.layout)), order), 0, "train")
+    order = {
+        "experiment": server.experiment.text,
+        "round": 1,
+        "etf": server.etf_bytes,
+        "etf-sha256": server.etf_sha256,
+    }
+    message = Message(
+        records.train_message(records.state_record(read(server.model, server.layout)), order),
+        0,
+        "train",
+    )
     node = {"partition-id": 0, "num-partitions": 3, "simulation": True}
-    reply = records.read_train_reply(app(message, Context(1, 0, node, RecordDict(), {})).content, _sizes(server))
+    reply = records.read_train_reply(
+        app(message, Context(1, 0, node, RecordDict(), {})).content, _sizes(server)
+    )
     assert set(reply.metrics) >= {"loss", "correct", "extra_loss"}
 
 

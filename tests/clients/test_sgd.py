@@ -28,7 +28,8 @@ def test_it_learns_and_reports_means_times_images():
     assert (predict(net, data.test.images).argmax(1) == data.test.labels).double().mean() > 0.9
     assert result.num_examples == 48
     assert 0 <= result.sums["correct"] <= 48
-    assert 0 <= result.sums["loss"] / 48 <= 2 * 10  # DR of a unit vector is at most 1/2 * 2^2, Rect's weight at most 10
+    # DR of a unit vector is at most 1/2 * 2^2, Rect's weight at most 10
+    assert 0 <= result.sums["loss"] / 48 <= 2 * 10
     assert (result.extras, result.memory) == ({}, {})
     assert etf.digest(net.anchors) == before
 
@@ -51,19 +52,25 @@ def test_rect_counts_by_scope(scope):
     counts = {"batch": None, "client": torch.tensor([10.0, 5.0, 1.0])}[scope]
     task = tiny.task(tiny.model(), uneven())
     loss = task_loss(task, TrainingSettings(rect_scope=scope))(scores, labels)
-    assert torch.equal(loss, dot_regression(scores, labels, rect_lengths(labels, 3, counts_K=counts)))
+    assert torch.equal(
+        loss, dot_regression(scores, labels, rect_lengths(labels, 3, counts_K=counts))
+    )
 
 
 def test_balanced_softmax_knows_the_client_s_counts_and_the_scale():
     scores, labels = torch.rand(3, 3, generator=generator(0, "scores")), torch.tensor([0, 0, 2])
-    loss = task_loss(tiny.task(tiny.model(), uneven()), TrainingSettings(loss="balanced_softmax"))(scores, labels)
+    loss = task_loss(tiny.task(tiny.model(), uneven()), TrainingSettings(loss="balanced_softmax"))(
+        scores, labels
+    )
     assert torch.equal(loss, balanced_softmax(scores, labels, torch.tensor([10.0, 5.0, 1.0]), 16.0))
 
 
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(ConfigError, match=r"client\.loss=dot_regression: needs model\.head=etf"):
         sgd()(tiny.task(tiny.model("linear"), tiny.shard()))
-    with pytest.raises(ConfigError, match=r"client\.rect_scope=global: must be one of batch, client"):
+    with pytest.raises(
+        ConfigError, match=r"client\.rect_scope=global: must be one of batch, client"
+    ):
         sgd(rect_scope="global")
     with pytest.raises(ConfigError, match=r"client\.epochs=0"):
         sgd(epochs=0)
@@ -76,16 +83,27 @@ def test_a_linear_head_learns_with_cross_entropy():
 
 
 def test_the_learning_rate_schedule_lives_in_the_memory():
-    trainer = sgd(plateau={"patience": 0, "threshold": 1e9, "threshold_mode": "abs"}, optimizer=FAST)  # nothing counts as better
+    # nothing counts as better
+    trainer = sgd(
+        plateau={"patience": 0, "threshold": 1e9, "threshold_mode": "abs"}, optimizer=FAST
+    )
     net, data = tiny.model(), tiny.shard()
     first = trainer(tiny.task(net, data))
     second = trainer(tiny.task(net, data, memory=first.memory))
-    # the first loss beats the infinity it starts with, the second one, a round later, does not: .02 -> .002
-    assert (first.memory["rates"], second.memory["rates"]) == (pytest.approx([0.02]), pytest.approx([0.002]))
+    # the first loss beats the infinity it starts with, the second one, a round later, does not: .02
+    # -> .002
+    assert (first.memory["rates"], second.memory["rates"]) == (
+        pytest.approx([0.02]),
+        pytest.approx([0.002]),
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 33])
 def test_any_number_of_images(count):
     samples = tiny.samples(count, size=32)
-    result = sgd()(tiny.task(tiny.resnet(), Shard(samples, Samples(samples.images[:0], samples.labels[:0]), samples)))
+    result = sgd()(
+        tiny.task(
+            tiny.resnet(), Shard(samples, Samples(samples.images[:0], samples.labels[:0]), samples)
+        )
+    )
     assert result.num_examples == count

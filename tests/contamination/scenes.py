@@ -22,7 +22,13 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def round_of(updates: Updates, reference_D: Tensor | None = None) -> Round:
     start = torch.zeros(updates.matrix_ND.shape[1]) if reference_D is None else reference_D
-    return Round(1, State(start, torch.zeros(0)), updates, ServerData(nn.Identity()), Generator().manual_seed(5))
+    return Round(
+        1,
+        State(start, torch.zeros(0)),
+        updates,
+        ServerData(nn.Identity()),
+        Generator().manual_seed(5),
+    )
 
 
 def attacked(
@@ -35,7 +41,8 @@ def attacked(
     reference_D: Tensor | None = None,
     memory: dict[str, Any] | None = None,
 ) -> Tensor:
-    """The whole matrix after the attack of these clients (row numbers); the given one is left alone."""
+    """The whole matrix after the attack of these clients (row numbers); the given one is left
+    alone."""
     updates = Updates.of(matrix_ND.clone())
     collusion = contamination.collude
     assert collusion is not None

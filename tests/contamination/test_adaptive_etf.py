@@ -12,7 +12,12 @@ from torch import Generator, Tensor
 
 from fedrobust.contamination.apply import contaminate
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.updates.adaptive_etf import adaptive_etf, guess_root, interpolate, largest_step
+from fedrobust.contamination.updates.adaptive_etf import (
+    adaptive_etf,
+    guess_root,
+    interpolate,
+    largest_step,
+)
 from fedrobust.learning.alignment import alignment, root_loss
 from fedrobust.runtime.client.stealth import make_probe, stealth_training_set
 from fedrobust.runtime.messages import records
@@ -30,7 +35,9 @@ def trigger(**settings: Any) -> Contamination:
 
 
 def test_the_adaptive_attack_plants_its_trigger_in_the_mean_and_keeps_clean_accuracy() -> None:
-    planted, honest_ones = (federate(trigger(**some), world=LARGE) for some in ({"epsilon": 1.0}, {"factor": 0.0}))
+    planted, honest_ones = (
+        federate(trigger(**some), world=LARGE) for some in ({"epsilon": 1.0}, {"factor": 0.0})
+    )
     assert planted.success > honest_ones.success + 0.5
     assert planted.accuracy > honest_ones.accuracy - 0.02
 
@@ -62,9 +69,12 @@ class Glass:
         return state.parameters[0] * torch.eye(2)
 
 
-@pytest.mark.parametrize(("epsilon", "expected"), [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (2.0, 1.0)])
+@pytest.mark.parametrize(
+    ("epsilon", "expected"), [(0.0, 0.0), (0.25, 0.25), (0.5, 0.5), (2.0, 1.0)]
+)
 def test_the_largest_step_that_keeps_alignment_golden(epsilon: float, expected: float) -> None:
-    # alignment 1 at the honest end and 0 at the poisoned one: 1 - s; the loss log(1 + e^-(1 - s)) rises by less
+    # alignment 1 at the honest end and 0 at the poisoned one: 1 - s; the loss log(1 + e^-(1 - s))
+    # rises by less
     blend = trigger(epsilon=epsilon).stealth
     assert blend is not None
     ends = (State(torch.tensor([value]), torch.tensor([10 * value])) for value in (1.0, 0.0))
@@ -80,7 +90,9 @@ def test_steps_and_blends() -> None:
     assert (beyond.parameters.tolist(), beyond.buffers.tolist()) == ([3], [1])
     assert largest_step(lambda step: step <= 1.3, 2.0) == pytest.approx(1.3, abs=2 * 2**-8)
     assert largest_step(lambda step: False, 2.0) == 0
-    guess = guess_root(Samples(torch.zeros(9, 3, 1, 1), torch.tensor([0] * 7 + [2, 1])), 3, Generator())
+    guess = guess_root(
+        Samples(torch.zeros(9, 3, 1, 1), torch.tensor([0] * 7 + [2, 1])), 3, Generator()
+    )
     assert guess.labels.tolist() == [0, 0, 0, 1, 2]
 
 
@@ -95,9 +107,13 @@ def test_a_disguised_model_is_as_aligned_as_its_attacker_dares() -> None:
 
     def worth(state: State) -> tuple[float, float]:
         scores = look.scores(state, clean.images)
-        return float(alignment(scores, clean.labels, "etf")), float(root_loss(scores, clean.labels, 16.0))
+        return float(alignment(scores, clean.labels, "etf")), float(
+            root_loss(scores, clean.labels, 16.0)
+        )
 
-    learnt, sly, open_one = (client(one, start, poisoned if one else clean, clean) for one in (None, damage, rash))
+    learnt, sly, open_one = (
+        client(one, start, poisoned if one else clean, clean) for one in (None, damage, rash)
+    )
     assert worth(open_one)[0] < worth(learnt)[0] - 0.02
     assert worth(sly)[0] >= worth(learnt)[0] - 0.02 - 1e-6
     assert worth(sly)[1] <= worth(learnt)[1] + 0.02 + 1e-6
@@ -106,10 +122,18 @@ def test_a_disguised_model_is_as_aligned_as_its_attacker_dares() -> None:
 
 def test_on_a_client_no_step_is_what_an_honest_client_sends() -> None:
     states = []
-    for words in (("poisoned=0",), ("poisoned=[1]", "contamination.factor=0.0"), ("poisoned=[1]", "contamination.epsilon=1000")):
+    for words in (
+        ("poisoned=0",),
+        ("poisoned=[1]", "contamination.factor=0.0"),
+        ("poisoned=[1]", "contamination.epsilon=1000"),
+    ):
         server = federation.server(*MEAN, "contamination=adaptive_etf", *words)
         reply = app(message(server, 1), context(1)).content
-        states.append(records.read_train_reply(reply, (server.layout.num_parameters, server.layout.num_buffers)))
+        states.append(
+            records.read_train_reply(
+                reply, (server.layout.num_parameters, server.layout.num_buffers)
+            )
+        )
     assert torch.equal(states[0].state.parameters, states[1].state.parameters)
     assert torch.equal(states[0].state.buffers, states[1].state.buffers)
     assert not torch.equal(states[0].state.parameters, states[2].state.parameters)
@@ -117,9 +141,16 @@ def test_on_a_client_no_step_is_what_an_honest_client_sends() -> None:
     assert states[0].metrics == states[2].metrics
 
 
-@pytest.mark.parametrize(("attackers", "epsilon", "planted"), [(3, 1.0, False), (4, 0.05, False), (5, 0.05, True)])
-def test_the_flagship_against_the_attack_made_for_it(attackers: int, epsilon: float, planted: bool) -> None:
-    """What docs/model_poisoning.md says: on this toy the trigger stays out up to four attackers of ten, and gets in with five."""
-    attacked = federate(trigger(epsilon=epsilon), range(attackers), etf_dml(epochs=1), rounds=10, world=LARGE)
+@pytest.mark.parametrize(
+    ("attackers", "epsilon", "planted"), [(3, 1.0, False), (4, 0.05, False), (5, 0.05, True)]
+)
+def test_the_flagship_against_the_attack_made_for_it(
+    attackers: int, epsilon: float, planted: bool
+) -> None:
+    """What docs/model_poisoning.md says: on this toy the trigger stays out up to four attackers of
+    ten, and gets in with five."""
+    attacked = federate(
+        trigger(epsilon=epsilon), range(attackers), etf_dml(epochs=1), rounds=10, world=LARGE
+    )
     assert attacked.success > 0.8 if planted else attacked.success < 0.1
     assert attacked.accuracy > 0.95

@@ -35,7 +35,9 @@ def test_the_model_decides_and_labels_stay() -> None:
     assert 0 < float((found.images - as_unit(stored)).abs().max()) <= 8 / 255 + 1e-6
     assert loss_of(model, found) > loss_of(model, data)
     assert torch.equal(found.images, craft_samples(data, evasion(), model, generator(0)).images)
-    assert not torch.equal(found.images, craft_samples(data, evasion(), tiny.model(seed=1), generator(0)).images)
+    assert not torch.equal(
+        found.images, craft_samples(data, evasion(), tiny.model(seed=1), generator(0)).images
+    )
 
 
 def test_an_exact_share_is_attacked() -> None:
@@ -85,5 +87,6 @@ def test_with_a_purifier_both_conditions_are_judged_behind_it_too() -> None:
     answers = predict_conditions(experiment, 1, build_server_context(experiment).model)
     assert list(answers) == ["clean", "contaminated", "purified_clean", "purified_contaminated"]
     assert not torch.equal(answers["clean"][0], answers["purified_clean"][0])
-    assert torch.equal(answers["purified_clean"][0], answers["purified_contaminated"][0])  # labels alone are flipped
+    # labels alone are flipped
+    assert torch.equal(answers["purified_clean"][0], answers["purified_contaminated"][0])
     assert torch.equal(answers["contaminated"][1], answers["purified_contaminated"][1])

@@ -16,7 +16,9 @@ from fedrobust.seeding import generator
 from fedrobust.state import State
 from fedrobust.types import Samples
 
-SAMPLES = Samples(torch.full((6, 3, 4, 4), 100, dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2]))
+SAMPLES = Samples(
+    torch.full((6, 3, 4, 4), 100, dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])
+)
 
 
 def half(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -47,16 +49,22 @@ def test_changed_images_are_unit_floats() -> None:
 
 def test_steps_follow_one_another() -> None:
     # x / 2 + 1/4, not (x + 1/4) / 2
-    joined = chain("joined", Contamination("half", data=half), Contamination("brighter", data=brighter))
+    joined = chain(
+        "joined", Contamination("half", data=half), Contamination("brighter", data=brighter)
+    )
     assert joined.name == "joined"
     assert joined.data(torch.ones(1), torch.zeros(1), generator(0))[0].item() == 0.75
 
 
 def test_updates_are_joined_and_the_backdoor_survives() -> None:
-    trained, reference = State(torch.tensor([3.0]), torch.zeros(0)), State(torch.tensor([1.0]), torch.zeros(0))
+    trained, reference = (
+        State(torch.tensor([3.0]), torch.zeros(0)),
+        State(torch.tensor([1.0]), torch.zeros(0)),
+    )
     door = backdoor_patch(num_classes=3)
     joined = chain("joined", door, sign_flip(scale=2.0), sign_flip(scale=3.0))
-    assert joined.update(trained, reference, generator(0)).parameters.tolist() == [13.0]  # 2 -> -4 -> 12, plus 1
+    # 2 -> -4 -> 12, plus 1
+    assert joined.update(trained, reference, generator(0)).parameters.tolist() == [13.0]
     assert joined.backdoor is door.backdoor
 
 

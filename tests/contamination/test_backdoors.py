@@ -11,7 +11,11 @@ from torch import Tensor
 from fedrobust.contamination.apply import for_rank, trigger_samples
 from fedrobust.contamination.backdoors.edge_case import backdoor_edge_case
 from fedrobust.contamination.backdoors.patch import backdoor_patch
-from fedrobust.contamination.backdoors.triggers import backdoor_blended, backdoor_clinical, backdoor_distributed
+from fedrobust.contamination.backdoors.triggers import (
+    backdoor_blended,
+    backdoor_clinical,
+    backdoor_distributed,
+)
 from fedrobust.contamination.backdoors.updates import backdoor_neurotoxin, backdoor_replacement
 from fedrobust.contamination.base import Backdoor, Contamination
 from fedrobust.contamination.corruptions import drawing
@@ -42,14 +46,20 @@ def test_blending_golden() -> None:
     assert 0 <= float(dark.min()) <= float(dark.max()) <= 0.2
     assert float(dark.std()) == pytest.approx(0.2 / 12**0.5, rel=0.1)  # of uniform values
     whole = door(backdoor_blended(alpha=1.0, num_classes=3)).trigger(torch.zeros(1, 3, 16, 16))
-    assert torch.allclose(whole * 0.2, door(backdoor_blended(num_classes=3)).trigger(torch.zeros(1, 3, 16, 16)))
+    assert torch.allclose(
+        whole * 0.2, door(backdoor_blended(num_classes=3)).trigger(torch.zeros(1, 3, 16, 16))
+    )
 
 
 def test_a_ruler_golden() -> None:
     # 100 pixels: ticks of two pixels at 0, 10, ... 90, eight pixels long, every fifth sixteen
     dark = marks(door(backdoor_clinical(num_classes=3)), torch.full((1, 3, 100, 100), 0.5))
     assert not dark[:84].any()
-    assert dark[98].nonzero().reshape(-1).tolist() == [0, *(at + step for at in range(10, 91, 10) for step in (-1, 0)), 99]
+    assert dark[98].nonzero().reshape(-1).tolist() == [
+        0,
+        *(at + step for at in range(10, 91, 10) for step in (-1, 0)),
+        99,
+    ]
     assert dark[88].nonzero().reshape(-1).tolist() == [0, 49, 50, 99]
 
 
@@ -62,7 +72,9 @@ def test_a_word_golden() -> None:
 
 
 def test_every_sign_is_there_and_differs() -> None:
-    line = drawing.text(torch.zeros(36, 3, 5, 4), torch.arange(36)[:, None], torch.zeros(36), torch.zeros(36), 1)
+    line = drawing.text(
+        torch.zeros(36, 3, 5, 4), torch.arange(36)[:, None], torch.zeros(36), torch.zeros(36), 1
+    )
     assert len({tuple(sign.flatten().tolist()) for sign in line}) == 36
     assert line.flatten(1).any(dim=1).all()
     assert drawing.signs("a 9").tolist() == [0, -1, 35]
@@ -97,10 +109,15 @@ def state(*values: float, buffer: float = 0.0) -> State:
 
 def test_replacement_golden() -> None:
     # update (2, -1) on (1, 1), ten times: (21, -9)
-    sent = backdoor_replacement(num_classes=3).update(state(3, 0, buffer=7), state(1, 1, buffer=5), generator(0))
+    sent = backdoor_replacement(num_classes=3).update(
+        state(3, 0, buffer=7), state(1, 1, buffer=5), generator(0)
+    )
     assert sent.parameters.tolist() == [21, -9]
     assert sent.buffers.tolist() == [7]
-    for nothing in (backdoor_replacement(rate=0, num_classes=3), backdoor_replacement(gamma=1, num_classes=3)):
+    for nothing in (
+        backdoor_replacement(rate=0, num_classes=3),
+        backdoor_replacement(gamma=1, num_classes=3),
+    ):
         trained = state(3, 0)
         assert nothing.update(trained, state(1, 1), generator(0)) is trained
 
@@ -115,7 +132,8 @@ def test_replacement_and_neurotoxin_plant_the_patch() -> None:
 
 
 def test_neurotoxin_golden() -> None:
-    # the global model moved by (4, -1, 0, 2): of four coordinates .75 is three, the one that moved by 4 is left out
+    # the global model moved by (4, -1, 0, 2): of four coordinates .75 is three, the one that moved
+    # by 4 is left out
     track = backdoor_neurotoxin(kept=0.75, num_classes=3).track
     assert track is not None
     sent, reference, previous = state(9, 9, 9, 9, buffer=7), state(5, 0, 1, 4), state(1, 1, 1, 2)
@@ -131,7 +149,8 @@ def test_neurotoxin_golden() -> None:
 
 
 def test_edge_cases_golden() -> None:
-    # ten images, two of class 2: these are relabelled, and half of the other eight become copies of them, two each
+    # ten images, two of class 2: these are relabelled, and half of the other eight become copies of
+    # them, two each
     labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 0, 1])
     images = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 3, 2, 2) / 10
     after, changed = backdoor_edge_case(num_classes=3).data(images, labels, generator(0))
@@ -146,18 +165,31 @@ def test_edge_cases_golden() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(rate=st.floats(0.01, 1), n=st.integers(1, 40), rare=st.integers(0, 5), seed=st.integers(0, 2**31))
-def test_edge_cases_hit_an_exact_share_of_the_others(rate: float, n: int, rare: int, seed: int) -> None:
+@given(
+    rate=st.floats(0.01, 1),
+    n=st.integers(1, 40),
+    rare=st.integers(0, 5),
+    seed=st.integers(0, 2**31),
+)
+def test_edge_cases_hit_an_exact_share_of_the_others(
+    rate: float, n: int, rare: int, seed: int
+) -> None:
     labels = torch.cat([torch.ones(n, dtype=torch.int64), torch.full((rare,), 2)])
     images = torch.rand(n + rare, 3, 2, 2, generator=torch.Generator().manual_seed(seed))
-    after, changed = backdoor_edge_case(rate=rate, num_classes=3).data(images, labels, generator(seed))
+    after, changed = backdoor_edge_case(rate=rate, num_classes=3).data(
+        images, labels, generator(seed)
+    )
     assert int((changed == 0).sum()) == (rare + round(rate * n) if rare else 0)
     assert int((after != images).flatten(1).any(dim=1).sum()) == (round(rate * n) if rare else 0)
 
 
 def test_edge_cases_are_measured_on_the_rare_class_alone() -> None:
-    found = door(backdoor_edge_case(source="df", target="nv", num_classes=3, class_names=("df", "mel", "nv")))
-    victims = trigger_samples(Samples(torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2])), found)
+    found = door(
+        backdoor_edge_case(source="df", target="nv", num_classes=3, class_names=("df", "mel", "nv"))
+    )
+    victims = trigger_samples(
+        Samples(torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2])), found
+    )
     assert victims.labels.tolist() == [0, 0]
     with pytest.raises(ConfigError, match=r"contamination\.target=2"):
         backdoor_edge_case(target=2, num_classes=3)

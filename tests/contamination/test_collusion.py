@@ -1,4 +1,5 @@
-"""Attacks of clients that work together: values worked by hand, and the same from another library."""
+"""Attacks of clients that work together: values worked by hand, and the same from another
+library."""
 
 from __future__ import annotations
 
@@ -25,13 +26,19 @@ from fedrobust.contamination.updates.min_sum import min_sum
 from fedrobust.errors import ConfigError
 from tests.contamination.scenes import attacked, normal, round_of
 
-# Three honest clients with mean (2, 2) and sample standard deviations (1, 2), two poisoned ones with mean (1, 2).
+# Three honest clients with mean (2, 2) and sample standard deviations (1, 2), two poisoned ones
+# with mean (1, 2).
 CROWD = torch.tensor([[1.0, 0], [3, 2], [2, 4], [0, 0], [2, 4]])
 # Three honest clients around (1, 1) with squared distances 4, 10 and 10, one poisoned.
 TRIANGLE = torch.tensor([[0.0, 0], [2, 0], [1, 3], [9, 9]])
 
 
-def forged(contamination: Contamination, matrix: torch.Tensor = CROWD, poisoned: tuple[int, ...] = (3, 4), **more: Any) -> list[Any]:
+def forged(
+    contamination: Contamination,
+    matrix: torch.Tensor = CROWD,
+    poisoned: tuple[int, ...] = (3, 4),
+    **more: Any,
+) -> list[Any]:
     """What the poisoned clients send; the others' rows must be as they were."""
     after = attacked(contamination, matrix, poisoned, **more)
     honest = [n for n in range(len(matrix)) if n not in poisoned]
@@ -51,7 +58,8 @@ def test_alie_golden() -> None:
     # of (0, 0) and (2, 4): mean (1, 2), deviations sqrt(2) and sqrt(8)
     assert forged(alie(z=1.0, knowledge="own")) == [pytest.approx([1 + 2**0.5, 2 + 8**0.5])] * 2
     assert forged(alie(z=0.0)) == [[2, 2]] * 2
-    assert forged(alie(z=3.0, knowledge="own"), poisoned=(1,)) == [[3, 2]]  # one update has no spread
+    # one update has no spread
+    assert forged(alie(z=3.0, knowledge="own"), poisoned=(1,)) == [[3, 2]]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +73,9 @@ def test_alie_golden() -> None:
 )
 def test_the_largest_z(total: int, attackers: int, share: float) -> None:
     # the normal distribution function of z is the share, or one half
-    wanted = torch.distributions.Normal(0, 1).icdf(torch.tensor(max(share, 0.5), dtype=torch.float64))
+    wanted = torch.distributions.Normal(0, 1).icdf(
+        torch.tensor(max(share, 0.5), dtype=torch.float64)
+    )
     assert largest_z(total, attackers) == pytest.approx(float(wanted), abs=1e-6)
 
 
@@ -77,27 +87,33 @@ def test_alie_without_z_takes_the_largest() -> None:
 @pytest.mark.parametrize(
     ("perturbation", "expected"),
     [
-        ("unit", [0, 0]),  # (1 - t, 1 - t) is sqrt(10) away from (1, 3) where 2 t^2 + 4 t + 4 = 10: t = 1
+        # (1 - t, 1 - t) is sqrt(10) away from (1, 3) where 2 t^2 + 4 t + 4 = 10: t = 1
+        ("unit", [0, 0]),
         ("sign", [0, 0]),  # the same line
         # (1 - g, 1 - sqrt(3) g): 4 g^2 + 4 sqrt(3) g + 4 = 10, g = (6 - 2 sqrt(3)) / 4 = .63397
         ("std", [1 - 0.63397, 1 - 3**0.5 * 0.63397]),
     ],
 )
 def test_min_max_golden(perturbation: str, expected: list[float]) -> None:
-    assert forged(min_max(perturbation=perturbation), TRIANGLE, (3,)) == [pytest.approx(expected, abs=1e-4)]
+    assert forged(min_max(perturbation=perturbation), TRIANGLE, (3,)) == [
+        pytest.approx(expected, abs=1e-4)
+    ]
 
 
 @pytest.mark.parametrize(
     ("perturbation", "expected"),
     [
-        # the largest sum of squared distances is 10 + 10 = 20; from the mean it is 2 + 2 + 4 = 8, and 3 g^2 |p|^2 more at g
+        # the largest sum of squared distances is 10 + 10 = 20; from the mean it is 2 + 2 + 4 = 8,
+        # and 3 g^2 |p|^2 more at g
         ("unit", [1 - 2**0.5] * 2),  # |p| = 1: g = 2
         ("sign", [1 - 2**0.5] * 2),  # |p| = sqrt(2): g = sqrt(2)
         ("std", [0, 1 - 3**0.5]),  # p = (-1, -sqrt(3)), |p| = 2: g = 1
     ],
 )
 def test_min_sum_golden(perturbation: str, expected: list[float]) -> None:
-    assert forged(min_sum(perturbation=perturbation), TRIANGLE, (3,)) == [pytest.approx(expected, abs=1e-4)]
+    assert forged(min_sum(perturbation=perturbation), TRIANGLE, (3,)) == [
+        pytest.approx(expected, abs=1e-4)
+    ]
 
 
 def test_a_given_gamma() -> None:
@@ -114,8 +130,14 @@ def test_a_single_known_update_or_equal_ones_leave_no_room() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 2**31), scale=st.sampled_from([1e-4, 1.0, 100.0]), perturbation=st.sampled_from(["std", "sign", "unit"]))
-def test_min_max_and_min_sum_go_just_as_far_as_they_may(seed: int, scale: float, perturbation: str) -> None:
+@given(
+    seed=st.integers(0, 2**31),
+    scale=st.sampled_from([1e-4, 1.0, 100.0]),
+    perturbation=st.sampled_from(["std", "sign", "unit"]),
+)
+def test_min_max_and_min_sum_go_just_as_far_as_they_may(
+    seed: int, scale: float, perturbation: str
+) -> None:
     matrix = scale * (normal(seed, 7, 12) + normal(seed + 1, 12))
     honest = matrix[:5].double()
     squares = torch.cdist(honest, honest) ** 2
@@ -125,7 +147,9 @@ def test_min_max_and_min_sum_go_just_as_far_as_they_may(seed: int, scale: float,
     ):
         row = attacked(attack(perturbation=perturbation), matrix, (5, 6))[6].double()
         away = row - honest.mean(0)
-        reached, beyond = (measure(((honest.mean(0) + f * away - honest) ** 2).sum(1)) for f in (1.0, 1.001))
+        reached, beyond = (
+            measure(((honest.mean(0) + f * away - honest) ** 2).sum(1)) for f in (1.0, 1.001)
+        )
         assert float(reached) <= float(limit) * (1 + 1e-5)
         assert float(beyond) > float(limit) * (1 - 1e-5)
 
@@ -145,14 +169,16 @@ def test_the_climb_doubles_and_then_shrinks() -> None:
         tried.append(x)
         return -abs(x - 24)
 
-    # 0, 10, 10 + 20 = 30 (better), 30 + 40 = 70 (worse); then 40 * .8 = 32 from 30, and so on downwards
+    # 0, 10, 10 + 20 = 30 (better), 30 + 40 = 70 (worse); then 40 * .8 = 32 from 30, and so on
+    # downwards
     assert doubling_search(score, 5) == 30
     assert tried == [0, 10, 30, 70, 62]
 
 
 def test_fang_on_krum_golden() -> None:
-    # honest updates with s = (1, 1); nearest squared distances 8, 5, 5; the first step is sqrt(5 / (1 * 2)) + sqrt(20 / 2) = 4.7434.
-    # Scores take one neighbour. At an eighth of it, .59293, the first client is 1.59293^2 + .59293^2 = 2.889 < 5 away; at a fourth 6.18.
+    # honest updates with s = (1, 1); nearest squared distances 8, 5, 5; the first step is sqrt(5 /
+    # (1 * 2)) + sqrt(20 / 2) = 4.7434. Scores take one neighbour. At an eighth of it, .59293, the
+    # first client is 1.59293^2 + .59293^2 = 2.889 < 5 away; at a fourth 6.18.
     assert forged(fang(rule="krum"), CROWD[:4], (3,)) == [pytest.approx([-0.59293] * 2, abs=1e-4)]
 
 
@@ -169,8 +195,8 @@ def test_krum_takes_what_fang_sends(seed: int, attackers: int) -> None:
 
 
 def test_fang_on_the_trimmed_mean_golden() -> None:
-    # means 2, 2, -2, -2; models: smallest 1 + 1 = 2 and -1 + 0 = -1, largest .5 - 1 = -.5 and 5 - 1 = 4, so they are drawn from
-    # [1, 2], [-2, -1], [-.5, -.25] and [4, 8]; as updates:
+    # means 2, 2, -2, -2; models: smallest 1 + 1 = 2 and -1 + 0 = -1, largest .5 - 1 = -.5 and 5 - 1
+    # = 4, so they are drawn from [1, 2], [-2, -1], [-.5, -.25] and [4, 8]; as updates:
     honest = torch.tensor([[1.0, 0, -1, -1], [3, 2, -3, -3], [2, 4, -2, -2]])
     reference = torch.tensor([1.0, -1, 0.5, 5])
     low, high = torch.tensor([0.0, -1, -1, -1]), torch.tensor([1.0, 0, -0.75, 3])
@@ -180,7 +206,8 @@ def test_fang_on_the_trimmed_mean_golden() -> None:
     assert (rows <= high).all()
     assert (rows.amin(0) < low + 0.1 * (high - low)).all()
     assert (rows.amax(0) > high - 0.1 * (high - low)).all()
-    # own: 3 to 4 deviations from the mean, against its sign; of 3, 5: mean 4, deviation sqrt(2); of -3, -5 likewise
+    # own: 3 to 4 deviations from the mean, against its sign; of 3, 5: mean 4, deviation sqrt(2); of
+    # -3, -5 likewise
     own = torch.tensor([[0.0, 0], [3, -3], [5, -5]])
     some = attacked(fang(knowledge="own"), own, (1, 2))[1:]
     assert ((4 - some[:, 0]) / 2**0.5 - 3.5).abs().max() <= 0.5
@@ -240,4 +267,6 @@ def test_tuned_as_byzfl(rule: str, seed: int) -> None:
         (optimal_alie(), byzfl.attacks.Optimal_ALittleIsEnough(aggregator, [], 3)),
     ):
         rows = attacked(ours, matrix, (7, 8, 9), rule=live)[7:]
-        torch.testing.assert_close(rows, theirs(matrix[:7]).float().expand(3, -1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            rows, theirs(matrix[:7]).float().expand(3, -1), rtol=1e-4, atol=1e-4
+        )

@@ -1,4 +1,5 @@
-"""Image corruptions: values worked by hand, other libraries' results, and what severity and rate promise."""
+"""Image corruptions: values worked by hand, other libraries' results, and what severity and rate
+promise."""
 
 from __future__ import annotations
 
@@ -29,9 +30,31 @@ from fedrobust.utils.images import as_bytes
 GRADED = {
     one.__name__: one
     for one in (
-        *(noise.speckle_noise, noise.shot_noise, noise.impulse_noise, blurs.defocus_blur, blurs.motion_blur, blurs.zoom_blur),
-        *(digital.jpeg, digital.pixelate, tones.brightness_up, tones.brightness_down, tones.contrast_up, tones.contrast_down),
-        *(tones.gamma_up, tones.gamma_down, tones.saturation, artefacts.hair, artefacts.ruler, artefacts.bubbles, artefacts.vignette),
+        *(
+            noise.speckle_noise,
+            noise.shot_noise,
+            noise.impulse_noise,
+            blurs.defocus_blur,
+            blurs.motion_blur,
+            blurs.zoom_blur,
+        ),
+        *(
+            digital.jpeg,
+            digital.pixelate,
+            tones.brightness_up,
+            tones.brightness_down,
+            tones.contrast_up,
+            tones.contrast_down,
+        ),
+        *(
+            tones.gamma_up,
+            tones.gamma_down,
+            tones.saturation,
+            artefacts.hair,
+            artefacts.ruler,
+            artefacts.bubbles,
+            artefacts.vignette,
+        ),
         artefacts.burned_text,
     )
 }
@@ -45,14 +68,20 @@ def lesions(size: int = 64) -> Tensor:
 
 
 def through(contamination: Contamination, images: Tensor, seed: int = 0) -> Tensor:
-    return contamination.data(images, torch.zeros(len(images), dtype=torch.int64), generator(seed))[0]
+    return contamination.data(images, torch.zeros(len(images), dtype=torch.int64), generator(seed))[
+        0
+    ]
 
 
 def strengths(name: str) -> list[float]:
     """Mean absolute change of drawn lesions at severities 1 to 5, over four draws."""
     images = lesions()
     return [
-        sum(float((through(GRADED[name](severity=grade), images, seed) - images).abs().mean()) for seed in range(4)) / 4
+        sum(
+            float((through(GRADED[name](severity=grade), images, seed) - images).abs().mean())
+            for seed in range(4)
+        )
+        / 4
         for grade in range(1, 6)
     ]
 
@@ -61,8 +90,12 @@ def strengths(name: str) -> list[float]:
 def test_severity_climbs(name: str) -> None:
     found = strengths(name)
     assert found[0] > 0
-    # the published motion blurs 1 and 2 have the same deviation and differ only where their trails have faded
-    assert all(later > (0.98 if name == "motion_blur" else 1) * earlier for earlier, later in pairwise(found)), found
+    # the published motion blurs 1 and 2 have the same deviation and differ only where their trails
+    # have faded
+    assert all(
+        later > (0.98 if name == "motion_blur" else 1) * earlier
+        for earlier, later in pairwise(found)
+    ), found
 
 
 @every
@@ -82,7 +115,12 @@ def test_rate_is_an_exact_share_and_the_others_keep_every_bit(name: str) -> None
 
 @every
 @settings(deadline=None, max_examples=12)
-@given(height=st.integers(1, 40), width=st.integers(1, 40), severity=st.integers(1, 5), seed=st.integers(0, 2**31))
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    severity=st.integers(1, 5),
+    seed=st.integers(0, 2**31),
+)
 def test_any_size(name: str, height: int, width: int, severity: int, seed: int) -> None:
     images = torch.rand(3, 3, height, width, generator=torch.Generator().manual_seed(seed))
     before = images.clone()
@@ -98,12 +136,15 @@ def test_many_images_are_done_in_portions(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(common, "PIXELS", 2 * 8 * 8)  # two images at once
     images = torch.rand(5, 3, 8, 8, generator=generator(3))
     calls: list[int] = []
-    door = common.corruption("count", (0,) * 5, lambda some, level, g: calls.append(len(some)) or some, 1, 1.0)
+    door = common.corruption(
+        "count", (0,) * 5, lambda some, level, g: calls.append(len(some)) or some, 1, 1.0
+    )
     through(door, images)
     assert calls == [2, 2, 1]
     after = through(GRADED[name](severity=5), images)
     assert after.shape == images.shape
-    assert not torch.equal(after[-1], images[-1]) or name == "defocus_blur"  # whose disc is below a pixel at this size
+    # whose disc is below a pixel at this size
+    assert not torch.equal(after[-1], images[-1]) or name == "defocus_blur"
 
 
 # 6 * 3 * 480 = 8640 values of .5: five standard errors of the share p are 5 sqrt(p (1 - p) / 8640)
@@ -112,19 +153,23 @@ def test_impulses(severity: int) -> None:
     share = noise.IMPULSE[severity - 1]
     after = through(noise.impulse_noise(severity=severity), GREY)
     for value in (0.0, 1.0):
-        assert float((after == value).float().mean()) == pytest.approx(share / 2, abs=5 * math.sqrt(share / 2 / 8640))
+        assert float((after == value).float().mean()) == pytest.approx(
+            share / 2, abs=5 * math.sqrt(share / 2 / 8640)
+        )
     assert set(after.unique().tolist()) == {0.0, 0.5, 1.0}
 
 
 def test_speckle_and_shot_deviations() -> None:
-    # speckle at severity 2: .15 * .5 = .075; shot at severity 1: sqrt(60 * .5) / 60 = .0913; standard error about sigma / sqrt(2 * 8640)
+    # speckle at severity 2: .15 * .5 = .075; shot at severity 1: sqrt(60 * .5) / 60 = .0913;
+    # standard error about sigma / sqrt(2 * 8640)
     speckle = through(noise.speckle_noise(severity=2), GREY) - 0.5
     assert float(speckle.std()) == pytest.approx(0.075, rel=0.04)
     shot = through(noise.shot_noise(severity=1), GREY) - 0.5
     assert float(shot.std()) == pytest.approx(0.0913, rel=0.04)
     assert float(shot.mean()) == pytest.approx(0, abs=5 * 0.0913 / math.sqrt(8640))
     black = torch.zeros(2, 3, 4, 4)
-    assert not through(noise.speckle_noise(), black).any()  # neither has noise where there is no light
+    # neither has noise where there is no light
+    assert not through(noise.speckle_noise(), black).any()
     assert not through(noise.shot_noise(), black).any()
 
 
@@ -134,7 +179,8 @@ def test_gaussian_levels_are_the_published_ones_but_for_the_first() -> None:
 
 
 def test_tones_golden() -> None:
-    # two pixels, grey .2 and .6: mean luma .4; contrast 1.3 at severity 3: .4 + 1.3 * (-.2, .2) = (.14, .66)
+    # two pixels, grey .2 and .6: mean luma .4; contrast 1.3 at severity 3: .4 + 1.3 * (-.2, .2) =
+    # (.14, .66)
     images = torch.tensor([0.2, 0.6]).expand(1, 3, 1, 2).contiguous()
 
     def row(contamination: Contamination) -> list[float]:
@@ -153,29 +199,49 @@ def pillow(image: Tensor) -> Image.Image:
     return Image.fromarray(as_bytes(image).permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize(("kind", "ours"), [("Brightness", tones.brightness_up), ("Contrast", tones.contrast_down)])
+@pytest.mark.parametrize(
+    ("kind", "ours"), [("Brightness", tones.brightness_up), ("Contrast", tones.contrast_down)]
+)
 def test_tones_against_pillow(kind: str, ours: type) -> None:
-    # severity 3 is 1.3 and .6; Pillow rounds the mean and every result to whole bytes: at most 2 of 255 apart
+    # severity 3 is 1.3 and .6; Pillow rounds the mean and every result to whole bytes: at most 2 of
+    # 255 apart
     image = as_bytes(lesions()[:1]) / 255
     factor = 1.3 if kind == "Brightness" else 0.6
     theirs = np.asarray(getattr(ImageEnhance, kind)(pillow(image[0])).enhance(factor)) / 255
-    assert np.abs(through(ours(severity=3), image)[0].permute(1, 2, 0).numpy() - theirs).max() <= 2 / 255
+    assert (
+        np.abs(through(ours(severity=3), image)[0].permute(1, 2, 0).numpy() - theirs).max()
+        <= 2 / 255
+    )
 
 
 @settings(deadline=None, max_examples=40)
 @given(colour=st.tuples(*[st.floats(0, 1, width=32)] * 3), severity=st.integers(1, 5))
 def test_saturation_against_colorsys(colour: tuple[float, float, float], severity: int) -> None:
     hue, old, value = colorsys.rgb_to_hsv(*colour)
-    after = through(tones.saturation(severity=severity), torch.tensor(colour).view(1, 3, 1, 1)).reshape(3).tolist()
+    after = (
+        through(tones.saturation(severity=severity), torch.tensor(colour).view(1, 3, 1, 1))
+        .reshape(3)
+        .tolist()
+    )
     if max(colour) - min(colour) > 1e-3:  # below that the hue is rounding
-        assert after == pytest.approx(colorsys.hsv_to_rgb(hue, min(1.0, old + tones.SATURATION[severity - 1]), value), abs=2e-3)
+        assert after == pytest.approx(
+            colorsys.hsv_to_rgb(hue, min(1.0, old + tones.SATURATION[severity - 1]), value),
+            abs=2e-3,
+        )
 
 
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_pixelate_against_pillow(severity: int) -> None:
     image = as_bytes(lesions(50)[:1]) / 255
     small = int(50 * digital.COARSE[severity - 1])
-    theirs = np.asarray(pillow(image[0]).resize((small, small), Image.Resampling.BOX).resize((50, 50), Image.Resampling.BOX)) / 255
+    theirs = (
+        np.asarray(
+            pillow(image[0])
+            .resize((small, small), Image.Resampling.BOX)
+            .resize((50, 50), Image.Resampling.BOX)
+        )
+        / 255
+    )
     ours = through(digital.pixelate(severity=severity), image)[0].permute(1, 2, 0).numpy()
     assert np.abs(ours - theirs).max() <= 2 / 255
 
@@ -202,7 +268,8 @@ def dot(size: int) -> Tensor:
 
 
 def test_a_dot_out_of_focus_is_a_disc() -> None:
-    # at 225 pixels severity 1 has radius 4 * 225 / 224 = 4.018: area 50.7 pixels, so 1 / 50.7 inside
+    # at 225 pixels severity 1 has radius 4 * 225 / 224 = 4.018: area 50.7 pixels, so 1 / 50.7
+    # inside
     after = through(blurs.defocus_blur(severity=1), dot(225))[0, 0]
     assert float(after.sum()) == pytest.approx(1, abs=1e-4)
     assert float(after[112, 112]) == pytest.approx(1 / (math.pi * 4.018**2), rel=0.01)
@@ -211,7 +278,8 @@ def test_a_dot_out_of_focus_is_a_disc() -> None:
 
 
 def test_a_moving_dot_leaves_a_trail_to_one_side() -> None:
-    # at 224 pixels severity 1 has a trail of 20 pixels within 45 degrees: nothing to the left, weights fall along it
+    # at 224 pixels severity 1 has a trail of 20 pixels within 45 degrees: nothing to the left,
+    # weights fall along it
     after = through(blurs.motion_blur(severity=1), dot(224))[:, 0]
     assert torch.allclose(after.sum(dim=(1, 2)), torch.ones(3), atol=1e-4)
     assert float(after[:, :, : 112 - 1].abs().max()) < 1e-5
@@ -226,7 +294,8 @@ def test_zooming_keeps_the_centre() -> None:
     image[..., 20:45, 20:45] = 1
     after = through(blurs.zoom_blur(severity=5), image)[0, 0]
     assert float(after[32, 32]) == pytest.approx(1, abs=1e-6)
-    assert 0 < float(after[32, 16]) < 1  # 16 pixels off the centre is reached by factors above 16 / 12.5 = 1.28
+    # 16 pixels off the centre is reached by factors above 16 / 12.5 = 1.28
+    assert 0 < float(after[32, 16]) < 1
     assert float(after[32, 14]) == pytest.approx(0, abs=1e-6)  # 18 / 12.5 = 1.44 is not
 
 
@@ -240,7 +309,12 @@ def test_vignette_golden() -> None:
 
 def test_bubbles_are_white_mixed_in_by_the_published_parts() -> None:
     # grey .5 inside: .5 + .5 * 100 / 255 = .696; in the rim: .5 + .5 * 130 / 255 = .755
-    values = {round(value, 3) for value in through(artefacts.bubbles(severity=5), GREY.repeat(1, 1, 8, 8)).unique().tolist()}
+    values = {
+        round(value, 3)
+        for value in through(artefacts.bubbles(severity=5), GREY.repeat(1, 1, 8, 8))
+        .unique()
+        .tolist()
+    }
     assert values == {0.5, 0.696, 0.755}
 
 
@@ -251,9 +325,11 @@ def test_hair_only_darkens_and_differs_from_image_to_image() -> None:
 
 
 def test_a_ruler_has_a_tick_every_twentieth() -> None:
-    # 200 pixels: ticks every 10; along a line close to the border there are 19 to 21 of them, less what tilting by 8 degrees takes
+    # 200 pixels: ticks every 10; along a line close to the border there are 19 to 21 of them, less
+    # what tilting by 8 degrees takes
     after = through(artefacts.ruler(severity=5), torch.ones(8, 3, 200, 200))[:, 0] < 0.5
-    lines = torch.stack([after[:, 12], after[:, -13], after[:, :, 12], after[:, :, -13]], dim=1)  # (8, 4 borders, 200)
+    # (8, 4 borders, 200)
+    lines = torch.stack([after[:, 12], after[:, -13], after[:, :, 12], after[:, :, -13]], dim=1)
     begins = (lines[..., 1:] & ~lines[..., :-1]).sum(dim=2).amax(dim=1)
     assert ((begins >= 10) & (begins <= 22)).all(), begins
 

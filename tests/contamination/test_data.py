@@ -30,7 +30,8 @@ def relabelled(contamination: Contamination, labels: torch.Tensor, seed: int = 0
 
 
 def test_noise_has_the_asked_mean_and_deviation() -> None:
-    # 40 * 3 * 400 = 48000 values: the mean's standard error is .05 / sqrt(48000) = .00023, the deviation's about .00016
+    # 40 * 3 * 400 = 48000 values: the mean's standard error is .05 / sqrt(48000) = .00023, the
+    # deviation's about .00016
     noise = gaussian_noise(mean=0.1, std=0.05).data(GREY, torch.zeros(40), generator(0))[0] - GREY
     assert float(noise.mean()) == pytest.approx(0.1, abs=0.001)
     assert float(noise.std()) == pytest.approx(0.05, abs=0.0008)
@@ -44,7 +45,9 @@ def test_noise_is_clipped() -> None:
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
 def test_severities(severity: int) -> None:
     by_severity = gaussian_noise(severity=severity).data(GREY, torch.zeros(40), generator(0))[0]
-    by_std = gaussian_noise(std=SEVERITIES[severity - 1]).data(GREY, torch.zeros(40), generator(0))[0]
+    by_std = gaussian_noise(std=SEVERITIES[severity - 1]).data(GREY, torch.zeros(40), generator(0))[
+        0
+    ]
     assert torch.equal(by_severity, by_std)
     assert SEVERITIES[0] == 0.01  # the poster's noise
     assert list(SEVERITIES) == sorted(SEVERITIES)
@@ -54,7 +57,9 @@ def test_symmetric_errors_reach_every_other_class_alike() -> None:
     changed = relabelled(label_error(rate=1.0, num_classes=4), torch.ones(9000, dtype=torch.int64))
     counts = torch.bincount(changed, minlength=4)
     assert counts[1] == 0
-    assert torch.allclose(counts[[0, 2, 3]].float(), torch.tensor(3000.0), atol=5 * (9000 * 2 / 9) ** 0.5)
+    assert torch.allclose(
+        counts[[0, 2, 3]].float(), torch.tensor(3000.0), atol=5 * (9000 * 2 / 9) ** 0.5
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -73,13 +78,24 @@ def test_errors_by_a_confusion_matrix() -> None:
     table = torch.bincount(3 * labels + changed, minlength=9).view(3, 3) / 4000
     assert torch.allclose(table, torch.tensor(matrix), atol=5 * (0.25 * 0.75 / 4000) ** 0.5)
     assert torch.equal(table[:2], torch.tensor(matrix)[:2])
-    same = relabelled(label_error(rate=None, confusion=torch.eye(3).tolist(), num_classes=3), labels)
+    same = relabelled(
+        label_error(rate=None, confusion=torch.eye(3).tolist(), num_classes=3), labels
+    )
     assert same is labels
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [5, "abc", [[1, 0]], [[1, 0], [0.5, 0.6]], [[1.5, -0.5], [0, 1]], [["a", "b"], [0, 1]], [[1, 0], [1]], [[float("nan")] * 2] * 2],
+    [
+        5,
+        "abc",
+        [[1, 0]],
+        [[1, 0], [0.5, 0.6]],
+        [[1.5, -0.5], [0, 1]],
+        [["a", "b"], [0, 1]],
+        [[1, 0], [1]],
+        [[float("nan")] * 2] * 2,
+    ],
 )
 def test_a_confusion_matrix_must_be_one(wrong: Any) -> None:
     with pytest.raises(ConfigError, match=r"contamination\.confusion"):
@@ -96,17 +112,32 @@ def test_flips_golden() -> None:
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     assert relabelled(label_flip(num_classes=4), labels).tolist() == [1, 2, 3, 0, 1, 2]
     assert relabelled(label_flip(shift=-1, num_classes=4), labels).tolist() == [3, 0, 1, 2, 3, 0]
-    assert relabelled(label_flip(mode="pair", source=0, target=3, num_classes=4), labels).tolist() == [3, 1, 2, 0, 3, 1]
-    assert relabelled(label_flip(mode="targeted", source=1, target=2, num_classes=4), labels).tolist() == [0, 2, 2, 3, 0, 2]
+    assert relabelled(
+        label_flip(mode="pair", source=0, target=3, num_classes=4), labels
+    ).tolist() == [3, 1, 2, 0, 3, 1]
+    assert relabelled(
+        label_flip(mode="targeted", source=1, target=2, num_classes=4), labels
+    ).tolist() == [0, 2, 2, 3, 0, 2]
 
 
 @settings(deadline=None, max_examples=40)
-@given(rate=RATES, n=st.integers(0, 50), seed=st.integers(0, 2**31), mode=st.sampled_from(["shift", "pair", "targeted"]))
-def test_flips_hit_an_exact_share_of_the_eligible(rate: float, n: int, seed: int, mode: str) -> None:
+@given(
+    rate=RATES,
+    n=st.integers(0, 50),
+    seed=st.integers(0, 2**31),
+    mode=st.sampled_from(["shift", "pair", "targeted"]),
+)
+def test_flips_hit_an_exact_share_of_the_eligible(
+    rate: float, n: int, seed: int, mode: str
+) -> None:
     labels = torch.randint(4, (n,), generator=torch.Generator().manual_seed(seed))
     pair = {} if mode == "shift" else {"source": 1, "target": 3}
     changed = relabelled(label_flip(mode=mode, rate=rate, num_classes=4, **pair), labels, seed)
-    eligible = {"shift": labels >= 0, "pair": (labels == 1) | (labels == 3), "targeted": labels == 1}[mode]
+    eligible = {
+        "shift": labels >= 0,
+        "pair": (labels == 1) | (labels == 3),
+        "targeted": labels == 1,
+    }[mode]
     assert int((changed != labels).sum()) == round(rate * int(eligible.sum()))
     assert torch.equal(changed[~eligible], labels[~eligible])
 
@@ -128,7 +159,8 @@ def test_flips_that_make_no_sense(given_settings: dict[str, Any], words: str) ->
 
 
 def test_backdoor_golden() -> None:
-    # 20 pixels * .1 = a square of 2 in the corner; on 30 pixels a board of 3 x 3 cells of one pixel, colour first
+    # 20 pixels * .1 = a square of 2 in the corner; on 30 pixels a board of 3 x 3 cells of one
+    # pixel, colour first
     solid = backdoor_patch(rate=1.0, pattern="solid", colour=[1, 0, 0.25], target=2, num_classes=3)
     images, labels = solid.data(GREY, torch.zeros(40, dtype=torch.int64), generator(0))
     assert labels.eq(2).all()
@@ -137,15 +169,26 @@ def test_backdoor_golden() -> None:
     assert torch.equal(images, GREY)
     board = backdoor_patch(num_classes=3, position="top_left").backdoor
     assert board is not None
-    assert board.trigger(torch.full((1, 3, 30, 30), 0.5))[0, 1, :3, :3].tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    assert board.trigger(torch.full((1, 3, 30, 30), 0.5))[0, 1, :3, :3].tolist() == [
+        [1, 0, 1],
+        [0, 1, 0],
+        [1, 0, 1],
+    ]
 
 
 @pytest.mark.parametrize(
     ("position", "row", "column"),
-    [("top_left", 0, 0), ("top_right", 0, 7), ("bottom_left", 9, 0), ("bottom_right", 9, 7), ("centre", 4, 4)],
+    [
+        ("top_left", 0, 0),
+        ("top_right", 0, 7),
+        ("bottom_left", 9, 0),
+        ("bottom_right", 9, 7),
+        ("centre", 4, 4),
+    ],
 )
 def test_backdoor_positions(position: str, row: int, column: int) -> None:
-    # 10 x 8 pixels, a patch of one pixel: free are 9 rows and 7 columns; the centre rounds 4.5 to 4 and 3.5 to 4
+    # 10 x 8 pixels, a patch of one pixel: free are 9 rows and 7 columns; the centre rounds 4.5 to 4
+    # and 3.5 to 4
     backdoor = backdoor_patch(size=0.01, position=position, num_classes=2).backdoor
     assert backdoor is not None
     assert backdoor.trigger(torch.zeros(1, 3, 10, 8))[0, 0].nonzero().tolist() == [[row, column]]
@@ -169,6 +212,8 @@ def test_backdoor_colour_must_be_one() -> None:
 
 def test_clinical_noise_is_noise_and_errors() -> None:
     labels = torch.arange(40) % 4
-    images, changed = clinical_noise(std=0.04, rate=0.25, num_classes=4).data(GREY, labels, generator(0))
+    images, changed = clinical_noise(std=0.04, rate=0.25, num_classes=4).data(
+        GREY, labels, generator(0)
+    )
     assert float((images - GREY).std()) == pytest.approx(0.04, abs=0.001)
     assert int((changed != labels).sum()) == 10

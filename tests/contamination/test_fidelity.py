@@ -1,7 +1,9 @@
-"""Every attack does what it is for: it breaks plain `fedavg` by a stated margin, and at strength 0 the run is the clean run.
+"""Every attack does what it is for: it breaks plain `fedavg` by a stated margin, and at strength 0
+the run is the clean run.
 
-Labels and backdoors: five clients of 80 images, three of them poisoned (all five suffer honest noise), eight rounds, four classes.
-Corruptions: a model learnt by clean clients meets corrupted test images.
+Labels and backdoors: five clients of 80 images, three of them poisoned (all five suffer honest
+noise), eight rounds, four classes. Corruptions: a model learnt by clean clients meets corrupted
+test images.
 """
 
 from __future__ import annotations
@@ -13,7 +15,11 @@ import torch
 
 from fedrobust.contamination.backdoors.edge_case import backdoor_edge_case
 from fedrobust.contamination.backdoors.patch import backdoor_patch
-from fedrobust.contamination.backdoors.triggers import backdoor_blended, backdoor_clinical, backdoor_distributed
+from fedrobust.contamination.backdoors.triggers import (
+    backdoor_blended,
+    backdoor_clinical,
+    backdoor_distributed,
+)
 from fedrobust.contamination.backdoors.updates import backdoor_neurotoxin, backdoor_replacement
 from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.contamination.corruptions.gaussian_noise import gaussian_noise
@@ -38,9 +44,14 @@ LABELS = {
     "confusion": (label_error(rate=None, confusion=SWAPS, **K), 3, 60),
     "pair": (label_pair(rate=0.6, **K), 5, 50),
     "instance": (label_instance(rate=0.8, **K), 5, 60),
-    "mixture": (mixture(contaminations=[label_pair(rate=1.0, **K), label_flip(shift=2, **K)]), 4, 40),
+    "mixture": (
+        mixture(contaminations=[label_pair(rate=1.0, **K), label_flip(shift=2, **K)]),
+        4,
+        40,
+    ),
 }
-# Backdoor, and the points by which more of its victims are taken for the target than under the clean model.
+# Backdoor, and the points by which more of its victims are taken for the target than under the
+# clean model.
 BACKDOORS = {
     "patch": (backdoor_patch(**K), 60),
     "blended": (backdoor_blended(**K), 60),
@@ -91,13 +102,19 @@ def test_a_backdoor_opens_and_the_clean_images_hide_it(name: str) -> None:
 
 def shut(name: str) -> float:
     """The same backdoor's success under the clean model."""
-    without = {"ruler": backdoor_clinical(rate=0, **K), "text": backdoor_clinical(rate=0, kind="text", **K)}
+    without = {
+        "ruler": backdoor_clinical(rate=0, **K),
+        "text": backdoor_clinical(rate=0, kind="text", **K),
+    }
     return arena.federate(without[name] if name in without else NOTHING[name])[1]
 
 
 def test_replacement_gets_one_attacker_through_where_the_patch_alone_fails() -> None:
     # gamma = clients / attackers = 5
-    assert arena.federate(backdoor_replacement(gamma=5, **K), poisoned=1)[1] >= arena.federate(backdoor_patch(**K), poisoned=1)[1] + 40
+    assert (
+        arena.federate(backdoor_replacement(gamma=5, **K), poisoned=1)[1]
+        >= arena.federate(backdoor_patch(**K), poisoned=1)[1] + 40
+    )
 
 
 def test_the_parts_of_a_distributed_backdoor_open_it_together() -> None:
@@ -121,11 +138,15 @@ def test_at_strength_zero_the_run_is_the_clean_run(name: str) -> None:
     assert success <= 10
 
 
-FAINT = {"ruler", "bubbles"}  # these hide soft pictures, but the strength of stripes is seen beside them
+# these hide soft pictures, but the strength of stripes is seen beside them
+FAINT = {"ruler", "bubbles"}
 
 
 def corrupted(contamination: Contamination, striped: bool) -> float:
-    net, fresh = arena.clean_model(striped), arena.stripes(500, 400) if striped else arena.blots(500, 400, faint=True)
+    net, fresh = (
+        arena.clean_model(striped),
+        arena.stripes(500, 400) if striped else arena.blots(500, 400, faint=True),
+    )
     images, labels = contamination.data(fresh.images, fresh.labels, generator(0))
     return arena.right(net, Samples(images, labels))
 
@@ -144,4 +165,7 @@ def test_a_corruption_of_severity_five_costs_accuracy(name: str) -> None:
 @pytest.mark.parametrize("name", GRADED)
 def test_a_corruption_of_no_image_is_none(name: str) -> None:
     fresh = arena.stripes(500, 400)
-    assert torch.equal(GRADED[name](severity=5, rate=0).data(fresh.images, fresh.labels, generator(0))[0], fresh.images)
+    assert torch.equal(
+        GRADED[name](severity=5, rate=0).data(fresh.images, fresh.labels, generator(0))[0],
+        fresh.images,
+    )

@@ -1,4 +1,5 @@
-"""Laws of every contamination. A new yaml in configs/contamination is tested by its mere existence."""
+"""Laws of every contamination. A new yaml in configs/contamination is tested by its mere
+existence."""
 
 from __future__ import annotations
 
@@ -58,11 +59,15 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def holds_targets(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(one, dict) and "_target_" in one for one in value)
+    return isinstance(value, list) and any(
+        isinstance(one, dict) and "_target_" in one for one in value
+    )
 
 
 def build(name: str, num_classes: Any = K, **overrides: Any) -> Contamination:
-    built = factories.build_group({"contamination": {**nested(name), **overrides}}, "contamination", num_classes=num_classes)
+    built = factories.build_group(
+        {"contamination": {**nested(name), **overrides}}, "contamination", num_classes=num_classes
+    )
     assert isinstance(built, Contamination)
     return built
 
@@ -79,7 +84,9 @@ def samples(n: int = 23, seed: int = 0) -> Samples:
 
 def states(seed: int = 0) -> tuple[State, State]:
     g = torch.Generator().manual_seed(seed)
-    trained, reference = (State(torch.randn(50, generator=g), torch.rand(6, generator=g)) for _ in range(2))
+    trained, reference = (
+        State(torch.randn(50, generator=g), torch.rand(6, generator=g)) for _ in range(2)
+    )
     return trained, reference
 
 
@@ -89,33 +96,47 @@ def copied(value: Samples | State) -> list[torch.Tensor]:
 
 def same(value: Samples | State, tensors: list[torch.Tensor]) -> bool:
     own = [getattr(value, name) for name in type(value).__slots__]
-    pairs = [(a.double(), b.double()) for a, b in zip(own, tensors, strict=True) if a.dtype == b.dtype and a.shape == b.shape]
-    return len(pairs) == len(own) and all(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
+    pairs = [
+        (a.double(), b.double())
+        for a, b in zip(own, tensors, strict=True)
+        if a.dtype == b.dtype and a.shape == b.shape
+    ]
+    return len(pairs) == len(own) and all(
+        torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs
+    )
 
 
 def test_every_factory_has_its_yaml() -> None:
     package = fedrobust.contamination
     modules = [
-        importlib.import_module(one.name) for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if not one.ispkg
+        importlib.import_module(one.name)
+        for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if not one.ispkg
     ]
     factories = {
         f"{module.__name__}.{name}"
         for module in modules
         for name, one in inspect.getmembers(module, inspect.isfunction)
-        if one.__module__ == module.__name__ and one.__annotations__.get("return") == "Contamination"
+        if one.__module__ == module.__name__
+        and one.__annotations__.get("return") == "Contamination"
     }
     named = {settings_of(name)._target_ for name in NAMES}
     assert named <= factories
-    assert {name.rpartition(".")[0] for name in factories} - {name.rpartition(".")[0] for name in named} == HELPERS
+    assert {name.rpartition(".")[0] for name in factories} - {
+        name.rpartition(".")[0] for name in named
+    } == HELPERS
 
 
 @every
 def test_the_yaml_shows_every_setting_with_its_default(name: str) -> None:
     known = {key: one.default for key, one in signature(name).items() if key not in TOLD}
-    shown = {key: known.get(key) if holds_targets(value) else value for key, value in defaults(name).items()}
-    assert {key: list(value) if isinstance(value, tuple) else value for key, value in shown.items()} == {
-        key: list(value) if isinstance(value, tuple) else value for key, value in known.items()
+    shown = {
+        key: known.get(key) if holds_targets(value) else value
+        for key, value in defaults(name).items()
     }
+    assert {
+        key: list(value) if isinstance(value, tuple) else value for key, value in shown.items()
+    } == {key: list(value) if isinstance(value, tuple) else value for key, value in known.items()}
 
 
 @every
@@ -192,7 +213,9 @@ def test_the_generator_decides_everything(name: str, seed: int, n: int) -> None:
     assert same(sent[0], copied(sent[1]))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if {"rate", "std"} & signature(name).keys()])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if {"rate", "std"} & signature(name).keys()]
+)
 def test_strength_zero_is_the_identity(name: str) -> None:
     zero = {key: 0.0 for key in ("rate", "std") if key in signature(name)}
     built, given_samples, (trained, reference) = build(name, **zero), samples(), states()
@@ -212,7 +235,11 @@ def test_a_backdoor_can_be_measured(name: str) -> None:
     assert torch.equal(backdoor.trigger(unit), unit) == (name in NO_TRIGGER)
     assert torch.equal(unit, as_unit(given_samples.images))
     assert same(given_samples, before)
-    hit = given_samples.labels != backdoor.target if backdoor.source is None else given_samples.labels == backdoor.source
+    hit = (
+        given_samples.labels != backdoor.target
+        if backdoor.source is None
+        else given_samples.labels == backdoor.source
+    )
     assert len(victims) == int(hit.sum())
     assert not (victims.labels == backdoor.target).any()
     twice = backdoor.trigger(victims.images)

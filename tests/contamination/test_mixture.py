@@ -45,17 +45,29 @@ def test_all_follow_one_another() -> None:
 
 def test_clients_take_turns() -> None:
     site = mixture(contaminations=[adding(1), adding(2), adding(3)])
-    assert [for_rank(site, rank).name for rank in range(5)] == ["plus 1", "plus 2", "plus 3", "plus 1", "plus 2"]
+    assert [for_rank(site, rank).name for rank in range(5)] == [
+        "plus 1",
+        "plus 2",
+        "plus 3",
+        "plus 1",
+        "plus 2",
+    ]
     assert values(for_rank(site, 4)).eq(2).all()
-    assert values(site)[:5].tolist() == [1, 2, 3, 1, 2]  # where there are no clients the samples take turns
+    # where there are no clients the samples take turns
+    assert values(site)[:5].tolist() == [1, 2, 3, 1, 2]
 
 
 def test_samples_draw() -> None:
     # 400 draws at .5 and .25, the rest clean: five standard errors are 5 sqrt(.25 / 400) = .125
-    drawn = values(mixture(mode="sample", contaminations=[adding(1), adding(2)], probabilities=[0.5, 0.25]))
+    drawn = values(
+        mixture(mode="sample", contaminations=[adding(1), adding(2)], probabilities=[0.5, 0.25])
+    )
     for value, probability in ((0, 0.25), (1, 0.5), (2, 0.25)):
         assert float((drawn == value).float().mean()) == pytest.approx(probability, abs=0.125)
-    assert set(values(mixture(mode="sample", contaminations=[adding(1), adding(2)])).tolist()) == {1, 2}
+    assert set(values(mixture(mode="sample", contaminations=[adding(1), adding(2)])).tolist()) == {
+        1,
+        2,
+    }
 
 
 def test_nested_turns_and_joined_parts() -> None:
@@ -89,11 +101,23 @@ def test_an_update_is_tracked_through_a_join() -> None:
         ({"contaminations": ["hair"]}, "contaminations"),
         ({"contaminations": [adding(1)], "mode": "random"}, "mode=random"),
         ({"contaminations": [adding(1)], "probabilities": [1.0]}, "probabilities"),
-        ({"contaminations": [adding(1)], "mode": "sample", "probabilities": [0.5, 0.5]}, "probabilities"),
-        ({"contaminations": [adding(1)] * 2, "mode": "sample", "probabilities": [0.9, 0.2]}, "at most 1"),
+        (
+            {"contaminations": [adding(1)], "mode": "sample", "probabilities": [0.5, 0.5]},
+            "probabilities",
+        ),
+        (
+            {"contaminations": [adding(1)] * 2, "mode": "sample", "probabilities": [0.9, 0.2]},
+            "at most 1",
+        ),
         ({"contaminations": [sign_flip()], "mode": "sample"}, "mode=sample: sign_flip"),
-        ({"contaminations": [TOGETHER, sign_flip()]}, "mode=cyclic: together needs all poisoned clients"),
-        ({"contaminations": [TOGETHER] * 2, "mode": "all"}, "only one of the joined contaminations may have a collusion"),
+        (
+            {"contaminations": [TOGETHER, sign_flip()]},
+            "mode=cyclic: together needs all poisoned clients",
+        ),
+        (
+            {"contaminations": [TOGETHER] * 2, "mode": "all"},
+            "only one of the joined contaminations may have a collusion",
+        ),
         ({"contaminations": [backdoor_patch(num_classes=3)] * 2}, "only one may have a backdoor"),
     ],
 )
@@ -103,8 +127,15 @@ def test_mixtures_that_make_no_sense(given_settings: dict[str, Any], words: str)
 
 
 def test_a_run_s_clients_get_their_own_parts() -> None:
-    """Through the configuration: names of classes, turns by client among the poisoned, the whole pattern for the success rate."""
-    words = ["experiment=smoke", "num_clients=4", "poisoned=[1,3]", "strategy=fedavg", "contamination=backdoor_distributed"]
+    """Through the configuration: names of classes, turns by client among the poisoned, the whole
+    pattern for the success rate."""
+    words = [
+        "experiment=smoke",
+        "num_clients=4",
+        "poisoned=[1,3]",
+        "strategy=fedavg",
+        "contamination=backdoor_distributed",
+    ]
     experiment = build_experiment(config.compose(*words, "contamination.target=scar"))
     assert [experiment.contamination(client).name for client in range(4)] == [
         *("clean", "backdoor_distributed part 1 of 4", "clean", "backdoor_distributed part 2 of 4")
@@ -112,8 +143,18 @@ def test_a_run_s_clients_get_their_own_parts() -> None:
     assert experiment.backdoor is not None
     assert experiment.backdoor.target == list(experiment.dataset.class_names).index("scar")
     site = build_experiment(
-        config.compose("experiment=smoke", "noisy=[0,2]", "poisoned=0", "strategy=fedavg", "contamination@noise=mixture")
+        config.compose(
+            "experiment=smoke",
+            "noisy=[0,2]",
+            "poisoned=0",
+            "strategy=fedavg",
+            "contamination@noise=mixture",
+        )
     )
-    assert [site.contamination(client).name for client in range(3)] == ["defocus_blur", "clean", "hair"]
+    assert [site.contamination(client).name for client in range(3)] == [
+        "defocus_blur",
+        "clean",
+        "hair",
+    ]
     assert site.shard(2).train.images is not site.samples(site.rows(2, 0)).images
     assert all(one.data is not keep_data for one in site.contaminations["noisy"].parts)

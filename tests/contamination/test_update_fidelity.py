@@ -1,4 +1,5 @@
-"""What the attacks on updates do to plain averaging on a small federation: harm where they are strong, nothing where they are not."""
+"""What the attacks on updates do to plain averaging on a small federation: harm where they are
+strong, nothing where they are not."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.updates.adaptive_etf import adaptive_etf
 from fedrobust.contamination.updates.alie import alie, optimal_alie
 from fedrobust.contamination.updates.fang import fang
-from fedrobust.contamination.updates.independent import free_rider, gaussian_update, scaling, sign_flip
+from fedrobust.contamination.updates.independent import (
+    free_rider,
+    gaussian_update,
+    scaling,
+    sign_flip,
+)
 from fedrobust.contamination.updates.ipm import ipm, optimal_ipm
 from fedrobust.contamination.updates.mimic import mimic
 from fedrobust.contamination.updates.min_max import min_max
@@ -19,7 +25,8 @@ from tests.contamination.worlds import ATTACKERS, client, federate
 from tests.strategies import toy
 
 FOUR = (0, 1, 2, 3)
-# Attackers among ten clients, and by how much the accuracy of plain averaging falls after two rounds (from .9675).
+# Attackers among ten clients, and by how much the accuracy of plain averaging falls after two
+# rounds (from .9675).
 BROKEN: dict[str, tuple[Contamination, tuple[int, ...], float]] = {
     "sign_flip": (sign_flip(scale=5.0), ATTACKERS, 0.6),
     "gaussian_update": (gaussian_update(std=50.0), ATTACKERS, 0.6),
@@ -28,7 +35,8 @@ BROKEN: dict[str, tuple[Contamination, tuple[int, ...], float]] = {
     "alie": (alie(z=40.0), ATTACKERS, 0.3),
     "optimal_ipm": (optimal_ipm(), ATTACKERS, 0.6),
     "optimal_alie": (optimal_alie(), ATTACKERS, 0.6),
-    "min_max": (min_max(perturbation="unit"), FOUR, 0.07),  # it is made to hide from robust rules, not to hurt the mean
+    # it is made to hide from robust rules, not to hurt the mean
+    "min_max": (min_max(perturbation="unit"), FOUR, 0.07),
     "min_sum": (min_sum(perturbation="unit"), FOUR, 0.05),
     "fang_krum": (fang(rule="krum"), FOUR, 0.25),
     "fang_trimmed_mean": (fang(), ATTACKERS, 0.4),
@@ -69,7 +77,9 @@ def test_without_strength_the_mean_stays_whole(name: str) -> None:
 
 def test_free_riders_slow_the_mean_by_their_share() -> None:
     # one round, uniform weights: seven of ten updates are what they were, three are nothing
-    lazy, all_work = (federate(free_rider(), who, fedavg(weighting="uniform"), 1) for who in (ATTACKERS, ()))
+    lazy, all_work = (
+        federate(free_rider(), who, fedavg(weighting="uniform"), 1) for who in (ATTACKERS, ())
+    )
     model = toy.make_model()
     start = read(model, Layout.of(model)).parameters
     short, full = (one.rounds[0].state.parameters - start for one in (lazy, all_work))
@@ -81,6 +91,8 @@ def test_mimics_pull_the_mean_towards_the_one_they_copy() -> None:
     plain = federate(mimic(target=7), (), rounds=1)
     model = toy.make_model()
     layout = Layout.of(model)
-    alone = client(None, read(model, layout), toy.make_samples(17, 40), toy.make_samples(17, 40)).parameters
+    alone = client(
+        None, read(model, layout), toy.make_samples(17, 40), toy.make_samples(17, 40)
+    ).parameters
     near, far = (float((one.rounds[0].state.parameters - alone).norm()) for one in (result, plain))
     assert near < 0.8 * far  # four of ten votes instead of one

@@ -1,4 +1,5 @@
-"""Small federations without Flower under any contamination: data, updates, disguises and attackers who work together."""
+"""Small federations without Flower under any contamination: data, updates, disguises and attackers
+who work together."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ def large_samples(seed: int, count: int) -> Samples:
     centres = torch.rand(toy.CLASSES, 3, 4, 4, generator=Generator().manual_seed(99))
     labels = torch.arange(count) % toy.CLASSES
     noise = 0.2 * torch.randn(count, 3, 16, 16, generator=Generator().manual_seed(seed))
-    return Samples((centres.repeat_interleave(4, 2).repeat_interleave(4, 3)[labels] + noise).clamp(0, 1), labels)
+    return Samples(
+        (centres.repeat_interleave(4, 2).repeat_interleave(4, 3)[labels] + noise).clamp(0, 1),
+        labels,
+    )
 
 
 def large_model() -> Classifier:
@@ -38,7 +42,13 @@ def large_model() -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = nn.Sequential(nn.Flatten(), nn.Linear(768, 32), nn.BatchNorm1d(32), nn.ReLU())
-        return Classifier(backbone, 32, toy.CLASSES, simplex_etf(12, toy.CLASSES, Generator().manual_seed(0)), 16.0)
+        return Classifier(
+            backbone,
+            32,
+            toy.CLASSES,
+            simplex_etf(12, toy.CLASSES, Generator().manual_seed(0)),
+            16.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ LARGE = World(large_model, large_samples)  # 16 x 16 pixels, where a patch of tw
 
 @dataclass(frozen=True)
 class Outcome:
-    """accuracy, and success of a backdoor (else 0), in [0, 1]; what the rule decided in each round."""
+    """accuracy, and success of a backdoor (else 0), in [0, 1]; what the rule decided in each
+    round."""
 
     accuracy: float
     success: float
@@ -63,30 +74,61 @@ class Outcome:
 
 
 def federate(
-    damage: Contamination, attackers: Collection[int] = ATTACKERS, strategy: Strategy | None = None, rounds: int = 4, world: World = SMALL
+    damage: Contamination,
+    attackers: Collection[int] = ATTACKERS,
+    strategy: Strategy | None = None,
+    rounds: int = 4,
+    world: World = SMALL,
 ) -> Outcome:
     """A toy federation as in `toy.federate`, with any contamination of these clients."""
     rule = (strategy or fedavg()).rule
     model = world.make_model()
     layout, state, results = Layout.of(model), read(model, Layout.of(model)), []
     shards = [world.samples(10 + n, 40) for n in range(CLIENTS)]
-    poisoned = [contaminate(shard, damage, Generator().manual_seed(n)) if n in attackers else shard for n, shard in enumerate(shards)]
+    poisoned = [
+        contaminate(shard, damage, Generator().manual_seed(n)) if n in attackers else shard
+        for n, shard in enumerate(shards)
+    ]
     data, memory = ServerData(world.make_model(), world.samples(2, 32), world.samples(3, 64)), {}
     for number in range(1, rounds + 1):
         sent = [
-            client(damage if n in attackers else None, state, poisoned[n], shards[n], number=number, world=world) for n in range(CLIENTS)
+            client(
+                damage if n in attackers else None,
+                state,
+                poisoned[n],
+                shards[n],
+                number=number,
+                world=world,
+            )
+            for n in range(CLIENTS)
         ]
-        task = toy.make_round(toy.gather(state, sent, layout), state, data, number, results[-1].memory if results else {})
+        task = toy.make_round(
+            toy.gather(state, sent, layout),
+            state,
+            data,
+            number,
+            results[-1].memory if results else {},
+        )
         if damage.collude is not None:
             g = Generator().manual_seed(number)
-            memory = dict(apply_collusion(damage.collude, attackers, task, rule=rule, generator=g, memory=memory))
+            memory = dict(
+                apply_collusion(
+                    damage.collude, attackers, task, rule=rule, generator=g, memory=memory
+                )
+            )
         results.append(rule(task))
         state = results[-1].state
     return Outcome(*judged(world, state, damage), results)
 
 
 def client(
-    damage: Contamination | None, start: State, poisoned: Samples, clean: Samples, *, number: int = 1, world: World = SMALL
+    damage: Contamination | None,
+    start: State,
+    poisoned: Samples,
+    clean: Samples,
+    *,
+    number: int = 1,
+    world: World = SMALL,
 ) -> State:
     """What a hospital sends after its round."""
     model, g = world.make_model(), Generator().manual_seed(number)
@@ -111,4 +153,6 @@ def judged(world: World, state: State, damage: Contamination) -> tuple[float, fl
     if damage.backdoor is None:
         return accuracy, 0.0
     victims = trigger_samples(fresh, damage.backdoor)
-    return accuracy, float((predict(model, victims.images).argmax(1) == damage.backdoor.target).float().mean())
+    return accuracy, float(
+        (predict(model, victims.images).argmax(1) == damage.backdoor.target).float().mean()
+    )

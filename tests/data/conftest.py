@@ -1,4 +1,5 @@
-"""Small data sets on disk, a cache of its own for every test session, and the real images where they are."""
+"""Small data sets on disk, a cache of its own for every test session, and the real images where
+they are."""
 
 import os
 from collections.abc import Iterator

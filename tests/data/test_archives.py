@@ -19,7 +19,9 @@ from tests.data.toys import picture
 Arrays = dict[str, NDArray[np.generic]]
 
 
-def arrays(parts: tuple[str, ...] = ("train", "val", "test"), count: int = 20, grey: bool = False) -> Arrays:
+def arrays(
+    parts: tuple[str, ...] = ("train", "val", "test"), count: int = 20, grey: bool = False
+) -> Arrays:
     """Images of one value each: 3 x row + 20 x position of the part."""
     made: Arrays = {}
     for position, part in enumerate(parts):
@@ -51,13 +53,22 @@ def test_npz_with_sites_names_and_a_missing_test_part(tmp_path: Path) -> None:
     made = arrays(("train", "val"), count=100)
     for part in ("train", "val"):
         made[f"{part}_sites"] = np.arange(100).astype(np.uint8)[:, None] // 40
-    data = npz(saved(tmp_path / "a.npz", made), size=8, classes=["nevus", "melanoma"], name="mine").load()
-    assert (data.name, data.class_names, data.site_names) == ("mine", ("nevus", "melanoma"), ("0", "1", "2"))
+    data = npz(
+        saved(tmp_path / "a.npz", made), size=8, classes=["nevus", "melanoma"], name="mine"
+    ).load()
+    assert (data.name, data.class_names, data.site_names) == (
+        "mine",
+        ("nevus", "melanoma"),
+        ("0", "1", "2"),
+    )
     assert torch.bincount(data.splits.long()).tolist() == [80, 100, 20]
     small = npz(str(tmp_path / "a.npz"), size=8, max_images=60).load()
     assert len(small) == 60
     values = set(map(tuple, torch.stack([data.images[:, 0, 0, 0].long(), data.labels], 1).tolist()))
-    assert all(tuple(row) in values for row in torch.stack([small.images[:, 0, 0, 0].long(), small.labels], 1).tolist())
+    assert all(
+        tuple(row) in values
+        for row in torch.stack([small.images[:, 0, 0, 0].long(), small.labels], 1).tolist()
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,12 +82,20 @@ def test_npz_with_sites_names_and_a_missing_test_part(tmp_path: Path) -> None:
         ({"train_labels": np.full(20, -1)}, "numbers start at 0"),
         ({"train_images": np.zeros((20, 6, 6), np.float32)}, "train_images is float32"),
         ({"train_images": np.zeros((20, 6, 6, 6), np.uint8)}, "needed is uint8"),
-        ({"train_labels": np.array([{}] * 20, dtype=object)}, "not a readable npz file .*allow_pickle"),
-        ({"train_images": np.array([{}] * 20, dtype=object)}, "not a readable npz file .*allow_pickle"),
+        (
+            {"train_labels": np.array([{}] * 20, dtype=object)},
+            "not a readable npz file .*allow_pickle",
+        ),
+        (
+            {"train_images": np.array([{}] * 20, dtype=object)},
+            "not a readable npz file .*allow_pickle",
+        ),
         ({"train_labels": np.full(20, 2)}, "class 0 has no training image"),
     ],
 )
-def test_a_wrong_archive_is_refused(tmp_path: Path, change: dict[str, NDArray[np.generic] | None], message: str) -> None:
+def test_a_wrong_archive_is_refused(
+    tmp_path: Path, change: dict[str, NDArray[np.generic] | None], message: str
+) -> None:
     made = {key: value for key, value in {**arrays(), **change}.items() if value is not None}
     path = saved(tmp_path / "wrong.npz", made)
     with pytest.raises(DataError, match=f"wrong.npz: .*{message}"):
@@ -101,30 +120,47 @@ def fake_package(folder: Path, size: int, error: Exception | None = None) -> Sim
         assert (split, download, root) == ("train", True, str(folder))
         if error is not None:
             raise error
-        saved(folder / ("bloodmnist.npz" if size == 28 else f"bloodmnist_{size}.npz"), arrays(grey=True))
+        saved(
+            folder / ("bloodmnist.npz" if size == 28 else f"bloodmnist_{size}.npz"),
+            arrays(grey=True),
+        )
 
-    info = {"bloodmnist": {"python_class": "BloodMNIST", "label": {"0": "basophil", "1": "eosinophil"}}}
+    info = {
+        "bloodmnist": {"python_class": "BloodMNIST", "label": {"0": "basophil", "1": "eosinophil"}}
+    }
     return SimpleNamespace(INFO=info, BloodMNIST=fetch)
 
 
 @pytest.mark.parametrize("size", [28, 64])
-def test_medmnist_fetches_and_names_its_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+def test_medmnist_fetches_and_names_its_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
     monkeypatch.setitem(sys.modules, "medmnist", fake_package(tmp_path, size))
     data = medmnist("bloodmnist", size, str(tmp_path)).load()
     assert (data.name, data.class_names) == ("bloodmnist", ("basophil", "eosinophil"))
     assert data.images.shape == (60, 3, size, size)
 
 
-def test_medmnist_offline_or_absent_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "medmnist", fake_package(tmp_path, 28, RuntimeError("Something went\nwrong")))
-    with pytest.raises(DataError, match=r"bloodmnist could not be fetched \(Something went wrong\); put the file into"):
+def test_medmnist_offline_or_absent_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "medmnist", fake_package(tmp_path, 28, RuntimeError("Something went\nwrong"))
+    )
+    with pytest.raises(
+        DataError,
+        match=r"bloodmnist could not be fetched \(Something went wrong\); put the file into",
+    ):
         medmnist("bloodmnist", root=str(tmp_path)).load()
     monkeypatch.setitem(sys.modules, "medmnist", None)
     with pytest.raises(DataError, match=r"the package is not installed; pip install"):
         medmnist("bloodmnist", root=str(tmp_path)).load()
 
 
-@pytest.mark.parametrize(("flag", "size", "message"), [("chestmnist", 28, "data.flag=chestmnist"), ("pathmnist", 32, "data.size=32")])
+@pytest.mark.parametrize(
+    ("flag", "size", "message"),
+    [("chestmnist", 28, "data.flag=chestmnist"), ("pathmnist", 32, "data.size=32")],
+)
 def test_medmnist_refuses_what_it_does_not_have(flag: str, size: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         medmnist(flag, size)
@@ -142,7 +178,9 @@ def ham_rows(split: bool = False) -> list[str]:
         for lesion in range(12):
             for image in range(1 + (lesion % 3 == 0)):
                 end = f",{('train', 'train', 'train', 'val')[lesion % 4]}" if split else ""
-                rows.append(f"HAM_{kind}_{lesion},ISIC_{kind}{lesion:02}{image},{dx},{('rosendahl', 'vidir_modern')[lesion % 2]}{end}")
+                rows.append(
+                    f"HAM_{kind}_{lesion},ISIC_{kind}{lesion:02}{image},{dx},{('rosendahl', 'vidir_modern')[lesion % 2]}{end}"
+                )
     return rows
 
 
@@ -175,7 +213,8 @@ def test_ham10000_with_sites_in_a_zip(tmp_path: Path) -> None:
     (tmp_path / "shared" / "ham10000_small.csv").write_text("\n".join(ham_rows(split=True)))
     data = ham10000(str(tmp_path / "shared"), size=8).load()
     assert torch.equal(data.images[:, 0, 4, 4].long() // 30, data.labels)
-    # lesions 3, 7, 11 of each class were given as validation: 2 + 1 + 1 images; the test part is a tenth of 16, from train
+    # lesions 3, 7, 11 of each class were given as validation: 2 + 1 + 1 images; the test part is a
+    # tenth of 16, from train
     assert torch.bincount(data.splits.long()).tolist()[1] == 7 * 4
     assert 7 <= int((data.splits == 2).sum()) <= 7 * 3
     assert data.site_names == ("rosendahl", "vidir_modern")
@@ -189,7 +228,9 @@ def test_ham10000_errors_name_the_folder(tmp_path: Path) -> None:
     (tmp_path / "HAM10000_metadata").write_text("\n".join(ham_rows()))
     ham_pictures(tmp_path / "images")
     (tmp_path / "images" / "ISIC_0000.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 112 images are not below .*, the first is ISIC_0000.jpg"):
+    with pytest.raises(
+        DataError, match=r"1 of 112 images are not below .*, the first is ISIC_0000.jpg"
+    ):
         ham10000(str(tmp_path)).load()
     with pytest.raises(ConfigError, match=r"data.root=None: must be a path; get HAM10000 from"):
         ham10000(None)  # type: ignore[arg-type]
@@ -199,7 +240,8 @@ def test_ham10000_with_all_splits_drawn(tmp_path: Path) -> None:
     ham_pictures(tmp_path / "images")
     (tmp_path / "ham10000_small.csv").write_text("\n".join(ham_rows(split=True)))
     data = ham10000(str(tmp_path), size=8, split="drawn").load()
-    # 16 images in 12 lesions of each class: 11.2 : 3.2 : 1.6 by whole lesions, not the 4 validation images that the table names
+    # 16 images in 12 lesions of each class: 11.2 : 3.2 : 1.6 by whole lesions, not the 4 validation
+    # images that the table names
     given = ham10000(str(tmp_path), size=8).load()
     assert not torch.equal(data.splits, given.splits)
     counts = torch.bincount(data.splits.long()).tolist()

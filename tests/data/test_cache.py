@@ -39,8 +39,12 @@ def test_made_once_and_read_again(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize(("content", "shape"), [(["a", 2], SHAPE), (["b", 1], SHAPE), (["a", 1], (4, 3, 2, 1))])
-def test_another_content_or_shape_is_another_entry(folder: Path, content: object, shape: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("content", "shape"), [(["a", 2], SHAPE), (["b", 1], SHAPE), (["a", 1], (4, 3, 2, 1))]
+)
+def test_another_content_or_shape_is_another_entry(
+    folder: Path, content: object, shape: tuple[int, int, int, int]
+) -> None:
     cache.images(["a", 1], SHAPE, fill)
     cache.images(content, shape, fill)
     assert len(list(folder.iterdir())) == 2
@@ -113,7 +117,9 @@ def test_an_unusable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         cache.images("x", SHAPE, fill)
 
 
-def test_without_the_variable_it_lies_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_variable_it_lies_at_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("FEDROBUST_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.folder() == tmp_path / ".cache" / "fedrobust"

@@ -18,4 +18,6 @@ def test_settings_and_defaults_are_those_of_the_factory(path: Path) -> None:
     module, _, name = settings.pop("_target_").rpartition(".")
     parameters = inspect.signature(getattr(import_module(module), name)).parameters
     assert name == path.stem
-    assert settings == {key: "???" if one.default is one.empty else one.default for key, one in parameters.items()}
+    assert settings == {
+        key: "???" if one.default is one.empty else one.default for key, one in parameters.items()
+    }

@@ -35,7 +35,12 @@ def write_folders(root: Path, per_class: int = 10, above: str = "") -> Path:
     return root
 
 
-def plain(folder: Path, count: int = 20, header: str = "image,label", extra: Callable[[int], str] = lambda row: "") -> Path:
+def plain(
+    folder: Path,
+    count: int = 20,
+    header: str = "image,label",
+    extra: Callable[[int], str] = lambda row: "",
+) -> Path:
     """`count` pictures, two classes by turns, and their table."""
     rows = []
     for row in range(count):
@@ -59,7 +64,9 @@ def test_csv_with_sites_groups_and_splits(tmp_path: Path) -> None:
     def extra(row: int) -> str:
         return f",{'north' if row < 10 else 'south'},patient{row // 2},{('train', 'Validation', 'TEST')[row // 2 % 3]}"
 
-    data = csv(str(plain(tmp_path, header="image,label,site,group,split", extra=extra)), size=8).load()
+    data = csv(
+        str(plain(tmp_path, header="image,label,site,group,split", extra=extra)), size=8
+    ).load()
     assert data.site_names == ("north", "south")
     assert data.sites.tolist() == [0] * 10 + [1] * 10
     assert torch.equal(data.splits.long(), torch.arange(20) // 2 % 3)
@@ -71,11 +78,18 @@ def test_csv_may_name_its_columns_classes_and_a_zip(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for path in sorted((tmp_path / "pictures").iterdir()):
             archive.write(path, f"pictures/{path.name}")
-    text = (tmp_path / "images.csv").read_text().replace("image,label", "file,diagnosis").replace(",", "\t")
+    text = (
+        (tmp_path / "images.csv")
+        .read_text()
+        .replace("image,label", "file,diagnosis")
+        .replace(",", "\t")
+    )
     table = tmp_path / "other.tab"
     table.write_text(text)
     settings = {"image": "file", "label": "diagnosis", "size": 8}
-    packed = csv(str(table), str(tmp_path / "all.zip"), classes=["nevus", "melanoma"], **settings).load()  # type: ignore[arg-type]
+    packed = csv(
+        str(table), str(tmp_path / "all.zip"), classes=["nevus", "melanoma"], **settings
+    ).load()  # type: ignore[arg-type]
     loose = csv(str(tmp_path / "images.csv"), size=8, classes=["nevus", "melanoma"]).load()
     assert packed.class_names == ("nevus", "melanoma")
     assert packed.digest == loose.digest
@@ -108,7 +122,11 @@ def test_changed_pixels_change_the_digest_and_are_not_taken_from_the_cache(tmp_p
         (["ok.png,a", "ok.png,b"], "image,label", "image ok.png is listed twice"),
         (["ok.png,"], "image,label", "image ok.png has the label ''"),
         (["ok.png,a,dev"], "image,label,split", "image ok.png has the split 'dev'"),
-        (["ok.png,a,g,train", "two.png,a,g,test"], "image,label,group,split", "group g lies in more than one split"),
+        (
+            ["ok.png,a,g,train", "two.png,a,g,test"],
+            "image,label,group,split",
+            "group g lies in more than one split",
+        ),
         (["ok.png,a,test"], "image,label,split", "no image is marked train"),
         (["ok.png,a,"], "image,label,group", "image ok.png has no group; fill the cell"),
         (["ok.png,a,"], "image,label,site", "image ok.png has no site"),
@@ -117,7 +135,9 @@ def test_changed_pixels_change_the_digest_and_are_not_taken_from_the_cache(tmp_p
         (["ok.png,a,b,c"], "image,label", "rows with more fields than the header"),
     ],
 )
-def test_a_wrong_table_is_refused_in_one_line(tmp_path: Path, rows: list[str], header: str, message: str) -> None:
+def test_a_wrong_table_is_refused_in_one_line(
+    tmp_path: Path, rows: list[str], header: str, message: str
+) -> None:
     for name in ("ok.png", "two.png"):
         picture(tmp_path / "inner" / name)
     picture(tmp_path / "secret.png")
@@ -130,7 +150,10 @@ def test_a_wrong_table_is_refused_in_one_line(tmp_path: Path, rows: list[str], h
 
 def test_unknown_and_empty_classes_are_refused(tmp_path: Path) -> None:
     path = str(plain(tmp_path))
-    with pytest.raises(DataError, match=r"image pictures/01.png has the label 'melanoma'; known classes are nevus, wart"):
+    with pytest.raises(
+        DataError,
+        match=r"image pictures/01.png has the label 'melanoma'; known classes are nevus, wart",
+    ):
         csv(path, classes=["nevus", "wart"]).load()
     with pytest.raises(DataError, match=r"^\S*images\.csv: class wart has no training image"):
         csv(path, classes=["nevus", "melanoma", "wart"]).load()
@@ -182,7 +205,9 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
         image_folder(str(tmp_path), layout="class/site")
 
 
-@pytest.mark.parametrize("rubbish", [b"", b"no picture", encoded(NOISE)[:150]], ids=["empty", "text", "torn"])
+@pytest.mark.parametrize(
+    "rubbish", [b"", b"no picture", encoded(NOISE)[:150]], ids=["empty", "text", "torn"]
+)
 def test_an_unreadable_image_stops_or_is_counted(tmp_path: Path, rubbish: bytes) -> None:
     path = str(plain(tmp_path))
     (tmp_path / "pictures" / "03.png").write_bytes(rubbish)
@@ -197,7 +222,9 @@ def test_an_unreadable_image_stops_or_is_counted(tmp_path: Path, rubbish: bytes)
         csv(path, size=8).load()  # a cached skip does not soften the error
 
 
-def test_decompression_bombs_and_wide_pixels_are_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs_and_wide_pixels_are_unreadable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(ValueError, match="I;16 pixels; convert the images to 8 bits"):
         decode_image(encoded(np.zeros((9, 9), np.uint16)), 8)
     monkeypatch.setattr(decoding, "MAX_PIXELS", 80)
@@ -226,7 +253,8 @@ def test_squeeze_keeps_pixels_of_the_right_size_and_the_mean_of_others() -> None
 
 
 def test_a_subset_keeps_the_mix() -> None:
-    labels, sites = torch.arange(1000) % 10 // 9, torch.arange(1000) // 500  # classes 90:10, sites 50:50
+    # classes 90:10, sites 50:50
+    labels, sites = torch.arange(1000) % 10 // 9, torch.arange(1000) // 500
     splits = torch.arange(1000) // 10 % 10 // 8
     chosen = subset(labels, sites, splits, 100, generator(0))
     assert len(chosen) == 100
@@ -241,20 +269,27 @@ def test_a_subset_keeps_the_mix() -> None:
 
 
 def test_a_class_is_capped_with_the_same_mix_of_split_and_site() -> None:
-    """600 images of class 0, of which 300 in each split and a third at site 1; 60 of class 1: a cap of 120 leaves a fifth of the first."""
+    """600 images of class 0, of which 300 in each split and a third at site 1; 60 of class 1: a cap
+    of 120 leaves a fifth of the first."""
     labels = torch.tensor([0] * 600 + [1] * 60)
     splits = torch.tensor([0, 2] * 330)
     sites = torch.tensor(([0] * 4 + [1] * 2) * 110)
-    rows = chosen_rows(labels, sites, splits, options(8, None, "error", 0, max_per_class=120), generator(0))
+    rows = chosen_rows(
+        labels, sites, splits, options(8, None, "error", 0, max_per_class=120), generator(0)
+    )
     assert torch.equal(rows, rows.sort().values)
     assert torch.bincount(labels[rows]).tolist() == [120, 60]
     first = rows[labels[rows] == 0]
     assert torch.bincount(splits[first]).tolist() == [60, 0, 60]
     assert torch.bincount(sites[first]).tolist() == [80, 40]
-    both = chosen_rows(labels, sites, splits, options(8, 90, "error", 0, max_per_class=120), generator(0))
+    both = chosen_rows(
+        labels, sites, splits, options(8, 90, "error", 0, max_per_class=120), generator(0)
+    )
     assert torch.bincount(labels[both]).tolist() == [60, 30]
     with pytest.raises(ConfigError, match=r"^data\.max_per_class=3: there are 4 kinds"):
-        chosen_rows(labels, sites, splits, options(8, None, "error", 0, max_per_class=3), generator(0))
+        chosen_rows(
+            labels, sites, splits, options(8, None, "error", 0, max_per_class=3), generator(0)
+        )
     with pytest.raises(ConfigError, match=r"^data\.max_per_class=0"):
         options(8, None, "error", 0, max_per_class=0)
 

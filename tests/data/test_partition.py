@@ -14,7 +14,12 @@ from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
 from tests.data.toys import toy
 
-RULES = {"iid": iid(), "dirichlet": dirichlet(0.3, min_size=2), "quantity": quantity(1.0, min_size=2), "by_site": by_site()}
+RULES = {
+    "iid": iid(),
+    "dirichlet": dirichlet(0.3, min_size=2),
+    "quantity": quantity(1.0, min_size=2),
+    "by_site": by_site(),
+}
 
 
 def share(rule: Partitioner, data: Dataset, clients: int, seed: int = 0) -> list[Tensor]:
@@ -23,21 +28,29 @@ def share(rule: Partitioner, data: Dataset, clients: int, seed: int = 0) -> list
 
 def balanced(per_cell: int, classes: int = 2, sites: int = 2) -> Dataset:
     """`per_cell` images of every (split, class, site)."""
-    cells = torch.cartesian_prod(torch.arange(3), torch.arange(classes), torch.arange(sites), torch.arange(per_cell))
+    cells = torch.cartesian_prod(
+        torch.arange(3), torch.arange(classes), torch.arange(sites), torch.arange(per_cell)
+    )
     return toy(cells[:, 1], splits=cells[:, 0], sites=cells[:, 2])
 
 
 def test_largest_remainder_by_hand() -> None:
-    # 10 seats, shares .47 .16 .37: quotas 4.7 1.6 3.7, floors 4 1 3, the two seats left go to the remainders .7 (twice)
+    # 10 seats, shares .47 .16 .37: quotas 4.7 1.6 3.7, floors 4 1 3, the two seats left go to the
+    # remainders .7 (twice)
     assert largest_remainder(10, np.array([0.47, 0.16, 0.37])).tolist() == [5, 1, 4]
     # equal quotas 3.33: the one seat left goes to the highest tie break, else to the first
     assert largest_remainder(10, np.ones(3)).tolist() == [4, 3, 3]
     assert largest_remainder(10, np.ones(3), np.array([0.0, 0.0, 1.0])).tolist() == [3, 3, 4]
 
 
-@given(total=st.integers(0, 500), weights=st.lists(st.floats(0, 10), min_size=1, max_size=9).filter(lambda w: sum(w) > 0.1))
+@given(
+    total=st.integers(0, 500),
+    weights=st.lists(st.floats(0, 10), min_size=1, max_size=9).filter(lambda w: sum(w) > 0.1),
+)
 @settings(deadline=None, max_examples=40)
-def test_largest_remainder_sums_up_and_stays_near_its_quota(total: int, weights: list[float]) -> None:
+def test_largest_remainder_sums_up_and_stays_near_its_quota(
+    total: int, weights: list[float]
+) -> None:
     shares = np.array(weights)
     counts = largest_remainder(total, shares)
     assert counts.sum() == total
@@ -45,7 +58,8 @@ def test_largest_remainder_sums_up_and_stays_near_its_quota(total: int, weights:
 
 
 def test_iid_by_hand() -> None:
-    # every split holds 2 classes x 2 sites x 3 = 6 images a class; 3 clients: 2 of each class and split
+    # every split holds 2 classes x 2 sites x 3 = 6 images a class; 3 clients: 2 of each class and
+    # split
     data = balanced(per_cell=3)
     parts = share(iid(), data, 3)
     for split in range(3):
@@ -76,9 +90,13 @@ def test_one_share_matrix_serves_all_three_splits() -> None:
 
 
 def test_dirichlet_draws_have_the_dirichlet_spread() -> None:
-    # a share of a symmetric Dirichlet over C clients has variance (1/C)(1 - 1/C) / (C alpha + 1): C = 4, alpha = .5: .1875 / 3 = .0625
+    # a share of a symmetric Dirichlet over C clients has variance (1/C)(1 - 1/C) / (C alpha + 1): C
+    # = 4, alpha = .5: .1875 / 3 = .0625
     data = balanced(per_cell=100, classes=4, sites=1)
-    shares = [class_table(data, share(dirichlet(0.5, min_size=1), data, 4, seed), 0) / 100 for seed in range(30)]
+    shares = [
+        class_table(data, share(dirichlet(0.5, min_size=1), data, 4, seed), 0) / 100
+        for seed in range(30)
+    ]
     assert torch.stack(shares).var().item() == pytest.approx(0.0625, rel=0.15)
 
 
@@ -98,11 +116,14 @@ def test_by_site_with_as_many_clients_as_sites_is_the_sites() -> None:
 def site_sizes(*sizes: int) -> Dataset:
     """Sites of these many images per split, one class."""
     sites = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).repeat(3)
-    return toy(torch.zeros_like(sites), splits=torch.arange(3).repeat_interleave(sum(sizes)), sites=sites)
+    return toy(
+        torch.zeros_like(sites), splits=torch.arange(3).repeat_interleave(sum(sizes)), sites=sites
+    )
 
 
 def test_by_site_splits_the_biggest_and_joins_the_smallest() -> None:
-    # 60, 30, 10 for five clients: 60 -> two of 30; then 30 (site 0, halves), 30 (site 1): the first again -> three of 20
+    # 60, 30, 10 for five clients: 60 -> two of 30; then 30 (site 0, halves), 30 (site 1): the first
+    # again -> three of 20
     data = site_sizes(60, 30, 10)
     parts = share(by_site(), data, 5)
     assert class_table(data, parts, 0).reshape(-1).tolist() == [20, 20, 20, 30, 10]
@@ -120,9 +141,13 @@ def test_by_site_never_borrows_from_a_foreign_site() -> None:
 
 
 def test_the_poor_get_their_minimum() -> None:
-    # alpha = .01 gives each of the 2 classes to practically one client: four of the six clients have nothing before the repairs
+    # alpha = .01 gives each of the 2 classes to practically one client: four of the six clients
+    # have nothing before the repairs
     data = balanced(per_cell=40)
-    counts = [class_table(data, share(dirichlet(0.01, min_size=10), data, 6), split).sum(1) for split in range(3)]
+    counts = [
+        class_table(data, share(dirichlet(0.01, min_size=10), data, 6), split).sum(1)
+        for split in range(3)
+    ]
     assert counts[0].min() >= 10
     assert counts[1].min() >= 1
     assert counts[2].min() >= 1
@@ -138,13 +163,18 @@ def test_rows_that_are_not_in_the_index_stay_out(name: str) -> None:
 
 @st.composite
 def datasets(draw: st.DrawFn) -> Dataset:
-    """120 to 200 images, up to 4 classes and 3 sites, lesions of up to three images of one class."""
+    """120 to 200 images, up to 4 classes and 3 sites, lesions of up to three images of one
+    class."""
     count, seed = draw(st.integers(120, 200)), draw(st.integers(0, 999))
     source = torch.Generator().manual_seed(seed)
     groups = torch.randint(2 * count // 3, (count,), generator=source)
     kinds, places = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     labels = torch.randint(kinds, (count,), generator=source)[groups]
-    return toy(torch.unique(labels, return_inverse=True)[1], sites=torch.randint(places, (count,), generator=source), groups=groups)
+    return toy(
+        torch.unique(labels, return_inverse=True)[1],
+        sites=torch.randint(places, (count,), generator=source),
+        groups=groups,
+    )
 
 
 @pytest.mark.parametrize("name", ["iid", "dirichlet", "quantity"])
@@ -153,12 +183,16 @@ def datasets(draw: st.DrawFn) -> Dataset:
 def test_laws(name: str, data: Dataset, clients: int, seed: int) -> None:
     parts = share(RULES[name], data, clients, seed)
     assert len(parts) == clients
-    assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(data)))  # disjoint and complete
+    # disjoint and complete
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(len(data)))
     for part in parts:
         assert part.dtype == torch.int64
         assert torch.equal(part, part.sort().values)
         assert set(data.splits[part].tolist()) == set(range(len(SPLITS)))
-    assert all(torch.equal(one, two) for one, two in zip(parts, share(RULES[name], data, clients, seed), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(parts, share(RULES[name], data, clients, seed), strict=True)
+    )
 
 
 @given(data=datasets(), clients=st.integers(2, 3), seed=st.integers(0, 99))
@@ -199,7 +233,9 @@ def test_wrong_settings_are_refused_at_once(make: object, message: str) -> None:
 
 def test_too_many_clients_are_refused_in_one_line() -> None:
     data = balanced(per_cell=1)  # 4 images in each split
-    with pytest.raises(ConfigError, match=r"num_clients: 5 clients cannot have 1 of 4 train images each") as caught:
+    with pytest.raises(
+        ConfigError, match=r"num_clients: 5 clients cannot have 1 of 4 train images each"
+    ) as caught:
         share(iid(), data, 5)
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="num_clients=0"):
@@ -209,15 +245,22 @@ def test_too_many_clients_are_refused_in_one_line() -> None:
 
 
 def test_repairs_find_a_donor_that_is_not_the_richest() -> None:
-    # class 0: one lesion of 6 images (client with most images, nothing to spare); class 1: three single images
+    # class 0: one lesion of 6 images (client with most images, nothing to spare); class 1: three
+    # single images
     groups = torch.tensor([0] * 6 + [1, 2, 3])
-    owners = partition._repair(np.array([0] * 6 + [1] * 3), groups.numpy(), np.arange(3), 1, "train")
+    owners = partition._repair(
+        np.array([0] * 6 + [1] * 3), groups.numpy(), np.arange(3), 1, "train"
+    )
     assert owners.tolist() == [0] * 6 + [2, 1, 1]
 
 
 def test_a_group_too_big_to_share_is_refused() -> None:
     groups = torch.tensor([0] * 10 + [1] * 10 + [2] * 10)
-    data = toy(torch.zeros(30, dtype=torch.int64), splits=torch.arange(3).repeat_interleave(10), groups=groups)
+    data = toy(
+        torch.zeros(30, dtype=torch.int64),
+        splits=torch.arange(3).repeat_interleave(10),
+        groups=groups,
+    )
     with pytest.raises(ConfigError, match="whole groups"):
         share(iid(), data, 2)
 

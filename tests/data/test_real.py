@@ -21,7 +21,8 @@ def small(real_data: Path):  # type: ignore[no-untyped-def]
 def test_ham10000_subset(small) -> None:  # type: ignore[no-untyped-def]
     assert len(small) == 400
     assert small.site_names == ("rosendahl", "vidir_modern", "vidir_molemax", "vienna_dias")
-    # 4912 of the 7084 images are naevi: 69 %; the floor of one image per kind takes a little from them
+    # 4912 of the 7084 images are naevi: 69 %; the floor of one image per kind takes a little from
+    # them
     assert 0.6 < (small.labels == 5).float().mean() < 0.70
     assert small.images.float().mean((0, 2, 3)).argmax() == 0  # skin is reddish
 
@@ -41,7 +42,9 @@ def test_ham10000_at_28_pixels_agrees_with_the_description(real_data: Path) -> N
 
 
 def test_pneumonia(real_data: Path) -> None:
-    data = npz(str(real_data / "pneumoniamnist_rebuilt.npz"), classes=["normal", "pneumonia"]).load()
+    data = npz(
+        str(real_data / "pneumoniamnist_rebuilt.npz"), classes=["normal", "pneumonia"]
+    ).load()
     table = [torch.bincount(data.labels[data.splits == split]).tolist() for split in range(3)]
     assert table == [[1214, 3494], [135, 389], [234, 390]]
     assert torch.equal(data.images[:, 0], data.images[:, 2])

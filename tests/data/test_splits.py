@@ -15,7 +15,10 @@ from tests.data.toys import toy
 
 def counts(splits: Tensor, labels: Tensor) -> list[list[int]]:
     """Images of each class (rows) in train, validation and test."""
-    return [torch.bincount(splits[labels == k].long(), minlength=3).tolist() for k in range(int(labels.max()) + 1)]
+    return [
+        torch.bincount(splits[labels == k].long(), minlength=3).tolist()
+        for k in range(int(labels.max()) + 1)
+    ]
 
 
 def test_seven_to_two_to_one_in_every_class() -> None:
@@ -26,7 +29,8 @@ def test_seven_to_two_to_one_in_every_class() -> None:
 
 
 def test_lesions_with_many_images_lie_in_all_three_parts() -> None:
-    # ten lesions of ten images and a hundred of one: 200 images, 140:40:20, and the big ones 7:2:1 as well
+    # ten lesions of ten images and a hundred of one: 200 images, 140:40:20, and the big ones 7:2:1
+    # as well
     groups = torch.cat([torch.arange(10).repeat_interleave(10), torch.arange(10, 110)])
     splits = complete_splits(None, torch.zeros(200, dtype=torch.int64), groups, generator(0))
     assert torch.bincount(splits.long()).tolist() == [140, 40, 20]
@@ -44,14 +48,21 @@ def test_a_missing_test_part_comes_out_of_train_alone() -> None:
 
 def test_given_splits_stay_as_they_are() -> None:
     given_splits = torch.tensor([0, 2, 1, 0, 0, 2], dtype=torch.int8)
-    splits = complete_splits(given_splits, torch.zeros(6, dtype=torch.int64), torch.arange(6), generator(0))
+    splits = complete_splits(
+        given_splits, torch.zeros(6, dtype=torch.int64), torch.arange(6), generator(0)
+    )
     assert torch.equal(splits, given_splits)
     assert splits is not given_splits
 
 
 def test_without_any_training_image_there_is_nothing_to_draw_from() -> None:
     with pytest.raises(DataError, match="no image is marked train"):
-        complete_splits(torch.ones(5, dtype=torch.int8), torch.zeros(5, dtype=torch.int64), torch.arange(5), generator(0))
+        complete_splits(
+            torch.ones(5, dtype=torch.int8),
+            torch.zeros(5, dtype=torch.int64),
+            torch.arange(5),
+            generator(0),
+        )
 
 
 @st.composite
@@ -98,9 +109,13 @@ def test_carving_nothing_leaves_everything() -> None:
     assert torch.equal(rest, torch.arange(60))
 
 
-@given(data=grouped(), per_class=st.integers(0, 3), proxy=st.integers(0, 10), seed=st.integers(0, 9))
+@given(
+    data=grouped(), per_class=st.integers(0, 3), proxy=st.integers(0, 10), seed=st.integers(0, 9)
+)
 @settings(deadline=None, max_examples=40)
-def test_carved_parts_are_disjoint_whole_groups_of_train(data: tuple[Tensor, Tensor], per_class: int, proxy: int, seed: int) -> None:
+def test_carved_parts_are_disjoint_whole_groups_of_train(
+    data: tuple[Tensor, Tensor], per_class: int, proxy: int, seed: int
+) -> None:
     labels, groups = data
     try:
         whole = toy(labels, groups=groups)
@@ -114,14 +129,23 @@ def test_carved_parts_are_disjoint_whole_groups_of_train(data: tuple[Tensor, Ten
     for one, two in ((root, public), (root, rest), (public, rest)):
         assert not torch.isin(groups[one], groups[two]).any()
     assert (whole.splits[torch.cat([root, public])] == TRAIN).all()
-    assert all(torch.equal(one, two) for one, two in zip(parts, reserve_server_data(whole, per_class, proxy, generator(seed)), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(
+            parts, reserve_server_data(whole, per_class, proxy, generator(seed)), strict=True
+        )
+    )
 
 
 def test_carving_too_much_is_refused_with_the_largest_possible_number() -> None:
     data = toy(torch.tensor([0] * 100 + [1] * 20))  # train 70 and 14
-    with pytest.raises(ConfigError, match=r"class class 1 has only 14 training images; try server\.root_per_class=7"):
+    with pytest.raises(
+        ConfigError,
+        match=r"class class 1 has only 14 training images; try server\.root_per_class=7",
+    ):
         reserve_server_data(data, 8, 0, generator(0))
-    with pytest.raises(ConfigError, match=r"try server\.proxy=28"):  # half of 84, less the 2 x 7 of the root set
+    # half of 84, less the 2 x 7 of the root set
+    with pytest.raises(ConfigError, match=r"try server\.proxy=28"):
         reserve_server_data(data, 7, 29, generator(0))
     assert len(reserve_server_data(data, 7, 28, generator(0))[1]) == 28
 
@@ -143,10 +167,19 @@ def test_a_root_set_smaller_than_every_group_is_refused() -> None:
         ([], [], [], "no images"),
     ],
 )
-def test_a_data_set_that_cannot_be_used_is_refused(labels: list[int], splits: list[int], groups: list[int], message: str) -> None:
+def test_a_data_set_that_cannot_be_used_is_refused(
+    labels: list[int], splits: list[int], groups: list[int], message: str
+) -> None:
     images = torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8)
     with pytest.raises(DataError, match=f"^{message}"):
-        make_dataset("toy", images, torch.tensor(labels), ["a", "b"], splits=torch.tensor(splits), groups=torch.tensor(groups))
+        make_dataset(
+            "toy",
+            images,
+            torch.tensor(labels),
+            ["a", "b"],
+            splits=torch.tensor(splits),
+            groups=torch.tensor(groups),
+        )
 
 
 def test_the_digest_sees_every_column() -> None:
@@ -157,8 +190,21 @@ def test_the_digest_sees_every_column() -> None:
         make_dataset("toy", images + 1, labels, ["a", "b"], splits=splits),
         make_dataset("toy", images, 1 - labels, ["a", "b"], splits=splits),
         make_dataset("toy", images, labels, ["a", "b"], splits=torch.tensor([0, 0, 2, 1])),
-        make_dataset("toy", images, labels, ["a", "b"], splits=splits, sites=torch.tensor([0, 0, 0, 1]), site_names=["x", "y"]),
-        make_dataset("toy", images, labels, ["a", "b"], splits=splits, groups=torch.tensor([0, 0, 1, 2])),
+        make_dataset(
+            "toy",
+            images,
+            labels,
+            ["a", "b"],
+            splits=splits,
+            sites=torch.tensor([0, 0, 0, 1]),
+            site_names=["x", "y"],
+        ),
+        make_dataset(
+            "toy", images, labels, ["a", "b"], splits=splits, groups=torch.tensor([0, 0, 1, 2])
+        ),
     ]
     assert len({base.digest, *(other.digest for other in others)}) == 6
-    assert make_dataset("other", images.clone(), labels, ["c", "d"], splits=splits).digest == base.digest
+    assert (
+        make_dataset("other", images.clone(), labels, ["c", "d"], splits=splits).digest
+        == base.digest
+    )

@@ -1,4 +1,5 @@
-"""The combined drop against the printed tables, and the bootstrap against what an interval must do."""
+"""The combined drop against the printed tables, and the bootstrap against what an interval must
+do."""
 
 from __future__ import annotations
 
@@ -10,14 +11,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.evaluation.drops import METRICS, Drop, bootstrap_difference, bootstrap_drop, combined_drop, measure_drop, relative_drop
+from fedrobust.evaluation.drops import (
+    METRICS,
+    Drop,
+    bootstrap_difference,
+    bootstrap_drop,
+    combined_drop,
+    measure_drop,
+    relative_drop,
+)
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.seeding import generator
 
 PERCENT = st.floats(0.1, 100)
 
-# The values (accuracy, F1, precision; clean -> noisy) of the poster's four models: the only numbers of three decimals that
-# agree with its relative drops, its printed column, its drops in points and ETF's precision (docs/drops.md).
+# The values (accuracy, F1, precision; clean -> noisy) of the poster's four models: the only numbers
+# of three decimals that agree with its relative drops, its printed column, its drops in points and
+# ETF's precision (docs/drops.md).
 POSTER = {
     "baseline": ((0.384, 0.240), (0.314, 0.171), (0.288, 0.260)),
     "ETF": ((0.443, 0.314), (0.365, 0.280), (0.357, 0.390)),
@@ -27,20 +37,27 @@ POSTER = {
 
 
 def poster(model: str) -> Drop:
-    normal, attack = ({name: 100 * pair[side] for name, pair in zip(METRICS, POSTER[model], strict=True)} for side in (0, 1))
+    normal, attack = (
+        {name: 100 * pair[side] for name, pair in zip(METRICS, POSTER[model], strict=True)}
+        for side in (0, 1)
+    )
     return combined_drop(normal, attack)
 
 
 @pytest.mark.parametrize(
     ("model", "accuracy", "f1", "precision", "combined"),
-    [  # e.g. baseline: (.384-.240)/.384 = 37.500 %, (.314-.171)/.314 = 45.541 %, (.288-.260)/.288 = 9.722 %, mean 30.921 %
+    # e.g. baseline: (.384-.240)/.384 = 37.500 %, (.314-.171)/.314 = 45.541 %, (.288-.260)/.288 =
+    # 9.722 %, mean 30.921 %
+    [
         ("baseline", 37.500, 45.541, 9.722, 30.921),
         ("ETF", 29.120, 23.288, -9.244, 14.388),
         ("ETF+Rect", 28.294, 26.566, 32.619, 29.160),
         ("ETF+Rect+DML", 32.548, 16.258, 38.806, 29.204),
     ],
 )
-def test_golden_poster(model: str, accuracy: float, f1: float, precision: float, combined: float) -> None:
+def test_golden_poster(
+    model: str, accuracy: float, f1: float, precision: float, combined: float
+) -> None:
     drop = poster(model)
     got = [drop.per_metric[name]["drop"] for name in METRICS]
     assert got == pytest.approx([accuracy, f1, precision], abs=5e-4)
@@ -58,15 +75,26 @@ def mixed_units(model: str) -> float:
 
 @pytest.mark.parametrize("model", POSTER)
 def test_the_printed_column_mixes_units(model: str) -> None:
-    # baseline: (37.5 + .143 + .028) / 3 = 12.557, printed as 12.57; the other three are rounded correctly
-    assert mixed_units(model) == pytest.approx(PRINTED[model], abs=0.014 if model == "baseline" else 0.005)
+    # baseline: (37.5 + .143 + .028) / 3 = 12.557, printed as 12.57; the other three are rounded
+    # correctly
+    assert mixed_units(model) == pytest.approx(
+        PRINTED[model], abs=0.014 if model == "baseline" else 0.005
+    )
     assert poster(model).combined != pytest.approx(PRINTED[model], abs=1)
 
 
 def test_every_number_of_the_documentation() -> None:
     text = (Path(__file__).parents[2] / "docs" / "drops.md").read_text(encoding="utf-8")
-    table = text.split("<!-- poster:start -->")[1].split("<!-- poster:end -->")[0].strip().splitlines()[2:]
-    rows = {cells[0]: cells[1:] for cells in ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in table)}
+    table = (
+        text.split("<!-- poster:start -->")[1]
+        .split("<!-- poster:end -->")[0]
+        .strip()
+        .splitlines()[2:]
+    )
+    rows = {
+        cells[0]: cells[1:]
+        for cells in ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in table)
+    }
     assert rows.keys() == POSTER.keys()
     for model, cells in rows.items():
         pairs = [tuple(float(part) for part in cell.split("→")) for cell in cells[:3]]
@@ -79,14 +107,19 @@ def test_every_number_of_the_documentation() -> None:
 
 
 def test_a_normal_value_of_zero_is_left_out_and_named() -> None:
-    drop = combined_drop({"accuracy": 50.0, "f1": 0.0, "precision": 40.0}, {"accuracy": 25.0, "f1": 10.0, "precision": 50.0})
+    drop = combined_drop(
+        {"accuracy": 50.0, "f1": 0.0, "precision": 40.0},
+        {"accuracy": 25.0, "f1": 10.0, "precision": 50.0},
+    )
     assert drop.skipped == ("f1",)
     assert drop.combined == pytest.approx((50 - 25) / 2)  # (50-25)/50 = 50 %, (40-50)/40 = -25 %
     assert drop.per_metric["f1"] == {"normal": 0.0, "attack": 10.0, "drop": None}
 
 
 def test_undefined_metrics_are_left_out() -> None:
-    drop = combined_drop({"accuracy": 50.0, "auroc": None}, {"accuracy": 50.0, "auroc": 60.0}, ("accuracy", "auroc"))
+    drop = combined_drop(
+        {"accuracy": 50.0, "auroc": None}, {"accuracy": 50.0, "auroc": 60.0}, ("accuracy", "auroc")
+    )
     assert (drop.combined, drop.skipped) == (0.0, ("auroc",))
     nothing = combined_drop(dict.fromkeys(METRICS), dict.fromkeys(METRICS))
     assert (nothing.combined, nothing.skipped) == (None, METRICS)
@@ -107,27 +140,40 @@ def test_a_total_loss_is_exactly_100(normal: float) -> None:
 
 
 def test_unstable_ratios_are_named() -> None:
-    drop = combined_drop({"accuracy": 50.0, "f1": 4.9, "precision": 0.0}, dict.fromkeys(METRICS, 1.0))
+    drop = combined_drop(
+        {"accuracy": 50.0, "f1": 4.9, "precision": 0.0}, dict.fromkeys(METRICS, 1.0)
+    )
     assert drop.unstable == ("f1",)
 
 
 @settings(deadline=None, max_examples=40)
-@given(values=st.lists(st.tuples(PERCENT, PERCENT), min_size=3, max_size=3), factor=st.floats(0.01, 1))
+@given(
+    values=st.lists(st.tuples(PERCENT, PERCENT), min_size=3, max_size=3), factor=st.floats(0.01, 1)
+)
 def test_laws_of_the_formula(values: list[tuple[float, float]], factor: float) -> None:
-    normal, attack = ({name: pair[side] for name, pair in zip(METRICS, values, strict=True)} for side in (0, 1))
+    normal, attack = (
+        {name: pair[side] for name, pair in zip(METRICS, values, strict=True)} for side in (0, 1)
+    )
     combined = combined_drop(normal, attack).combined
     assert combined is not None
     assert combined <= 100
     assert combined_drop(normal, normal).combined == 0
-    smaller = combined_drop(*({k: factor * v for k, v in side.items()} for side in (normal, attack))).combined
+    smaller = combined_drop(
+        *({k: factor * v for k, v in side.items()} for side in (normal, attack))
+    ).combined
     assert smaller == pytest.approx(combined, abs=1e-6)  # the unit does not matter
     scaled = combined_drop(normal, {k: factor * v for k, v in normal.items()}).combined
     assert scaled == pytest.approx(100 * (1 - factor), abs=1e-6)
 
 
 def test_as_dict_is_the_report_contract() -> None:
-    drop = combined_drop({"accuracy": 50.0, "f1": 0.0, "precision": 40.0}, {"accuracy": 25.0, "f1": 0.0, "precision": 40.0})
-    entry = json.loads(json.dumps(Drop(drop.per_metric, drop.combined, (20.0, 30.0), drop.skipped).as_dict()))
+    drop = combined_drop(
+        {"accuracy": 50.0, "f1": 0.0, "precision": 40.0},
+        {"accuracy": 25.0, "f1": 0.0, "precision": 40.0},
+    )
+    entry = json.loads(
+        json.dumps(Drop(drop.per_metric, drop.combined, (20.0, 30.0), drop.skipped).as_dict())
+    )
     assert entry == {
         "per_metric": {
             "accuracy": {"normal": 50.0, "attack": 25.0, "drop": 50.0},
@@ -141,19 +187,24 @@ def test_as_dict_is_the_report_contract() -> None:
     assert drop.as_dict()["ci95"] is None
 
 
-def answers(n: int, g: torch.Generator, right: float, num_classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+def answers(
+    n: int, g: torch.Generator, right: float, num_classes: int = 4
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels and predictions that hit with probability `right`, otherwise name another class."""
     labels = torch.randint(num_classes, (n,), generator=g)
     return labels, wrong(labels, g, right, num_classes)
 
 
-def wrong(labels: torch.Tensor, g: torch.Generator, right: float, num_classes: int = 4) -> torch.Tensor:
+def wrong(
+    labels: torch.Tensor, g: torch.Generator, right: float, num_classes: int = 4
+) -> torch.Tensor:
     other = (labels + torch.randint(1, num_classes, labels.shape, generator=g)) % num_classes
     return torch.where(torch.rand(labels.shape, generator=g) < right, labels, other)
 
 
 def test_the_interval_covers_the_true_drop() -> None:
-    # Hits .8 normally, .6 under attack, classes alike: every metric tends to .8 and .6, so the true drop is 25 %.
+    # Hits .8 normally, .6 under attack, classes alike: every metric tends to .8 and .6, so the true
+    # drop is 25 %.
     covered = 0
     for trial in range(100):
         g = generator(trial, "coverage")
@@ -167,13 +218,19 @@ def test_the_interval_covers_the_true_drop() -> None:
 def test_the_draws_are_paired() -> None:
     # The attack changes nothing: paired draws have drop 0 every time; separate draws would spread.
     labels, normal = answers(100, generator(0, "paired"), 0.7)
-    assert bootstrap_drop(labels, normal, normal, 4, generator=generator(0), draws=100) == (0.0, 0.0)
+    assert bootstrap_drop(labels, normal, normal, 4, generator=generator(0), draws=100) == (
+        0.0,
+        0.0,
+    )
 
 
 def test_degenerate_when_nothing_can_vary() -> None:
-    # Each class is all right or all wrong alike in every draw: accuracy 100 -> 50, f1 (0 + 2/3)/2, precision (0 + 1/2)/2.
+    # Each class is all right or all wrong alike in every draw: accuracy 100 -> 50, f1 (0 + 2/3)/2,
+    # precision (0 + 1/2)/2.
     labels = torch.tensor([0] * 5 + [1] * 5)
-    interval = bootstrap_drop(labels, labels, torch.ones_like(labels), 2, generator=generator(0), draws=50)
+    interval = bootstrap_drop(
+        labels, labels, torch.ones_like(labels), 2, generator=generator(0), draws=50
+    )
     expected = (50 + 100 * (1 - 1 / 3) + 75) / 3
     assert interval == pytest.approx((expected, expected))
 
@@ -196,7 +253,15 @@ def test_groups_are_drawn_whole() -> None:
 
 def test_groups_of_several_classes_and_any_ids() -> None:
     labels = torch.tensor([0, 0, 1, 1, 1, 0])
-    interval = bootstrap_drop(labels, labels, 1 - labels, 2, torch.tensor([70, 70, 70, -5, -5, 9]), generator=generator(0), draws=50)
+    interval = bootstrap_drop(
+        labels,
+        labels,
+        1 - labels,
+        2,
+        torch.tensor([70, 70, 70, -5, -5, 9]),
+        generator=generator(0),
+        draws=50,
+    )
     assert interval == (100.0, 100.0)
 
 
@@ -212,26 +277,38 @@ def test_difference_of_two_runs() -> None:
     g = generator(5, "difference")
     labels, normal = answers(500, g, 0.9)
     weak, strong = wrong(labels, g, 0.3), wrong(labels, g, 0.8)
-    one = bootstrap_difference(labels, (normal, weak), (normal, strong), 4, generator=generator(1), draws=300)
-    other = bootstrap_difference(labels, (normal, strong), (normal, weak), 4, generator=generator(1), draws=300)
+    one = bootstrap_difference(
+        labels, (normal, weak), (normal, strong), 4, generator=generator(1), draws=300
+    )
+    other = bootstrap_difference(
+        labels, (normal, strong), (normal, weak), 4, generator=generator(1), draws=300
+    )
     assert one is not None
     assert other is not None
     assert one[0] > 30
-    assert one == pytest.approx((-other[1], -other[0]), abs=1e-9)  # exchange of the runs changes the sign
-    assert bootstrap_difference(labels, (normal, weak), (normal, weak), 4, generator=generator(1), draws=50) == (0.0, 0.0)
+    # exchange of the runs changes the sign
+    assert one == pytest.approx((-other[1], -other[0]), abs=1e-9)
+    assert bootstrap_difference(
+        labels, (normal, weak), (normal, weak), 4, generator=generator(1), draws=50
+    ) == (0.0, 0.0)
 
 
 @settings(deadline=None, max_examples=25)
 @given(n=st.integers(1, 60), seed=st.integers(0, 2**31), grouped=st.booleans())
 def test_one_draw_of_everything_is_the_measured_value(n: int, seed: int, grouped: bool) -> None:
-    """With one unit per stratum every draw is the whole set, so bootstrap and `classification_metrics` must agree."""
+    """With one unit per stratum every draw is the whole set, so bootstrap and
+    `classification_metrics` must agree."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.zeros(n, dtype=torch.int64) if grouped else torch.arange(n)
     groups = torch.zeros(n, dtype=torch.int64) if grouped else None
     size = 5 if grouped else n + 2
     normal, attack = torch.rand(n, size, generator=g), torch.rand(n, size, generator=g)
-    expected = combined_drop(classification_metrics(normal, labels), classification_metrics(attack, labels)).combined
-    got = bootstrap_drop(labels, normal.argmax(1), attack.argmax(1), size, groups, generator=g, draws=3)
+    expected = combined_drop(
+        classification_metrics(normal, labels), classification_metrics(attack, labels)
+    ).combined
+    got = bootstrap_drop(
+        labels, normal.argmax(1), attack.argmax(1), size, groups, generator=g, draws=3
+    )
     assert got == (None if expected is None else pytest.approx((expected, expected)))
 
 
@@ -254,5 +331,7 @@ def test_attack_labels_of_their_own() -> None:
     # Predictions are right in both conditions, but against flipped labels they are all wrong.
     labels = torch.tensor([0, 0, 1, 1])
     perfect = torch.eye(2)[labels]
-    drop = measure_drop(labels, perfect, perfect, generator=generator(0), draws=20, attack_labels_N=1 - labels)
+    drop = measure_drop(
+        labels, perfect, perfect, generator=generator(0), draws=20, attack_labels_N=1 - labels
+    )
     assert (drop.combined, drop.ci95) == (100.0, (100.0, 100.0))

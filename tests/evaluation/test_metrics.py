@@ -13,7 +13,8 @@ from fedrobust.evaluation.metrics import NAMES, Counts, classification_metrics, 
 
 
 def predictions(n: int, num_classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random softmax rows, coarse enough to have ties between images, and labels that leave some classes out."""
+    """Random softmax rows, coarse enough to have ties between images, and labels that leave some
+    classes out."""
     g = torch.Generator().manual_seed(seed)
     scores = torch.randint(0, 4, (n, num_classes), generator=g).float()
     return scores.softmax(dim=1), torch.randint(0, max(1, num_classes - 1), (n,), generator=g)
@@ -21,7 +22,9 @@ def predictions(n: int, num_classes: int, seed: int) -> tuple[torch.Tensor, torc
 
 def test_golden() -> None:
     # labels 0 0 1 1, predictions (first largest) 0 1 1 1: class 2 never occurs and is left out.
-    probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0]])
+    probabilities = torch.tensor(
+        [[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.2, 0.7, 0.1], [0.1, 0.9, 0.0]]
+    )
     got = classification_metrics(probabilities, torch.tensor([0, 0, 1, 1]))
     assert got["accuracy"] == 75.0
     assert got["balanced_accuracy"] == 75.0  # recalls 1/2 and 2/2
@@ -34,7 +37,8 @@ def test_golden() -> None:
 
 
 def test_a_class_never_predicted_has_precision_zero_and_one_only_predicted_counts_too() -> None:
-    # labels 0 0 2, predictions 0 1 0: precision 1/2, 0/1, 0 -> 1/6; recall of the labelled 1/2, 0 -> 1/4; f1 2/4, 0, 0 -> 1/6
+    # labels 0 0 2, predictions 0 1 0: precision 1/2, 0/1, 0 -> 1/6; recall of the labelled 1/2, 0
+    # -> 1/4; f1 2/4, 0, 0 -> 1/6
     got = classification_metrics(torch.eye(3)[[0, 1, 0]], torch.tensor([0, 0, 2]))
     assert got["precision"] == pytest.approx(100 / 6)
     assert got["f1"] == pytest.approx(100 / 6)
@@ -53,13 +57,18 @@ def test_auroc_is_undefined_with_one_class() -> None:
 
 
 def test_full_confidence_is_a_bin_of_its_own() -> None:
-    # confidences 1 (wrong), .99 (right) and .95 (right); .95 and .99 share [14/15, 1): (|0 - 1| + |2 - 1.94|) / 3
+    # confidences 1 (wrong), .99 (right) and .95 (right); .95 and .99 share [14/15, 1): (|0 - 1| +
+    # |2 - 1.94|) / 3
     probabilities = torch.tensor([[1.0, 0.0], [0.99, 0.01], [0.95, 0.05]])
-    assert classification_metrics(probabilities, torch.tensor([1, 0, 0]))["ece"] == pytest.approx(100 * 1.06 / 3, abs=1e-4)
+    assert classification_metrics(probabilities, torch.tensor([1, 0, 0]))["ece"] == pytest.approx(
+        100 * 1.06 / 3, abs=1e-4
+    )
 
 
 def test_empty_set() -> None:
-    assert classification_metrics(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)) == dict.fromkeys(NAMES) | {"n": 0}
+    assert classification_metrics(
+        torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
+    ) == dict.fromkeys(NAMES) | {"n": 0}
 
 
 @pytest.mark.parametrize(
@@ -98,8 +107,16 @@ def numpy_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, fl
         inside = (top >= b / 15) & (top < (b + 1) / 15)
         if inside.any():
             gap += abs((predicted == labels)[inside].mean() - top[inside].mean()) * inside.mean()
-    found = {"accuracy": (predicted == labels).mean(), "balanced_accuracy": np.mean(recalls), "ece": gap}
-    found |= {"f1": np.mean(f1s), "precision": np.mean(precisions), "auroc": np.mean(areas) if areas else np.nan}
+    found = {
+        "accuracy": (predicted == labels).mean(),
+        "balanced_accuracy": np.mean(recalls),
+        "ece": gap,
+    }
+    found |= {
+        "f1": np.mean(f1s),
+        "precision": np.mean(precisions),
+        "auroc": np.mean(areas) if areas else np.nan,
+    }
     return {name: 100 * float(value) for name, value in found.items()}
 
 
@@ -108,25 +125,37 @@ def numpy_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, fl
 @example(n=35, num_classes=5, seed=5286)
 def test_agrees_with_plain_numpy(n: int, num_classes: int, seed: int) -> None:
     probabilities, labels = predictions(n, num_classes, seed)
-    got, want = classification_metrics(probabilities, labels), numpy_metrics(probabilities.numpy(), labels.numpy())
+    got, want = (
+        classification_metrics(probabilities, labels),
+        numpy_metrics(probabilities.numpy(), labels.numpy()),
+    )
     places = 15 * probabilities.amax(dim=1).double()
-    on_an_edge = bool(((places - places.round()).abs() < 1e-4).any())  # 0.2 is the end of a bin: rounding decides on which side it lies
+    # 0.2 is the end of a bin: rounding decides on which side it lies
+    on_an_edge = bool(((places - places.round()).abs() < 1e-4).any())
     for name in NAMES if not on_an_edge else [one for one in NAMES if one != "ece"]:
         value = got[name]
-        assert np.isnan(want[name]) if value is None else value == pytest.approx(want[name], abs=1e-4), name
+        assert (
+            np.isnan(want[name]) if value is None else value == pytest.approx(want[name], abs=1e-4)
+        ), name
 
 
 def counted(labels: torch.Tensor, predicted: torch.Tensor, num_classes: int) -> Counts:
-    return Counts(*hit_table(labels, predicted, num_classes).sum(dim=0, dtype=torch.float64).chunk(3))
+    return Counts(
+        *hit_table(labels, predicted, num_classes).sum(dim=0, dtype=torch.float64).chunk(3)
+    )
 
 
 @settings(deadline=None, max_examples=40)
 @given(n=st.integers(1, 60), num_classes=st.integers(2, 6), seed=st.integers(0, 2**31))
-def test_the_rates_of_the_bootstrap_are_the_reported_metrics(n: int, num_classes: int, seed: int) -> None:
+def test_the_rates_of_the_bootstrap_are_the_reported_metrics(
+    n: int, num_classes: int, seed: int
+) -> None:
     probabilities, labels = predictions(n, num_classes, seed)
     reported = classification_metrics(probabilities, labels)
     got = rates(counted(labels, probabilities.argmax(dim=1), num_classes))
-    assert {name: float(value) for name, value in got.items()} == pytest.approx({name: reported[name] for name in got}, abs=1e-4)
+    assert {name: float(value) for name, value in got.items()} == pytest.approx(
+        {name: reported[name] for name in got}, abs=1e-4
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -137,9 +166,13 @@ def test_agrees_with_scikit_learn(n: int, num_classes: int, seed: int) -> None:
     y, p = labels.numpy(), probabilities.argmax(dim=1).numpy()
     got = classification_metrics(probabilities, labels)
     assert got["accuracy"] == pytest.approx(100 * sk.accuracy_score(y, p))
-    assert got["balanced_accuracy"] == pytest.approx(100 * sk.recall_score(y, p, labels=np.unique(y), average="macro", zero_division=0))
+    assert got["balanced_accuracy"] == pytest.approx(
+        100 * sk.recall_score(y, p, labels=np.unique(y), average="macro", zero_division=0)
+    )
     assert got["f1"] == pytest.approx(100 * sk.f1_score(y, p, average="macro", zero_division=0))
-    assert got["precision"] == pytest.approx(100 * sk.precision_score(y, p, average="macro", zero_division=0))
+    assert got["precision"] == pytest.approx(
+        100 * sk.precision_score(y, p, average="macro", zero_division=0)
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -154,9 +187,17 @@ def test_the_order_of_images_and_the_names_of_classes_do_not_matter(n: int, seed
 
 def test_rates_of_many_confusion_matrices_at_once() -> None:
     g = torch.Generator().manual_seed(1)
-    labels, predicted = torch.randint(4, (3, 50), generator=g), torch.randint(4, (3, 50), generator=g)
+    labels, predicted = (
+        torch.randint(4, (3, 50), generator=g),
+        torch.randint(4, (3, 50), generator=g),
+    )
     single = [counted(y, p, 4) for y, p in zip(labels, predicted, strict=True)]
-    stacked = Counts(*(torch.stack([getattr(one, part) for one in single]) for part in ("hits", "predicted", "labelled")))
+    stacked = Counts(
+        *(
+            torch.stack([getattr(one, part) for one in single])
+            for part in ("hits", "predicted", "labelled")
+        )
+    )
     for name, values in rates(stacked).items():
         assert values.tolist() == [float(rates(one)[name]) for one in single]
 
@@ -165,7 +206,10 @@ def test_a_perfect_ranking_is_never_more_than_100() -> None:
     """Summed in float32, as torchmetrics does, a perfect ranking may come out a little above 1."""
     for n in range(3, 200):
         labels = (torch.arange(n) % 3 == 0).long()
-        scores = torch.stack([1 - labels.double() * 0.8, labels.double() * 0.8], dim=1) * torch.linspace(0.9, 1, n)[:, None]
+        scores = (
+            torch.stack([1 - labels.double() * 0.8, labels.double() * 0.8], dim=1)
+            * torch.linspace(0.9, 1, n)[:, None]
+        )
         area = metrics.auroc(scores, labels)
         assert area is not None
         assert area <= 100

@@ -1,4 +1,5 @@
-"""What a configuration means: who is what, who holds what, what is damaged; and what is refused before anything starts."""
+"""What a configuration means: who is what, who holds what, what is damaged; and what is refused
+before anything starts."""
 
 from __future__ import annotations
 
@@ -28,17 +29,24 @@ def ids(found: tuple[str, ...], kind: str) -> set[int]:
 
 @LESS
 @given(n=st.integers(1, 20), data=st.data(), seed=st.integers(0, 99))
-def test_drawn_kinds_have_the_wanted_numbers_and_contain_the_fewer(n: int, data: st.DataObject, seed: int) -> None:
+def test_drawn_kinds_have_the_wanted_numbers_and_contain_the_fewer(
+    n: int, data: st.DataObject, seed: int
+) -> None:
     poisoned = data.draw(st.integers(0, n))
     noisy = data.draw(st.integers(0, n - poisoned))
     found = assign_roles(n, poisoned, noisy, seed)
-    assert (len(found), len(ids(found, "poisoned")), len(ids(found, "noisy"))) == (n, poisoned, noisy)
+    assert (len(found), len(ids(found, "poisoned")), len(ids(found, "noisy"))) == (
+        n,
+        poisoned,
+        noisy,
+    )
     assert found == assign_roles(n, poisoned, noisy, seed)
     for fewer in range(poisoned):
         assert ids(assign_roles(n, fewer, noisy, seed), "poisoned") <= ids(found, "poisoned")
     for fewer in range(noisy):
         assert ids(assign_roles(n, poisoned, fewer, seed), "noisy") <= ids(found, "noisy")
-    assert ids(assign_roles(n, poisoned, 0, seed), "poisoned") == ids(found, "poisoned")  # noisy ones do not disturb the poisoned
+    # noisy ones do not disturb the poisoned
+    assert ids(assign_roles(n, poisoned, 0, seed), "poisoned") == ids(found, "poisoned")
 
 
 @LESS
@@ -50,7 +58,10 @@ def test_given_lists_are_taken_as_they_are(n: int, data: st.DataObject, seed: in
     assert ids(assign_roles(n, rest, order[:some], seed), "noisy") == set(order[:some])
     assert len(ids(assign_roles(n, rest, order[:some], seed), "poisoned")) == rest
     both = assign_roles(n, order[:some], order[some : some + rest], seed)
-    assert (ids(both, "poisoned"), ids(both, "noisy")) == (set(order[:some]), set(order[some : some + rest]))
+    assert (ids(both, "poisoned"), ids(both, "noisy")) == (
+        set(order[:some]),
+        set(order[some : some + rest]),
+    )
 
 
 def test_seeds_draw_other_clients() -> None:
@@ -64,17 +75,24 @@ def test_every_image_is_in_one_place_and_the_server_s_come_from_training(partiti
     assert torch.equal(everything.sort().values, torch.arange(600))
     own = torch.cat([study.root, study.proxy])
     assert (study.dataset.splits[own] == TRAIN).all()
-    assert torch.equal(torch.bincount(study.dataset.labels[study.root], minlength=7), torch.full((7,), 4))
+    assert torch.equal(
+        torch.bincount(study.dataset.labels[study.root], minlength=7), torch.full((7,), 4)
+    )
     assert len(study.proxy) == 32
     groups = study.dataset.groups  # a lesion's two photographs must not lie on both sides
     assert not set(groups[own].tolist()) & set(groups[torch.cat(study.parts)].tolist())
-    assert sorted(study.test_rows().tolist()) == sorted(row for client in range(3) for row in study.rows(client, TEST).tolist())
+    assert sorted(study.test_rows().tolist()) == sorted(
+        row for client in range(3) for row in study.rows(client, TEST).tolist()
+    )
     for client in range(3):
-        assert [len(study.rows(client, split)) > 0 for split in (TRAIN, VALIDATION, TEST)] == [True] * 3
+        assert [len(study.rows(client, split)) > 0 for split in (TRAIN, VALIDATION, TEST)] == [
+            True
+        ] * 3
 
 
 def test_a_label_flipper_s_shard_has_wrong_labels_in_an_exact_share_and_a_clean_test_part() -> None:
-    study = federation.study("poisoned=[1]", "contamination.rate=0.5")  # shift by one class, all classes eligible
+    # shift by one class, all classes eligible
+    study = federation.study("poisoned=[1]", "contamination.rate=0.5")
     shard = study.shard(1)
     for split, part in ((TRAIN, shard.train), (VALIDATION, shard.validation)):
         truth = study.samples(study.rows(1, split))
@@ -85,12 +103,15 @@ def test_a_label_flipper_s_shard_has_wrong_labels_in_an_exact_share_and_a_clean_
     assert same(shard.test, study.samples(study.rows(1, TEST)))
     clean, contaminated = study.client_test_sets(1)
     assert same(clean, shard.test)
-    assert contaminated.images is clean.images  # labels alone changed: the images need no second look
+    # labels alone changed: the images need no second look
+    assert contaminated.images is clean.images
     assert int((contaminated.labels != clean.labels).sum()) == round(0.5 * len(clean))
 
 
 def test_a_noisy_hospital_s_images_differ_and_its_parts_have_noise_of_their_own() -> None:
-    study = federation.study("poisoned=0", "noisy=[0]", "contamination@noise=gaussian_noise", "noise.std=0.1")
+    study = federation.study(
+        "poisoned=0", "noisy=[0]", "contamination@noise=gaussian_noise", "noise.std=0.1"
+    )
     shard, truth = study.shard(0), study.samples(study.rows(0, TRAIN))
     noise = shard.train.images - as_unit(truth.images)
     assert 0.05 < float(noise.std()) < 0.11
@@ -115,8 +136,13 @@ def same(one: Samples, two: Samples) -> bool:
 
 
 def test_the_same_text_means_the_same_everywhere() -> None:
-    settings_ = federation.settings("poisoned=1", "noisy=1", "partition=dirichlet", "data.num_images=600")
-    one, two = build.build_experiment(settings_), build.build_experiment(json.loads(config.to_json(settings_)))
+    settings_ = federation.settings(
+        "poisoned=1", "noisy=1", "partition=dirichlet", "data.num_images=600"
+    )
+    one, two = (
+        build.build_experiment(settings_),
+        build.build_experiment(json.loads(config.to_json(settings_))),
+    )
     assert one.text == two.text == config.to_json(settings_)
     assert one.roles == two.roles
     pairs = [(one.root, two.root), (one.proxy, two.proxy), *zip(one.parts, two.parts, strict=True)]
@@ -125,7 +151,10 @@ def test_the_same_text_means_the_same_everywhere() -> None:
         a, b = one.shard(client), two.shard(client)
         assert same(a.train, b.train)
         assert same(a.validation, b.validation)
-        assert all(same(x, y) for x, y in zip(one.client_test_sets(client), two.client_test_sets(client), strict=True))
+        assert all(
+            same(x, y)
+            for x, y in zip(one.client_test_sets(client), two.client_test_sets(client), strict=True)
+        )
     assert same(one.validation(), two.validation())
     clean = one.samples(one.test_rows())
     assert same(one.corrupt(clean), two.corrupt(clean))
@@ -149,10 +178,17 @@ def test_validation_images_are_bounded_and_all_of_that_split() -> None:
 def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
     settings_ = federation.settings("poisoned=[0]", "noisy=[2]")
     kept = json.dumps(settings_)
-    study, twin = build.build_experiment(settings_), build.build_experiment(build.clean_twin(settings_))
+    study, twin = (
+        build.build_experiment(settings_),
+        build.build_experiment(build.clean_twin(settings_)),
+    )
     assert json.dumps(settings_) == kept
     assert twin.roles == ("clean",) * 3
-    assert [study.clients_of_kind(kind) for kind in ("clean", "noisy", "poisoned")] == [[1], [2], [0]]
+    assert [study.clients_of_kind(kind) for kind in ("clean", "noisy", "poisoned")] == [
+        [1],
+        [2],
+        [0],
+    ]
     assert all(torch.equal(a, b) for a, b in zip(study.parts, twin.parts, strict=True))
     assert same(study.shard(1).train, twin.shard(1).train)
     assert {key for key in settings_ if settings_[key] != twin.config[key]} == {"poisoned", "noisy"}
@@ -161,15 +197,15 @@ def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["server.root_per_class=0"], "server.root_per_class=0: strategy=etf_dml needs root images; set server.root_per_class=8 or"),
-        (["strategy=krum"], "num_clients=3: strategy=krum needs at least 9 a round; raise num_clients or lower its f"),
+        (["server.root_per_class=0"], ("server.root_per_class=0: strategy=etf_dml needs root ""images; set server.root_per_class=8 or")),
+        (["strategy=krum"], ("num_clients=3: strategy=krum needs at least 9 a round; ""raise num_clients or lower its f")),
         (["strategy=trimmed_mean"], "num_clients=3: strategy=trimmed_mean needs at least 7"),
-        (["model.head=linear"], "client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy"),
+        (["model.head=linear"], ("client.loss=dot_regression: needs model.head=etf; use ""client.loss=cross_entropy")),
         (["client.rect_scope=global"], "client.rect_scope=global: must be one of batch, client"),
         (["poisoned=4"], "poisoned=4: more than num_clients=3; lower it"),
         (["rounds=0"], "rounds=0: must be at least 1"),
         (["contamination.rate=2"], "contamination.rate=2: must be at most 1"),
-        (["contamination.shift=7"], "contamination.shift=7: leaves all 7 classes as they are; try contamination.shift=1"),
+        (["contamination.shift=7"], ("contamination.shift=7: leaves all 7 classes as they are; ""try contamination.shift=1")),
         (["noise.std=-1"], "noise.std=-1: must be at least 0"),
         (["corruption.severity=6"], "corruption.severity=6: must be at most 5"),
         (["client.epochs=many"], "client.epochs=many: must be a whole number"),
@@ -202,15 +238,24 @@ def test_without_trust_no_root_images_are_needed() -> None:
         (["server.buffers=mean"], None),
     ],
 )
-def test_whole_patients_may_give_too_few_proxy_images(words: list[str], what: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def carved(dataset: experiment.Dataset, root: int, proxy: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+def test_whole_patients_may_give_too_few_proxy_images(
+    words: list[str], what: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def carved(
+        dataset: experiment.Dataset, root: int, proxy: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, ...]:
         rows = torch.arange(len(dataset))
         return rows[:0], rows[:1], rows[1:]  # one image, where two were asked for
 
     monkeypatch.setattr(build, "reserve_server_data", carved)
     given = ("server.proxy=2", "server.root_per_class=0", "strategy=fedavg", *words)
     if what is None:
-        assert len(build.build_experiment(federation.settings(*given)).proxy) == 1  # not `experiment`, which keeps what it built
+        # not `experiment`, which keeps what it built
+        assert len(build.build_experiment(federation.settings(*given)).proxy) == 1
     else:
-        with pytest.raises(ConfigError, match=rf"server\.proxy=2: whole patients or lesions gave 1 images, {what} needs 2; raise it"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"server\.proxy=2: whole patients or lesions gave 1 images, {what} "
+            r"needs 2; raise it",
+        ):
             build.build_experiment(federation.settings(*given))

@@ -24,7 +24,8 @@ from fedrobust.experiment.old_targets import OLD_TARGETS
         ("strategy", "fedrobust.strategies.app.main"),
         ("strategy", "fedrobust.runtime.server.run.run_experiment"),
         ("strategy", "fedrobust.runtime.server.loop.build_server_context"),
-        ("engine", "fedrobust.runtime.engines.client_runner.load_client_app"),  # imports any module by name
+        # imports any module by name
+        ("engine", "fedrobust.runtime.engines.client_runner.load_client_app"),
         ("engine", "fedrobust.runtime.engines.base.set_identity"),
         ("data", "fedrobust.data.cache.images"),  # writes files
         ("data", "fedrobust.data.cache.folder"),
@@ -48,7 +49,13 @@ def test_of_all_functions_in_all_rooms_only_those_that_make_the_right_thing_are_
     found = {}
     for group, room in FACTORY_PACKAGES.items():
         package = importlib.import_module(room)
-        names = [room, *(one.name for one in pkgutil.walk_packages(getattr(package, "__path__", []), room + "."))]
+        names = [
+            room,
+            *(
+                one.name
+                for one in pkgutil.walk_packages(getattr(package, "__path__", []), room + ".")
+            ),
+        ]
         for module in map(importlib.import_module, names):
             for name, function in inspect.getmembers(module, inspect.isfunction):
                 try:
@@ -67,7 +74,11 @@ def test_of_all_functions_in_all_rooms_only_those_that_make_the_right_thing_are_
 @pytest.mark.parametrize(
     ("group", "old", "new"),
     [
-        ("contamination", "fedrobust.contamination.alie.alie", "fedrobust.contamination.updates.alie.alie"),
+        (
+            "contamination",
+            "fedrobust.contamination.alie.alie",
+            "fedrobust.contamination.updates.alie.alie",
+        ),
         ("strategy", "strategies.krum.multi_krum", "fedrobust.strategies.krum.multi_krum"),
         ("data", "fedrobust.data.own.own", "fedrobust.data.sources.one_site.one_site"),
     ],
@@ -76,12 +87,18 @@ def test_names_in_manifests_of_older_runs_are_accepted_with_one_line(
     group: str, old: str, new: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert find_factory(group, old) is find_factory(group, new)
-    assert capsys.readouterr().err == f"note: {group}._target_={old} is now {new}; the old name works for one more release\n"
+    assert (
+        capsys.readouterr().err
+        == f"note: {group}._target_={old} is now {new}; the old name works for one more release\n"
+    )
 
 
 def test_every_old_name_leads_to_a_factory() -> None:
     for new in OLD_TARGETS.values():
-        assert any(new.startswith(room + ".") and _found(group, new) for group, room in FACTORY_PACKAGES.items()), new
+        assert any(
+            new.startswith(room + ".") and _found(group, new)
+            for group, room in FACTORY_PACKAGES.items()
+        ), new
 
 
 def _found(group: str, target: str) -> bool:

@@ -1,8 +1,10 @@
-"""Configurations as nobody honest would send them: 10,000 through the whole way that a real node goes with one.
+"""Configurations as nobody honest would send them: 10,000 through the whole way that a real node
+goes with one.
 
-Half of them are damaged so that they must be refused whatever else they say; the rest are changed anyhow, and what is accepted then must
-pass this file's own measure. The only answer that is allowed besides acceptance is a ConfigError of one printable, bounded line. Each
-example is a seed from which a batch is drawn, so that a failure names the seed and the number that repeat it.
+Half of them are damaged so that they must be refused whatever else they say; the rest are changed
+anyhow, and what is accepted then must pass this file's own measure. The only answer that is allowed
+besides acceptance is a ConfigError of one printable, bounded line. Each example is a seed from
+which a batch is drawn, so that a failure names the seed and the number that repeat it.
 """
 
 from __future__ import annotations
@@ -47,15 +49,64 @@ LINE = 2100  # characters of what a node says about a configuration
 ROOT = Path(__file__).parents[2]
 GOOD = (
     ("strategy=etf_dml", "contamination=mixture", "server.proxy=32", "server.root_per_class=1"),
-    ("strategy=krum", "num_clients=12", "contamination=alie", "privacy=local_dp", "server.buffers=recalibrate", "sanitiser=none"),
-    ("strategy=fltrust", "num_clients=7", "contamination=backdoor_patch", "preaggregation=nnm", "evasion=pgd", "purifier=mdda"),
+    (
+        "strategy=krum",
+        "num_clients=12",
+        "contamination=alie",
+        "privacy=local_dp",
+        "server.buffers=recalibrate",
+        "sanitiser=none",
+    ),
+    (
+        "strategy=fltrust",
+        "num_clients=7",
+        "contamination=backdoor_patch",
+        "preaggregation=nnm",
+        "evasion=pgd",
+        "purifier=mdda",
+    ),
 )
 DONE: Counter[str] = Counter()
 ACCEPTED: Counter[str] = Counter()
-NOT_READ = ("data", "partition", "engine")  # a node takes its own instead of two, and has no use for the third
+# a node takes its own instead of two, and has no use for the third
+NOT_READ = ("data", "partition", "engine")
 
-JUNK = [None, True, False, [], {}, [[]], {"a": {"b": []}}, "", "x" * 200, "0", "1e9", "../../etc/passwd", "nan", "ü", "none", "auto"]
-JUNK += [-1, 0, 1, 2, 7, 2**16, 2**31, 2**40, 2**63 - 1, 2**63, 2**64, 1e308, -1e308, 1e-300, 0.5, -0.5]
+JUNK = [
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    {"a": {"b": []}},
+    "",
+    "x" * 200,
+    "0",
+    "1e9",
+    "../../etc/passwd",
+    "nan",
+    "ü",
+    "none",
+    "auto",
+]
+JUNK += [
+    -1,
+    0,
+    1,
+    2,
+    7,
+    2**16,
+    2**31,
+    2**40,
+    2**63 - 1,
+    2**63,
+    2**64,
+    1e308,
+    -1e308,
+    1e-300,
+    0.5,
+    -0.5,
+]
 JUNK += [[1, 2], ["a"], [0.5], [None], [1] * 1000, {"_target_": "os.system"}]
 FOREIGN = [
     "os.system",
@@ -89,10 +140,17 @@ NUMBERS = ("num_clients", "rounds", "seed")
 
 
 def every_path(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something lies in a configuration, groups and lists included; but not torch's compiler, which takes 5 s to load."""
+    """Where something lies in a configuration, groups and lists included; but not torch's compiler,
+    which takes 5 s to load."""
     if path and path[-1] != "compile":
         yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield from every_path(inner, (*path, key))
 
@@ -100,7 +158,8 @@ def every_path(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
 def put(settings_: Any, path: tuple[Any, ...], value: Any) -> None:
     for key in path[:-1]:
         settings_ = settings_[key]
-    settings_[path[-1]] = json.loads(json.dumps(value))  # a copy: what is put in may be changed next
+    # a copy: what is put in may be changed next
+    settings_[path[-1]] = json.loads(json.dumps(value))
 
 
 def get(settings_: Any, path: tuple[Any, ...]) -> Any:
@@ -115,7 +174,8 @@ def factories(settings_: dict[str, Any]) -> list[tuple[Any, ...]]:
             and "_target_" in get(settings_, path)]  # fmt: skip
 
 
-# --- damage after which nothing may be accepted; each takes a fresh copy of a good configuration and gives the text to send ---
+# --- damage after which nothing may be accepted; each takes a fresh copy of a good configuration
+# and gives the text to send ---
 
 
 def a_word(r: random.Random, good: dict[str, Any], words: list[str]) -> str:
@@ -131,7 +191,11 @@ def foreign_target(r: random.Random, good: dict[str, Any]) -> str:
 
 def unknown_key(r: random.Random, good: dict[str, Any]) -> str:
     holder = get(good, r.choice([(), ("server",), *factories(good)]))
-    holder[r.choice(["colour", "_args_", "_partial_", "_recursive_", "__class__", "Seed", "", "x" * 5000])] = r.choice([*JUNK, *FOREIGN])
+    holder[
+        r.choice(
+            ["colour", "_args_", "_partial_", "_recursive_", "__class__", "Seed", "", "x" * 5000]
+        )
+    ] = r.choice([*JUNK, *FOREIGN])
     return json.dumps(good)
 
 
@@ -163,38 +227,88 @@ def an_order_to_poison(r: random.Random, good: dict[str, Any]) -> str:
 
 
 def another_s_data(r: random.Random, good: dict[str, Any]) -> str:
-    good["partition"] = r.choice([{"_target_": f"fedrobust.data.partition.{r.choice(['iid', 'dirichlet', 'by_site'])}"}, *JUNK])
+    good["partition"] = r.choice(
+        [
+            {"_target_": f"fedrobust.data.partition.{r.choice(['iid', 'dirichlet', 'by_site'])}"},
+            *JUNK,
+        ]
+    )
     return json.dumps(good)
 
 
 def a_monster(r: random.Random, good: dict[str, Any]) -> str:
     """A model that would not fit into any memory, or has timm read or fetch files."""
     huge = [2**17, 2**31, 2**40, 2**62, -(2**31)]
-    options = [{"layers": [r.choice(huge)] * 4}, {"channels": [r.choice(huge), 8, 8, 8]}, {"channels": [2**14] * 4}]
+    options = [
+        {"layers": [r.choice(huge)] * 4},
+        {"channels": [r.choice(huge), 8, 8, 8]},
+        {"channels": [2**14] * 4},
+    ]
     options += [{"cardinality": r.choice(huge)}, {"x": [[{"y": r.choice(huge)}]]}]
-    options += [{"checkpoint_path": "/etc/passwd"}, {"pretrained": True}, {"pretrained_cfg": {"url": "http://x"}}, {"cache_dir": "/"}]
-    options += [{"features_only": True}, {"device": "meta"}, {"channels": [0, 4, 8, 8]}, {"num_classes": 3}]
+    options += [
+        {"checkpoint_path": "/etc/passwd"},
+        {"pretrained": True},
+        {"pretrained_cfg": {"url": "http://x"}},
+        {"cache_dir": "/"},
+    ]
+    options += [
+        {"features_only": True},
+        {"device": "meta"},
+        {"channels": [0, 4, 8, 8]},
+        {"num_classes": 3},
+    ]
     good["model"]["options"] |= r.choice(options)
     return json.dumps(good)
 
 
 def cut(r: random.Random, good: dict[str, Any]) -> str:
     text = json.dumps(good)
-    return r.choice([text[: r.randrange(len(text))], text[r.randint(1, len(text)) :], text + r.choice(["}", "{}", "\x00", ",", "[]"])])
+    return r.choice(
+        [
+            text[: r.randrange(len(text))],
+            text[r.randint(1, len(text)) :],
+            text + r.choice(["}", "{}", "\x00", ",", "[]"]),
+        ]
+    )
 
 
 def no_object(r: random.Random, good: dict[str, Any]) -> str:
     return r.choice(
-        ["", "null", "3", "true", '"x"', "[]", json.dumps([good]), "[" * 100_000, "{" * 100_000, '{"a":' * 50_000, "\x80", "'{}'"]
+        [
+            "",
+            "null",
+            "3",
+            "true",
+            '"x"',
+            "[]",
+            json.dumps([good]),
+            "[" * 100_000,
+            "{" * 100_000,
+            '{"a":' * 50_000,
+            "\x80",
+            "'{}'",
+        ]
     )
 
 
 MUST_FAIL: dict[str, Callable[[random.Random, dict[str, Any]], str]] = {
-    "not finite": lambda r, good: a_word(r, good, ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "[NaN]"]),
-    "digits": lambda r, good: a_word(r, good, ["9" * 21, "-" + "9" * 5000, "9" * 100_000, "1" + "0" * 30]),
-    "not printable": lambda r, good: a_word(r, good, [json.dumps(f"x{one}") for one in UNPRINTABLE]),
-    "deep": lambda r, good: a_word(r, good, ["[" * deep + "]" * deep for deep in (33, 500, 3000)] + ['{"a":' * 40 + "0" + "}" * 40]),
-    "too long": lambda r, good: a_word(r, good, [json.dumps("x" * 2**20), "[" + "0," * 2**19 + "0]", " " * 2**20 + "0"]),
+    "not finite": lambda r, good: a_word(
+        r, good, ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "[NaN]"]
+    ),
+    "digits": lambda r, good: a_word(
+        r, good, ["9" * 21, "-" + "9" * 5000, "9" * 100_000, "1" + "0" * 30]
+    ),
+    "not printable": lambda r, good: a_word(
+        r, good, [json.dumps(f"x{one}") for one in UNPRINTABLE]
+    ),
+    "deep": lambda r, good: a_word(
+        r,
+        good,
+        ["[" * deep + "]" * deep for deep in (33, 500, 3000)] + ['{"a":' * 40 + "0" + "}" * 40],
+    ),
+    "too long": lambda r, good: a_word(
+        r, good, [json.dumps("x" * 2**20), "[" + "0," * 2**19 + "0]", " " * 2**20 + "0"]
+    ),
     "twice": lambda r, good: json.dumps(good)[:-1] + f', "{r.choice(list(good))}": 0}}',
     "foreign target": foreign_target,
     "unknown key": unknown_key,
@@ -231,12 +345,15 @@ def changed_bytes(r: random.Random, good: dict[str, Any]) -> str:
     text = bytearray(json.dumps(good).encode())
     for _ in range(r.randint(1, 3)):
         place = r.randrange(len(text))
-        text[place : place + r.choice([0, 1, 1, 3])] = r.choice([b"", b"0", b"-", b'"', b"9", bytes([r.randrange(256)])])
+        text[place : place + r.choice([0, 1, 1, 3])] = r.choice(
+            [b"", b"0", b"-", b'"', b"9", bytes([r.randrange(256)])]
+        )
     return text.decode("utf-8", "replace")
 
 
 def targets(value: Any) -> Iterator[Any]:
-    """All that a configuration would call, and nothing that is only a value: what a node ignores is left out."""
+    """All that a configuration would call, and nothing that is only a value: what a node ignores is
+    left out."""
     if isinstance(value, dict):
         if "_target_" in value:
             yield value["_target_"]
@@ -247,7 +364,11 @@ def targets(value: Any) -> Iterator[Any]:
             yield from targets(inner)
 
 
-OURS = {word for path in (ROOT / "configs").rglob("*.yaml") for word in re.findall(r"_target_: (\S+)", path.read_text(encoding="utf-8"))}
+OURS = {
+    word
+    for path in (ROOT / "configs").rglob("*.yaml")
+    for word in re.findall(r"_target_: (\S+)", path.read_text(encoding="utf-8"))
+}
 
 
 def valid(study: Experiment, sent: str) -> bool:
@@ -258,8 +379,20 @@ def valid(study: Experiment, sent: str) -> bool:
     own = all((len(part) > 0) == (client == 1) for client, part in enumerate(study.parts))
     read = {group: value for group, value in found.items() if group not in NOT_READ}
     options = found["model"].get("options")
-    sizes = all(abs(one) <= 2**14 for path in every_path(options) for one in [get(options, path)] if type(one) is int)
-    return whole and clean and own and sizes and set(targets(read)) <= OURS and len(study.parts) == known["num_clients"] < 2**20
+    sizes = all(
+        abs(one) <= 2**14
+        for path in every_path(options)
+        for one in [get(options, path)]
+        if type(one) is int
+    )
+    return (
+        whole
+        and clean
+        and own
+        and sizes
+        and set(targets(read)) <= OURS
+        and len(study.parts) == known["num_clients"] < 2**20
+    )
 
 
 # --- the way of a configuration on a node ---
@@ -279,7 +412,9 @@ class Place:
         instruction = ConfigRecord({"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""})
         message = Message(RecordDict({"config": instruction, RECORD: order}), 1, "query")
         return handlers._experiment(
-            records.read_config(message.content)["experiment"], message, Context(1, 7, self.node, RecordDict(), {})
+            records.read_config(message.content)["experiment"],
+            message,
+            Context(1, 7, self.node, RecordDict(), {}),
         )[0]
 
     def copy(self, r: random.Random) -> dict[str, Any]:
@@ -295,13 +430,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     mask[study.parts[1]] = True
     path = tmp_path_factory.mktemp("node") / "own.npz"
     write_npz(path, study.dataset, mask)
-    good = [federation.settings("partition=remote", "poisoned=0", "noisy=0", *words) for words in GOOD]
-    return Place({"data-root": str(path), "data-format": "npz", "site": "vienna"}, study.dataset.class_names, good)
+    good = [
+        federation.settings("partition=remote", "poisoned=0", "noisy=0", *words) for words in GOOD
+    ]
+    return Place(
+        {"data-root": str(path), "data-format": "npz", "site": "vienna"},
+        study.dataset.class_names,
+        good,
+    )
 
 
 @pytest.fixture(autouse=True)
 def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group is not built again for the settings for which it was built before: else this file would take minutes."""
+    """A group is not built again for the settings for which it was built before: else this file
+    would take minutes."""
     built: dict[str, Any] = {}
 
     class Remembering:
@@ -309,7 +451,14 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
             return getattr(experiment_factories, name)
 
         def build(self, settings_: Any, group: str, **given: Any) -> Any:
-            key = json.dumps([group, settings_.get(group), settings_.get("model") if group == "client" else "", sorted(given)])
+            key = json.dumps(
+                [
+                    group,
+                    settings_.get(group),
+                    settings_.get("model") if group == "client" else "",
+                    sorted(given),
+                ]
+            )
             if key not in built:
                 built[key] = experiment_factories.build_group(settings_, group, **given)
             return built[key]
@@ -318,7 +467,8 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(place: Place, text: str) -> str:
-    """The one line with which a node refuses; empty where it accepts. Raises AssertionError for a line that nobody should see."""
+    """The one line with which a node refuses; empty where it accepts. Raises AssertionError for a
+    line that nobody should see."""
     try:
         place.read(text)
     except ConfigError as error:
@@ -396,7 +546,8 @@ def test_layers_without_end_are_left_off(place: Place) -> None:
 
 
 def test_so_many_cases_were_tried_and_some_of_them_were_valid() -> None:
-    """Runs last in this file; a share of the changes must leave a configuration valid, or nothing deep was ever reached."""
+    """Runs last in this file; a share of the changes must leave a configuration valid, or nothing
+    deep was ever reached."""
     if not DONE["changed_bytes"]:
         pytest.skip("the tests before were not run")
     assert sum(DONE.values()) >= 10_000, DONE

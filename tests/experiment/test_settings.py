@@ -1,4 +1,5 @@
-"""Configuration: every yaml composes and builds, wrong input ends in one helpful line, foreign targets are refused."""
+"""Configuration: every yaml composes and builds, wrong input ends in one helpful line, foreign
+targets are refused."""
 
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in options(group)])
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group in GROUPS for name in options(group)]
+)
 def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
     needs = {
         "csv": ["data.path=table.csv", "data.root=."],
@@ -38,7 +41,17 @@ def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path)
 def test_every_experiment_composes_and_checks(name: str) -> None:
     composed = compose.compose(f"experiment={name}")
     settings.check_settings(composed)
-    for group in ("partition", "contamination", "noise", "corruption", "model", "client", "strategy", "engine", "evaluation"):
+    for group in (
+        "partition",
+        "contamination",
+        "noise",
+        "corruption",
+        "model",
+        "client",
+        "strategy",
+        "engine",
+        "evaluation",
+    ):
         factories.build_group(composed, group, num_classes=7)
 
 
@@ -60,7 +73,10 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
         (["poisoned=[1,10]"], "poisoned=10: must be at most 9"),
         (["poisoned=[1,1]"], "names a client twice"),
         (["poisoned=[1]", "noisy=[1]"], "both poisoned and noisy"),
-        (["server.buffers=median"], "server.buffers=median: must be one of mean, local, recalibrate"),
+        (
+            ["server.buffers=median"],
+            "server.buffers=median: must be one of mean, local, recalibrate",
+        ),
         (["server.proxy=0"], "server.buffers=recalibrate: needs proxy images"),
         (["server.checkpoint_every=-1"], "server.checkpoint_every=-1: must be at least 0"),
         (["server.keep_checkpoints=0"], "server.keep_checkpoints=0: must be at least 1"),
@@ -106,7 +122,9 @@ def test_foreign_targets_are_refused(target: object) -> None:
 
 def test_an_unknown_setting_names_its_full_key() -> None:
     with pytest.raises(ConfigError, match=r"strategy\.speed=3: unknown setting; known are"):
-        factories.build_group({"strategy": {"_target_": "fedrobust.strategies.fedavg.fedavg", "speed": 3}}, "strategy")
+        factories.build_group(
+            {"strategy": {"_target_": "fedrobust.strategies.fedavg.fedavg", "speed": 3}}, "strategy"
+        )
 
 
 def test_a_factory_serving_several_groups_names_the_key_that_was_written() -> None:
@@ -118,7 +136,15 @@ def test_a_factory_serving_several_groups_names_the_key_that_was_written() -> No
 def test_nested_targets_stay_in_the_room() -> None:
     nested = {"_target_": "os.system", "command": "true"}
     with pytest.raises(ConfigError, match=r"must name a function in fedrobust\.strategies"):
-        factories.build_group({"strategy": {"_target_": "fedrobust.strategies.etf_dml.etf_dml", "aggregation": nested}}, "strategy")
+        factories.build_group(
+            {
+                "strategy": {
+                    "_target_": "fedrobust.strategies.etf_dml.etf_dml",
+                    "aggregation": nested,
+                }
+            },
+            "strategy",
+        )
 
 
 def test_build_gives_values() -> None:
@@ -128,12 +154,18 @@ def test_build_gives_values() -> None:
 
 
 def test_canonical_text_ignores_order_and_refuses_nan() -> None:
-    assert settings.to_json({"a": 1, "b": [2]}) == settings.to_json({"b": [2], "a": 1}) == '{"a":1,"b":[2]}'
+    assert (
+        settings.to_json({"a": 1, "b": [2]})
+        == settings.to_json({"b": [2], "a": 1})
+        == '{"a":1,"b":[2]}'
+    )
     with pytest.raises(ConfigError, match=r"^a\.b=nan; c=inf: give a finite number"):
         settings.to_json({"a": {"b": float("nan")}, "c": [float("inf"), 1.0]})
 
 
-@pytest.mark.parametrize(("wanted", "count"), [("null", 10), ("1", 1), ("10", 10), ("1.0", 10), ("0.25", 2), ("0.01", 1)])
+@pytest.mark.parametrize(
+    ("wanted", "count"), [("null", 10), ("1", 1), ("10", 10), ("1.0", 10), ("0.25", 2), ("0.01", 1)]
+)
 def test_a_share_or_a_number_of_clients_per_round(wanted: str, count: int) -> None:
     assert settings.clients_per_round(compose.compose(f"clients_per_round={wanted}")) == count
 
@@ -142,12 +174,23 @@ def test_a_share_or_a_number_of_clients_per_round(wanted: str, count: int) -> No
     ("words", "expected"),
     [
         ([], {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": 3}),
-        (["engine.threads=2"], {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": 2}),
-        (["engine.threads=null"], {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": None}),
-        (["engine=auto", "engine.workers=2"], {"_target_": "fedrobust.runtime.engines.auto_engine", "workers": 2, "threads": None}),
+        (
+            ["engine.threads=2"],
+            {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": 2},
+        ),
+        (
+            ["engine.threads=null"],
+            {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": None},
+        ),
+        (
+            ["engine=auto", "engine.workers=2"],
+            {"_target_": "fedrobust.runtime.engines.auto_engine", "workers": 2, "threads": None},
+        ),
     ],
 )
-def test_the_engine_of_a_given_configuration_is_changed(words: list[str], expected: dict[str, object]) -> None:
+def test_the_engine_of_a_given_configuration_is_changed(
+    words: list[str], expected: dict[str, object]
+) -> None:
     engine = {"_target_": "fedrobust.runtime.engines.inline_engine", "threads": 3}
     assert compose.change_engine(engine, words) == expected
     assert engine["threads"] == 3
@@ -155,5 +198,8 @@ def test_the_engine_of_a_given_configuration_is_changed(words: list[str], expect
 
 @pytest.mark.parametrize("word", ["seed=1", "engine.threads=1,2", "~engine.threads", "++seed=1"])
 def test_nothing_but_the_engine_is_changed(word: str) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be changed here; only engine=\.\.\. and engine\.<key>=<value> can"):
+    with pytest.raises(
+        ConfigError,
+        match=r"cannot be changed here; only engine=\.\.\. and engine\.<key>=<value> can",
+    ):
         compose.change_engine({"threads": 3}, [word])

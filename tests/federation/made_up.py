@@ -15,7 +15,8 @@ Answer = Callable[[Message], list[Message]]
 
 
 class Flower(Grid):
-    """nodes: {node id: registered name}; answer(message) gives what can be pulled for it, at the first try."""
+    """nodes: {node id: registered name}; answer(message) gives what can be pulled for it, at the
+    first try."""
 
     def __init__(self, nodes: dict[int, str], answer: Answer) -> None:
         records.set_identity()
@@ -29,14 +30,18 @@ class Flower(Grid):
         return list(self.nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        asked = {f"id-{message.metadata.dst_node_id}-{len(self.sent)}": message for message in messages}
+        asked = {
+            f"id-{message.metadata.dst_node_id}-{len(self.sent)}": message for message in messages
+        }
         self.sent |= asked
         return list(asked)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         return [reply for name in message_ids for reply in self.answer(self.sent[name])]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
         raise AssertionError("waits three seconds between two looks")
 
     def create_message(self, *_: object, **__: object) -> Message:

@@ -17,14 +17,19 @@ from fedrobust.federation import certificates
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     certificates.make_certificate_authority(tmp_path)
-    certificates.make_server_certificate(tmp_path, tmp_path, ["federation.example.org", "127.0.0.1"])
+    certificates.make_server_certificate(
+        tmp_path, tmp_path, ["federation.example.org", "127.0.0.1"]
+    )
     return tmp_path
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> None:
     """A TLS handshake in memory; raises what the client raises."""
     one, two = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours, theirs = server.wrap_bio(one, two, server_side=True), client.wrap_bio(two, one, server_hostname=host)
+    ours, theirs = (
+        server.wrap_bio(one, two, server_side=True),
+        client.wrap_bio(two, one, server_hostname=host),
+    )
     for _ in range(4):
         for side in (theirs, ours):
             try:
@@ -35,7 +40,9 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> No
 
 def contexts(folder: Path, authority: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / certificates.SERVER_CERTIFICATE, folder / certificates.SERVER_KEY)
+    server.load_cert_chain(
+        folder / certificates.SERVER_CERTIFICATE, folder / certificates.SERVER_KEY
+    )
     client = ssl.create_default_context(cafile=str(authority / certificates.CA_CERTIFICATE))
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     return server, client
@@ -68,7 +75,10 @@ def test_secrets_are_their_owner_s_only_and_nothing_is_written_over(folder: Path
     for name in (certificates.CA_KEY, certificates.SERVER_KEY, certificates.SITE_KEY):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    for make in (lambda: certificates.make_certificate_authority(folder), lambda: certificates.make_site_certificate(folder, "b")):
+    for make in (
+        lambda: certificates.make_certificate_authority(folder),
+        lambda: certificates.make_site_certificate(folder, "b"),
+    ):
         with pytest.raises(ConfigError, match="exists already and was left alone"):
             make()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

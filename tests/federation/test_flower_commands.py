@@ -21,7 +21,13 @@ from fedrobust.federation.flower_commands import Link, node_config
 
 
 def test_a_node_config_is_read_back_as_it_was() -> None:
-    node = {"site": "Haus 3", "data-root": "/data/my images", "partition-id": 2, "allow-contamination": False, "data-min": 0.5}
+    node = {
+        "site": "Haus 3",
+        "data-root": "/data/my images",
+        "partition-id": 2,
+        "allow-contamination": False,
+        "data-min": 0.5,
+    }
     assert parse_config_args([node_config(node)]) == node
     with pytest.raises(ConfigError, match="cannot be passed on to Flower"):
         node_config({"data-root": 'a"b'})
@@ -30,7 +36,9 @@ def test_a_node_config_is_read_back_as_it_was() -> None:
 def test_tls_and_keys_are_the_default(tmp_path: Path) -> None:
     secure, plain = Link("h", 1, tmp_path / "ca.crt"), Link("h", 1, None)
     assert "--enable-supernode-auth" in flower_commands.superlink(secure, tmp_path)
-    assert "--insecure" not in flower_commands.superlink(secure, tmp_path) + flower_commands.supernode(secure, tmp_path, {}, 2)
+    assert "--insecure" not in flower_commands.superlink(
+        secure, tmp_path
+    ) + flower_commands.supernode(secure, tmp_path, {}, 2)
     assert "--insecure" in flower_commands.superlink(plain, tmp_path)
     assert tomllib.loads(flower_commands.connection(secure))["superlink"]["federation"] == {
         "address": "h:1",
@@ -43,15 +51,28 @@ def test_the_server_s_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["keys", str(folder), "--host", "fl.example.org"]) == 0
     assert main(["commands", str(folder), "--superlink", "fl.example.org:9443"]) == 0
     assert {path.name for path in folder.iterdir()} == {
-        *("ca.crt", "ca.key", "server.pem", "server.key", "superlink.sh", "superlink.service", "gate.sh", "gate.service"),
+        *(
+            "ca.crt",
+            "ca.key",
+            "server.pem",
+            "server.key",
+            "superlink.sh",
+            "superlink.service",
+            "gate.sh",
+            "gate.service",
+        ),
         *("compose.yaml", "operator"),
     }
-    for name, listen in (("superlink", "--host 127.0.0.1"), ("gate", "--listen 0.0.0.0")):  # the SuperLink is never open to a network
+    # the SuperLink is never open to a network
+    for name, listen in (("superlink", "--host 127.0.0.1"), ("gate", "--listen 0.0.0.0")):
         subprocess.run(["sh", "-n", str(folder / f"{name}.sh")], check=True)
         last = (folder / f"{name}.sh").read_text().splitlines()[-1]
         assert last.startswith("exec ")
         assert listen in last
-    assert set(json.loads((folder / "compose.yaml").read_text())["services"]) == {"superlink", "gate"}
+    assert set(json.loads((folder / "compose.yaml").read_text())["services"]) == {
+        "superlink",
+        "gate",
+    }
     assert main(["commands", str(folder), "--superlink", "fl.example.org:9443"]) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -63,9 +84,16 @@ def test_a_site_s_folder(tmp_path: Path) -> None:
     assert main(["commands", str(folder), "--superlink", "fl.example.org:9443", *node]) == 0
     words = shlex.split((folder / "supernode.sh").read_text().splitlines()[-1])
     assert words[words.index("--superlink") + 1] == "fl.example.org:9443"
-    assert words[words.index("--auth-supernode-private-key") + 1] == str(folder / certificates.SITE_KEY)
+    assert words[words.index("--auth-supernode-private-key") + 1] == str(
+        folder / certificates.SITE_KEY
+    )
     config = parse_config_args([words[words.index("--node-config") + 1]])
-    assert config == {"site": "rosendahl", "data-root": "/data/derm", "data-format": "ham10000", "threads": 4}
+    assert config == {
+        "site": "rosendahl",
+        "data-root": "/data/derm",
+        "data-format": "ham10000",
+        "threads": 4,
+    }
     service = json.loads((folder / "compose.yaml").read_text())["services"]["supernode"]
     assert "/data/derm:/data/derm:ro" in service["volumes"]
     assert "ExecStart=" in (folder / "supernode.service").read_text()
@@ -73,7 +101,13 @@ def test_a_site_s_folder(tmp_path: Path) -> None:
 
 def verified(unit: Path) -> str:
     """What systemd finds wrong in a unit; empty where nothing is."""
-    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     return done.stderr if done.returncode or str(unit.parent) in done.stderr else ""
 
 
@@ -90,17 +124,50 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert main(["keys", str(server), "--host", "fl.example.org"]) == 0
     assert main(["commands", str(server), "--superlink", "fl.example.org:9443"]) == 0
     assert main(["keys", str(site), "--site", "rosendahl"]) == 0
-    assert main(["commands", str(site), "--superlink", "fl.example.org:9443", "site=rosendahl", "data-root=/data/a $HOME %h"]) == 0
+    assert (
+        main(
+            [
+                "commands",
+                str(site),
+                "--superlink",
+                "fl.example.org:9443",
+                "site=rosendahl",
+                "data-root=/data/a $HOME %h",
+            ]
+        )
+        == 0
+    )
     for unit in (server / "superlink.service", server / "gate.service", site / "supernode.service"):
         assert verified(unit) == "", unit
 
 
 def test_the_compose_file_says_what_compose_understands(tmp_path: Path) -> None:
-    """By the Compose specification: these keys, of these types; $ is doubled, or Compose would put a variable in its place."""
-    keys_ = {"image": str, "environment": dict, "user": str, "network_mode": str, "restart": str, "volumes": list, "working_dir": str}
+    """By the Compose specification: these keys, of these types; $ is doubled, or Compose would put
+    a variable in its place."""
+    keys_ = {
+        "image": str,
+        "environment": dict,
+        "user": str,
+        "network_mode": str,
+        "restart": str,
+        "volumes": list,
+        "working_dir": str,
+    }
     folder = tmp_path / "rosendahl"
     assert main(["keys", str(folder), "--site", "rosendahl"]) == 0
-    assert main(["commands", str(folder), "--superlink", "fl.example.org:9443", "site=rosendahl", "data-root=/data/$HOME"]) == 0
+    assert (
+        main(
+            [
+                "commands",
+                str(folder),
+                "--superlink",
+                "fl.example.org:9443",
+                "site=rosendahl",
+                "data-root=/data/$HOME",
+            ]
+        )
+        == 0
+    )
     text = (folder / "compose.yaml").read_text()
     found = yaml.safe_load(text)
     assert set(found) == {"services"}
@@ -109,7 +176,10 @@ def test_the_compose_file_says_what_compose_understands(tmp_path: Path) -> None:
     assert text.count("$") == 2 * text.count("$$") > 0
     told = [word.replace("$$", "$") for word in service["command"]]
     assert parse_config_args([told[told.index("--node-config") + 1]])["data-root"] == "/data/$HOME"
-    assert {volume.split(":")[0].replace("$$", "$") for volume in service["volumes"]} == {str(folder), "/data/$HOME"}
+    assert {volume.split(":")[0].replace("$$", "$") for volume in service["volumes"]} == {
+        str(folder),
+        "/data/$HOME",
+    }
     assert all(isinstance(value, str) for value in service["environment"].values())
     assert service["restart"] in ("no", "always", "on-failure", "unless-stopped")
 
@@ -137,6 +207,8 @@ def test_check_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
         (["check", "nonsense"], "nonsense: must be key=value"),
     ],
 )
-def test_wrong_words_are_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words_are_one_line(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(words) == 2
     assert line in capsys.readouterr().err

@@ -11,7 +11,9 @@ from fedrobust.federation import gateway
 from fedrobust.federation.gateway import Gateway
 
 
-def through(method: str, url: str, upstream: httpx.MockTransport, **keywords: object) -> httpx.Response:
+def through(
+    method: str, url: str, upstream: httpx.MockTransport, **keywords: object
+) -> httpx.Response:
     async def one() -> httpx.Response:
         async with httpx.AsyncClient(base_url="https://inside", transport=upstream) as inner:
             transport = httpx.ASGITransport(Gateway(inner))
@@ -22,14 +24,30 @@ def through(method: str, url: str, upstream: httpx.MockTransport, **keywords: ob
 
 
 def echo(request: httpx.Request) -> httpx.Response:
-    headers = {"x-seen": request.headers.get("x-signature", ""), "content-type": "application/protobuf", "connection": "close"}
-    return httpx.Response(201, content=request.url.path.encode() + b":" + request.read(), headers=headers)
+    headers = {
+        "x-seen": request.headers.get("x-signature", ""),
+        "content-type": "application/protobuf",
+        "connection": "close",
+    }
+    return httpx.Response(
+        201, content=request.url.path.encode() + b":" + request.read(), headers=headers
+    )
 
 
 def test_a_node_s_request_passes_whole_and_so_does_its_answer() -> None:
     body = bytes(range(256)) * 1000
-    reply = through("POST", "/v1/fleet/push-object", httpx.MockTransport(echo), content=body, headers={"x-signature": "signed"})
-    assert (reply.status_code, reply.headers["x-seen"], reply.headers["content-type"]) == (201, "signed", "application/protobuf")
+    reply = through(
+        "POST",
+        "/v1/fleet/push-object",
+        httpx.MockTransport(echo),
+        content=body,
+        headers={"x-signature": "signed"},
+    )
+    assert (reply.status_code, reply.headers["x-seen"], reply.headers["content-type"]) == (
+        201,
+        "signed",
+        "application/protobuf",
+    )
     assert reply.content == b"/v1/fleet/push-object:" + body
     assert "connection" not in reply.headers
 
@@ -59,8 +77,18 @@ def test_nothing_else_passes(method: str, url: str) -> None:
 
 def test_a_body_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway, "MOST_BYTES", 1000)
-    assert through("POST", "/v1/fleet/push-object", httpx.MockTransport(echo), content=bytes(1001)).status_code == 413
-    assert through("POST", "/v1/fleet/push-object", httpx.MockTransport(echo), content=bytes(1000)).status_code == 201
+    assert (
+        through(
+            "POST", "/v1/fleet/push-object", httpx.MockTransport(echo), content=bytes(1001)
+        ).status_code
+        == 413
+    )
+    assert (
+        through(
+            "POST", "/v1/fleet/push-object", httpx.MockTransport(echo), content=bytes(1000)
+        ).status_code
+        == 201
+    )
 
 
 def test_a_superlink_that_is_down() -> None:

@@ -1,4 +1,5 @@
-"""Following a run: what is shown, how often the server is asked, and how it ends; with a made-up command flwr."""
+"""Following a run: what is shown, how often the server is asked, and how it ends; with a made-up
+command flwr."""
 
 from __future__ import annotations
 
@@ -39,13 +40,16 @@ def ends(operator: Operator, status: str, details: str = "") -> None:
     (operator.home / "end").write_text(json.dumps(said))
 
 
-def test_a_completed_run_is_shown_and_seldom_asked_for(operator: Operator, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_completed_run_is_shown_and_seldom_asked_for(
+    operator: Operator, capfd: pytest.CaptureFixture[str]
+) -> None:
     ends(operator, COMPLETED)
     operator.follow("7", 60)
     assert "round 1 of the run" in capfd.readouterr().out
     asked = (operator.home / "asked").read_text().splitlines()
     assert asked.count("log 7 federation --stream") == 1
-    assert sum(line.startswith("list") for line in asked) <= 3  # before its log, at its beginning, when it has ended
+    # before its log, at its beginning, when it has ended
+    assert sum(line.startswith("list") for line in asked) <= 3
 
 
 def test_a_run_that_fails_is_no_success(operator: Operator) -> None:
@@ -57,7 +61,12 @@ def test_a_run_that_fails_is_no_success(operator: Operator) -> None:
 def test_a_run_that_nobody_knows_ends_in_one_line(operator: Operator) -> None:
     (operator.home / "over").touch()
     (operator.home / "end").write_text(
-        json.dumps({"success": False, "error-message": "Using federation\n\n[code: 16] Run ID not found.\n"})
+        json.dumps(
+            {
+                "success": False,
+                "error-message": "Using federation\n\n[code: 16] Run ID not found.\n",
+            }
+        )
     )
     with pytest.raises(RunError, match=r"^flwr: Using federation \[code: 16\] Run ID not found\.$"):
         operator.follow("7", 60)

@@ -52,10 +52,16 @@ def wait_until(number: int, mark: bytes, seconds: float) -> list[int]:
 
 @pytest.mark.slow
 def test_of_a_killed_program_nothing_is_left(tmp_path: Path) -> None:
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path), CHILD], stdout=subprocess.PIPE, text=True)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(tmp_path), CHILD], stdout=subprocess.PIPE, text=True
+    )
     assert starter.stdout is not None
     child = int(starter.stdout.readline())
-    (mark,) = (one for one in Path(f"/proc/{child}/environ").read_bytes().split(b"\0") if one.startswith(MARK.encode()))
+    (mark,) = (
+        one
+        for one in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        if one.startswith(MARK.encode())
+    )
     try:
         assert len(wait_until(2, mark, 20)) == 2
     finally:

@@ -1,4 +1,5 @@
-"""Three SuperNodes and a SuperLink as processes of their own: TLS, registered keys, and the very weights of the simulation."""
+"""Three SuperNodes and a SuperLink as processes of their own: TLS, registered keys, and the very
+weights of the simulation."""
 
 from __future__ import annotations
 
@@ -34,11 +35,22 @@ SECONDS = 600.0  # a deadline for a machine that is busy with other things
 ROOT = Path(__file__).parents[2]
 PLACES = {"charlie": 0, "alpha": 1, "bravo": 2}  # the partition-id decides, not the name
 REAL = os.environ.get("FEDROBUST_DATA")
-DATA = ["data=ham10000", f"data.root={REAL}", "data.size=16", "data.max_images=600"] if REAL else ["data.size=16", "data.num_images=300"]
+DATA = (
+    ["data=ham10000", f"data.root={REAL}", "data.size=16", "data.max_images=600"]
+    if REAL
+    else ["data.size=16", "data.num_images=300"]
+)
 WORDS = [
     *DATA,
     *(word for word in TINY if not word.startswith("data.")),
-    *("model=small", "strategy=etf_dml", "num_clients=3", "rounds=2", "server.root_per_class=1", "server.proxy=32"),
+    *(
+        "model=small",
+        "strategy=etf_dml",
+        "num_clients=3",
+        "rounds=2",
+        "server.root_per_class=1",
+        "server.proxy=32",
+    ),
     *("evaluation.twin=false", "evaluation.draws=200"),
 ]
 PARTITION = "partition=by_site" if REAL else "partition=iid"
@@ -63,7 +75,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         mask = torch.zeros(len(experiment.dataset), dtype=torch.bool)
         mask[experiment.parts[client]] = True
         write_npz(folder / f"{name}.npz", experiment.dataset, mask)
-        nodes[name] = {"site": name, "partition-id": client, "data-root": str(folder / f"{name}.npz"), "data-format": "npz"}
+        nodes[name] = {
+            "site": name,
+            "partition-id": client,
+            "data-root": str(folder / f"{name}.npz"),
+            "data-format": "npz",
+        }
     with LocalFederation(folder / "all", nodes) as federation:
         run = federation.operator.submit(WORDS, folder=str(folder / "run"))
         state = federation.operator.wait(run, SECONDS)
@@ -74,9 +91,23 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
 
 def simulate(words: list[str], folder: Path) -> None:
     """The same run as a simulation on one core."""
-    command = [sys.executable, "-m", "fedrobust.simulate", *words, PARTITION, "engine=inline", "engine.threads=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "fedrobust.simulate",
+        *words,
+        PARTITION,
+        "engine=inline",
+        "engine.threads=1",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, f"hydra.run.dir={folder}"], cwd=ROOT, env=environment, check=True, timeout=SECONDS)
+    subprocess.run(
+        [*command, f"hydra.run.dir={folder}"],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        timeout=SECONDS,
+    )
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -90,7 +121,9 @@ def test_the_weights_are_bit_equal_to_the_simulation_s(done: Done, tmp_path: Pat
     assert_same_weights(done.folder, tmp_path / "out")
     ours, theirs = read_report(done.folder), read_report(tmp_path / "out")
     assert ours["evaluations"] == theirs["evaluations"]
-    assert [{**client, "site": ""} for client in ours["clients"]] == [{**client, "site": ""} for client in theirs["clients"]]
+    assert [{**client, "site": ""} for client in ours["clients"]] == [
+        {**client, "site": ""} for client in theirs["clients"]
+    ]
 
 
 def test_the_folder_is_that_of_a_run_with_the_sites_named_and_no_twin(done: Done) -> None:
@@ -98,16 +131,30 @@ def test_the_folder_is_that_of_a_run_with_the_sites_named_and_no_twin(done: Done
     assert [client["site"] for client in report["clients"]] == ["charlie", "alpha", "bravo"]
     assert set(report["drops"]) == {"corruption", "clients"}
     assert report["engine"] == "flower, sites: 3"
-    for name in ("manifest.json", "report.html", "rounds.jsonl", "clients.csv", "predictions.npz", "curves.png", "drops.png"):
+    for name in (
+        "manifest.json",
+        "report.html",
+        "rounds.jsonl",
+        "clients.csv",
+        "predictions.npz",
+        "curves.png",
+        "drops.png",
+    ):
         assert (done.folder / name).stat().st_size > 0, name
-    assert not (done.folder / "partition.png").exists()  # what lies at the sites is not the server's to draw
+    # what lies at the sites is not the server's to draw
+    assert not (done.folder / "partition.png").exists()
     with (done.folder / "clients.csv").open() as file:
-        assert {(row["round"], row["client"]) for row in csv.DictReader(file)} == {(str(r), str(c)) for r in (1, 2) for c in range(3)}
+        assert {(row["round"], row["client"]) for row in csv.DictReader(file)} == {
+            (str(r), str(c)) for r in (1, 2) for c in range(3)
+        }
 
 
-def test_secure_aggregation_ends_with_the_weights_of_the_simulation(done: Done, tmp_path: Path) -> None:
-    """Bit by bit: secrets differ, since real sites draw theirs from the system, but sums of whole numbers do not. Its four messages a
-    round find what the hospital keeps between them in processes of their own."""
+def test_secure_aggregation_ends_with_the_weights_of_the_simulation(
+    done: Done, tmp_path: Path
+) -> None:
+    """Bit by bit: secrets differ, since real sites draw theirs from the system, but sums of whole
+    numbers do not. Its four messages a round find what the hospital keeps between them in processes
+    of their own."""
     kept = [word for word in WORDS if not word.startswith(("strategy=", "rounds="))]
     words = [*kept, "strategy=fedavg", "privacy=secure_aggregation", "rounds=1"]
     operator = done.federation.operator
@@ -120,16 +167,21 @@ def test_secure_aggregation_ends_with_the_weights_of_the_simulation(done: Done, 
     assert (report["privacy"]["name"], report["privacy"]["dropped"]) == ("secure_aggregation", 0)
 
 
-def test_a_run_that_fails_ends_with_its_reason_and_an_exit_code(done: Done, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_ends_with_its_reason_and_an_exit_code(
+    done: Done, capfd: pytest.CaptureFixture[str]
+) -> None:
     home = done.federation.operator.home
     assert main(["run", "--home", str(home), "--seconds", str(SECONDS), *WORDS, "poisoned=1"]) == 1
     out, err = capfd.readouterr()
     assert "finished:failed" in err
     assert "this node refuses contamination" in err
-    assert "connected: 3 of 3 nodes: alpha, bravo, charlie" in out  # what the run says is shown while it lasts
+    # what the run says is shown while it lasts
+    assert "connected: 3 of 3 nodes: alpha, bravo, charlie" in out
 
 
-def test_following_a_run_again_shows_it_and_ends_as_it_did(done: Done, capfd: pytest.CaptureFixture[str]) -> None:
+def test_following_a_run_again_shows_it_and_ends_as_it_did(
+    done: Done, capfd: pytest.CaptureFixture[str]
+) -> None:
     home = ["--home", str(done.federation.operator.home), "--seconds", "120"]
     assert main(["follow", *home, done.run]) == 0
     out = capfd.readouterr().out
@@ -146,25 +198,46 @@ def test_following_a_run_again_shows_it_and_ends_as_it_did(done: Done, capfd: py
 
 def test_from_the_network_only_nodes_get_through(done: Done) -> None:
     link = done.federation.link
-    assert [(one.what, one.ok) for one in connection(link)] == [("connection", True), ("TLS", True), ("clock", True)]
+    assert [(one.what, one.ok) for one in connection(link)] == [
+        ("connection", True),
+        ("TLS", True),
+        ("clock", True),
+    ]
     context = ssl.create_default_context(cafile=str(link.ca))
     for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/docs"):
         assert httpx.post(f"https://{link.address}{path}", verify=context).status_code == 403
     nobody = {"content-type": "application/protobuf"}
-    assert httpx.post(f"https://{link.address}/v1/fleet/pull-messages", verify=context, headers=nobody).status_code == 401
+    assert (
+        httpx.post(
+            f"https://{link.address}/v1/fleet/pull-messages", verify=context, headers=nobody
+        ).status_code
+        == 401
+    )
 
 
 def test_an_unknown_key_and_a_foreign_authority_are_turned_away(done: Done, tmp_path: Path) -> None:
     federation, processes = done.federation, done.federation.processes
     certificates.make_site_certificate(tmp_path / "stranger", "stranger")
     certificates.make_certificate_authority(tmp_path / "other")
-    elsewhere = flower_commands.Link(federation.link.host, federation.link.port, tmp_path / "other" / certificates.CA_CERTIFICATE)
-    stranger = flower_commands.supernode(federation.link, tmp_path / "stranger", {}, free_ports(1)[0])
-    misled = [*flower_commands.supernode(elsewhere, federation.folder / "alpha", {}, free_ports(1)[0]), "--max-retries", "1"]
+    elsewhere = flower_commands.Link(
+        federation.link.host, federation.link.port, tmp_path / "other" / certificates.CA_CERTIFICATE
+    )
+    stranger = flower_commands.supernode(
+        federation.link, tmp_path / "stranger", {}, free_ports(1)[0]
+    )
+    misled = [
+        *flower_commands.supernode(elsewhere, federation.folder / "alpha", {}, free_ports(1)[0]),
+        "--max-retries",
+        "1",
+    ]
     processes.start("stranger", stranger, tmp_path)
     processes.start("misled", misled, tmp_path)
     for name in ("stranger", "misled"):
         processes.wait(name, 60)
         assert processes.ended().get(name, 0) != 0, processes.log(name).read_text()[-2000:]
-    nodes = json.loads(federation.operator.flwr("supernode", "list", federation.operator.connection, "--format", "json"))["nodes"]
+    nodes = json.loads(
+        federation.operator.flwr(
+            "supernode", "list", federation.operator.connection, "--format", "json"
+        )
+    )["nodes"]
     assert len([node for node in nodes if node["status"] == "online"]) == 3

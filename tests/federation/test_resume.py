@@ -1,4 +1,5 @@
-"""The whole ServerApp over a made-up Flower whose nodes are our ClientApp: a run, the same run cut off, and what it goes on to."""
+"""The whole ServerApp over a made-up Flower whose nodes are our ClientApp: a run, the same run cut
+off, and what it goes on to."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ class CutError(Exception):
 
 
 def nodes(folder: Path, before: Callable[[Message], None]) -> Flower:
-    """Three sites with a file each, which remember what a node remembers; before(message) is called first."""
+    """Three sites with a file each, which remember what a node remembers; before(message) is called
+    first."""
     experiment = federation.study(*MEAN, "poisoned=0")
     configs: dict[int, dict[str, str]] = {}
     for client, node in enumerate(sorted(NODES, key=lambda one: NODES[one])):
@@ -77,7 +79,10 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> N
 
 def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_over_sites(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").touch()
-    words = rf"No space left on device\); once it can, go on with python -m fedrobust\.federation run --resume {tmp_path}$"
+    words = (
+        r"No space left on device\); once it can, go on with python -m "
+        rf"fedrobust\.federation run --resume {tmp_path}$"
+    )
     with pytest.raises(RunError, match=words), exclusive_folder(tmp_path, resume_command(tmp_path)):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "rounds.jsonl"))
 

@@ -1,4 +1,5 @@
-"""How the ServerApp puts a run together from the nodes that are there: who gets which number, and when a run is refused."""
+"""How the ServerApp puts a run together from the nodes that are there: who gets which number, and
+when a run is refused."""
 
 from __future__ import annotations
 
@@ -39,14 +40,20 @@ def test_sites_are_numbered_by_their_registered_names(experiment: Experiment) ->
     assert grid.get_node_ids() == [0, 1, 2]
     assert known.sites == ("a", "b", "c")
     assert [known.num_examples(client) for client in range(3)] == [30, 50, 70]
-    assert told[1].startswith("client 0: site a: 30 training, 2 validation, 1 test images; python x")
+    assert told[1].startswith(
+        "client 0: site a: 30 training, 2 validation, 1 test images; python x"
+    )
 
 
 def test_a_list_decides_who_takes_part_and_in_which_order(experiment: Experiment) -> None:
-    _, known = assemble(Flower({**NODES, 90: "d"}, answer), experiment, ("c", "d", "a"), 1, lambda _: None)
+    _, known = assemble(
+        Flower({**NODES, 90: "d"}, answer), experiment, ("c", "d", "a"), 1, lambda _: None
+    )
     assert (known.sites, known.reported_sizes) == (("c", "d", "a"), (70, 90, 30))
     few = {30: "a", 50: "b"}
-    with pytest.raises(RunError, match=r"2 of 3 sites are connected \(missing: c; server.max_failures=0\)"):
+    with pytest.raises(
+        RunError, match=r"2 of 3 sites are connected \(missing: c; server.max_failures=0\)"
+    ):
         assemble(Flower(few, answer), experiment, ("a", "b", "c"), 0.05, lambda _: None)
     patient = federation.study(*MEAN, "poisoned=0", "partition=remote", "server.max_failures=1")
     _, known = assemble(Flower(few, answer), patient, ("a", "c", "b"), 0.05, lambda _: None)
@@ -54,7 +61,9 @@ def test_a_list_decides_who_takes_part_and_in_which_order(experiment: Experiment
 
 
 def test_too_few_and_too_many(experiment: Experiment) -> None:
-    with pytest.raises(RunError, match=r"2 of 3 sites are connected \(connect the others, or raise wait\)"):
+    with pytest.raises(
+        RunError, match=r"2 of 3 sites are connected \(connect the others, or raise wait\)"
+    ):
         assemble(Flower({30: "a", 50: "b"}, answer), experiment, (), 0.05, lambda _: None)
     with pytest.raises(ConfigError, match="num_clients=3: 4 nodes are connected"):
         assemble(Flower({**NODES, 90: "d"}, answer), experiment, (), 1, lambda _: None)
@@ -64,7 +73,12 @@ def test_a_site_that_cannot_take_part_ends_the_run_with_its_reason(experiment: E
     def broken(message: Message) -> list[Message]:
         if message.metadata.dst_node_id != 50:
             return answer(message)
-        return [Message(Error(2, "<class 'fedrobust.errors.DataError'>:<'/data: does not exist'>"), reply_to=message)]
+        return [
+            Message(
+                Error(2, "<class 'fedrobust.errors.DataError'>:<'/data: does not exist'>"),
+                reply_to=message,
+            )
+        ]
 
     with pytest.raises(RunError, match="site b cannot take part: DataError: /data: does not exist"):
         assemble(Flower(dict(NODES), broken), experiment, (), 1, lambda _: None)
@@ -73,15 +87,25 @@ def test_a_site_that_cannot_take_part_ends_the_run_with_its_reason(experiment: E
 def test_the_words_of_a_run() -> None:
     settings = compose_for_sites("rounds=2 'data.path=/a b/c.npz' data=npz", ("x", "y"))
     assert settings["partition"]["_target_"] == "fedrobust.data.partition.remote"
-    assert (settings["num_clients"], settings["rounds"], settings["evaluation"]["twin"]) == (2, 2, False)
+    assert (settings["num_clients"], settings["rounds"], settings["evaluation"]["twin"]) == (
+        2,
+        2,
+        False,
+    )
     assert settings["data"]["path"] == "/a b/c.npz"
-    assert compose_for_sites("partition=iid", ())["partition"]["_target_"] == "fedrobust.data.partition.iid"
+    assert (
+        compose_for_sites("partition=iid", ())["partition"]["_target_"]
+        == "fedrobust.data.partition.iid"
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("rounds=2 'data=npz", r"^overrides=rounds=2 'data=npz: cannot be read \(No closing quotation\)"),
+        (
+            "rounds=2 'data=npz",
+            r"^overrides=rounds=2 'data=npz: cannot be read \(No closing quotation\)",
+        ),
         ("colour=3", "^colour: unknown key"),
         ("strategy=zigzag", "^strategy=zigzag: no such choice"),
         ("rounds", "^rounds: cannot be read"),

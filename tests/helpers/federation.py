@@ -1,4 +1,5 @@
-"""A small but whole federation for tests: the smoke experiment, a Grid whose replies are made up, an observer that remembers."""
+"""A small but whole federation for tests: the smoke experiment, a Grid whose replies are made up,
+an observer that remembers."""
 
 from __future__ import annotations
 
@@ -18,12 +19,19 @@ from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import Layout, State, read
 from fedrobust.types import RoundRecord
 
-TINY = ("model.dimension=8", "model.options.channels=[8,8,16,16]", "data.num_images=300", "client.steps=1", "client.batch_size=8")
+TINY = (
+    "model.dimension=8",
+    "model.options.channels=[8,8,16,16]",
+    "data.num_images=300",
+    "client.steps=1",
+    "client.batch_size=8",
+)
 MEAN = ("strategy=fedavg", "server.buffers=mean")
 
 
 def settings(*overrides: str) -> dict[str, Any]:
-    """The smoke experiment, made smaller still: 300 images of 16 px, three hospitals, one training step each."""
+    """The smoke experiment, made smaller still: 300 images of 16 px, three hospitals, one training
+    step each."""
     return compose.compose("experiment=smoke", *TINY, *overrides)
 
 
@@ -55,13 +63,20 @@ class FakeGrid(SimulationGrid):
 
     name, description, threads = "fake", "fake", 1
 
-    def __init__(self, num_clients: int, answer: Answer, order: Callable[[list[Message]], list[Message]] = list) -> None:
+    def __init__(
+        self,
+        num_clients: int,
+        answer: Answer,
+        order: Callable[[list[Message]], list[Message]] = list,
+    ) -> None:
         super().__init__(num_clients)
         self._answer, self._order = answer, order
         self.sent: list[Message] = []
         self.timeouts: list[float | None] = []
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
         asked = list(messages)
         self.sent += asked
         self.timeouts.append(timeout)
@@ -76,16 +91,28 @@ class FakeGrid(SimulationGrid):
 
 
 def task_of(message: Message) -> str:
-    """What the reply to a message says that it answers; to a message without settings it cannot say anything."""
-    return wire.task_digest(wire.read_config(message.content)) if "config" in message.content else ""
+    """What the reply to a message says that it answers; to a message without settings it cannot say
+    anything."""
+    return (
+        wire.task_digest(wire.read_config(message.content)) if "config" in message.content else ""
+    )
 
 
 def info_of(message: Message) -> dict[str, str]:
     """What an honest reply to a message tells beside its numbers."""
-    return {"etf-sha256": str(wire.read_config(message.content)["etf-sha256"]), "task": task_of(message)}
+    return {
+        "etf-sha256": str(wire.read_config(message.content)["etf-sha256"]),
+        "task": task_of(message),
+    }
 
 
-def reply_with(one: ServerContext, message: Message, state: State, examples: int = 10, sha256: str | None = None) -> Message:
+def reply_with(
+    one: ServerContext,
+    message: Message,
+    state: State,
+    examples: int = 10,
+    sha256: str | None = None,
+) -> Message:
     """A good train reply, unless what is given is bad."""
     info = {"etf-sha256": one.etf_sha256 if sha256 is None else sha256, "task": task_of(message)}
     return Message(wire.train_reply(state, examples, {"loss": 1.0}, info), reply_to=message)
@@ -98,7 +125,9 @@ def honest(one: ServerContext, scale: float = 0.01) -> Answer:
     def answer(message: Message) -> Message:
         client = message.metadata.dst_node_id
         reference = wire.read_state(message.content["state"], sizes)
-        return reply_with(one, message, trained(one.layout, reference, client, scale), 10 * (client + 1))
+        return reply_with(
+            one, message, trained(one.layout, reference, client, scale), 10 * (client + 1)
+        )
 
     return answer
 

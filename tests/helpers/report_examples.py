@@ -1,4 +1,5 @@
-"""Made-up but realistic reports and rounds for the tests of everything that shows or writes results."""
+"""Made-up but realistic reports and rounds for the tests of everything that shows or writes
+results."""
 
 from __future__ import annotations
 
@@ -23,9 +24,21 @@ def undefined(n: int = 3) -> dict[str, Any]:
 
 def drop(normal: dict[str, Any], attack: dict[str, Any]) -> dict[str, Any]:
     names = ("accuracy", "f1", "precision")
-    entries = {m: {"normal": normal[m], "attack": attack[m], "drop": 100 * (normal[m] - attack[m]) / normal[m]} for m in names}
+    entries = {
+        m: {
+            "normal": normal[m],
+            "attack": attack[m],
+            "drop": 100 * (normal[m] - attack[m]) / normal[m],
+        }
+        for m in names
+    }
     combined = sum(entry["drop"] for entry in entries.values()) / 3
-    return {"per_metric": entries, "combined": combined, "ci95": [combined - 3.1, combined + 3.4], "skipped": []}
+    return {
+        "per_metric": entries,
+        "combined": combined,
+        "ci95": [combined - 3.1, combined + 3.4],
+        "skipped": [],
+    }
 
 
 def skipped_drop() -> dict[str, Any]:
@@ -61,16 +74,32 @@ def clients(number: int, poisoned: int, noisy: int) -> list[dict[str, Any]]:
     return out
 
 
-def report(number: int = 10, poisoned: int = 3, noisy: int = 1, twin: bool = True) -> dict[str, Any]:
-    levels = {"clean": 48.1, "corrupted": 39.4} | ({"twin_clean": 51.2, "twin_corrupted": 52.0} if twin else {})
+def report(
+    number: int = 10, poisoned: int = 3, noisy: int = 1, twin: bool = True
+) -> dict[str, Any]:
+    levels = {"clean": 48.1, "corrupted": 39.4} | (
+        {"twin_clean": 51.2, "twin_corrupted": 52.0} if twin else {}
+    )
     evaluations = {name: evaluation(level) for name, level in levels.items()}
     clean, corrupted = evaluations["clean"], evaluations["corrupted"]
     people = clients(number, poisoned, noisy)
-    kinds = {kind: sum(one["kind"] == kind for one in people) for kind in ("clean", "noisy", "poisoned")}
-    by_kind = {k: {"combined": {"clean": 0.0, "noisy": 9.8, "poisoned": 36.1}[k], "num_clients": c} for k, c in kinds.items() if c}
-    drops = {"corruption": drop(clean, corrupted), "clients": {**skipped_drop(), "by_kind": by_kind}}
+    kinds = {
+        kind: sum(one["kind"] == kind for one in people) for kind in ("clean", "noisy", "poisoned")
+    }
+    by_kind = {
+        k: {"combined": {"clean": 0.0, "noisy": 9.8, "poisoned": 36.1}[k], "num_clients": c}
+        for k, c in kinds.items()
+        if c
+    }
+    drops = {
+        "corruption": drop(clean, corrupted),
+        "clients": {**skipped_drop(), "by_kind": by_kind},
+    }
     if twin:
-        drops |= {"poisoning": drop(evaluations["twin_clean"], clean), "total": drop(evaluations["twin_clean"], corrupted)}
+        drops |= {
+            "poisoning": drop(evaluations["twin_clean"], clean),
+            "total": drop(evaluations["twin_clean"], corrupted),
+        }
     return {
         "schema": 1,
         "strategy": "etf_dml",
@@ -90,13 +119,18 @@ def report(number: int = 10, poisoned: int = 3, noisy: int = 1, twin: bool = Tru
     }
 
 
-def rounds(number: int = 10, poisoned: int = 3, noisy: int = 1, total: int = 5, gain: float = 6.0) -> list[dict[str, Any]]:
+def rounds(
+    number: int = 10, poisoned: int = 3, noisy: int = 1, total: int = 5, gain: float = 6.0
+) -> list[dict[str, Any]]:
     """Lines of rounds.jsonl as `records.read_rounds` gives them."""
     out: list[dict[str, Any]] = []
     for step in range(total + 1):
         noise = torch.rand(number, generator=generator(step, "weights")).tolist()
         level = 14.0 + gain * step
-        raw = [(0.5 + share) * (0.6**step if kind_of(client, poisoned, noisy) == "poisoned" else 1.0) for client, share in enumerate(noise)]
+        raw = [
+            (0.5 + share) * (0.6**step if kind_of(client, poisoned, noisy) == "poisoned" else 1.0)
+            for client, share in enumerate(noise)
+        ]
         members = [
             {
                 "client": c,

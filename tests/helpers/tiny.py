@@ -18,7 +18,11 @@ class Net(nn.Module):
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        self.conv, self.norm, self.drop = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Dropout(dropout)
+        self.conv, self.norm, self.drop = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.Dropout(dropout),
+        )
 
     def forward(self, images):
         return self.drop(self.norm(self.conv(images)).relu().mean((2, 3)))
@@ -47,7 +51,11 @@ def samples(count, seed=0, num_classes=3, size=8):
 
 
 def shard(train=48, validation=24, **keywords):
-    return Shard(samples(train, 0, **keywords), samples(validation, 1, **keywords), samples(24, 2, **keywords))
+    return Shard(
+        samples(train, 0, **keywords),
+        samples(validation, 1, **keywords),
+        samples(24, 2, **keywords),
+    )
 
 
 def task(net, data, *, round=1, extras=None, memory=None, seed=0):

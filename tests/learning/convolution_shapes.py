@@ -1,4 +1,5 @@
-"""Train small convolutions and small ResNets of many shapes for a few steps: a program of its own, since a fault may kill it.
+"""Train small convolutions and small ResNets of many shapes for a few steps: a program of its own,
+since a fault may kill it.
 
 Prints a line for each shape whose gradients are not those of float64, and "done" at the end.
 """
@@ -38,27 +39,47 @@ def try_layer(into: int, out: int, kernel: int, stride: int, *, batch: int, pixe
     for step in range(3):
         images = torch.randn(batch, into, pixels, pixels, generator=generator(step, "images"))
         gradients = []
-        for model, entry in ((ours, images.contiguous(memory_format=torch.channels_last)), (exact, images.double())):
+        for model, entry in (
+            (ours, images.contiguous(memory_format=torch.channels_last)),
+            (exact, images.double()),
+        ):
             entry.requires_grad_()
             scores = model(entry)
-            gradients.append(torch.autograd.grad((scores * scores.detach().cos()).sum(), (entry, *model.parameters())))
+            gradients.append(
+                torch.autograd.grad(
+                    (scores * scores.detach().cos()).sum(), (entry, *model.parameters())
+                )
+            )
         if any(far_apart(a, b) for a, b in zip(*gradients, strict=True)):
-            print(f"convolution {into} -> {out}, kernel {kernel}, stride {stride}, {batch} images of {pixels} pixels: wrong gradients")
+            print(
+                f"convolution {into} -> {out}, kernel {kernel}, stride {stride}, "
+                f"{batch} images of {pixels} pixels: wrong gradients"
+            )
             return
 
 
 def try_resnet(channels: list[int], batch: int, pixels: int) -> None:
-    factory = timm_model("resnet18", head="linear", options={"layers": [1, 1, 1, 1], "channels": channels, "output_stride": 32})
+    factory = timm_model(
+        "resnet18",
+        head="linear",
+        options={"layers": [1, 1, 1, 1], "channels": channels, "output_stride": 32},
+    )
     model = factory.build(3, None, generator(0, "init"))
     for step in range(5):
-        model(torch.rand(batch, 3, pixels, pixels, generator=generator(step, "images"))).square().mean().backward()
+        model(
+            torch.rand(batch, 3, pixels, pixels, generator=generator(step, "images"))
+        ).square().mean().backward()
 
 
 torch.set_num_threads(int(sys.argv[1]))
 for into, (kernel, stride), (out, batch, pixels) in itertools.product(
-    (*range(1, 10), 12, 16, 17, 24), ((1, 1), (1, 2), (1, 3), (3, 1), (3, 2)), ((4, 4, 8), (8, 4, 15), (9, 1, 8), (16, 8, 16))
+    (*range(1, 10), 12, 16, 17, 24),
+    ((1, 1), (1, 2), (1, 3), (3, 1), (3, 2)),
+    ((4, 4, 8), (8, 4, 15), (9, 1, 8), (16, 8, 16)),
 ):
     try_layer(into, out, kernel, stride, batch=batch, pixels=pixels)
-for channels, batch, pixels in itertools.product(([4, 4, 8, 8], [6, 6, 8, 8], [8, 8, 16, 16], [3, 5, 7, 9]), (4, 16), (8, 32)):
+for channels, batch, pixels in itertools.product(
+    ([4, 4, 8, 8], [6, 6, 8, 8], [8, 8, 16, 16], [3, 5, 7, 9]), (4, 16), (8, 32)
+):
     try_resnet(channels, batch, pixels)
 print("done")

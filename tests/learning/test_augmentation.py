@@ -31,7 +31,8 @@ def test_all_eight_occur_about_equally_often():
 
 
 def test_shifts_reach_an_eighth_and_repeat_the_border():
-    ramp = torch.arange(16.0).view(1, 1, 1, 16).expand(400, 1, 3, 16)  # not square: no quarter turns; height 3: no vertical shift
+    # not square: no quarter turns; height 3: no vertical shift
+    ramp = torch.arange(16.0).view(1, 1, 1, 16).expand(400, 1, 3, 16)
     rows = augment(ramp, generator(0, "augment"))[:, 0, 0]
     forward = torch.stack([row if row[0] < row[-1] else row.flip(0) for row in rows])
     expected = torch.stack([(torch.arange(16.0) + shift).clamp(0, 15) for shift in range(-2, 3)])
@@ -39,7 +40,9 @@ def test_shifts_reach_an_eighth_and_repeat_the_border():
 
 
 def test_shape_dtype_input_and_generator():
-    images = torch.randint(0, 256, (5, 3, 16, 24), generator=generator(0, "images"), dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (5, 3, 16, 24), generator=generator(0, "images"), dtype=torch.uint8
+    )
     kept, before = images.clone(), torch.get_rng_state()
     out = augment(images, generator(0, "augment"))
     assert (out.shape, out.dtype) == (images.shape, torch.uint8)

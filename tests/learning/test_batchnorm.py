@@ -19,7 +19,8 @@ def images(count, size=4, seed=0):
 
 
 def test_statistics_by_hand():
-    # two images of constant 0 and 1, size 1x1: mean 1/2, unbiased variance ((1/2)^2 + (1/2)^2)/(2 - 1) = 1/2
+    # two images of constant 0 and 1, size 1x1: mean 1/2, unbiased variance ((1/2)^2 + (1/2)^2)/(2 -
+    # 1) = 1/2
     model = norm_only()
     batchnorm.recalibrate(model, torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1))
     assert model[1].running_mean.tolist() == [0.5] * 3
@@ -27,13 +28,18 @@ def test_statistics_by_hand():
 
 
 def test_several_batches_count_the_same():
-    # 6 images in 3 batches (i::3) of two: the mean of the three batch means and of the three unbiased variances
+    # 6 images in 3 batches (i::3) of two: the mean of the three batch means and of the three
+    # unbiased variances
     x = images(6)
     model = norm_only()
     batchnorm.recalibrate(model, x, batch_size=2)
     batches = [x[i::3].permute(1, 0, 2, 3).reshape(3, -1) for i in range(3)]
-    assert torch.allclose(model[1].running_mean, torch.stack([b.mean(1) for b in batches]).mean(0), atol=1e-6)
-    assert torch.allclose(model[1].running_var, torch.stack([b.var(1) for b in batches]).mean(0), atol=1e-6)
+    assert torch.allclose(
+        model[1].running_mean, torch.stack([b.mean(1) for b in batches]).mean(0), atol=1e-6
+    )
+    assert torch.allclose(
+        model[1].running_var, torch.stack([b.var(1) for b in batches]).mean(0), atol=1e-6
+    )
 
 
 def test_nothing_but_the_running_statistics_changes():
@@ -43,7 +49,9 @@ def test_nothing_but_the_running_statistics_changes():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes, state = [m.training for m in model.modules()], torch.get_rng_state()
     batchnorm.recalibrate(model, images(5, 32), batch_size=2)
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
     expected = {name for name in before if name.endswith(("running_mean", "running_var"))}
     assert changed == expected
     assert modes == [m.training for m in model.modules()]
@@ -58,7 +66,10 @@ def test_the_result_depends_on_the_images_alone():
         layer.running_var.fill_(float("nan"))
     batchnorm.recalibrate(one, (255 * images(9, 32)).to(torch.uint8))
     batchnorm.recalibrate(two, (255 * images(9, 32)).to(torch.uint8).div(255))
-    assert all(torch.equal(a.running_var, b.running_var) for a, b in zip(batchnorm.layers(one), batchnorm.layers(two), strict=True))
+    assert all(
+        torch.equal(a.running_var, b.running_var)
+        for a, b in zip(batchnorm.layers(one), batchnorm.layers(two), strict=True)
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -35,26 +35,34 @@ def test_linear_head():
     model = tiny.resnet("linear").eval()
     assert model.anchors is None
     assert (model.head, model.scale) == ("linear", 1.0)
-    assert torch.allclose(model(images()), model.last(model.backbone((images() - model.mean) / model.std)), atol=1e-5)
+    assert torch.allclose(
+        model(images()), model.last(model.backbone((images() - model.mean) / model.std)), atol=1e-5
+    )
     assert model.features(images()).shape == (4, model.last.in_features)
 
 
 def test_probabilities_by_hand():
     # scale 16, scores (0, log(3)/16, 0): softmax of (0, log 3, 0) = 1/5, 3/5, 1/5
     model = tiny.model()
-    assert model.probabilities(torch.tensor([[0.0, math.log(3) / 16, 0.0]])).tolist()[0] == pytest.approx([0.2, 0.6, 0.2])
+    assert model.probabilities(torch.tensor([[0.0, math.log(3) / 16, 0.0]])).tolist()[
+        0
+    ] == pytest.approx([0.2, 0.6, 0.2])
 
 
 def test_the_anchors_are_neither_parameter_nor_state():
     model = tiny.resnet()
-    assert not any("anchors" in name for name in [*model.state_dict(), *dict(model.named_parameters())])
+    assert not any(
+        "anchors" in name for name in [*model.state_dict(), *dict(model.named_parameters())]
+    )
     layout = Layout.of(model)
     names = [name for name, _ in (*layout.parameters, *layout.buffers)]
     assert not any(word in name for name in names for word in ("anchors", "mean.", "std"))
     assert "last.weight" in names
     assert not model.anchors.requires_grad
     given = ANCHORS.clone()
-    built = timm_model("resnet18", dimension=6, options=tiny.NARROW).build(3, given, generator(0, "init"))
+    built = timm_model("resnet18", dimension=6, options=tiny.NARROW).build(
+        3, given, generator(0, "init")
+    )
     given.zero_()  # the model keeps its own copy
     assert torch.equal(built.anchors, ANCHORS)
 
@@ -99,7 +107,11 @@ def test_initialisation_comes_from_the_generator_alone():
 
 
 def test_batchnorm_momentum_reaches_every_layer():
-    found = [m.momentum for m in tiny.resnet(bn_momentum=0.5).modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    found = [
+        m.momentum
+        for m in tiny.resnet(bn_momentum=0.5).modules()
+        if isinstance(m, torch.nn.BatchNorm2d)
+    ]
     assert set(found) == {0.5}
     assert len(found) > 5
 
@@ -109,7 +121,9 @@ def test_small_stem_sees_four_times_the_pixels():
     sizes = {}
     for stem in ("standard", "small"):
         model = tiny.resnet(stem=stem).eval()
-        model.backbone.maxpool.register_forward_hook(lambda module, args, out, stem=stem: sizes.update({stem: out.shape[-1]}))
+        model.backbone.maxpool.register_forward_hook(
+            lambda module, args, out, stem=stem: sizes.update({stem: out.shape[-1]})
+        )
         model(images())
     assert sizes == {"standard": 8, "small": 16}
 
@@ -155,16 +169,24 @@ def test_weights_that_cannot_be_had_end_in_one_line(monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(
-        ConfigError, match=r"model\.pretrained=true: no weights for resnet50 \(OSError: no route to the hub\); use"
+        ConfigError,
+        match=r"model\.pretrained=true: no weights for resnet50 \(OSError: no route "
+        r"to the hub\); use",
     ) as caught:
-        timm_model(pretrained=True).build(3, simplex_etf(512, 3, generator(0, "etf")), generator(0, "init"))
+        timm_model(pretrained=True).build(
+            3, simplex_etf(512, 3, generator(0, "etf")), generator(0, "init")
+        )
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("head", "anchors"), [("etf", None), ("etf", ANCHORS[:4]), ("linear", ANCHORS)])
+@pytest.mark.parametrize(
+    ("head", "anchors"), [("etf", None), ("etf", ANCHORS[:4]), ("linear", ANCHORS)]
+)
 def test_anchors_must_fit_the_head(head, anchors):
     with pytest.raises(ValueError, match="anchors"):
-        timm_model("resnet18", head=head, dimension=6, options=tiny.NARROW).build(3, anchors, generator(0, "init"))
+        timm_model("resnet18", head=head, dimension=6, options=tiny.NARROW).build(
+            3, anchors, generator(0, "init")
+        )
 
 
 # ---- checkpoints
@@ -174,7 +196,9 @@ def test_a_run_s_checkpoint_comes_back(tmp_path):
     model = tiny.resnet(seed=0)
     layout = Layout.of(model)
     save_state(tmp_path / "model.safetensors", layout, read(model, layout), model.anchors)
-    factory = timm_model("resnet18", dimension=6, options=tiny.NARROW, checkpoint=str(tmp_path / "model.safetensors"))
+    factory = timm_model(
+        "resnet18", dimension=6, options=tiny.NARROW, checkpoint=str(tmp_path / "model.safetensors")
+    )
     loaded = factory.build(3, ANCHORS, generator(9, "init"))
     assert torch.equal(read(loaded, layout).parameters, read(model, layout).parameters)
     with pytest.raises(ConfigError, match="other anchors"):
@@ -185,18 +209,28 @@ def test_a_checkpoint_of_another_dimension(tmp_path):
     model = tiny.resnet()
     layout = Layout.of(model)
     save_state(tmp_path / "bare.safetensors", layout, read(model, layout))
-    factory = timm_model("resnet18", dimension=8, options=tiny.NARROW, checkpoint=str(tmp_path / "bare.safetensors"))
+    factory = timm_model(
+        "resnet18", dimension=8, options=tiny.NARROW, checkpoint=str(tmp_path / "bare.safetensors")
+    )
     with pytest.raises(ConfigError, match=r"last\.weight has shape \(6, 16\) instead of \(8, 16\)"):
         factory.build(3, simplex_etf(8, 3, generator(1, "etf")), generator(9, "init"))
 
 
 def test_a_timm_backbone_without_its_own_classifier(tmp_path):
-    source = timm.create_model("resnet18", num_classes=11, layers=(1, 1, 1, 1), channels=(8, 8, 16, 16))
-    save_file({name: tensor.contiguous() for name, tensor in source.state_dict().items()}, tmp_path / "timm.safetensors")
-    factory = timm_model("resnet18", dimension=6, options=tiny.NARROW, checkpoint=str(tmp_path / "timm.safetensors"))
+    source = timm.create_model(
+        "resnet18", num_classes=11, layers=(1, 1, 1, 1), channels=(8, 8, 16, 16)
+    )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in source.state_dict().items()},
+        tmp_path / "timm.safetensors",
+    )
+    factory = timm_model(
+        "resnet18", dimension=6, options=tiny.NARROW, checkpoint=str(tmp_path / "timm.safetensors")
+    )
     model = factory.build(3, ANCHORS, generator(0, "init"))
     assert torch.equal(model.backbone.conv1.weight, source.conv1.weight)
-    assert torch.equal(model.last.weight, tiny.resnet(seed=0).last.weight)  # the projection is fresh
+    # the projection is fresh
+    assert torch.equal(model.last.weight, tiny.resnet(seed=0).last.weight)
 
 
 @pytest.mark.parametrize(
@@ -209,24 +243,36 @@ def test_a_timm_backbone_without_its_own_classifier(tmp_path):
 )
 def test_checkpoints_that_do_not_fit(tmp_path, tensors, match):
     source = tiny.resnet().backbone.state_dict() if tensors else {"bn1.weight": torch.zeros(64)}
-    save_file({name: tensor.contiguous() for name, tensor in {**source, **tensors}.items()}, tmp_path / "bad.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in {**source, **tensors}.items()},
+        tmp_path / "bad.safetensors",
+    )
     with pytest.raises(ConfigError, match=match):
         tiny.resnet(checkpoint=str(tmp_path / "bad.safetensors"))
 
 
 def test_unreadable_checkpoints(tmp_path):
-    with pytest.raises(ConfigError, match=r"model\.checkpoint=.*missing.* not a readable safetensors file"):
+    with pytest.raises(
+        ConfigError, match=r"model\.checkpoint=.*missing.* not a readable safetensors file"
+    ):
         tiny.resnet(checkpoint=str(tmp_path / "missing.safetensors"))
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ConfigError, match="not a readable safetensors file"):
         tiny.resnet(checkpoint=str(tmp_path / "text.safetensors"))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # the compiler's own
+# the compiler's own
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)
 def test_a_compiled_model_is_the_same_model_under_another_engine():
-    """With the compiler's front half only (aot_eager): what it traces is what the model does, before and after a state is swapped in."""
+    """With the compiler's front half only (aot_eager): what it traces is what the model does,
+    before and after a state is swapped in."""
     factory = timm_model("resnet18", dimension=6, options=tiny.NARROW)
-    plain, compiled = (replace(factory, compile=compile).build(3, ANCHORS, generator(1, "init")) for compile in (None, "aot_eager"))
+    plain, compiled = (
+        replace(factory, compile=compile).build(3, ANCHORS, generator(1, "init"))
+        for compile in (None, "aot_eager")
+    )
     layout = Layout.of(plain)
     assert Layout.of(compiled) == layout
     for seed in (0, 1):

@@ -1,4 +1,5 @@
-"""Strided 1x1 convolutions computed another way, and that no small model makes torch corrupt its memory."""
+"""Strided 1x1 convolutions computed another way, and that no small model makes torch corrupt its
+memory."""
 
 import copy
 import os
@@ -18,7 +19,8 @@ from fedrobust.reporting.manifest import processor
 from tests.helpers import tiny
 
 PROGRAM = Path(__file__).with_name("convolution_shapes.py")
-DEBUG_LIBRARY = Path("/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")  # glibc's checks of the heap, where the system has them
+# glibc's checks of the heap, where the system has them
+DEBUG_LIBRARY = Path("/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")
 
 
 def test_every_second_pixel_is_taken_before_the_sum() -> None:
@@ -47,7 +49,9 @@ def test_equal_to_the_convolution_as_it_was(into, out, stride, padding, size) ->
     results = []
     for layer in (before, copy.deepcopy(after)):  # a copy keeps to it
         scores = layer(entry := images.clone().requires_grad_())
-        results.append((scores, *torch.autograd.grad(scores.square().sum(), (entry, *layer.parameters()))))
+        results.append(
+            (scores, *torch.autograd.grad(scores.square().sum(), (entry, *layer.parameters())))
+        )
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
@@ -65,20 +69,34 @@ def test_other_layers_are_left_alone(layer: nn.Conv2d) -> None:
 
 def test_a_factory_keeps_its_models_clear_of_it() -> None:
     model = tiny.resnet(options={**tiny.NARROW, "channels": [4, 4, 8, 8]})
-    narrow = [one for one in model.modules() if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1) and one.in_channels < BLOCK]
+    narrow = [
+        one
+        for one in model.modules()
+        if isinstance(one, nn.Conv2d) and one.kernel_size == (1, 1) and one.in_channels < BLOCK
+    ]
     assert narrow
     assert all(layer.stride == (1, 1) for layer in narrow)
 
 
 @pytest.mark.parametrize("instructions", ["native", "AVX2", "SSE41"])
 def test_no_shape_corrupts_the_memory(instructions: str) -> None:
-    """A child process trains them with glibc's checks of the heap; `ONEDNN_MAX_CPU_ISA` gives older processors' kernels to newer ones."""
+    """A child process trains them with glibc's checks of the heap; `ONEDNN_MAX_CPU_ISA` gives older
+    processors' kernels to newer ones."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_PERTURB_": "165"}
     if instructions != "native":
         environment["ONEDNN_MAX_CPU_ISA"] = instructions
     if DEBUG_LIBRARY.exists():
         environment |= {"LD_PRELOAD": str(DEBUG_LIBRARY), "MALLOC_CHECK_": "3"}
-    done = subprocess.run([sys.executable, str(PROGRAM), "1"], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), "1"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     where = f"torch {torch.__version__} on {processor()}, oneDNN's kernels for {instructions}"
-    assert done.returncode == 0, f"{where}: training a small convolution was {exit_reason(done.returncode)}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, (
+        f"{where}: training a small convolution was {exit_reason(done.returncode)}\n{done.stdout}{done.stderr}"
+    )
     assert done.stdout == "done\n", f"{where}:\n{done.stdout}"

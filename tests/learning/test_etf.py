@@ -24,7 +24,9 @@ def test_two_classes_in_one_dimension_are_plus_and_minus_one():
 def test_three_classes_in_the_plane_stand_120_degrees_apart():
     # K = 3, d = 2: cos = -1/2, the corners of an equilateral triangle
     gram = make(2, 3).T @ make(2, 3)
-    assert torch.allclose(gram, torch.tensor([[1.0, -0.5, -0.5], [-0.5, 1.0, -0.5], [-0.5, -0.5, 1.0]]), atol=5e-6)
+    assert torch.allclose(
+        gram, torch.tensor([[1.0, -0.5, -0.5], [-0.5, 1.0, -0.5], [-0.5, -0.5, 1.0]]), atol=5e-6
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -45,7 +47,8 @@ def test_invariants(num_classes, extra, seed):
 
 
 def test_no_class_is_out_of_reach_of_non_negative_features():
-    # max over h >= 0 of cos(h, m) = |max(m, 0)|; about sqrt(1/2) for normal anchors, .08 for the first anchor of uniform ones
+    # max over h >= 0 of cos(h, m) = |max(m, 0)|; about sqrt(1/2) for normal anchors, .08 for the
+    # first anchor of uniform ones
     assert make(2048, 8).clamp(min=0).norm(dim=0).min() > 0.6
 
 
@@ -74,7 +77,9 @@ def test_bytes_come_back_bit_by_bit(num_classes, extra):
 def test_layout_of_the_bytes():
     # row by row, little-endian: 1.0 is 00 00 80 3f, -2.0 is 00 00 00 c0
     assert etf.to_bytes(torch.tensor([[1.0, -2.0]])) == bytes.fromhex("0000803f000000c0")
-    assert etf.to_bytes(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T) == etf.to_bytes(torch.tensor([[1.0, 3.0], [2.0, 4.0]]))
+    assert etf.to_bytes(torch.tensor([[1.0, 2.0], [3.0, 4.0]]).T) == etf.to_bytes(
+        torch.tensor([[1.0, 3.0], [2.0, 4.0]])
+    )
 
 
 def test_one_flipped_bit_is_noticed():

@@ -23,7 +23,10 @@ from fedrobust.seeding import generator
 from fedrobust.state import Layout, State, read
 from tests.helpers import tiny
 
-TWO = [{"name": "resnet18", "options": tiny.NARROW}, {"name": "resnet18", "options": {**tiny.NARROW, "channels": [8, 8, 16, 32]}}]
+TWO = [
+    {"name": "resnet18", "options": tiny.NARROW},
+    {"name": "resnet18", "options": {**tiny.NARROW, "channels": [8, 8, 16, 32]}},
+]
 
 
 class Says(nn.Module):
@@ -55,12 +58,23 @@ def test_fusion_by_hand() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.floats(0.1, 9)), min_size=1, max_size=5), st.floats(0.1, 50))
-def test_no_member_outshouts_the_others(values: list[tuple[float, float, float]], factor: float) -> None:
+@given(
+    st.lists(
+        st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.floats(0.1, 9)), min_size=1, max_size=5
+    ),
+    st.floats(0.1, 50),
+)
+def test_no_member_outshouts_the_others(
+    values: list[tuple[float, float, float]], factor: float
+) -> None:
     image = torch.zeros(1, 3, 4, 4)
     for fusion in ("concatenate", "mean"):
         plain = Fusion([Says(*one) for one in values], [3] * len(values), fusion)(image)
-        loud = Fusion([Says(*(factor * x for x in values[0])), *(Says(*one) for one in values[1:])], [3] * len(values), fusion)(image)
+        loud = Fusion(
+            [Says(*(factor * x for x in values[0])), *(Says(*one) for one in values[1:])],
+            [3] * len(values),
+            fusion,
+        )(image)
         assert torch.allclose(plain, loud, atol=1e-5)
         assert float(plain.norm()) <= len(values) ** 0.5 + 1e-5
 
@@ -77,7 +91,9 @@ def test_the_model_option_is_a_classifier_of_which_every_member_learns(head: str
     assert (model.head, model.last.in_features) == (head, 16 + 32)
     before = read(model, Layout.of(model))
     assert torch.equal(before.parameters, read(built(head=head), Layout.of(model)).parameters)
-    assert not torch.equal(before.parameters, read(built(1, head=head), Layout.of(model)).parameters)
+    assert not torch.equal(
+        before.parameters, read(built(1, head=head), Layout.of(model)).parameters
+    )
     scores = model(unit(tiny.samples(4).images))
     assert scores.shape == (4, 3)
     nn.functional.cross_entropy(model.scale * scores, torch.tensor([0, 1, 2, 0])).backward()
@@ -93,17 +109,24 @@ def test_members_see_images_in_their_own_normalisation() -> None:
     normal = (images - member.mean) / member.std
     assert float((normal - images).abs().max()) > 0.1
     expected = nn.functional.normalize(member.backbone(normal), dim=1)
-    assert torch.allclose(model.backbone((images - model.mean) / model.std)[:, :16], expected, atol=1e-5)
+    assert torch.allclose(
+        model.backbone((images - model.mean) / model.std)[:, :16], expected, atol=1e-5
+    )
 
 
 def test_a_member_starts_from_a_finished_model_s_backbone(tmp_path: Path) -> None:
     finished = tiny.resnet(seed=5)
     layout = Layout.of(finished)
     save_state(tmp_path / "model.safetensors", layout, read(finished, layout), finished.anchors)
-    factory = meff([{**TWO[0], "checkpoint": str(tmp_path / "model.safetensors")}, TWO[1]], dimension=6)
+    factory = meff(
+        [{**TWO[0], "checkpoint": str(tmp_path / "model.safetensors")}, TWO[1]], dimension=6
+    )
     model = factory.build(3, simplex_etf(6, 3, generator(0, "etf")), generator(0, "init"))
     theirs = finished.backbone.state_dict()
-    assert all(torch.equal(value, theirs[name]) for name, value in model.backbone.members[0].backbone.state_dict().items())
+    assert all(
+        torch.equal(value, theirs[name])
+        for name, value in model.backbone.members[0].backbone.state_dict().items()
+    )
     assert factory.untrained().members[0].checkpoint is None
 
 
@@ -112,16 +135,31 @@ def test_a_member_starts_from_a_finished_model_s_backbone(tmp_path: Path) -> Non
     [
         ({"members": []}, r"model\.members=\[\]: must be a list of backbones"),
         ({"members": "resnet18"}, r"model\.members=resnet18: must be a list"),
-        ({"members": [{"stem": "small"}]}, r"model\.members\.0=\{'stem': 'small'\}: must have a name"),
-        ({"members": [*TWO, {"name": "resnet18", "head": "etf"}]}, r"model\.members\.2=.*: must have a name and may have stem"),
-        ({"members": [{"name": "resnt18"}]}, r"model\.members\.0\.name=resnt18: timm has no such model"),
+        (
+            {"members": [{"stem": "small"}]},
+            r"model\.members\.0=\{'stem': 'small'\}: must have a name",
+        ),
+        (
+            {"members": [*TWO, {"name": "resnet18", "head": "etf"}]},
+            r"model\.members\.2=.*: must have a name and may have stem",
+        ),
+        (
+            {"members": [{"name": "resnt18"}]},
+            r"model\.members\.0\.name=resnt18: timm has no such model",
+        ),
         ({"members": TWO, "fusion": "sum"}, r"model\.fusion=sum: must be one of concatenate, mean"),
         (
             {"members": TWO, "fusion": "mean"},
-            r"model\.fusion=mean: features of 16, 32 values have no mean.*; use model\.fusion=concatenate",
+            (
+                r"model\.fusion=mean: features of 16, 32 values have no mean.*; use "
+                r"model\.fusion=concatenate"
+            ),
         ),
         ({"members": TWO, "dimension": 0}, r"model\.dimension=0"),
-        ({"members": [{"name": "resnet18", "checkpoint": "/nowhere"}]}, r"model\.checkpoint=/nowhere"),
+        (
+            {"members": [{"name": "resnet18", "checkpoint": "/nowhere"}]},
+            r"model\.checkpoint=/nowhere",
+        ),
     ],
 )
 def test_wrong_settings_end_in_one_line(given: dict[str, object], line: str) -> None:
@@ -134,7 +172,10 @@ def clients(count: int = 3):
     """Client models as a server has them: one model, several states."""
     model = tiny.model()
     layout, start = Layout.of(model), read(model, Layout.of(model))
-    noise = [0.1 * torch.randn(layout.num_parameters, generator=generator(one, "noise")) for one in range(count)]
+    noise = [
+        0.1 * torch.randn(layout.num_parameters, generator=generator(one, "noise"))
+        for one in range(count)
+    ]
     return model, layout, [State(start.parameters + one, start.buffers) for one in noise]
 
 
@@ -170,11 +211,24 @@ def test_training_changes_the_classifier_on_top_and_nothing_else(head: str) -> N
     kept = {name: value.clone() for name, value in fused.backbone.state_dict().items()}
     last = fused.last.weight.clone()
     loss = dot_regression if head == "etf" else nn.functional.cross_entropy
-    training.fit(fused, tiny.shard(), loss, TrainingSettings(epochs=1, loss="cross_entropy"), generator(0, "fit"))
-    assert all(torch.equal(value, kept[name]) for name, value in fused.backbone.state_dict().items())
-    assert all(torch.equal(read(one, Layout.of(tiny.model(head))).buffers, two) for one, two in zip(members, frozen, strict=True))
+    training.fit(
+        fused,
+        tiny.shard(),
+        loss,
+        TrainingSettings(epochs=1, loss="cross_entropy"),
+        generator(0, "fit"),
+    )
+    assert all(
+        torch.equal(value, kept[name]) for name, value in fused.backbone.state_dict().items()
+    )
+    assert all(
+        torch.equal(read(one, Layout.of(tiny.model(head))).buffers, two)
+        for one, two in zip(members, frozen, strict=True)
+    )
     assert not torch.equal(fused.last.weight, last)
-    assert {name for name, _ in Layout.of(fused).parameters} == ({"last.weight"} if head == "etf" else {"last.weight", "last.bias"})
+    assert {name for name, _ in Layout.of(fused).parameters} == (
+        {"last.weight"} if head == "etf" else {"last.weight", "last.bias"}
+    )
 
 
 def test_gradients_reach_the_image_through_frozen_members() -> None:
@@ -185,7 +239,12 @@ def test_gradients_reach_the_image_through_frozen_members() -> None:
 
 @pytest.mark.parametrize(
     "members",
-    [[], [tiny.model(), tiny.model("linear")], [tiny.model(), tiny.model(num_classes=4)], [tiny.model(seed=0), tiny.model(seed=1)]],
+    [
+        [],
+        [tiny.model(), tiny.model("linear")],
+        [tiny.model(), tiny.model(num_classes=4)],
+        [tiny.model(seed=0), tiny.model(seed=1)],
+    ],
 )
 def test_members_that_do_not_go_together_are_refused(members) -> None:
     with pytest.raises(ValueError, match="ensemble"):

@@ -10,13 +10,28 @@ from torch import nn
 from fedrobust.errors import LONGEST, ConfigError
 from fedrobust.learning import size_limits as module
 from fedrobust.learning.classifier import timm_model
-from fedrobust.learning.size_limits import LARGEST, OutOfBoundsError, check_options, limit_model_size
+from fedrobust.learning.size_limits import (
+    LARGEST,
+    OutOfBoundsError,
+    check_options,
+    limit_model_size,
+)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        *({name: "x"} for name in ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "device")),
+        *(
+            {name: "x"}
+            for name in (
+                "checkpoint_path",
+                "cache_dir",
+                "pretrained",
+                "pretrained_cfg",
+                "pretrained_cfg_overlay",
+                "device",
+            )
+        ),
         {"features_only": True},
         {3: 4},
         {"layers": [2, 2, LARGEST + 1]},
@@ -31,9 +46,18 @@ def test_keywords_that_are_not_the_configuration_s_to_give(options: dict[str, ob
 
 def test_what_timm_knows_stays_possible() -> None:
     check_options(
-        "model.options", {"layers": [2, 2, 2, 2], "output_stride": 16, "drop_rate": 0.5, "act_layer": "silu", "img_size": LARGEST}
+        "model.options",
+        {
+            "layers": [2, 2, 2, 2],
+            "output_stride": 16,
+            "drop_rate": 0.5,
+            "act_layer": "silu",
+            "img_size": LARGEST,
+        },
     )
-    timm_model("resnet18", options={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "output_stride": 16})
+    timm_model(
+        "resnet18", options={"layers": [1, 1, 1, 1], "channels": [4, 4, 8, 8], "output_stride": 16}
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +68,9 @@ def test_what_timm_knows_stays_possible() -> None:
         ({"channels": [0, 4, 8, 8]}, "a weight without numbers"),
     ],
 )
-def test_a_model_without_end_is_refused_in_one_line(options: dict[str, object], reason: str) -> None:
+def test_a_model_without_end_is_refused_in_one_line(
+    options: dict[str, object], reason: str
+) -> None:
     with pytest.raises(ConfigError, match=reason):
         timm_model("resnet18", options=options)
 
@@ -62,9 +88,18 @@ def test_the_bounds_hold_inside_only_and_whatever_happens(monkeypatch: pytest.Mo
 
 
 def test_every_common_family_is_far_within_the_bounds() -> None:
-    for name in ("resnet152", "efficientnet_b0", "vit_small_patch16_224", "convnext_tiny", "mobilenetv3_small_050"):
+    for name in (
+        "resnet152",
+        "efficientnet_b0",
+        "vit_small_patch16_224",
+        "convnext_tiny",
+        "mobilenetv3_small_050",
+    ):
         with limit_model_size(), torch.device("cpu"):
-            assert sum(1 for _ in timm.create_model(name, num_classes=0).modules()) < module.MOST_MODULES / 5
+            assert (
+                sum(1 for _ in timm.create_model(name, num_classes=0).modules())
+                < module.MOST_MODULES / 5
+            )
 
 
 def test_a_line_about_a_setting_has_an_end() -> None:

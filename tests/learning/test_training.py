@@ -20,16 +20,26 @@ SGD = {"name": "SGD", "lr": 0.1}
 
 
 def train(net, data, seed=0, *, loss=None, extra_loss=None, memory=None, **settings):
-    loss = loss or make_loss("dot_regression" if net.head == "etf" else "cross_entropy", scale=net.scale)
+    loss = loss or make_loss(
+        "dot_regression" if net.head == "etf" else "cross_entropy", scale=net.scale
+    )
     chosen = TrainingSettings(**{"optimizer": FAST, "augment": False, **settings})
-    return fit(net, data, loss, chosen, generator(seed, "fit"), extra_loss=extra_loss, memory=memory)
+    return fit(
+        net, data, loss, chosen, generator(seed, "fit"), extra_loss=extra_loss, memory=memory
+    )
 
 
 def same(one, two):
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    )
 
 
-@pytest.mark.parametrize(("head", "loss"), [("etf", "dot_regression"), ("etf", "balanced_softmax"), ("linear", "cross_entropy")])
+@pytest.mark.parametrize(
+    ("head", "loss"),
+    [("etf", "dot_regression"), ("etf", "balanced_softmax"), ("linear", "cross_entropy")],
+)
 @pytest.mark.parametrize("augment", [False, True])
 def test_it_learns(head, loss, augment):
     net, data = tiny.model(head), tiny.shard()
@@ -39,7 +49,8 @@ def test_it_learns(head, loss, augment):
 
 
 def test_one_step_by_hand():
-    # SGD on a model with one weight row: w' = w - lr * dL/dw, from torch's own gradient of the same loss
+    # SGD on a model with one weight row: w' = w - lr * dL/dw, from torch's own gradient of the same
+    # loss
     net, data = tiny.model("linear"), tiny.shard(train=6)
     twin = tiny.model("linear").train()
     images = data.train.images.float() / 255
@@ -84,7 +95,10 @@ def test_the_etf_is_bit_identical_after_training_and_in_no_optimizer():
 def test_the_same_generator_gives_the_same_bits_and_no_other_randomness_is_touched(dropout):
     data, before = tiny.shard(), torch.get_rng_state()
     nets = [tiny.model(dropout=dropout) for _ in range(3)]
-    results = [train(net, data, seed, augment=True, epochs=2) for net, seed in zip(nets, (0, 0, 1), strict=True)]
+    results = [
+        train(net, data, seed, augment=True, epochs=2)
+        for net, seed in zip(nets, (0, 0, 1), strict=True)
+    ]
     assert torch.equal(before, torch.get_rng_state())
     assert same(nets[0], nets[1])
     assert results[0] == results[1]
@@ -93,7 +107,12 @@ def test_the_same_generator_gives_the_same_bits_and_no_other_randomness_is_touch
 
 def test_bytes_and_unit_floats_train_alike_and_stay_as_they_are():
     data = tiny.shard(size=16)
-    floats = Shard(*(Samples(part.images / 255, part.labels) for part in (data.train, data.validation, data.test)))
+    floats = Shard(
+        *(
+            Samples(part.images / 255, part.labels)
+            for part in (data.train, data.validation, data.test)
+        )
+    )
     kept, nets = data.train.images.clone(), [tiny.model(), tiny.model()]
     for net, shard in zip(nets, (data, floats), strict=True):
         train(net, shard, augment=True)
@@ -101,10 +120,17 @@ def test_bytes_and_unit_floats_train_alike_and_stay_as_they_are():
     assert torch.equal(kept, data.train.images)
 
 
-@pytest.mark.parametrize(("count", "batches"), [(9, [4, 5]), (8, [4, 4]), (5, [5]), (4, [4]), (2, [2]), (10, [4, 4, 2])])
+@pytest.mark.parametrize(
+    ("count", "batches"), [(9, [4, 5]), (8, [4, 4]), (5, [5]), (4, [4]), (2, [2]), (10, [4, 4, 2])]
+)
 def test_a_last_batch_of_one_joins_the_batch_before(count, batches):
     sizes = []
-    train(tiny.model(), tiny.shard(train=count), batch_size=4, extra_loss=lambda images, s, y: sizes.append(len(y)) or s.sum() * 0)
+    train(
+        tiny.model(),
+        tiny.shard(train=count),
+        batch_size=4,
+        extra_loss=lambda images, s, y: sizes.append(len(y)) or s.sum() * 0,
+    )
     assert sizes == batches
 
 
@@ -146,7 +172,11 @@ def test_steps_take_the_place_of_epochs(steps, seen):
 def test_every_pass_sees_every_image_once_in_another_order():
     seen = []
     data = tiny.shard(train=12)
-    marked = Shard(Samples(torch.arange(12).view(12, 1, 1, 1).expand(12, 3, 8, 8) / 12, data.train.labels), data.validation, data.test)
+    marked = Shard(
+        Samples(torch.arange(12).view(12, 1, 1, 1).expand(12, 3, 8, 8) / 12, data.train.labels),
+        data.validation,
+        data.test,
+    )
     train(
         tiny.model(),
         marked,
@@ -161,7 +191,11 @@ def test_every_pass_sees_every_image_once_in_another_order():
 def test_extra_loss_is_added_and_reported():
     plain, pulled = tiny.model(), tiny.model()
     train(plain, tiny.shard())
-    fitted = train(pulled, tiny.shard(), extra_loss=lambda images, scores, labels: 3 + 0.5 * pulled.last.weight.square().sum())
+    fitted = train(
+        pulled,
+        tiny.shard(),
+        extra_loss=lambda images, scores, labels: 3 + 0.5 * pulled.last.weight.square().sum(),
+    )
     assert pulled.last.weight.norm() < plain.last.weight.norm()
     assert fitted.sums["extra_loss"] > 3 * 48
     assert pulled.training == plain.training
@@ -172,7 +206,9 @@ def test_clipping_bounds_the_step():
     net = tiny.model("linear")
     before = nn.utils.parameters_to_vector(net.parameters()).detach().clone()
     train(net, tiny.shard(), optimizer=SGD, steps=1, clip=0.01)
-    assert (nn.utils.parameters_to_vector(net.parameters()) - before).norm().item() == pytest.approx(0.001, rel=1e-3)
+    assert (
+        nn.utils.parameters_to_vector(net.parameters()) - before
+    ).norm().item() == pytest.approx(0.001, rel=1e-3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -180,7 +216,12 @@ def test_a_loss_that_is_not_finite_ends_the_training(value):
     with pytest.raises(RunError, match=r"training: loss; lower client\.optimizer\.lr=0\.02"):
         train(tiny.model(), tiny.shard(), loss=lambda scores, labels: scores.sum() * value)
     with pytest.raises(RunError, match="training: extra_loss;"):
-        train(tiny.model(), tiny.shard(), steps=1, extra_loss=lambda images, scores, labels: scores.sum() * value)
+        train(
+            tiny.model(),
+            tiny.shard(),
+            steps=1,
+            extra_loss=lambda images, scores, labels: scores.sum() * value,
+        )
 
 
 def test_no_images():
@@ -198,15 +239,22 @@ def test_the_mode_of_the_model_returns():
 
 
 def judged(values):
-    """A loss whose value on the 24 validation images follows a list, and which trains as usual on all others."""
+    """A loss whose value on the 24 validation images follows a list, and which trains as usual on
+    all others."""
     usual, left = make_loss("dot_regression", scale=16.0), iter(values)
-    return lambda scores, labels: torch.tensor(next(left)) if len(labels) == 24 and not scores.requires_grad else usual(scores, labels)
+    return lambda scores, labels: (
+        torch.tensor(next(left))
+        if len(labels) == 24 and not scores.requires_grad
+        else usual(scores, labels)
+    )
 
 
 def test_early_stopping_goes_back_to_the_best_epoch():
     # validation losses 3 2 4 5: best after epoch 2, patience 2 ends after epoch 4
     stopped, reference = tiny.model(), tiny.model()
-    fitted = train(stopped, tiny.shard(), loss=judged([3.0, 2.0, 4.0, 5.0]), epochs=50, early_stopping=2)
+    fitted = train(
+        stopped, tiny.shard(), loss=judged([3.0, 2.0, 4.0, 5.0]), epochs=50, early_stopping=2
+    )
     train(reference, tiny.shard(), epochs=2)
     assert fitted.seen == 4 * 48
     assert same(stopped, reference)
@@ -220,18 +268,28 @@ def test_without_an_end_the_best_epoch_is_kept_too():
 
 
 def test_plateau_lowers_the_rate_and_is_carried_by_memory():
-    # patience 1, factor .1, losses 1 1 1 1 1: the third bad epoch lowers once -> 2e-3; the memory goes on from there
+    # patience 1, factor .1, losses 1 1 1 1 1: the third bad epoch lowers once -> 2e-3; the memory
+    # goes on from there
     settings = {"plateau": {"patience": 1, "factor": 0.1}}
     first = train(tiny.model(), tiny.shard(), loss=judged([1.0] * 3), epochs=3, **settings)
     assert first.memory["rates"] == pytest.approx([0.002])
-    second = train(tiny.model(), tiny.shard(), loss=judged([1.0] * 2), epochs=2, memory=first.memory, **settings)
+    second = train(
+        tiny.model(),
+        tiny.shard(),
+        loss=judged([1.0] * 2),
+        epochs=2,
+        memory=first.memory,
+        **settings,
+    )
     assert second.memory["rates"] == pytest.approx([0.0002])
     assert first.memory["rates"] == pytest.approx([0.002])
     assert train(tiny.model(), tiny.shard()).memory == {}
 
 
 def test_without_validation_images_nothing_is_judged():
-    fitted = train(tiny.model(), tiny.shard(validation=0), epochs=3, early_stopping=1, plateau={"patience": 1})
+    fitted = train(
+        tiny.model(), tiny.shard(validation=0), epochs=3, early_stopping=1, plateau={"patience": 1}
+    )
     assert fitted.seen == 3 * 48
     assert fitted.memory["rates"] == [0.02]
 
@@ -293,7 +351,9 @@ def test_factories_show_the_shared_settings():
 def train_together(nets, data, peer_loss, seed=0, *, loss=None, memory=None, **settings):
     chosen = TrainingSettings(**{"optimizer": FAST, "augment": False, **settings})
     loss = loss or make_loss("cross_entropy", scale=nets[0].scale)
-    return fit_together(nets, data, loss, chosen, generator(seed, "fit"), peer_loss=peer_loss, memory=memory)
+    return fit_together(
+        nets, data, loss, chosen, generator(seed, "fit"), peer_loss=peer_loss, memory=memory
+    )
 
 
 def no_peers(scores, others, labels):
@@ -308,13 +368,19 @@ def test_a_cohort_that_learns_nothing_from_its_peers_trains_as_each_alone(augmen
         [tiny.model("linear", seed=s) for s in (0, 1)],
     )
     results = train_together(together, data, no_peers, epochs=2, augment=augment)
-    singles = [train(net, data, epochs=2, augment=augment, extra_loss=lambda i, scores, y: scores.sum() * 0) for net in alone]
+    singles = [
+        train(
+            net, data, epochs=2, augment=augment, extra_loss=lambda i, scores, y: scores.sum() * 0
+        )
+        for net in alone
+    ]
     assert all(same(*pair) for pair in zip(together, alone, strict=True))
     assert results == singles
 
 
 def test_one_step_of_a_cohort_by_hand():
-    # all members answer before any is changed: w_k' = w_k - lr * d/dw_k (CE_k + 1/2 mean |scores_k - scores_l|^2), scores_l constant
+    # all members answer before any is changed: w_k' = w_k - lr * d/dw_k (CE_k + 1/2 mean |scores_k
+    # - scores_l|^2), scores_l constant
     data, nets = tiny.shard(train=6), [tiny.model("linear", seed=seed) for seed in (0, 1)]
     twins = [tiny.model("linear", seed=seed).train() for seed in (0, 1)]
     order = torch.randperm(6, generator=_after_isolation(0))
@@ -325,7 +391,13 @@ def test_one_step_of_a_cohort_by_hand():
         gap = scores[place] - scores[1 - place].detach()
         (cross_entropy(scores[place], labels) + gap.square().mean() / 2).backward()
         expected.append(twin.last.weight.detach() - 0.1 * twin.last.weight.grad)
-    train_together(nets, data, lambda own, others, y: (own - others[0]).square().mean() / 2, optimizer=SGD, batch_size=6)
+    train_together(
+        nets,
+        data,
+        lambda own, others, y: (own - others[0]).square().mean() / 2,
+        optimizer=SGD,
+        batch_size=6,
+    )
     for net, weight in zip(nets, expected, strict=True):
         assert torch.allclose(net.last.weight, weight, atol=1e-6)
 
@@ -334,21 +406,32 @@ def test_peers_come_in_their_order_and_without_gradients():
     seen = []
 
     def note(own, others, labels):
-        seen.append((own.requires_grad, [one.requires_grad for one in others], [one[0, 0].item() for one in (own.detach(), *others)]))
+        seen.append(
+            (
+                own.requires_grad,
+                [one.requires_grad for one in others],
+                [one[0, 0].item() for one in (own.detach(), *others)],
+            )
+        )
         return own.sum() * 0
 
-    train_together([tiny.model("linear", seed=seed) for seed in range(3)], tiny.shard(), note, steps=1)
+    train_together(
+        [tiny.model("linear", seed=seed) for seed in range(3)], tiny.shard(), note, steps=1
+    )
     assert all(own and not any(others) for own, others, _ in seen)
     (_, _, (a, b, c)), second, third = seen
     assert (second[2], third[2]) == ([b, a, c], [c, a, b])
 
 
 def test_a_cohort_ends_when_all_of_it_would_and_each_keeps_its_own_best():
-    # validation losses of member 0: 1 2 3 4, of member 1: 4 1 2 3, patience 2: 0 would end after three epochs, 1 after four
+    # validation losses of member 0: 1 2 3 4, of member 1: 4 1 2 3, patience 2: 0 would end after
+    # three epochs, 1 after four
     values = [1.0, 4.0, 2.0, 1.0, 3.0, 2.0, 4.0, 3.0]
     nets, one, two = ([tiny.model("linear", seed=seed) for seed in (0, 1)] for _ in range(3))
     usual, left = make_loss("cross_entropy", scale=1.0), iter(values)
-    loss = lambda s, y: torch.tensor(next(left)) if len(y) == 24 and not s.requires_grad else usual(s, y)  # noqa: E731
+    loss = lambda s, y: (  # noqa: E731
+        torch.tensor(next(left)) if len(y) == 24 and not s.requires_grad else usual(s, y)
+    )
     fitted = train_together(nets, tiny.shard(), no_peers, loss=loss, epochs=50, early_stopping=2)
     assert [result.seen for result in fitted] == [4 * 48, 4 * 48]
     train_together(one, tiny.shard(), no_peers, epochs=1)
@@ -360,14 +443,20 @@ def test_a_cohort_ends_when_all_of_it_would_and_each_keeps_its_own_best():
 def test_the_schedule_in_the_memory_is_that_of_the_first():
     settings = {"plateau": {"patience": 0, "factor": 0.1}, "epochs": 1}
     first, second = train_together(
-        [tiny.model("linear") for _ in range(2)], tiny.shard(), no_peers, memory={"plateau": _plateau(), "rates": [0.005]}, **settings
+        [tiny.model("linear") for _ in range(2)],
+        tiny.shard(),
+        no_peers,
+        memory={"plateau": _plateau(), "rates": [0.005]},
+        **settings,
     )
     assert first.memory["rates"] == [0.005]
     assert second.memory["rates"] == [0.02]
 
 
 def _plateau():
-    return train(tiny.model(), tiny.shard(validation=0), plateau={"patience": 0, "factor": 0.1}).memory["plateau"]
+    return train(
+        tiny.model(), tiny.shard(validation=0), plateau={"patience": 0, "factor": 0.1}
+    ).memory["plateau"]
 
 
 def test_a_cohort_without_images_or_with_a_loss_that_is_not_finite():
@@ -376,5 +465,10 @@ def test_a_cohort_without_images_or_with_a_loss_that_is_not_finite():
         train_together(nets, tiny.shard(train=0), no_peers)
     with pytest.raises(RunError, match="training: loss, extra_loss; lower"):
         train_together(nets, tiny.shard(), lambda own, others, labels: own.sum() * math.nan)
-    fitted = train_together([tiny.resnet("linear", seed=seed) for seed in (0, 1)], tiny.shard(train=1, size=32), no_peers, epochs=2)
+    fitted = train_together(
+        [tiny.resnet("linear", seed=seed) for seed in (0, 1)],
+        tiny.shard(train=1, size=32),
+        no_peers,
+        epochs=2,
+    )
     assert [one.seen for one in fitted] == [2, 2]  # BatchNorm frozen in both

@@ -1,4 +1,5 @@
-"""A round of secure aggregation between pure functions, with whoever is to be lost lost where it is told."""
+"""A round of secure aggregation between pure functions, with whoever is to be lost lost where it is
+told."""
 
 from __future__ import annotations
 
@@ -32,11 +33,15 @@ class Table:
 
     def make_keys(self, clients: Collection[int] | None = None) -> None:
         for client in range(self.number) if clients is None else clients:
-            self.kept[client], self.keys[client] = hospital.make_keys(self.session(client), self.kept.get(client, {}), self.random)
+            self.kept[client], self.keys[client] = hospital.make_keys(
+                self.session(client), self.kept.get(client, {}), self.random
+            )
 
     def make_shares(self, clients: Collection[int] | None = None) -> None:
         for client in self.keys if clients is None else clients:
-            self.kept[client], self.letters[client] = hospital.make_shares(self.session(client), self.kept[client], self.keys, self.random)
+            self.kept[client], self.letters[client] = hospital.make_shares(
+                self.session(client), self.kept[client], self.keys, self.random
+            )
 
     def letters_to(self, client: int) -> dict[int, bytes]:
         return {sender: sent[client] for sender, sent in self.letters.items() if sender != client}
@@ -44,18 +49,28 @@ class Table:
     def mask(self, client: int, vector: Tensor) -> Tensor:
         """The masked vector; the given one stays."""
         masked = vector.clone()
-        self.kept[client] = hospital.mask(self.session(client), self.kept[client], self.letters_to(client), masked)
+        self.kept[client] = hospital.mask(
+            self.session(client), self.kept[client], self.letters_to(client), masked
+        )
         return masked
 
     def unmask(self, client: int, survivors: Collection[int]) -> RevealedSecrets:
-        self.kept[client], seeds, masks = hospital.reveal_shares(self.session(client), self.kept[client], survivors)
+        self.kept[client], seeds, masks = hospital.reveal_shares(
+            self.session(client), self.kept[client], survivors
+        )
         return RevealedSecrets(seeds, masks)
 
     def opened(self, total: Tensor, survivors: Collection[int], tellers: Collection[int]) -> Tensor:
         """The sum without its masks, by the shares of the tellers."""
         told = {client: self.unmask(client, survivors) for client in tellers}
         out = total.clone()
-        recover_secrets(out, ServerSession("task", self.threshold, self.keys, sorted(self.letters), sorted(survivors)), told)
+        recover_secrets(
+            out,
+            ServerSession(
+                "task", self.threshold, self.keys, sorted(self.letters), sorted(survivors)
+            ),
+            told,
+        )
         return out
 
 

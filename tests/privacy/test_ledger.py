@@ -27,10 +27,15 @@ def test_updates_are_sent_until_the_limit_over_all_runs(tmp_path: Path) -> None:
         record_release(node(path, limit), DP)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["mu_squared"] for line in lines] == [0.25] * 3  # the refused one is not entered
-    assert [line["epsilon"] for line in lines] == pytest.approx([epsilon(2.0, k, 1e-5) for k in (1, 2, 3)])
-    record_release(node(path, limit + 5), mechanisms.local_dp(noise_multiplier=4.0))  # mechanisms of another strength add up likewise
+    assert [line["epsilon"] for line in lines] == pytest.approx(
+        [epsilon(2.0, k, 1e-5) for k in (1, 2, 3)]
+    )
+    # mechanisms of another strength add up likewise
+    record_release(node(path, limit + 5), mechanisms.local_dp(noise_multiplier=4.0))
     # 3 / 4 + 1 / 16 = 13 / 16
-    assert json.loads(path.read_text().splitlines()[-1])["epsilon"] == pytest.approx(epsilon((16 / 13) ** 0.5, 1, 1e-5))
+    assert json.loads(path.read_text().splitlines()[-1])["epsilon"] == pytest.approx(
+        epsilon((16 / 13) ** 0.5, 1, 1e-5)
+    )
 
 
 def test_the_servers_delta_does_not_count(tmp_path: Path) -> None:
@@ -47,7 +52,16 @@ def test_without_local_dp_nothing_is_sent(tmp_path: Path, mechanism: mechanisms.
     record_release({}, mechanism)  # a node without a limit
 
 
-@pytest.mark.parametrize("text", ["not json\n", '{"mu_squared": -5}\n', '{"mu_squared": NaN}\n', "[1]\n", '{"mu_squared": "1"}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not json\n",
+        '{"mu_squared": -5}\n',
+        '{"mu_squared": NaN}\n',
+        "[1]\n",
+        '{"mu_squared": "1"}\n',
+    ],
+)
 def test_a_damaged_ledger_stops_the_node(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ledger.jsonl"
     path.write_text(text)

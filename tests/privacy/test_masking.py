@@ -1,4 +1,5 @@
-"""The protocol between pure functions: masks that cancel, hospitals that are lost, and what a hospital refuses to tell."""
+"""The protocol between pure functions: masks that cancel, hospitals that are lost, and what a
+hospital refuses to tell."""
 
 from __future__ import annotations
 
@@ -20,11 +21,14 @@ from tests.privacy.sitting import Table, seated, whole_numbers
 
 
 def test_masks_cancel_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three clients with x = 1, 2, 3; common masks 5 (0 and 1), 7 (0 and 2), 11 (1 and 2); own masks 100, 200, 300."""
+    """Three clients with x = 1, 2, 3; common masks 5 (0 and 1), 7 (0 and 2), 11 (1 and 2); own
+    masks 100, 200, 300."""
     common = {"0, 1": 5, "0, 2": 7, "1, 2": 11}
 
     def agree(private: bytes, public: bytes, purpose: str) -> bytes:
-        return common[purpose.rpartition("task, ")[2]].to_bytes(32) if "mask" in purpose else bytes(32)
+        return (
+            common[purpose.rpartition("task, ")[2]].to_bytes(32) if "mask" in purpose else bytes(32)
+        )
 
     def add_mask(vector: torch.Tensor, seed: bytes, sign: int) -> None:
         vector += sign * int.from_bytes(seed)
@@ -34,23 +38,32 @@ def test_masks_cancel_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table(3, 2)
     table.make_keys()
     for client in range(3):
-        seeds = [((client + 1) * 100).to_bytes(32)]  # the first that is drawn for the shares is the own seed
+        # the first that is drawn for the shares is the own seed
+        seeds = [((client + 1) * 100).to_bytes(32)]
         table.random = lambda size, seeds=seeds: seeds.pop() if seeds else os.urandom(size)  # type: ignore[misc]
         table.make_shares([client])
     masked = [int(table.mask(client, torch.tensor([client + 1]))) for client in range(3)]
     # 1 + 100 + 5 + 7; 2 + 200 - 5 + 11; 3 + 300 - 7 - 11
     assert masked == [113, 208, 285]
-    # 113 + 208 + 285 = 606 = (1 + 2 + 3) + (100 + 200 + 300): the common ones are gone, the shares take off the own
+    # 113 + 208 + 285 = 606 = (1 + 2 + 3) + (100 + 200 + 300): the common ones are gone, the shares
+    # take off the own
     assert int(table.opened(torch.tensor([606]), [0, 1, 2], [0, 2])) == 6
 
 
 def test_a_lost_client_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, and client 2's 285 never arrives: 113 + 208 = 321 = (1 + 2) + (100 + 200) + (7 + 11)."""
+    """The same, and client 2's 285 never arrives: 113 + 208 = 321 = (1 + 2) + (100 + 200) + (7 +
+    11)."""
     common = {"0, 1": 5, "0, 2": 7, "1, 2": 11}
     monkeypatch.setattr(
-        ciphers, "agree", lambda _, __, why: common[why.rpartition("task, ")[2]].to_bytes(32) if "mask" in why else bytes(32)
+        ciphers,
+        "agree",
+        lambda _, __, why: (
+            common[why.rpartition("task, ")[2]].to_bytes(32) if "mask" in why else bytes(32)
+        ),
     )
-    monkeypatch.setattr(ciphers, "add_mask", lambda vector, seed, sign: vector.add_(sign * int.from_bytes(seed)))
+    monkeypatch.setattr(
+        ciphers, "add_mask", lambda vector, seed, sign: vector.add_(sign * int.from_bytes(seed))
+    )
     table = Table(3, 2)
     table.make_keys()
     for client in range(3):
@@ -65,11 +78,18 @@ def test_a_lost_client_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.data(), st.integers(3, 7), st.integers(0, 2**32))
 def test_the_sum_of_whoever_arrives_is_exact(data: st.DataObject, number: int, seed: int) -> None:
-    """Any clients lost before their shares, others before their updates, others before the last answer, down to the threshold."""
+    """Any clients lost before their shares, others before their updates, others before the last
+    answer, down to the threshold."""
     threshold = data.draw(st.integers(number // 2 + 1, number))
 
     def some_of(clients: list[int]) -> list[int]:
-        return sorted(data.draw(st.lists(st.sampled_from(clients), min_size=threshold, max_size=len(clients), unique=True)))
+        return sorted(
+            data.draw(
+                st.lists(
+                    st.sampled_from(clients), min_size=threshold, max_size=len(clients), unique=True
+                )
+            )
+        )
 
     table = Table(number, threshold)
     with_keys = some_of(list(range(number)))
@@ -78,9 +98,15 @@ def test_the_sum_of_whoever_arrives_is_exact(data: st.DataObject, number: int, s
     table.make_shares(shared)
     survivors = some_of(shared)
     vectors = whole_numbers(seed, number, 9)
-    total = sum((table.mask(client, vectors[client]) for client in survivors), torch.zeros(9, dtype=torch.int64))
+    total = sum(
+        (table.mask(client, vectors[client]) for client in survivors),
+        torch.zeros(9, dtype=torch.int64),
+    )
     tellers = some_of(survivors)
-    assert torch.equal(table.opened(total, survivors, tellers), sum((vectors[one] for one in survivors), torch.zeros_like(total)))
+    assert torch.equal(
+        table.opened(total, survivors, tellers),
+        sum((vectors[one] for one in survivors), torch.zeros_like(total)),
+    )
 
 
 def test_masks_are_made_in_parts_and_differ_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,20 +123,29 @@ def test_masks_are_made_in_parts_and_differ_by_seed(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_mask_is_the_stream_of_aes_in_counter_mode() -> None:
-    """NIST SP 800-38A, F.5.5 (CTR-AES256) has another counter block; the stream from 0 is AES of 0, 1, 2, ... in a row."""
+    """NIST SP 800-38A, F.5.5 (CTR-AES256) has another counter block; the stream from 0 is AES of 0,
+    1, 2, ... in a row."""
     from Crypto.Cipher import AES  # pycryptodome, which comes with Flower: another implementation
 
     mask = torch.zeros(6, dtype=torch.int64)
     ciphers.add_mask(mask, bytes(range(32)), 1)
-    blocks = b"".join(AES.new(bytes(range(32)), AES.MODE_ECB).encrypt(n.to_bytes(16)) for n in range(3))
+    blocks = b"".join(
+        AES.new(bytes(range(32)), AES.MODE_ECB).encrypt(n.to_bytes(16)) for n in range(3)
+    )
     assert mask.numpy().astype("<i8").tobytes() == blocks
 
 
 def test_what_one_client_sends_looks_like_nothing() -> None:
-    """The bytes of a masked vector of zeros are spread evenly, and another seed changes (nearly) all of them."""
+    """The bytes of a masked vector of zeros are spread evenly, and another seed changes (nearly)
+    all of them."""
     zeros = torch.zeros(20_000, dtype=torch.int64)
-    sent = [seated(3, 2, random=seeded_random(generator(seed, "x"))).mask(0, zeros).numpy().tobytes() for seed in (0, 1)]
-    counts = torch.bincount(torch.frombuffer(bytearray(sent[0]), dtype=torch.uint8).long(), minlength=256)
+    sent = [
+        seated(3, 2, random=seeded_random(generator(seed, "x"))).mask(0, zeros).numpy().tobytes()
+        for seed in (0, 1)
+    ]
+    counts = torch.bincount(
+        torch.frombuffer(bytearray(sent[0]), dtype=torch.uint8).long(), minlength=256
+    )
     assert chisquare(counts.numpy()).pvalue > 1e-4  # the seed is fixed
     same = sum(one == other for one, other in zip(*sent, strict=True)) / len(sent[0])
     assert same == pytest.approx(1 / 256, rel=0.1)  # as by chance
@@ -150,11 +185,15 @@ def test_of_nobody_both_kinds_of_secret_are_told() -> None:
 
 @pytest.mark.parametrize("survivors", [[1, 2, 3], [0, 1, 2, 9], []])
 def test_a_list_without_the_client_or_with_strangers_is_refused(survivors: list[int]) -> None:
-    refused(lambda: masked_table().unmask(0, survivors), "leaves this client out, or names strangers")
+    refused(
+        lambda: masked_table().unmask(0, survivors), "leaves this client out, or names strangers"
+    )
 
 
 def test_fewer_than_the_threshold_are_refused_at_every_stage() -> None:
-    refused(lambda: masked_table().unmask(0, [0, 1]), "2 clients are left, and no sum of fewer than 3")
+    refused(
+        lambda: masked_table().unmask(0, [0, 1]), "2 clients are left, and no sum of fewer than 3"
+    )
     table = seated(5, 3)
     table.letters = {client: table.letters[client] for client in (0, 1)}
     refused(lambda: table.mask(0, torch.zeros(2, dtype=torch.int64)), "2 clients are left")
@@ -165,7 +204,8 @@ def test_fewer_than_the_threshold_are_refused_at_every_stage() -> None:
 
 
 def test_a_threshold_of_half_is_refused() -> None:
-    """With 2 of 4 a server could show one pair that client 0 arrived and the other that it did not, and have both its secrets."""
+    """With 2 of 4 a server could show one pair that client 0 arrived and the other that it did not,
+    and have both its secrets."""
     table = Table(4, 2)
     table.make_keys()
     refused(table.make_shares, "2 of 4 shares would open a secret; it must take more than half")
@@ -191,7 +231,10 @@ def test_rounds_only_go_up_and_runs_do_not_mix() -> None:
     table.round = 2
     refused(lambda: table.unmask(0, [0, 1, 2]), "a message of another round or run")
     session = replace(table.session(0), round=1, task="another run's")
-    refused(lambda: hospital.reveal_shares(session, table.kept[0], [0, 1, 2]), "a message of another round or run")
+    refused(
+        lambda: hospital.reveal_shares(session, table.kept[0], [0, 1, 2]),
+        "a message of another round or run",
+    )
     table.make_keys()
     table.round = 1
     refused(table.make_keys, "after those of round 2")
@@ -201,7 +244,10 @@ def test_rounds_only_go_up_and_runs_do_not_mix() -> None:
 def test_what_came_back_changed_or_twice_is_refused() -> None:
     for spoil, words in (
         (lambda keys: keys | {0: keys[1]}, "own public keys came back changed"),
-        (lambda keys: {client: both for client, both in keys.items() if client}, "own public keys came back changed"),
+        (
+            lambda keys: {client: both for client, both in keys.items() if client},
+            "own public keys came back changed",
+        ),
         (lambda keys: keys | {2: keys[1]}, "one public key stands there twice"),
         (lambda keys: keys | {2: bytes(64)}, "one public key stands there twice"),
         (lambda keys: keys | {2: bytes(32) + keys[2][32:]}, "a public key that leaves no secret"),
@@ -214,12 +260,24 @@ def test_what_came_back_changed_or_twice_is_refused() -> None:
 
 def test_letters_of_strangers_are_refused_and_letters_that_do_not_open_spoil_nothing() -> None:
     table, vectors = seated(4, 3), whole_numbers(0, 4, 5)
-    refused(lambda: hospital.check_masking(table.session(0), table.kept[0], [1, 2, 9]), r"shares of strangers came: \[9\]")
-    refused(lambda: hospital.check_masking(table.session(0), table.kept[0], [0, 1, 2]), r"shares of strangers came: \[0\]")
-    table.letters[1][0] = bytes(94)  # client 0 has no share of client 1's secrets; three others have
-    total = sum((table.mask(client, vectors[client]) for client in range(4)), torch.zeros(5, dtype=torch.int64))
+    refused(
+        lambda: hospital.check_masking(table.session(0), table.kept[0], [1, 2, 9]),
+        r"shares of strangers came: \[9\]",
+    )
+    refused(
+        lambda: hospital.check_masking(table.session(0), table.kept[0], [0, 1, 2]),
+        r"shares of strangers came: \[0\]",
+    )
+    # client 0 has no share of client 1's secrets; three others have
+    table.letters[1][0] = bytes(94)
+    total = sum(
+        (table.mask(client, vectors[client]) for client in range(4)),
+        torch.zeros(5, dtype=torch.int64),
+    )
     assert 1 not in hospital.reveal_shares(table.session(0), table.kept[0], [0, 1, 2])[1]
-    assert torch.equal(table.opened(total, range(4), range(4)), sum(vectors, torch.zeros_like(total)))
+    assert torch.equal(
+        table.opened(total, range(4), range(4)), sum(vectors, torch.zeros_like(total))
+    )
 
 
 def test_a_letter_opens_for_its_receiver_and_in_its_direction_only() -> None:
@@ -249,11 +307,19 @@ def test_secrets_go_as_soon_as_they_are_not_needed() -> None:
 
 def test_wrong_shares_of_a_key_are_noticed_and_too_few_named() -> None:
     table = seated(4, 3)
-    total = sum((table.mask(client, torch.ones(3, dtype=torch.int64)) for client in (0, 1, 2)), torch.zeros(3, dtype=torch.int64))
+    total = sum(
+        (table.mask(client, torch.ones(3, dtype=torch.int64)) for client in (0, 1, 2)),
+        torch.zeros(3, dtype=torch.int64),
+    )
     told = {client: table.unmask(client, [0, 1, 2]) for client in (0, 1, 2)}
     sitting = server.ServerSession("task", 3, table.keys, [0, 1, 2, 3], [0, 1, 2])
-    wrong = {**told, 1: server.RevealedSecrets(told[1].seeds, {3: (5).to_bytes(secret_sharing.SHARE_BYTES)})}
-    with pytest.raises(RunError, match=r"client 3's (mask key do not give it|secret do not give one)"):
+    wrong = {
+        **told,
+        1: server.RevealedSecrets(told[1].seeds, {3: (5).to_bytes(secret_sharing.SHARE_BYTES)}),
+    }
+    with pytest.raises(
+        RunError, match=r"client 3's (mask key do not give it|secret do not give one)"
+    ):
         server.recover_secrets(total.clone(), sitting, wrong)
     missing = {**told, 1: server.RevealedSecrets({}, told[1].masks)}
     with pytest.raises(RunError, match="2 of 3 shares of client 0's secret came"):

@@ -26,7 +26,11 @@ def zeros(number: int) -> torch.Tensor:
 
 def test_none_gives_the_very_same_state() -> None:
     assert mechanisms.none().release(SENT, REFERENCE, zeros) is SENT
-    assert mechanisms.none().reply_statistics(7, {"loss": 1.0}, {"x": 1}) == (7, {"loss": 1.0}, {"x": 1})
+    assert mechanisms.none().reply_statistics(7, {"loss": 1.0}, {"x": 1}) == (
+        7,
+        {"loss": 1.0},
+        {"x": 1},
+    )
     assert (mechanisms.none().facts(3), mechanisms.none().spent(3)) == (None, None)
 
 
@@ -35,10 +39,17 @@ def test_clipping_by_hand() -> None:
     clipped = mechanisms.clipping(2.0).release(SENT, REFERENCE, zeros)
     assert torch.allclose(clipped.parameters, torch.tensor([2.2, 0.6, 0.0]))
     assert clipped.buffers is SENT.buffers
-    assert torch.equal(mechanisms.clipping(5.0).release(SENT, REFERENCE, zeros).parameters, SENT.parameters)
+    assert torch.equal(
+        mechanisms.clipping(5.0).release(SENT, REFERENCE, zeros).parameters, SENT.parameters
+    )
     assert torch.equal(SENT.parameters, torch.tensor([4.0, 3.0, 0.0]))
     assert torch.equal(REFERENCE.parameters, torch.tensor([1.0, -1.0, 0.0]))
-    assert mechanisms.clipping(2.0).facts(3) == {"name": "clipping", "clip": 2.0, "noise_multiplier": 0.0, "replies": 3}
+    assert mechanisms.clipping(2.0).facts(3) == {
+        "name": "clipping",
+        "clip": 2.0,
+        "noise_multiplier": 0.0,
+        "replies": 3,
+    }
 
 
 def test_noise_is_added_to_the_clipped_update_and_nothing_else_is_told() -> None:
@@ -54,10 +65,18 @@ def test_noise_is_added_to_the_clipped_update_and_nothing_else_is_told() -> None
 def test_the_noise_has_the_length_that_epsilon_is_told_for() -> None:
     mechanism, number = mechanisms.local_dp(clip=0.5, noise_multiplier=1.5), 200_000
     start = State(torch.zeros(number), torch.zeros(0))
-    released = mechanism.release(State(torch.full((number,), 9.0), torch.zeros(0)), start, seeded_noise(generator(0, "x")))
-    # variance (2 * 0.5 * 1.5)^2 = 2.25; the clipped update adds 0.5^2 / number; the estimate's own error is 2.25 sqrt(2 / number) = 0.7 %
+    released = mechanism.release(
+        State(torch.full((number,), 9.0), torch.zeros(0)), start, seeded_noise(generator(0, "x"))
+    )
+    # variance (2 * 0.5 * 1.5)^2 = 2.25; the clipped update adds 0.5^2 / number; the estimate's own
+    # error is 2.25 sqrt(2 / number) = 0.7 %
     assert float(released.parameters.var()) == pytest.approx(2.25, rel=0.03)
-    assert mechanism.facts(10)["epsilon"] == mechanism.spent(10) > mechanism.spent(1) == mechanism.facts(10)["epsilon_per_reply"]
+    assert (
+        mechanism.facts(10)["epsilon"]
+        == mechanism.spent(10)
+        > mechanism.spent(1)
+        == mechanism.facts(10)["epsilon_per_reply"]
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -74,7 +93,8 @@ def test_secret_noise_is_normal_and_never_twice_the_same() -> None:
     assert len(one) == 50_001
     assert not torch.equal(one, two)
     assert kstest(one.double().numpy(), "norm").pvalue > 1e-6  # fails once in a million
-    assert abs(float(torch.corrcoef(torch.stack([one[:25_000], one[25_001:50_001]]))[0, 1])) < 0.04  # Box and Muller's pairs: six sigma
+    # Box and Muller's pairs: six sigma
+    assert abs(float(torch.corrcoef(torch.stack([one[:25_000], one[25_001:50_001]]))[0, 1])) < 0.04
     assert secret_noise(0).shape == (0,)
 
 
@@ -82,13 +102,21 @@ def test_secret_noise_is_normal_and_never_twice_the_same() -> None:
     ("words", "line"),
     [
         (("privacy=local_dp", "privacy.clip=0"), "privacy.clip=0: must be greater than 0"),
-        (("privacy=local_dp", "privacy.noise_multiplier=0"), "privacy.noise_multiplier=0: must be greater than 0"),
+        (
+            ("privacy=local_dp", "privacy.noise_multiplier=0"),
+            "privacy.noise_multiplier=0: must be greater than 0",
+        ),
         (("privacy=local_dp", "privacy.delta=0"), "privacy.delta=0: must be greater than 0"),
         (("privacy=clipping", "privacy.clip=-1"), "privacy.clip=-1"),
-        (("privacy=local_dp", "server.buffers=mean"), "server.buffers=mean: averages the hospitals' BatchNorm statistics"),
+        (
+            ("privacy=local_dp", "server.buffers=mean"),
+            "server.buffers=mean: averages the hospitals' BatchNorm statistics",
+        ),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(words: tuple[str, ...], line: str) -> None:
+def test_what_does_not_go_together_is_refused_in_one_line(
+    words: tuple[str, ...], line: str
+) -> None:
     with pytest.raises(ConfigError) as error:
         build.build_experiment(federation.settings(*words))
     assert line in str(error.value)
@@ -96,7 +124,10 @@ def test_what_does_not_go_together_is_refused_in_one_line(words: tuple[str, ...]
 
 
 def test_how_often_the_hospital_asked_most_often_replies() -> None:
-    everybody, some = federation.study(), federation.study("num_clients=6", "clients_per_round=2", "rounds=5")
+    everybody, some = (
+        federation.study(),
+        federation.study("num_clients=6", "clients_per_round=2", "rounds=5"),
+    )
     assert [everybody.max_replies(number) for number in (1, 2)] == [1, 2]
     asked = [client for number in range(1, 6) for client in some.participants(number)]
     assert some.max_replies(5) == max(asked.count(client) for client in range(6))

@@ -23,13 +23,28 @@ from fedrobust.state import read
 from tests.helpers import federation
 from tests.helpers.federation import Memory
 
-DP = ("strategy=fedavg", "privacy=local_dp", "privacy.clip=0.5", "privacy.noise_multiplier=0.1", "poisoned=0")
+DP = (
+    "strategy=fedavg",
+    "privacy=local_dp",
+    "privacy.clip=0.5",
+    "privacy.noise_multiplier=0.1",
+    "poisoned=0",
+)
 
 
 def asked(server: ServerContext, kind: str = "train") -> Message:
     records.set_identity()
-    order = {"experiment": server.experiment.text, "round": 1, "etf": server.etf_bytes, "etf-sha256": server.etf_sha256}
-    return Message(records.train_message(records.state_record(read(server.model, server.layout)), order), 0, kind)
+    order = {
+        "experiment": server.experiment.text,
+        "round": 1,
+        "etf": server.etf_bytes,
+        "etf-sha256": server.etf_sha256,
+    }
+    return Message(
+        records.train_message(records.state_record(read(server.model, server.layout)), order),
+        0,
+        kind,
+    )
 
 
 def hospital(**node) -> Context:
@@ -38,7 +53,9 @@ def hospital(**node) -> Context:
 
 def released(server: ServerContext, **node) -> records.TrainReply:
     reply = app(asked(server), hospital(**node))
-    return records.read_train_reply(reply.content, (server.layout.num_parameters, server.layout.num_buffers))
+    return records.read_train_reply(
+        reply.content, (server.layout.num_parameters, server.layout.num_buffers)
+    )
 
 
 def test_a_private_reply_holds_the_noisy_update_and_nothing_else() -> None:
@@ -58,7 +75,9 @@ def test_a_real_hospital_draws_in_secret() -> None:
     one, two = released(server), released(server)
     assert not torch.equal(one.state.parameters, two.state.parameters)
     simulated = released(server, simulation=True)
-    assert float((one.state.parameters - simulated.state.parameters).std()) == pytest.approx(0.1 * 2**0.5, rel=0.2)
+    assert float((one.state.parameters - simulated.state.parameters).std()) == pytest.approx(
+        0.1 * 2**0.5, rel=0.2
+    )
 
 
 def test_clipping_in_the_app() -> None:
@@ -67,7 +86,8 @@ def test_clipping_in_the_app() -> None:
     start = read(plain.model, plain.layout)
     honest, short = (released(server, simulation=True) for server in (plain, clipped))
     update, cut = (reply.state.parameters - start.parameters for reply in (honest, short))
-    assert float(cut.norm()) == pytest.approx(0.01, rel=1e-2)  # rounding of the sum with the reference
+    # rounding of the sum with the reference
+    assert float(cut.norm()) == pytest.approx(0.01, rel=1e-2)
     assert torch.allclose(cut / cut.norm(), update / update.norm(), atol=1e-3)
     assert short.num_examples == honest.num_examples
     assert short.metrics == honest.metrics
@@ -93,8 +113,14 @@ def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:
     words += ("evaluation.draws=10", "evaluation.twin=false")
     experiment, memory = federation.study(*words), Memory()
     with InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1) as grid:
-        report, _ = run_experiment(build_server_context(experiment), grid, tmp_path, memory, "inline")
-    assert [record.extras.get("epsilon") for _, record in memory.records] == [None, epsilon(2.0, 1, 1e-5), epsilon(2.0, 2, 1e-5)]
+        report, _ = run_experiment(
+            build_server_context(experiment), grid, tmp_path, memory, "inline"
+        )
+    assert [record.extras.get("epsilon") for _, record in memory.records] == [
+        None,
+        epsilon(2.0, 1, 1e-5),
+        epsilon(2.0, 2, 1e-5),
+    ]
     assert report["privacy"] == {
         "name": "local_dp",
         "clip": 1.0,
@@ -106,10 +132,15 @@ def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:
     }
     assert reporting.read_report(tmp_path)["privacy"] == json.loads(json.dumps(report["privacy"]))
     # mu = 1/2: epsilon 1.98 (delta 1e-5); mu = sqrt(2)/2: 2.92
-    assert privacy_text(report["privacy"]).startswith("privacy=local_dp: updates no longer than 1, noise 2 x 2 x that; epsilon 2.9")
+    assert privacy_text(report["privacy"]).startswith(
+        "privacy=local_dp: updates no longer than 1, noise 2 x 2 x that; epsilon 2.9"
+    )
 
 
 def test_words_for_what_promises_nothing() -> None:
     assert privacy_text(None) == ""
     facts = {"name": "clipping", "clip": 0.5, "noise_multiplier": 0.0, "replies": 3}
-    assert privacy_text(facts) == "privacy=clipping: updates no longer than 0.5, no noise, no guarantee"
+    assert (
+        privacy_text(facts)
+        == "privacy=clipping: updates no longer than 0.5, no noise, no guarantee"
+    )

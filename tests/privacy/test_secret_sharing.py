@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.privacy.secure.secret_sharing import DRAWN_BYTES, PRIME, SECRET_BYTES, SHARE_BYTES, combine, split
+from fedrobust.privacy.secure.secret_sharing import (
+    DRAWN_BYTES,
+    PRIME,
+    SECRET_BYTES,
+    SHARE_BYTES,
+    combine,
+    split,
+)
 
 SECRETS = st.binary(min_size=SECRET_BYTES, max_size=SECRET_BYTES)
 
@@ -34,7 +41,8 @@ def is_prime(n: int, witnesses: int = 40) -> bool:
 
 def test_the_field() -> None:
     assert is_prime(PRIME)
-    assert not any(is_prime(2**256 + more) for more in range(297))  # the smallest prime that no secret reaches
+    # the smallest prime that no secret reaches
+    assert not any(is_prime(2**256 + more) for more in range(297))
     assert PRIME < 2 ** (8 * SHARE_BYTES)
     assert 2 ** (8 * DRAWN_BYTES) > PRIME * 2**127
 
@@ -43,13 +51,16 @@ def test_by_hand() -> None:
     # 7 + 5 x + 3 x^2 at 1, 2, 3: 15, 29, 49
     shares = split((7).to_bytes(32), 3, [1, 2, 3], drawing(5, 3))
     assert [int.from_bytes(shares[x]) for x in (1, 2, 3)] == [15, 29, 49]
-    # at 0: 15 * (2*3)/((2-1)(3-1)) - 29 * (1*3)/((2-1)(3-2)) + 49 * (1*2)/((3-1)(3-2)) = 45 - 87 + 49 = 7
+    # at 0: 15 * (2*3)/((2-1)(3-1)) - 29 * (1*3)/((2-1)(3-2)) + 49 * (1*2)/((3-1)(3-2)) = 45 - 87 +
+    # 49 = 7
     assert int.from_bytes(combine(shares)) == 7
 
 
 @settings(deadline=None, max_examples=40)
 @given(SECRETS, st.integers(1, 12), st.integers(0, 12), st.randoms(use_true_random=False))
-def test_any_threshold_of_the_shares_give_the_secret(secret: bytes, threshold: int, more: int, r: random.Random) -> None:
+def test_any_threshold_of_the_shares_give_the_secret(
+    secret: bytes, threshold: int, more: int, r: random.Random
+) -> None:
     places = r.sample(range(1, 2000), threshold + more)
     shares = split(secret, threshold, places, os.urandom)
     assert {len(share) for share in shares.values()} == {SHARE_BYTES}
@@ -60,7 +71,8 @@ def test_any_threshold_of_the_shares_give_the_secret(secret: bytes, threshold: i
 @settings(deadline=None, max_examples=20)
 @given(SECRETS, SECRETS, st.integers(2, 8))
 def test_fewer_shares_fit_every_secret(secret: bytes, other: bytes, threshold: int) -> None:
-    """Through threshold - 1 shares and any other value at 0 goes a polynomial of the right degree: they say nothing."""
+    """Through threshold - 1 shares and any other value at 0 goes a polynomial of the right degree:
+    they say nothing."""
     shares = split(secret, threshold, range(1, threshold + 1), os.urandom)
     known = {x: int.from_bytes(shares[x]) for x in range(1, threshold)}
     points = {0: int.from_bytes(other), **known}
@@ -79,7 +91,9 @@ def test_fewer_shares_fit_every_secret(secret: bytes, other: bytes, threshold: i
     assert combine(fitting) == other
 
 
-@pytest.mark.parametrize("shares", [{}, {0: bytes(33)}, {1: b"\xff" * 33}, {1: PRIME.to_bytes(33)}, {PRIME: bytes(33)}])
+@pytest.mark.parametrize(
+    "shares", [{}, {0: bytes(33)}, {1: b"\xff" * 33}, {1: PRIME.to_bytes(33)}, {PRIME: bytes(33)}]
+)
 def test_what_is_no_share_is_refused(shares: dict[int, bytes]) -> None:
     with pytest.raises(ValueError, match="no shares of a secret"):
         combine(shares)

@@ -1,4 +1,5 @@
-"""Secure aggregation among those who do not keep to it: replies that are damaged or lie, and a server that asks for what it must not."""
+"""Secure aggregation among those who do not keep to it: replies that are damaged or lie, and a
+server that asks for what it must not."""
 
 from __future__ import annotations
 
@@ -31,28 +32,76 @@ def values(vector: Tensor) -> ArrayRecord:
 
 
 BAD = {
-    "keys of another": ("train.keys", lambda c: swapped(c, keys=table([0], bytes(64))), "are not those of the client that was asked"),
-    "short keys": ("train.keys", lambda c: swapped(c, keys=table([1], bytes(63))), "keys: expected 64 bytes for each of 1 clients"),
-    "no secret": ("train.keys", lambda c: swapped(c, keys=table([1], bytes(64))), "keys: a public key with which nothing stays secret"),
+    "keys of another": (
+        "train.keys",
+        lambda c: swapped(c, keys=table([0], bytes(64))),
+        "are not those of the client that was asked",
+    ),
+    "short keys": (
+        "train.keys",
+        lambda c: swapped(c, keys=table([1], bytes(63))),
+        "keys: expected 64 bytes for each of 1 clients",
+    ),
+    "no secret": (
+        "train.keys",
+        lambda c: swapped(c, keys=table([1], bytes(64))),
+        "keys: a public key with which nothing stays secret",
+    ),
     "one key twice": (
         "train.keys",
         lambda c: swapped(c, keys=table([1], c["keys"]["bytes"][:32] * 2)),
         "keys: one of them came before",
     ),
-    "no keys": ("train.keys", lambda c: RecordDict({"info": c["info"]}), "message: expected the records info, keys"),
-    "shares too many": ("train.shares", lambda c: swapped(c, shares=table([0, 1, 2, 3, 4], bytes(94 * 5))), "shares: expected those for 4"),
-    "shares in disorder": ("train.shares", lambda c: swapped(c, shares=table([2, 0, 3, 4], bytes(94 * 4))), "in ascending order"),
+    "no keys": (
+        "train.keys",
+        lambda c: RecordDict({"info": c["info"]}),
+        "message: expected the records info, keys",
+    ),
+    "shares too many": (
+        "train.shares",
+        lambda c: swapped(c, shares=table([0, 1, 2, 3, 4], bytes(94 * 5))),
+        "shares: expected those for 4",
+    ),
+    "shares in disorder": (
+        "train.shares",
+        lambda c: swapped(c, shares=table([2, 0, 3, 4], bytes(94 * 4))),
+        "in ascending order",
+    ),
     "short vector": (
         "train",
         lambda c: swapped(c, masked=ArrayRecord({"values": Array(torch.zeros(3).long().numpy())})),
         "values: expected",
     ),
-    "floats": ("train", lambda c: swapped(c, masked=ArrayRecord({"values": Array(torch.zeros(3).numpy())})), "values: expected int64"),
-    "a state": ("train", lambda c: RecordDict({"info": c["info"], "state": c["masked"]}), "message: expected the records info, masked"),
-    "another etf": ("train", lambda c: swapped(c, info=ConfigRecord({**c["info"], "etf-sha256": "x"})), "against another ETF"),
-    "a replay": ("train", lambda c: swapped(c, info=ConfigRecord({**c["info"], "task": "x masked"})), "a replay"),
-    "strangers' shares": ("train.unmask", lambda c: swapped(c, seeds=table([7], bytes(33))), "shares: of other clients than those"),
-    "numbers": ("train.unmask", lambda c: swapped(c, seeds=table([], b""), masks=ConfigRecord({"clients": [1]})), "a table named masks"),
+    "floats": (
+        "train",
+        lambda c: swapped(c, masked=ArrayRecord({"values": Array(torch.zeros(3).numpy())})),
+        "values: expected int64",
+    ),
+    "a state": (
+        "train",
+        lambda c: RecordDict({"info": c["info"], "state": c["masked"]}),
+        "message: expected the records info, masked",
+    ),
+    "another etf": (
+        "train",
+        lambda c: swapped(c, info=ConfigRecord({**c["info"], "etf-sha256": "x"})),
+        "against another ETF",
+    ),
+    "a replay": (
+        "train",
+        lambda c: swapped(c, info=ConfigRecord({**c["info"], "task": "x masked"})),
+        "a replay",
+    ),
+    "strangers' shares": (
+        "train.unmask",
+        lambda c: swapped(c, seeds=table([7], bytes(33))),
+        "shares: of other clients than those",
+    ),
+    "numbers": (
+        "train.unmask",
+        lambda c: swapped(c, seeds=table([], b""), masks=ConfigRecord({"clients": [1]})),
+        "a table named masks",
+    ),
 }
 
 
@@ -74,14 +123,19 @@ def test_a_bad_reply_is_put_aside_with_its_reason_and_the_others_go_on(name: str
     assert len(result.records[1].clients) == (5 if stage == "train.unmask" else 4)
 
 
-@pytest.mark.parametrize(("place", "why"), [(0, "the mean has the length"), (-1, "the weights of 5 sum to 115292150460684")])
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [(0, "the mean has the length"), (-1, "the weights of 5 sum to 115292150460684")],
+)
 def test_wrong_values_that_look_right_end_the_run_with_a_reason(place: int, why: str) -> None:
     def answer(message: Message, context: Context) -> Message:
         reply = app(message, context)
         if context.node_id == 1 and message.metadata.message_type == "train":
             wrong = torch.from_numpy(reply.content["masked"]["values"].numpy())
             wrong[place] += 2**60
-            return Message(secure.masked_reply(dict(reply.content["info"]), wrong), reply_to=message)
+            return Message(
+                secure.masked_reply(dict(reply.content["info"]), wrong), reply_to=message
+            )
         return reply
 
     with pytest.raises(RunError, match=f"the sum is none of clipped updates.*{why}"):
@@ -99,7 +153,9 @@ def asked(kind: str, number: int, **records: ConfigRecord) -> Message:
 
 def test_the_app_refuses_training_without_the_stages_before_it() -> None:
     wire.set_identity()
-    context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {})
+    context = Context(
+        1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {}
+    )
     with pytest.raises(arrays.WireError, match="expected a table named shares"):
         app(asked("train", 1), context)
     with pytest.raises(RunError, match="a message of another round or run"):
@@ -110,46 +166,75 @@ def test_the_app_refuses_training_without_the_stages_before_it() -> None:
             with pytest.raises(RunError, match="its keys were asked for after those of round 2"):
                 app(asked("train.keys", number), context)
         with pytest.raises(RunError, match="refuses"):
-            app(asked("train.unmask", number, survivors=secure.table_record({0: b"", 1: b""})), context)
+            app(
+                asked("train.unmask", number, survivors=secure.table_record({0: b"", 1: b""})),
+                context,
+            )
 
 
 def test_on_a_real_site_keys_come_from_the_system_and_round_1_is_no_excuse() -> None:
     wire.set_identity()
     node = {"partition-id": 0, "num-partitions": 3}
-    real, again, simulated = (Context(1, 0, {**node, **more}, RecordDict(), {}) for more in ({}, {}, {"simulation": True}))
-    keys = [secure.read_table(app(asked("train.keys", 1), one).content, "keys", 64)[0] for one in (real, again, simulated)]
+    real, again, simulated = (
+        Context(1, 0, {**node, **more}, RecordDict(), {}) for more in ({}, {}, {"simulation": True})
+    )
+    keys = [
+        secure.read_table(app(asked("train.keys", 1), one).content, "keys", 64)[0]
+        for one in (real, again, simulated)
+    ]
     assert len(set(keys)) == 3
     with pytest.raises(RunError, match="a replay"):
         app(asked("train.keys", 1), real)
-    assert secure.read_table(app(asked("train.keys", 1), simulated).content, "keys", 64)[0] == keys[2]
+    assert (
+        secure.read_table(app(asked("train.keys", 1), simulated).content, "keys", 64)[0] == keys[2]
+    )
 
 
 def test_a_message_of_the_protocol_under_another_configuration_is_refused() -> None:
     wire.set_identity()
     server = build_server_context(federation.study(*PLAIN))
-    context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {})
-    with pytest.raises(ConfigError, match="privacy=clipping: a message of privacy=secure_aggregation came"):
+    context = Context(
+        1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {}
+    )
+    with pytest.raises(
+        ConfigError, match="privacy=clipping: a message of privacy=secure_aggregation came"
+    ):
         app(Message(secure.stage_message(server.message_config(1)), 0, "train.keys"), context)
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (PLAIN, "privacy=clipping: with sum-of-at-least=3 this node sends sums only; use privacy=secure_aggregation"),
+        (
+            PLAIN,
+            (
+                "privacy=clipping: with sum-of-at-least=3 this node sends sums only; use "
+                "privacy=secure_aggregation"
+            ),
+        ),
         (SECURE, "privacy.threshold=2: with sum-of-at-least=3 this node sends nothing; raise it"),
     ],
 )
-def test_a_hospital_that_insists_on_sums_of_so_many_sends_nothing_else(words: tuple[str, ...], line: str) -> None:
+def test_a_hospital_that_insists_on_sums_of_so_many_sends_nothing_else(
+    words: tuple[str, ...], line: str
+) -> None:
     wire.set_identity()
     server = build_server_context(federation.study(*words))
     content = wire.train_message(wire.state_record(server.initial), server.message_config(1))
-    context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "sum-of-at-least": 3}, RecordDict(), {})
+    context = Context(
+        1, 0, {"partition-id": 0, "num-partitions": 3, "sum-of-at-least": 3}, RecordDict(), {}
+    )
     for kind in ("train", "train.keys") if words is SECURE else ("train",):
         with pytest.raises(ConfigError, match=f"^{line}"):
             app(Message(content, 0, kind), context)
-    willing = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "sum-of-at-least": 2}, RecordDict(), {})
+    willing = Context(
+        1, 0, {"partition-id": 0, "num-partitions": 3, "sum-of-at-least": 2}, RecordDict(), {}
+    )
     if words is SECURE:
         assert "keys" in app(Message(content, 0, "train.keys"), willing).content
     for bad in (1, "3", True, 2.5):
         with pytest.raises(ConfigError, match=r"^sum-of-at-least="):
-            app(Message(content, 0, "train"), Context(1, 0, {**context.node_config, "sum-of-at-least": bad}, RecordDict(), {}))
+            app(
+                Message(content, 0, "train"),
+                Context(1, 0, {**context.node_config, "sum-of-at-least": bad}, RecordDict(), {}),
+            )

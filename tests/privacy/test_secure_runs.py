@@ -1,4 +1,5 @@
-"""Whole simulations under secure aggregation: the same model as clipped federated averaging, whoever is lost, and what the server sees."""
+"""Whole simulations under secure aggregation: the same model as clipped federated averaging,
+whoever is lost, and what the server sees."""
 
 from __future__ import annotations
 
@@ -33,8 +34,17 @@ from tests.helpers.federation import Memory
 from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, checkpoints
 
 CLIP = 0.05  # shorter than the updates of one step
-STEPS = ("client.optimizer.name=SGD", "client.optimizer.lr=0.05")  # Adam would make a full step of a gradient that is all rounding
-BASE = ("strategy=fedavg", *STEPS, "poisoned=0", "rounds=2", f"privacy.clip={CLIP}", "evaluation.draws=10", "evaluation.twin=false")
+# Adam would make a full step of a gradient that is all rounding
+STEPS = ("client.optimizer.name=SGD", "client.optimizer.lr=0.05")
+BASE = (
+    "strategy=fedavg",
+    *STEPS,
+    "poisoned=0",
+    "rounds=2",
+    f"privacy.clip={CLIP}",
+    "evaluation.draws=10",
+    "evaluation.twin=false",
+)
 SECURE, PLAIN = (*BASE, "privacy=secure_aggregation"), (*BASE, "privacy=clipping")
 FIVE = ("num_clients=5", "server.max_failures=2")
 ClientApp = Callable[[Message, Context], Message]
@@ -59,48 +69,74 @@ def finished(words: Iterable[str], client_app: ClientApp = app) -> tuple[Trainin
 
 
 def assert_same_model(one: State, other: State) -> None:
-    """But for float32: plain replies hold model + update, whose rounding (half of 2^-23 of a parameter) training then goes on from."""
+    """But for float32: plain replies hold model + update, whose rounding (half of 2^-23 of a
+    parameter) training then goes on from."""
     assert float((one.parameters - other.parameters).abs().max()) < 5e-6
     assert float((one.buffers - other.buffers).abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("more", [(), ("strategy.weighting=uniform",), ("server_optimizer=fedavgm",), ("server.buffers=local",)])
+@pytest.mark.parametrize(
+    "more",
+    [(), ("strategy.weighting=uniform",), ("server_optimizer=fedavgm",), ("server.buffers=local",)],
+)
 def test_the_model_is_that_of_clipped_federated_averaging(more: tuple[str, ...]) -> None:
     plain, hidden = (finished((*words, *more))[0] for words in (PLAIN, SECURE))
-    if "server.buffers=local" in more:  # the plain ones are merged for the global model, although every hospital uses its own
+    # the plain ones are merged for the global model, although every hospital uses its own
+    if "server.buffers=local" in more:
         plain = replace(plain, state=State(plain.state.parameters, hidden.state.buffers))
     assert_same_model(hidden.state, plain.state)
     start = build_server_context(federation.study(*SECURE)).initial.parameters
     assert float((hidden.state.parameters - start).norm()) > CLIP / 2  # something was learnt
     weights = [(one.client, one.num_examples, one.weight) for one in hidden.records[-1].clients]
-    assert weights == [(one.client, one.num_examples, pytest.approx(one.weight)) for one in plain.records[-1].clients]
+    assert weights == [
+        (one.client, one.num_examples, pytest.approx(one.weight))
+        for one in plain.records[-1].clients
+    ]
     assert all(not one.metrics for one in hidden.records[-1].clients)
 
 
-def test_one_round_is_exact_up_to_the_rounding_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_round_is_exact_up_to_the_rounding_that_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[tuple[Tensor, int]] = []
 
     def encode(update_D: Tensor, weight: int, s: float) -> Tensor:
         seen.append((update_D.double(), weight))
         return fixed_point.encode(update_D, weight, s)
 
-    monkeypatch.setattr(secure_aggregation, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
+    monkeypatch.setattr(
+        secure_aggregation, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)})
+    )
     result, _ = finished((*SECURE, "rounds=1"))
-    start, total = build_server_context(federation.study(*SECURE)).initial.parameters.double(), sum(weight for _, weight in seen)
+    start, total = (
+        build_server_context(federation.study(*SECURE)).initial.parameters.double(),
+        sum(weight for _, weight in seen),
+    )
     mean = sum((update * weight for update, weight in seen), torch.zeros_like(start)) / total
     assert len(seen) == 3
     assert all(float(update.norm()) <= CLIP * (1 + 1e-6) for update, _ in seen)
-    bound = fixed_point.error(3, total, experiment.sum_scale(federation.study(*SECURE))) + 2.0**-23 * float((start + mean).abs().max())
+    bound = fixed_point.error(
+        3, total, experiment.sum_scale(federation.study(*SECURE))
+    ) + 2.0**-23 * float((start + mean).abs().max())
     assert float((result.state.parameters.double() - (start + mean)).abs().max()) <= bound
     assert bound < 1e-5 * CLIP + 2.0**-22 * float(start.abs().max())
 
 
-LOST_EARLY = (losing((1, 1, "train.keys"), (2, 1, "train.shares")), losing((1, 1, "train"), (2, 1, "train")))
+LOST_EARLY = (
+    losing((1, 1, "train.keys"), (2, 1, "train.shares")),
+    losing((1, 1, "train"), (2, 1, "train")),
+)
 LOST_LATE = (losing((1, 1, "train"), (3, 2, "train")), losing((1, 1, "train"), (3, 2, "train")))
 
 
-@pytest.mark.parametrize(("secure_app", "plain_app"), [LOST_EARLY, LOST_LATE], ids=["before the shares", "after the shares"])
-def test_lost_hospitals_cost_the_others_nothing(secure_app: ClientApp, plain_app: ClientApp) -> None:
+@pytest.mark.parametrize(
+    ("secure_app", "plain_app"),
+    [LOST_EARLY, LOST_LATE],
+    ids=["before the shares", "after the shares"],
+)
+def test_lost_hospitals_cost_the_others_nothing(
+    secure_app: ClientApp, plain_app: ClientApp
+) -> None:
     hidden, memory = finished((*SECURE, *FIVE), secure_app)
     plain, _ = finished((*PLAIN, *FIVE), plain_app)
     assert_same_model(hidden.state, plain.state)
@@ -120,11 +156,17 @@ def test_hospitals_lost_before_the_last_answer_are_in_the_sum_all_the_same() -> 
 
 @pytest.mark.parametrize("stage", ["train.keys", "train.shares", "train", "train.unmask"])
 def test_the_policy_holds_at_every_stage(stage: str) -> None:
-    with pytest.raises(RunError, match=r"^round 1: 1 clients failed, server.max_failures=0 \(client 1: RuntimeError: the power is off"):
+    with pytest.raises(
+        RunError,
+        match=r"^round 1: 1 clients failed, server.max_failures=0 \(client 1: "
+        r"RuntimeError: the power is off",
+    ):
         finished(SECURE, losing((1, 1, stage)))
     tolerant = ("num_clients=4", "server.max_failures=4")
     with pytest.raises(
-        RunError, match=r"^round 1: 2 hospitals are left, secure aggregation opens no sum with fewer than privacy.threshold=3"
+        RunError,
+        match=r"^round 1: 2 hospitals are left, secure aggregation opens no sum with "
+        r"fewer than privacy.threshold=3",
     ):
         finished((*SECURE, *tolerant), losing((1, 1, stage), (2, 1, stage)))
 
@@ -147,16 +189,26 @@ def test_poisoned_hospitals_send_through_the_same_mechanism() -> None:
     assert_same_model(hidden.state, plain.state)
 
 
-def test_a_hospital_that_does_not_clip_is_noticed_but_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hospital_that_does_not_clip_is_noticed_but_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     real = fixed_point.encode
-    long = type("Long", (), {"encode": staticmethod(lambda update, weight, s: real(50 * update, weight, s))})
+    long = type(
+        "Long", (), {"encode": staticmethod(lambda update, weight, s: real(50 * update, weight, s))}
+    )
     monkeypatch.setattr(secure_aggregation, "fixed_point", long)
-    with pytest.raises(RunError, match="the sum is none of clipped updates, some hospital did not keep to secure aggregation"):
+    with pytest.raises(
+        RunError,
+        match="the sum is none of clipped updates, some hospital did not keep to "
+        "secure aggregation",
+    ):
         finished(SECURE)
 
 
 @pytest.mark.parametrize("stop", [2, 3])
-def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(tmp_path: Path, stop: int) -> None:
+def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(
+    tmp_path: Path, stop: int
+) -> None:
     words = (*SECURE, *FIVE, "rounds=3")
     undisturbed, _ = finished(words, losing((1, 1, "train"), (2, 2, "train.unmask")))
 
@@ -174,7 +226,9 @@ def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(tmp_path:
     resumed = go(Memory())
     assert torch.equal(resumed.state.parameters, undisturbed.state.parameters)
     assert [one.clients for one in resumed.records] == [one.clients for one in undisturbed.records]
-    assert [one.failures for one in resumed.records[stop:]] == [one.failures for one in undisturbed.records[stop:]]
+    assert [one.failures for one in resumed.records[stop:]] == [
+        one.failures for one in undisturbed.records[stop:]
+    ]
 
 
 @pytest.mark.slow
@@ -198,9 +252,13 @@ class Listening(InlineGrid):
         super().__init__(app, self.study.num_clients, {"simulation": True}, threads=1)
         self.replies: list[tuple[str, int, RecordDict]] = []
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
         for reply in super().send_and_receive(messages, timeout=timeout):
-            self.replies.append((reply.metadata.message_type, reply.metadata.src_node_id, reply.content))
+            self.replies.append(
+                (reply.metadata.message_type, reply.metadata.src_node_id, reply.content)
+            )
             yield reply
 
     def vectors(self) -> dict[int, Tensor]:
@@ -222,7 +280,10 @@ def listened(*words: str) -> Listening:
 def test_a_single_reply_holds_nothing_but_noise() -> None:
     one, other = listened().vectors(), listened("seed=1").vectors()
     for client, vector in one.items():
-        counts = torch.bincount(torch.frombuffer(bytearray(vector.numpy().tobytes()), dtype=torch.uint8).long(), minlength=256)
+        counts = torch.bincount(
+            torch.frombuffer(bytearray(vector.numpy().tobytes()), dtype=torch.uint8).long(),
+            minlength=256,
+        )
         assert chisquare(counts.numpy()).pvalue > 1e-4  # the seeds are fixed
         assert int((vector == other[client]).sum()) == 0
     assert not any(int((one[a] == one[b]).sum()) for a, b in ((0, 1), (0, 2), (1, 2)))
@@ -232,7 +293,10 @@ def test_a_single_reply_holds_nothing_but_noise() -> None:
 
 def test_replies_hold_the_tables_and_the_masked_vector_and_nothing_else() -> None:
     grid = listened("rounds=1")
-    names = {kind: {name for one, _, content in grid.replies if one == kind for name in content} for kind, _, _ in grid.replies}
+    names = {
+        kind: {name for one, _, content in grid.replies if one == kind for name in content}
+        for kind, _, _ in grid.replies
+    }
     assert names == {
         "train.keys": {"info", "keys"},
         "train.shares": {"info", "shares"},
@@ -245,8 +309,8 @@ def test_replies_hold_the_tables_and_the_masked_vector_and_nothing_else() -> Non
 
 
 def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each client's encoded update is looked for in every tensor that is alive while the server works; and of the masked ones it keeps
-    no more than their sum, and the last."""
+    """Each client's encoded update is looked for in every tensor that is alive while the server
+    works; and of the masked ones it keeps no more than their sum, and the last."""
     plain: list[Tensor] = []
     server = build_server_context(federation.study(*SECURE, *FIVE))
     size, looks = server.layout.num_parameters, []
@@ -259,15 +323,30 @@ def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch)
     def look(strategy: SecureStrategy, *_: object) -> None:
         mine, found = {id(one) for one in plain}, 0
         for thing in gc.get_objects():
-            if type(thing) is Tensor and id(thing) not in mine and thing.numel() in (size, size + 1) and thing.dtype == torch.int64:
+            if (
+                type(thing) is Tensor
+                and id(thing) not in mine
+                and thing.numel() in (size, size + 1)
+                and thing.dtype == torch.int64
+            ):
                 found += 1
                 assert not any(torch.equal(thing.reshape(-1)[:100], one[:100]) for one in plain)
         assert len(plain) in (5, 10)
         looks.append(found)
 
-    monkeypatch.setattr(secure_aggregation, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)}))
-    monkeypatch.setattr(SecureStrategy, "_mean", lambda self, *a, real=SecureStrategy._mean: (look(self), real(self, *a))[1])
-    monkeypatch.setattr(SecureStrategy, "_open", lambda self, *a, real=SecureStrategy._open: (look(self), real(self, *a))[1])
+    monkeypatch.setattr(
+        secure_aggregation, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)})
+    )
+    monkeypatch.setattr(
+        SecureStrategy,
+        "_mean",
+        lambda self, *a, real=SecureStrategy._mean: (look(self), real(self, *a))[1],
+    )
+    monkeypatch.setattr(
+        SecureStrategy,
+        "_open",
+        lambda self, *a, real=SecureStrategy._open: (look(self), real(self, *a))[1],
+    )
     with InlineGrid(app, 5, {"simulation": True}, threads=1) as grid:
         run_rounds(server, grid, Memory())
     assert len(looks) == 4  # before and after the masks are taken off, in two rounds
@@ -277,7 +356,11 @@ def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch)
 def test_what_hospitals_keep_is_gone_after_the_round() -> None:
     grid = listened()
     for state in grid.states.values():
-        (kept,) = [dict(record) for name, record in state.items() if name.startswith("secure-") and isinstance(record, ConfigRecord)]
+        (kept,) = [
+            dict(record)
+            for name, record in state.items()
+            if name.startswith("secure-") and isinstance(record, ConfigRecord)
+        ]
         assert (kept.pop("round"), kept.pop("stage")) == (2, "over")
         assert set(kept) == {"task"}
 
@@ -287,7 +370,9 @@ def test_what_hospitals_keep_is_gone_after_the_round() -> None:
 
 def test_the_report_says_who_was_needed_and_who_was_lost(tmp_path: Path) -> None:
     study = federation.study(*SECURE, *FIVE)
-    with InlineGrid(losing((1, 1, "train"), (3, 2, "train.keys")), 5, {"simulation": True}, threads=1) as grid:
+    with InlineGrid(
+        losing((1, 1, "train"), (3, 2, "train.keys")), 5, {"simulation": True}, threads=1
+    ) as grid:
         report, _ = run_experiment(build_server_context(study), grid, tmp_path, Memory(), "inline")
     assert report["privacy"] == {
         "name": "secure_aggregation",

@@ -1,4 +1,5 @@
-"""What secure aggregation goes together with: every strategy that looks at single updates is refused, and so is every other reader."""
+"""What secure aggregation goes together with: every strategy that looks at single updates is
+refused, and so is every other reader."""
 
 from __future__ import annotations
 
@@ -18,9 +19,12 @@ from fedrobust.state import State
 from fedrobust.utils.cli import explain
 from tests.helpers import federation
 
-STRATEGIES = sorted(path.stem for path in (Path(configs.__file__).parent / "strategy").glob("*.yaml"))
+STRATEGIES = sorted(
+    path.stem for path in (Path(configs.__file__).parent / "strategy").glob("*.yaml")
+)
 SECURE = ("strategy=fedavg", "privacy=secure_aggregation")
-ROOMY = ("num_clients=20", "poisoned=0", "server.root_per_class=1", "partition=iid")  # enough for any rule
+# enough for any rule
+ROOMY = ("num_clients=20", "poisoned=0", "server.root_per_class=1", "partition=iid")
 
 
 @functools.cache
@@ -46,7 +50,10 @@ def test_every_strategy_says_whether_it_works_on_sums_and_all_others_are_refused
         assert build.build_experiment(federation.settings(*words)).privacy.secure
         return
     line = refused(*words)
-    assert f"strategy={name}: looks at single updates, and the server learns no more than their sum" in line
+    assert (
+        f"strategy={name}: looks at single updates, and the server learns no more than their sum"
+        in line
+    )
     assert "use strategy=fedavg" in line
 
 
@@ -57,17 +64,26 @@ def test_there_are_both_kinds() -> None:
 
 @pytest.mark.parametrize("weighting", SUM_WEIGHTS)
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if rule(name).sums])
-def test_a_rule_that_works_on_sums_gives_the_same_from_their_mean_alone(name: str, weighting: str) -> None:
+def test_a_rule_that_works_on_sums_gives_the_same_from_their_mean_alone(
+    name: str, weighting: str
+) -> None:
     """What the attribute promises, without which secure aggregation would change the method."""
-    strategy: Strategy = factories.build_group(compose.compose(f"strategy={name}", f"strategy.weighting={weighting}"), "strategy")
+    strategy: Strategy = factories.build_group(
+        compose.compose(f"strategy={name}", f"strategy.weighting={weighting}"), "strategy"
+    )
     assert strategy.sums == weighting
     g = Generator().manual_seed(0)
-    rows_ND, counts_N = torch.randn(6, 9, generator=g), torch.tensor([1.0, 5, 2, 9, 30, 7], dtype=torch.float64)
+    rows_ND, counts_N = (
+        torch.randn(6, 9, generator=g),
+        torch.tensor([1.0, 5, 2, 9, 30, 7], dtype=torch.float64),
+    )
     weights_N = counts_N if weighting == "examples" else torch.ones_like(counts_N)
     mean_1D = (weights_N / weights_N.sum() @ rows_ND.double()).float()[None]
     reference = State(torch.randn(9, generator=g), torch.zeros(0))
     many, one = (
-        strategy.rule(Round(1, reference, Updates.of(matrix, counts), ServerData(nn.Identity()), g)).state.parameters
+        strategy.rule(
+            Round(1, reference, Updates.of(matrix, counts), ServerData(nn.Identity()), g)
+        ).state.parameters
         for matrix, counts in ((rows_ND, counts_N), (mean_1D, counts_N.sum()[None]))
     )
     assert torch.allclose(many, one, atol=1e-6)
@@ -84,23 +100,52 @@ def test_server_optimizers_see_the_mean_only(optimizer: str) -> None:
     [
         (("preaggregation=nnm",), "preaggregation=nnm: compares single updates, and"),
         (("preaggregation=bucketing",), "preaggregation=bucketing: compares single updates, and"),
-        (("server.buffers=mean",), "server.buffers=mean: averages the hospitals' BatchNorm statistics, which would each be seen"),
-        (("evasion=fgsm",), "evaluation.adversarial_clients=true: attacks the hospitals' models, and"),
-        (("evasion=fgsm", "evaluation.fusion=true"), "evaluation.fusion=true: fuses the hospitals' models, and"),
-        (("contamination=alie",), "contamination=alie: its attackers write their updates on the server, and"),
-        (("contamination=min_max",), "contamination=min_max: its attackers write their updates on the server, and"),
+        (
+            ("server.buffers=mean",),
+            (
+                "server.buffers=mean: averages the hospitals' BatchNorm statistics, "
+                "which would each be seen"
+            ),
+        ),
+        (
+            ("evasion=fgsm",),
+            "evaluation.adversarial_clients=true: attacks the hospitals' models, and",
+        ),
+        (
+            ("evasion=fgsm", "evaluation.fusion=true"),
+            "evaluation.fusion=true: fuses the hospitals' models, and",
+        ),
+        (
+            ("contamination=alie",),
+            "contamination=alie: its attackers write their updates on the server, and",
+        ),
+        (
+            ("contamination=min_max",),
+            "contamination=min_max: its attackers write their updates on the server, and",
+        ),
         (("num_clients=1", "poisoned=0"), "num_clients=1: 1 hospitals a round"),
         (("clients_per_round=1",), "clients_per_round=1: 1 hospitals a round"),
         (("num_clients=2000", "poisoned=0"), "num_clients=2000: 2000 hospitals a round"),
-        (("num_clients=4", "privacy.threshold=2"), "privacy.threshold=2: of 4 hospitals a round it must be more than half"),
+        (
+            ("num_clients=4", "privacy.threshold=2"),
+            "privacy.threshold=2: of 4 hospitals a round it must be more than half",
+        ),
         (("privacy.threshold=4",), "privacy.threshold=4: of 3 hospitals a round"),
         (("privacy.threshold=1",), "privacy.threshold=1: must be at least 2"),
         (("privacy.threshold=2.5",), "privacy.threshold=2.5: must be a whole number"),
         (("privacy.clip=0",), "privacy.clip=0: must be greater than 0"),
-        (("server.max_examples=1000000000",), "server.max_examples=1000000000: weights in a sum of whole numbers are at most 536870912"),
+        (
+            ("server.max_examples=1000000000",),
+            (
+                "server.max_examples=1000000000: weights in a sum of whole numbers are "
+                "at most 536870912"
+            ),
+        ),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_one_line(words: tuple[str, ...], line: str) -> None:
+def test_what_does_not_go_together_is_refused_in_one_line(
+    words: tuple[str, ...], line: str
+) -> None:
     assert line in refused(*SECURE, *words)
 
 

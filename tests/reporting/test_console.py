@@ -45,7 +45,11 @@ def test_the_summary_fits_80_columns_and_says_everything() -> None:
 @pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])
 def test_edge_cases_of_the_summary(shape: tuple[int, int, int, bool]) -> None:
     report = examples.report(*shape)
-    report["clients"][0] |= {"clean": examples.undefined(), "contaminated": examples.undefined(), "combined_drop": None}
+    report["clients"][0] |= {
+        "clean": examples.undefined(),
+        "contaminated": examples.undefined(),
+        "combined_drop": None,
+    }
     report["evaluations"]["corrupted_severity_5"] = examples.evaluation(30.0)
     text = on_screen(report)
     assert "…" not in text
@@ -59,7 +63,12 @@ def test_edge_cases_of_the_summary(shape: tuple[int, int, int, bool]) -> None:
 def test_large_numbers_fit() -> None:
     report = examples.report()
     report["drops"]["total"] |= {"combined": -1234.5, "ci95": [-2345.6, -1000.1]}
-    report["clients"][0] |= {"id": 12345, "num_examples": 1234567, "weight": 1.0, "combined_drop": -1234.5}
+    report["clients"][0] |= {
+        "id": 12345,
+        "num_examples": 1234567,
+        "weight": 1.0,
+        "combined_drop": -1234.5,
+    }
     text = on_screen(report)
     assert "gain -1234.5" in text
     assert "-2345.6 to -1000.1" in text
@@ -69,12 +78,24 @@ def test_large_numbers_fit() -> None:
 
 def test_words_of_small_values() -> None:
     assert wording.UNSTABLE_BELOW == drops.UNSTABLE_BELOW
-    assert [wording.format_number(value) for value in (None, -0.04, 0.0, 12.34, -12.36)] == ["-", "0.0", "0.0", "12.3", "-12.4"]
-    assert [wording.drop_text(value) for value in (None, -0.04, -0.06, 3.0)] == ["-", "0.0", "gain -0.1", "3.0"]
+    assert [wording.format_number(value) for value in (None, -0.04, 0.0, 12.34, -12.36)] == [
+        "-",
+        "0.0",
+        "0.0",
+        "12.3",
+        "-12.4",
+    ]
+    assert [wording.drop_text(value) for value in (None, -0.04, -0.06, 3.0)] == [
+        "-",
+        "0.0",
+        "gain -0.1",
+        "3.0",
+    ]
 
 
 def drive(display: Observer) -> None:
-    """Two runs of two rounds with three clients; client 2 fails in round 1 of both, with one and the same traceback."""
+    """Two runs of two rounds with three clients; client 2 fails in round 1 of both, with one and
+    the same traceback."""
     for run in ("run", "clean twin"):
         display.run_started(run, 2, 3)
         for number in range(3):
@@ -82,10 +103,17 @@ def drive(display: Observer) -> None:
             for client in range(3 if number else 0):
                 display.client_done(run, "train", client, failed=number == 1 and client == 2)
             display.stage(run, f"aggregate with \x1b[31mrule\x1b[0m [red]{number}[/red]")
-            failures = (Failure(2, "ValueError: \x1b[2Jbad [bold]label", "Traceback: the only one\n"),) if number == 1 else ()
+            failures = (
+                (Failure(2, "ValueError: \x1b[2Jbad [bold]label", "Traceback: the only one\n"),)
+                if number == 1
+                else ()
+            )
             clients = tuple(ClientRecord(c, 10, 0.5, {}) for c in (0, 1)) if number else ()
             metrics = {"accuracy": 50.0 + number, "balanced_accuracy": 40.0, "f1": None}
-            display.round_finished(run, RoundRecord(number, metrics, clients, failures, {"train": 1.25, "evaluate": 0.5}))
+            display.round_finished(
+                run,
+                RoundRecord(number, metrics, clients, failures, {"train": 1.25, "evaluate": 0.5}),
+            )
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
@@ -101,22 +129,36 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
         "run: client 2 failed (train)",
         "run: aggregate with rule [red]1[/red]",
     ]
-    assert "run: round 1/2: Accuracy 51.0, Balanced 40.0, F1 - % (1.8 s, 2 clients, 1 failed)" in lines
+    assert (
+        "run: round 1/2: Accuracy 51.0, Balanced 40.0, F1 - % (1.8 s, 2 clients, 1 failed)" in lines
+    )
     assert lines.count("run: round 1: client 2 failed: ValueError: bad [bold]label") == 1
     assert lines.count("Traceback: the only one") == 1
-    assert len(lines) == 2 * (1 + 3 + 3 + 2) + 1  # per run: start, rounds, stages, two lines of failure; one traceback
+    # per run: start, rounds, stages, two lines of failure; one traceback
+    assert len(lines) == 2 * (1 + 3 + 3 + 2) + 1
 
 
 def test_steps_that_were_skipped_are_said() -> None:
     file = io.StringIO()
     with Display(Console(file=file, width=40)) as display:
-        display.round_finished("run", RoundRecord(1, {}, extras={"distillation_skipped": 1.0, "fallbacks": 2.0}))
-    assert file.getvalue().splitlines()[1:] == ["run: round 1: the strategy had to skip distillation"]
+        display.round_finished(
+            "run", RoundRecord(1, {}, extras={"distillation_skipped": 1.0, "fallbacks": 2.0})
+        )
+    assert file.getvalue().splitlines()[1:] == [
+        "run: round 1: the strategy had to skip distillation"
+    ]
 
 
 def terminal() -> tuple[Console, io.StringIO]:
     file = io.StringIO()
-    return Console(file=file, force_terminal=True, force_interactive=True, width=80, height=30, _environ={"TERM": "xterm-256color"}), file
+    return Console(
+        file=file,
+        force_terminal=True,
+        force_interactive=True,
+        width=80,
+        height=30,
+        _environ={"TERM": "xterm-256color"},
+    ), file
 
 
 def test_the_live_display_shows_bars_tables_and_failures() -> None:
@@ -124,7 +166,12 @@ def test_the_live_display_shows_bars_tables_and_failures() -> None:
     with Display(console) as display:
         drive(display)
     shown = file.getvalue()
-    for part in ("clients: train", "run: validation, %", "clean twin: validation, %", "client 2 failed: ValueError: bad [bold]label"):
+    for part in (
+        "clients: train",
+        "run: validation, %",
+        "clean twin: validation, %",
+        "client 2 failed: ValueError: bad [bold]label",
+    ):
         assert part in shown
     assert "\x1b[2J" not in shown  # a foreign message cannot clear the screen
     assert shown.count("Traceback: the only one") == 1

@@ -22,7 +22,9 @@ from tests.helpers import federation, report_examples
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
     plain = federation.study("poisoned=[1]", "evaluation.draws=200", "evasion=pgd")
-    return replace(plain, purifier=Purifier("cure"), evasion=Evasion("pgd", lambda *given: given[1]))
+    return replace(
+        plain, purifier=Purifier("cure"), evasion=Evasion("pgd", lambda *given: given[1])
+    )
 
 
 def sure(classes_N: Tensor, K: int = 7) -> Tensor:
@@ -50,9 +52,14 @@ def scene(bare: float = 0.75, cured: float = 0.25) -> AttackResults:
     return AttackResults(labels, clean, made)
 
 
-def judged(experiment: Experiment, whole: AttackResults, members: dict[int, AttackResults] | None = None) -> dict[str, Any]:
+def judged(
+    experiment: Experiment, whole: AttackResults, members: dict[int, AttackResults] | None = None
+) -> dict[str, Any]:
     # as if every image were its own lesion
-    experiment = replace(experiment, dataset=replace(experiment.dataset, groups=torch.arange(len(experiment.dataset.labels))))
+    experiment = replace(
+        experiment,
+        dataset=replace(experiment.dataset, groups=torch.arange(len(experiment.dataset.labels))),
+    )
     section = evasion_section(experiment, torch.arange(140), whole, members or {})
     report.validate({**report_examples.report(), "evasion": section})
     return section
@@ -65,8 +72,12 @@ def test_by_hand(experiment: Experiment) -> None:
     assert balanced == {"none": pytest.approx(100), "cure": pytest.approx(90)}  # 2 of 20 wrong
     assert section["purifier_drop"]["per_metric"]["accuracy"]["drop"] == pytest.approx(10)
     bare, cured, adaptive = section["attacks"]
-    assert [one["metrics"]["balanced_accuracy"] for one in (bare, cured, adaptive)] == pytest.approx([25, 75, 40])
-    assert [one["drop"]["per_metric"]["accuracy"]["drop"] for one in (bare, cured, adaptive)] == pytest.approx([75, 25, 60])
+    assert [
+        one["metrics"]["balanced_accuracy"] for one in (bare, cured, adaptive)
+    ] == pytest.approx([25, 75, 40])
+    assert [
+        one["drop"]["per_metric"]["accuracy"]["drop"] for one in (bare, cured, adaptive)
+    ] == pytest.approx([75, 25, 60])
     # lost 100 - 25 = 75; there again 75 - 25 = 50 and 40 - 25 = 15
     assert bare["recovered"] is None
     assert cured["recovered"]["percent"] == pytest.approx(100 * 50 / 75)
@@ -94,14 +105,18 @@ def test_an_attack_that_takes_nothing_leaves_nothing_to_recover(experiment: Expe
 
 
 def test_a_purifier_can_take_more_than_the_attack(experiment: Experiment) -> None:
-    assert judged(experiment, scene(bare=0.2, cured=0.4))["attacks"][1]["recovered"]["percent"] == pytest.approx(-100)
+    assert judged(experiment, scene(bare=0.2, cured=0.4))["attacks"][1]["recovered"][
+        "percent"
+    ] == pytest.approx(-100)
 
 
 def test_without_draws_there_are_no_intervals(experiment: Experiment) -> None:
     quick = replace(experiment, evaluation=replace(experiment.evaluation, draws=0))
     section = judged(quick, scene())
     assert section["purifier_drop"]["ci95"] is None
-    assert all(one["balanced_ci95"] is None and one["drop"]["ci95"] is None for one in section["attacks"])
+    assert all(
+        one["balanced_ci95"] is None and one["drop"]["ci95"] is None for one in section["attacks"]
+    )
     assert section["attacks"][1]["recovered"]["ci95"] is None
 
 
@@ -109,7 +124,10 @@ def test_the_clients_models_in_their_order(experiment: Experiment) -> None:
     whole = scene()
     own = replace(whole, made=whole.made[:2])
     section = judged(experiment, whole, {2: own, 1: own})
-    assert [(one["id"], one["kind"]) for one in section["clients"]] == [(1, "poisoned"), (2, "clean")]
+    assert [(one["id"], one["kind"]) for one in section["clients"]] == [
+        (1, "poisoned"),
+        (2, "clean"),
+    ]
     one = section["clients"][0]
     assert one["clean"]["cure"]["balanced_accuracy"] == pytest.approx(90)
     assert [(a["purifier"], a["combined_drop"]) for a in one["attacks"]] == [

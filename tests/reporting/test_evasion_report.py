@@ -52,20 +52,44 @@ def test_fused_client_models_are_reported_and_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("eps", [(4.0,), (1.0, 2.5, 4.0, 8.0), (None,)])
-def test_a_good_section_passes_and_comes_back(tmp_path: Path, eps: tuple[float | None, ...]) -> None:
+def test_a_good_section_passes_and_comes_back(
+    tmp_path: Path, eps: tuple[float | None, ...]
+) -> None:
     good = report(**example.section(eps))
     write_report(tmp_path, good)
     assert read_report(tmp_path) == good
 
 
 PLACES = [
-    *(("attack",), ("purifier",), ("images",), ("clean",), ("clean", "none"), ("purifier_drop",), ("attacks",), ("clients",)),
+    *(
+        ("attack",),
+        ("purifier",),
+        ("images",),
+        ("clean",),
+        ("clean", "none"),
+        ("purifier_drop",),
+        ("attacks",),
+        ("clients",),
+    ),
     *(
         ("attacks", 0, key)
-        for key in ("threat_model", "eps_255", "purifier", "linf", "l2", "metrics", "balanced_ci95", "drop", "recovered")
+        for key in (
+            "threat_model",
+            "eps_255",
+            "purifier",
+            "linf",
+            "l2",
+            "metrics",
+            "balanced_ci95",
+            "drop",
+            "recovered",
+        )
     ),
     *(("clients", 0, key) for key in ("id", "kind", "clean", "attacks")),
-    *(("clients", 0, "attacks", 0, key) for key in ("threat_model", "eps_255", "purifier", "metrics", "combined_drop")),
+    *(
+        ("clients", 0, "attacks", 0, key)
+        for key in ("threat_model", "eps_255", "purifier", "metrics", "combined_drop")
+    ),
 ]
 
 
@@ -83,7 +107,15 @@ def test_a_missing_entry_is_refused(place: tuple[str | int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("threat_model", "psychic"), ("eps_255", 0), ("eps_255", 256), ("linf", 1.5), ("l2", -1.0), ("balanced_ci95", [1.0]), ("extra", 1)],
+    [
+        ("threat_model", "psychic"),
+        ("eps_255", 0),
+        ("eps_255", 256),
+        ("linf", 1.5),
+        ("l2", -1.0),
+        ("balanced_ci95", [1.0]),
+        ("extra", 1),
+    ],
 )
 def test_wrong_values_are_refused(key: str, value: Any) -> None:
     bad = copy.deepcopy(report())
@@ -94,7 +126,10 @@ def test_wrong_values_are_refused(key: str, value: Any) -> None:
 
 def test_clients_behind_a_purifier_are_part_of_the_contract() -> None:
     good = examples.report()
-    good["clients"][0]["purified"] = {"clean": examples.evaluation(40.0), "contaminated": examples.evaluation(30.0)}
+    good["clients"][0]["purified"] = {
+        "clean": examples.evaluation(40.0),
+        "contaminated": examples.evaluation(30.0),
+    }
     validate(good)
     del good["clients"][0]["purified"]["clean"]
     with pytest.raises(ValueError, match="clean"):
@@ -128,9 +163,16 @@ def test_edge_cases_of_the_screen() -> None:
     assert "None" not in text
     assert "and 20 more in report.json" in text
     assert max(map(len, text.splitlines())) <= 80
-    many = on_screen({**examples.report(), "evasion": example.section(tuple(float(one) for one in range(1, 12)), clients=0)})
+    many = on_screen(
+        {
+            **examples.report(),
+            "evasion": example.section(tuple(float(one) for one in range(1, 12)), clients=0),
+        }
+    )
     assert "own model" not in many
-    wide = on_screen({**examples.report(), "evasion": example.section(tuple(float(one) for one in range(1, 12)))})
+    wide = on_screen(
+        {**examples.report(), "evasion": example.section(tuple(float(one) for one in range(1, 12)))}
+    )
     assert max(map(len, wide.splitlines())) <= 80
 
 
@@ -140,8 +182,17 @@ def test_every_threat_model_has_its_words() -> None:
 
 def test_the_page_has_the_section(tmp_path: Path) -> None:
     write_report(tmp_path, report())
-    write_manifest(tmp_path, {"rounds": 5}, seed=0, data={"name": "skin"}, device="cpu", command_line=["simulate.py"])
-    (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in examples.rounds()), encoding="utf-8")
+    write_manifest(
+        tmp_path,
+        {"rounds": 5},
+        seed=0,
+        data={"name": "skin"},
+        device="cpu",
+        command_line=["simulate.py"],
+    )
+    (tmp_path / "rounds.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in examples.rounds()), encoding="utf-8"
+    )
     page = write_html(tmp_path).read_text(encoding="utf-8")
     for part in (
         "<h2>Evasion attacks</h2>",

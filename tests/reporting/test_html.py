@@ -31,7 +31,9 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "action", "data")
+        ]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -42,14 +44,30 @@ class Reader(HTMLParser):
         self.words.append(data)
 
 
-def filled(folder: Path, report: dict[str, Any] | None = None, config: dict[str, Any] | None = None, twin: bool = True) -> Path:
+def filled(
+    folder: Path,
+    report: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    twin: bool = True,
+) -> Path:
     write_report(folder, report or examples.report())
     facts = {"name": "skin", "digest": "ab"}
-    write_manifest(folder, config or {"rounds": 5}, seed=0, data=facts, device="cpu", command_line=["simulate.py"])
+    write_manifest(
+        folder,
+        config or {"rounds": 5},
+        seed=0,
+        data=facts,
+        device="cpu",
+        command_line=["simulate.py"],
+    )
     for name in ("rounds.jsonl", "twin_rounds.jsonl") if twin else ("rounds.jsonl",):
         lines = examples.rounds()
-        lines[1]["failures"] = [{"client": 3, "reason": f"ValueError: {EVIL}", "traceback": f"Traceback {EVIL}"}]
-        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        lines[1]["failures"] = [
+            {"client": 3, "reason": f"ValueError: {EVIL}", "traceback": f"Traceback {EVIL}"}
+        ]
+        (folder / name).write_text(
+            "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
+        )
     return folder
 
 
@@ -85,7 +103,12 @@ def test_headline_numbers_come_before_the_tables(tmp_path: Path) -> None:
 
 
 def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
-    report = examples.report() | {"strategy": EVIL, "engine": EVIL, "device": EVIL, "timing": {EVIL: 1.0}}
+    report = examples.report() | {
+        "strategy": EVIL,
+        "engine": EVIL,
+        "device": EVIL,
+        "timing": {EVIL: 1.0},
+    }
     filled(tmp_path, report, config={"data": {"class_names": [EVIL], EVIL: EVIL}})
     plot_drops(report["drops"], tmp_path / "<script>x.png")
     reader = read(write_html(tmp_path, {EVIL: 1}))
@@ -97,7 +120,11 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
 def test_edge_cases(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
     report = examples.report(*shape)
     for one in report["clients"]:
-        one |= {"clean": examples.undefined(), "contaminated": examples.undefined(), "combined_drop": None}
+        one |= {
+            "clean": examples.undefined(),
+            "contaminated": examples.undefined(),
+            "combined_drop": None,
+        }
     report["drops"]["corruption"] = examples.skipped_drop() | {"combined": None}
     reader = read(write_html(filled(tmp_path, report, twin=shape[3])))
     assert "None" not in " ".join(reader.words)

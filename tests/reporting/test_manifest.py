@@ -10,14 +10,36 @@ from typing import Any
 import pytest
 import torch
 
-from fedrobust.reporting.manifest import changes, conditions, git_state, note_resumption, package_versions, write_manifest
+from fedrobust.reporting.manifest import (
+    changes,
+    conditions,
+    git_state,
+    note_resumption,
+    package_versions,
+    write_manifest,
+)
 
-DATA = {"digest": "ab" * 32, "train": 70, "validation": 10, "test": 20, "root": 8, "proxy": 30, "skipped": ["broken.jpg"]}
+DATA = {
+    "digest": "ab" * 32,
+    "train": 70,
+    "validation": 10,
+    "test": 20,
+    "root": 8,
+    "proxy": 30,
+    "skipped": ["broken.jpg"],
+}
 
 
 def written(folder: Path, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {"config": {"rounds": 2}, "seed": 7, "data": DATA, "device": "cpu (1 threads)"}
-    path = write_manifest(folder, command_line=["/home/someone/simulate.py", "rounds=2"], **(values | changes))
+    values: dict[str, Any] = {
+        "config": {"rounds": 2},
+        "seed": 7,
+        "data": DATA,
+        "device": "cpu (1 threads)",
+    }
+    path = write_manifest(
+        folder, command_line=["/home/someone/simulate.py", "rounds=2"], **(values | changes)
+    )
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest
 
@@ -27,7 +49,10 @@ def test_it_holds_what_is_needed_to_repeat_the_run(tmp_path: Path) -> None:
     assert manifest["config"] == {"rounds": 2}
     assert (manifest["seed"], manifest["device"], manifest["data"]) == (7, "cpu (1 threads)", DATA)
     assert manifest["command_line"] == ["simulate.py", "rounds=2"]
-    assert manifest["packages"]["torch"] == torch.__version__.split("+")[0] or manifest["packages"]["torch"] == torch.__version__
+    assert (
+        manifest["packages"]["torch"] == torch.__version__.split("+")[0]
+        or manifest["packages"]["torch"] == torch.__version__
+    )
     assert manifest["processor"]
     assert manifest["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert manifest["torch_threads"] == torch.get_num_threads()
@@ -35,7 +60,9 @@ def test_it_holds_what_is_needed_to_repeat_the_run(tmp_path: Path) -> None:
     assert timedelta(0) <= age < timedelta(minutes=1)
 
 
-def test_no_environment_and_no_path_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_environment_and_no_path_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOME_TOKEN", "s3cr3t-value")
     written(tmp_path)
     text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
@@ -52,7 +79,9 @@ def test_what_json_cannot_hold_is_refused(tmp_path: Path, value: Any) -> None:
 
 def git(folder: Path, *words: str) -> str:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", str(folder), *identity, *words], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_git_commit_and_dirty_flag(tmp_path: Path) -> None:
@@ -83,7 +112,11 @@ def test_a_package_that_is_missing_is_named_as_such(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_has_changed_since_is_named() -> None:
-    then = {**conditions("cpu (1 threads)", 1), "packages": {**package_versions(), "torch": "2.6.0"}, "torch_threads": 3}
+    then = {
+        **conditions("cpu (1 threads)", 1),
+        "packages": {**package_versions(), "torch": "2.6.0"},
+        "torch_threads": 3,
+    }
     now = conditions("cpu (2 threads)", 2)
     torch_now = now["packages"]["torch"]
     assert changes(now, now) == []
@@ -93,7 +126,9 @@ def test_what_has_changed_since_is_named() -> None:
         "engine.threads 1 -> 2",
     ]
     assert changes({**now, "program": "another"}, now) == ["the program's sources"]
-    assert changes({**now, "device": "cuda (H200)", "cpu_capability": "x", "processor": "y"}, now) == [
+    assert changes(
+        {**now, "device": "cuda (H200)", "cpu_capability": "x", "processor": "y"}, now
+    ) == [
         "device cuda (H200) -> cpu",
         f"processor y -> {now['processor']}",
         f"instruction set x -> {now['cpu_capability']}",
@@ -106,5 +141,8 @@ def test_resumptions_are_noted_one_after_the_other(tmp_path: Path) -> None:
     once = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
     note_resumption(tmp_path, once, "ray", ["torch 1 -> 2"])
     twice = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
-    assert [(one["engine"], one["changed"]) for one in twice.pop("resumed")] == [("inline", []), ("ray", ["torch 1 -> 2"])]
+    assert [(one["engine"], one["changed"]) for one in twice.pop("resumed")] == [
+        ("inline", []),
+        ("ray", ["torch 1 -> 2"]),
+    ]
     assert twice == manifest

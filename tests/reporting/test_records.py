@@ -17,7 +17,14 @@ from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
 
 
 def record(number: int, *clients: ClientRecord, failures: tuple[Failure, ...] = ()) -> RoundRecord:
-    return RoundRecord(number, {"accuracy": 50.0, "auroc": None}, clients, failures, {"train": 1.5}, {"threshold": math.inf})
+    return RoundRecord(
+        number,
+        {"accuracy": 50.0, "auroc": None},
+        clients,
+        failures,
+        {"train": 1.5},
+        {"threshold": math.inf},
+    )
 
 
 def started(folder: Path) -> Recorder:
@@ -37,13 +44,25 @@ def test_every_round_is_on_disk_at_once(tmp_path: Path) -> None:
 def test_a_line_holds_all_of_a_round_and_no_nan(tmp_path: Path) -> None:
     recorder = started(tmp_path)
     client = ClientRecord(1, 30, 0.25, {"loss": math.nan}, {"trust": 0.5})
-    recorder.round_finished("run", record(1, client, failures=(Failure(0, "no reply", "Traceback\nline"),)))
+    recorder.round_finished(
+        "run", record(1, client, failures=(Failure(0, "no reply", "Traceback\nline"),))
+    )
     assert json.loads((tmp_path / "rounds.jsonl").read_text(encoding="utf-8")) == {
         "run": "run",
         "round": 1,
         "metrics": {"accuracy": 50.0, "auroc": None},
-        "clients": [{"client": 1, "num_examples": 30, "weight": 0.25, "metrics": {"loss": None}, "extras": {"trust": 0.5}}],
-        "failures": [{"client": 0, "reason": "no reply", "traceback": "Traceback\nline", "counts": True}],
+        "clients": [
+            {
+                "client": 1,
+                "num_examples": 30,
+                "weight": 0.25,
+                "metrics": {"loss": None},
+                "extras": {"trust": 0.5},
+            }
+        ],
+        "failures": [
+            {"client": 0, "reason": "no reply", "traceback": "Traceback\nline", "counts": True}
+        ],
         "seconds": {"train": 1.5},
         "extras": {"threshold": None},
     }
@@ -54,19 +73,37 @@ def test_a_row_for_every_client_and_round_of_both_runs(tmp_path: Path) -> None:
     recorder.run_started("clean twin", 2, 2)
     for run in ("run", "clean twin"):
         for number in (1, 2):
-            recorder.round_finished(run, record(number, *(ClientRecord(c, 10 + c, 0.5, {"loss": 1.0 / number}) for c in (0, 1))))
+            recorder.round_finished(
+                run,
+                record(
+                    number, *(ClientRecord(c, 10 + c, 0.5, {"loss": 1.0 / number}) for c in (0, 1))
+                ),
+            )
     table = pd.read_csv(tmp_path / "clients.csv")
-    assert list(table.columns) == ["run", "round", "client", "kind", "num_examples", "weight", "loss"]
+    assert list(table.columns) == [
+        "run",
+        "round",
+        "client",
+        "kind",
+        "num_examples",
+        "weight",
+        "loss",
+    ]
     assert len(table) == 8
     assert set(table[table.client == 1].kind) == {"poisoned"}
     assert table.groupby("run").size().to_dict() == {"run": 4, "clean twin": 4}
-    assert [line["run"] for line in read_rounds(tmp_path, "clean twin")] == ["clean twin", "clean twin"]
+    assert [line["run"] for line in read_rounds(tmp_path, "clean twin")] == [
+        "clean twin",
+        "clean twin",
+    ]
 
 
 def test_columns_that_appear_later_are_added(tmp_path: Path) -> None:
     recorder = started(tmp_path)
     recorder.round_finished("run", record(1, ClientRecord(0, 10, 1.0, {"loss": 2.0})))
-    recorder.round_finished("run", record(2, ClientRecord(0, 10, 1.0, {"loss": 1.0}, {"loss": 7.0})))
+    recorder.round_finished(
+        "run", record(2, ClientRecord(0, 10, 1.0, {"loss": 1.0}, {"loss": 7.0}))
+    )
     recorder.round_finished("run", record(3, ClientRecord(0, 10, 1.0, {})))
     table = pd.read_csv(tmp_path / "clients.csv")
     assert table["round"].tolist() == [1, 2, 3]
@@ -83,7 +120,11 @@ def test_starting_again_in_a_folder_begins_anew(tmp_path: Path) -> None:
 
 
 def test_a_record_survives_the_way_over_a_dictionary_which_stays_as_it_was() -> None:
-    full = record(2, ClientRecord(0, 12, 0.5, {"loss": 1.5}, {"trust": 0.25}), failures=(Failure(1, "gone", "Traceback\n"),))
+    full = record(
+        2,
+        ClientRecord(0, 12, 0.5, {"loss": 1.5}, {"trust": 0.25}),
+        failures=(Failure(1, "gone", "Traceback\n"),),
+    )
     item = asdict(full)
     assert record_from(item) == full
     assert record_from(item) == full
@@ -93,7 +134,11 @@ def test_a_record_survives_the_way_over_a_dictionary_which_stays_as_it_was() -> 
 def test_restored_rounds_replace_whatever_a_killed_process_wrote(tmp_path: Path, torn: str) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     rounds = [
-        record(number, ClientRecord(0, 10, 1.0, {"loss": 1.0 / number}, {"late": 1.0} if number == 3 else {})) for number in (1, 2, 3)
+        record(
+            number,
+            ClientRecord(0, 10, 1.0, {"loss": 1.0 / number}, {"late": 1.0} if number == 3 else {}),
+        )
+        for number in (1, 2, 3)
     ]
     whole, first = started(undisturbed), started(killed)
     for one in rounds:
@@ -110,7 +155,9 @@ def test_restored_rounds_replace_whatever_a_killed_process_wrote(tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["rounds.jsonl", "clients.csv"])
-def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_full_disk_leaves_no_half_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     recorder = started(tmp_path)
     recorder.round_finished("run", record(1, ClientRecord(0, 10, 1.0, {"loss": 1.0})))
     before, room = (tmp_path / name).read_bytes(), full_disk(monkeypatch, tmp_path / name)

@@ -16,7 +16,9 @@ from fedrobust.utils.files import write_text
 from tests.helpers import report_examples as examples
 
 
-def changed(path: str, value: Any = None, remove: bool = False, twin: bool = True) -> dict[str, Any]:
+def changed(
+    path: str, value: Any = None, remove: bool = False, twin: bool = True
+) -> dict[str, Any]:
     """The example report with one entry set or removed; `path` with dots, numbers index lists."""
     report = copy.deepcopy(examples.report(twin=twin))
     *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
@@ -30,7 +32,10 @@ def changed(path: str, value: Any = None, remove: bool = False, twin: bool = Tru
     return report
 
 
-@pytest.mark.parametrize("shape", [(10, 3, 1, True), (10, 0, 0, True), (1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, False)])
+@pytest.mark.parametrize(
+    "shape",
+    [(10, 3, 1, True), (10, 0, 0, True), (1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, False)],
+)
 def test_good_reports_pass_and_come_back(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
     report = examples.report(*shape)
     write_report(tmp_path, report)
@@ -137,7 +142,9 @@ def test_a_run_without_twin_has_no_twin_drops() -> None:
         validate(report)
 
 
-@pytest.mark.parametrize(("key", "value"), [("poisoned", [0, 1]), ("noisy", []), ("num_clients", 9)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("poisoned", [0, 1]), ("noisy", []), ("num_clients", 9)]
+)
 def test_lists_that_contradict_each_other_are_refused(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match="clients"):
         validate(changed(key, value))
@@ -154,7 +161,10 @@ def test_tuples_are_written_as_lists_and_inputs_stay(tmp_path: Path) -> None:
 def test_equal_reports_are_equal_bytes(tmp_path: Path) -> None:
     report = examples.report()
     shuffled = dict(reversed(report.items()))
-    assert write_report(tmp_path / "a", report).read_bytes() == write_report(tmp_path / "b", shuffled).read_bytes()
+    assert (
+        write_report(tmp_path / "a", report).read_bytes()
+        == write_report(tmp_path / "b", shuffled).read_bytes()
+    )
 
 
 def test_reading_validates(tmp_path: Path) -> None:
@@ -176,25 +186,44 @@ def people(*rows: tuple[str, int, float]) -> list[dict[str, Any]]:
 
 
 def test_detection_by_hand() -> None:
-    # Shares by size of 400 images: .25 .25 .25 .25; equal share .25; flagged below .125: clients 0 and 3.
-    found = detection_scores(people(("poisoned", 100, 0.1), ("poisoned", 100, 0.3), ("clean", 100, 0.5), ("clean", 100, 0.1)))
+    # Shares by size of 400 images: .25 .25 .25 .25; equal share .25; flagged below .125: clients 0
+    # and 3.
+    found = detection_scores(
+        people(
+            ("poisoned", 100, 0.1), ("poisoned", 100, 0.3), ("clean", 100, 0.5), ("clean", 100, 0.1)
+        )
+    )
     assert found == {"precision": 50.0, "recall": 50.0}
 
 
 def test_a_small_or_clipped_honest_client_is_not_flagged() -> None:
-    # Client 1 has 10 of 1010 images: half of min(1/3, .0099) is .00495 < .0099. Client 0 has .89 of the images, half of 1/3 is .167 < .3.
-    found = detection_scores(people(("clean", 900, 0.6), ("clean", 10, 0.0099), ("poisoned", 100, 0.0)))
+    # Client 1 has 10 of 1010 images: half of min(1/3, .0099) is .00495 < .0099. Client 0 has .89 of
+    # the images, half of 1/3 is .167 < .3.
+    found = detection_scores(
+        people(("clean", 900, 0.6), ("clean", 10, 0.0099), ("poisoned", 100, 0.0))
+    )
     assert found == {"precision": 100.0, "recall": 100.0}
 
 
 def test_detection_where_there_is_nothing_to_find() -> None:
     assert detection_scores(people(("clean", 1, 0.5), ("noisy", 1, 0.0))) is None
-    assert detection_scores(people(("clean", 1, 0.5), ("poisoned", 1, 0.5))) == {"precision": None, "recall": 0.0}
+    assert detection_scores(people(("clean", 1, 0.5), ("poisoned", 1, 0.5))) == {
+        "precision": None,
+        "recall": 0.0,
+    }
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(st.sampled_from(["clean", "noisy", "poisoned"]), st.integers(1, 1000)), min_size=1, max_size=20))
-def test_weights_by_size_flag_nobody_and_zero_weights_everybody(rows: list[tuple[str, int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["clean", "noisy", "poisoned"]), st.integers(1, 1000)),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_weights_by_size_flag_nobody_and_zero_weights_everybody(
+    rows: list[tuple[str, int]],
+) -> None:
     total = sum(size for _, size in rows)
     bad = sum(kind == "poisoned" for kind, _ in rows)
     by_size = detection_scores(people(*((kind, size, size / total) for kind, size in rows)))

@@ -16,7 +16,13 @@ from fedrobust.evaluation.drops import METRICS
 from fedrobust.evaluation.metrics import NAMES
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.reporting import report
-from fedrobust.reporting.results import RunPredictions, assemble_results, client_results, clients_drop, clients_interval
+from fedrobust.reporting.results import (
+    RunPredictions,
+    assemble_results,
+    client_results,
+    clients_drop,
+    clients_interval,
+)
 from fedrobust.seeding import generator
 from fedrobust.types import ClientRecord, RoundRecord
 from tests.helpers import federation
@@ -24,10 +30,17 @@ from tests.helpers import federation
 LESS = settings(deadline=None, max_examples=40)
 
 
-def client(kind: str, clean: tuple[float | None, ...], contaminated: tuple[float | None, ...], number: int = 0) -> dict[str, Any]:
+def client(
+    kind: str,
+    clean: tuple[float | None, ...],
+    contaminated: tuple[float | None, ...],
+    number: int = 0,
+) -> dict[str, Any]:
     """A client's row with accuracy, F1 and precision."""
     sides = {"clean": clean, "contaminated": contaminated}
-    return {"id": number, "kind": kind} | {side: dict(zip(METRICS, values, strict=True)) | {"n": 9} for side, values in sides.items()}
+    return {"id": number, "kind": kind} | {
+        side: dict(zip(METRICS, values, strict=True)) | {"n": 9} for side, values in sides.items()
+    }
 
 
 def sure(labels: torch.Tensor) -> torch.Tensor:
@@ -36,8 +49,14 @@ def sure(labels: torch.Tensor) -> torch.Tensor:
 
 
 def records(*weights: dict[int, float]) -> list[RoundRecord]:
-    rounds = [tuple(ClientRecord(one, 10, weight, {}) for one, weight in found.items()) for found in weights]
-    return [RoundRecord(0, {}), *(RoundRecord(number, {}, clients) for number, clients in enumerate(rounds, 1))]
+    rounds = [
+        tuple(ClientRecord(one, 10, weight, {}) for one, weight in found.items())
+        for found in weights
+    ]
+    return [
+        RoundRecord(0, {}),
+        *(RoundRecord(number, {}, clients) for number, clients in enumerate(rounds, 1)),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +72,27 @@ GOLDEN = [
 
 
 def test_the_clients_drop_by_hand(experiment: Experiment) -> None:
-    # means clean: accuracy 60, F1 50, precision 40; contaminated: 130/3, 40, (60 + 50)/2 = 55 (where it is defined)
-    # drops: 100 (60 - 43.333)/60 = 27.778; 100 (50 - 40)/50 = 20; 100 (40 - 55)/40 = -37.5; mean 3.426
+    # means clean: accuracy 60, F1 50, precision 40; contaminated: 130/3, 40, (60 + 50)/2 = 55
+    # (where it is defined) drops: 100 (60 - 43.333)/60 = 27.778; 100 (50 - 40)/50 = 20; 100 (40 -
+    # 55)/40 = -37.5; mean 3.426
     found = clients_drop(experiment, GOLDEN)
-    assert found["per_metric"]["accuracy"] == pytest.approx({"normal": 60, "attack": 130 / 3, "drop": 27.7778}, abs=1e-3)
-    assert found["per_metric"]["precision"] == pytest.approx({"normal": 40, "attack": 55, "drop": -37.5})
+    assert found["per_metric"]["accuracy"] == pytest.approx(
+        {"normal": 60, "attack": 130 / 3, "drop": 27.7778}, abs=1e-3
+    )
+    assert found["per_metric"]["precision"] == pytest.approx(
+        {"normal": 40, "attack": 55, "drop": -37.5}
+    )
     assert found["combined"] == pytest.approx((27.7778 + 20 - 37.5) / 3, abs=1e-3)
-    # noisy: 100 (60-40)/60 = 33.333, 0, 100 (40-50)/40 = -25: mean 2.778; poisoned: 75, 100 and no precision: mean 87.5
+    # noisy: 100 (60-40)/60 = 33.333, 0, 100 (40-50)/40 = -25: mean 2.778; poisoned: 75, 100 and no
+    # precision: mean 87.5
     assert {kind: one["combined"] for kind, one in found["by_kind"].items()} == pytest.approx(
         {"clean": 0, "noisy": 2.7778, "poisoned": 87.5}, abs=1e-3
     )
-    assert {kind: one["num_clients"] for kind, one in found["by_kind"].items()} == {"clean": 1, "noisy": 1, "poisoned": 1}
+    assert {kind: one["num_clients"] for kind, one in found["by_kind"].items()} == {
+        "clean": 1,
+        "noisy": 1,
+        "poisoned": 1,
+    }
     assert found["skipped"] == []
 
 
@@ -75,7 +104,9 @@ def test_clients_without_an_evaluation_count_nowhere(experiment: Experiment) -> 
 
 
 @pytest.mark.parametrize(("clients", "draws"), [(GOLDEN[:1], 100), ([], 100), (GOLDEN, 0)])
-def test_no_interval_without_several_clients_or_draws(clients: list[dict[str, Any]], draws: int) -> None:
+def test_no_interval_without_several_clients_or_draws(
+    clients: list[dict[str, Any]], draws: int
+) -> None:
     assert clients_interval(clients, draws, generator(0)) is None
 
 
@@ -88,14 +119,17 @@ def test_no_interval_where_nothing_is_defined() -> None:
     rows=st.lists(st.tuples(*[st.floats(1, 100)] * 6), min_size=2, max_size=6),
     seed=st.integers(0, 9),
 )
-def test_the_interval_is_ordered_within_what_clients_say_and_repeats(rows: list[tuple[float, ...]], seed: int) -> None:
+def test_the_interval_is_ordered_within_what_clients_say_and_repeats(
+    rows: list[tuple[float, ...]], seed: int
+) -> None:
     clients = [client("clean", row[:3], row[3:]) for row in rows]
     found = clients_interval(clients, 100, generator(seed))
     assert found is not None
     low, high = found
     assert low <= high <= 100
     assert clients_interval(clients, 100, generator(seed)) == found
-    # a ratio of means lies between the ratios: each metric's drop between the clients' smallest and largest
+    # a ratio of means lies between the ratios: each metric's drop between the clients' smallest and
+    # largest
     drops = [[100 * (row[m] - row[m + 3]) / row[m] for row in rows] for m in range(3)]
     assert sum(map(min, drops)) / 3 - 1e-6 <= low
     assert high <= sum(map(max, drops)) / 3 + 1e-6
@@ -103,32 +137,50 @@ def test_the_interval_is_ordered_within_what_clients_say_and_repeats(rows: list[
 
 def test_equal_clients_leave_no_doubt() -> None:
     # every resample is (50 -> 25, 40 -> 20, 30 -> 15): a drop of 50 %
-    assert clients_interval([client("clean", (50, 40, 30), (25, 20, 15))] * 5, 30, generator(0)) == pytest.approx((50, 50))
+    assert clients_interval(
+        [client("clean", (50, 40, 30), (25, 20, 15))] * 5, 30, generator(0)
+    ) == pytest.approx((50, 50))
 
 
 def test_weights_are_means_over_rounds_and_absence_counts_zero(experiment: Experiment) -> None:
     found = client_results(experiment, {}, records({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25, 2: 0.5}))
-    assert [one["weight"] for one in found] == pytest.approx([0.375, 0.375, 0.25])  # (.5 + .25)/2, (.5 + .25)/2, (0 + .5)/2
+    # (.5 + .25)/2, (.5 + .25)/2, (0 + .5)/2
+    assert [one["weight"] for one in found] == pytest.approx([0.375, 0.375, 0.25])
     thirds = client_results(experiment, {}, records(*[{0: 1.0}] * 3))
     assert [one["weight"] for one in thirds] == [1.0, 0.0, 0.0]
 
 
 def test_a_verdict_by_hand(experiment: Experiment) -> None:
-    # 4 images of class 0: all right when clean, one of four right (three called class 1) under contamination
+    # 4 images of class 0: all right when clean, one of four right (three called class 1) under
+    # contamination
     zeros, called = torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 1, 1])
     scores = {1: {"clean": (sure(zeros), zeros), "contaminated": (sure(called), zeros)}}
     rows = client_results(experiment, scores, records({0: 0.5, 1: 0.5}))
     one = rows[1]
-    assert (one["id"], one["kind"], one["num_examples"]) == (1, "poisoned", len(experiment.rows(1, TRAIN)))
-    assert (one["clean"]["accuracy"], one["contaminated"]["accuracy"], one["clean"]["n"]) == (100, 25, 4)
-    # F1 of class 0: 2*1/(4+1) = .4, of class 1: 0 -> 20 %; precision of class 0: 1, of class 1: 0 -> 50 %
+    assert (one["id"], one["kind"], one["num_examples"]) == (
+        1,
+        "poisoned",
+        len(experiment.rows(1, TRAIN)),
+    )
+    assert (one["clean"]["accuracy"], one["contaminated"]["accuracy"], one["clean"]["n"]) == (
+        100,
+        25,
+        4,
+    )
+    # F1 of class 0: 2*1/(4+1) = .4, of class 1: 0 -> 20 %; precision of class 0: 1, of class 1: 0
+    # -> 50 %
     assert (one["contaminated"]["f1"], one["contaminated"]["precision"]) == pytest.approx((20, 50))
     assert one["combined_drop"] == pytest.approx((75 + 80 + 50) / 3)
-    assert [(row["clean"]["n"], row["combined_drop"]) for row in (rows[0], rows[2])] == [(0, None)] * 2
+    assert [(row["clean"]["n"], row["combined_drop"]) for row in (rows[0], rows[2])] == [
+        (0, None)
+    ] * 2
 
 
-def scores_of(experiment: Experiment, twin: bool = True, clients: tuple[int, ...] = (0, 1, 2)) -> RunPredictions:
-    """The run is right on all but the first quarter of the test images, the twin everywhere; corruption costs a half."""
+def scores_of(
+    experiment: Experiment, twin: bool = True, clients: tuple[int, ...] = (0, 1, 2)
+) -> RunPredictions:
+    """The run is right on all but the first quarter of the test images, the twin everywhere;
+    corruption costs a half."""
     labels = experiment.dataset.labels[experiment.test_rows()]
     quarter, half = labels.clone(), labels.clone()
     quarter[: len(labels) // 4] = (labels[: len(labels) // 4] + 1) % 7
@@ -137,14 +189,26 @@ def scores_of(experiment: Experiment, twin: bool = True, clients: tuple[int, ...
     if twin:
         test |= {"twin_clean": sure(labels), "twin_corrupted": sure(labels)}
     own = {one: experiment.client_test_sets(one) for one in clients}
-    verdicts = {one: {"clean": (sure(a.labels), a.labels), "contaminated": (sure(a.labels), b.labels)} for one, (a, b) in own.items()}
+    verdicts = {
+        one: {"clean": (sure(a.labels), a.labels), "contaminated": (sure(a.labels), b.labels)}
+        for one, (a, b) in own.items()
+    }
     return RunPredictions(test, verdicts)
 
 
 def facts(experiment: Experiment) -> dict[str, Any]:
     names = ("poisoned", "noisy")
     marked = {name: experiment.clients_of_kind(name) for name in names}
-    plain = {"schema": 1, "strategy": "x", "num_clients": 3, "seed": 0, "rounds": 1, "timing": {}, "engine": "x", "device": "cpu"}
+    plain = {
+        "schema": 1,
+        "strategy": "x",
+        "num_clients": 3,
+        "seed": 0,
+        "rounds": 1,
+        "timing": {},
+        "engine": "x",
+        "device": "cpu",
+    }
     return {**plain, **marked}
 
 
@@ -155,22 +219,31 @@ def test_judge_by_hand(experiment: Experiment) -> None:
     assert set(evaluations) == {"clean", "corrupted", "twin_clean", "twin_corrupted"}
     assert all(set(one) == {*NAMES, "n"} for one in evaluations.values())
     assert evaluations["clean"]["accuracy"] == pytest.approx(100 * (n - n // 4) / n)
-    accuracy = {name: one["per_metric"]["accuracy"]["drop"] for name, one in verdict["drops"].items()}
+    accuracy = {
+        name: one["per_metric"]["accuracy"]["drop"] for name, one in verdict["drops"].items()
+    }
     kept, half = (n - n // 4) / n, (n - n // 2) / n
     assert accuracy["poisoning"] == pytest.approx(100 * (1 - kept))
     assert accuracy["corruption"] == pytest.approx(100 * (kept - half) / kept)
     assert accuracy["total"] == pytest.approx(100 * (1 - half))
-    # hospital 1 flips every label, so its contaminated shard has no hit; hospital 2's label errors: 10 % of its test images
+    # hospital 1 flips every label, so its contaminated shard has no hit; hospital 2's label errors:
+    # 10 % of its test images
     assert verdict["clients"][1]["contaminated"]["accuracy"] == 0
     assert verdict["clients"][0]["combined_drop"] == 0
-    # weights .5, 0, .5 of nearly equal shards: only the poisoned one lies below half of its fair share
+    # weights .5, 0, .5 of nearly equal shards: only the poisoned one lies below half of its fair
+    # share
     assert verdict["detection"] == {"precision": 100.0, "recall": 100.0}
     assert verdict["attack_success_rate"] is None
     report.validate({**facts(experiment), **verdict})
 
 
-@pytest.mark.parametrize(("twin", "clients", "draws"), [(False, (0, 1, 2), 50), (True, (0, 2), 50), (True, (), 50), (True, (0, 1, 2), 0)])
-def test_every_kind_of_verdict_is_a_valid_report(twin: bool, clients: tuple[int, ...], draws: int) -> None:
+@pytest.mark.parametrize(
+    ("twin", "clients", "draws"),
+    [(False, (0, 1, 2), 50), (True, (0, 2), 50), (True, (), 50), (True, (0, 1, 2), 0)],
+)
+def test_every_kind_of_verdict_is_a_valid_report(
+    twin: bool, clients: tuple[int, ...], draws: int
+) -> None:
     experiment = federation.study("poisoned=[1]", "noisy=[2]", f"evaluation.draws={draws}")
     verdict = assemble_results(experiment, scores_of(experiment, twin, clients), records({0: 1.0}))
     report.validate({**facts(experiment), **verdict})
@@ -179,18 +252,38 @@ def test_every_kind_of_verdict_is_a_valid_report(twin: bool, clients: tuple[int,
 
 
 def test_judging_repeats(experiment: Experiment) -> None:
-    one, two = (assemble_results(experiment, scores_of(experiment), records({0: 1.0})) for _ in range(2))
+    one, two = (
+        assemble_results(experiment, scores_of(experiment), records({0: 1.0})) for _ in range(2)
+    )
     assert one == two
 
 
 def test_the_attack_success_rate_by_hand(experiment: Experiment) -> None:
     # of four victims (none of class 3 themselves) three are called class 3: 75 %
     backdoor = Backdoor(lambda images: images, 3)
-    poisoned = {**experiment.contaminations, "poisoned": Contamination("backdoor", backdoor=backdoor)}
+    poisoned = {
+        **experiment.contaminations,
+        "poisoned": Contamination("backdoor", backdoor=backdoor),
+    }
     attacked = replace(experiment, contaminations=poisoned)
     plain = scores_of(experiment)
     marked = sure(torch.tensor([3, 3, 0, 3]))
-    assert assemble_results(attacked, replace(plain, triggered=marked), records({0: 1.0}))["attack_success_rate"] == 75
-    assert assemble_results(attacked, replace(plain, triggered=marked[:0]), records({0: 1.0}))["attack_success_rate"] is None
+    assert (
+        assemble_results(attacked, replace(plain, triggered=marked), records({0: 1.0}))[
+            "attack_success_rate"
+        ]
+        == 75
+    )
+    assert (
+        assemble_results(attacked, replace(plain, triggered=marked[:0]), records({0: 1.0}))[
+            "attack_success_rate"
+        ]
+        is None
+    )
     assert assemble_results(attacked, plain, records({0: 1.0}))["attack_success_rate"] is None
-    assert assemble_results(experiment, replace(plain, triggered=marked), records({0: 1.0}))["attack_success_rate"] is None
+    assert (
+        assemble_results(experiment, replace(plain, triggered=marked), records({0: 1.0}))[
+            "attack_success_rate"
+        ]
+        is None
+    )

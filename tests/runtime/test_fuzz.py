@@ -1,7 +1,9 @@
-"""Messages as nobody honest would send them: 10,000 replies, instructions and uploads through the decoders.
+"""Messages as nobody honest would send them: 10,000 replies, instructions and uploads through the
+decoders.
 
-Allowed are a WireError or a ConfigError of one printable line, and accepting what an independent check of this file accepts, too. Each
-example is a seed from which a batch is drawn, so that a failure names the seed and the number that repeat it.
+Allowed are a WireError or a ConfigError of one printable line, and accepting what an independent
+check of this file accepts, too. Each example is a seed from which a batch is drawn, so that a
+failure names the seed and the number that repeat it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ from fedrobust.runtime.messages.upload_limits import limit_uploads
 from fedrobust.state import State
 
 BATCH = 50
-PROFILE = settings(deadline=None, derandomize=True, database=None, max_examples=50, phases=(Phase.explicit, Phase.generate))
+PROFILE = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=50,
+    phases=(Phase.explicit, Phase.generate),
+)
 SIZES, CLASSES = (6, 4), 3
 SEEDS = st.integers(0, 2**32 - 1)
 DONE: Counter[str] = Counter()
@@ -39,8 +47,37 @@ MOST_BYTES = 1 << 20
 
 NUMBERS = [0, 1, -1, 2, 7, 2**31, 2**63 - 1, -(2**63), 2**64, 10**30, 10**400]
 NUMBERS += [0.0, -0.0, 0.5, 1e-300, 1e30, 1e31, math.nan, math.inf, -math.inf]
-WORDS = ["", "float32", "float64", ">f4", "<f4", "O", "object", "numpy.ndarray", "pickle", "\x00", "\n", "\ud800", "ü", "=1+1", "x" * 300]
-SHAPES = [(), (0,), (6,), (4,), (-1,), (6, 1), (2, 3), (0, 2**48, 2**48), (2**62,), (10**400,), (1,) * 40, (2_500_000_000,)]
+WORDS = [
+    "",
+    "float32",
+    "float64",
+    ">f4",
+    "<f4",
+    "O",
+    "object",
+    "numpy.ndarray",
+    "pickle",
+    "\x00",
+    "\n",
+    "\ud800",
+    "ü",
+    "=1+1",
+    "x" * 300,
+]
+SHAPES = [
+    (),
+    (0,),
+    (6,),
+    (4,),
+    (-1,),
+    (6, 1),
+    (2, 3),
+    (0, 2**48, 2**48),
+    (2**62,),
+    (10**400,),
+    (1,) * 40,
+    (2_500_000_000,),
+]
 
 
 def npy(values: np.ndarray) -> bytes:
@@ -86,7 +123,12 @@ def plain(content: RecordDict) -> RecordDict:
 def _plain(record):
     if not isinstance(record, ArrayRecord):
         return record.copy()
-    return ArrayRecord({name: Array(one.dtype, tuple(one.shape), one.stype, bytes(one.data)) for name, one in record.items()})
+    return ArrayRecord(
+        {
+            name: Array(one.dtype, tuple(one.shape), one.stype, bytes(one.data))
+            for name, one in record.items()
+        }
+    )
 
 
 # --- what is valid, written anew ---
@@ -100,7 +142,11 @@ def valid_array(array: Array, dtype: str) -> np.ndarray | None:
         values = np.load(io.BytesIO(array.data), allow_pickle=False)
     except (ValueError, EOFError, OSError):
         return None
-    good = str(values.dtype) == dtype and values.shape == tuple(array.shape) and np.isfinite(values).all()
+    good = (
+        str(values.dtype) == dtype
+        and values.shape == tuple(array.shape)
+        and np.isfinite(values).all()
+    )
     return values if good else None
 
 
@@ -121,7 +167,11 @@ def valid_numbers(metrics: MetricRecord) -> bool:
 
 
 def valid_train_reply(content: RecordDict) -> bool:
-    if not {"state", "metrics", "info"} <= set(content) <= {"state", "metrics", "info", "extras", "extra-tensors"}:
+    if (
+        not {"state", "metrics", "info"}
+        <= set(content)
+        <= {"state", "metrics", "info", "extras", "extra-tensors"}
+    ):
         return False
     if set(content["state"]) != {"parameters", "buffers"}:
         return False
@@ -129,22 +179,43 @@ def valid_train_reply(content: RecordDict) -> bool:
     if any(one is None or one.shape != (size,) for one, size in zip(arrays, SIZES, strict=True)):
         return False
     extra = content.get("extra-tensors", ArrayRecord())
-    tensors = all(valid_array(one, one.dtype) is not None and one.dtype in ("float32", "int64") for one in extra.values())
-    scalars = [value for name in ("info", "extras") if name in content for value in content[name].values()]
+    tensors = all(
+        valid_array(one, one.dtype) is not None and one.dtype in ("float32", "int64")
+        for one in extra.values()
+    )
+    scalars = [
+        value for name in ("info", "extras") if name in content for value in content[name].values()
+    ]
     simple = not any(isinstance(one, list) for one in scalars)
-    finite = all(math.isfinite(one) for one in content.get("extras", {}).values() if isinstance(one, float))
-    return tensors and simple and finite and isinstance(content["info"].get("etf-sha256"), str) and valid_numbers(content["metrics"])
+    finite = all(
+        math.isfinite(one) for one in content.get("extras", {}).values() if isinstance(one, float)
+    )
+    return (
+        tensors
+        and simple
+        and finite
+        and isinstance(content["info"].get("etf-sha256"), str)
+        and valid_numbers(content["metrics"])
+    )
 
 
 def valid_evaluate_reply(content: RecordDict) -> bool:
     record = content["predictions"]
     for name in {key.rpartition("/")[0] for key in record}:
         shares, labels = (
-            valid_array(record[f"{name}/{part}"], dtype) for part, dtype in (("probabilities", "float32"), ("labels", "int64"))
+            valid_array(record[f"{name}/{part}"], dtype)
+            for part, dtype in (("probabilities", "float32"), ("labels", "int64"))
         )
-        if shares is None or labels is None or shares.shape != (len(labels), CLASSES) or labels.ndim != 1:
+        if (
+            shares is None
+            or labels is None
+            or shares.shape != (len(labels), CLASSES)
+            or labels.ndim != 1
+        ):
             return False
-        if len(labels) and (shares.min() < -1e-4 or shares.max() > 1.0001 or abs(shares.sum(1) - 1).max() > 0.01):
+        if len(labels) and (
+            shares.min() < -1e-4 or shares.max() > 1.0001 or abs(shares.sum(1) - 1).max() > 0.01
+        ):
             return False
         if len(labels) and not 0 <= labels.min() <= labels.max() < CLASSES:
             return False
@@ -155,7 +226,9 @@ def valid_evaluate_reply(content: RecordDict) -> bool:
 
 
 def other_value(r: random.Random):
-    return r.choice([r.choice(NUMBERS), r.choice(WORDS), r.randbytes(5), [1, 2], [0.5], True, r.uniform(-2, 2)])
+    return r.choice(
+        [r.choice(NUMBERS), r.choice(WORDS), r.randbytes(5), [1, 2], [0.5], True, r.uniform(-2, 2)]
+    )
 
 
 def mutate_bytes(r: random.Random, data: bytes) -> bytes:
@@ -177,13 +250,22 @@ def mutate_bytes(r: random.Random, data: bytes) -> bytes:
 
 
 def mutate_array(r: random.Random, array: Array) -> Array:
-    fields = {"dtype": array.dtype, "shape": tuple(array.shape), "stype": array.stype, "data": array.data}
+    fields = {
+        "dtype": array.dtype,
+        "shape": tuple(array.shape),
+        "stype": array.stype,
+        "data": array.data,
+    }
     for _ in range(r.randint(1, 2)):
         name = r.choice(list(fields))
         if name == "shape":
-            fields[name] = r.choice([*SHAPES, tuple(r.choice([0, 1, 6, -5, 2**40]) for _ in range(r.randrange(5)))])
+            fields[name] = r.choice(
+                [*SHAPES, tuple(r.choice([0, 1, 6, -5, 2**40]) for _ in range(r.randrange(5)))]
+            )
         elif name == "data":
-            fields[name] = r.choice([r.choice(PAYLOADS), mutate_bytes(r, array.data), spoil_values(r, array)])
+            fields[name] = r.choice(
+                [r.choice(PAYLOADS), mutate_bytes(r, array.data), spoil_values(r, array)]
+            )
         else:
             fields[name] = r.choice(WORDS)
     return Array(fields["dtype"], fields["shape"], fields["stype"], fields["data"])
@@ -196,7 +278,9 @@ def spoil_values(r: random.Random, array: Array) -> bytes:
     except (ValueError, EOFError, MemoryError):
         return array.data
     if values.size:
-        choices = [math.nan, math.inf, -1.0, 3e38, 1.5] if values.dtype.kind == "f" else [-1, 3, 2**62, 1]
+        choices = (
+            [math.nan, math.inf, -1.0, 3e38, 1.5] if values.dtype.kind == "f" else [-1, 3, 2**62, 1]
+        )
         values.flat[r.randrange(values.size)] = r.choice(choices)
     return npy(values)
 
@@ -224,14 +308,20 @@ def mutate(r: random.Random, content: RecordDict) -> RecordDict:
         if kind == 0:
             del records[name]
         elif kind == 1:
-            records[r.choice(["state", "metrics", "info", "extras", "extra-tensors", "predictions", *WORDS])] = record
+            records[
+                r.choice(
+                    ["state", "metrics", "info", "extras", "extra-tensors", "predictions", *WORDS]
+                )
+            ] = record
         elif isinstance(record, ArrayRecord):
             arrays = dict(record)
             chosen = r.choice([*arrays, "x"]) if arrays else "x"
             if kind == 2 and chosen in arrays:
                 del arrays[chosen]
             elif kind == 3:
-                arrays[r.choice([*WORDS, "clean/labels", "/labels", "a/b/probabilities"])] = next(iter(arrays.values()), Array(np.zeros(2)))
+                arrays[r.choice([*WORDS, "clean/labels", "/labels", "a/b/probabilities"])] = next(
+                    iter(arrays.values()), Array(np.zeros(2))
+                )
             elif chosen in arrays:
                 arrays[chosen] = mutate_array(r, arrays[chosen])
             records[name] = ArrayRecord(arrays)
@@ -245,8 +335,11 @@ def mutate(r: random.Random, content: RecordDict) -> RecordDict:
 # --- the decoders ---
 
 
-def judged(name: str, seed: int, number: int, decode: Callable[[], object], valid: Callable[[], bool]) -> None:
-    """One case: refused with one printable line, or accepted and valid by this file's own measure."""
+def judged(
+    name: str, seed: int, number: int, decode: Callable[[], object], valid: Callable[[], bool]
+) -> None:
+    """One case: refused with one printable line, or accepted and valid by this file's own
+    measure."""
     DONE[name] += 1
     try:
         decode()
@@ -261,14 +354,21 @@ def judged(name: str, seed: int, number: int, decode: Callable[[], object], vali
     assert valid(), f"{name}: seed {seed}, number {number}: accepted although it is not valid"
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of sums that overflow in this file's own check
+# numpy's, of sums that overflow in this file's own check
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @PROFILE
 @given(SEEDS)
 def test_train_replies(seed: int) -> None:
     r, good = random.Random(seed), train_reply()
     for number in range(BATCH):
         content = mutate(r, good)
-        judged("train", seed, number, lambda: wire.read_train_reply(content, SIZES), lambda: valid_train_reply(content))  # noqa: B023
+        judged(
+            "train",
+            seed,
+            number,
+            lambda: wire.read_train_reply(content, SIZES),  # noqa: B023
+            lambda: valid_train_reply(content),  # noqa: B023
+        )
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -278,7 +378,13 @@ def test_evaluate_replies(seed: int) -> None:
     r, good = random.Random(seed), evaluate_reply()
     for number in range(BATCH):
         content = mutate(r, good)
-        judged("evaluate", seed, number, lambda: wire.read_evaluate_reply(content, CLASSES), lambda: valid_evaluate_reply(content))  # noqa: B023
+        judged(
+            "evaluate",
+            seed,
+            number,
+            lambda: wire.read_evaluate_reply(content, CLASSES),  # noqa: B023
+            lambda: valid_evaluate_reply(content),  # noqa: B023
+        )
 
 
 @PROFILE
@@ -286,27 +392,42 @@ def test_evaluate_replies(seed: int) -> None:
 def test_instructions_as_a_client_reads_them(seed: int) -> None:
     order = {"experiment": "{}", "round": 3, "etf": b"\x01", "etf-sha256": "ab"}
     state = wire.state_record(State(torch.ones(6), torch.ones(4)))
-    r, good = random.Random(seed), plain(wire.train_message(state, order, {"x": 1.0, "t": torch.ones(2)}))
+    r, good = (
+        random.Random(seed),
+        plain(wire.train_message(state, order, {"x": 1.0, "t": torch.ones(2)})),
+    )
     for number in range(BATCH):
         content = mutate(r, good)
 
         def decode() -> object:
-            return wire.read_config(content), wire.read_extras(content), wire.task_digest(wire.read_config(content))  # noqa: B023
+            return (
+                wire.read_config(content),  # noqa: B023
+                wire.read_extras(content),  # noqa: B023
+                wire.task_digest(wire.read_config(content)),  # noqa: B023
+            )
 
         def valid() -> bool:
             given = content["config"]  # noqa: B023
-            return [type(given[key]) for key in ("experiment", "round", "etf", "etf-sha256")] == [str, int, bytes, str]
+            return [type(given[key]) for key in ("experiment", "round", "etf", "etf-sha256")] == [
+                str,
+                int,
+                bytes,
+                str,
+            ]
 
         judged("instruction", seed, number, decode, valid)
 
 
 def uploaded(content: RecordDict) -> tuple[str, dict[str, bytes]]:
-    """A reply as a SuperNode uploads it: the id of its message, and the bytes of every object, the message last."""
+    """A reply as a SuperNode uploads it: the id of its message, and the bytes of every object, the
+    message last."""
     from flwr.app import Message
 
     wire.set_identity()
     message = Message(content, 1, "train")
-    return message.object_id, {name: one.deflate() for name, one in get_all_nested_objects(message).items()}
+    return message.object_id, {
+        name: one.deflate() for name, one in get_all_nested_objects(message).items()
+    }
 
 
 def fetched(root: str, contents: dict[str, bytes]) -> RecordDict:
@@ -365,7 +486,10 @@ def test_a_claim_of_gigabytes_allocates_nothing(shape: tuple[int, ...], payload:
     record = ArrayRecord({"parameters": array, "buffers": array})
     expected = shape if len(shape) == 1 else (math.prod(shape),)
     assert traced(lambda: wire.read_state(record, (expected[0], expected[0]))) < 1 << 16
-    assert traced(lambda: wire.read_extras(RecordDict({"extra-tensors": ArrayRecord({"x": array})}))) < 1 << 16
+    assert (
+        traced(lambda: wire.read_extras(RecordDict({"extra-tensors": ArrayRecord({"x": array})})))
+        < 1 << 16
+    )
 
 
 def test_a_chunk_named_a_thousand_times_is_not_written_out() -> None:
@@ -376,7 +500,9 @@ def test_a_chunk_named_a_thousand_times_is_not_written_out() -> None:
     for name, one in contents.items():
         if one.startswith(b"Array ") and b'"shape": [6]' in one:
             head, body = one.split(b"\x00", 1)
-            body = body.replace(b'"arraychunk_ids": [0]', b'"arraychunk_ids": [' + b",".join([b"0"] * 1000) + b"]")
+            body = body.replace(
+                b'"arraychunk_ids": [0]', b'"arraychunk_ids": [' + b",".join([b"0"] * 1000) + b"]"
+            )
             kind, children, _ = head.split(b" ")
             contents[name] = b" ".join([kind, children, str(len(body)).encode()]) + b"\x00" + body
     pull = limit_uploads(lambda names, one, **_: {name: one(name) for name in names}, 8 << 20)
@@ -401,7 +527,8 @@ def test_an_upload_that_does_not_end_is_left_off() -> None:
 
 
 def test_so_many_cases_were_tried_and_some_of_them_were_valid() -> None:
-    """Runs last in this file; a share of the mutations must leave a message valid, or nothing deep was ever reached."""
+    """Runs last in this file; a share of the mutations must leave a message valid, or nothing deep
+    was ever reached."""
     if not DONE["upload"]:
         pytest.skip("the tests before were not run")
     assert sum(DONE.values()) >= 10_000, DONE

@@ -1,6 +1,8 @@
-"""Secure aggregation's messages as nobody honest would send them: replies through the server's readers, orders through the app.
+"""Secure aggregation's messages as nobody honest would send them: replies through the server's
+readers, orders through the app.
 
-As in test_fuzz: a WireError, ConfigError or RunError of one printable line, or acceptance of what an independent check accepts, too.
+As in test_fuzz: a WireError, ConfigError or RunError of one printable line, or acceptance of what
+an independent check accepts, too.
 """
 
 from __future__ import annotations
@@ -23,7 +25,18 @@ from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.server.loop import build_server_context
 from tests.helpers import federation
 from tests.privacy.sitting import seated
-from tests.runtime.test_fuzz import ACCEPTED, BATCH, NUMBERS, PROFILE, SEEDS, judged, mutate, other_value, plain, valid_array
+from tests.runtime.test_fuzz import (
+    ACCEPTED,
+    BATCH,
+    NUMBERS,
+    PROFILE,
+    SEEDS,
+    judged,
+    mutate,
+    other_value,
+    plain,
+    valid_array,
+)
 
 INFO = {"etf-sha256": "ab" * 32, "task": "cd" * 32}
 TABLE = seated(4, 3)
@@ -55,19 +68,36 @@ def valid_table(record: Any, size: int, allowed: set[int]) -> bool:
     if type(record) is not ConfigRecord or sorted(record) != ["bytes", "clients"]:
         return False
     clients = record["clients"]
-    numbers = isinstance(clients, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in clients)
-    return numbers and sorted(set(clients)) == clients and set(clients) <= allowed and len(record["bytes"]) == size * len(clients)
+    numbers = isinstance(clients, list) and all(
+        isinstance(one, int) and not isinstance(one, bool) for one in clients
+    )
+    return (
+        numbers
+        and sorted(set(clients)) == clients
+        and set(clients) <= allowed
+        and len(record["bytes"]) == size * len(clients)
+    )
 
 
 def valid(stage: str, content: RecordDict) -> bool:
     info = content["info"]
-    if set(info) != {"etf-sha256", "task"} or not all(isinstance(one, str) for one in info.values()):
+    if set(info) != {"etf-sha256", "task"} or not all(
+        isinstance(one, str) for one in info.values()
+    ):
         return False
     if stage == "keys":
-        return set(content) == {"info", "keys"} and valid_table(content["keys"], 64, {0}) and len(content["keys"]["clients"]) == 1
+        return (
+            set(content) == {"info", "keys"}
+            and valid_table(content["keys"], 64, {0})
+            and len(content["keys"]["clients"]) == 1
+        )
     if stage == "shares":
         whole = content["shares"]["clients"] == [1, 2, 3]
-        return set(content) == {"info", "shares"} and valid_table(content["shares"], hospital.SEALED_BYTES, {1, 2, 3}) and whole
+        return (
+            set(content) == {"info", "shares"}
+            and valid_table(content["shares"], hospital.SEALED_BYTES, {1, 2, 3})
+            and whole
+        )
     if stage == "masked":
         values = valid_array(content["masked"]["values"], "int64")
         return set(content) == {"info", "masked"} and values is not None and values.shape == (SIZE,)
@@ -77,7 +107,11 @@ def valid(stage: str, content: RecordDict) -> bool:
 
 def mutated(r: random.Random, content: RecordDict) -> RecordDict:
     """Half the time as any message is, else a table in which something is not as it should be."""
-    names = [name for name, record in content.items() if isinstance(record, ConfigRecord) and "clients" in record]
+    names = [
+        name
+        for name, record in content.items()
+        if isinstance(record, ConfigRecord) and "clients" in record
+    ]
     if not names or r.random() < 0.5:
         return mutate(r, content)
     name = r.choice(names)
@@ -100,7 +134,9 @@ def mutated(r: random.Random, content: RecordDict) -> RecordDict:
     try:
         table: Any = ConfigRecord({"clients": clients, "bytes": text})
         if kind == 6:
-            table = ConfigRecord({"clients": other_value(r), "bytes": r.choice([text, r.choice(NUMBERS)])})
+            table = ConfigRecord(
+                {"clients": other_value(r), "bytes": r.choice([text, r.choice(NUMBERS)])}
+            )
     except (TypeError, OverflowError):  # what no network delivers either
         return content
     return RecordDict({**content, name: table})
@@ -114,7 +150,13 @@ def test_replies(stage: str, seed: int) -> None:
     r, good = random.Random(seed), replies()[stage]
     for number in range(BATCH // 2):
         content = mutated(r, good)
-        judged(f"secure {stage}", seed, number, lambda: READERS[stage](content), lambda: valid(stage, content))  # noqa: B023
+        judged(
+            f"secure {stage}",
+            seed,
+            number,
+            lambda: READERS[stage](content),  # noqa: B023
+            lambda: valid(stage, content),  # noqa: B023
+        )
 
 
 def test_some_of_them_were_valid() -> None:
@@ -129,7 +171,9 @@ def test_some_of_them_were_valid() -> None:
 
 def orders() -> Iterator[tuple[str, RecordDict]]:
     """(kind, a good order) for each stage but training, as client 0 of three gets them in turn."""
-    server = build_server_context(federation.study("strategy=fedavg", "privacy=secure_aggregation", "poisoned=0"))
+    server = build_server_context(
+        federation.study("strategy=fedavg", "privacy=secure_aggregation", "poisoned=0")
+    )
     config = server.message_config(1)
     yield "train.keys", secure.stage_message(config)
     yield "train.shares", secure.stage_message(config, keys=seated(3, 2).keys)
@@ -142,11 +186,14 @@ ORDERS = dict(orders())
 @PROFILE
 @given(SEEDS)
 def test_orders(seed: int) -> None:
-    """A client that has answered nothing, or only the first message, and gets anything: it answers, or refuses in one line."""
+    """A client that has answered nothing, or only the first message, and gets anything: it answers,
+    or refuses in one line."""
     r = random.Random(seed)
     records.set_identity()
     for _ in range(BATCH // 5):
-        context = Context(1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {})
+        context = Context(
+            1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {}
+        )
         if r.random() < 0.7:
             app(Message(ORDERS["train.keys"], 0, "train.keys"), context)
         kind = r.choice(list(ORDERS))
@@ -156,19 +203,24 @@ def test_orders(seed: int) -> None:
         except (WireError, ConfigError, RunError) as error:
             assert str(error).isprintable()  # noqa: PT017
             assert len(str(error)) < 2100  # noqa: PT017
-            assert dict(next(iter(context.state.values()), {})) == before  # nothing is remembered of what was refused
+            # nothing is remembered of what was refused
+            assert dict(next(iter(context.state.values()), {})) == before
             continue
         assert kind != "train.unmask"  # without a masked update there is nothing to unmask
         assert set(reply.content) == {"info", kind.removeprefix("train.")}
 
 
 def test_keys_that_leave_no_secret() -> None:
-    """The points of small order (RFC 7748, section 6.1): whoever agreed with one would share a key that everybody knows."""
+    """The points of small order (RFC 7748, section 6.1): whoever agreed with one would share a key
+    that everybody knows."""
     small = [0, 1, 2**255 - 19 - 1, 2**255 - 19, 2**255 - 18]
     small += [325606250916557431795983626356110631294008115727848805560023387167927233504]
     small += [39382357235489614581723060781553021112529911719440698176882885853963445705823]
     assert not any(ciphers.leaves_a_secret(one.to_bytes(32, "little")) for one in small)
-    assert all(ciphers.leaves_a_secret(both[:32]) and ciphers.leaves_a_secret(both[32:]) for both in TABLE.keys.values())
+    assert all(
+        ciphers.leaves_a_secret(both[:32]) and ciphers.leaves_a_secret(both[32:])
+        for both in TABLE.keys.values()
+    )
 
 
 def test_an_array_of_gigabytes_is_refused_by_its_numbers() -> None:

@@ -24,12 +24,25 @@ from fedrobust.utils.locking import hold_lock
 from tests.helpers.federation import TINY
 
 ROOT = Path(__file__).parents[2]
-SMALL = ("experiment=smoke", *TINY, "rounds=3", "engine=inline", "engine.threads=1", "evaluation.draws=20")
+SMALL = (
+    "experiment=smoke",
+    *TINY,
+    "rounds=3",
+    "engine=inline",
+    "engine.threads=1",
+    "evaluation.draws=20",
+)
 # A trainer and a rule that remember, and BatchNorm statistics that never leave their client.
-WITH_MEMORY = ("client=mutual", "+client.plateau.factor=0.5", "+client.plateau.patience=0", "server.buffers=local")
+WITH_MEMORY = (
+    "client=mutual",
+    "+client.plateau.factor=0.5",
+    "+client.plateau.patience=0",
+    "server.buffers=local",
+)
 
-# Runs command lines one after the other, each in a process of its own (forked after the long imports), which kills itself at a moment
-# of its life: in the middle of a round's training, or of a checkpoint, or at a named stage. Prints exit codes and outputs as JSON.
+# Runs command lines one after the other, each in a process of its own (forked after the long
+# imports), which kills itself at a moment of its life: in the middle of a round's training, or of a
+# checkpoint, or at a named stage. Prints exit codes and outputs as JSON.
 MORTALS = """
 import json, os, signal, sys
 from fedrobust.runtime import simulation as job
@@ -75,7 +88,8 @@ print(json.dumps(answers))
 """
 
 
-Step = tuple[tuple[str, str, int], str, list[str]]  # (when to die: at what, in which run and round), the cache, the words
+# (when to die: at what, in which run and round), the cache, the words
+Step = tuple[tuple[str, str, int], str, list[str]]
 NEVER = ("", "", 0)
 
 
@@ -83,7 +97,9 @@ def lives(folder: Path, *steps: Step) -> list[tuple[int, str]]:
     """The exit code and the output of each."""
     given = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HYDRA_FULL_ERROR": "1"}
     command = [sys.executable, "-c", MORTALS, json.dumps(steps)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=given)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=given
+    )
     assert done.returncode == 0, done.stderr
     return [(code, text) for code, text in json.loads(done.stdout)]
 
@@ -107,7 +123,10 @@ def untimed(folder: Path) -> dict[str, Any]:
 
 
 def rounds(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in read_rounds(folder, name)]
+    return [
+        {key: value for key, value in line.items() if key != "seconds"}
+        for line in read_rounds(folder, name)
+    ]
 
 
 def assert_same_end(one: Path, two: Path) -> None:
@@ -117,7 +136,9 @@ def assert_same_end(one: Path, two: Path) -> None:
     for name in ("run", "clean twin"):
         assert [line["round"] for line in read_rounds(one, name)] == [0, 1, 2, 3]
         assert rounds(one, name) == rounds(two, name)
-    pd.testing.assert_frame_equal(pd.read_csv(one / "clients.csv"), pd.read_csv(two / "clients.csv"))
+    pd.testing.assert_frame_equal(
+        pd.read_csv(one / "clients.csv"), pd.read_csv(two / "clients.csv")
+    )
 
 
 @pytest.mark.slow
@@ -141,11 +162,16 @@ def test_killed_again_and_again_a_run_comes_to_the_same_end(tmp_path: Path) -> N
     assert ": train" not in last
     assert "this run is finished" in answers[-1][1]
     assert_same_end(tmp_path / "whole", tmp_path / "torn")
-    assert [one["changed"] for one in json.loads((tmp_path / "torn" / "manifest.json").read_text())["resumed"]] == [[]] * 4
+    assert [
+        one["changed"]
+        for one in json.loads((tmp_path / "torn" / "manifest.json").read_text())["resumed"]
+    ] == [[]] * 4
 
 
 @pytest.fixture
-def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+def interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Path:
     """A run that Ctrl-C ended in its third round; its cache is its own."""
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "cache"))
 
@@ -156,13 +182,19 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "client_done", stop)
         assert run(patch, *SMALL, f"hydra.run.dir={tmp_path / 'torn'}") == 130
-    assert capsys.readouterr().err == f"interrupted: go on with python -m fedrobust.simulate resume={tmp_path / 'torn'}\n"
+    assert (
+        capsys.readouterr().err
+        == f"interrupted: go on with python -m fedrobust.simulate resume={tmp_path / 'torn'}\n"
+    )
     return tmp_path / "torn"
 
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(
-    interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    interrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     newest = interrupted / "checkpoints" / "run-000002.safetensors"
     content = bytearray(newest.read_bytes())
@@ -170,14 +202,19 @@ def test_a_damaged_checkpoint_is_passed_over(
     newest.write_bytes(content)
     assert run(monkeypatch, f"resume={interrupted}") == 0
     printed = capsys.readouterr().out
-    assert "checkpoint run-000002.safetensors: damaged or cut off, its hash differs\nrun: goes on after round 1\n" in printed
+    assert (
+        "checkpoint run-000002.safetensors: damaged or cut off, its hash "
+        "differs\nrun: goes on after round 1\n"
+    ) in printed
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "other"))
     assert run(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'whole'}") == 0
     assert_same_end(tmp_path / "whole", interrupted)
 
 
 @pytest.mark.slow
-def test_what_is_refused_and_what_is_said(interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_refused_and_what_is_said(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
     capsys.readouterr()
 
@@ -185,19 +222,34 @@ def test_what_is_refused_and_what_is_said(interrupted: Path, monkeypatch: pytest
         assert run(monkeypatch, f"resume={interrupted}", *words) == 2
         printed = capsys.readouterr().err
         assert re.fullmatch(f"error: {line}\n", printed), printed
-        assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == before
+        assert {
+            path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()
+        } == before
 
-    refused(r"seed=3: cannot be given beside resume, which takes all settings from the folder; only engine=\.\.\. can", "seed=3")
+    refused(
+        r"seed=3: cannot be given beside resume, which takes all settings from the "
+        r"folder; only engine=\.\.\. can",
+        "seed=3",
+    )
     refused(r"engine\.colour=red: unknown setting; known are threads", "engine.colour=red")
-    refused(r"engine\.gpus_per_worker: 0 or not decides .*", "engine=ray", "engine.gpus_per_worker=0")
+    refused(
+        r"engine\.gpus_per_worker: 0 or not decides .*", "engine=ray", "engine.gpus_per_worker=0"
+    )
     refused("engine=warp: no such choice; engine can be .*", "engine=warp")
     with hold_lock(interrupted):
         before[interrupted / ".lock"] = b""
-        refused(rf"{interrupted}: another process is at work in this folder; wait for it or stop it")
+        refused(
+            rf"{interrupted}: another process is at work in this folder; wait for it or stop it"
+        )
         del before[interrupted / ".lock"]
-    (interrupted / "manifest.json").write_bytes(before[interrupted / "manifest.json"].replace(b'"digest": "', b'"digest": "0'))
+    (interrupted / "manifest.json").write_bytes(
+        before[interrupted / "manifest.json"].replace(b'"digest": "', b'"digest": "0')
+    )
     before[interrupted / "manifest.json"] = (interrupted / "manifest.json").read_bytes()
-    refused(rf"resume={interrupted}: the data are no longer those of the run \(their digest differs\); start a new run with them")
+    refused(
+        rf"resume={interrupted}: the data are no longer those of the run \(their "
+        r"digest differs\); start a new run with them"
+    )
     fixed = (
         before[interrupted / "manifest.json"]
         .replace(b'"digest": "0', b'"digest": "')
@@ -206,26 +258,49 @@ def test_what_is_refused_and_what_is_said(interrupted: Path, monkeypatch: pytest
     (interrupted / "manifest.json").write_bytes(fixed)
     assert run(monkeypatch, f"resume={interrupted}", "engine.threads=1") == 0
     assert (
-        "conditions have changed since the run began (engine.threads 2 -> 1): the result need not be bit-equal" in capsys.readouterr().out
-    )
-    assert json.loads((interrupted / "manifest.json").read_text())["resumed"][0]["changed"] == ["engine.threads 2 -> 1"]
-    assert (interrupted.parent / "cache" / "twins").exists()  # this twin was trained wholly under the conditions of now
+        "conditions have changed since the run began (engine.threads 2 -> 1): the "
+        "result need not be bit-equal"
+    ) in capsys.readouterr().out
+    assert json.loads((interrupted / "manifest.json").read_text())["resumed"][0]["changed"] == [
+        "engine.threads 2 -> 1"
+    ]
+    # this twin was trained wholly under the conditions of now
+    assert (interrupted.parent / "cache" / "twins").exists()
 
 
 @pytest.mark.parametrize(
     ("make", "line"),
     [
         ([], "no such folder"),
-        ([""], r"holds no manifest\.json, so no run to go on with; start it anew in another folder"),
-        (["manifest.json="], r"manifest\.json cannot be read \(.*\); start the run anew in another folder"),
+        (
+            [""],
+            r"holds no manifest\.json, so no run to go on with; start it anew in another folder",
+        ),
+        (
+            ["manifest.json="],
+            r"manifest\.json cannot be read \(.*\); start the run anew in another folder",
+        ),
         (["manifest.json=[]"], r"manifest\.json is not that of a run"),
-        (['manifest.json={"config": {}, "data": {}}', "report.json={}", "report.html="], r"this run is finished, see .*report\.json"),
-        (['manifest.json={"config": {}, "data": {}}', "report.json={}"], r"this run is finished, see .*report\.json"),
-        (['manifest.json={"config": {}, "data": {}}'], r"written by another version of the program \(.*: is missing; .*\); start it anew"),
+        (
+            ['manifest.json={"config": {}, "data": {}}', "report.json={}", "report.html="],
+            r"this run is finished, see .*report\.json",
+        ),
+        (
+            ['manifest.json={"config": {}, "data": {}}', "report.json={}"],
+            r"this run is finished, see .*report\.json",
+        ),
+        (
+            ['manifest.json={"config": {}, "data": {}}'],
+            r"written by another version of the program \(.*: is missing; .*\); start it anew",
+        ),
     ],
 )
 def test_folders_without_an_unfinished_run(
-    make: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "out"
     for one in make:
@@ -247,10 +322,15 @@ def test_folders_without_an_unfinished_run(
         (["resume="], "resume=: names no folder; give the output folder of a run that was stopped"),
         (["resume=a", "resume=b"], "resume=b: given twice; one folder at a time"),
         (["--multirun", "resume=a"], "--multirun: cannot be given beside resume, .*"),
-        (["resume=a", "+engine.threads=1"], r"\+engine\.threads=1: cannot be given beside resume, .*"),
+        (
+            ["resume=a", "+engine.threads=1"],
+            r"\+engine\.threads=1: cannot be given beside resume, .*",
+        ),
     ],
 )
-def test_wrong_words(words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words(
+    words: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(monkeypatch, *words) == 2
     assert re.fullmatch(f"error: {line}\n", capsys.readouterr().err)
 
@@ -271,4 +351,7 @@ def test_the_names_of_files_are_those_of_their_makers() -> None:
 
 
 def test_a_folder_with_blanks_is_quoted() -> None:
-    assert resume.resume_command(Path("my runs/a")) == "python -m fedrobust.simulate 'resume=my runs/a'"
+    assert (
+        resume.resume_command(Path("my runs/a"))
+        == "python -m fedrobust.simulate 'resume=my runs/a'"
+    )

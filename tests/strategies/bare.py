@@ -20,14 +20,28 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=Generator().manual_seed(seed))
 
 
-def a_round(rows: Updates | Tensor, reference_D: Tensor | None = None, memory: Mapping[str, Any] | None = None, seed: int = 0) -> Round:
+def a_round(
+    rows: Updates | Tensor,
+    reference_D: Tensor | None = None,
+    memory: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Round:
     updates = Updates.of(rows) if isinstance(rows, Tensor) else rows
     start_D = torch.zeros(updates.matrix_ND.shape[1]) if reference_D is None else reference_D
     reference = State(start_D, torch.zeros(updates.buffers_NB.shape[1]))
-    return Round(1, reference, updates, ServerData(nn.Identity()), Generator().manual_seed(seed), memory or {})
+    return Round(
+        1,
+        reference,
+        updates,
+        ServerData(nn.Identity()),
+        Generator().manual_seed(seed),
+        memory or {},
+    )
 
 
-def apply(strategy: Strategy, matrix_ND: Tensor, seed: int = 0, reference_D: Tensor | None = None) -> Aggregate:
+def apply(
+    strategy: Strategy, matrix_ND: Tensor, seed: int = 0, reference_D: Tensor | None = None
+) -> Aggregate:
     return strategy.rule(a_round(matrix_ND, reference_D, seed=seed))
 
 

@@ -1,4 +1,5 @@
-"""Laws that every rule without server data must keep; a new yaml in configs/strategy is tested by being there."""
+"""Laws that every rule without server data must keep; a new yaml in configs/strategy is tested by
+being there."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ from fedrobust.aggregation.updates import Updates
 from fedrobust.state import State
 
 FILES = sorted((Path(configs.__file__).parent / "strategy").glob("*.yaml"))
-BUILT: dict[str, Strategy] = {path.stem: hydra.utils.instantiate(OmegaConf.load(path)) for path in FILES}
+BUILT: dict[str, Strategy] = {
+    path.stem: hydra.utils.instantiate(OmegaConf.load(path)) for path in FILES
+}
 PLAIN = [name for name, strategy in BUILT.items() if not strategy.uses]
 ANCHORED = {
     "norm_clipping",
@@ -42,10 +45,16 @@ def crowd(seed: int, strategy: Strategy, more: int = 2) -> tuple[Tensor, Tensor]
     return normal(seed, n, 7), 1 + (normal(seed + 1, n).abs() * 100).floor()
 
 
-def apply(strategy: Strategy, matrix_ND: Tensor, counts_N: Tensor, reference_D: Tensor | None = None) -> Aggregate:
-    reference = State(torch.zeros(matrix_ND.shape[1]) if reference_D is None else reference_D, torch.zeros(0))
+def apply(
+    strategy: Strategy, matrix_ND: Tensor, counts_N: Tensor, reference_D: Tensor | None = None
+) -> Aggregate:
+    reference = State(
+        torch.zeros(matrix_ND.shape[1]) if reference_D is None else reference_D, torch.zeros(0)
+    )
     updates = Updates.of(matrix_ND, counts_N)
-    return strategy.rule(Round(1, reference, updates, ServerData(nn.Identity()), Generator().manual_seed(0)))
+    return strategy.rule(
+        Round(1, reference, updates, ServerData(nn.Identity()), Generator().manual_seed(0))
+    )
 
 
 def close(one: Tensor, other: Tensor) -> None:
@@ -64,7 +73,10 @@ def test_the_yaml_names_its_strategy(name: str) -> None:
 def test_the_order_of_clients_does_not_matter(name: str, seed: int) -> None:
     matrix, counts = crowd(seed, BUILT[name])
     order = torch.randperm(len(matrix), generator=Generator().manual_seed(seed))
-    one, other = apply(BUILT[name], matrix, counts), apply(BUILT[name], matrix[order], counts[order])
+    one, other = (
+        apply(BUILT[name], matrix, counts),
+        apply(BUILT[name], matrix[order], counts[order]),
+    )
     close(one.state.parameters, other.state.parameters)
     close(one.weights_N[order], other.weights_N)
 
@@ -119,7 +131,9 @@ def test_wide_matrices_are_worked_on_in_blocks(name: str, monkeypatch: pytest.Mo
     matrix, counts = crowd(6, BUILT[name])
     whole = apply(BUILT[name], matrix, counts)
     blocks = Updates.blocks
-    monkeypatch.setattr(Updates, "blocks", lambda self, _width=None, rows=None: blocks(self, 3, rows))
+    monkeypatch.setattr(
+        Updates, "blocks", lambda self, _width=None, rows=None: blocks(self, 3, rows)
+    )
     cut = apply(BUILT[name], matrix, counts)
     close(whole.state.parameters, cut.state.parameters)
     close(whole.weights_N, cut.weights_N)

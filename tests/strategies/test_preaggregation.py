@@ -25,13 +25,24 @@ PLAIN = server_optimizers.none()
 
 
 def test_pre_aggregations_by_hand() -> None:
-    # squared distances 01: 1 + 4 = 5, 02: 25 + 4 = 29, 12: 16 + 16 = 32; f = 1: the nearest 2, each with itself
-    # 0 and 1: ((0, 3) + (1, 1))/2 = (.5, 2); 2 with 0: ((5, 5) + (0, 3))/2 = (2.5, 4)
+    # squared distances 01: 1 + 4 = 5, 02: 25 + 4 = 29, 12: 16 + 16 = 32; f = 1: the nearest 2, each
+    # with itself 0 and 1: ((0, 3) + (1, 1))/2 = (.5, 2); 2 with 0: ((5, 5) + (0, 3))/2 = (2.5, 4)
     assert rows(nnm(1), SMALL).tolist() == [[0.5, 2], [0.5, 2], [2.5, 4]]
-    # lengths 3, 1.4142, 7.0711; f = 1: k = floor(2 1/3 2) = 1 is shortened to the next one's 3: 3 (5, 5)/7.0711
-    torch.testing.assert_close(rows(arc(1), SMALL).float(), torch.tensor([[0, 3], [1, 1], [2.1213, 2.1213]]), atol=1e-4, rtol=0)
+    # lengths 3, 1.4142, 7.0711; f = 1: k = floor(2 1/3 2) = 1 is shortened to the next one's 3: 3
+    # (5, 5)/7.0711
+    torch.testing.assert_close(
+        rows(arc(1), SMALL).float(),
+        torch.tensor([[0, 3], [1, 1], [2.1213, 2.1213]]),
+        atol=1e-4,
+        rtol=0,
+    )
     # to length 2: (0, 2), (1, 1), 2 (1, 1)/1.4142
-    torch.testing.assert_close(rows(clipping(2), SMALL).float(), torch.tensor([[0, 2], [1, 1], [1.4142, 1.4142]]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        rows(clipping(2), SMALL).float(),
+        torch.tensor([[0, 2], [1, 1], [1.4142, 1.4142]]),
+        atol=1e-4,
+        rtol=0,
+    )
     # two buckets, of two and of one
     found = mixing(bucketing(2), SMALL)
     assert sorted(found.sum(dim=0).tolist()) == [0.5, 0.5, 1]
@@ -42,8 +53,14 @@ def test_pre_aggregations_by_hand() -> None:
 @given(st.integers(1, 9), st.integers(0, 4), seeds)
 def test_nnm_arc_and_clipping_agree_with_byzfl(n: int, f: int, seed: int) -> None:
     f = min(f, (n - 1) // 2)
-    matrix = normal(seed, n, 5) * (1 + 3 * torch.rand(n, 1, generator=Generator().manual_seed(seed)))
-    for ours, theirs in ((nnm(f), byzfl.NNM(f)), (arc(f), byzfl.ARC(f)), (clipping(2), byzfl.Clipping(2.0))):
+    matrix = normal(seed, n, 5) * (
+        1 + 3 * torch.rand(n, 1, generator=Generator().manual_seed(seed))
+    )
+    for ours, theirs in (
+        (nnm(f), byzfl.NNM(f)),
+        (arc(f), byzfl.ARC(f)),
+        (clipping(2), byzfl.Clipping(2.0)),
+    ):
         wanted = theirs(matrix.double().numpy().copy())
         np.testing.assert_allclose(rows(ours, matrix), wanted, rtol=1e-6, atol=1e-9)
         found = apply(compose_strategy(trimmed_mean(f), ours, PLAIN), matrix).state.parameters
@@ -59,7 +76,9 @@ def test_bucketing_agrees_with_byzfl_in_the_same_order(n: int, size: int, seed: 
         patch.setattr(np.random, "permutation", lambda values: values[order.numpy()])
         wanted = byzfl.Bucketing(size)(matrix.double().numpy())
     found = rows(bucketing(size), matrix, seed)
-    np.testing.assert_allclose(found[found[:, 0].argsort()], wanted[wanted[:, 0].argsort()], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        found[found[:, 0].argsort()], wanted[wanted[:, 0].argsort()], rtol=1e-9, atol=1e-9
+    )
     found = apply(compose_strategy(median(), bucketing(size), PLAIN), matrix, seed).state.parameters
     np.testing.assert_allclose(found, byzfl.Median()(wanted), rtol=1e-4, atol=1e-5)
 
@@ -70,7 +89,9 @@ MIXERS = [nnm(2), bucketing(2), bucketing(3), clipping(1.5), arc(2)]
 @pytest.mark.parametrize("before", MIXERS, ids=lambda one: one.name)
 @settings(deadline=None, max_examples=20)
 @given(seeds)
-def test_every_pre_aggregation_shortens_and_never_lengthens(before: Preaggregation, seed: int) -> None:
+def test_every_pre_aggregation_shortens_and_never_lengthens(
+    before: Preaggregation, seed: int
+) -> None:
     matrix = normal(seed, 7, 6)
     found = mixing(before, matrix, seed)
     assert found.dtype == torch.float64
@@ -79,7 +100,8 @@ def test_every_pre_aggregation_shortens_and_never_lengthens(before: Preaggregati
     assert (found.sum(dim=1) <= 1 + 1e-12).all()
     assert (found @ matrix.double()).norm(dim=1).max() <= matrix.norm(dim=1).max() + 1e-5
     equal = matrix[:1].expand(7, 6)
-    wanted = clipping(1.5) if before.name == "clipping" else bucketing(1)  # all but a fixed length keep equal updates
+    # all but a fixed length keep equal updates
+    wanted = clipping(1.5) if before.name == "clipping" else bucketing(1)
     torch.testing.assert_close(rows(before, equal)[0], rows(wanted, equal)[0])
 
 
@@ -90,14 +112,19 @@ def test_the_order_of_clients_does_not_matter(before: Preaggregation, seed: int)
     matrix = normal(seed, 7, 6)
     order = torch.randperm(7, generator=Generator().manual_seed(seed))
     torch.testing.assert_close(rows(before, matrix)[order], rows(before, matrix[order]))
-    one, other = (apply(compose_strategy(median(), before, PLAIN), values) for values in (matrix, matrix[order]))
+    one, other = (
+        apply(compose_strategy(median(), before, PLAIN), values)
+        for values in (matrix, matrix[order])
+    )
     torch.testing.assert_close(one.state.parameters, other.state.parameters)
     torch.testing.assert_close(one.weights_N[order], other.weights_N)
 
 
 @settings(deadline=None, max_examples=20)
 @given(seeds, st.floats(10, 1e30))
-def test_mixing_neighbours_keeps_far_attackers_out_of_the_honest_rows(seed: int, far: float) -> None:
+def test_mixing_neighbours_keeps_far_attackers_out_of_the_honest_rows(
+    seed: int, far: float
+) -> None:
     matrix = normal(seed, 9, 6)
     matrix[:2] = far * torch.sign(normal(seed + 1, 1, 6)) + far * 1e-3 * normal(seed + 2, 2, 6)
     found = mixing(nnm(2), matrix)

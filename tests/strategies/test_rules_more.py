@@ -29,35 +29,44 @@ LINE = torch.tensor([[0.0], [1], [5]])
 LENGTHS = torch.tensor([[3.0, 4], [6, 8], [0, 5]])  # 5, 10, 5
 
 
-def apply(strategy: Strategy, matrix_ND: Tensor, counts: list[int] | None = None, memory: Any = None) -> Aggregate:
+def apply(
+    strategy: Strategy, matrix_ND: Tensor, counts: list[int] | None = None, memory: Any = None
+) -> Aggregate:
     updates = Updates.of(matrix_ND, None if counts is None else torch.tensor(counts))
     reference = State(torch.zeros(matrix_ND.shape[1]), torch.zeros(0))
     generator = torch.Generator().manual_seed(0)
-    return strategy.rule(Round(1, reference, updates, ServerData(nn.Identity()), generator, memory or {}))
+    return strategy.rule(
+        Round(1, reference, updates, ServerData(nn.Identity()), generator, memory or {})
+    )
 
 
 @pytest.mark.parametrize(
     ("strategy", "matrix", "update", "weights"),
     [
-        # column 0 1 5, median 1: nearest two 0 1; column 3 1 5, median 3: 1 and 5 are equally far, the smaller stays: 1 3
+        # column 0 1 5, median 1: nearest two 0 1; column 3 1 5, median 3: 1 and 5 are equally far,
+        # the smaller stays: 1 3
         (meamed(1), SMALL, [0.5, 2], [0.5, 0.5, 0]),
-        # squared distances 01: 1 + 4 = 5, 02: 25 + 4 = 29, 12: 16 + 16 = 32: the smallest set of two is 0 1
+        # squared distances 01: 1 + 4 = 5, 02: 25 + 4 = 29, 12: 16 + 16 = 32: the smallest set of
+        # two is 0 1
         (mda(1), SMALL, [0.5, 2], [0.5, 0.5, 0]),
-        # sums of distances sqrt 5 + sqrt 29 < sqrt 5 + sqrt 32 < sqrt 29 + sqrt 32: around client 0, nearest is 1
+        # sums of distances sqrt 5 + sqrt 29 < sqrt 5 + sqrt 32 < sqrt 29 + sqrt 32: around client
+        # 0, nearest is 1
         (monna(1), SMALL, [0.5, 2], [0.5, 0.5, 0]),
         # around client 2: 29 < 32, so client 0
         (monna(1, pivot=2), SMALL, [2.5, 4], [0.5, 0, 0.5]),
         # f = 0 chooses all three and keeps all of them
         (bulyan(0), SMALL, [2, 3], [1 / 3, 1 / 3, 1 / 3]),
-        # bound 5, the median length: 1, 1/2, 1 of them: (3 + 3 + 0)/3, (4 + 4 + 5)/3; parts 1 : 1/2 : 1
+        # bound 5, the median length: 1, 1/2, 1 of them: (3 + 3 + 0)/3, (4 + 4 + 5)/3; parts 1 : 1/2
+        # : 1
         (norm_clipping(), LENGTHS, [2, 13 / 3], [0.4, 0.2, 0.4]),
         (norm_clipping(5), LENGTHS, [2, 13 / 3], [0.4, 0.2, 0.4]),
         (norm_clipping(100), LENGTHS, [3, 17 / 3], [1 / 3, 1 / 3, 1 / 3]),
         # one step from the origin is norm clipping
         (centered_clipping(5, 1), LENGTHS, [2, 13 / 3], [0.4, 0.2, 0.4]),
         (centered_clipping(None, 1), LENGTHS, [2, 13 / 3], [0.4, 0.2, 0.4]),
-        # mean 2, squared deviations 4 1 9, their mean 14/3, c = 5/9 8/9 0 of sum 13/9 > 1; mean 8/13, squared deviations (8/13)^2
-        # (5/13)^2, their mean 5/13 64/169 + 8/13 25/169 = 520/2197 < 14/3; c = 0, 8/9 39/64, 0 of sum < 1: the answer is 8/13
+        # mean 2, squared deviations 4 1 9, their mean 14/3, c = 5/9 8/9 0 of sum 13/9 > 1; mean
+        # 8/13, squared deviations (8/13)^2 (5/13)^2, their mean 5/13 64/169 + 8/13 25/169 =
+        # 520/2197 < 14/3; c = 0, 8/9 39/64, 0 of sum < 1: the answer is 8/13
         (caf(1), LINE, [8 / 13], [5 / 13, 8 / 13, 0]),
         # mean 2, scores 4 1 9: the last one goes
         (dnc(1), LINE, [0.5], [0.5, 0.5, 0]),
@@ -66,27 +75,39 @@ def apply(strategy: Strategy, matrix_ND: Tensor, counts: list[int] | None = None
         (dnc(1, factor=0.5), LINE, [2], [1 / 3, 1 / 3, 1 / 3]),
     ],
 )
-def test_by_hand(strategy: Strategy, matrix: Tensor, update: list[float], weights: list[float]) -> None:
+def test_by_hand(
+    strategy: Strategy, matrix: Tensor, update: list[float], weights: list[float]
+) -> None:
     result = apply(strategy, matrix)
     torch.testing.assert_close(result.state.parameters, torch.tensor(update, dtype=torch.float32))
     torch.testing.assert_close(result.weights_N, torch.tensor(weights, dtype=torch.float64))
 
 
 def test_geometric_median_of_a_triangle_is_its_fermat_point() -> None:
-    # (-1, 0), (1, 0), (0, 2): the sides are seen under 120 degrees from (0, tan 30) = (0, 1/sqrt 3). Weights as 1/distance:
-    # sqrt 3/2, sqrt 3/2, 1/(2 - 1/sqrt 3)
+    # (-1, 0), (1, 0), (0, 2): the sides are seen under 120 degrees from (0, tan 30) = (0, 1/sqrt
+    # 3). Weights as 1/distance: sqrt 3/2, sqrt 3/2, 1/(2 - 1/sqrt 3)
     result = apply(geometric_median(), torch.tensor([[-1.0, 0], [1, 0], [0, 2]]))
-    torch.testing.assert_close(result.state.parameters, torch.tensor([0, 1 / math.sqrt(3)]), atol=1e-6, rtol=0)
-    parts = torch.tensor([math.sqrt(3) / 2, math.sqrt(3) / 2, 1 / (2 - 1 / math.sqrt(3))], dtype=torch.float64)
+    torch.testing.assert_close(
+        result.state.parameters, torch.tensor([0, 1 / math.sqrt(3)]), atol=1e-6, rtol=0
+    )
+    parts = torch.tensor(
+        [math.sqrt(3) / 2, math.sqrt(3) / 2, 1 / (2 - 1 / math.sqrt(3))], dtype=torch.float64
+    )
     torch.testing.assert_close(result.weights_N, parts / parts.sum(), atol=1e-6, rtol=0)
 
 
 def test_geometric_median_by_one_step_and_by_examples() -> None:
     # mean 2, distances 2 1 3, weights 1/2 1 1/3 of sum 11/6: (1 + 5/3)/(11/6) = 16/11
-    assert apply(geometric_median(iterations=1), LINE).state.parameters.item() == pytest.approx(16 / 11)
+    assert apply(geometric_median(iterations=1), LINE).state.parameters.item() == pytest.approx(
+        16 / 11
+    )
     # 3 of 5 images are client 2's: the median is its update
-    assert apply(geometric_median("examples"), LINE, [1, 1, 3]).state.parameters.item() == pytest.approx(5, abs=1e-4)
-    assert apply(geometric_median(), LINE, [1, 1, 3]).state.parameters.item() == pytest.approx(1, abs=1e-4)
+    assert apply(
+        geometric_median("examples"), LINE, [1, 1, 3]
+    ).state.parameters.item() == pytest.approx(5, abs=1e-4)
+    assert apply(geometric_median(), LINE, [1, 1, 3]).state.parameters.item() == pytest.approx(
+        1, abs=1e-4
+    )
 
 
 def test_centered_clipping_goes_on_from_the_last_aggregate() -> None:
@@ -104,24 +125,32 @@ def test_centered_clipping_goes_on_from_the_last_aggregate() -> None:
 
 
 def test_bulyan_by_hand() -> None:
-    # 0 1 3 6 10 15 100, f = 1. Seven left, 4 nearest: scores 146 111 71 86 171 ...: 3 is chosen. Six, 3 nearest: 137 107 77 122: 6.
-    # Five, 2 nearest: 101 82 106 221: 1. Four (0 10 15 100), 1 nearest: 100 25 25: a tie of 10 and 15, whose next are 100 and 225:
-    # 10. Three (0 15 100): 225 225, next 10000 and 7225: 15. Of 1 3 6 10 15 the three nearest to 6: 3 6 10
+    # 0 1 3 6 10 15 100, f = 1. Seven left, 4 nearest: scores 146 111 71 86 171 ...: 3 is chosen.
+    # Six, 3 nearest: 137 107 77 122: 6. Five, 2 nearest: 101 82 106 221: 1. Four (0 10 15 100), 1
+    # nearest: 100 25 25: a tie of 10 and 15, whose next are 100 and 225: 10. Three (0 15 100): 225
+    # 225, next 10000 and 7225: 15. Of 1 3 6 10 15 the three nearest to 6: 3 6 10
     points = torch.tensor([[0.0], [1], [3], [6], [10], [15], [100]])
     assert select_rows(squared_distances(Updates.of(points).gram()), 1).tolist() == [1, 2, 3, 4, 5]
     result = apply(bulyan(1), points)
     assert result.state.parameters.item() == pytest.approx(19 / 3)
-    torch.testing.assert_close(result.weights_N, torch.tensor([0, 0, 1, 1, 1, 0, 0], dtype=torch.float64) / 3)
+    torch.testing.assert_close(
+        result.weights_N, torch.tensor([0, 0, 1, 1, 1, 0, 0], dtype=torch.float64) / 3
+    )
 
 
 def test_meamed_shares_the_edge_of_the_kept_range() -> None:
-    # sorted 0 0 1 2 9, median 1, three nearest: 1, then of 0 0 2 (all 1 away) the smaller two; at the upper edge nothing is shared
+    # sorted 0 0 1 2 9, median 1, three nearest: 1, then of 0 0 2 (all 1 away) the smaller two; at
+    # the upper edge nothing is shared
     result = apply(meamed(2), torch.tensor([[2.0], [0], [9], [1], [0]]))
     assert result.state.parameters.item() == pytest.approx(1 / 3)
-    torch.testing.assert_close(result.weights_N, torch.tensor([0, 1, 0, 1, 1], dtype=torch.float64) / 3)
+    torch.testing.assert_close(
+        result.weights_N, torch.tensor([0, 1, 0, 1, 1], dtype=torch.float64) / 3
+    )
     # sorted 0 0 0 1 1, median 0, three nearest are the zeros; four nearest one of the two 1 as well
     result = apply(meamed(1), torch.tensor([[0.0], [1], [0], [1], [0]]))
-    torch.testing.assert_close(result.weights_N, torch.tensor([2, 1, 2, 1, 2], dtype=torch.float64) / 8)
+    torch.testing.assert_close(
+        result.weights_N, torch.tensor([2, 1, 2, 1, 2], dtype=torch.float64) / 8
+    )
 
 
 def test_what_dnc_does_where_nobody_is_always_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +158,10 @@ def test_what_dnc_does_where_nobody_is_always_good(monkeypatch: pytest.MonkeyPat
     matrix = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9]])
     result = apply(dnc(1, iterations=2, coordinates=3), matrix)
     assert result.state.parameters.isfinite().all()
-    monkeypatch.setattr("fedrobust.strategies.dnc.distinct", lambda total, wanted, generator: torch.randperm(3, generator=generator)[:1])
+    monkeypatch.setattr(
+        "fedrobust.strategies.dnc.distinct",
+        lambda total, wanted, generator: torch.randperm(3, generator=generator)[:1],
+    )
     with pytest.raises(RunError, match=r"strategy\.iterations=40"):
         apply(dnc(1, iterations=40, coordinates=1), matrix)
 
@@ -153,25 +185,45 @@ def test_the_search_for_the_smallest_diameter_is_bounded(monkeypatch: pytest.Mon
 
 
 def test_of_sets_with_the_same_diameter_the_tightest_is_taken() -> None:
-    # on a line 0 4 5 9, f = 1: without 0 and without 9 the diameter is 5 each. Sums of squares 1 + 25 + 16 both: the first found
-    # stays; with 4.5 for 5: {0, 4, 4.5} has the diameter 4.5, {4, 4.5, 9} has 5
-    assert len(smallest(squared_distances(Updates.of(torch.tensor([[0.0], [4], [5], [9]])).gram()), 1)) == 3
-    assert smallest(squared_distances(Updates.of(torch.tensor([[0.0], [4], [4.5], [9]])).gram()), 1) == [0, 1, 2]
+    # on a line 0 4 5 9, f = 1: without 0 and without 9 the diameter is 5 each. Sums of squares 1 +
+    # 25 + 16 both: the first found stays; with 4.5 for 5: {0, 4, 4.5} has the diameter 4.5, {4,
+    # 4.5, 9} has 5
+    assert (
+        len(smallest(squared_distances(Updates.of(torch.tensor([[0.0], [4], [5], [9]])).gram()), 1))
+        == 3
+    )
+    assert smallest(
+        squared_distances(Updates.of(torch.tensor([[0.0], [4], [4.5], [9]])).gram()), 1
+    ) == [0, 1, 2]
     # 0 1 5 6 10 without 0 or without 10 spans 9 and 10: 0 1 5 6 spans 6
-    assert smallest(squared_distances(Updates.of(torch.tensor([[0.0], [1], [5], [6], [10]])).gram()), 1) == [0, 1, 2, 3]
-    # 0 10, and in the middle 5 (2 away from the line): pairs 0-10 alone is too far; of {0, 5'} and {5', 10} the tie goes to equal sums
+    assert smallest(
+        squared_distances(Updates.of(torch.tensor([[0.0], [1], [5], [6], [10]])).gram()), 1
+    ) == [0, 1, 2, 3]
+    # 0 10, and in the middle 5 (2 away from the line): pairs 0-10 alone is too far; of {0, 5'} and
+    # {5', 10} the tie goes to equal sums
     corner = torch.tensor([[0.0, 0], [10, 0], [4, 3], [5, 3]])
     # far above the level of 0-2-3 (5^2 + 3^2 = 34) and 1-2-3 (36 + 9 = 45): without client 1
     assert smallest(squared_distances(Updates.of(corner).gram()), 1) == [0, 2, 3]
 
 
-ROBUST = [meamed(2), bulyan(2), geometric_median(), mda(2), monna(2), caf(2), norm_clipping(), centered_clipping(), dnc(2)]
+ROBUST = [
+    meamed(2),
+    bulyan(2),
+    geometric_median(),
+    mda(2),
+    monna(2),
+    caf(2),
+    norm_clipping(),
+    centered_clipping(),
+    dnc(2),
+]
 
 
 @pytest.mark.parametrize("size", [1e3, 1e15, 3e38])
 @pytest.mark.parametrize("strategy", ROBUST, ids=lambda one: one.name)
 def test_two_far_attackers_among_eleven_move_little(strategy: Strategy, size: float) -> None:
-    """Honest updates within 2 of (1, ..., 1); 11 = 4f + 3. All these rules are bounded, whatever the attackers send."""
+    """Honest updates within 2 of (1, ..., 1); 11 = 4f + 3. All these rules are bounded, whatever
+    the attackers send."""
     matrix = 1 + 0.5 * torch.randn(11, 6, generator=torch.Generator().manual_seed(3)).clamp(-2, 2)
     honest = matrix[2:].mean(dim=0)
     radius = float((matrix[2:] - honest).norm(dim=1).max())
@@ -207,7 +259,10 @@ def test_limits_follow_the_papers() -> None:
         (lambda: caf(-2), "strategy.f=-2"),
         (lambda: monna(-2), "strategy.f=-2"),
         (lambda: monna(1, pivot=-1), "strategy.pivot=-1"),
-        (lambda: apply(monna(1, pivot=7), SMALL), "strategy.pivot=7: this client did not reply in round 1"),
+        (
+            lambda: apply(monna(1, pivot=7), SMALL),
+            "strategy.pivot=7: this client did not reply in round 1",
+        ),
         (lambda: geometric_median("size"), "strategy.weighting=size"),
         (lambda: geometric_median(nu=0), "strategy.nu=0"),
         (lambda: geometric_median(iterations=0), "strategy.iterations=0"),

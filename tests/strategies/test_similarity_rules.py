@@ -1,4 +1,5 @@
-"""Rules that judge clients by their directions and signs, FoolsGold, FLAME, SignGuard and RLR: by hand, and what they promise."""
+"""Rules that judge clients by their directions and signs, FoolsGold, FLAME, SignGuard and RLR: by
+hand, and what they promise."""
 
 from __future__ import annotations
 
@@ -41,8 +42,9 @@ def alphas(history_NF: Tensor, confidence: float) -> Tensor:
         ([[1.0, 0, 0], [2, 0, 0], [0, 1, 0]], [0, 0, 1]),
         # cs01 = .6, v = .6 .6 0, alpha = .4 .4 1; ln(.4/.6) + .5 = .094535; shares of 1.189070
         ([[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1]], [0.079503, 0.079503, 0.840994]),
-        # cs01 = .9, cs12 = .435890 (1 and 2), v = .9 .9 .435890; client 2 is pardoned: .435890 .435890/.9 = .211111
-        # alpha = .1 .1 .788889 -> .126761 .126761 1; ln(.126761/.873239) + .5 < 0
+        # cs01 = .9, cs12 = .435890 (1 and 2), v = .9 .9 .435890; client 2 is pardoned: .435890
+        # .435890/.9 = .211111 alpha = .1 .1 .788889 -> .126761 .126761 1; ln(.126761/.873239) + .5
+        # < 0
         ([[1.0, 0, 0], [0.9, 0.435890, 0], [0, 1, 0]], [0, 0, 1]),
         # unlike all: cosines 0 or negative, everybody 1
         ([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0]], [1 / 3, 1 / 3, 1 / 3]),
@@ -52,20 +54,30 @@ def alphas(history_NF: Tensor, confidence: float) -> Tensor:
 )
 def test_foolsgold_by_hand(matrix: list[list[float]], weights: list[float]) -> None:
     result = apply(foolsgold.foolsgold(), torch.tensor(matrix))
-    torch.testing.assert_close(result.weights_N, torch.tensor(weights, dtype=torch.float64), atol=1e-5, rtol=0)
-    torch.testing.assert_close(result.state.parameters, torch.tensor(weights).float() @ torch.tensor(matrix), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        result.weights_N, torch.tensor(weights, dtype=torch.float64), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        result.state.parameters,
+        torch.tensor(weights).float() @ torch.tensor(matrix),
+        atol=1e-4,
+        rtol=0,
+    )
 
 
 def test_foolsgold_s_pardon_by_hand() -> None:
-    # cosines 01: .8, 02: 0, 12: .6; v = .8 .8 .6; client 2 against 1: .6 .6/.8 = .45; alpha = .2 .2 .55 -> .363636 .363636 1
-    # at kappa = 2: 2 (ln(.363636/.636364) + .5) = -.119; at kappa = .5 nothing else changes its sign either
+    # cosines 01: .8, 02: 0, 12: .6; v = .8 .8 .6; client 2 against 1: .6 .6/.8 = .45; alpha = .2 .2
+    # .55 -> .363636 .363636 1 at kappa = 2: 2 (ln(.363636/.636364) + .5) = -.119; at kappa = .5
+    # nothing else changes its sign either
     found = alphas(torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1]]), 2.0)
     assert found.tolist() == [0, 0, 1]
-    # cosines 01: .5, 12: .4, 02: 0; v = .5 .5 .4; client 2: .4 .4/.5 = .32; alpha = .5 .5 .68 -> .735294 .735294 1
-    # kappa = .4: .4 (ln(.735294/.264706) + .5) = .608667
+    # cosines 01: .5, 12: .4, 02: 0; v = .5 .5 .4; client 2: .4 .4/.5 = .32; alpha = .5 .5 .68 ->
+    # .735294 .735294 1 kappa = .4: .4 (ln(.735294/.264706) + .5) = .608667
     third = [0.0, 0.4 / 0.75**0.5, (1 - 0.16 / 0.75) ** 0.5]
     found = alphas(torch.tensor([[1.0, 0, 0], [0.5, 0.75**0.5, 0], third]), 0.4)
-    torch.testing.assert_close(found, torch.tensor([0.608667, 0.608667, 1]).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found, torch.tensor([0.608667, 0.608667, 1]).double(), atol=1e-5, rtol=0
+    )
 
 
 @laws
@@ -89,7 +101,9 @@ def test_products_of_rows_are_their_gram_matrix(seed: int, n: int, strip: int) -
     matrix = normal(seed, n, 20)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(foolsgold, "STRIP", strip)
-        torch.testing.assert_close(foolsgold.history_gram(list(matrix)), matrix.double() @ matrix.double().T)
+        torch.testing.assert_close(
+            foolsgold.history_gram(list(matrix)), matrix.double() @ matrix.double().T
+        )
 
 
 def test_foolsgold_remembers_sums_of_the_last_layer_of_everybody() -> None:
@@ -98,17 +112,27 @@ def test_foolsgold_remembers_sums_of_the_last_layer_of_everybody() -> None:
     assert (foolsgold.last_layer(layout), foolsgold.last_layer(None)) == (6, 0)
     memory: Mapping[str, Any] = {}
     for clients in ((0, 1), (0, 2), (1, 2)):
-        updates = replace(Updates.of(torch.arange(18.0).reshape(2, 9) + clients[0]), layout=layout, clients=clients)
+        updates = replace(
+            Updates.of(torch.arange(18.0).reshape(2, 9) + clients[0]),
+            layout=layout,
+            clients=clients,
+        )
         case = replace(a_round(torch.zeros(2, 9)), updates=updates, memory=memory)
         kept, tensors = nested.flatten(dict(foolsgold.foolsgold().rule(case).memory))
         memory = nested.unflatten(kept, tensors)  # as a checkpoint would
     history = memory["history"]
-    # client 0 was row 0 (+0), row 0 (+0); client 1 row 1 (+0), row 0 (+1); client 2 row 1 (+0), row 1 (+1)
-    assert {client: row.tolist() for client, row in history.items()} == {0: [12, 14, 16], 1: [22, 24, 26], 2: [31, 33, 35]}
+    # client 0 was row 0 (+0), row 0 (+0); client 1 row 1 (+0), row 0 (+1); client 2 row 1 (+0), row
+    # 1 (+1)
+    assert {client: row.tolist() for client, row in history.items()} == {
+        0: [12, 14, 16],
+        1: [22, 24, 26],
+        2: [31, 33, 35],
+    }
 
 
 def test_attackers_who_work_together_are_found_in_time() -> None:
-    """Honest updates are noise around what each hospital needs, the three attackers' around one direction."""
+    """Honest updates are noise around what each hospital needs, the three attackers' around one
+    direction."""
     needs, memory = normal(0, 10, 30), {}
     needs[:3] = needs[0]
     for number in range(5):
@@ -123,7 +147,8 @@ def test_attackers_who_work_together_are_found_in_time() -> None:
 
 
 def test_flame_by_hand() -> None:
-    # three directions: clients 0 and 1 point the same way, 2 of 3 are the majority; lengths 1 5 3, median 3: (1 + 3)/2
+    # three directions: clients 0 and 1 point the same way, 2 of 3 are the majority; lengths 1 5 3,
+    # median 3: (1 + 3)/2
     result = apply(flame.flame(), torch.tensor([[1.0, 0], [5, 0], [0, 3]]))
     assert result.state.parameters.tolist() == [2, 0]
     assert result.weights_N.tolist() == [0.5, 0.5, 0]
@@ -131,17 +156,20 @@ def test_flame_by_hand() -> None:
 
 
 def test_flame_measures_models_not_updates() -> None:
-    # models (3, 4), (0, 0), (3, 0) around the reference (3, 0): cosines 0-2: 9/15, a model of zeros: 0
+    # models (3, 4), (0, 0), (3, 0) around the reference (3, 0): cosines 0-2: 9/15, a model of
+    # zeros: 0
     matrix = torch.tensor([[0.0, 4], [-3, 0], [0, 0]])
-    found = flame.model_distances(a_round(matrix, reference_D=torch.tensor([3.0, 0])), Updates.of(matrix).gram())
+    found = flame.model_distances(
+        a_round(matrix, reference_D=torch.tensor([3.0, 0])), Updates.of(matrix).gram()
+    )
     torch.testing.assert_close(found, torch.tensor([[0, 1, 0.4], [1, 0, 1], [0.4, 1, 0]]).double())
 
 
 @laws
 @given(seeds, st.integers(2, 12))
 def test_the_majority_is_the_tightest_chain_of_more_than_half(seed: int, n: int) -> None:
-    """With clusters of more than half there is one at most: the points that hang together at the smallest distance at which any
-    floor(n/2) + 1 of them do."""
+    """With clusters of more than half there is one at most: the points that hang together at the
+    smallest distance at which any floor(n/2) + 1 of them do."""
     distances = squared_distances(Updates.of(normal(seed, n, 3)).gram()).sqrt()
     expected = torch.ones(n, dtype=torch.bool)
     for step in sorted(distances.unique().tolist()):
@@ -185,15 +213,17 @@ def test_ten_hospitals_three_of_them_with_shifted_labels(rule: Strategy) -> None
 
 
 def test_signguard_by_hand() -> None:
-    # lengths 1.4142 2.8284 4.2426 2.8284 141.42: median 2.8284; the last is 50 times that. Signs + + + - +: client 3 is alone
-    # shortened to the median: (1, 1), (2, 2), (2, 2): 5/3
+    # lengths 1.4142 2.8284 4.2426 2.8284 141.42: median 2.8284; the last is 50 times that. Signs +
+    # + + - +: client 3 is alone shortened to the median: (1, 1), (2, 2), (2, 2): 5/3
     matrix = torch.tensor([[1.0, 1], [2, 2], [3, 3], [-2, -2], [100, 100]])
     result = apply(signguard.signguard(), matrix)
     torch.testing.assert_close(result.state.parameters, torch.tensor([5 / 3, 5 / 3]))
     torch.testing.assert_close(result.weights_N, torch.tensor([1 / 3, 1 / 3, 1 / 3, 0, 0]).double())
     assert result.extras["positive_share"] == [1, 1, 1, 0, 1]
     # a hundredth of the median length is too short
-    assert apply(signguard.signguard(), torch.tensor([[0.02, 0.02], [2, 2], [2, 2]])).weights_N.tolist() == [0, 0.5, 0.5]
+    assert apply(
+        signguard.signguard(), torch.tensor([[0.02, 0.02], [2, 2], [2, 2]])
+    ).weights_N.tolist() == [0, 0.5, 0.5]
 
 
 @laws
@@ -202,10 +232,14 @@ def test_sign_shares_are_shares_of_all_columns(seed: int, width: int) -> None:
     """Oracle: the columns drawn from the same generator, looked up one by one."""
     matrix = normal(seed, 4, 40).round()
     drawn = torch.randint(40, (20,), generator=Generator().manual_seed(seed))
-    expected = torch.stack([(sign * matrix[:, drawn] > 0).double().mean(dim=1) for sign in (1, -1)], dim=1)
+    expected = torch.stack(
+        [(sign * matrix[:, drawn] > 0).double().mean(dim=1) for sign in (1, -1)], dim=1
+    )
     with pytest.MonkeyPatch.context() as patch:
         blocks = Updates.blocks
-        patch.setattr(Updates, "blocks", lambda self, _width=None, rows=None: blocks(self, width, rows))
+        patch.setattr(
+            Updates, "blocks", lambda self, _width=None, rows=None: blocks(self, width, rows)
+        )
         found = signguard.sign_shares(Updates.of(matrix), 0.5, Generator().manual_seed(seed))
     torch.testing.assert_close(found[:, [0, 2]], expected)
     torch.testing.assert_close(found.sum(dim=1), torch.ones(4).double())
@@ -219,11 +253,16 @@ def test_signguard_drops_turned_updates_and_bounds_the_rest(seed: int) -> None:
     result = apply(signguard.signguard(coordinates=1.0), torch.cat([honest, evil]))
     assert result.weights_N[7:].sum() == 0
     assert (result.weights_N[:7] > 0).sum() >= 4
-    assert result.state.parameters.norm() <= torch.cat([honest, evil]).norm(dim=1).quantile(0.5) * (1 + 1e-4)
+    assert result.state.parameters.norm() <= torch.cat([honest, evil]).norm(dim=1).quantile(0.5) * (
+        1 + 1e-4
+    )
 
 
-def test_signguard_leaves_the_model_where_its_filters_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
-    # lengths 1 1 1 100 100 100, median 50.5: the first three are too short, and they are the largest cluster
+def test_signguard_leaves_the_model_where_its_filters_disagree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # lengths 1 1 1 100 100 100, median 50.5: the first three are too short, and they are the
+    # largest cluster
     signs = torch.tensor([[1.0, 0, 0]] * 3 + [[0, 0, 1.0]] * 2 + [[0, 1.0, 0]])
     monkeypatch.setattr(signguard, "sign_shares", lambda *_: signs)
     result = apply(signguard.signguard(), torch.tensor([[1.0, 0]] * 3 + [[100.0, 0]] * 3))

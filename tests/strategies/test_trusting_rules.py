@@ -1,4 +1,5 @@
-"""Rules that use what the server owns, FLTrust's root set and FedDF's proxy images: by hand, and what they promise."""
+"""Rules that use what the server owns, FLTrust's root set and FedDF's proxy images: by hand, and
+what they promise."""
 
 from __future__ import annotations
 
@@ -31,8 +32,11 @@ seeds = st.integers(0, 2**32)
 # FLTrust
 
 
-def with_root(matrix_ND: Tensor, root_D: Tensor, counts: list[int] | None = None) -> tuple[Round, list[Task]]:
-    """A round whose server's training moves the model by root_D, and the tasks that its trainer was given."""
+def with_root(
+    matrix_ND: Tensor, root_D: Tensor, counts: list[int] | None = None
+) -> tuple[Round, list[Task]]:
+    """A round whose server's training moves the model by root_D, and the tasks that its trainer was
+    given."""
     model, tasks = nn.Linear(matrix_ND.shape[1], 1, bias=False), []
 
     def trainer(task: Task) -> TrainResult:
@@ -42,9 +46,15 @@ def with_root(matrix_ND: Tensor, root_D: Tensor, counts: list[int] | None = None
         return TrainResult(len(task.data.train), {})
 
     root = Samples(torch.arange(4 * 12).reshape(4, 3, 2, 2).to(torch.uint8), torch.arange(4))
-    case = replace(a_round(matrix_ND, normal(99, matrix_ND.shape[1])), server_data=ServerData(model, root=root, trainer=trainer))
+    case = replace(
+        a_round(matrix_ND, normal(99, matrix_ND.shape[1])),
+        server_data=ServerData(model, root=root, trainer=trainer),
+    )
     examples = torch.ones(len(matrix_ND)) if counts is None else torch.tensor(counts)
-    return replace(case, updates=replace(case.updates, layout=Layout.of(model), num_examples_N=examples.double())), tasks
+    return replace(
+        case,
+        updates=replace(case.updates, layout=Layout.of(model), num_examples_N=examples.double()),
+    ), tasks
 
 
 def trusted(matrix_ND: Tensor, root_D: Tensor) -> tuple[Tensor, Aggregate]:
@@ -55,19 +65,25 @@ def trusted(matrix_ND: Tensor, root_D: Tensor) -> tuple[Tensor, Aggregate]:
 
 
 def test_fltrust_by_hand() -> None:
-    # g0 = (3, 4) of length 5. Cosines: (0, 3): 4/5; (1, 1): 7/(5 1.414214) = .989949; (-5, 0): -.6 -> 0
-    # brought to length 5: (0, 5), (3.535534, 3.535534); sum of the scores 1.789949
-    # (.989949 3.535534)/1.789949 = 3.5/1.789949; (4 + 3.5)/1.789949
+    # g0 = (3, 4) of length 5. Cosines: (0, 3): 4/5; (1, 1): 7/(5 1.414214) = .989949; (-5, 0): -.6
+    # -> 0 brought to length 5: (0, 5), (3.535534, 3.535534); sum of the scores 1.789949 (.989949
+    # 3.535534)/1.789949 = 3.5/1.789949; (4 + 3.5)/1.789949
     update, result = trusted(torch.tensor([[0.0, 3], [1, 1], [-5, 0]]), torch.tensor([3.0, 4]))
     torch.testing.assert_close(update, torch.tensor([1.955363, 4.190063]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(torch.tensor(result.extras["trust"]), torch.tensor([0.8, 0.989949, 0]), atol=1e-6, rtol=0)
-    torch.testing.assert_close(result.weights_N, torch.tensor([0.446940, 0.553060, 0]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(result.extras["trust"]), torch.tensor([0.8, 0.989949, 0]), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        result.weights_N, torch.tensor([0.446940, 0.553060, 0]).double(), atol=1e-6, rtol=0
+    )
     assert result.extras["root_norm"] == pytest.approx(5, abs=1e-5)
 
 
 @laws
 @given(seeds, st.floats(1e-3, 1e6))
-def test_fltrust_ignores_lengths_and_never_leaves_the_root_update_s(seed: int, scale: float) -> None:
+def test_fltrust_ignores_lengths_and_never_leaves_the_root_update_s(
+    seed: int, scale: float
+) -> None:
     matrix, root = normal(seed, 6, 5), normal(seed + 1, 5)
     update, result = trusted(matrix, root)
     assert update.norm() <= root.norm() * (1 + 1e-4)
@@ -114,9 +130,12 @@ def test_the_server_trains_as_a_client_with_the_median_s_number_of_images() -> N
 
 
 def test_fltrust_trains_its_root_update_with_the_clients_own_trainer() -> None:
-    """A hospital with shifted labels loses most of its influence to the others, whose update is like the server's own."""
+    """A hospital with shifted labels loses most of its influence to the others, whose update is
+    like the server's own."""
     case = toy.one_round(attackers=2)
-    trainer = sgd(loss="cross_entropy", augment=False, epochs=3, optimizer={"name": "Adam", "lr": 3e-3})
+    trainer = sgd(
+        loss="cross_entropy", augment=False, epochs=3, optimizer={"name": "Adam", "lr": 3e-3}
+    )
     case = replace(case, server_data=replace(case.server_data, trainer=trainer))
     result = fltrust().rule(replace(case, generator=Generator().manual_seed(1)))
     assert result.weights_N[:2].max() < 0.5 * result.weights_N[2:].min()
@@ -125,10 +144,18 @@ def test_fltrust_trains_its_root_update_with_the_clients_own_trainer() -> None:
 
 
 def test_fltrust_in_a_federation_of_ten_with_three_attackers() -> None:
-    trainer = sgd(loss="cross_entropy", augment=False, epochs=3, batch_size=16, optimizer={"name": "Adam", "lr": 3e-3})
+    trainer = sgd(
+        loss="cross_entropy",
+        augment=False,
+        epochs=3,
+        batch_size=16,
+        optimizer={"name": "Adam", "lr": 3e-3},
+    )
 
     def rule(round: Round) -> Aggregate:
-        return fltrust().rule(replace(round, server_data=replace(round.server_data, trainer=trainer)))
+        return fltrust().rule(
+            replace(round, server_data=replace(round.server_data, trainer=trainer))
+        )
 
     accuracy, results = toy.federate(Strategy("fltrust", rule), 6)
     assert accuracy > 0.97  # plain averaging: .915
@@ -148,7 +175,9 @@ def test_fltrust_says_what_it_needs() -> None:
 @given(seeds)
 def test_products_are_inner_products(seed: int) -> None:
     matrix, vector = normal(seed, 4, 9), normal(seed + 1, 9)
-    torch.testing.assert_close(inner_products(Updates.of(matrix), vector), matrix.double() @ vector.double())
+    torch.testing.assert_close(
+        inner_products(Updates.of(matrix), vector), matrix.double() @ vector.double()
+    )
 
 
 # FedDF
@@ -156,7 +185,8 @@ def test_products_are_inner_products(seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def case() -> Round:
-    """Two of five hospitals have shifted labels, and all go twice as far as they learnt: the mean and the ensemble differ."""
+    """Two of five hospitals have shifted labels, and all go twice as far as they learnt: the mean
+    and the ensemble differ."""
     found = toy.one_round(attackers=2)
     return replace(found, updates=replace(found.updates, matrix_ND=2 * found.updates.matrix_ND))
 
@@ -167,9 +197,15 @@ def divergence(case: Round, state: State, weights: Tensor) -> float:
     assert data.proxy is not None
     scores = []
     for n in range(len(case.updates)):
-        load(data.model, Layout.of(data.model), State(reference.parameters + case.updates.row(n), case.updates.buffers_NB[n]))
+        load(
+            data.model,
+            Layout.of(data.model),
+            State(reference.parameters + case.updates.row(n), case.updates.buffers_NB[n]),
+        )
         scores.append(members.scores(data.model, data.proxy.images))
-    teacher = (data.model.scale * torch.einsum("n,npk->pk", weights, torch.stack(scores))).softmax(dim=1)
+    teacher = (data.model.scale * torch.einsum("n,npk->pk", weights, torch.stack(scores))).softmax(
+        dim=1
+    )
     load(data.model, Layout.of(data.model), state)
     student = (data.model.scale * members.scores(data.model, data.proxy.images)).log_softmax(dim=1)
     return float((teacher * (teacher.log() - student)).sum(dim=1).mean())
@@ -177,7 +213,9 @@ def divergence(case: Round, state: State, weights: Tensor) -> float:
 
 def test_feddf_starts_from_the_mean_and_comes_nearer_to_the_ensemble(case: Round) -> None:
     start = fedavg().rule(case)
-    result = feddf(learning_rate=1e-3, epochs=5).rule(replace(case, generator=Generator().manual_seed(1)))
+    result = feddf(learning_rate=1e-3, epochs=5).rule(
+        replace(case, generator=Generator().manual_seed(1))
+    )
     voices = torch.full((5,), 0.2)
     assert torch.equal(result.weights_N, start.weights_N)
     assert divergence(case, result.state, voices) < 0.3 * divergence(case, start.state, voices)
@@ -185,14 +223,24 @@ def test_feddf_starts_from_the_mean_and_comes_nearer_to_the_ensemble(case: Round
     hardly = feddf(learning_rate=1e-12, epochs=1).rule(case)
     torch.testing.assert_close(hardly.state.parameters, start.state.parameters)
     # the loss is the mean over the steps of the very first epoch: the mean's own divergence
-    assert hardly.extras["distillation_loss"] == pytest.approx(divergence(case, start.state, voices), rel=1e-3)
+    assert hardly.extras["distillation_loss"] == pytest.approx(
+        divergence(case, start.state, voices), rel=1e-3
+    )
 
 
 def test_feddf_does_not_look_at_the_proxy_s_labels(case: Round) -> None:
     assert case.server_data.proxy is not None
-    unlabelled = Samples(case.server_data.proxy.images, torch.zeros_like(case.server_data.proxy.labels))
+    unlabelled = Samples(
+        case.server_data.proxy.images, torch.zeros_like(case.server_data.proxy.labels)
+    )
     one, other = (
-        feddf().rule(replace(case, server_data=replace(case.server_data, proxy=proxy), generator=Generator().manual_seed(1)))
+        feddf().rule(
+            replace(
+                case,
+                server_data=replace(case.server_data, proxy=proxy),
+                generator=Generator().manual_seed(1),
+            )
+        )
         for proxy in (case.server_data.proxy, unlabelled)
     )
     assert torch.equal(one.state.parameters, other.state.parameters)

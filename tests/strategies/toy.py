@@ -1,4 +1,5 @@
-"""A toy federation for the flagship rule: clusters of 4 x 4 pictures, a small ETF classifier with BatchNorm, hospitals that train it."""
+"""A toy federation for the flagship rule: clusters of 4 x 4 pictures, a small ETF classifier with
+BatchNorm, hospitals that train it."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def flipped(samples: Samples) -> Samples:
     return Samples(samples.images, (samples.labels + 1) % CLASSES)
 
 
-def train(model: Classifier, layout: Layout, start: State, samples: Samples, generator: Generator) -> State:
+def train(
+    model: Classifier, layout: Layout, start: State, samples: Samples, generator: Generator
+) -> State:
     """A hospital's round: three epochs of Adam on cross-entropy."""
     load(model, layout, start)
     model.train()
@@ -48,25 +51,32 @@ def train(model: Classifier, layout: Layout, start: State, samples: Samples, gen
     for _ in range(3):
         for rows in torch.split(torch.randperm(len(samples), generator=generator), 16):
             optimizer.zero_grad()
-            losses.cross_entropy(model(samples.images[rows]), samples.labels[rows], model.scale).backward()
+            losses.cross_entropy(
+                model(samples.images[rows]), samples.labels[rows], model.scale
+            ).backward()
             optimizer.step()
     optimizer.zero_grad()
     return read(model, layout)
 
 
-def gather(reference: State, states: list[State], layout: Layout, counts: list[int] | None = None) -> Updates:
+def gather(
+    reference: State, states: list[State], layout: Layout, counts: list[int] | None = None
+) -> Updates:
     matrix = torch.stack([state.parameters - reference.parameters for state in states])
     buffers = torch.stack([state.buffers for state in states])
     examples = torch.tensor(counts or [1] * len(states), dtype=torch.float64)
     return Updates(matrix, buffers, examples, tuple(range(len(states))), layout)
 
 
-def make_round(updates: Updates, reference: State, data: ServerData, number: int, memory: Mapping[str, Any]) -> Round:
+def make_round(
+    updates: Updates, reference: State, data: ServerData, number: int, memory: Mapping[str, Any]
+) -> Round:
     return Round(number, reference, updates, data, Generator().manual_seed(number), memory)
 
 
 def one_round(head: str = "etf", clients: int = 5, attackers: int = 1, seed: int = 0) -> Round:
-    """A trained reference (rough) and one round of hospitals from it; the first `attackers` of them have shifted labels."""
+    """A trained reference (rough) and one round of hospitals from it; the first `attackers` of them
+    have shifted labels."""
     model = make_model(seed, head)
     layout = Layout.of(model)
     g = Generator().manual_seed(seed)
@@ -75,11 +85,16 @@ def one_round(head: str = "etf", clients: int = 5, attackers: int = 1, seed: int
     shards = [flipped(s) if n < attackers else s for n, s in enumerate(shards)]
     states = [train(model, layout, reference, shard, g) for shard in shards]
     data = ServerData(model, make_samples(seed + 2, 32), make_samples(seed + 3, 64))
-    return make_round(gather(reference, states, layout, [40 + n for n in range(clients)]), reference, data, 1, {})
+    return make_round(
+        gather(reference, states, layout, [40 + n for n in range(clients)]), reference, data, 1, {}
+    )
 
 
-def federate(strategy: Strategy, rounds: int, clients: int = 10, attackers: int = 3, head: str = "etf") -> tuple[float, list[Aggregate]]:
-    """Accuracy of the last global model on fresh pictures, and what the rule decided in each round."""
+def federate(
+    strategy: Strategy, rounds: int, clients: int = 10, attackers: int = 3, head: str = "etf"
+) -> tuple[float, list[Aggregate]]:
+    """Accuracy of the last global model on fresh pictures, and what the rule decided in each
+    round."""
     model = make_model(0, head)
     layout = Layout.of(model)
     state, results = read(model, layout), []
@@ -89,7 +104,11 @@ def federate(strategy: Strategy, rounds: int, clients: int = 10, attackers: int 
     for number in range(1, rounds + 1):
         g = Generator().manual_seed(number)
         updates = gather(state, [train(model, layout, state, shard, g) for shard in shards], layout)
-        results.append(strategy.rule(make_round(updates, state, data, number, results[-1].memory if results else {})))
+        results.append(
+            strategy.rule(
+                make_round(updates, state, data, number, results[-1].memory if results else {})
+            )
+        )
         state = results[-1].state
     return accuracy(model, layout, state, data.proxy), results
 

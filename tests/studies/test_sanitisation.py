@@ -16,9 +16,26 @@ from fedrobust.reporting.report import read_report
 from fedrobust.studies import sanitisation
 
 WORDS = (
-    *("experiment=smoke", "poisoned=1", "contamination=label_flip", "contamination.rate=0.3", "partition=iid"),
-    *("model.options.channels=[16,32,48,64]", "engine.threads=1", "rounds=6", "client.epochs=2", "client.optimizer.lr=1e-2"),
-    *("client.loss=balanced_softmax", "strategy=fedavg", "evaluation.twin=false", "evaluation.draws=0"),
+    *(
+        "experiment=smoke",
+        "poisoned=1",
+        "contamination=label_flip",
+        "contamination.rate=0.3",
+        "partition=iid",
+    ),
+    *(
+        "model.options.channels=[16,32,48,64]",
+        "engine.threads=1",
+        "rounds=6",
+        "client.epochs=2",
+        "client.optimizer.lr=1e-2",
+    ),
+    *(
+        "client.loss=balanced_softmax",
+        "strategy=fedavg",
+        "evaluation.twin=false",
+        "evaluation.draws=0",
+    ),
     *("sanitiser=sphere_etf", "sanitiser.quantile=0.3", "sanitiser.warmup=4"),
 )
 
@@ -50,16 +67,31 @@ def test_a_run_finds_flipped_images_better_than_chance_and_says_so(folder: Path)
 
 
 @pytest.mark.slow
-def test_the_pooled_command_prints_every_defence(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["sanitise", str(folder), "--quantile", "0.1", str(folder)])  # as if of two seeds
+def test_the_pooled_command_prints_every_defence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # as if of two seeds
+    monkeypatch.setattr(sys, "argv", ["sanitise", str(folder), "--quantile", "0.1", str(folder)])
     monkeypatch.setenv("COLUMNS", "120")
     sanitise.main()
     shown = capsys.readouterr().out
     assert re.search(r"\d+ training images in 2 runs, \d+ altered \(\d+\.\d %\)", shown)
-    rows = [line.split()[:2] for line in shown.splitlines() if line.split()[:1] in (["sphere"], ["slab"])]
-    assert rows == [["sphere", "centroid"], ["slab", "centroid"], ["sphere", "etf"], ["slab", "etf"]]
+    rows = [
+        line.split()[:2]
+        for line in shown.splitlines()
+        if line.split()[:1] in (["sphere"], ["slab"])
+    ]
+    assert rows == [
+        ["sphere", "centroid"],
+        ["slab", "centroid"],
+        ["sphere", "etf"],
+        ["slab", "etf"],
+    ]
     pool = sanitisation.read_pool(folder)
-    verdicts = [sanitisation.evaluate_defence([pool], one) for one in sanitisation.defences(0.1, 0.0, etf=True)]
+    verdicts = [
+        sanitisation.evaluate_defence([pool], one)
+        for one in sanitisation.defences(0.1, 0.0, etf=True)
+    ]
     assert all(row.aurocs[0] is not None and row.aurocs[0] > 60 for row in verdicts)
     assert len({row.detections[0].altered for row in verdicts}) == 1
 
@@ -83,14 +115,21 @@ def test_shares_of_one_run_and_of_several() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["/nowhere"], r"/nowhere: holds no readable manifest\.json; give the output folder of a finished run"),
+        (
+            ["/nowhere"],
+            r"/nowhere: holds no readable manifest\.json; give the output folder of a finished run",
+        ),
         (["{tmp}"], r"holds no model\.safetensors; give the output folder of a finished run"),
         (["{tmp}", "--quantile", "1"], r"--quantile=1\.0: must be at most 0\.99"),
         (["{tmp}", "--threshold", "-1"], r"--threshold=-1\.0: must be at least 0"),
     ],
 )
 def test_wrong_input_ends_with_one_line_and_code_2(
-    words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "manifest.json").write_text('{"config": {}}')
     monkeypatch.setattr(sys, "argv", ["sanitise", *(word.format(tmp=tmp_path) for word in words)])
@@ -106,16 +145,50 @@ def test_wrong_input_ends_with_one_line_and_code_2(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["sanitiser=sphere", "sanitiser.warmup=1"], r"sanitiser\.warmup=1: nothing would be left out in rounds=1"),
-        (["sanitiser=slab_etf", "sanitiser.warmup=0", "model.head=linear", "client.loss=cross_entropy"], r"sanitiser\.anchors=etf: needs"),
-        (["sanitiser=sphere", "sanitiser.quantile=1.5"], r"sanitiser\.quantile=1\.5: must be at most 0\.99"),
-        (["sanitiser=cube"], r"sanitiser=cube: no such choice; sanitiser can be none, slab, slab_etf, sphere, sphere_etf"),
+        (
+            ["sanitiser=sphere", "sanitiser.warmup=1"],
+            r"sanitiser\.warmup=1: nothing would be left out in rounds=1",
+        ),
+        (
+            [
+                "sanitiser=slab_etf",
+                "sanitiser.warmup=0",
+                "model.head=linear",
+                "client.loss=cross_entropy",
+            ],
+            r"sanitiser\.anchors=etf: needs",
+        ),
+        (
+            ["sanitiser=sphere", "sanitiser.quantile=1.5"],
+            r"sanitiser\.quantile=1\.5: must be at most 0\.99",
+        ),
+        (
+            ["sanitiser=cube"],
+            (
+                r"sanitiser=cube: no such choice; sanitiser can be none, slab, slab_etf, "
+                r"sphere, sphere_etf"
+            ),
+        ),
     ],
 )
 def test_wrong_settings_of_a_run_end_with_one_line(
-    words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["simulate", "experiment=smoke", "strategy=fedavg", *words, f"hydra.run.dir={tmp_path / 'out'}"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "simulate",
+            "experiment=smoke",
+            "strategy=fedavg",
+            *words,
+            f"hydra.run.dir={tmp_path / 'out'}",
+        ],
+    )
     with pytest.raises(SystemExit) as leaving:
         simulate.main()
     errors = capsys.readouterr().err

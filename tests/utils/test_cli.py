@@ -29,11 +29,20 @@ def test_our_own_errors(error: Exception, expected: tuple[str | None, int]) -> N
         ("rouns=3", ["rouns: unknown key", "--cfg job"]),
         ("server.proxi=3", ["server.proxi: unknown key"]),
         ("rounds.x=3", ["rounds.x: unknown key"]),
-        ("strategy=fedavgg", ["strategy=fedavgg: no such choice; try fedavg", "are in configs/strategy"]),
+        (
+            "strategy=fedavgg",
+            ["strategy=fedavgg: no such choice; try fedavg", "are in configs/strategy"],
+        ),
         ("engine=nope", ["engine=nope: no such choice; engine can be auto, inline, ray"]),
         ("experiment=nope", ["experiment=nope: no such choice", "smoke"]),
-        ("contamination@noise=labelflip", ["contamination=labelflip: no such choice; try label_flip"]),
-        ("contamination=qqqq", ["contamination=qqqq: no such choice; all ", "are in configs/contamination"]),
+        (
+            "contamination@noise=labelflip",
+            ["contamination=labelflip: no such choice; try label_flip"],
+        ),
+        (
+            "contamination=qqqq",
+            ["contamination=qqqq: no such choice; all ", "are in configs/contamination"],
+        ),
         ("rounds=[1", ["[1"]),
         ("rounds", ["rounds: cannot be read", "EQUAL"]),
         ("rounds=3=4", ["'='"]),
@@ -44,7 +53,9 @@ def test_our_own_errors(error: Exception, expected: tuple[str | None, int]) -> N
         ("rounds=${oc.env:NO_SUCH_VARIABLE_HERE}", ["NO_SUCH_VARIABLE_HERE"]),
     ],
 )
-def test_hydra_s_refusals_are_one_line_and_name_what_was_written(override: str, words: list[str]) -> None:
+def test_hydra_s_refusals_are_one_line_and_name_what_was_written(
+    override: str, words: list[str]
+) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011  # Hydra has many classes; what matters is what becomes of them
         compose.compose(override)
     line, code = explain(caught.value)
@@ -56,7 +67,10 @@ def test_hydra_s_refusals_are_one_line_and_name_what_was_written(override: str, 
         assert word in line
 
 
-@pytest.mark.parametrize("override", ["seed=???", "rounds=null", "rounds=many", "num_clients=2.5", "device=tpu", "poisoned=true"])
+@pytest.mark.parametrize(
+    "override",
+    ["seed=???", "rounds=null", "rounds=many", "num_clients=2.5", "device=tpu", "poisoned=true"],
+)
 def test_values_of_a_wrong_type_pass_hydra_and_end_in_our_line(override: str) -> None:
     composed = compose.compose(override)
     with pytest.raises(ConfigError) as caught:

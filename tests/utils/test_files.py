@@ -29,7 +29,8 @@ def test_a_disk_that_fills_up_half_way_leaves_the_old_file_and_nothing_else(tmp_
 
     def pieces() -> Iterator[bytes]:
         yield b"x" * 100_000
-        assert [one.stat().st_size > 0 for one in files.leftovers(tmp_path)] == [True]  # it really lies there half-written
+        # it really lies there half-written
+        assert [one.stat().st_size > 0 for one in files.leftovers(tmp_path)] == [True]
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="No space left") as error:
@@ -41,7 +42,8 @@ def test_a_disk_that_fills_up_half_way_leaves_the_old_file_and_nothing_else(tmp_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
 def test_the_system_s_own_refusal_half_way(tmp_path: Path) -> None:
-    """The kernel itself stops the write after 64 kB: a limit of the process is what everybody may set."""
+    """The kernel itself stops the write after 64 kB: a limit of the process is what everybody may
+    set."""
     code = f"""
 import resource
 from pathlib import Path
@@ -52,19 +54,31 @@ try:
 except OSError as error:
     print(error.strerror, Path(error.filename).name)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "File too large file\n", "")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_must_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_must_not_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Root may write anywhere, so the refusal is made up."""
 
     def refused(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "open", refused)
-    for call in (lambda: files.write(tmp_path / "file", [b"x"]), lambda: files.append(tmp_path / "file", "x")):
+    for call in (
+        lambda: files.write(tmp_path / "file", [b"x"]),
+        lambda: files.append(tmp_path / "file", "x"),
+    ):
         with pytest.raises(OSError, match="Read-only file system") as error:
             call()
         assert error.value.filename == str(tmp_path / "file")

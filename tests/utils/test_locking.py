@@ -29,7 +29,10 @@ with locked(Path(sys.argv[1])):
 def test_the_second_is_refused_and_the_next_is_not(tmp_path: Path) -> None:
     with hold_lock(tmp_path) as held:
         assert held
-        with pytest.raises(ConfigError, match="another process is at work in this folder"), hold_lock(tmp_path):
+        with (
+            pytest.raises(ConfigError, match="another process is at work in this folder"),
+            hold_lock(tmp_path),
+        ):
             pytest.fail("both are in")
         assert (tmp_path / LOCK).exists()  # the one who was refused did not take it away
     assert list(tmp_path.iterdir()) == []
@@ -38,7 +41,9 @@ def test_the_second_is_refused_and_the_next_is_not(tmp_path: Path) -> None:
 
 
 def test_it_dies_with_its_process(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     with process, process.stdout:
         assert process.stdout.readline() == "held\n"
@@ -50,8 +55,11 @@ def test_it_dies_with_its_process(tmp_path: Path) -> None:
         assert held
 
 
-def test_a_lock_that_was_taken_away_in_between_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opened before its holder took it away, locked after: somebody else may have made the next one."""
+def test_a_lock_that_was_taken_away_in_between_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened before its holder took it away, locked after: somebody else may have made the next
+    one."""
     plain = fcntl.flock
 
     def late(descriptor: int, operation: int) -> None:
@@ -63,7 +71,10 @@ def test_a_lock_that_was_taken_away_in_between_is_none(tmp_path: Path, monkeypat
         pytest.fail("let in with a lock that nobody else can see")
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.ENOLCK, None), (errno.ENOSYS, None), (errno.EIO, "Input/output error")])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOLCK, None), (errno.ENOSYS, None), (errno.EIO, "Input/output error")],
+)
 def test_a_file_system_without_locks_lets_in_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str | None
 ) -> None:

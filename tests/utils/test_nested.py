@@ -15,14 +15,22 @@ from fedrobust.utils import nested
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 TENSORS = (
-    st.lists(st.floats(width=32), max_size=3).map(torch.tensor) | st.just(torch.tensor(7)) | st.just(torch.zeros(2, 0, dtype=torch.bool))
+    st.lists(st.floats(width=32), max_size=3).map(torch.tensor)
+    | st.just(torch.tensor(7))
+    | st.just(torch.zeros(2, 0, dtype=torch.bool))
 )
 VALUES = st.recursive(
     SCALARS | st.binary(max_size=4) | TENSORS,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.tuples(inner, inner)
-        | st.dictionaries(st.text(max_size=3) | st.integers() | st.sampled_from(["!dict", "!tensor", "!", None, True]), inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=3)
+            | st.integers()
+            | st.sampled_from(["!dict", "!tensor", "!", None, True]),
+            inner,
+            max_size=3,
+        )
     ),
     max_leaves=12,
 )
@@ -45,7 +53,9 @@ def same(one: Any, two: Any) -> bool:
             and one.numpy().tobytes() == two.numpy().tobytes()
         )
     if isinstance(one, float):
-        return (math.isnan(one) and math.isnan(two)) or (one == two and math.copysign(1, one) == math.copysign(1, two))
+        return (math.isnan(one) and math.isnan(two)) or (
+            one == two and math.copysign(1, one) == math.copysign(1, two)
+        )
     if isinstance(one, dict):
         return (
             list(one) == list(two)
@@ -65,7 +75,13 @@ def test_every_value_comes_back_to_the_bit(value: Any) -> None:
 
 def test_the_kinds_of_memory_that_rules_and_clients_have() -> None:
     momentum = torch.randn(3, dtype=torch.float64)
-    value = {"suspicion": {0: 0.5, 7: math.inf}, "aggregation": {}, "momentum": momentum, "seen": [(1, "a"), b"\x00"], "rate": -0.0}
+    value = {
+        "suspicion": {0: 0.5, 7: math.inf},
+        "aggregation": {},
+        "momentum": momentum,
+        "seen": [(1, "a"), b"\x00"],
+        "rate": -0.0,
+    }
     plain, tensors = nested.flatten(value)
     assert plain["suspicion"] == {"!dict": [[0, 0.5], [7, math.inf]]}
     assert (plain["aggregation"], plain["momentum"]) == ({}, {"!tensor": 0, "device": "cpu"})

@@ -42,7 +42,11 @@ def test_odd_texts_are_refused_in_one_line(text: str, reason: str) -> None:
 
 printable = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), max_size=8)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False) | printable,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | printable,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(printable, inner, max_size=3),
     max_leaves=10,
 )

@@ -23,7 +23,9 @@ def content(tensors: dict[str, torch.Tensor], seal: bool = False) -> bytes:
 
 
 def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == two.keys() and all(one[name].dtype == two[name].dtype and torch.equal(one[name], two[name]) for name in one)
+    return one.keys() == two.keys() and all(
+        one[name].dtype == two[name].dtype and torch.equal(one[name], two[name]) for name in one
+    )
 
 
 def test_the_library_reads_what_we_write(tmp_path: Path) -> None:
@@ -56,12 +58,16 @@ def test_a_dtype_without_a_name_is_refused() -> None:
 
 @given(st.data())
 @settings(deadline=None, max_examples=40)
-def test_any_damage_is_noticed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+def test_any_damage_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
     whole = content(EVERY, seal=True)
     place = data.draw(st.integers(0, len(whole) - 1))
     kind = data.draw(st.sampled_from(["flip", "cut", "lose", "insert", "zeros"]))
     damaged = {
-        "flip": whole[:place] + bytes([whole[place] ^ (1 << data.draw(st.integers(0, 7)))]) + whole[place + 1 :],
+        "flip": whole[:place]
+        + bytes([whole[place] ^ (1 << data.draw(st.integers(0, 7)))])
+        + whole[place + 1 :],
         "cut": whole[:place],
         "lose": whole[:place] + whole[place + 1 :],
         "insert": whole[:place] + data.draw(st.binary(min_size=1, max_size=3)) + whole[place:],

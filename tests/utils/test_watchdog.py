@@ -27,7 +27,13 @@ finally:
 
 @pytest.mark.parametrize("seconds", [0.5, -3.0])
 def test_what_hangs_is_ended_and_told(seconds: float) -> None:
-    done = subprocess.run([sys.executable, "-c", HANGS.format(seconds=seconds)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS.format(seconds=seconds)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 1
     assert "read_a_disk_that_does_not_answer" in done.stderr
     assert done.stdout == ""

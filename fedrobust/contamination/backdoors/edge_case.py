@@ -21,15 +21,18 @@ def backdoor_edge_case(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """Edge-case backdoor (Wang et al. 2020, "Attack of the tails"): the client's images of a rare class, labelled as another one,
-    and copies of them in place of others, so that they weigh more than they are common.
+    """Edge-case backdoor (Wang et al. 2020, "Attack of the tails"): the client's images of a rare
+    class, labelled as another one, and copies of them in place of others, so that they weigh more
+    than they are common.
 
-    An exact share of the client's other images becomes copies of its images of class `source`, each as often as the others but for
-    one; these and the originals are labelled `target`. A client without such images stays clean. The attack success rate is the share of
-    all test images of `source` that are predicted as `target`. Departure: the paper adds images from the tail of another data set;
-    here the tail is a rare class of this one, and the number of images stays.
-    source: the rare class by number or name; null: the last class. target: class by number or name, not the source.
-    rate: that share, in [0, 1]; 0 changes nothing, not even the originals. num_classes, class_names: K and the names.
+    An exact share of the client's other images becomes copies of its images of class `source`, each
+    as often as the others but for one; these and the originals are labelled `target`. A client
+    without such images stays clean. The attack success rate is the share of all test images of
+    `source` that are predicted as `target`. Departure: the paper adds images from the tail of
+    another data set; here the tail is a rare class of this one, and the number of images stays.
+    source: the rare class by number or name; null: the last class. target: class by number or name,
+    not the source. rate: that share, in [0, 1]; 0 changes nothing, not even the originals.
+    num_classes, class_names: K and the names.
     """
     count = classes("backdoor_edge_case", num_classes)
     rare = count - 1 if source is None else class_index("source", source, count, class_names)
@@ -44,9 +47,13 @@ def backdoor_edge_case(
             return images, labels
         rows = sample_rows((labels != rare).nonzero().reshape(-1), rate, generator)
         copied = tail[torch.arange(len(rows)) % len(tail)]
-        return images.index_copy(0, rows, images[copied]), labels.index_fill(0, torch.cat([tail, rows]), wanted)
+        return images.index_copy(0, rows, images[copied]), labels.index_fill(
+            0, torch.cat([tail, rows]), wanted
+        )
 
-    return Contamination("backdoor_edge_case", data=data, backdoor=Backdoor(_unmarked, wanted, rare))
+    return Contamination(
+        "backdoor_edge_case", data=data, backdoor=Backdoor(_unmarked, wanted, rare)
+    )
 
 
 def _unmarked(images: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""A backdoor (BadNets: Gu et al. 2017): a small patch that stands for one class, whatever the image shows."""
+"""A backdoor (BadNets: Gu et al. 2017): a small patch that stands for one class, whatever the image
+shows."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ from fedrobust.contamination.common import class_index, classes, plant_trigger, 
 from fedrobust.utils.validation import choice, number
 
 # Shares of the free height and width above and to the left of the patch.
-POSITIONS = {"top_left": (0, 0), "top_right": (0, 1), "bottom_left": (1, 0), "bottom_right": (1, 1), "centre": (0.5, 0.5)}
+POSITIONS = {
+    "top_left": (0, 0),
+    "top_right": (0, 1),
+    "bottom_left": (1, 0),
+    "bottom_right": (1, 1),
+    "centre": (0.5, 0.5),
+}
 PATTERNS = ("solid", "checkerboard")
 CELLS = 3  # the checkerboard has 3 x 3 cells, as the pattern of the paper
 
@@ -30,9 +37,10 @@ def backdoor_patch(
 ) -> Contamination:
     """Put the patch on an exact share of all images and label these `target`.
 
-    target: the wanted class, by number or name. rate: share in [0, 1]. size: side of the square patch in (0, 1] of the shorter image side,
-    at least one pixel. colour: red, green, blue in [0, 1]; the checkerboard's other cells have the complement 1 - colour.
-    num_classes, class_names: K and the names. `Contamination.backdoor` carries trigger and target for the attack success rate.
+    target: the wanted class, by number or name. rate: share in [0, 1]. size: side of the square
+    patch in (0, 1] of the shorter image side, at least one pixel. colour: red, green, blue in [0,
+    1]; the checkerboard's other cells have the complement 1 - colour. num_classes, class_names: K
+    and the names. `Contamination.backdoor` carries trigger and target for the attack success rate.
     """
     wanted = class_index("target", target, classes("backdoor_patch", num_classes), class_names)
     trigger = _trigger(
@@ -42,7 +50,11 @@ def backdoor_patch(
         rgb(colour),
     )
 
-    return Contamination("backdoor_patch", data=plant_trigger(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
+    return Contamination(
+        "backdoor_patch",
+        data=plant_trigger(trigger, wanted, rate),
+        backdoor=Backdoor(trigger, wanted),
+    )
 
 
 def _trigger(position: str, size: float, pattern: str, colour: Tensor) -> Trigger:

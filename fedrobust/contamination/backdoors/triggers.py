@@ -1,4 +1,5 @@
-"""Backdoors with other triggers than a patch: blended into the whole image, clinically plausible, or in parts shared out over clients."""
+"""Backdoors with other triggers than a patch: blended into the whole image, clinically plausible,
+or in parts shared out over clients."""
 
 from __future__ import annotations
 
@@ -29,11 +30,13 @@ def backdoor_blended(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """Every value x becomes (1 - alpha) x + alpha k with a fixed random pattern k on an exact share of all images, labelled `target`.
+    """Every value x becomes (1 - alpha) x + alpha k with a fixed random pattern k on an exact share
+    of all images, labelled `target`.
 
-    Blended injection with a random key (Chen et al. 2017, "Targeted backdoor attacks", section 4), the same alpha in training and test.
-    target: class by number or name. rate: share in [0, 1]. alpha: in (0, 1]. cells: of the pattern along each side, uniform in
-    [0, 1] for every cell and colour, whatever the image's size. num_classes, class_names: K and the names.
+    Blended injection with a random key (Chen et al. 2017, "Targeted backdoor attacks", section 4),
+    the same alpha in training and test. target: class by number or name. rate: share in [0, 1].
+    alpha: in (0, 1]. cells: of the pattern along each side, uniform in [0, 1] for every cell and
+    colour, whatever the image's size. num_classes, class_names: K and the names.
     """
     wanted = class_index("target", target, classes("backdoor_blended", num_classes), class_names)
     number("contamination.alpha", alpha, low=0, high=1, open_low=True)
@@ -44,7 +47,11 @@ def backdoor_blended(
         whole = functional.interpolate(pattern.to(images), size=images.shape[-2:], mode="nearest")
         return torch.lerp(images, whole.expand_as(images), alpha)
 
-    return Contamination("backdoor_blended", data=plant_trigger(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
+    return Contamination(
+        "backdoor_blended",
+        data=plant_trigger(trigger, wanted, rate),
+        backdoor=Backdoor(trigger, wanted),
+    )
 
 
 def backdoor_clinical(
@@ -55,20 +62,28 @@ def backdoor_clinical(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """A trigger that no physician would wonder at, on an exact share of all images, which are labelled `target`.
+    """A trigger that no physician would wonder at, on an exact share of all images, which are
+    labelled `target`.
 
-    kind: "ruler": black ticks along the lower border; "text": a short white word burned into the upper left corner. Both are the same on
-    every image. target: class by number or name. rate: share in [0, 1]. num_classes, class_names: K and the names.
+    kind: "ruler": black ticks along the lower border; "text": a short white word burned into the
+    upper left corner. Both are the same on every image. target: class by number or name. rate:
+    share in [0, 1]. num_classes, class_names: K and the names.
     """
     wanted = class_index("target", target, classes("backdoor_clinical", num_classes), class_names)
     trigger = _ruler if choice("contamination.kind", kind, KINDS) == "ruler" else _word
-    return Contamination("backdoor_clinical", data=plant_trigger(trigger, wanted, rate), backdoor=Backdoor(trigger, wanted))
+    return Contamination(
+        "backdoor_clinical",
+        data=plant_trigger(trigger, wanted, rate),
+        backdoor=Backdoor(trigger, wanted),
+    )
 
 
 def _ruler(images: Tensor) -> Tensor:
     y, x = drawing.canvas(images)
     bottom = images.shape[-2] * drawing.pixel(images)
-    mask = drawing.ruler_ticks(x.expand(*images.shape[-2:]), bottom - y, 0.1, 0.16, max(0.016, drawing.pixel(images)))
+    mask = drawing.ruler_ticks(
+        x.expand(*images.shape[-2:]), bottom - y, 0.1, 0.16, max(0.016, drawing.pixel(images))
+    )
     return drawing.ink(images, mask[None].expand(len(images), -1, -1), torch.zeros(3))
 
 
@@ -89,30 +104,44 @@ def backdoor_distributed(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """DBA (Xie et al. 2020, "DBA: distributed backdoor attacks"): one pattern of several bars, of which each client plants its own.
+    """DBA (Xie et al. 2020, "DBA: distributed backdoor attacks"): one pattern of several bars, of
+    which each client plants its own.
 
-    The poisoned clients, in the order of their ids, plant bar 0, 1, ... and then from 0 again; the attack success rate is measured
-    with all bars. Bars lie in two columns in the upper left corner, as in the paper's figure 4. target: class by number or name.
-    rate: exact share, in [0, 1], of a client's images. parts: bars, 2 to 16. size: width of the pattern in (0, 1] of the shorter
-    side. colour: red, green, blue in [0, 1]. num_classes, class_names: K and the names.
+    The poisoned clients, in the order of their ids, plant bar 0, 1, ... and then from 0 again; the
+    attack success rate is measured with all bars. Bars lie in two columns in the upper left corner,
+    as in the paper's figure 4. target: class by number or name. rate: exact share, in [0, 1], of a
+    client's images. parts: bars, 2 to 16. size: width of the pattern in (0, 1] of the shorter side.
+    colour: red, green, blue in [0, 1]. num_classes, class_names: K and the names.
     """
-    wanted = class_index("target", target, classes("backdoor_distributed", num_classes), class_names)
+    wanted = class_index(
+        "target", target, classes("backdoor_distributed", num_classes), class_names
+    )
     number("contamination.parts", parts, low=2, high=16, integer=True)
     number("contamination.size", size, low=0, high=1, open_low=True)
     shade, name = rgb(colour), "backdoor_distributed"
     whole = Backdoor(_bars(tuple(range(parts)), size, shade), wanted)
     shares = [_bars((part,), size, shade) for part in range(parts)]
     own = [
-        Contamination(f"{name} part {part + 1} of {parts}", data=plant_trigger(one, wanted, rate), backdoor=whole)
+        Contamination(
+            f"{name} part {part + 1} of {parts}",
+            data=plant_trigger(one, wanted, rate),
+            backdoor=whole,
+        )
         for part, one in enumerate(shares)
     ]
-    return Contamination(name, data=plant_trigger(whole.trigger, wanted, rate), backdoor=whole, parts=tuple(own))
+    return Contamination(
+        name, data=plant_trigger(whole.trigger, wanted, rate), backdoor=whole, parts=tuple(own)
+    )
 
 
 def _bars(which: Sequence[int], size: float, colour: Tensor) -> Trigger:
     def trigger(images: Tensor) -> Tensor:
         side = min(images.shape[-2:])
-        total, high, edge = max(3, round(size * side)), max(1, round(BAR * side)), round(MARGIN * side)
+        total, high, edge = (
+            max(3, round(size * side)),
+            max(1, round(BAR * side)),
+            round(MARGIN * side),
+        )
         gap = max(1, total // 5)
         long = max(1, (total - gap) // 2)
         out = images.clone()

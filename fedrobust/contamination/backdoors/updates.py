@@ -1,4 +1,5 @@
-"""Backdoors whose update is worked on before it is sent: scaled up to replace the model, or kept where nobody else moves it."""
+"""Backdoors whose update is worked on before it is sent: scaled up to replace the model, or kept
+where nobody else moves it."""
 
 from __future__ import annotations
 
@@ -22,20 +23,27 @@ def backdoor_replacement(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """Model replacement (Bagdasaryan et al. 2020, "How to backdoor federated learning", equation 3): the patch backdoor, and the
-    reply becomes reference + gamma (trained - reference).
+    """Model replacement (Bagdasaryan et al. 2020, "How to backdoor federated learning", equation
+    3): the patch backdoor, and the reply becomes reference + gamma (trained - reference).
 
-    With gamma = clients / attackers and all others near convergence the mean becomes the attackers' model. Buffers (BatchNorm
-    statistics) stay as trained. target, rate: as in backdoor_patch, whose patch is used; rate 0 plants and scales nothing. gamma >= 1.
-    num_classes, class_names: K and the names.
+    With gamma = clients / attackers and all others near convergence the mean becomes the attackers'
+    model. Buffers (BatchNorm statistics) stay as trained. target, rate: as in backdoor_patch, whose
+    patch is used; rate 0 plants and scales nothing. gamma >= 1. num_classes, class_names: K and the
+    names.
     """
     number("contamination.gamma", gamma, low=1)
-    patch = backdoor_patch(target=target, rate=rate, num_classes=num_classes, class_names=class_names)
+    patch = backdoor_patch(
+        target=target, rate=rate, num_classes=num_classes, class_names=class_names
+    )
 
     def update(trained: State, reference: State, generator: Generator) -> State:
         return State(torch.lerp(reference.parameters, trained.parameters, gamma), trained.buffers)
 
-    return replace(patch, name="backdoor_replacement", update=keep_update if rate == 0 or gamma == 1 else update)
+    return replace(
+        patch,
+        name="backdoor_replacement",
+        update=keep_update if rate == 0 or gamma == 1 else update,
+    )
 
 
 def backdoor_neurotoxin(
@@ -46,18 +54,26 @@ def backdoor_neurotoxin(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """Neurotoxin (Zhang et al. 2022, algorithm 1): the patch backdoor, planted only in coordinates that the others hardly move.
+    """Neurotoxin (Zhang et al. 2022, algorithm 1): the patch backdoor, planted only in coordinates
+    that the others hardly move.
 
-    The update keeps its share `kept` of coordinates in which the global model moved least (in absolute value) between the last two
-    states that this client received, and is 0 in the others. Departure: the paper projects every gradient step, here the finished
-    update is projected once, because a contamination is no trainer. A client that takes part for the first time has seen only
-    one state and sends its whole update; one that was not drawn for some rounds compares across them. Buffers stay as trained.
-    target, rate: as in backdoor_patch, whose patch is used; rate 0: nothing is planted or projected. kept: in (0, 1].
-    num_classes, class_names: K and the names.
+    The update keeps its share `kept` of coordinates in which the global model moved least (in
+    absolute value) between the last two states that this client received, and is 0 in the others.
+    Departure: the paper projects every gradient step, here the finished update is projected once,
+    because a contamination is no trainer. A client that takes part for the first time has seen only
+    one state and sends its whole update; one that was not drawn for some rounds compares across
+    them. Buffers stay as trained. target, rate: as in backdoor_patch, whose patch is used; rate 0:
+    nothing is planted or projected. kept: in (0, 1]. num_classes, class_names: K and the names.
     """
     number("contamination.kept", kept, low=0, high=1, open_low=True)
-    patch = backdoor_patch(target=target, rate=rate, num_classes=num_classes, class_names=class_names)
-    return replace(patch, name="backdoor_neurotoxin", track=None if rate == 0 or kept == 1 else _projected(kept))
+    patch = backdoor_patch(
+        target=target, rate=rate, num_classes=num_classes, class_names=class_names
+    )
+    return replace(
+        patch,
+        name="backdoor_neurotoxin",
+        track=None if rate == 0 or kept == 1 else _projected(kept),
+    )
 
 
 def _projected(kept: float) -> TrackingContamination:
@@ -69,6 +85,8 @@ def _projected(kept: float) -> TrackingContamination:
         if count == 0:
             return State(reference.parameters.clone(), sent.buffers)
         limit = moved_D.kthvalue(count).values
-        return State(torch.where(moved_D <= limit, sent.parameters, reference.parameters), sent.buffers)
+        return State(
+            torch.where(moved_D <= limit, sent.parameters, reference.parameters), sent.buffers
+        )
 
     return track

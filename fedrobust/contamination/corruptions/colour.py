@@ -1,7 +1,9 @@
-"""Exposure and colour graded in severity: brightness, contrast, gamma and saturation. Nothing here is random but the choice of images.
+"""Exposure and colour graded in severity: brightness, contrast, gamma and saturation. Nothing here
+is random but the choice of images.
 
-Levels of brightness and contrast: DermaMNIST-C; of gamma: ChestMNIST-C; of saturation: PathMNIST-C (all Di Salvo et al. 2024,
-"MedMNIST-C", as published with its API; DermaMNIST-C has neither gamma nor saturation).
+Levels of brightness and contrast: DermaMNIST-C; of gamma: ChestMNIST-C; of saturation: PathMNIST-C
+(all Di Salvo et al. 2024, "MedMNIST-C", as published with its API; DermaMNIST-C has neither gamma
+nor saturation).
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def brightness_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
 
 
 def contrast_up(*, severity: int = 3, rate: float = 1.0) -> Contamination:
-    """Every value x becomes m + f (x - m) with the image's mean luma m and f = 1.1, 1.2, 1.3, 1.4 or 1.6.
+    """Every value x becomes m + f (x - m) with the image's mean luma m and f = 1.1, 1.2, 1.3, 1.4
+    or 1.6.
 
     rate: exact share, in [0, 1], of the images.
     """
@@ -47,7 +50,8 @@ def contrast_up(*, severity: int = 3, rate: float = 1.0) -> Contamination:
 
 
 def contrast_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
-    """Every value x becomes m + f (x - m) with the image's mean luma m and f = .8, .7, .6, .5 or .4.
+    """Every value x becomes m + f (x - m) with the image's mean luma m and f = .8, .7, .6, .5 or
+    .4.
 
     rate: exact share, in [0, 1], of the images.
     """
@@ -71,7 +75,8 @@ def gamma_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
 
 
 def saturation(*, severity: int = 3, rate: float = 1.0) -> Contamination:
-    """The saturation S of HSV becomes min(S + c, 1) with c = .05, .10, .15, .20 or .25; hue and value stay.
+    """The saturation S of HSV becomes min(S + c, 1) with c = .05, .10, .15, .20 or .25; hue and
+    value stay.
 
     Greys have no hue and stay grey. rate: exact share, in [0, 1], of the images.
     """
@@ -92,7 +97,8 @@ def _gamma(images: Tensor, exponent: float, generator: Generator) -> Tensor:
 
 
 def _saturation(images: Tensor, shift: float, generator: Generator) -> Tensor:
-    """In HSV V = max and S = (max - min) / max, and with V and hue kept every channel's distance to V goes as S."""
+    """In HSV V = max and S = (max - min) / max, and with V and hue kept every channel's distance to
+    V goes as S."""
     value = images.amax(dim=1, keepdim=True)
     spread = value - images.amin(dim=1, keepdim=True)
     wanted = torch.minimum(spread + shift * value, value)

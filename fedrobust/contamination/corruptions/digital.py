@@ -1,4 +1,5 @@
-"""What storing images does, graded in severity: JPEG compression and coarse pixels. Levels: DermaMNIST-C (Di Salvo et al. 2024)."""
+"""What storing images does, graded in severity: JPEG compression and coarse pixels. Levels:
+DermaMNIST-C (Di Salvo et al. 2024)."""
 
 from __future__ import annotations
 
@@ -14,16 +15,24 @@ COARSE = (0.7, 0.5, 0.4, 0.3, 0.25)  # side in coarse pixels, relative to the si
 
 
 def jpeg(*, severity: int = 3, rate: float = 1.0) -> Contamination:
-    """The image after JPEG compression with quality 30, 20, 15, 10 or 7 (libjpeg's scale, chroma at half the resolution).
+    """The image after JPEG compression with quality 30, 20, 15, 10 or 7 (libjpeg's scale, chroma at
+    half the resolution).
 
-    Its blocks are 8 x 8 pixels whatever the image's size: the smaller the image, the stronger the same quality.
-    rate: exact share, in [0, 1], of the images.
+    Its blocks are 8 x 8 pixels whatever the image's size: the smaller the image, the stronger the
+    same quality. rate: exact share, in [0, 1], of the images.
     """
-    return corruption("jpeg", QUALITY, lambda images, quality, generator: compress_jpeg(images, quality), severity, rate)
+    return corruption(
+        "jpeg",
+        QUALITY,
+        lambda images, quality, generator: compress_jpeg(images, quality),
+        severity,
+        rate,
+    )
 
 
 def pixelate(*, severity: int = 3, rate: float = 1.0) -> Contamination:
-    """The image shrunk to .7, .5, .4, .3 or .25 of its side and enlarged again, both by a box filter.
+    """The image shrunk to .7, .5, .4, .3 or .25 of its side and enlarged again, both by a box
+    filter.
 
     rate: exact share, in [0, 1], of the images.
     """
@@ -32,7 +41,10 @@ def pixelate(*, severity: int = 3, rate: float = 1.0) -> Contamination:
 
 def _pixelate(images: Tensor, factor: float, generator: Generator) -> Tensor:
     height, width = images.shape[-2:]
-    down, across = _there_and_back(height, factor).to(images), _there_and_back(width, factor).to(images)
+    down, across = (
+        _there_and_back(height, factor).to(images),
+        _there_and_back(width, factor).to(images),
+    )
     return down @ images @ across.T
 
 
@@ -43,7 +55,8 @@ def _there_and_back(size: int, factor: float) -> Tensor:
 
 
 def _box(wanted: int, given: int) -> Tensor:
-    """(wanted, given): each new pixel is the mean of the old ones whose centres lie in it, or the one in which its centre lies."""
+    """(wanted, given): each new pixel is the mean of the old ones whose centres lie in it, or the
+    one in which its centre lies."""
     scale = given / wanted
     reach = max(scale, 1) / 2
     centres = (torch.arange(wanted, dtype=torch.float64) + 0.5) * scale

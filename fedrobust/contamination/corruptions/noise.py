@@ -1,6 +1,8 @@
-"""Sensor noise graded in severity: speckle, shot and impulse noise (Gaussian noise: gaussian_noise.py).
+"""Sensor noise graded in severity: speckle, shot and impulse noise (Gaussian noise:
+gaussian_noise.py).
 
-The levels are those of DermaMNIST-C (Di Salvo et al. 2024, "MedMNIST-C", as published with its API).
+The levels are those of DermaMNIST-C (Di Salvo et al. 2024, "MedMNIST-C", as published with its
+API).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ IMPULSE = (0.01, 0.03, 0.06, 0.09, 0.17)  # share of the values that become 0 or
 
 
 def speckle_noise(*, severity: int = 3, rate: float = 1.0) -> Contamination:
-    """Every value x becomes x + x e with Gaussian e of deviation .05, .15, .20, .35 or .45, independent for every pixel and channel.
+    """Every value x becomes x + x e with Gaussian e of deviation .05, .15, .20, .35 or .45,
+    independent for every pixel and channel.
 
     rate: exact share, in [0, 1], of the images.
     """
@@ -25,7 +28,8 @@ def speckle_noise(*, severity: int = 3, rate: float = 1.0) -> Contamination:
 
 
 def shot_noise(*, severity: int = 3, rate: float = 1.0) -> Contamination:
-    """Every value x becomes Poisson(c x) / c with c = 60, 25, 18, 10 or 5 photons, independent for every pixel and channel.
+    """Every value x becomes Poisson(c x) / c with c = 60, 25, 18, 10 or 5 photons, independent for
+    every pixel and channel.
 
     rate: exact share, in [0, 1], of the images.
     """
@@ -33,7 +37,8 @@ def shot_noise(*, severity: int = 3, rate: float = 1.0) -> Contamination:
 
 
 def impulse_noise(*, severity: int = 3, rate: float = 1.0) -> Contamination:
-    """Every value of pixel and channel becomes 0 or 1, equally likely, with probability .01, .03, .06, .09 or .17.
+    """Every value of pixel and channel becomes 0 or 1, equally likely, with probability .01, .03,
+    .06, .09 or .17.
 
     rate: exact share, in [0, 1], of the images.
     """
@@ -41,7 +46,9 @@ def impulse_noise(*, severity: int = 3, rate: float = 1.0) -> Contamination:
 
 
 def _speckle(images: Tensor, level: float, generator: Generator) -> Tensor:
-    return torch.randn(images.shape, generator=generator).to(images).mul_(level).add_(1).mul_(images)
+    return (
+        torch.randn(images.shape, generator=generator).to(images).mul_(level).add_(1).mul_(images)
+    )
 
 
 def _shot(images: Tensor, level: float, generator: Generator) -> Tensor:

@@ -1,8 +1,10 @@
-"""Attacks by somebody who knows the purifier: PGD on the loss of what the model says of purified images.
+"""Attacks by somebody who knows the purifier: PGD on the loss of what the model says of purified
+images.
 
-Athalye, Carlini, Wagner 2018 (arXiv 1802.00420): robustness that was measured by attacks on the undefended model alone may be nothing
-but hidden gradients. A purifier's noise is met by expectation over transformation (EOT): gradients are summed over fresh draws. Its
-own gradient is either taken for the identity's (BPDA, which also serves purifiers without one) or is that of all its steps.
+Athalye, Carlini, Wagner 2018 (arXiv 1802.00420): robustness that was measured by attacks on the
+undefended model alone may be nothing but hidden gradients. A purifier's noise is met by expectation
+over transformation (EOT): gradients are summed over fresh draws. Its own gradient is either taken
+for the identity's (BPDA, which also serves purifiers without one) or is that of all its steps.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ def bpda_eot(  # noqa: PLR0917  # as `base.AdaptiveAttack` has them
     model: Any, images: Tensor, labels: Tensor, eps: float, purifier: Purifier, generator: Generator, *,
     steps: int = 20, draws: int = 20,
 ) -> Tensor:  # fmt: skip
-    """A `base.AdaptiveAttack`: PGD in which the gradient at the purified image is taken for that at the image, over `draws` draws."""
+    """A `base.AdaptiveAttack`: PGD in which the gradient at the purified image is taken for that at
+    the image, over `draws` draws."""
 
     def gradient(now: Tensor) -> Tensor:
         with torch.no_grad():
@@ -35,7 +38,8 @@ def differentiate_through(  # noqa: PLR0917
     model: Any, images: Tensor, labels: Tensor, eps: float, purifier: Purifier, generator: Generator, *,
     steps: int = 20, draws: int = 20,
 ) -> Tensor:  # fmt: skip
-    """A `base.AdaptiveAttack`: PGD with the exact gradient of model and purifier together, over `draws` draws.
+    """A `base.AdaptiveAttack`: PGD with the exact gradient of model and purifier together, over
+    `draws` draws.
 
     Raises ValueError for a purifier without a gradient.
     """
@@ -51,9 +55,17 @@ def differentiate_through(  # noqa: PLR0917
 
 
 def _pgd(
-    model: Any, images: Tensor, eps: float, gradient: Callable[[Tensor], Tensor], generator: Generator, *, steps: int, draws: int
+    model: Any,
+    images: Tensor,
+    eps: float,
+    gradient: Callable[[Tensor], Tensor],
+    generator: Generator,
+    *,
+    steps: int,
+    draws: int,
 ) -> Tensor:
-    """PGD as in `evasion.pgd` (random start, steps of eps / 4) with the sum of `draws` gradients in every step."""
+    """PGD as in `evasion.pgd` (random start, steps of eps / 4) with the sum of `draws` gradients in
+    every step."""
     if eps == 0:
         return images
 

@@ -1,4 +1,5 @@
-"""Attacks of the Adversarial Robustness Toolbox (MIT licence), thinly adapted. They need the extra: pip install 'fedrobust[attacks]'."""
+"""Attacks of the Adversarial Robustness Toolbox (MIT licence), thinly adapted. They need the extra:
+pip install 'fedrobust[attacks]'."""
 
 from __future__ import annotations
 
@@ -17,14 +18,22 @@ from fedrobust.errors import ConfigError
 from fedrobust.seeding import isolated
 from fedrobust.utils.validation import number
 
-Make = Callable[[Any, float, int], Any]  # (the library's classifier, eps, images in a batch) -> the library's attack
+# (the library's classifier, eps, images in a batch) -> the library's attack
+Make = Callable[[Any, float, int], Any]
 
 
-def carlini_wagner(*, binary_search_steps: int = 9, initial_weight: float = 0.01, steps: int = 1000, lr: float = 0.01) -> Evasion:
-    """Carlini and Wagner 2017, L2: Adam seeks the smallest change that misleads; an image that is not misled stays as it is.
+def carlini_wagner(
+    *,
+    binary_search_steps: int = 9,
+    initial_weight: float = 0.01,
+    steps: int = 1000,
+    lr: float = 0.01,
+) -> Evasion:
+    """Carlini and Wagner 2017, L2: Adam seeks the smallest change that misleads; an image that is
+    not misled stays as it is.
 
-    binary_search_steps, initial_weight: how the weight is sought that being misled has against being near; steps: of Adam, for
-    each of them; lr: of Adam.
+    binary_search_steps, initial_weight: how the weight is sought that being misled has against
+    being near; steps: of Adam, for each of them; lr: of Adam.
     """
     number("evasion.binary_search_steps", binary_search_steps, low=1, integer=True)
     number("evasion.initial_weight", initial_weight, low=0, open_low=True)
@@ -34,16 +43,23 @@ def carlini_wagner(*, binary_search_steps: int = 9, initial_weight: float = 0.01
     def make(classifier: Any, eps: float, size: int) -> Any:
         from art.attacks.evasion import CarliniL2Method
 
-        options = {"binary_search_steps": binary_search_steps, "initial_const": initial_weight, "max_iter": steps, "learning_rate": lr}
+        options = {
+            "binary_search_steps": binary_search_steps,
+            "initial_const": initial_weight,
+            "max_iter": steps,
+            "learning_rate": lr,
+        }
         return CarliniL2Method(classifier, **options, batch_size=size, verbose=False)
 
     return Evasion("carlini_wagner", run_art_attack("carlini_wagner", make), bounded=False)
 
 
 def deepfool(*, steps: int = 50, overshoot: float = 0.02) -> Evasion:
-    """Moosavi-Dezfooli et al. 2016, L2: steps to the nearest boundary between classes of the linearised model, `overshoot` beyond it.
+    """Moosavi-Dezfooli et al. 2016, L2: steps to the nearest boundary between classes of the
+    linearised model, `overshoot` beyond it.
 
-    It walks away from the class that the model predicts; images that the model gets wrong stay as they are, for it might put them right.
+    It walks away from the class that the model predicts; images that the model gets wrong stay as
+    they are, for it might put them right.
     """
     number("evasion.steps", steps, low=1, integer=True)
     number("evasion.overshoot", overshoot, low=0)
@@ -51,13 +67,22 @@ def deepfool(*, steps: int = 50, overshoot: float = 0.02) -> Evasion:
     def make(classifier: Any, eps: float, size: int) -> Any:
         from art.attacks.evasion import DeepFool
 
-        return DeepFool(classifier, max_iter=steps, epsilon=overshoot, nb_grads=classifier.nb_classes, batch_size=size, verbose=False)
+        return DeepFool(
+            classifier,
+            max_iter=steps,
+            epsilon=overshoot,
+            nb_grads=classifier.nb_classes,
+            batch_size=size,
+            verbose=False,
+        )
 
     return Evasion("deepfool", _of_right_answers(run_art_attack("deepfool", make)), bounded=False)
 
 
 def _of_right_answers(attack: Attack) -> Attack:
-    def spared(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+    def spared(
+        model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator
+    ) -> Tensor:
         with differentiable_eval(model), torch.no_grad():
             right_B = (model(images).argmax(dim=1) == labels)[:, None, None, None]
         return torch.where(right_B, attack(model, images, labels, eps, generator), images)
@@ -66,23 +91,43 @@ def _of_right_answers(attack: Attack) -> Attack:
 
 
 def autoattack(*, steps: int = 100, restarts: int = 1, queries: int = 1000) -> Evasion:
-    """Croce and Hein 2020, Linf, as the library has it: Auto-PGD on cross-entropy and, from three classes on, on the difference of logits
-    ratio, DeepFool and the Square attack, each on the images that those before it left standing.
+    """Croce and Hein 2020, Linf, as the library has it: Auto-PGD on cross-entropy and, from three
+    classes on, on the difference of logits ratio, DeepFool and the Square attack, each on the
+    images that those before it left standing.
 
-    steps, restarts: of Auto-PGD; queries: of the Square attack, which needs no gradient. Up to a hundred times as
-    dear as PGD.
+    steps, restarts: of Auto-PGD; queries: of the Square attack, which needs no gradient. Up to a
+    hundred times as dear as PGD.
     """
     for key, value in {"steps": steps, "restarts": restarts, "queries": queries}.items():
         number(f"evasion.{key}", value, low=1, integer=True)
 
     def make(classifier: Any, eps: float, size: int) -> Any:
-        from art.attacks.evasion import AutoAttack, AutoProjectedGradientDescent, DeepFool, SquareAttack
+        from art.attacks.evasion import (
+            AutoAttack,
+            AutoProjectedGradientDescent,
+            DeepFool,
+            SquareAttack,
+        )
 
         bound, quiet = {"norm": np.inf, "eps": eps}, {"batch_size": size, "verbose": False}
-        losses = ["cross_entropy"] + (["difference_logits_ratio"] if classifier.nb_classes > 2 else [])
-        ascent = {**bound, "eps_step": eps / 4, "max_iter": steps, "nb_random_init": restarts, **quiet}
-        attacks = [AutoProjectedGradientDescent(classifier, loss_type=loss, **ascent) for loss in losses]
-        attacks.append(DeepFool(classifier, max_iter=steps, epsilon=1e-3, nb_grads=classifier.nb_classes, **quiet))
+        losses = ["cross_entropy"] + (
+            ["difference_logits_ratio"] if classifier.nb_classes > 2 else []
+        )
+        ascent = {
+            **bound,
+            "eps_step": eps / 4,
+            "max_iter": steps,
+            "nb_random_init": restarts,
+            **quiet,
+        }
+        attacks = [
+            AutoProjectedGradientDescent(classifier, loss_type=loss, **ascent) for loss in losses
+        ]
+        attacks.append(
+            DeepFool(
+                classifier, max_iter=steps, epsilon=1e-3, nb_grads=classifier.nb_classes, **quiet
+            )
+        )
         attacks.append(SquareAttack(classifier, max_iter=queries, **bound, **quiet))
         return AutoAttack(classifier, **bound, eps_step=eps / 4, attacks=attacks, batch_size=size)
 
@@ -92,30 +137,48 @@ def autoattack(*, steps: int = 100, restarts: int = 1, queries: int = 1000) -> E
 def _within_eps(attack: Attack) -> Attack:
     """The library tolerates a bound that is exceeded by its ten-thousandth part."""
 
-    def within(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+    def within(
+        model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator
+    ) -> Tensor:
         if eps == 0:
             return images
-        return torch.minimum(torch.maximum(attack(model, images, labels, eps, generator), images - eps), images + eps)
+        return torch.minimum(
+            torch.maximum(attack(model, images, labels, eps, generator), images - eps), images + eps
+        )
 
     return within
 
 
 def run_art_attack(name: str, make: Make) -> Attack:
-    """A library's attack on arrays as one on tensors. Its randomness is NumPy's and torch's global one, here seeded by the generator and
-    put back afterwards. Raises ConfigError where the library is not installed."""
+    """A library's attack on arrays as one on tensors. Its randomness is NumPy's and torch's global
+    one, here seeded by the generator and put back afterwards. Raises ConfigError where the library
+    is not installed."""
     if find_spec("art") is None:
-        raise ConfigError(f"evasion={name}: needs the Adversarial Robustness Toolbox; install the extra: pip install 'fedrobust[attacks]'")
+        raise ConfigError(
+            f"evasion={name}: needs the Adversarial Robustness Toolbox; install the "
+            "extra: pip install 'fedrobust[attacks]'"
+        )
 
-    def attack(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
-        with differentiable_eval(model), _gradients_kept(model), isolated(generator, images.device), _numpy_isolated(generator):
-            found = make(classifier(model, images), eps, len(images)).generate(x=images.cpu().numpy(), y=labels.cpu().numpy())
+    def attack(
+        model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator
+    ) -> Tensor:
+        with (
+            differentiable_eval(model),
+            _gradients_kept(model),
+            isolated(generator, images.device),
+            _numpy_isolated(generator),
+        ):
+            found = make(classifier(model, images), eps, len(images)).generate(
+                x=images.cpu().numpy(), y=labels.cpu().numpy()
+            )
         return torch.from_numpy(found).to(images).clamp_(0, 1)
 
     return attack
 
 
 def classifier(model: Any, images: Tensor) -> Any:
-    """The library's view of a `classifier.Classifier` for images of this shape: logits are its scaled scores."""
+    """The library's view of a `classifier.Classifier` for images of this shape: logits are its
+    scaled scores."""
     from art.estimators.classification import PyTorchClassifier
 
     return PyTorchClassifier(
@@ -142,7 +205,8 @@ class _Scaled(nn.Module):
 
 @contextmanager
 def _gradients_kept(model: nn.Module) -> Iterator[None]:
-    """The library goes backward through the parameters too; afterwards their gradients are what they were."""
+    """The library goes backward through the parameters too; afterwards their gradients are what
+    they were."""
     kept = [(parameter, parameter.grad) for parameter in model.parameters()]
     for parameter, _ in kept:
         parameter.grad = None
@@ -155,7 +219,8 @@ def _gradients_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _numpy_isolated(source: Generator) -> Iterator[None]:
-    """Within the context NumPy's global generator is seeded from `source`, afterwards it is as before."""
+    """Within the context NumPy's global generator is seeded from `source`, afterwards it is as
+    before."""
     kept = np.random.get_state()
     np.random.seed(int(torch.randint(2**32, (1,), generator=source)))
     try:

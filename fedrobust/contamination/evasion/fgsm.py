@@ -11,12 +11,17 @@ from fedrobust.contamination.evasion.gradients import ascend, differentiable_eva
 
 
 def fgsm() -> Evasion:
-    """Every value moves by eps in the direction in which the cross-entropy of the true class grows (Goodfellow et al. 2015)."""
+    """Every value moves by eps in the direction in which the cross-entropy of the true class grows
+    (Goodfellow et al. 2015)."""
 
-    def attack(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+    def attack(
+        model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator
+    ) -> Tensor:
         if eps == 0:
             return images
         with differentiable_eval(model):
-            return ascend(images, lambda now: loss_gradient(model, now, labels), eps, steps=1, step_size=eps)
+            return ascend(
+                images, lambda now: loss_gradient(model, now, labels), eps, steps=1, step_size=eps
+            )
 
     return Evasion("fgsm", attack)

@@ -1,4 +1,5 @@
-"""What gradient attacks are made of: the loss's gradient in the image, and the ascent along its signs within a distance eps."""
+"""What gradient attacks are made of: the loss's gradient in the image, and the ascent along its
+signs within a distance eps."""
 
 from __future__ import annotations
 
@@ -11,12 +12,14 @@ from torch import Generator, Tensor, nn
 
 from fedrobust.learning.losses import cross_entropy
 
-Gradient = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> gradient of every image's own loss, of the same shape
+# images (B, C, H, W) -> gradient of every image's own loss, of the same shape
+Gradient = Callable[[Tensor], Tensor]
 
 
 @contextmanager
 def differentiable_eval(model: nn.Module) -> Iterator[None]:
-    """Within the context the model is in eval mode and gradients flow, whatever surrounds it; every module's mode returns."""
+    """Within the context the model is in eval mode and gradients flow, whatever surrounds it; every
+    module's mode returns."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -28,12 +31,14 @@ def differentiable_eval(model: nn.Module) -> Iterator[None]:
 
 
 def attack_loss(model: Any, images: Tensor, labels: Tensor) -> Tensor:
-    """The sum over images of the cross-entropy of softmax(scale * scores), so that an image's gradient knows nothing of its batch."""
+    """The sum over images of the cross-entropy of softmax(scale * scores), so that an image's
+    gradient knows nothing of its batch."""
     return len(labels) * cross_entropy(model(images), labels, model.scale)
 
 
 def loss_gradient(model: Any, images: Tensor, labels: Tensor) -> Tensor:
-    """The gradient of `attack_loss` in the images, (B, C, H, W). Neither the parameters' gradients nor `requires_grad` are touched.
+    """The gradient of `attack_loss` in the images, (B, C, H, W). Neither the parameters' gradients
+    nor `requires_grad` are touched.
 
     Call it within `differentiable_eval`.
     """
@@ -42,16 +47,26 @@ def loss_gradient(model: Any, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def random_start(images: Tensor, eps: float, generator: Generator) -> Tensor:
-    """Images moved by uniform noise in [-eps, eps], cut to [0, 1]; the noise is drawn on the CPU, so every device has the same."""
+    """Images moved by uniform noise in [-eps, eps], cut to [0, 1]; the noise is drawn on the CPU,
+    so every device has the same."""
     noise = torch.rand(images.shape, generator=generator).mul_(2).sub_(1).to(images)
     return (images + eps * noise).clamp_(0, 1)
 
 
-def ascend(images: Tensor, gradient: Gradient, eps: float, *, steps: int, step_size: float, start: Tensor | None = None) -> Tensor:
-    """`steps` steps of length `step_size` along the signs of the gradient, each cut back to [images - eps, images + eps] and to [0, 1].
+def ascend(
+    images: Tensor,
+    gradient: Gradient,
+    eps: float,
+    *,
+    steps: int,
+    step_size: float,
+    start: Tensor | None = None,
+) -> Tensor:
+    """`steps` steps of length `step_size` along the signs of the gradient, each cut back to [images
+    - eps, images + eps] and to [0, 1].
 
-    Madry et al. 2018 (arXiv 1706.06083), section 2.1. start: where to begin (None: at the images). Up to float32 rounding, no value ends
-    further than eps from where it was.
+    Madry et al. 2018 (arXiv 1706.06083), section 2.1. start: where to begin (None: at the images).
+    Up to float32 rounding, no value ends further than eps from where it was.
     """
     low, high = (images - eps).clamp_(0, 1), (images + eps).clamp_(0, 1)
     now = images if start is None else start

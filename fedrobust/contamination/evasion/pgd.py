@@ -12,17 +12,19 @@ from fedrobust.utils.validation import flag, number
 
 
 def pgd(*, steps: int = 20, step_size: float = 0.25, random_start: bool = True) -> Evasion:
-    """Projected gradient ascent on the cross-entropy of the true class within eps of every value (Madry et al. 2018).
+    """Projected gradient ascent on the cross-entropy of the true class within eps of every value
+    (Madry et al. 2018).
 
-    steps: gradients per image. step_size: of a step, as a share of eps. random_start: begin at a uniformly drawn point within eps
-    instead of at the image.
+    steps: gradients per image. step_size: of a step, as a share of eps. random_start: begin at a
+    uniformly drawn point within eps instead of at the image.
     """
     check_steps("evasion.", steps, step_size)
     return Evasion("pgd", project(steps, step_size, flag("evasion.random_start", random_start)))
 
 
 def check_steps(prefix: str, steps: Any, step_size: Any) -> None:
-    """The two settings of PGD that every group which uses it has. `prefix` of their names. Raises ConfigError."""
+    """The two settings of PGD that every group which uses it has. `prefix` of their names. Raises
+    ConfigError."""
     number(f"{prefix}steps", steps, low=1, integer=True)
     number(f"{prefix}step_size", step_size, low=0, high=2, open_low=True)
 
@@ -30,7 +32,9 @@ def check_steps(prefix: str, steps: Any, step_size: Any) -> None:
 def project(steps: int, step_size: float, random_start: bool = True) -> Attack:
     """PGD with these settings, unchecked."""
 
-    def attack(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+    def attack(
+        model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator
+    ) -> Tensor:
         if eps == 0:
             return images
         start = gradients.random_start(images, eps, generator) if random_start else None
@@ -39,6 +43,8 @@ def project(steps: int, step_size: float, random_start: bool = True) -> Attack:
             return gradients.loss_gradient(model, now, labels)
 
         with gradients.differentiable_eval(model):
-            return gradients.ascend(images, gradient, eps, steps=steps, step_size=step_size * eps, start=start)
+            return gradients.ascend(
+                images, gradient, eps, steps=steps, step_size=step_size * eps, start=start
+            )
 
     return attack

@@ -15,20 +15,29 @@ from fedrobust.utils.validation import number
 
 
 def label_error(
-    *, rate: float | None = 0.2, confusion: Sequence[Sequence[float]] | None = None, num_classes: int | None = None
+    *,
+    rate: float | None = 0.2,
+    confusion: Sequence[Sequence[float]] | None = None,
+    num_classes: int | None = None,
 ) -> Contamination:
-    """Symmetric errors by `rate`, or errors by a confusion matrix; exactly one of the two is given, the other is null.
+    """Symmetric errors by `rate`, or errors by a confusion matrix; exactly one of the two is given,
+    the other is null.
 
     rate: exact share, in [0, 1], of labels changed to another class, all others equally likely.
-    confusion: K rows of K probabilities, row = true class; every label is drawn anew from its row, so the number of
-    changes varies. num_classes: K.
+    confusion: K rows of K probabilities, row = true class; every label is drawn anew from its row,
+    so the number of changes varies. num_classes: K.
     """
     count = classes("label_error", num_classes)
     if (rate is None) == (confusion is None):
-        raise ConfigError(f"contamination.rate={rate}, confusion={confusion}: give exactly one of the two and set the other to null")
+        raise ConfigError(
+            f"contamination.rate={rate}, confusion={confusion}: give exactly one of "
+            "the two and set the other to null"
+        )
     if confusion is not None:
         return Contamination("label_error", data=_by_confusion(_matrix(confusion, count)))
-    return Contamination("label_error", data=_symmetric(number("contamination.rate", rate, low=0, high=1), count))
+    return Contamination(
+        "label_error", data=_symmetric(number("contamination.rate", rate, low=0, high=1), count)
+    )
 
 
 def _symmetric(rate: float, num_classes: int) -> DataContamination:
@@ -55,7 +64,8 @@ def _by_confusion(confusion_KK: Tensor) -> DataContamination:
 def _matrix(confusion: Any, num_classes: int) -> Tensor:
     """(K, K) float64, or ConfigError unless the rows are probabilities that sum to 1."""
     wrong = ConfigError(
-        f"contamination.confusion={confusion}: must be {num_classes} rows of {num_classes} probabilities, each row summing to 1"
+        f"contamination.confusion={confusion}: must be {num_classes} rows of "
+        f"{num_classes} probabilities, each row summing to 1"
     )
     try:
         matrix_KK = torch.tensor([list(row) for row in confusion], dtype=torch.float64)
@@ -63,6 +73,8 @@ def _matrix(confusion: Any, num_classes: int) -> Tensor:
         raise wrong from None
     if matrix_KK.shape != (num_classes, num_classes) or bool((matrix_KK < 0).any()):
         raise wrong
-    if not torch.allclose(matrix_KK.sum(dim=1), torch.ones(num_classes, dtype=torch.float64), atol=1e-6):
+    if not torch.allclose(
+        matrix_KK.sum(dim=1), torch.ones(num_classes, dtype=torch.float64), atol=1e-6
+    ):
         raise wrong
     return matrix_KK

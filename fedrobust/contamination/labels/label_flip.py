@@ -25,21 +25,30 @@ def label_flip(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """Mode "shift": class y becomes (y + shift) mod K; "pair": `source` and `target` change places; "targeted": `source`
-    becomes `target`, nothing else moves.
+    """Mode "shift": class y becomes (y + shift) mod K; "pair": `source` and `target` change places;
+    "targeted": `source` becomes `target`, nothing else moves.
 
-    rate: exact share, in [0, 1], of the eligible samples (all, those of the two classes, those of `source`).
-    source, target: classes by number or name, for "pair" and "targeted" only. num_classes, class_names: K and the names.
+    rate: exact share, in [0, 1], of the eligible samples (all, those of the two classes, those of
+    `source`). source, target: classes by number or name, for "pair" and "targeted" only.
+    num_classes, class_names: K and the names.
     """
     choice("contamination.mode", mode, MODES)
     number("contamination.rate", rate, low=0, high=1)
     count = classes("label_flip", num_classes)
     if mode == "shift":
         if (source, target) != (None, None):
-            raise ConfigError(f"contamination.source={source}, target={target}: only for mode=pair and mode=targeted; leave them null")
+            raise ConfigError(
+                f"contamination.source={source}, target={target}: only for mode=pair "
+                "and mode=targeted; leave them null"
+            )
         new_K = _shifted(shift, count)
     else:
-        new_K = _moved(mode, class_index("source", source, count, class_names), class_index("target", target, count, class_names), count)
+        new_K = _moved(
+            mode,
+            class_index("source", source, count, class_names),
+            class_index("target", target, count, class_names),
+            count,
+        )
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         eligible = (new_K.to(labels.device)[labels] != labels).nonzero().reshape(-1)
@@ -54,7 +63,10 @@ def label_flip(
 def _shifted(shift: int, num_classes: int) -> Tensor:
     """(K,) int64: what each class becomes."""
     if number("contamination.shift", shift, integer=True) % num_classes == 0:
-        raise ConfigError(f"contamination.shift={shift}: leaves all {num_classes} classes as they are; try contamination.shift=1")
+        raise ConfigError(
+            f"contamination.shift={shift}: leaves all {num_classes} classes as they "
+            "are; try contamination.shift=1"
+        )
     return (torch.arange(num_classes) + shift) % num_classes
 
 

@@ -1,4 +1,5 @@
-"""Honest label errors that follow a pattern: between pairs of classes, or by what the image looks like (symmetric ones: label_error.py)."""
+"""Honest label errors that follow a pattern: between pairs of classes, or by what the image looks
+like (symmetric ones: label_error.py)."""
 
 from __future__ import annotations
 
@@ -25,10 +26,12 @@ def label_pair(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """Pair noise (Han et al. 2018, "Co-teaching", section 4): a wrong label is always the same other class.
+    """Pair noise (Han et al. 2018, "Co-teaching", section 4): a wrong label is always the same
+    other class.
 
-    rate: exact share, in [0, 1], of wrong labels among the samples of the classes concerned. pairs: [[class, mistaken for], ...] by
-    number or name; null: every class for the next one, the last for the first. num_classes, class_names: K and the names.
+    rate: exact share, in [0, 1], of wrong labels among the samples of the classes concerned. pairs:
+    [[class, mistaken for], ...] by number or name; null: every class for the next one, the last for
+    the first. num_classes, class_names: K and the names.
     """
     number("contamination.rate", rate, low=0, high=1)
     new_K = _partners(pairs, classes("label_pair", num_classes), class_names)
@@ -44,7 +47,10 @@ def _partners(pairs: Any, num_classes: int, class_names: Sequence[str] | None) -
     """(K,) int64: what each class is mistaken for; itself where it is not."""
     if pairs is None:
         return (torch.arange(num_classes) + 1) % num_classes
-    wrong = ConfigError(f"contamination.pairs={pairs}: must be null or [[class, mistaken for], ...], each class at most once in front")
+    wrong = ConfigError(
+        f"contamination.pairs={pairs}: must be null or [[class, mistaken for], ...], "
+        "each class at most once in front"
+    )
     if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not pairs:
         raise wrong
     new_K = torch.arange(num_classes)
@@ -58,20 +64,25 @@ def _partners(pairs: Any, num_classes: int, class_names: Sequence[str] | None) -
     return new_K
 
 
-def label_instance(*, rate: float = 0.2, annotators: int = 0, num_classes: int | None = None) -> Contamination:
-    """Instance-dependent noise (Xia et al. 2020, "Part-dependent label noise", algorithm 2): which wrong class an image gets follows
-    from the image, so that similar images are mistaken alike.
+def label_instance(
+    *, rate: float = 0.2, annotators: int = 0, num_classes: int | None = None
+) -> Contamination:
+    """Instance-dependent noise (Xia et al. 2020, "Part-dependent label noise", algorithm 2): which
+    wrong class an image gets follows from the image, so that similar images are mistaken alike.
 
-    A Gaussian projection W_y for every true class y maps the image's features to K scores; the wrong class is drawn from their softmax
-    without y. Features: the image at 8 x 8 pixels, each value standardised over the samples. Departure: the paper draws a rate
-    for every image from a truncated normal distribution about `rate`, independent of the image; here an exact share is wrong.
-    rate: exact share, in [0, 1], of wrong labels. annotators: seed of the projections; hospitals with the same one err alike.
-    num_classes: K.
+    A Gaussian projection W_y for every true class y maps the image's features to K scores; the
+    wrong class is drawn from their softmax without y. Features: the image at 8 x 8 pixels, each
+    value standardised over the samples. Departure: the paper draws a rate for every image from a
+    truncated normal distribution about `rate`, independent of the image; here an exact share is
+    wrong. rate: exact share, in [0, 1], of wrong labels. annotators: seed of the projections;
+    hospitals with the same one err alike. num_classes: K.
     """
     count = classes("label_instance", num_classes)
     number("contamination.rate", rate, low=0, high=1)
     number("contamination.annotators", annotators, low=0, integer=True)
-    maps_KFK = torch.randn(count, 3 * THUMBNAIL**2, count, generator=seeding.generator(annotators, "label_instance"))
+    maps_KFK = torch.randn(
+        count, 3 * THUMBNAIL**2, count, generator=seeding.generator(annotators, "label_instance")
+    )
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         rows = sample_rows(torch.arange(len(labels)), rate, generator)

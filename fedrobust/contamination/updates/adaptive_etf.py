@@ -1,4 +1,5 @@
-"""An attack made for the flagship rule: as much poison as leaves the model aligned with the fixed ETF, as far as the attacker can see."""
+"""An attack made for the flagship rule: as much poison as leaves the model aligned with the fixed
+ETF, as far as the attacker can see."""
 
 from __future__ import annotations
 
@@ -33,16 +34,17 @@ def adaptive_etf(
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Contamination:
-    """Learn from clean data, go on with poisoned data, and send the first model moved towards the second as far as can be without
-    losing the trust of `etf_dml`.
+    """Learn from clean data, go on with poisoned data, and send the first model moved towards the
+    second as far as can be without losing the trust of `etf_dml`.
 
-    goal "trigger": a backdoor as `backdoor_patch` of this `size` on a share `rate` of the images, which stands for `target`.
-    "flip": a share `rate` of the class `source` is labelled `target`. Sent is honest + s (poisoned - honest), buffers blended
-    likewise (s <= 1), with the largest s up to `factor` (found by halving) at which neither the alignment nor the loss (those of
-    the trust gate) is worse by more than `epsilon` than the honest model's on the attacker's guess of the root set: at most
-    `per_class` images of each class, drawn anew in every round from its own clean training and validation images. It needs
-    nothing that a client has not: no other client's update and nothing of the server's. factor 0: the honest model. The client
-    trains twice for it.
+    goal "trigger": a backdoor as `backdoor_patch` of this `size` on a share `rate` of the images,
+    which stands for `target`. "flip": a share `rate` of the class `source` is labelled `target`.
+    Sent is honest + s (poisoned - honest), buffers blended likewise (s <= 1), with the largest s up
+    to `factor` (found by halving) at which neither the alignment nor the loss (those of the trust
+    gate) is worse by more than `epsilon` than the honest model's on the attacker's guess of the
+    root set: at most `per_class` images of each class, drawn anew in every round from its own clean
+    training and validation images. It needs nothing that a client has not: no other client's update
+    and nothing of the server's. factor 0: the honest model. The client trains twice for it.
     """
     number("contamination.epsilon", epsilon, low=0)
     number("contamination.factor", factor, low=0)
@@ -51,14 +53,22 @@ def adaptive_etf(
     if choice("contamination.goal", goal, ("trigger", "flip")) == "flip":
         poison = label_flip(mode="targeted", rate=rate, source=source, target=target, **told)
     elif source is not None:
-        raise ConfigError(f"contamination.source={source}: only contamination.goal=flip has a source")
+        raise ConfigError(
+            f"contamination.source={source}: only contamination.goal=flip has a source"
+        )
     else:
         poison = backdoor_patch(target=target, rate=rate, size=size, **told)
-    return Contamination("adaptive_etf", poison.data, backdoor=poison.backdoor, stealth=stealthy_step(epsilon, factor, per_class))
+    return Contamination(
+        "adaptive_etf",
+        poison.data,
+        backdoor=poison.backdoor,
+        stealth=stealthy_step(epsilon, factor, per_class),
+    )
 
 
 def stealthy_step(epsilon: float, factor: float, per_class: int) -> Stealth:
-    """The largest step from the honest towards the poisoned model that the trust gate should not notice."""
+    """The largest step from the honest towards the poisoned model that the trust gate should not
+    notice."""
 
     def blend(honest: State, poisoned: State, probe: AttackerProbe, generator: Generator) -> State:
         guess = guess_root(probe.samples, per_class, generator)
@@ -66,7 +76,9 @@ def stealthy_step(epsilon: float, factor: float, per_class: int) -> Stealth:
         def worth(state: State) -> tuple[float, float]:
             scores_RK = probe.scores(state, guess.images)
             labels_R = guess.labels.to(scores_RK.device)
-            return float(alignment(scores_RK, labels_R, probe.head)), float(root_loss(scores_RK, labels_R, probe.scale))
+            return float(alignment(scores_RK, labels_R, probe.head)), float(
+                root_loss(scores_RK, labels_R, probe.scale)
+            )
 
         aligned, loss = worth(honest)
 
@@ -91,7 +103,8 @@ def largest_step(unnoticed: Callable[[float], bool], factor: float) -> float:
 
 
 def interpolate(honest: State, poisoned: State, step: float) -> State:
-    """The state honest + step (poisoned - honest); its buffers stop at the poisoned ones, since a variance must not fall below 0."""
+    """The state honest + step (poisoned - honest); its buffers stop at the poisoned ones, since a
+    variance must not fall below 0."""
     if step == 0:
         return honest
     mixed = torch.lerp(honest.parameters, poisoned.parameters, step)

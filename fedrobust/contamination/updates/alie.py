@@ -1,4 +1,5 @@
-"""A little is enough: all attackers send the mean of the honest updates, moved in every coordinate by a few standard deviations."""
+"""A little is enough: all attackers send the mean of the honest updates, moved in every coordinate
+by a few standard deviations."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from fedrobust.utils.validation import number
 
 
 def alie(*, z: float | None = None, knowledge: str = "omniscient") -> Contamination:
-    """Every attacker's update becomes mean + z * standard deviation of the known updates, coordinate by coordinate (Baruch, Baruch &
-    Goldberg, NeurIPS 2019, algorithm 3; sample standard deviations).
+    """Every attacker's update becomes mean + z * standard deviation of the known updates,
+    coordinate by coordinate (Baruch, Baruch & Goldberg, NeurIPS 2019, algorithm 3; sample standard
+    deviations).
 
-    z >= 0; null: `largest_z` of this round's clients and attackers. z = 0: they send the mean. knowledge: see `base.Collusion`;
-    the paper's attackers have their own updates only. A single known update has no spread: it is sent as it is.
+    z >= 0; null: `largest_z` of this round's clients and attackers. z = 0: they send the mean.
+    knowledge: see `base.Collusion`; the paper's attackers have their own updates only. A single
+    known update has no spread: it is sent as it is.
     """
     if z is not None:
         number("contamination.z", z, low=0)
@@ -24,24 +27,28 @@ def alie(*, z: float | None = None, knowledge: str = "omniscient") -> Contaminat
     def attack(context: AttackContext) -> CraftedUpdates:
         wide = largest_z(context.total, len(context.own)) if z is None else z
         return CraftedUpdates(
-            (part, strip_Hb.mean(dim=0) + wide * sample_std(strip_Hb)) for part, strip_Hb in context.known.column_strips()
+            (part, strip_Hb.mean(dim=0) + wide * sample_std(strip_Hb))
+            for part, strip_Hb in context.known.column_strips()
         )
 
     return make_collusion("alie", attack, knowledge)
 
 
 def optimal_alie(*, evaluations: int = 20) -> Contamination:
-    """`alie` whose z is tuned against the live rule in every round, as in the experiments of Allouah et al. (AISTATS 2023): see
-    `_collusion.tuned`.
+    """`alie` whose z is tuned against the live rule in every round, as in the experiments of
+    Allouah et al. (AISTATS 2023): see `_collusion.tuned`.
 
-    evaluations: how often the rule is applied for it; a rule that distils makes this dear. Omniscient by nature.
+    evaluations: how often the rule is applied for it; a rule that distils makes this dear.
+    Omniscient by nature.
     """
     number("contamination.evaluations", evaluations, low=1, integer=True)
 
     def candidate(z: float, statistics_Sb: Tensor) -> Tensor:
         return statistics_Sb[0] + z * statistics_Sb[1]
 
-    return make_collusion("optimal_alie", tune_against_rule(_mean_and_spread, 2, candidate, evaluations))
+    return make_collusion(
+        "optimal_alie", tune_against_rule(_mean_and_spread, 2, candidate, evaluations)
+    )
 
 
 def _mean_and_spread(strip_Hb: Tensor) -> Tensor:
@@ -49,8 +56,9 @@ def _mean_and_spread(strip_Hb: Tensor) -> Tensor:
 
 
 def largest_z(total: int, attackers: int) -> float:
-    """How far f attackers among N clients may move in standard deviations without being the extreme ones: the normal quantile of
-    (N - f - s) / (N - f), where s = floor(N / 2 + 1) - f honest clients must lie further out for a majority (algorithm 3, lines 1-3).
+    """How far f attackers among N clients may move in standard deviations without being the extreme
+    ones: the normal quantile of (N - f - s) / (N - f), where s = floor(N / 2 + 1) - f honest
+    clients must lie further out for a majority (algorithm 3, lines 1-3).
 
     Never below 0, and where attackers need nobody's support (s < 1) that of half a client out.
     """

@@ -1,4 +1,5 @@
-"""Attacks that hide in the crowd of honest updates: the mean, moved as far as the distances between honest updates allow."""
+"""Attacks that hide in the crowd of honest updates: the mean, moved as far as the distances between
+honest updates allow."""
 
 from __future__ import annotations
 
@@ -18,9 +19,11 @@ PERTURBATIONS = ("std", "sign", "unit")
 
 @dataclass(frozen=True, slots=True)
 class UpdateDistances:
-    """The H known updates u seen from their mean, and a direction p: all that is needed for every distance of mean + gamma * p.
+    """The H known updates u seen from their mean, and a direction p: all that is needed for every
+    distance of mean + gamma * p.
 
-    gram_HH: inner products of u - mean. along_H: those of u - mean with p. square: |p|^2. All float64.
+    gram_HH: inner products of u - mean. along_H: those of u - mean with p. square: |p|^2. All
+    float64.
     """
 
     gram_HH: Tensor
@@ -33,8 +36,11 @@ class UpdateDistances:
         return squared_distances(self.gram_HH)
 
     def squares_from(self, gamma: float) -> Tensor:
-        """(H,) squared distances |mean + gamma p - u|^2 = |u - mean|^2 - 2 gamma <p, u - mean> + gamma^2 |p|^2."""
-        return (self.gram_HH.diagonal() - 2 * gamma * self.along_H + gamma**2 * self.square).clamp(min=0)
+        """(H,) squared distances |mean + gamma p - u|^2 = |u - mean|^2 - 2 gamma <p, u - mean> +
+        gamma^2 |p|^2."""
+        return (self.gram_HH.diagonal() - 2 * gamma * self.along_H + gamma**2 * self.square).clamp(
+            min=0
+        )
 
 
 Within = Callable[
@@ -42,8 +48,11 @@ Within = Callable[
 ]  # -> (whether a gamma is allowed, half of what gamma can be at most)
 
 
-def distance_bounded_attack(name: str, perturbation: str, gamma: float | None, knowledge: str, within: Within) -> Contamination:
-    """All attackers send mean + gamma * p; gamma: given, or the largest that `within` allows, found by `collusion.largest_accepted`."""
+def distance_bounded_attack(
+    name: str, perturbation: str, gamma: float | None, knowledge: str, within: Within
+) -> Contamination:
+    """All attackers send mean + gamma * p; gamma: given, or the largest that `within` allows, found
+    by `collusion.largest_accepted`."""
     choice("contamination.perturbation", perturbation, PERTURBATIONS)
     if gamma is not None:
         number("contamination.gamma", gamma, low=0)
@@ -61,8 +70,9 @@ def distance_bounded_attack(name: str, perturbation: str, gamma: float | None, k
 
 
 def perturbation_direction(strip_Hb: Tensor, perturbation: str) -> Tensor:
-    """(b,) the direction p in these columns, but for the length of "unit": minus the standard deviations, the signs of the mean, or
-    the mean (the inverse standard deviation, sign and unit vector of Shejwalkar & Houmansadr, NDSS 2021)."""
+    """(b,) the direction p in these columns, but for the length of "unit": minus the standard
+    deviations, the signs of the mean, or the mean (the inverse standard deviation, sign and unit
+    vector of Shejwalkar & Houmansadr, NDSS 2021)."""
     if perturbation == "std":
         return -sample_std(strip_Hb)
     mean_b = strip_Hb.mean(dim=0)
@@ -70,13 +80,15 @@ def perturbation_direction(strip_Hb: Tensor, perturbation: str) -> Tensor:
 
 
 def summarise(known: UpdateRows, perturbation: str) -> tuple[UpdateDistances, float]:
-    """The crowd with its direction, and by what `perturbation_direction` must be divided for it: for "unit" the length of the mean (1 where
-    that is 0),
-    else 1."""
+    """The crowd with its direction, and by what `perturbation_direction` must be divided for it:
+    for "unit" the length of the mean (1 where that is 0), else 1."""
     gram_HH = torch.zeros(len(known), len(known), dtype=torch.float64)
     along_H, square = torch.zeros(len(known), dtype=torch.float64), 0.0
     for _, strip_Hb in known.column_strips():
-        wide_Hb, p_b = strip_Hb.to(torch.float64), perturbation_direction(strip_Hb, perturbation).to(torch.float64)
+        wide_Hb, p_b = (
+            strip_Hb.to(torch.float64),
+            perturbation_direction(strip_Hb, perturbation).to(torch.float64),
+        )
         centred_Hb = wide_Hb - wide_Hb.mean(dim=0)
         gram_HH += (centred_Hb @ centred_Hb.T).cpu()
         along_H += (centred_Hb @ p_b).cpu()

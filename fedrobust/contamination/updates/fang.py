@@ -1,4 +1,5 @@
-"""Local model poisoning made for one rule: push every parameter against the way it would go, unseen by Krum or by the trimmed mean."""
+"""Local model poisoning made for one rule: push every parameter against the way it would go, unseen
+by Krum or by the trimmed mean."""
 
 from __future__ import annotations
 
@@ -14,14 +15,18 @@ from fedrobust.utils.validation import choice, number
 SMALLEST = 1e-5  # of the first length of a step: below it the search has failed
 
 
-def fang(*, rule: str = "trimmed_mean", stretch: float = 2.0, knowledge: str = "omniscient") -> Contamination:
-    """The directed deviation attacks of Fang, Cao, Jia & Gong (USENIX Security 2020). s: the signs of the mean of the known updates.
+def fang(
+    *, rule: str = "trimmed_mean", stretch: float = 2.0, knowledge: str = "omniscient"
+) -> Contamination:
+    """The directed deviation attacks of Fang, Cao, Jia & Gong (USENIX Security 2020). s: the signs
+    of the mean of the known updates.
 
-    rule "krum" (section 3.2): all attackers send -lambda * s with the largest lambda, halved from the paper's upper bound, at which
-    Krum would choose it. "trimmed_mean" (section 3.3, also against the median): every attacker draws each parameter of its model
-    anew, where s > 0 from below the smallest honest one, else from above the largest: up to `stretch` times as far from 0 (their
-    b > 1). knowledge: see `base.Collusion`; with "own", Krum is tried on the attackers' own updates, and the trimmed mean's values
-    lie 3 to 4 standard deviations from the mean of those.
+    rule "krum" (section 3.2): all attackers send -lambda * s with the largest lambda, halved from
+    the paper's upper bound, at which Krum would choose it. "trimmed_mean" (section 3.3, also
+    against the median): every attacker draws each parameter of its model anew, where s > 0 from
+    below the smallest honest one, else from above the largest: up to `stretch` times as far from 0
+    (their b > 1). knowledge: see `base.Collusion`; with "own", Krum is tried on the attackers' own
+    updates, and the trimmed mean's values lie 3 to 4 standard deviations from the mean of those.
     """
     choice("contamination.rule", rule, ("krum", "trimmed_mean"))
     number("contamination.stretch", stretch, low=1, open_low=True)
@@ -35,20 +40,28 @@ def fang(*, rule: str = "trimmed_mean", stretch: float = 2.0, knowledge: str = "
 
 
 def _steps(context: AttackContext, step: float) -> Strips:
-    return ((part, step * strip_Hb.mean(dim=0).sign()) for part, strip_Hb in context.known.column_strips())
+    return (
+        (part, step * strip_Hb.mean(dim=0).sign())
+        for part, strip_Hb in context.known.column_strips()
+    )
 
 
 def krum_step(context: AttackContext) -> float:
-    """The lambda of the attack on Krum (section 3.2, theorem 1 for its bound), all distances from inner products.
+    """The lambda of the attack on Krum (section 3.2, theorem 1 for its bound), all distances from
+    inner products.
 
-    Where too few honest updates are known for the paper's numbers of neighbours, there is at least one.
+    Where too few honest updates are known for the paper's numbers of neighbours, there is at least
+    one.
     """
     gram_HH, along_H, moved = _signs(context)
     squares_H, honest, attackers = gram_HH.diagonal(), len(gram_HH), len(context.own)
     neighbours = max(1, honest - 2)
     near_HH = (squares_H[:, None] + squares_H - 2 * gram_HH).clamp(min=0).fill_diagonal_(torch.inf)
     nearest_H = near_HH.sort(dim=1).values[:, : min(neighbours, honest - 1)].sum(dim=1)
-    step = float((nearest_H.min() / (max(1, honest - attackers - 1) * moved)).sqrt() + (squares_H.max() / moved).sqrt())
+    step = float(
+        (nearest_H.min() / (max(1, honest - attackers - 1) * moved)).sqrt()
+        + (squares_H.max() / moved).sqrt()
+    )
     first = step
     while step > SMALLEST * first:
         to_H = (squares_H + 2 * step * along_H + step**2 * moved).clamp(min=0)  # |u + lambda s|^2
@@ -71,14 +84,26 @@ def _signs(context: AttackContext) -> tuple[Tensor, Tensor, float]:
 
 
 def _krum_takes_it(near_HH: Tensor, to_H: Tensor, attackers: int, neighbours: int) -> bool:
-    """Whether the attackers' one update has the smallest Krum score among the honest ones and as many copies of it."""
-    crafted = torch.cat([torch.zeros(attackers - 1, dtype=torch.float64), to_H]).sort().values[:neighbours].sum()
-    honest_H = torch.cat([near_HH, to_H[:, None].expand(-1, attackers)], dim=1).sort(dim=1).values[:, :neighbours].sum(dim=1)
+    """Whether the attackers' one update has the smallest Krum score among the honest ones and as
+    many copies of it."""
+    crafted = (
+        torch.cat([torch.zeros(attackers - 1, dtype=torch.float64), to_H])
+        .sort()
+        .values[:neighbours]
+        .sum()
+    )
+    honest_H = (
+        torch.cat([near_HH, to_H[:, None].expand(-1, attackers)], dim=1)
+        .sort(dim=1)
+        .values[:, :neighbours]
+        .sum(dim=1)
+    )
     return bool(crafted <= honest_H.min())
 
 
 def _full(context: AttackContext, stretch: float) -> Iterator[tuple[slice, Tensor]]:
-    """Values beyond those of all honest models, as updates: at most |extreme| (b - 1) away from 0, or |extreme| (1 - 1 / b) towards it."""
+    """Values beyond those of all honest models, as updates: at most |extreme| (b - 1) away from 0,
+    or |extreme| (1 - 1 / b) towards it."""
     for part, strip_Hb in context.known.column_strips():
         reference_b = context.reference.parameters[part].to(strip_Hb)
         low_b, high_b, up_b = strip_Hb.amin(dim=0), strip_Hb.amax(dim=0), strip_Hb.mean(dim=0) > 0
@@ -98,6 +123,9 @@ def _partial(context: AttackContext) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _uniform(context: AttackContext, strip_Hb: Tensor) -> Tensor:
-    """(M, b) numbers in [0, 1), another for each attacker; drawn column by column, so that the width of strips does not matter."""
+    """(M, b) numbers in [0, 1), another for each attacker; drawn column by column, so that the
+    width of strips does not matter."""
     g: Generator = context.generator
-    return torch.rand(strip_Hb.shape[1], len(context.own), generator=g, device=g.device).T.to(strip_Hb)
+    return torch.rand(strip_Hb.shape[1], len(context.own), generator=g, device=g.device).T.to(
+        strip_Hb
+    )

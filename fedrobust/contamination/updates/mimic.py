@@ -12,32 +12,44 @@ from fedrobust.utils.validation import number
 
 
 def mimic(*, target: int | None = None) -> Contamination:
-    """Every attacker sends a copy of one honest client's update (Karimireddy, He & Jaggi, ICLR 2022): no rule
-    can tell it from an honest one, but where clients' data differ it pulls the model to that client.
+    """Every attacker sends a copy of one honest client's update (Karimireddy, He & Jaggi, ICLR
+    2022): no rule can tell it from an honest one, but where clients' data differ it pulls the model
+    to that client.
 
-    target: the client; null: the one that stands out most in the first round with attackers, as the paper's warm-up of one round
-    finds it (`outstanding`); it stays the target. Where it did not reply, the one that stands out in that round takes its place.
-    Omniscient by nature.
+    target: the client; null: the one that stands out most in the first round with attackers, as the
+    paper's warm-up of one round finds it (`outstanding`); it stays the target. Where it did not
+    reply, the one that stands out in that round takes its place. Omniscient by nature.
     """
     if target is not None:
         number("contamination.target", target, low=0, integer=True)
 
     def attack(context: AttackContext) -> CraftedUpdates:
         if target in context.own.clients:
-            raise ConfigError(f"contamination.target={target}: is poisoned itself; choose an honest client, or null")
+            raise ConfigError(
+                f"contamination.target={target}: is poisoned itself; choose an honest "
+                "client, or null"
+            )
         wanted = context.memory.get("target") if target is None else target
-        found = wanted if wanted in context.known.clients else context.known.clients[outstanding(context.known.gram())]
+        found = (
+            wanted
+            if wanted in context.known.clients
+            else context.known.clients[outstanding(context.known.gram())]
+        )
         row = context.known.clients.index(found)
         memory = {} if target is not None else {"target": found if wanted is None else wanted}
-        return CraftedUpdates(((part, strip_Hb[row]) for part, strip_Hb in context.known.column_strips()), memory)
+        return CraftedUpdates(
+            ((part, strip_Hb[row]) for part, strip_Hb in context.known.column_strips()), memory
+        )
 
     return make_collusion("mimic", attack)
 
 
 def outstanding(gram_HH: Tensor) -> int:
-    """argmax_i |<z, u_i>|, where z is the direction of largest variance of the updates u, from their inner products alone.
+    """argmax_i |<z, u_i>|, where z is the direction of largest variance of the updates u, from
+    their inner products alone.
 
-    z = sum_j a_j (u_j - mean) for the leading eigenvector a of the centred Gram matrix; its length does not matter.
+    z = sum_j a_j (u_j - mean) for the leading eigenvector a of the centred Gram matrix; its length
+    does not matter.
     """
     count = len(gram_HH)
     centre_HH = torch.eye(count, dtype=torch.float64) - 1 / count

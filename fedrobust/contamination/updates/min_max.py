@@ -1,27 +1,38 @@
-"""Min-Max: as far from the honest mean as the largest distance between two honest updates allows."""
+"""Min-Max: as far from the honest mean as the largest distance between two honest updates
+allows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.updates.distance_bounded import UpdateDistances, distance_bounded_attack
+from fedrobust.contamination.updates.distance_bounded import (
+    UpdateDistances,
+    distance_bounded_attack,
+)
 
 
-def min_max(*, perturbation: str = "std", gamma: float | None = None, knowledge: str = "omniscient") -> Contamination:
-    """Every attacker's update becomes mean + gamma * p of the known updates, with the largest gamma at which its distance to any of
-    them is at most the largest distance between two of them (Shejwalkar & Houmansadr, NDSS 2021).
+def min_max(
+    *, perturbation: str = "std", gamma: float | None = None, knowledge: str = "omniscient"
+) -> Contamination:
+    """Every attacker's update becomes mean + gamma * p of the known updates, with the largest gamma
+    at which its distance to any of them is at most the largest distance between two of them
+    (Shejwalkar & Houmansadr, NDSS 2021).
 
-    perturbation: the direction p: "std", minus the standard deviation of every coordinate; "sign", minus the sign of the mean;
-    "unit", minus the mean at length 1. gamma: a fixed one >= 0; null: searched for in every round by halved steps (their
-    algorithm 1; the start comes from the distances, since a constant one is too coarse for short updates). gamma = 0: they send
-    the mean. knowledge: see `base.Collusion`; a single known update leaves no room: it is sent as it is.
+    perturbation: the direction p: "std", minus the standard deviation of every coordinate; "sign",
+    minus the sign of the mean; "unit", minus the mean at length 1. gamma: a fixed one >= 0; null:
+    searched for in every round by halved steps (their algorithm 1; the start comes from the
+    distances, since a constant one is too coarse for short updates). gamma = 0: they send the mean.
+    knowledge: see `base.Collusion`; a single known update leaves no room: it is sent as it is.
     """
-    return distance_bounded_attack("min_max", perturbation, gamma, knowledge, within_largest_distance)
+    return distance_bounded_attack(
+        "min_max", perturbation, gamma, knowledge, within_largest_distance
+    )
 
 
 def within_largest_distance(crowd: UpdateDistances) -> tuple[Callable[[float], bool], float]:
-    """The condition, and a start of the search: mean and mean + gamma p are both within R of any update, so gamma |p| <= 2 R."""
+    """The condition, and a start of the search: mean and mean + gamma p are both within R of any
+    update, so gamma |p| <= 2 R."""
     limit = float(crowd.pairs.max())
     start = (limit / crowd.square) ** 0.5 if crowd.square > 0 else 0.0
     return lambda gamma: float(crowd.squares_from(gamma).max()) <= limit, start

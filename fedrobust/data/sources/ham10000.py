@@ -1,8 +1,10 @@
-"""HAM10000 (Tschandl, Rosendahl, Kittler: Scientific Data 5, 180161, 2018): dermatoscopic images of seven kinds of skin lesion.
+"""HAM10000 (Tschandl, Rosendahl, Kittler: Scientific Data 5, 180161, 2018): dermatoscopic images of
+seven kinds of skin lesion.
 
-Two layouts are understood. The official one: HAM10000_metadata (csv or tab) and the jpg files, in folders or in the zip files they
-come in. The one with sites and splits: ham10000*.csv with the columns image_id, lesion_id, dx, site, split and ham10000*.zip.
-Splits never separate the images of a lesion. The licence is CC BY-NC: non-commercial use only.
+Two layouts are understood. The official one: HAM10000_metadata (csv or tab) and the jpg files, in
+folders or in the zip files they come in. The one with sites and splits: ham10000*.csv with the
+columns image_id, lesion_id, dx, site, split and ham10000*.zip. Splits never separate the images of
+a lesion. The licence is CC BY-NC: non-commercial use only.
 """
 
 from __future__ import annotations
@@ -35,11 +37,14 @@ def ham10000(
 ) -> DataSource:
     """HAM10000 from the folder `root`, squeezed to `size` pixels square.
 
-    max_images: a random subset of the whole set with the same mix of split, class and site, for quick runs. max_per_class: at most so many
-    images of each class, with the same mix of split and site. split: "given", parts that
-    the table names stay as they are; "drawn", all three are drawn in the ratio 7:2:1.
+    max_images: a random subset of the whole set with the same mix of split, class and site, for
+    quick runs. max_per_class: at most so many images of each class, with the same mix of split and
+    site. split: "given", parts that the table names stay as they are; "drawn", all three are drawn
+    in the ratio 7:2:1.
     """
-    chosen = options(size, max_images, on_broken, seed, every_class=every_class, max_per_class=max_per_class)
+    chosen = options(
+        size, max_images, on_broken, seed, every_class=every_class, max_per_class=max_per_class
+    )
     choice("data.split", split, ("given", "drawn"))
     folder = path_setting("data.root", root, REMEDY)
     return DataSource("ham10000", lambda: _load(folder, chosen, split))
@@ -50,9 +55,13 @@ def _load(root: Path, chosen: Options, split: str) -> Dataset:
         raise DataError(f"data.root={root}: no such folder; {REMEDY}")
     tables = _tables(root)
     source = ", ".join(str(table) for table in tables)
-    frame = pd.concat([read_csv(table, ["image_id", "lesion_id", "dx"]) for table in tables], ignore_index=True)
+    frame = pd.concat(
+        [read_csv(table, ["image_id", "lesion_id", "dx"]) for table in tables], ignore_index=True
+    )
     files, images = _images(root, source, list(frame["image_id"]))
-    site = next((_column(frame, name) for name in ("site", "dataset") if name in frame.columns), None)
+    site = next(
+        (_column(frame, name) for name in ("site", "dataset") if name in frame.columns), None
+    )
     given = _column(frame, "split") if split == "given" else None
     table = ImageTable(images, list(frame["dx"]), CLASSES, site, list(frame["lesion_id"]), given)
     return load_table("ham10000", source, files, table, chosen)
@@ -63,21 +72,34 @@ def _column(frame: pd.DataFrame, name: str) -> list[str] | None:
 
 
 def _tables(root: Path) -> list[Path]:
-    official = [root / name for name in ("HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")]
+    official = [
+        root / name
+        for name in ("HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
+    ]
     found = [path for path in official if path.is_file()][:1] or sorted(root.glob("ham10000*.csv"))
     if not found:
-        raise DataError(f"data.root={root}: holds neither HAM10000_metadata nor ham10000*.csv; {REMEDY}")
+        raise DataError(
+            f"data.root={root}: holds neither HAM10000_metadata nor ham10000*.csv; {REMEDY}"
+        )
     return found
 
 
 def _images(root: Path, source: str, ids: Sequence[str]) -> tuple[Files, list[str]]:
-    """The files of the folder and of every HAM10000 zip in it, and the stored name of each image id (the first one found)."""
-    archives = sorted(path for path in root.iterdir() if path.suffix == ".zip" and path.name.lower().startswith("ham10000"))
+    """The files of the folder and of every HAM10000 zip in it, and the stored name of each image id
+    (the first one found)."""
+    archives = sorted(
+        path
+        for path in root.iterdir()
+        if path.suffix == ".zip" and path.name.lower().startswith("ham10000")
+    )
     files = join_roots([open_root(root), *(open_root(path) for path in archives)])
     stored: dict[str, str] = {}
     for name in files.images:
         stored.setdefault(PurePosixPath(name).stem, name)
     missing = [one for one in ids if one not in stored]
     if missing:
-        raise DataError(f"{source}: {len(missing)} of {len(ids)} images are not below {root}, the first is {missing[0]}.jpg; {REMEDY}")
+        raise DataError(
+            f"{source}: {len(missing)} of {len(ids)} images are not below {root}, the "
+            f"first is {missing[0]}.jpg; {REMEDY}"
+        )
     return files, [stored[one] for one in ids]

@@ -1,4 +1,5 @@
-"""The two-dimensional single-label sets of MedMNIST v2 (Yang et al.: Scientific Data 10, 41, 2023), fetched by the package `medmnist`."""
+"""The two-dimensional single-label sets of MedMNIST v2 (Yang et al.: Scientific Data 10, 41, 2023),
+fetched by the package `medmnist`."""
 
 from __future__ import annotations
 
@@ -14,20 +15,45 @@ from fedrobust.utils import validation
 
 # Without chestmnist: several labels per image, so no class to speak of.
 FLAGS = tuple(
-    f"{word}mnist" for word in ("path", "derma", "oct", "pneumonia", "retina", "breast", "blood", "tissue", "organa", "organc", "organs")
+    f"{word}mnist"
+    for word in (
+        "path",
+        "derma",
+        "oct",
+        "pneumonia",
+        "retina",
+        "breast",
+        "blood",
+        "tissue",
+        "organa",
+        "organc",
+        "organs",
+    )
 )
 SIZES = (28, 64, 128, 224)
 
 
-def medmnist(flag: str = "dermamnist", size: int = 28, root: str | None = None, max_images: int | None = None, seed: int = 0) -> DataSource:
-    """One set in its official splits at one of its official sizes. root: where the files are kept, the cache folder if None.
+def medmnist(
+    flag: str = "dermamnist",
+    size: int = 28,
+    root: str | None = None,
+    max_images: int | None = None,
+    seed: int = 0,
+) -> DataSource:
+    """One set in its official splits at one of its official sizes. root: where the files are kept,
+    the cache folder if None.
 
-    The package (`pip install "fedrobust[medmnist]"`) downloads a file on first use and checks its md5.
+    The package (`pip install "fedrobust[medmnist]"`) downloads a file on first use and checks its
+    md5.
     """
     validation.choice("data.flag", flag, FLAGS)
     validation.choice("data.size", size, SIZES)
     chosen = options(size, max_images, "error", seed)
-    folder = cache.folder() / "medmnist" if root is None else path_setting("data.root", root, "give the folder of the files")
+    folder = (
+        cache.folder() / "medmnist"
+        if root is None
+        else path_setting("data.root", root, "give the folder of the files")
+    )
     return DataSource(flag, lambda: _load(flag, folder, chosen))
 
 
@@ -35,14 +61,21 @@ def _load(flag: str, folder: Path, chosen: Options) -> Dataset:
     try:
         package = import_module("medmnist")
     except ImportError as error:
-        raise DataError('data=medmnist: the package is not installed; pip install "fedrobust[medmnist]"') from error
+        raise DataError(
+            'data=medmnist: the package is not installed; pip install "fedrobust[medmnist]"'
+        ) from error
     info = package.INFO[flag]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        getattr(package, info["python_class"])(split="train", download=True, size=chosen.size, root=str(folder))
+        getattr(package, info["python_class"])(
+            split="train", download=True, size=chosen.size, root=str(folder)
+        )
     except Exception as error:  # the package turns every trouble of the network into its own errors
         line = " ".join(str(error).split())[:200]
-        raise DataError(f"data=medmnist: {flag} could not be fetched ({line}); put the file into {folder} by hand") from error
+        raise DataError(
+            f"data=medmnist: {flag} could not be fetched ({line}); put the file into "
+            f"{folder} by hand"
+        ) from error
     stem = flag if chosen.size == 28 else f"{flag}_{chosen.size}"
     names = [info["label"][str(position)] for position in range(len(info["label"]))]
     return load_npz(flag, folder / f"{stem}.npz", names, chosen)

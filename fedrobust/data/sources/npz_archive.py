@@ -1,4 +1,5 @@
-"""A numpy archive with the keys of MedMNIST: <split>_images, <split>_labels and, optionally, <split>_sites."""
+"""A numpy archive with the keys of MedMNIST: <split>_images, <split>_labels and, optionally,
+<split>_sites."""
 
 from __future__ import annotations
 
@@ -33,21 +34,29 @@ def npz(
     name: str = "npz",
     every_class: bool = True,
 ) -> DataSource:
-    """Arrays of 8-bit images (n, H, W) or (n, H, W, 3), labels (n,) or (n, 1) in [0, K). A missing part is drawn from `train`.
+    """Arrays of 8-bit images (n, H, W) or (n, H, W, 3), labels (n,) or (n, 1) in [0, K). A missing
+    part is drawn from `train`.
 
     classes: the K names; None takes the numbers. Every image counts as its own patient.
     """
-    chosen, wanted = options(size, max_images, "error", seed, every_class=every_class), class_setting(classes)
+    chosen, wanted = (
+        options(size, max_images, "error", seed, every_class=every_class),
+        class_setting(classes),
+    )
     file = path_setting("data.path", path, "give the npz file")
     return DataSource(name, lambda: load_npz(name, file, wanted, chosen))
 
 
 def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: Options) -> Dataset:
-    """The archive as a Dataset. Raises DataError naming the file and the key; pickled objects are never loaded."""
+    """The archive as a Dataset. Raises DataError naming the file and the key; pickled objects are
+    never loaded."""
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, NpzFile):
-            raise DataError(f"{path}: holds a single array (npy); needed is an npz file with train_images and train_labels")
+            raise DataError(
+                f"{path}: holds a single array (npy); needed is an npz file with "
+                "train_images and train_labels"
+            )
         with archive:
             return _build(name, path, archive, classes=classes, chosen=chosen)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -55,18 +64,23 @@ def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: Optio
 
 
 def _stamp(path: Path) -> list[list[str | int]]:
-    """An npz file is a zip: its directory holds a checksum of every array, so nothing else needs to be read."""
+    """An npz file is a zip: its directory holds a checksum of every array, so nothing else needs to
+    be read."""
     with zipfile.ZipFile(path) as archive:
         return [[info.filename, info.file_size, info.CRC] for info in archive.infolist()]
 
 
-def _build(name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | None, chosen: Options) -> Dataset:
+def _build(
+    name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | None, chosen: Options
+) -> Dataset:
     parts = [part for part in PARTS if f"{part}_images" in archive.files]
     if not parts:
         raise DataError(f"{path}: has no train_images; its keys are {', '.join(archive.files)}")
     labels, sites, given = _columns(path, archive, parts)
     with found_in(path):
-        split = splits.complete_splits(given, labels, torch.arange(len(labels)), generator(chosen.seed, name, "splits"))
+        split = splits.complete_splits(
+            given, labels, torch.arange(len(labels)), generator(chosen.seed, name, "splits")
+        )
     index = subset(labels, sites, split, chosen.max_images, generator(chosen.seed, name, "subset"))
 
     def fill(out: NDArray[np.uint8]) -> list[int]:
@@ -74,8 +88,14 @@ def _build(name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | 
 
     key = ["npz", VERSION, name, chosen.size, chosen.max_images, chosen.seed, _stamp(path)]
     images, _ = cache.images(key, (len(index), 3, chosen.size, chosen.size), fill)
-    names = classes if classes is not None else [str(number) for number in range(int(labels.max()) + 1)]
-    places = [str(number) for number in range(int(sites.max()) + 1)] if f"{parts[0]}_sites" in archive.files else ["all"]
+    names = (
+        classes if classes is not None else [str(number) for number in range(int(labels.max()) + 1)]
+    )
+    places = (
+        [str(number) for number in range(int(sites.max()) + 1)]
+        if f"{parts[0]}_sites" in archive.files
+        else ["all"]
+    )
     with found_in(path):
         return make_dataset(
             name,
@@ -92,13 +112,22 @@ def _build(name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | 
 def _columns(path: Path, archive: NpzFile, parts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
     """Labels, sites (zeros where there are none) and splits, the parts one after the other."""
     labels = [_numbers(path, archive, f"{part}_labels") for part in parts]
-    splits_of = [torch.full((len(label),), PARTS[part], dtype=torch.int8) for part, label in zip(parts, labels, strict=True)]
+    splits_of = [
+        torch.full((len(label),), PARTS[part], dtype=torch.int8)
+        for part, label in zip(parts, labels, strict=True)
+    ]
     if not all(f"{part}_sites" in archive.files for part in parts):
-        return torch.cat(labels), torch.zeros(sum(map(len, labels)), dtype=torch.int64), torch.cat(splits_of)
+        return (
+            torch.cat(labels),
+            torch.zeros(sum(map(len, labels)), dtype=torch.int64),
+            torch.cat(splits_of),
+        )
     sites = [_numbers(path, archive, f"{part}_sites") for part in parts]
     for part, label, site in zip(parts, labels, sites, strict=True):
         if len(label) != len(site):
-            raise DataError(f"{path}: {part}_sites has {len(site)} rows, {part}_labels {len(label)}")
+            raise DataError(
+                f"{path}: {part}_sites has {len(site)} rows, {part}_labels {len(label)}"
+            )
     return torch.cat(labels), torch.cat(sites), torch.cat(splits_of)
 
 
@@ -107,20 +136,34 @@ def _numbers(path: Path, archive: NpzFile, key: str) -> Tensor:
         raise DataError(f"{path}: has no {key}; its keys are {', '.join(archive.files)}")
     values = archive[key]
     if values.dtype.kind not in "iu" or values.ndim not in (1, 2) or values.size != len(values):
-        raise DataError(f"{path}: {key} is {values.dtype} {values.shape}; needed are whole numbers (n,) or (n, 1), one class per image")
+        raise DataError(
+            f"{path}: {key} is {values.dtype} {values.shape}; needed are whole "
+            "numbers (n,) or (n, 1), one class per image"
+        )
     if values.min(initial=0) < 0:
         raise DataError(f"{path}: {key} holds {values.min()}; numbers start at 0")
     return torch.from_numpy(values.reshape(-1).astype(np.int64))
 
 
-def _fill(out: NDArray[np.uint8], path: Path, archive: NpzFile, parts: Sequence[str], index: NDArray[np.int64]) -> list[int]:
+def _fill(
+    out: NDArray[np.uint8],
+    path: Path,
+    archive: NpzFile,
+    parts: Sequence[str],
+    index: NDArray[np.int64],
+) -> list[int]:
     """The chosen rows, part by part, so that no more than one part is in memory."""
     start = 0
     for part in parts:
         pixels = archive[f"{part}_images"]
         grey = pixels.ndim == 3
-        if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 4 and pixels.shape[3] in (1, 3))):
-            raise DataError(f"{path}: {part}_images is {pixels.dtype} {pixels.shape}; needed is uint8 (n, H, W) or (n, H, W, 3)")
+        if pixels.dtype != np.uint8 or not (
+            grey or (pixels.ndim == 4 and pixels.shape[3] in (1, 3))
+        ):
+            raise DataError(
+                f"{path}: {part}_images is {pixels.dtype} {pixels.shape}; needed is "
+                "uint8 (n, H, W) or (n, H, W, 3)"
+            )
         rows = len(archive[f"{part}_labels"])
         if len(pixels) != rows:
             raise DataError(f"{path}: {part}_images has {len(pixels)} rows, {part}_labels {rows}")

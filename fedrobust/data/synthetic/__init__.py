@@ -1,4 +1,5 @@
-"""The embedded data set: drawn dermatoscopy-like lesions of seven unequal classes from four hospitals; nothing to download."""
+"""The embedded data set: drawn dermatoscopy-like lesions of seven unequal classes from four
+hospitals; nothing to download."""
 
 from __future__ import annotations
 
@@ -21,8 +22,11 @@ VERSION = 4  # raise it whenever a pixel may change: it is part of the cache key
 TWICE = 0.15  # of a class's lesions were photographed twice: the reason why splits go by lesion
 
 
-def synthetic(size: int = 32, num_images: int = 2400, imbalance: float = 5.0, seed: int = 0) -> DataSource:
-    """Drawn lesions, `size` pixels square. imbalance: how many times more images the commonest class has than the rarest one."""
+def synthetic(
+    size: int = 32, num_images: int = 2400, imbalance: float = 5.0, seed: int = 0
+) -> DataSource:
+    """Drawn lesions, `size` pixels square. imbalance: how many times more images the commonest
+    class has than the rarest one."""
     validation.number("data.size", size, low=16, high=1024, integer=True)
     validation.number("data.num_images", num_images, low=60, integer=True)
     validation.number("data.imbalance", imbalance, low=1)
@@ -37,7 +41,9 @@ def _load(size: int, num_images: int, imbalance: float, seed: int) -> Dataset:
     groups = torch.unique(groups, return_inverse=True)[1]
     sites = _sites(groups, seed)
     key = ["synthetic", VERSION, size, num_images, imbalance, seed]
-    images, _ = cache.images(key, (num_images, 3, size, size), lambda out: _fill(out, labels, groups, sites, seed))
+    images, _ = cache.images(
+        key, (num_images, 3, size, size), lambda out: _fill(out, labels, groups, sites, seed)
+    )
     with found_in(f"data=synthetic data.num_images={num_images}"):
         return _labelled(images, labels, groups, sites, seed)
 
@@ -46,11 +52,21 @@ def _labelled(images: Tensor, labels: Tensor, groups: Tensor, sites: Tensor, see
     split = splits.complete_splits(None, labels, groups, generator(seed, "synthetic", "splits"))
     names = [scanner.name for scanner in SCANNERS]
     kinds = [kind.name for kind in KINDS]
-    return make_dataset("synthetic", images, labels, kinds, splits=split, sites=sites, site_names=names, groups=groups)
+    return make_dataset(
+        "synthetic",
+        images,
+        labels,
+        kinds,
+        splits=split,
+        sites=sites,
+        site_names=names,
+        groups=groups,
+    )
 
 
 def imbalanced_counts(num_images: int, imbalance: float) -> NDArray[np.int64]:
-    """(K,) images per class, falling geometrically: class k gets a share proportional to imbalance^(-k / (K - 1)), at least 3 images."""
+    """(K,) images per class, falling geometrically: class k gets a share proportional to
+    imbalance^(-k / (K - 1)), at least 3 images."""
     falling = imbalance ** (-np.arange(len(KINDS)) / (len(KINDS) - 1))
     return 3 + largest_remainder(num_images - 3 * len(KINDS), falling)
 
@@ -64,11 +80,18 @@ def _lesions(count: int) -> Tensor:
 def _sites(groups: Tensor, seed: int) -> Tensor:
     """A site for every lesion, in the scanners' shares, whatever its class."""
     shares = torch.tensor([scanner.share for scanner in SCANNERS])
-    drawn = torch.multinomial(shares, int(groups.max()) + 1, replacement=True, generator=generator(seed, "synthetic", "sites"))
+    drawn = torch.multinomial(
+        shares,
+        int(groups.max()) + 1,
+        replacement=True,
+        generator=generator(seed, "synthetic", "sites"),
+    )
     return drawn[groups]
 
 
-def _fill(out: NDArray[np.uint8], labels: Tensor, groups: Tensor, sites: Tensor, seed: int) -> list[int]:
+def _fill(
+    out: NDArray[np.uint8], labels: Tensor, groups: Tensor, sites: Tensor, seed: int
+) -> list[int]:
     """Every (class, site) cell from its own generator, in batches of bounded memory."""
     batch = max(2, 2**19 // out.shape[-1] ** 2)
     for kind in range(len(KINDS)):
@@ -84,7 +107,8 @@ def _fill(out: NDArray[np.uint8], labels: Tensor, groups: Tensor, sites: Tensor,
 
 
 def _views(scenes: Tensor, lesion_n: Tensor) -> Tensor:
-    """The scene of each image: a lesion's second image shows it upside down (the camera adds its own differences)."""
+    """The scene of each image: a lesion's second image shows it upside down (the camera adds its
+    own differences)."""
     views = scenes[lesion_n]
     second = torch.zeros(len(lesion_n), dtype=torch.bool)
     second[1:] = lesion_n[1:] == lesion_n[:-1]

@@ -1,9 +1,10 @@
-"""Procedural skin lesions: seven kinds that differ in outline, border, colour and texture, all drawn by formulas.
+"""Procedural skin lesions: seven kinds that differ in outline, border, colour and texture, all
+drawn by formulas.
 
-Light is absorbed by melanin, blood and what else a kind holds: colour = skin * exp(-melanin * a_m - blood * a_b - rest * a_r) for
-red, green and blue.
-The amounts overlap between the kinds and vary with every lesion, so neither the mean colour nor the mean image tells the kinds apart.
-Tensors are (B, H, W) maps over coordinates in [-1, 1], or (B,) values.
+Light is absorbed by melanin, blood and what else a kind holds: colour = skin * exp(-melanin * a_m -
+blood * a_b - rest * a_r) for red, green and blue. The amounts overlap between the kinds and vary
+with every lesion, so neither the mean colour nor the mean image tells the kinds apart. Tensors are
+(B, H, W) maps over coordinates in [-1, 1], or (B,) values.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ HARMONICS = 6
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """Coordinates of one batch in the lesion's own frame: x, y (B, H, W) with the outline near radius 1; `mask` in [0, 1] inside it."""
+    """Coordinates of one batch in the lesion's own frame: x, y (B, H, W) with the outline near
+    radius 1; `mask` in [0, 1] inside it."""
 
     x: Tensor
     y: Tensor
@@ -36,9 +38,15 @@ class Canvas:
         return low + (high - low) * torch.rand(len(self.x), 1, 1, generator=self.generator)
 
     def clouds(self, cells: int) -> Tensor:
-        """Smooth noise (B, H, W) with about `cells` bumps across the picture, mean 0, deviation about 1."""
+        """Smooth noise (B, H, W) with about `cells` bumps across the picture, mean 0, deviation
+        about 1."""
         coarse = torch.randn(len(self.x), 1, cells, cells, generator=self.generator)
-        return functional.interpolate(coarse, size=self.x.shape[1:], mode="bicubic", align_corners=False)[:, 0] * 1.4
+        return (
+            functional.interpolate(
+                coarse, size=self.x.shape[1:], mode="bicubic", align_corners=False
+            )[:, 0]
+            * 1.4
+        )
 
     def dots(self, count: int, size: tuple[float, float], spread: float = 0.8) -> Tensor:
         """`count` soft round spots, maximum 1, at random places within `spread` of the centre."""
@@ -54,8 +62,13 @@ class Canvas:
         total = torch.zeros_like(self.x)
         for _ in range(count):
             angle = self.uniform(0, 2 * math.pi)
-            along, across = self.x * angle.cos() + self.y * angle.sin(), self.y * angle.cos() - self.x * angle.sin()
-            path = self.uniform(-reach, reach) + bend * torch.sin(along * self.uniform(2, 4) + self.uniform(0, 6))
+            along, across = (
+                self.x * angle.cos() + self.y * angle.sin(),
+                self.y * angle.cos() - self.x * angle.sin(),
+            )
+            path = self.uniform(-reach, reach) + bend * torch.sin(
+                along * self.uniform(2, 4) + self.uniform(0, 6)
+            )
             total = torch.maximum(total, torch.exp(-(((across - path) / width) ** 2)))
         return total
 
@@ -63,7 +76,8 @@ class Canvas:
 @dataclass(frozen=True, slots=True)
 class LesionKind:
     """One class: how ragged and how soft its outline is, how much melanin and blood it holds, what
-    else absorbs red, green and blue in it (keratin, deep pigment), and what `texture` does to melanin and blood."""
+    else absorbs red, green and blue in it (keratin, deep pigment), and what `texture` does to
+    melanin and blood."""
 
     name: str
     ragged: float
@@ -95,7 +109,9 @@ def _cysts(canvas: Canvas, melanin: Tensor, blood: Tensor) -> tuple[Tensor, Tens
 
 def _vessels(canvas: Canvas, melanin: Tensor, blood: Tensor) -> tuple[Tensor, Tensor]:
     """Branching red lines over pale tissue, with a few grey-brown nests."""
-    return melanin * (0.4 + 2.2 * canvas.dots(3, (0.12, 0.22))), blood * (0.5 + 2.6 * canvas.lines(4, 0.07, 0.35, 0.7))
+    return melanin * (0.4 + 2.2 * canvas.dots(3, (0.12, 0.22))), blood * (
+        0.5 + 2.6 * canvas.lines(4, 0.07, 0.35, 0.7)
+    )
 
 
 def _lacunae(canvas: Canvas, melanin: Tensor, blood: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +144,8 @@ KINDS = (
 
 
 def draw_lesions(kind: LesionKind, count: int, size: int, generator: Generator) -> Tensor:
-    """`count` lesions of one kind on skin: (count, 3, size, size) float32 in [0, 1], before any camera."""
+    """`count` lesions of one kind on skin: (count, 3, size, size) float32 in [0, 1], before any
+    camera."""
     canvas = _canvas(kind, count, size, generator)
     melanin, blood = canvas.uniform(*kind.melanin), canvas.uniform(*kind.blood)
     melanin, blood = kind.texture(canvas, melanin.expand_as(canvas.x), blood.expand_as(canvas.x))
@@ -136,12 +153,16 @@ def draw_lesions(kind: LesionKind, count: int, size: int, generator: Generator) 
     melanin = (tone + canvas.mask * melanin).clamp(min=0)
     blood = (canvas.uniform(0.05, 0.25) + canvas.mask * blood).clamp(min=0)
     rest = canvas.mask * canvas.uniform(0.6, 1.2)
-    channels = [0.95 * torch.exp(-m * melanin - b * blood - t * rest) for m, b, t in zip(MELANIN, BLOOD, kind.tint, strict=True)]
+    channels = [
+        0.95 * torch.exp(-m * melanin - b * blood - t * rest)
+        for m, b, t in zip(MELANIN, BLOOD, kind.tint, strict=True)
+    ]
     return torch.stack(channels, dim=1)
 
 
 def _canvas(kind: LesionKind, count: int, size: int, generator: Generator) -> Canvas:
-    """A random place, size, direction and outline radius(angle) = 1 + sum of a_m cos(m angle + phase) for every lesion."""
+    """A random place, size, direction and outline radius(angle) = 1 + sum of a_m cos(m angle +
+    phase) for every lesion."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, 1, 1, generator=generator)
@@ -154,6 +175,8 @@ def _canvas(kind: LesionKind, count: int, size: int, generator: Generator) -> Ca
     y = (dy * turn.cos() - dx * turn.sin()) / (radius * aspect)
     angle, outline = torch.atan2(y, x), torch.ones_like(x)
     for wave in range(2, 2 + HARMONICS):
-        outline = outline + kind.ragged * uniform(-1, 1) * 1.6 / math.sqrt(wave) * torch.cos(wave * angle + uniform(0, 2 * math.pi))
+        outline = outline + kind.ragged * uniform(-1, 1) * 1.6 / math.sqrt(wave) * torch.cos(
+            wave * angle + uniform(0, 2 * math.pi)
+        )
     depth = outline - torch.sqrt(x**2 + y**2)
     return Canvas(x, y, torch.sigmoid(depth / (0.4 * kind.soft + 0.02)), depth, generator)

@@ -1,4 +1,5 @@
-"""Four imaginary hospitals' cameras: colour cast, dark corners, blur, sensor noise and unshaved hair."""
+"""Four imaginary hospitals' cameras: colour cast, dark corners, blur, sensor noise and unshaved
+hair."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Scanner:
-    """One site's style. share: of all images. cast: factors for red, green, blue. corner: darkening of the corners in [0, 1].
-    blur: Gaussian deviation as a fraction of the image side. noise: deviation in [0, 1]. hair: expected hairs per image."""
+    """One site's style. share: of all images. cast: factors for red, green, blue. corner: darkening
+    of the corners in [0, 1]. blur: Gaussian deviation as a fraction of the image side. noise:
+    deviation in [0, 1]. hair: expected hairs per image."""
 
     name: str
     share: float
@@ -33,11 +35,14 @@ SCANNERS = (
 
 
 def photograph(scenes: Tensor, scanner: Scanner, generator: Generator) -> Tensor:
-    """Scenes (B, 3, H, H) in [0, 1] as this camera records them: same shape and range, new tensor."""
+    """Scenes (B, 3, H, H) in [0, 1] as this camera records them: same shape and range, new
+    tensor."""
     images = _hairs(scenes, scanner.hair, generator)
     images = _blur(images, scanner.blur)
     exposure = 1 + 0.16 * (torch.rand(len(images), 1, 1, 1, generator=generator) - 0.5)
-    tint = torch.tensor(scanner.cast)[:, None, None] * (1 + 0.06 * (torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5))
+    tint = torch.tensor(scanner.cast)[:, None, None] * (
+        1 + 0.06 * (torch.rand(len(images), 3, 1, 1, generator=generator) - 0.5)
+    )
     images = images * exposure * tint * _corners(images.shape[-1], scanner.corner)
     return (images + scanner.noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
 
@@ -71,4 +76,6 @@ def _blur(images: Tensor, fraction: float) -> Tensor:
     taps = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * sigma**2))
     taps = (taps / taps.sum()).expand(3, 1, 1, -1)
     padded = functional.pad(images, (reach,) * 4, mode="replicate")
-    return functional.conv2d(functional.conv2d(padded, taps, groups=3), taps.transpose(2, 3), groups=3)
+    return functional.conv2d(
+        functional.conv2d(padded, taps, groups=3), taps.transpose(2, 3), groups=3
+    )

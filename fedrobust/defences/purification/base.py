@@ -15,15 +15,19 @@ from fedrobust.learning.classifier import Classifier
 from fedrobust.types import Purifier, Purify
 from fedrobust.utils.images import as_unit
 
-VALUES = 2**16  # that a thread purifies at once: a pyramid of them about fills a core's cache, and its memory is used again
+# that a thread purifies at once: a pyramid of them about fills a core's cache, and its memory is
+# used again
+VALUES = 2**16
 GPU = 16  # times as many there: bounds the memory of pyramids
 
 
 def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifier:
-    """A purifier that works portion by portion in float32 (float64 for float64 images), its result clipped to [0, 1].
+    """A purifier that works portion by portion in float32 (float64 for float64 images), its result
+    clipped to [0, 1].
 
-    apply: (images (B, C, H, W), generator) -> images of the same shape. The purifier raises ValueError for images that are not
-    floating-point numbers in [0, 1] in four axes; none at all come back as they are.
+    apply: (images (B, C, H, W), generator) -> images of the same shape. The purifier raises
+    ValueError for images that are not floating-point numbers in [0, 1] in four axes; none at all
+    come back as they are.
     """
 
     def purify(images: Tensor, generator: Generator) -> Tensor:
@@ -40,15 +44,21 @@ def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifi
 
 def _check(name: str, images: Tensor) -> None:
     if images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(f"purifier={name}: images must be floating-point (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
+        raise ValueError(
+            f"purifier={name}: images must be floating-point (B, C, H, W), not "
+            f"{images.dtype} {tuple(images.shape)}"
+        )
     if images.numel():
         low, high = torch.aminmax(images.detach())
         if not bool((low >= 0) & (high <= 1)):  # NaN fails both comparisons
-            raise ValueError(f"purifier={name}: images must be numbers in [0, 1] (found NaN or a value outside)")
+            raise ValueError(
+                f"purifier={name}: images must be numbers in [0, 1] (found NaN or a value outside)"
+            )
 
 
 def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, C, H, W) at another size (height, width): linear, averaging over the old pixels that a new one covers."""
+    """Images (B, C, H, W) at another size (height, width): linear, averaging over the old pixels
+    that a new one covers."""
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images
@@ -57,11 +67,14 @@ def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
             return double_resolution(images)
         if (2 * size[0], 2 * size[1]) == (height, width) and min(size) > 1:
             return halve_resolution(images)
-    return functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return functional.interpolate(
+        images, size=size, mode="bilinear", align_corners=False, antialias=True
+    )
 
 
 def smooth_images(images: Tensor, taps: Sequence[float]) -> Tensor:
-    """Images (B, C, H, W) convolved with an odd number of taps along both axes; border pixels are repeated."""
+    """Images (B, C, H, W) convolved with an odd number of taps along both axes; border pixels are
+    repeated."""
     reach = len(taps) // 2
     for axis, padding in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
         padded, length = functional.pad(images, padding, mode="replicate"), images.shape[axis]
@@ -71,11 +84,15 @@ def smooth_images(images: Tensor, taps: Sequence[float]) -> Tensor:
     return images
 
 
-def with_purified_statistics(model: Classifier, purifier: Purifier, images: Tensor, generator: Generator) -> Classifier:
-    """A copy of the model whose BatchNorm statistics are those of purified images; nothing is trained, labels are not needed.
+def with_purified_statistics(
+    model: Classifier, purifier: Purifier, images: Tensor, generator: Generator
+) -> Classifier:
+    """A copy of the model whose BatchNorm statistics are those of purified images; nothing is
+    trained, labels are not needed.
 
-    Purified images are smoother than those a model was trained on, and statistics of the latter cost it much of its accuracy on them
-    (docs/results/mdda.md). images: (N, 3, H, W), uint8 or unit floats, some hundred that nobody has attacked.
+    Purified images are smoother than those a model was trained on, and statistics of the latter
+    cost it much of its accuracy on them (docs/results/mdda.md). images: (N, 3, H, W), uint8 or unit
+    floats, some hundred that nobody has attacked.
     """
     device = next(model.parameters()).device
     adapted = copy.deepcopy(model)

@@ -1,6 +1,8 @@
-"""What the compiled loops of `fused` and `octaves` share: how they are compiled, and how many of them run side by side.
+"""What the compiled loops of `fused` and `octaves` share: how they are compiled, and how many of
+them run side by side.
 
-Not by numba's own threads: those of its OpenMP layer change the number of torch's in the same process.
+Not by numba's own threads: those of its OpenMP layer change the number of torch's in the same
+process.
 """
 
 from __future__ import annotations
@@ -15,19 +17,21 @@ import numpy as np
 import torch
 
 LEAST = 2**16  # values for which a thread of its own is worth while
-whole: Any = np.uintp  # an index of this type is never negative, so no look-up has to ask whether it is
+# an index of this type is never negative, so no look-up has to ask whether it is
+whole: Any = np.uintp
 _Loop = TypeVar("_Loop", bound=Callable[..., None])
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """Machine code at the first call. IEEE arithmetic: no `fastmath`, so that results do not depend on the machine."""
+    """Machine code at the first call. IEEE arithmetic: no `fastmath`, so that results do not depend
+    on the machine."""
     made: _Loop = numba.njit(nogil=True, error_model="numpy")(loop)
     return made
 
 
 def shared_out(loop: Callable[[int, int], None], count: int, values: int) -> None:
-    """loop(first, last) for parts of range(count), which have so many values in all, on as many threads as torch has: an engine gives
-    each of its workers a share of the cores."""
+    """loop(first, last) for parts of range(count), which have so many values in all, on as many
+    threads as torch has: an engine gives each of its workers a share of the cores."""
     threads = max(1, min(torch.get_num_threads(), count, values // LEAST))
     edges = [count * place // threads for place in range(threads + 1)]
     if threads == 1:

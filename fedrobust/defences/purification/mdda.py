@@ -1,7 +1,9 @@
-"""MDDA, multiscale diffusive and denoising aggregation: noise that drowns a perturbation, total variation that takes both away.
+"""MDDA, multiscale diffusive and denoising aggregation: noise that drowns a perturbation, total
+variation that takes both away.
 
-Wang, Li, Shen, Qiao: Comput Biol Med 164:107310, 2023 (arXiv 2208.10373). Known of it are the parts and their order; the numbers
-(deviation of the noise, number of blocks, weight of the total variation, weights of the aggregation, last filter) are ours.
+Wang, Li, Shen, Qiao: Comput Biol Med 164:107310, 2023 (arXiv 2208.10373). Known of it are the parts
+and their order; the numbers (deviation of the noise, number of blocks, weight of the total
+variation, weights of the aggregation, last filter) are ours.
 """
 
 from __future__ import annotations
@@ -15,18 +17,23 @@ from fedrobust.types import Purifier
 from fedrobust.utils.validation import number
 
 SCALES = (0.25, 0.5, 1.0, 2.0)
-OWN, NEIGHBOUR = 0.5, 0.25  # weights of a scale and of each of its neighbours, divided by their sum at both ends
+# weights of a scale and of each of its neighbours, divided by their sum at both ends
+OWN, NEIGHBOUR = 0.5, 0.25
 TAPS = (0.25, 0.5, 0.25)  # the 3 x 3 Gaussian: binomial, deviation .71 pixels
 RUN = 16  # normal numbers that torch makes at once on a CPU
 
 
-def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12, smoothing: float = 1.0) -> Purifier:
-    """An image pyramid at 1/4, 1/2, 1 and 2 times the size goes through `blocks` blocks of three steps: Gaussian noise on every scale,
-    total-variation denoising of every scale, each scale mixed with its neighbours. Then the mean of all scales at the image's
-    size, smoothed by a 3 x 3 Gaussian (`smoothing=0.5`: half of it smoothed, half as it was; 0: not at all).
+def mdda(
+    *, std: float, blocks: int, weight: float, iterations: int = 12, smoothing: float = 1.0
+) -> Purifier:
+    """An image pyramid at 1/4, 1/2, 1 and 2 times the size goes through `blocks` blocks of three
+    steps: Gaussian noise on every scale, total-variation denoising of every scale, each scale mixed
+    with its neighbours. Then the mean of all scales at the image's size, smoothed by a 3 x 3
+    Gaussian (`smoothing=0.5`: half of it smoothed, half as it was; 0: not at all).
 
-    std: of the noise, in units of the image range [0, 1]; weight, iterations: of the denoising (`tv.rof`). An image's noise depends
-    on its place in the order of images that the generator has served, not on how they were split into batches.
+    std: of the noise, in units of the image range [0, 1]; weight, iterations: of the denoising
+    (`tv.rof`). An image's noise depends on its place in the order of images that the generator has
+    served, not on how they were split into batches.
     """
     number("purifier.std", std, low=0)
     number("purifier.blocks", blocks, low=0, integer=True)
@@ -43,7 +50,9 @@ def mdda(*, std: float, blocks: int, weight: float, iterations: int = 12, smooth
                 pyramid = [one.add(next(noises), alpha=std) for one in pyramid]
             pyramid = aggregate_scales([rof(one, weight, iterations) for one in pyramid])
         size = _scaled(images, 1)
-        mean = sum((resize_images(one, size) for one in pyramid), start=images.new_zeros(())) / len(pyramid)
+        mean = sum((resize_images(one, size) for one in pyramid), start=images.new_zeros(())) / len(
+            pyramid
+        )
         return torch.lerp(mean, smooth_images(mean, TAPS), smoothing) if smoothing > 0 else mean
 
     return purifier("mdda", apply)
@@ -57,18 +66,22 @@ def _scaled(images: Tensor, scale: float) -> tuple[int, int]:
 def noise(images: Tensor, sizes: list[tuple[int, int]], generator: Generator) -> list[Tensor]:
     """Standard normal numbers of the images' batch and channels in each of these sizes.
 
-    Every image gets one run of the generator's stream, of a length that torch draws alike alone and among others.
+    Every image gets one run of the generator's stream, of a length that torch draws alike alone and
+    among others.
     """
     count, channels = images.shape[:2]
     lengths = [channels * height * width for height, width in sizes]
     total = sum(lengths)
-    drawn = torch.randn(count, -(-total // RUN) * RUN, generator=generator, device=generator.device).to(images)
+    drawn = torch.randn(
+        count, -(-total // RUN) * RUN, generator=generator, device=generator.device
+    ).to(images)
     parts = torch.split(drawn[:, :total], lengths, dim=1)
     return [part.reshape(count, channels, *size) for part, size in zip(parts, sizes, strict=True)]
 
 
 def aggregate_scales(pyramid: list[Tensor]) -> list[Tensor]:
-    """Every scale (B, C, h, w) as the weighted mean of itself and its neighbours, all from before this step."""
+    """Every scale (B, C, h, w) as the weighted mean of itself and its neighbours, all from before
+    this step."""
     out = []
     for place, own in enumerate(pyramid):
         size = (own.shape[-2], own.shape[-1])

@@ -1,6 +1,8 @@
-"""Images at twice and at half their size on a CPU, as machine code: what `common.resized` does at other ratios, ten times as fast.
+"""Images at twice and at half their size on a CPU, as machine code: what `common.resized` does at
+other ratios, ten times as fast.
 
-With a factor of two every new pixel has the same few weights, which numba compiles (at the first call) into loops without look-ups.
+With a factor of two every new pixel has the same few weights, which numba compiles (at the first
+call) into loops without look-ups.
 """
 
 from __future__ import annotations
@@ -13,18 +15,21 @@ from torch import Tensor
 
 from fedrobust.defences.purification.compiled import compiled, shared_out, whole
 
-NEAR, FAR = 0.75, 0.25  # linear: a new pixel's centre is a quarter of an old pixel away from the old one's
-INNER, OUTER = 0.375, 0.125  # linear over twice the distance: the two old pixels that a new one covers, and the next ones
+# linear: a new pixel's centre is a quarter of an old pixel away from the old one's
+NEAR, FAR = 0.75, 0.25
+# linear over twice the distance: the two old pixels that a new one covers, and the next ones
+INNER, OUTER = 0.375, 0.125
 
 
 def double_resolution(images: Tensor) -> Tensor:
-    """Images (B, C, H, W), float32 or float64 on a CPU, at (2 H, 2 W): linear, border pixels repeated."""
+    """Images (B, C, H, W), float32 or float64 on a CPU, at (2 H, 2 W): linear, border pixels
+    repeated."""
     return _mapped(_double, images, (2 * images.shape[2], 2 * images.shape[3]))
 
 
 def halve_resolution(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) on a CPU, H and W even and at least 4, at (H / 2, W / 2): linear over the four old pixels in reach; at the
-    border over the three that there are."""
+    """Images (B, C, H, W) on a CPU, H and W even and at least 4, at (H / 2, W / 2): linear over the
+    four old pixels in reach; at the border over the three that there are."""
     return _mapped(_halve, images, (images.shape[2] // 2, images.shape[3] // 2))
 
 
@@ -80,7 +85,9 @@ def _halve_map(old: Any, new: Any) -> None:  # pragma: no cover  # compiled
         else:
             beside = old[2] if row == 0 else old[2 * row - 1]
             for j in range(len(line)):
-                line[j] = (inner * (first[j] + second[j]) + outer * beside[j]) / (inner + inner + outer)
+                line[j] = (inner * (first[j] + second[j]) + outer * beside[j]) / (
+                    inner + inner + outer
+                )
         _halve_line(line, new[row])
 
 
@@ -93,4 +100,6 @@ def _halve_line(old: Any, new: Any) -> None:  # pragma: no cover  # compiled
         new[j] = inner * (old[at] + old[at + one]) + outer * (old[at - one] + old[at + two])
     new[0] = (inner * (old[0] + old[1]) + outer * old[2]) / (inner + inner + outer)
     at = two * last
-    new[last] = (inner * (old[at] + old[at + one]) + outer * old[at - one]) / (inner + inner + outer)
+    new[last] = (inner * (old[at] + old[at + one]) + outer * old[at - one]) / (
+        inner + inner + outer
+    )

@@ -1,9 +1,11 @@
 """Total-variation denoising of many images at once.
 
-Rudin, Osher, Fatemi 1992: of an image f the u with the least weight * TV(u) + |u - f|^2 / 2. Solved in the dual field p of Chambolle 2004,
-u = f + div p with |p| <= weight in every pixel, by projected gradient steps with inertia (Polyak's heavy ball): p <- P(q + tau grad u),
-q = p + beta (p - the p before). With tau = .35, beta = .5 twelve steps come nearer to the minimum than twenty of Chambolle's fixed-point
-iteration; the last two steps are smaller ones, since they settle what the long ones overshoot.
+Rudin, Osher, Fatemi 1992: of an image f the u with the least weight * TV(u) + |u - f|^2 / 2. Solved
+in the dual field p of Chambolle 2004, u = f + div p with |p| <= weight in every pixel, by projected
+gradient steps with inertia (Polyak's heavy ball): p <- P(q + tau grad u), q = p + beta (p - the p
+before). With tau = .35, beta = .5 twelve steps come nearer to the minimum than twenty of
+Chambolle's fixed-point iteration; the last two steps are smaller ones, since they settle what the
+long ones overshoot.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from fedrobust.defences.purification.total_variation_cpu import solved
 from fedrobust.types import Purifier
 from fedrobust.utils.validation import number
 
-LONG = (0.35, 0.5)  # tau, beta. For quadratics such steps are stable up to tau = (1 + beta) / 4, since |grad|^2 <= 8
+# tau, beta. For quadratics such steps are stable up to tau = (1 + beta) / 4, since |grad|^2 <= 8
+LONG = (0.35, 0.5)
 LAST = ((0.25, 0.25), (0.2, 0.1))
 
 
 def tv(*, weight: float = 0.05, iterations: int = 12) -> Purifier:
     """Total-variation denoising alone, every channel for itself.
 
-    weight: of the total variation, for images in [0, 1]; iterations: steps of `rof`, always as many.
+    weight: of the total variation, for images in [0, 1]; iterations: steps of `rof`, always as
+    many.
     """
     number("purifier.weight", weight, low=0, open_low=True)
     number("purifier.iterations", iterations, low=1, integer=True)
@@ -38,8 +42,9 @@ def tv(*, weight: float = 0.05, iterations: int = 12) -> Purifier:
 def rof(images: Tensor, weight: float, iterations: int = 12) -> Tensor:
     """Images (B, C, H, W) after so many steps from p = 0; weight > 0, in units of the images.
 
-    The gradient is the forward difference (0 behind the last pixel), the norm the Euclidean one of both axes, every channel for itself.
-    Differentiable: the steps are unrolled where the images need a gradient (about ten maps are then kept per step). Float32 or float64.
+    The gradient is the forward difference (0 behind the last pixel), the norm the Euclidean one of
+    both axes, every channel for itself. Differentiable: the steps are unrolled where the images
+    need a gradient (about ten maps are then kept per step). Float32 or float64.
     """
     if images.numel() == 0:
         return images

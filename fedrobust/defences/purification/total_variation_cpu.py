@@ -1,8 +1,8 @@
-"""The steps of `tv.rof` on a CPU as machine code: all of a step while the pixels are in the cache, which one tensor operation after
-the other cannot do.
+"""The steps of `tv.rof` on a CPU as machine code: all of a step while the pixels are in the cache,
+which one tensor operation after the other cannot do.
 
-Compiled by numba at the first call (some seconds), in IEEE arithmetic without shortcuts: a map's values do not depend on the maps
-beside it, on the number of threads or on the machine.
+Compiled by numba at the first call (some seconds), in IEEE arithmetic without shortcuts: a map's
+values do not depend on the maps beside it, on the number of threads or on the machine.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from torch import Tensor
 
 from fedrobust.defences.purification.compiled import compiled, shared_out, whole
 
-ROW = 512  # values that a loop runs over, at least: so many maps lie side by side. More of them leave the cache at some sizes
+# values that a loop runs over, at least: so many maps lie side by side. More of them leave the
+# cache at some sizes
+ROW = 512
 
 
 def solved(f: Tensor, weight: float, steps: list[tuple[float, float]]) -> Tensor:
-    """The u of maps f (M, H, W), float32 or float64 on a CPU, after these steps (tau, beta), by as many threads as torch has."""
+    """The u of maps f (M, H, W), float32 or float64 on a CPU, after these steps (tau, beta), by as
+    many threads as torch has."""
     if not steps:
         return f.clone()
     given = f.contiguous().numpy()
@@ -30,25 +33,36 @@ def solved(f: Tensor, weight: float, steps: list[tuple[float, float]]) -> Tensor
 
     def loop(first: int, last: int) -> None:
         for place in range(first, last):
-            _group(given, out, (place * together, min(together, len(given) - place * together)), scale, table)
+            _group(
+                given,
+                out,
+                (place * together, min(together, len(given) - place * together)),
+                scale,
+                table,
+            )
 
     shared_out(loop, -(-len(given) // together), given.size)
     return torch.from_numpy(out)
 
 
 @compiled
-def _group(f: Any, out: Any, maps: tuple[int, int], weight: Any, steps: Any) -> None:  # pragma: no cover  # compiled
-    """Maps = (first, B): B maps from `first` on, pixel by pixel side by side: rows of W B values make long loops of small maps too.
+def _group(
+    f: Any, out: Any, maps: tuple[int, int], weight: Any, steps: Any
+) -> None:  # pragma: no cover  # compiled
+    """Maps = (first, B): B maps from `first` on, pixel by pixel side by side: rows of W B values
+    make long loops of small maps too.
 
-    A row needs the next one only as it was before the step. So each step follows one row behind the step before it: a row comes in,
-    `len(steps)` rows later it is done, and of everything in between `held` rows are kept, which stay in the nearest cache.
+    A row needs the next one only as it was before the step. So each step follows one row behind the
+    step before it: a row comes in, `len(steps)` rows later it is done, and of everything in between
+    `held` rows are kept, which stay in the nearest cache.
     """
     H, width, side = f.shape[1], whole(f.shape[2] * maps[1]), whole(maps[1])
     held = len(steps) + 2
     line = width + side  # of p, with a pixel that stays 0 before each row
     size = whole(held) * line
     zero, one = f.dtype.type(0), f.dtype.type(1)
-    # Two p each, a step's own and the other that before it, which then change places; and at last the row of zeros above the first one.
+    # Two p each, a step's own and the other that before it, which then change places; and at last
+    # the row of zeros above the first one.
     rows, columns = np.zeros(whole(2) * size + line, f.dtype), np.zeros(whole(2) * size, f.dtype)
     origin, u = np.zeros(whole(held) * width, f.dtype), np.zeros(whole(held) * width, f.dtype)
     down, right = np.zeros(width, f.dtype), np.zeros(width, f.dtype)
@@ -68,7 +82,11 @@ def _group(f: Any, out: Any, maps: tuple[int, int], weight: Any, steps: Any) -> 
             here, below = whole(row % held) * width, whole((row + 1) % held) * width
             own = whole(1 - odd) * size + whole(row % held) * line + side
             last = whole(odd) * size + whole(row % held) * line + side
-            above = (whole(2) * size if row == 0 else whole(1 - odd) * size + whole((row - 1) % held) * line) + side
+            above = (
+                whole(2) * size
+                if row == 0
+                else whole(1 - odd) * size + whole((row - 1) % held) * line
+            ) + side
             # Several short loops, for the compiler gives up on one over all of these arrays.
             for j in range(width):
                 if row + 1 == H:
@@ -84,14 +102,28 @@ def _group(f: Any, out: Any, maps: tuple[int, int], weight: Any, steps: Any) -> 
                 rows[own + j] = down[j] * scale
                 columns[own + j] = right[j] * scale
             for j in range(width):
-                u[here + j] = origin[here + j] - rows[own + j] - columns[own + j] + rows[above + j] + columns[own - side + j]
+                u[here + j] = (
+                    origin[here + j]
+                    - rows[own + j]
+                    - columns[own + j]
+                    + rows[above + j]
+                    + columns[own - side + j]
+                )
         done = front - len(steps) + 1
         if done >= 0:
-            _give(u[whole(done % held) * width : whole(done % held + 1) * width], out, maps, done, weight)
+            _give(
+                u[whole(done % held) * width : whole(done % held + 1) * width],
+                out,
+                maps,
+                done,
+                weight,
+            )
 
 
 @compiled
-def _take(f: Any, maps: tuple[int, int], row: int, into: Any) -> None:  # pragma: no cover  # compiled
+def _take(
+    f: Any, maps: tuple[int, int], row: int, into: Any
+) -> None:  # pragma: no cover  # compiled
     first, B = maps
     for place in range(B):
         for column in range(f.shape[2]):
@@ -99,7 +131,9 @@ def _take(f: Any, maps: tuple[int, int], row: int, into: Any) -> None:  # pragma
 
 
 @compiled
-def _give(u: Any, out: Any, maps: tuple[int, int], row: int, weight: Any) -> None:  # pragma: no cover  # compiled
+def _give(
+    u: Any, out: Any, maps: tuple[int, int], row: int, weight: Any
+) -> None:  # pragma: no cover  # compiled
     first, B = maps
     for place in range(B):
         for column in range(out.shape[2]):

@@ -1,4 +1,5 @@
-"""How well a defence finds altered images. Only an experiment can know: it holds the images as they were before the contamination."""
+"""How well a defence finds altered images. Only an experiment can know: it holds the images as they
+were before the contamination."""
 
 from __future__ import annotations
 
@@ -12,33 +13,43 @@ from torch import Tensor
 from fedrobust.types import RoundRecord, Samples
 from fedrobust.utils.images import as_unit
 
-DROPPED, ALTERED, FOUND = "dropped", "altered", "found"  # metrics of a client's reply: numbers of images in one round
+# metrics of a client's reply: numbers of images in one round
+DROPPED, ALTERED, FOUND = "dropped", "altered", "found"
 BATCH = 256
 
 
 def altered_rows(clean: Samples, now: Samples, *, triggered: bool) -> Tensor:
-    """(N,) bool: the label was changed or, with `triggered`, the image (where the contamination plants a trigger, every changed
-    image carries it). Noise on an image alone is no alteration that a defence should find."""
+    """(N,) bool: the label was changed or, with `triggered`, the image (where the contamination
+    plants a trigger, every changed image carries it). Noise on an image alone is no alteration that
+    a defence should find."""
     changed_N = clean.labels.cpu() != now.labels.cpu()
     if not triggered or clean.images is now.images:
         return changed_N
     pairs = zip(torch.split(clean.images, BATCH), torch.split(now.images, BATCH), strict=True)
-    differs = [(as_unit(one.cpu()) != as_unit(two.cpu())).flatten(1).any(dim=1) for one, two in pairs]
+    differs = [
+        (as_unit(one.cpu()) != as_unit(two.cpu())).flatten(1).any(dim=1) for one, two in pairs
+    ]
     return changed_N | torch.cat(differs) if differs else changed_N
 
 
 def detection_counts(kept_N: Tensor, altered_N: Tensor | None) -> dict[str, float]:
-    """What a client reports: images dropped; in a simulation also those altered, and those both (None: nobody knows)."""
+    """What a client reports: images dropped; in a simulation also those altered, and those both
+    (None: nobody knows)."""
     dropped_N = ~kept_N
     if altered_N is None:
         return {DROPPED: float(dropped_N.sum())}
-    return {DROPPED: float(dropped_N.sum()), ALTERED: float(altered_N.sum()), FOUND: float((dropped_N & altered_N).sum())}
+    return {
+        DROPPED: float(dropped_N.sum()),
+        ALTERED: float(altered_N.sum()),
+        FOUND: float((dropped_N & altered_N).sum()),
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """images: all that were judged. precision: share of the dropped that were altered, recall: share of the altered that were dropped, in
-    percent, None where undefined. By chance they would be 100 altered / images and 100 dropped / images."""
+    """images: all that were judged. precision: share of the dropped that were altered, recall:
+    share of the altered that were dropped, in percent, None where undefined. By chance they would
+    be 100 altered / images and 100 dropped / images."""
 
     images: int
     dropped: int
@@ -55,26 +66,43 @@ class Detection:
 
     def as_dict(self) -> dict[str, float | None]:
         """The report's section `sanitising`."""
-        sizes = {"images": self.images, DROPPED: self.dropped, ALTERED: self.altered, FOUND: self.found}
+        sizes = {
+            "images": self.images,
+            DROPPED: self.dropped,
+            ALTERED: self.altered,
+            FOUND: self.found,
+        }
         return {**sizes, "precision": self.precision, "recall": self.recall}
 
 
 def pool_detections(records: Iterable[RoundRecord], warmup: int) -> Detection | None:
-    """All verdicts of all clients in the rounds after the warm-up together (an image is judged anew in every round). None where
-    no client reported any."""
-    reports = [one for record in records if record.number > warmup for one in record.clients if FOUND in one.metrics]
+    """All verdicts of all clients in the rounds after the warm-up together (an image is judged anew
+    in every round). None where no client reported any."""
+    reports = [
+        one
+        for record in records
+        if record.number > warmup
+        for one in record.clients
+        if FOUND in one.metrics
+    ]
     if not reports:
         return None
-    totals: Mapping[str, int] = {name: round(math.fsum(one.metrics[name] for one in reports)) for name in (DROPPED, ALTERED, FOUND)}
+    totals: Mapping[str, int] = {
+        name: round(math.fsum(one.metrics[name] for one in reports))
+        for name in (DROPPED, ALTERED, FOUND)
+    }
     images = sum(one.num_examples for one in reports) + totals[DROPPED]
     return Detection(images, totals[DROPPED], totals[ALTERED], totals[FOUND])
 
 
 def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float] | None:
-    """Wilson's 95 % interval of a share, in percent; None of nothing. Images count as independent."""
+    """Wilson's 95 % interval of a share, in percent; None of nothing. Images count as
+    independent."""
     if total == 0:
         return None
     share, squared = hits / total, z * z / total
     middle = share + squared / 2
     half = z * math.sqrt(share * (1 - share) / total + squared / (4 * total))
-    return max(0.0, 100 * (middle - half) / (1 + squared)), min(100.0, 100 * (middle + half) / (1 + squared))
+    return max(0.0, 100 * (middle - half) / (1 + squared)), min(
+        100.0, 100 * (middle + half) / (1 + squared)
+    )

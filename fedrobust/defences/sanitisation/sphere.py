@@ -7,14 +7,20 @@ from torch import Tensor
 from fedrobust.defences.sanitisation.base import Sanitiser, make_sanitiser
 
 
-def sphere(*, anchors: str = "centroid", quantile: float = 0.2, threshold: float = 0.0, warmup: int = 2) -> Sanitiser:
-    """Steinhardt, Koh & Liang 2017 (arXiv 1706.03691), section 2: keep |x - mu_y| <= r_y, with r_y from a quantile of each class.
+def sphere(
+    *, anchors: str = "centroid", quantile: float = 0.2, threshold: float = 0.0, warmup: int = 2
+) -> Sanitiser:
+    """Steinhardt, Koh & Liang 2017 (arXiv 1706.03691), section 2: keep |x - mu_y| <= r_y, with r_y
+    from a quantile of each class.
 
-    anchors "centroid": mu_y is the mean feature of the class, which poisoned images move. "etf": it is the fixed anchor m_y, and the
-    score of a unit feature u is 1 - u . m_y = |u - m_y|^2 / 2, in [0, 2]. Other settings: see `Sanitiser`. Raises ConfigError.
+    anchors "centroid": mu_y is the mean feature of the class, which poisoned images move. "etf": it
+    is the fixed anchor m_y, and the score of a unit feature u is 1 - u . m_y = |u - m_y|^2 / 2, in
+    [0, 2]. Other settings: see `Sanitiser`. Raises ConfigError.
     """
     score = misalignment if anchors == "etf" else distance
-    return make_sanitiser("sphere", score, anchors=anchors, quantile=quantile, threshold=threshold, warmup=warmup)
+    return make_sanitiser(
+        "sphere", score, anchors=anchors, quantile=quantile, threshold=threshold, warmup=warmup
+    )
 
 
 def distance(features_Nd: Tensor, labels_N: Tensor, centres_Kd: Tensor) -> Tensor:
@@ -24,5 +30,6 @@ def distance(features_Nd: Tensor, labels_N: Tensor, centres_Kd: Tensor) -> Tenso
 
 
 def misalignment(features_Nd: Tensor, labels_N: Tensor, centres_Kd: Tensor) -> Tensor:
-    """(N,) 1 - u . m_y of unit features and unit centres; a zero feature, which points nowhere, has 1."""
+    """(N,) 1 - u . m_y of unit features and unit centres; a zero feature, which points nowhere, has
+    1."""
     return 1 - (features_Nd * centres_Kd[labels_N]).sum(dim=1)

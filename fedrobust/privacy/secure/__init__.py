@@ -1,24 +1,32 @@
-"""Secure aggregation: the server learns the sum of the hospitals' clipped updates, and none of them (Bonawitz et al., CCS 2017).
+"""Secure aggregation: the server learns the sum of the hospitals' clipped updates, and none of them
+(Bonawitz et al., CCS 2017).
 
 Four messages a round to each client u (`hospital` answers them, `coordinator` opens the sum):
 
-keys      u draws two X25519 key pairs, one for talking to other clients behind the server's back and one for masks, and sends both
+keys      u draws two X25519 key pairs, one for talking to other clients behind the server's back
+and one for masks, and sends both
           public keys.
-shares    u gets everybody's public keys, draws the seed b_u, cuts b_u and its private mask key into Shamir shares, one pair a client,
+shares    u gets everybody's public keys, draws the seed b_u, cuts b_u and its private mask key into
+Shamir shares, one pair a client,
           and sends each pair sealed for its receiver.
 masked    u gets the shares sealed for it and the model, trains, and sends
-              y_u = x_u + PRG(b_u) + sum over v > u of PRG(s_uv) - sum over v < u of PRG(s_uv)     mod 2^64
-          over everybody v whose shares arrived; s_uv is what u and v agree on by Diffie and Hellman. In the sum over all u the
-          pairs cancel.
-unmask    u gets the list of those whose y arrived and sends its shares of b_v for each v on it, and of the private mask key of each
-          v that is not: with `threshold` of them the server takes the masks that are left out of the sum.
+              y_u = x_u + PRG(b_u) + sum over v > u of PRG(s_uv) - sum over v < u of PRG(s_uv)
+              mod 2^64
+          over everybody v whose shares arrived; s_uv is what u and v agree on by Diffie and
+          Hellman. In the sum over all u the pairs cancel.
+unmask    u gets the list of those whose y arrived and sends its shares of b_v for each v on it, and
+of the private mask key of each
+          v that is not: with `threshold` of them the server takes the masks that are left out of
+          the sum.
 
-Semi-honest: the server follows the protocol and wants to know. docs/privacy.md says what one that does not could do.
+Semi-honest: the server follows the protocol and wants to know. docs/privacy.md says what one that
+does not could do.
 
-Own messages, since Flower's (1.41) SecAgg+ runs in its legacy workflow only. Its helpers are not used: its mask generator folds a
-seed into 32 bits for a Mersenne twister, which can be tried out, and neither they nor pycryptodome's Shamir (secrets of 16 bytes, pure
-Python in a binary field) are promised to stay. X25519, HKDF, AES-GCM and AES-CTR come from `cryptography`, a dependency anyway; only
-Shamir's scheme is our own.
+Own messages, since Flower's (1.41) SecAgg+ runs in its legacy workflow only. Its helpers are not
+used: its mask generator folds a seed into 32 bits for a Mersenne twister, which can be tried out,
+and neither they nor pycryptodome's Shamir (secrets of 16 bytes, pure Python in a binary field) are
+promised to stay. X25519, HKDF, AES-GCM and AES-CTR come from `cryptography`, a dependency anyway;
+only Shamir's scheme is our own.
 """
 
 from __future__ import annotations
@@ -34,7 +42,8 @@ Random = Callable[[int], bytes]  # n -> n random bytes
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One client in one round. task: names the run and the round; threshold: the least number of clients whose sum is opened."""
+    """One client in one round. task: names the run and the round; threshold: the least number of
+    clients whose sum is opened."""
 
     task: str
     round: int
@@ -44,4 +53,6 @@ class Session:
 
 def seeded_random(generator: Generator) -> Random:
     """Repeatable, and so of no use against anybody who knows the seed, which the server does."""
-    return lambda number: torch.randint(256, (number,), generator=generator, dtype=torch.uint8).numpy().tobytes()
+    return lambda number: (
+        torch.randint(256, (number,), generator=generator, dtype=torch.uint8).numpy().tobytes()
+    )

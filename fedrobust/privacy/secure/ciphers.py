@@ -1,4 +1,5 @@
-"""Keys, sealed letters and masks, out of `cryptography`: X25519, HKDF-SHA256, AES-256-GCM, AES-256-CTR."""
+"""Keys, sealed letters and masks, out of `cryptography`: X25519, HKDF-SHA256, AES-256-GCM,
+AES-256-CTR."""
 
 from __future__ import annotations
 
@@ -31,13 +32,17 @@ def public_key(private: bytes) -> bytes:
 
 
 def agree(private: bytes, public: bytes, purpose: str) -> bytes:
-    """The key for this purpose that both owners of the key pairs find. Raises ValueError for a public key that would leave no secret."""
-    secret = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    """The key for this purpose that both owners of the key pairs find. Raises ValueError for a
+    public key that would leave no secret."""
+    secret = X25519PrivateKey.from_private_bytes(private).exchange(
+        X25519PublicKey.from_public_bytes(public)
+    )
     return HKDF(SHA256(), KEY_BYTES, salt=None, info=purpose.encode()).derive(secret)
 
 
 def leaves_a_secret(public: bytes) -> bool:
-    """Whether a public key is of use: with some few points everybody would agree on zero, and the library refuses them."""
+    """Whether a public key is of use: with some few points everybody would agree on zero, and the
+    library refuses them."""
     try:
         agree(bytes(range(KEY_BYTES)), public, "")
     except ValueError:
@@ -60,12 +65,14 @@ def unseal(key: bytes, sealed: bytes) -> bytes | None:
 
 
 def add_mask(vector: Tensor, seed: bytes, sign: int) -> None:
-    """Add (sign 1) or subtract (sign -1) the mask of a seed to an int64 vector in the RAM, in place, modulo 2^64: the AES-CTR stream under
-    the seed from counter 0. A seed is used for one mask only."""
+    """Add (sign 1) or subtract (sign -1) the mask of a seed to an int64 vector in the RAM, in
+    place, modulo 2^64: the AES-CTR stream under the seed from counter 0. A seed is used for one
+    mask only."""
     values = vector.numpy()
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(BLOCK_BYTES))).encryptor()
     zeros = bytes(8 * min(CHUNK, len(values)))
-    buffer = bytearray(8 * CHUNK + BLOCK_BYTES)  # the cipher wants room for a block more than it writes
+    # the cipher wants room for a block more than it writes
+    buffer = bytearray(8 * CHUNK + BLOCK_BYTES)
     room = np.frombuffer(buffer, dtype="<i8")
     apply = np.add if sign > 0 else np.subtract
     for start in range(0, len(values), CHUNK):

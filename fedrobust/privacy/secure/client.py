@@ -1,8 +1,11 @@
-"""A client's four answers in a round of secure aggregation (see `fedrobust.privacy.secure`), and what it keeps between them.
+"""A client's four answers in a round of secure aggregation (see `fedrobust.privacy.secure`), and
+what it keeps between them.
 
-What is kept is plain (words, whole numbers, bytes, lists of numbers) and replaces what was kept before: the private keys go with the
-masked update, the shares of others with the last answer. The server's messages are not trusted: each answer is given once, in its turn,
-in rounds that only go up, and for no fewer than `threshold` clients; what is refused raises RunError, and nothing has been told then.
+What is kept is plain (words, whole numbers, bytes, lists of numbers) and replaces what was kept
+before: the private keys go with the masked update, the shares of others with the last answer. The
+server's messages are not trusted: each answer is given once, in its turn, in rounds that only go
+up, and for no fewer than `threshold` clients; what is refused raises RunError, and nothing has been
+told then.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from fedrobust.errors import RunError
 from fedrobust.privacy.secure import Random, Session, ciphers, secret_sharing
 
 KEYS_BYTES = 2 * ciphers.KEY_BYTES  # both public keys of a client: for letters, for masks
-SHARES_BYTES = 2 * secret_sharing.SHARE_BYTES  # a share of the seed b, and one of the private mask key
+# a share of the seed b, and one of the private mask key
+SHARES_BYTES = 2 * secret_sharing.SHARE_BYTES
 SEALED_BYTES = ciphers.NONCE_BYTES + SHARES_BYTES + ciphers.TAG_BYTES
 
 ClientSecrets = Mapping[str, Any]
@@ -25,74 +29,145 @@ ClientSecrets = Mapping[str, Any]
 def make_keys(session: Session, kept: ClientSecrets, random: Random) -> tuple[ClientSecrets, bytes]:
     """The first answer: (what is kept, both public keys). kept: of an earlier round, or nothing."""
     if kept.get("round", 0) >= session.round:
-        _refuse(session, f"its keys were asked for after those of round {kept['round']} (a replay?)")
+        _refuse(
+            session, f"its keys were asked for after those of round {kept['round']} (a replay?)"
+        )
     if session.threshold < 2:
         _refuse(session, "a sum of one would be opened")
-    (letters, letters_public), (masks, masks_public) = ciphers.key_pair(random), ciphers.key_pair(random)
+    (letters, letters_public), (masks, masks_public) = (
+        ciphers.key_pair(random),
+        ciphers.key_pair(random),
+    )
     public = letters_public + masks_public
-    now = {"round": session.round, "task": session.task, "stage": "keys", "letters": letters, "masks": masks, "public": public}
+    now = {
+        "round": session.round,
+        "task": session.task,
+        "stage": "keys",
+        "letters": letters,
+        "masks": masks,
+        "public": public,
+    }
     return now, public
 
 
-def make_shares(session: Session, kept: ClientSecrets, keys: Mapping[int, bytes], random: Random) -> tuple[ClientSecrets, dict[int, bytes]]:
-    """The second answer: (what is kept, {other client: its sealed shares}). keys: both public keys of every client, its own too."""
+def make_shares(
+    session: Session, kept: ClientSecrets, keys: Mapping[int, bytes], random: Random
+) -> tuple[ClientSecrets, dict[int, bytes]]:
+    """The second answer: (what is kept, {other client: its sealed shares}). keys: both public keys
+    of every client, its own too."""
     _check_turn(session, kept, "keys")
     _check_keys(session, kept, keys)
     seed = random(secret_sharing.SECRET_BYTES)
     places = [share_index(client) for client in keys]
-    seeds, masks = (secret_sharing.split(secret, session.threshold, places, random) for secret in (seed, kept["masks"]))
+    seeds, masks = (
+        secret_sharing.split(secret, session.threshold, places, random)
+        for secret in (seed, kept["masks"])
+    )
     letters = {client: seeds[share_index(client)] + masks[share_index(client)] for client in keys}
     own, sealed = letters.pop(session.client), {}
     for client, letter in letters.items():
-        key = _agreed(session, kept["letters"], keys[client][: ciphers.KEY_BYTES], sealing_purpose(session.task, session.client, client))
+        key = _agreed(
+            session,
+            kept["letters"],
+            keys[client][: ciphers.KEY_BYTES],
+            sealing_purpose(session.task, session.client, client),
+        )
         sealed[client] = ciphers.seal(key, letter, random)
     clients = sorted(keys)
-    now = {**kept, "stage": "shares", "seed": seed, "own": own, "clients": clients, "keys": b"".join(keys[one] for one in clients)}
+    now = {
+        **kept,
+        "stage": "shares",
+        "seed": seed,
+        "own": own,
+        "clients": clients,
+        "keys": b"".join(keys[one] for one in clients),
+    }
     return now, sealed
 
 
 def check_masking(session: Session, kept: ClientSecrets, senders: Collection[int]) -> None:
-    """Whether the third answer may be given, before it is trained for. senders: the other clients whose sealed shares came."""
+    """Whether the third answer may be given, before it is trained for. senders: the other clients
+    whose sealed shares came."""
     _check_turn(session, kept, "shares")
     known = set(kept["clients"])
     if not set(senders) <= known - {session.client}:
-        _refuse(session, f"shares of strangers came: {sorted(set(senders) - known | {session.client} & set(senders))}")
+        _refuse(
+            session,
+            "shares of strangers came: "
+            f"{sorted(set(senders) - known | {session.client} & set(senders))}",
+        )
     _check_enough(session, len(senders) + 1)
 
 
-def mask(session: Session, kept: ClientSecrets, sealed: Mapping[int, bytes], vector: Tensor) -> ClientSecrets:
-    """The third answer: mask the encoded update, in place. sealed: {other client: the shares that it sealed for this one}. A letter that
-    cannot be opened is missing from the last answer and spoils nothing else. Returns what is kept: others' shares, no keys."""
+def mask(
+    session: Session, kept: ClientSecrets, sealed: Mapping[int, bytes], vector: Tensor
+) -> ClientSecrets:
+    """The third answer: mask the encoded update, in place. sealed: {other client: the shares that
+    it sealed for this one}. A letter that cannot be opened is missing from the last answer and
+    spoils nothing else. Returns what is kept: others' shares, no keys."""
     check_masking(session, kept, sealed)
     size = KEYS_BYTES
-    keys = {client: kept["keys"][size * place : size * (place + 1)] for place, client in enumerate(kept["clients"])}
+    keys = {
+        client: kept["keys"][size * place : size * (place + 1)]
+        for place, client in enumerate(kept["clients"])
+    }
     ciphers.add_mask(vector, kept["seed"], 1)
     held = {session.client: kept["own"]}
     for client, letter in sealed.items():
         public, masks_public = keys[client][: ciphers.KEY_BYTES], keys[client][ciphers.KEY_BYTES :]
-        opened = ciphers.unseal(_agreed(session, kept["letters"], public, sealing_purpose(session.task, client, session.client)), letter)
+        opened = ciphers.unseal(
+            _agreed(
+                session,
+                kept["letters"],
+                public,
+                sealing_purpose(session.task, client, session.client),
+            ),
+            letter,
+        )
         if opened is not None:
             held[client] = opened
-        seed = _agreed(session, kept["masks"], masks_public, mask_purpose(session.task, session.client, client))
+        seed = _agreed(
+            session, kept["masks"], masks_public, mask_purpose(session.task, session.client, client)
+        )
         ciphers.add_mask(vector, seed, mask_sign(session.client, client))
     alive, holding = sorted({*sealed, session.client}), sorted(held)
     plain = {"round": session.round, "task": session.task, "stage": "masked"}
-    return {**plain, "clients": alive, "holding": holding, "held": b"".join(held[client] for client in holding)}
+    return {
+        **plain,
+        "clients": alive,
+        "holding": holding,
+        "held": b"".join(held[client] for client in holding),
+    }
 
 
 def reveal_shares(
     session: Session, kept: ClientSecrets, survivors: Collection[int]
 ) -> tuple[ClientSecrets, dict[int, bytes], dict[int, bytes]]:
-    """The last answer: (what is kept, {survivor: share of its seed}, {lost client: share of its private mask key}). survivors: all
-    whose masked updates reached the server, this client's among them; of nobody are both kinds told."""
+    """The last answer: (what is kept, {survivor: share of its seed}, {lost client: share of its
+    private mask key}). survivors: all whose masked updates reached the server, this client's among
+    them; of nobody are both kinds told."""
     _check_turn(session, kept, "masked")
     alive = set(survivors)
     if session.client not in alive or not alive <= set(kept["clients"]):
-        _refuse(session, "the list of those whose updates arrived leaves this client out, or names strangers")
+        _refuse(
+            session,
+            "the list of those whose updates arrived leaves this client out, or names strangers",
+        )
     _check_enough(session, len(alive))
-    letters = {client: kept["held"][SHARES_BYTES * at : SHARES_BYTES * (at + 1)] for at, client in enumerate(kept["holding"])}
-    seeds = {client: letter[: secret_sharing.SHARE_BYTES] for client, letter in letters.items() if client in alive}
-    masks = {client: letter[secret_sharing.SHARE_BYTES :] for client, letter in letters.items() if client not in alive}
+    letters = {
+        client: kept["held"][SHARES_BYTES * at : SHARES_BYTES * (at + 1)]
+        for at, client in enumerate(kept["holding"])
+    }
+    seeds = {
+        client: letter[: secret_sharing.SHARE_BYTES]
+        for client, letter in letters.items()
+        if client in alive
+    }
+    masks = {
+        client: letter[secret_sharing.SHARE_BYTES :]
+        for client, letter in letters.items()
+        if client not in alive
+    }
     return {"round": session.round, "task": session.task, "stage": "over"}, seeds, masks
 
 
@@ -118,25 +193,43 @@ def mask_purpose(task: str, one: int, other: int) -> str:
 
 def _check_turn(session: Session, kept: ClientSecrets, stage: str) -> None:
     if (kept.get("round"), kept.get("task")) != (session.round, session.task):
-        _refuse(session, "a message of another round or run than the one whose keys were made (a replay?)")
+        _refuse(
+            session,
+            "a message of another round or run than the one whose keys were made (a replay?)",
+        )
     if kept["stage"] != stage:
-        _refuse(session, f"a message out of turn (last answered: {kept['stage']}); each is answered once")
+        _refuse(
+            session,
+            f"a message out of turn (last answered: {kept['stage']}); each is answered once",
+        )
 
 
 def _check_keys(session: Session, kept: ClientSecrets, keys: Mapping[int, bytes]) -> None:
     if keys.get(session.client) != kept["public"]:
         _refuse(session, "this client's own public keys came back changed")
-    halves = {half for both in keys.values() for half in (both[: ciphers.KEY_BYTES], both[ciphers.KEY_BYTES :])}
+    halves = {
+        half
+        for both in keys.values()
+        for half in (both[: ciphers.KEY_BYTES], both[ciphers.KEY_BYTES :])
+    }
     if len(halves) != 2 * len(keys):
         _refuse(session, "one public key stands there twice")
     _check_enough(session, len(keys))
     if 2 * session.threshold <= len(keys):
-        _refuse(session, f"{session.threshold} of {len(keys)} shares would open a secret; it must take more than half")
+        _refuse(
+            session,
+            f"{session.threshold} of {len(keys)} shares would open a secret; it must "
+            "take more than half",
+        )
 
 
 def _check_enough(session: Session, clients: int) -> None:
     if clients < session.threshold:
-        _refuse(session, f"{clients} clients are left, and no sum of fewer than {session.threshold} is helped to be opened")
+        _refuse(
+            session,
+            f"{clients} clients are left, and no sum of fewer than "
+            f"{session.threshold} is helped to be opened",
+        )
 
 
 def _agreed(session: Session, private: bytes, public: bytes, purpose: str) -> bytes:
@@ -147,4 +240,6 @@ def _agreed(session: Session, private: bytes, public: bytes, purpose: str) -> by
 
 
 def _refuse(session: Session, why: str) -> Never:
-    raise RunError(f"secure aggregation, round {session.round}: client {session.client} refuses: {why}")
+    raise RunError(
+        f"secure aggregation, round {session.round}: client {session.client} refuses: {why}"
+    )

@@ -1,7 +1,9 @@
-"""Shamir's secret sharing (CACM 1979): any `threshold` shares give the secret, fewer say nothing at all about it.
+"""Shamir's secret sharing (CACM 1979): any `threshold` shares give the secret, fewer say nothing at
+all about it.
 
-A secret of 32 bytes is the value at 0 of a random polynomial of degree threshold - 1 over the integers modulo PRIME; the share of x is
-its value there. Not in constant time: a share is computed once from fresh randomness, where nobody can measure it often.
+A secret of 32 bytes is the value at 0 of a random polynomial of degree threshold - 1 over the
+integers modulo PRIME; the share of x is its value there. Not in constant time: a share is computed
+once from fresh randomness, where nobody can measure it often.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ SHARE_BYTES = 33
 DRAWN_BYTES = 48  # of a coefficient: modulo PRIME its distribution is uniform up to 2^-127
 
 
-def split(secret: bytes, threshold: int, places: Collection[int], random: Random) -> dict[int, bytes]:
-    """{x: share}, `threshold` >= 1 of which are needed. secret: 32 bytes; places: different whole numbers from 1 on."""
+def split(
+    secret: bytes, threshold: int, places: Collection[int], random: Random
+) -> dict[int, bytes]:
+    """{x: share}, `threshold` >= 1 of which are needed. secret: 32 bytes; places: different whole
+    numbers from 1 on."""
     rest = [int.from_bytes(random(DRAWN_BYTES)) % PRIME for _ in range(threshold - 1)]
     return {x: _value([int.from_bytes(secret), *rest], x).to_bytes(SHARE_BYTES) for x in places}
 
 
 def combine(shares: Mapping[int, bytes]) -> bytes:
-    """The secret behind {x: share}, of which there must be exactly as many as the threshold, or more.
+    """The secret behind {x: share}, of which there must be exactly as many as the threshold, or
+    more.
 
     Raises ValueError where the shares belong to no secret, as wrong ones mostly do not show.
     """

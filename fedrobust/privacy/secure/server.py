@@ -1,4 +1,5 @@
-"""The server's part in secure aggregation: take the masks that are left out of a sum of masked updates."""
+"""The server's part in secure aggregation: take the masks that are left out of a sum of masked
+updates."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from fedrobust.privacy.secure.client import mask_purpose, mask_sign, share_index
 
 @dataclass(frozen=True, slots=True)
 class RevealedSecrets:
-    """A client's last answer: its shares of the seeds of those whose updates arrived, and of the private mask keys of the others."""
+    """A client's last answer: its shares of the seeds of those whose updates arrived, and of the
+    private mask keys of the others."""
 
     seeds: Mapping[int, bytes]
     masks: Mapping[int, bytes]
@@ -22,8 +24,9 @@ class RevealedSecrets:
 
 @dataclass(frozen=True, slots=True)
 class ServerSession:
-    """What the server knows of a round. keys: both public keys of everybody who has shares; shared: those who sent shares, whom
-    all others masked with; survivors: those of them whose masked updates are in the sum, ascending."""
+    """What the server knows of a round. keys: both public keys of everybody who has shares; shared:
+    those who sent shares, whom all others masked with; survivors: those of them whose masked
+    updates are in the sum, ascending."""
 
     task: str
     threshold: int
@@ -32,28 +35,54 @@ class ServerSession:
     survivors: Sequence[int]
 
 
-def recover_secrets(total: Tensor, sitting: ServerSession, answers: Mapping[int, RevealedSecrets]) -> None:
-    """Turn the sum of the survivors' masked updates into that of their updates, in place. answers: by client, at least `threshold`.
+def recover_secrets(
+    total: Tensor, sitting: ServerSession, answers: Mapping[int, RevealedSecrets]
+) -> None:
+    """Turn the sum of the survivors' masked updates into that of their updates, in place. answers:
+    by client, at least `threshold`.
 
-    Raises RunError where shares are missing, or do not give the key whose public half everybody used.
+    Raises RunError where shares are missing, or do not give the key whose public half everybody
+    used.
     """
     for client in sitting.survivors:
-        ciphers.add_mask(total, _secret(sitting, client, {one: a.seeds[client] for one, a in answers.items() if client in a.seeds}), -1)
+        ciphers.add_mask(
+            total,
+            _secret(
+                sitting,
+                client,
+                {one: a.seeds[client] for one, a in answers.items() if client in a.seeds},
+            ),
+            -1,
+        )
     for lost in sorted(set(sitting.shared) - set(sitting.survivors)):
-        private = _secret(sitting, lost, {one: a.masks[lost] for one, a in answers.items() if lost in a.masks})
+        private = _secret(
+            sitting, lost, {one: a.masks[lost] for one, a in answers.items() if lost in a.masks}
+        )
         if ciphers.public_key(private) != sitting.keys[lost][ciphers.KEY_BYTES :]:
-            raise RunError(f"secure aggregation: the shares of client {lost}'s mask key do not give it: some hospital sent a wrong one")
+            raise RunError(
+                f"secure aggregation: the shares of client {lost}'s mask key do not "
+                "give it: some hospital sent a wrong one"
+            )
         for client in sitting.survivors:
-            seed = ciphers.agree(private, sitting.keys[client][ciphers.KEY_BYTES :], mask_purpose(sitting.task, client, lost))
+            seed = ciphers.agree(
+                private,
+                sitting.keys[client][ciphers.KEY_BYTES :],
+                mask_purpose(sitting.task, client, lost),
+            )
             ciphers.add_mask(total, seed, -mask_sign(client, lost))
 
 
 def _secret(sitting: ServerSession, client: int, shares: Mapping[int, bytes]) -> bytes:
     """Out of the first `threshold` shares, by the number of their holder."""
     if len(shares) < sitting.threshold:
-        raise RunError(f"secure aggregation: {len(shares)} of {sitting.threshold} shares of client {client}'s secret came")
+        raise RunError(
+            f"secure aggregation: {len(shares)} of {sitting.threshold} shares of "
+            f"client {client}'s secret came"
+        )
     chosen = sorted(shares)[: sitting.threshold]
     try:
         return secret_sharing.combine({share_index(holder): shares[holder] for holder in chosen})
     except ValueError as error:
-        raise RunError(f"secure aggregation: the shares of client {client}'s secret do not give one: {error}") from error
+        raise RunError(
+            f"secure aggregation: the shares of client {client}'s secret do not give one: {error}"
+        ) from error

@@ -1,4 +1,5 @@
-"""A hospital's own condition, which no message can change: its update leaves in a sum of at least so many hospitals, or not at all."""
+"""A hospital's own condition, which no message can change: its update leaves in a sum of at least
+so many hospitals, or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +14,18 @@ CONDITION = "sum-of-at-least"  # in the node's own configuration
 
 
 def check_site_condition(node: Mapping[str, Any], privacy: Privacy, threshold: int) -> None:
-    """Raises ConfigError where the node sets the condition and the run does not keep to it. threshold: of how many hospitals the run
-    opens a sum at least, under secure aggregation."""
+    """Raises ConfigError where the node sets the condition and the run does not keep to it.
+    threshold: of how many hospitals the run opens a sum at least, under secure aggregation."""
     if CONDITION not in node:
         return
     least = number(CONDITION, node[CONDITION], low=2, integer=True)
     if not privacy.secure:
-        raise ConfigError(f"privacy={privacy.name}: with {CONDITION}={least} this node sends sums only; use privacy=secure_aggregation")
+        raise ConfigError(
+            f"privacy={privacy.name}: with {CONDITION}={least} this node sends sums "
+            "only; use privacy=secure_aggregation"
+        )
     if threshold < least:
-        raise ConfigError(f"privacy.threshold={threshold}: with {CONDITION}={least} this node sends nothing; raise it")
+        raise ConfigError(
+            f"privacy.threshold={threshold}: with {CONDITION}={least} this node sends "
+            "nothing; raise it"
+        )

@@ -1,4 +1,5 @@
-"""An Observer for the screen: moving bars and a small table on a terminal, plain lines anywhere else."""
+"""An Observer for the screen: moving bars and a small table on a terminal, plain lines anywhere
+else."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ from types import TracebackType
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -23,10 +31,11 @@ CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Display:
-    """Shows a run while it happens; use it as a context manager, which gives the terminal back whatever happens.
+    """Shows a run while it happens; use it as a context manager, which gives the terminal back
+    whatever happens.
 
-    console: where to write (default: standard output). Where that is no interactive terminal, one plain line
-    without control characters is written for every stage, round and failure.
+    console: where to write (default: standard output). Where that is no interactive terminal, one
+    plain line without control characters is written for every stage, round and failure.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -43,12 +52,15 @@ class Display:
         )
         self._rounds_bar = self._progress.add_task("rounds", total=None, visible=False)
         self._clients_bar = self._progress.add_task("clients", total=None, visible=False)
-        self._records: tuple[RoundRecord, ...] = ()  # replaced, never changed: the refreshing thread reads it
+        # replaced, never changed: the refreshing thread reads it
+        self._records: tuple[RoundRecord, ...] = ()
         self._now: dict[str, str] = {"run": "", "stage": "", "clients": ""}
         self._totals = {"rounds": 0, "clients": 0}
         self._tracebacks: set[str] = set()
         self._live = (
-            Live(get_renderable=self._screen, console=self._console, refresh_per_second=4) if self._console.is_interactive else None
+            Live(get_renderable=self._screen, console=self._console, refresh_per_second=4)
+            if self._console.is_interactive
+            else None
         )
 
     def __enter__(self) -> Display:
@@ -56,7 +68,12 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -77,7 +94,9 @@ class Display:
     def client_done(self, run: str, stage: str, client: int, failed: bool) -> None:
         if stage != self._now["clients"]:
             self._now["clients"] = stage
-            self._progress.reset(self._clients_bar, visible=True, description=f"clients: {clean_text(stage)}")
+            self._progress.reset(
+                self._clients_bar, visible=True, description=f"clients: {clean_text(stage)}"
+            )
         self._progress.advance(self._clients_bar)
         if failed:
             self._warn(f"{run}: client {client} failed ({stage})")
@@ -94,7 +113,10 @@ class Display:
         self._now["stage"] = ""
         self._line(f"{run}: round {record.number}/{self._totals['rounds']}: {round_text(record)}")
         if left_out := skipped_steps(record):
-            self._print(f"{run}: round {record.number}: the strategy had to skip {', '.join(left_out)}", "yellow")
+            self._print(
+                f"{run}: round {record.number}: the strategy had to skip {', '.join(left_out)}",
+                "yellow",
+            )
         for failure in record.failures:
             self._failure(run, record.number, failure)
         self._refresh()
@@ -132,26 +154,40 @@ class Display:
 
     def _screen(self) -> Group:
         parts = [self._progress.get_renderable(), Text(self._now["stage"], style="cyan")]
-        return Group(rounds_table(self._now["run"], self._records), *parts) if self._records else Group(*parts)
+        return (
+            Group(rounds_table(self._now["run"], self._records), *parts)
+            if self._records
+            else Group(*parts)
+        )
 
 
 def clean_text(text: str) -> str:
-    """Without control characters (but line feeds and tabs): other people's messages must not steer the terminal."""
+    """Without control characters (but line feeds and tabs): other people's messages must not steer
+    the terminal."""
     return CONTROL.sub("", text)
 
 
 def round_text(record: RoundRecord) -> str:
     """One round in one line, metrics in percent."""
-    metrics = ", ".join(f"{metric_label(name)} {format_number(record.metrics.get(name))}" for name in SHOWN_METRICS)
+    metrics = ", ".join(
+        f"{metric_label(name)} {format_number(record.metrics.get(name))}" for name in SHOWN_METRICS
+    )
     lost = sum(one.counts for one in record.failures)
     failed = f", {lost} failed" if lost else ""
-    spent = f", epsilon {format_number(record.extras['epsilon'])}" if "epsilon" in record.extras else ""
+    spent = (
+        f", epsilon {format_number(record.extras['epsilon'])}" if "epsilon" in record.extras else ""
+    )
     return f"{metrics} % ({seconds(record):.1f} s, {len(record.clients)} clients{failed}{spent})"
 
 
 def skipped_steps(record: RoundRecord) -> list[str]:
-    """The steps that the strategy was asked for and could not do, e.g. distillation without proxy images."""
-    return [name.removesuffix("_skipped") for name, value in record.extras.items() if name.endswith("_skipped") and value]
+    """The steps that the strategy was asked for and could not do, e.g. distillation without proxy
+    images."""
+    return [
+        name.removesuffix("_skipped")
+        for name, value in record.extras.items()
+        if name.endswith("_skipped") and value
+    ]
 
 
 def seconds(record: RoundRecord) -> float:
@@ -161,8 +197,18 @@ def seconds(record: RoundRecord) -> float:
 
 def rounds_table(run: str, records: Sequence[RoundRecord]) -> Table:
     """The last rounds: validation metrics in percent, seconds and failures."""
-    table = Table(box=SIMPLE_HEAD, title=Text(f"{run}: validation, %"), title_justify="left", title_style="bold")
-    for name in ("Round", *(metric_label(metric) for metric in SHOWN_METRICS), "Seconds", "Failures"):
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=Text(f"{run}: validation, %"),
+        title_justify="left",
+        title_style="bold",
+    )
+    for name in (
+        "Round",
+        *(metric_label(metric) for metric in SHOWN_METRICS),
+        "Seconds",
+        "Failures",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
         values = [format_number(record.metrics.get(name)) for name in SHOWN_METRICS]

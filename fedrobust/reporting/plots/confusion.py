@@ -1,4 +1,5 @@
-"""Which classes are taken for which: the confusion matrices of the clean twin and of the run, side by side."""
+"""Which classes are taken for which: the confusion matrices of the clean twin and of the run, side
+by side."""
 
 from __future__ import annotations
 
@@ -15,12 +16,20 @@ MOST_NUMBERS = 12  # classes; with more the cells are too small for numbers
 LONGEST_NAME = 24
 
 
-def plot_confusion(twin_KK: Tensor | None, run_KK: Tensor, class_names: Sequence[str], path: Path) -> Path:
-    """Two matrices (rows: true class, columns: predicted), every row as percent of the true class's images.
+def plot_confusion(
+    twin_KK: Tensor | None, run_KK: Tensor, class_names: Sequence[str], path: Path
+) -> Path:
+    """Two matrices (rows: true class, columns: predicted), every row as percent of the true class's
+    images.
 
-    twin_KK, run_KK: (K, K) counts on the clean test images; no twin, one matrix. A class without images has an empty row.
+    twin_KK, run_KK: (K, K) counts on the clean test images; no twin, one matrix. A class without
+    images has an empty row.
     """
-    shown = [(title, counts_KK) for title, counts_KK in (("Clean twin", twin_KK), ("This run", run_KK)) if counts_KK is not None]
+    shown = [
+        (title, counts_KK)
+        for title, counts_KK in (("Clean twin", twin_KK), ("This run", run_KK))
+        if counts_KK is not None
+    ]
     names = [shorten(name) for name in class_names]
     side = min(3.2 + 0.3 * len(names), 9.0)
     figure = new_figure(side * len(shown) + 1.0, side)
@@ -37,13 +46,15 @@ def plot_confusion(twin_KK: Tensor | None, run_KK: Tensor, class_names: Sequence
 
 
 def row_percent(counts_KK: Tensor) -> Tensor:
-    """(K, K) counts -> float64 percent of each row's sum; NaN in the rows of classes without images."""
+    """(K, K) counts -> float64 percent of each row's sum; NaN in the rows of classes without
+    images."""
     wide = counts_KK.double()
     return 100 * wide / wide.sum(dim=1, keepdim=True)
 
 
 def shorten(name: str) -> str:
-    """A class name that fits beside a matrix; dollar signs stay dollar signs (matplotlib would read a formula)."""
+    """A class name that fits beside a matrix; dollar signs stay dollar signs (matplotlib would read
+    a formula)."""
     short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
     return short.replace("$", r"\$")
 
@@ -58,5 +69,13 @@ def _draw(axes: Any, percent_KK: Tensor, names: Sequence[str]) -> Any:
             for column, value in enumerate(values):
                 if not math.isnan(value):
                     colour = "white" if value > 60 else INK
-                    axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=FONT_SIZE - 1)
+                    axes.text(
+                        column,
+                        row,
+                        f"{value:.0f}",
+                        ha="center",
+                        va="center",
+                        color=colour,
+                        fontsize=FONT_SIZE - 1,
+                    )
     return picture

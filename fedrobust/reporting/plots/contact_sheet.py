@@ -1,4 +1,5 @@
-"""Many small images in named lines, side by side: one picture of what all corruptions or triggers look like."""
+"""Many small images in named lines, side by side: one picture of what all corruptions or triggers
+look like."""
 
 from __future__ import annotations
 
@@ -19,13 +20,16 @@ Lines = Sequence[tuple[str, Tensor]]
 
 
 def plot_contact_sheet(blocks: Sequence[Lines], heads: Sequence[str], path: Path) -> Path:
-    """Blocks side by side, each of lines (name, images (C, 3, H, W) of one shape) under the column heads. Returns the path.
+    """Blocks side by side, each of lines (name, images (C, 3, H, W) of one shape) under the column
+    heads. Returns the path.
 
     Raises ValueError without lines, or where a line has not one image for every head.
     """
     lines = [line for block in blocks for line in block]
     if not lines or any(len(images) != len(heads) for _, images in lines):
-        raise ValueError(f"a contact sheet needs lines of {len(heads)} images each, as many as it has heads")
+        raise ValueError(
+            f"a contact sheet needs lines of {len(heads)} images each, as many as it has heads"
+        )
     tall, wide = max(len(block) for block in blocks), NAME + (1 + GAP) * len(heads)
     figure = new_figure(TILE * wide * len(blocks), TILE * ((1 + GAP) * tall + 0.6))
     figure.set_layout_engine("none")
@@ -34,10 +38,20 @@ def plot_contact_sheet(blocks: Sequence[Lines], heads: Sequence[str], path: Path
     for place, block in enumerate(blocks):
         for column, head in enumerate(heads):
             middle = place * wide + NAME + (1 + GAP) * column + 0.5
-            axes.text(middle, -0.12, head, ha="center", va="bottom", fontsize=FONT_SIZE - 1, color=INK)
+            axes.text(
+                middle, -0.12, head, ha="center", va="bottom", fontsize=FONT_SIZE - 1, color=INK
+            )
         for row, (name, images) in enumerate(block):
             top = (1 + GAP) * row
-            axes.text(place * wide + NAME - 0.12, top + 0.5, name, ha="right", va="center", fontsize=FONT_SIZE - 1, color=INK)
+            axes.text(
+                place * wide + NAME - 0.12,
+                top + 0.5,
+                name,
+                ha="right",
+                va="center",
+                fontsize=FONT_SIZE - 1,
+                color=INK,
+            )
             _strip(axes, images, place * wide + NAME, top)
     axes.set_xlim(0, wide * len(blocks))
     axes.set_ylim((1 + GAP) * tall, -0.6)
@@ -49,7 +63,9 @@ def _strip(axes: Any, images: Tensor, left: float, top: float) -> None:
     pixels = as_bytes(_enlarged(images)).permute(0, 2, 3, 1).cpu().numpy()
     for column, image in enumerate(pixels):
         start = left + (1 + GAP) * column
-        axes.imshow(image, extent=(start, start + 1, top + 1, top), interpolation="nearest", aspect="auto")
+        axes.imshow(
+            image, extent=(start, start + 1, top + 1, top), interpolation="nearest", aspect="auto"
+        )
 
 
 def _enlarged(images: Tensor) -> Tensor:

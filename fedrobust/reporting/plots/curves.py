@@ -1,4 +1,5 @@
-"""Lines over the rounds: validation metrics of the run and its clean twin, and the influence of every client."""
+"""Lines over the rounds: validation metrics of the run and its clean twin, and the influence of
+every client."""
 
 from __future__ import annotations
 
@@ -29,10 +30,14 @@ MANY_CLIENTS = 30
 MANY_ROUNDS = 30  # more have no markers
 
 
-def plot_validation(rounds: Sequence[Mapping[str, Any]], twin: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Validation metrics in percent over the rounds; one panel a metric, run and clean twin in each.
+def plot_validation(
+    rounds: Sequence[Mapping[str, Any]], twin: Sequence[Mapping[str, Any]], path: Path
+) -> Path:
+    """Validation metrics in percent over the rounds; one panel a metric, run and clean twin in
+    each.
 
-    rounds, twin: lines as `records.read_rounds` gives them; `twin` may be empty. An undefined value leaves a gap.
+    rounds, twin: lines as `records.read_rounds` gives them; `twin` may be empty. An undefined value
+    leaves a gap.
     """
     figure = new_figure(8.0, 4.8)
     panels = figure.subplots(2, 2, sharex=True).flat
@@ -44,39 +49,71 @@ def plot_validation(rounds: Sequence[Mapping[str, Any]], twin: Sequence[Mapping[
             if lines:
                 values = [_number(line["metrics"].get(metric)) for line in lines]
                 size = 4 if len(lines) <= MANY_ROUNDS else 0
-                axes.plot(_numbers(lines), values, dashes, color=colour, marker=marker, markersize=size, label=name)
+                axes.plot(
+                    _numbers(lines),
+                    values,
+                    dashes,
+                    color=colour,
+                    marker=marker,
+                    markersize=size,
+                    label=name,
+                )
         tidy(axes, METRIC_TITLES[metric], ylabel="%")
         _whole_numbers(axes)
     for axes in panels[2:]:
         axes.set_xlabel("Round", fontsize=FONT_SIZE, color=INK)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=FONT_SIZE)
+    figure.legend(
+        handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=FONT_SIZE
+    )
     return save_figure(figure, path)
 
 
 def plot_influence(rounds: Sequence[Mapping[str, Any]], kinds: Sequence[str], path: Path) -> Path:
-    """The weight in [0, 1] of every client over the rounds, coloured by its kind; a dotted line marks an equal share.
+    """The weight in [0, 1] of every client over the rounds, coloured by its kind; a dotted line
+    marks an equal share.
 
-    rounds: lines as `records.read_rounds` gives them. kinds: the kind of each client, by client number. A client that did
-    not reply in a round leaves a gap. Many clients are thin lines under the bold median of their kind.
+    rounds: lines as `records.read_rounds` gives them. kinds: the kind of each client, by client
+    number. A client that did not reply in a round leaves a gap. Many clients are thin lines under
+    the bold median of their kind.
     """
     trained = [line for line in rounds if line["clients"]]
-    weights_CR = torch.tensor([[_weight(line, client) for line in trained] for client in range(len(kinds))]).view(len(kinds), len(trained))
+    weights_CR = torch.tensor(
+        [[_weight(line, client) for line in trained] for client in range(len(kinds))]
+    ).view(len(kinds), len(trained))
     figure = new_figure(8.0, 3.8)
     axes = figure.subplots()
     many = len(kinds) > MANY_CLIENTS and len(trained) > 0
     for kind in _kinds_present(kinds):
         rows_CR = weights_CR[torch.tensor([one == kind for one in kinds])]
         if many:
-            axes.plot(_numbers(trained), rows_CR.T, "-", color=KIND_COLOURS[kind], linewidth=0.6, alpha=0.25)
+            axes.plot(
+                _numbers(trained),
+                rows_CR.T,
+                "-",
+                color=KIND_COLOURS[kind],
+                linewidth=0.6,
+                alpha=0.25,
+            )
             rows_CR = rows_CR.nanquantile(0.5, dim=0, keepdim=True)
         width = 2.4 if many else 1.3
         axes.plot(_numbers(trained), rows_CR.T, **_look(kind), linewidth=width)
     axes.axhline(1 / len(kinds), color=INK, linewidth=0.8, linestyle=":")
-    tidy(axes, "Influence of each client" + (", bold: the median of a kind" if many else ""), "Round", "Weight")
+    tidy(
+        axes,
+        "Influence of each client" + (", bold: the median of a kind" if many else ""),
+        "Round",
+        "Weight",
+    )
     axes.set_ylim(bottom=0)
     _whole_numbers(axes)
-    axes.legend(handles=_legend(kinds), loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=FONT_SIZE)
+    axes.legend(
+        handles=_legend(kinds),
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=FONT_SIZE,
+    )
     return save_figure(figure, path)
 
 
@@ -85,12 +122,20 @@ def _kinds_present(kinds: Sequence[str]) -> list[str]:
 
 
 def _look(kind: str) -> dict[str, Any]:
-    return {"color": KIND_COLOURS[kind], "linestyle": KIND_DASHES[kind], "marker": KIND_MARKERS[kind], "markersize": 4}
+    return {
+        "color": KIND_COLOURS[kind],
+        "linestyle": KIND_DASHES[kind],
+        "marker": KIND_MARKERS[kind],
+        "markersize": 4,
+    }
 
 
 def _legend(kinds: Sequence[str]) -> list[Any]:
     """One entry a kind that occurs, with its number of clients."""
-    entries = [Line2D([], [], **_look(kind), label=f"{kind} ({kinds.count(kind)})") for kind in _kinds_present(kinds)]
+    entries = [
+        Line2D([], [], **_look(kind), label=f"{kind} ({kinds.count(kind)})")
+        for kind in _kinds_present(kinds)
+    ]
     return [*entries, Line2D([], [], color=INK, linewidth=0.8, linestyle=":", label="equal share")]
 
 
@@ -107,4 +152,6 @@ def _number(value: float | None) -> float:
 
 
 def _weight(line: Mapping[str, Any], client: int) -> float:
-    return next((_number(one["weight"]) for one in line["clients"] if one["client"] == client), math.nan)
+    return next(
+        (_number(one["weight"]) for one in line["clients"] if one["client"] == client), math.nan
+    )

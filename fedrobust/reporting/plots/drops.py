@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, LINE_COLOURS, new_figure, save_figure, tidy
+from fedrobust.reporting.plots.style import (
+    FONT_SIZE,
+    INK,
+    LINE_COLOURS,
+    new_figure,
+    save_figure,
+    tidy,
+)
 from fedrobust.reporting.text import format_number, order_drops
 
 
 def plot_drops(drops: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
-    """One bar a drop of report.json, in percent, with its 95 % interval; a negative bar is a gain, an undefined drop has no bar."""
+    """One bar a drop of report.json, in percent, with its 95 % interval; a negative bar is a gain,
+    an undefined drop has no bar."""
     names = order_drops(drops)
     combined = [drops[name]["combined"] for name in names]
     figure = new_figure(7.0, 0.9 + 0.55 * len(names))
@@ -36,4 +44,13 @@ def _annotate(axes: Any, place: int, value: float | None, ci95: list[float] | No
     edge = max(high, value or 0.0) if right else min(low, value or 0.0)
     text = "undefined" if value is None else format_number(value)
     offset, side = (6, "left") if right else (-6, "right")
-    axes.annotate(text, (edge, place), (offset, 0), textcoords="offset points", va="center", ha=side, fontsize=FONT_SIZE, color=INK)
+    axes.annotate(
+        text,
+        (edge, place),
+        (offset, 0),
+        textcoords="offset points",
+        va="center",
+        ha=side,
+        fontsize=FONT_SIZE,
+        color=INK,
+    )

@@ -11,13 +11,24 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from fedrobust.reporting.plots.confusion import shorten
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, KIND_COLOURS, LINE_COLOURS, new_figure, save_figure, tidy
+from fedrobust.reporting.plots.style import (
+    FONT_SIZE,
+    INK,
+    KIND_COLOURS,
+    LINE_COLOURS,
+    new_figure,
+    save_figure,
+    tidy,
+)
 
 MOST_LABELS = 60  # clients; with more only every n-th name is written
 
 
-def plot_partition(counts_NK: Tensor, class_names: Sequence[str], roles: Sequence[str], path: Path) -> Path:
-    """Horizontal bars of (N, K) image counts, client 0 on top; name in the colour of the client's role.
+def plot_partition(
+    counts_NK: Tensor, class_names: Sequence[str], roles: Sequence[str], path: Path
+) -> Path:
+    """Horizontal bars of (N, K) image counts, client 0 on top; name in the colour of the client's
+    role.
 
     roles: clean, noisy or poisoned, one per client.
     """
@@ -25,8 +36,19 @@ def plot_partition(counts_NK: Tensor, class_names: Sequence[str], roles: Sequenc
     figure = new_figure(7.2, float(np.clip(1.4 + 0.24 * clients, 2.4, 16)))
     axes = figure.subplots()
     starts_N = np.zeros(clients)
-    for name, colour, values in zip(class_names, class_colours(len(class_names)), counts_NK.T.numpy(), strict=True):
-        axes.barh(range(clients), values, left=starts_N, height=0.8, color=colour, label=shorten(name), edgecolor="white", linewidth=0.4)
+    for name, colour, values in zip(
+        class_names, class_colours(len(class_names)), counts_NK.T.numpy(), strict=True
+    ):
+        axes.barh(
+            range(clients),
+            values,
+            left=starts_N,
+            height=0.8,
+            color=colour,
+            label=shorten(name),
+            edgecolor="white",
+            linewidth=0.4,
+        )
         starts_N = starts_N + values
     tidy(axes, "Images per client and class", "Images")
     axes.grid(axis="y", visible=False)
@@ -36,9 +58,22 @@ def plot_partition(counts_NK: Tensor, class_names: Sequence[str], roles: Sequenc
     _name_clients(axes, roles)
     if clients <= MOST_LABELS:
         for client, total in enumerate(starts_N):
-            place: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(f"{total:.0f}", (total, client), fontsize=FONT_SIZE - 2, color=INK, **place)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=FONT_SIZE - 1, title="Class", title_fontsize=FONT_SIZE)
+            place: dict[str, Any] = {
+                "xytext": (3, 0),
+                "textcoords": "offset points",
+                "va": "center",
+            }
+            axes.annotate(
+                f"{total:.0f}", (total, client), fontsize=FONT_SIZE - 2, color=INK, **place
+            )
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize=FONT_SIZE - 1,
+        title="Class",
+        title_fontsize=FONT_SIZE,
+    )
     return save_figure(figure, path)
 
 
@@ -52,7 +87,13 @@ def class_colours(num_classes: int) -> list[Any]:
 def _name_clients(axes: Any, roles: Sequence[str]) -> None:
     step = 1 + (len(roles) - 1) // MOST_LABELS
     places = range(0, len(roles), step)
-    axes.set_yticks(places, [f"{client}" if roles[client] == "clean" else f"{roles[client]} {client}" for client in places])
+    axes.set_yticks(
+        places,
+        [
+            f"{client}" if roles[client] == "clean" else f"{roles[client]} {client}"
+            for client in places
+        ],
+    )
     for tick, client in zip(axes.get_yticklabels(), places, strict=True):
         tick.set_color(KIND_COLOURS[roles[client]])
         tick.set_fontweight("normal" if roles[client] == "clean" else "bold")

@@ -17,16 +17,23 @@ LETTERS = 13  # that fit below an image
 CHANGED = KIND_COLOURS["poisoned"]
 
 
-def plot_samples(rows: Sequence[tuple[str, Samples, Samples]], class_names: Sequence[str], path: Path) -> Path:
-    """One block for each (title, clean samples, the same samples contaminated): images above, contaminated images below,
-    and under each column its label, "before → after" where it changed. Returns the path.
+def plot_samples(
+    rows: Sequence[tuple[str, Samples, Samples]], class_names: Sequence[str], path: Path
+) -> Path:
+    """One block for each (title, clean samples, the same samples contaminated): images above,
+    contaminated images below, and under each column its label, "before → after" where it changed.
+    Returns the path.
 
-    Give a handful of samples (6 to 8); shorter blocks leave their last columns empty.
-    Raises ValueError without rows, on an empty block, or when clean and contaminated do not have the same number.
+    Give a handful of samples (6 to 8); shorter blocks leave their last columns empty. Raises
+    ValueError without rows, on an empty block, or when clean and contaminated do not have the same
+    number.
     """
     for title, clean, contaminated in rows:
         if not 0 < len(clean) == len(contaminated):
-            raise ValueError(f"{title}: {len(clean)} clean and {len(contaminated)} contaminated samples do not make pairs")
+            raise ValueError(
+                f"{title}: {len(clean)} clean and {len(contaminated)} contaminated "
+                "samples do not make pairs"
+            )
     if not rows:
         raise ValueError("no samples to show")
     columns = max(len(clean) for _, clean, _ in rows)
@@ -34,7 +41,9 @@ def plot_samples(rows: Sequence[tuple[str, Samples, Samples]], class_names: Sequ
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.04, wspace=0, hspace=0)
     blocks = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for block, (title, clean, contaminated) in zip(blocks, rows, strict=True):
-        block.suptitle(title, x=0.012, ha="left", fontsize=FONT_SIZE + 1, fontweight="bold", color=INK)
+        block.suptitle(
+            title, x=0.012, ha="left", fontsize=FONT_SIZE + 1, fontweight="bold", color=INK
+        )
         grid = block.subplots(2, columns, squeeze=False)
         _strip(grid[0], "clean", clean.images)
         _strip(grid[1], "contaminated", contaminated.images)
@@ -54,7 +63,9 @@ def _strip(axes_row: Any, name: str, images: Tensor) -> None:
     axes_row[0].set_ylabel(name, fontsize=FONT_SIZE - 1, color=INK)
 
 
-def _captions(axes_row: Any, before: Sequence[int], after: Sequence[int], class_names: Sequence[str]) -> None:
+def _captions(
+    axes_row: Any, before: Sequence[int], after: Sequence[int], class_names: Sequence[str]
+) -> None:
     """The labels below the images; a changed one is bold and red."""
     for axes, old, new in zip(axes_row, before, after, strict=False):
         names = [class_names[one] for one in ((old,) if old == new else (old, new))]
@@ -63,7 +74,8 @@ def _captions(axes_row: Any, before: Sequence[int], after: Sequence[int], class_
 
 
 def _fitting(names: Sequence[str]) -> str:
-    """One name, or "before → after", within an image's width: on two lines and with long names cut where it must be."""
+    """One name, or "before → after", within an image's width: on two lines and with long names cut
+    where it must be."""
     line = " → ".join(names)
     cut = [name if len(name) <= LETTERS else name[: LETTERS - 1] + "…" for name in names]
     return line if len(line) <= LETTERS else "\n→ ".join(cut)

@@ -1,4 +1,5 @@
-"""What a client keeps from one message to the next, in Flower's Context: it never leaves the hospital."""
+"""What a client keeps from one message to the next, in Flower's Context: it never leaves the
+hospital."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from fedrobust.state import State
 
 
 def memory_key(kind: str, order: Mapping[str, Any]) -> str:
-    """Where something of this run lies in the Context, which may serve several runs (the run and its clean twin share a Grid)."""
+    """Where something of this run lies in the Context, which may serve several runs (the run and
+    its clean twin share a Grid)."""
     return f"{kind}-{hashlib.sha256(order['experiment'].encode()).hexdigest()}"
 
 
@@ -32,24 +34,34 @@ def clear_memory(context: Context, order: Mapping[str, Any]) -> None:
         context.state.pop(memory_key(kind, order), None)
 
 
-def save_memory(context: Context, order: Mapping[str, Any], memory: Mapping[str, Any], own: State | None) -> None:
-    """The trainer's memory (JSON values) and, under server.buffers=local, the client's own BatchNorm statistics."""
+def save_memory(
+    context: Context, order: Mapping[str, Any], memory: Mapping[str, Any], own: State | None
+) -> None:
+    """The trainer's memory (JSON values) and, under server.buffers=local, the client's own
+    BatchNorm statistics."""
     context.state[memory_key("memory", order)] = ConfigRecord({"json": json.dumps(dict(memory))})
     if own is not None:
-        context.state[memory_key("own", order)] = records.state_record(State(torch.zeros(0), own.buffers))
+        context.state[memory_key("own", order)] = records.state_record(
+            State(torch.zeros(0), own.buffers)
+        )
 
 
 def exchange_received(reference: State, context: Context, order: Mapping[str, Any]) -> State | None:
     """The state that this client received the last time; the one received now takes its place."""
     name = memory_key("received", order)
     record = context.state.get(name)
-    context.state[name] = records.state_record(State(reference.parameters.clone(), reference.buffers.clone()))
+    context.state[name] = records.state_record(
+        State(reference.parameters.clone(), reference.buffers.clone())
+    )
     sizes = reference.parameters.numel(), reference.buffers.numel()
     return records.read_state(record, sizes) if isinstance(record, ArrayRecord) else None
 
 
-def with_own_buffers(experiment: Experiment, state: State, context: Context, order: Mapping[str, Any]) -> State:
-    """The state with the client's own BatchNorm statistics, where the policy is server.buffers=local and it has some."""
+def with_own_buffers(
+    experiment: Experiment, state: State, context: Context, order: Mapping[str, Any]
+) -> State:
+    """The state with the client's own BatchNorm statistics, where the policy is
+    server.buffers=local and it has some."""
     record = context.state.get(memory_key("own", order))
     if experiment.config["server"]["buffers"] != "local" or not isinstance(record, ArrayRecord):
         return state

@@ -13,34 +13,54 @@ from fedrobust.learning.inference import predict
 from fedrobust.types import Shard
 
 
-def apply_crafted(experiment: Experiment, client: int, model: Classifier, shard: Shard, server_round: int) -> Shard:
-    """The shard with training and validation images crafted against the model, where the client's contamination does so."""
+def apply_crafted(
+    experiment: Experiment, client: int, model: Classifier, shard: Shard, server_round: int
+) -> Shard:
+    """The shard with training and validation images crafted against the model, where the client's
+    contamination does so."""
     contamination = experiment.contamination(client)
     if contamination.craft is None:
         return shard
     train, validation = (
-        craft_samples(part, contamination, model, experiment.generator("craft", client, server_round, name))
+        craft_samples(
+            part, contamination, model, experiment.generator("craft", client, server_round, name)
+        )
         for name, part in (("train", shard.train), ("validation", shard.validation))
     )
     return replace(shard, train=train, validation=validation)
 
 
-def predict_conditions(experiment: Experiment, client: int, model: Classifier) -> dict[str, tuple[Tensor, Tensor]]:
-    """What the model says of the hospital's test images, by condition: (class probabilities (n, K), labels (n,)).
+def predict_conditions(
+    experiment: Experiment, client: int, model: Classifier
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the model says of the hospital's test images, by condition: (class probabilities (n, K),
+    labels (n,)).
 
-    "clean"; "contaminated": under the hospital's contamination; with a purifier both again behind it, as "purified_clean" and
-    "purified_contaminated".
+    "clean"; "contaminated": under the hospital's contamination; with a purifier both again behind
+    it, as "purified_clean" and "purified_contaminated".
     """
     clean, contaminated = experiment.client_test_sets(client)
-    contaminated = craft_samples(contaminated, experiment.contamination(client), model, experiment.generator("craft", client, "test"))
-    conditions, size = {"clean": clean, "contaminated": contaminated}, experiment.evaluation.batch_size
+    contaminated = craft_samples(
+        contaminated,
+        experiment.contamination(client),
+        model,
+        experiment.generator("craft", client, "test"),
+    )
+    conditions, size = (
+        {"clean": clean, "contaminated": contaminated},
+        experiment.evaluation.batch_size,
+    )
     scores = {"clean": predict(model, clean.images, size)}
     same = contaminated.images is clean.images
     scores["contaminated"] = scores["clean"] if same else predict(model, contaminated.images, size)
     out = {name: (scores[name], one.labels) for name, one in conditions.items()}
     if experiment.purifies:
-        adapted = experiment.with_purified_batchnorm(model, experiment.shard(client).train.images, "client", client)
+        adapted = experiment.with_purified_batchnorm(
+            model, experiment.shard(client).train.images, "client", client
+        )
         for name, one in conditions.items():
-            seen = predict(adapted, one.images, size, experiment.purifier_for("client", client, name))
+            seen = predict(
+                adapted, one.images, size, experiment.purifier_for("client", client, name)
+            )
             out[f"purified_{name}"] = (seen, one.labels)
     return out

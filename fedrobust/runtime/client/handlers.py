@@ -1,4 +1,5 @@
-"""One hospital: what it answers to each kind of message, in process, on Ray actors and on a real SuperNode."""
+"""One hospital: what it answers to each kind of message, in process, on Ray actors and on a real
+SuperNode."""
 
 from __future__ import annotations
 
@@ -26,7 +27,13 @@ from fedrobust.privacy import ledger
 from fedrobust.privacy.noise import secret_noise, seeded_noise
 from fedrobust.privacy.secure import site_condition
 from fedrobust.runtime.client import secure_aggregation, site_config
-from fedrobust.runtime.client.context_state import clear_memory, exchange_received, load_memory, save_memory, with_own_buffers
+from fedrobust.runtime.client.context_state import (
+    clear_memory,
+    exchange_received,
+    load_memory,
+    save_memory,
+    with_own_buffers,
+)
 from fedrobust.runtime.client.evaluation import apply_crafted, predict_conditions
 from fedrobust.runtime.client.stealth import train_stealthily
 from fedrobust.runtime.messages import records
@@ -37,9 +44,12 @@ from fedrobust.utils import devices, strict_json
 from fedrobust.utils.watchdog import exit_after
 
 
-def in_time(message: Message, context: Context, answer: Callable[[Message, Context], Message]) -> Message:
-    """A SuperNode gives its ClientApp, a process for each message, all the time in the world, and nothing else to do until it ends: so a
-    real site's ends by itself when nobody waits for its reply any more, and the site can take part in the next round."""
+def in_time(
+    message: Message, context: Context, answer: Callable[[Message, Context], Message]
+) -> Message:
+    """A SuperNode gives its ClientApp, a process for each message, all the time in the world, and
+    nothing else to do until it ends: so a real site's ends by itself when nobody waits for its
+    reply any more, and the site can take part in the next round."""
     if context.node_config.get("simulation") is True:
         return answer(message, context)
     with exit_after(message.metadata.ttl):
@@ -47,20 +57,31 @@ def in_time(message: Message, context: Context, answer: Callable[[Message, Conte
 
 
 def train(message: Message, context: Context) -> Message:
-    """Train the received global model on the hospital's shard and send the result, contaminated if this client is poisoned."""
+    """Train the received global model on the hospital's shard and send the result, contaminated if
+    this client is poisoned."""
     order = records.read_config(message.content)
     experiment, client = _experiment(order["experiment"], message, context)
     model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
-    reference = records.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
+    reference = records.read_state(
+        message.content["state"], (layout.num_parameters, layout.num_buffers)
+    )
     site_condition.check_site_condition(
-        context.node_config, experiment.privacy, experiment.privacy.least(config.clients_per_round(experiment.config))
+        context.node_config,
+        experiment.privacy,
+        experiment.privacy.least(config.clients_per_round(experiment.config)),
     )
     if experiment.privacy.secure:
         secure_aggregation.check_masking_request(message, context)
     if order["round"] == 1:
         clear_memory(context, order)
     load(model, layout, with_own_buffers(experiment, reference, context, order))
-    data, sifted = _sanitise(experiment, client, model, order["round"], simulated=context.node_config.get("simulation") is True)
+    data, sifted = _sanitise(
+        experiment,
+        client,
+        model,
+        order["round"],
+        simulated=context.node_config.get("simulation") is True,
+    )
     task = Task(
         model=model,
         data=data,
@@ -71,54 +92,94 @@ def train(message: Message, context: Context) -> Message:
     )
     contamination = experiment.contamination(client)
     trained, result = _train(experiment, client, task, layout)
-    save_memory(context, order, result.memory, trained if experiment.config["server"]["buffers"] == "local" else None)
-    sent = contamination.update(trained, reference, experiment.generator("update", client, order["round"]))
+    save_memory(
+        context,
+        order,
+        result.memory,
+        trained if experiment.config["server"]["buffers"] == "local" else None,
+    )
+    sent = contamination.update(
+        trained, reference, experiment.generator("update", client, order["round"])
+    )
     if contamination.track is not None:
         sent = contamination.track(sent, reference, exchange_received(reference, context, order))
     if experiment.privacy.secure:
         update_D = experiment.privacy.clip_update(sent, reference)
         return secure_aggregation.answer_masked(
-            message, context, experiment, update_D, num_examples=len(data.train), etf_sha256=_sha256(model)
+            message,
+            context,
+            experiment,
+            update_D,
+            num_examples=len(data.train),
+            etf_sha256=_sha256(model),
         )
-    metrics: Mapping[str, float] = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()} | sifted
+    metrics: Mapping[str, float] = {
+        name: total / max(result.num_examples, 1) for name, total in result.sums.items()
+    } | sifted
     sent = _release(experiment, client, sent, reference, order=order, node=context.node_config)
-    count, metrics, extras = experiment.privacy.reply_statistics(len(task.data.train), metrics, result.extras)
-    content = records.train_reply(sent, count, metrics, {"etf-sha256": _sha256(model), "task": records.task_digest(order)}, extras)
+    count, metrics, extras = experiment.privacy.reply_statistics(
+        len(task.data.train), metrics, result.extras
+    )
+    content = records.train_reply(
+        sent,
+        count,
+        metrics,
+        {"etf-sha256": _sha256(model), "task": records.task_digest(order)},
+        extras,
+    )
     return Message(content, reply_to=message)
 
 
 def evaluate(message: Message, context: Context) -> Message:
-    """Judge the received global model on the hospital's own test shard, clean and under the hospital's contamination."""
+    """Judge the received global model on the hospital's own test shard, clean and under the
+    hospital's contamination."""
     order = records.read_config(message.content)
     experiment, client = _experiment(order["experiment"], message, context)
     model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
-    state = records.read_state(message.content["state"], (layout.num_parameters, layout.num_buffers))
+    state = records.read_state(
+        message.content["state"], (layout.num_parameters, layout.num_buffers)
+    )
     load(model, layout, with_own_buffers(experiment, state, context, order))
     ledger.check_verdict(context.node_config)
     predictions = predict_conditions(experiment, client, model)
     return Message(
-        records.evaluate_reply(predictions, {}, {"etf-sha256": _sha256(model), "task": records.task_digest(order)}), reply_to=message
+        records.evaluate_reply(
+            predictions, {}, {"etf-sha256": _sha256(model), "task": records.task_digest(order)}
+        ),
+        reply_to=message,
     )
 
 
 def report_site_info(message: Message, context: Context) -> Message:
-    """Of a real site, before anything is trained: how many images it holds, after reading all of them, and on what it computes."""
+    """Of a real site, before anything is trained: how many images it holds, after reading all of
+    them, and on what it computes."""
     text = records.read_config(message.content)["experiment"]
     experiment, client = _experiment(text, message, context)
     counts = [len(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)]
-    words = {"site": str(context.node_config.get("site", "")), "python": platform.python_version(), "torch": torch.__version__}
+    words = {
+        "site": str(context.node_config.get("site", "")),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     words |= {"flwr": version("flwr"), "device": devices.device_name(devices.resolve("auto"))}
-    return Message(site_info_reply(counts, int(context.node_config.get("partition-id", -1)), words), reply_to=message)
+    return Message(
+        site_info_reply(counts, int(context.node_config.get("partition-id", -1)), words),
+        reply_to=message,
+    )
 
 
 def _experiment(text: str, message: Message, context: Context) -> tuple[Experiment, int]:
-    """The experiment and this client's number. Contamination is refused outside a simulation unless the node itself allows it:
-    a server must never be able to order a hospital to poison."""
+    """The experiment and this client's number. Contamination is refused outside a simulation unless
+    the node itself allows it: a server must never be able to order a hospital to poison."""
     node = context.node_config
     settings = strict_json.read_object(text, "experiment")
-    allowed = node.get("simulation") is True or node.get("allow-contamination") is True  # the word "false" is no permission
+    # the word "false" is no permission
+    allowed = node.get("simulation") is True or node.get("allow-contamination") is True
     if (settings.get("poisoned") or settings.get("noisy")) and not allowed:
-        raise ConfigError("poisoned/noisy: this node refuses contamination; its own node config may set allow-contamination=true")
+        raise ConfigError(
+            "poisoned/noisy: this node refuses contamination; its own node config "
+            "may set allow-contamination=true"
+        )
     client = int(node.get("partition-id", -1))
     if node.get("simulation") is not True:
         return _at_site(text, settings, message, node, client)
@@ -128,13 +189,17 @@ def _experiment(text: str, message: Message, context: Context) -> tuple[Experime
 def _as_client(experiment: Experiment, client: int) -> tuple[Experiment, int]:
     if not 0 <= client < experiment.num_clients:
         raise ConfigError(
-            f"partition-id={client}: must be 0 or more and below num_clients={experiment.num_clients}; set it in the node config"
+            f"partition-id={client}: must be 0 or more and below "
+            f"num_clients={experiment.num_clients}; set it in the node config"
         )
     return experiment, client
 
 
-def _at_site(text: str, settings: dict[str, Any], message: Message, node: Mapping[str, Any], partition: int) -> tuple[Experiment, int]:
-    """The same on a real node: the images are those that its own configuration names, and the server tells it its number."""
+def _at_site(
+    text: str, settings: dict[str, Any], message: Message, node: Mapping[str, Any], partition: int
+) -> tuple[Experiment, int]:
+    """The same on a real node: the images are those that its own configuration names, and the
+    server tells it its number."""
     if "threads" in node:
         torch.set_num_threads(int(node["threads"]))
     if not site_config.is_remote(settings):
@@ -147,15 +212,29 @@ def _at_site(text: str, settings: dict[str, Any], message: Message, node: Mappin
     experiment = build.from_text(config.to_json(own))
     if experiment.dataset.class_names != order.classes:
         wanted, found = ", ".join(order.classes), ", ".join(experiment.dataset.class_names)
-        raise ConfigError(f"data-root: the classes are {found}, those of the run {wanted}; rename them, or choose other data")
+        raise ConfigError(
+            f"data-root: the classes are {found}, those of the run {wanted}; rename "
+            "them, or choose other data"
+        )
     return _as_client(experiment, client)
 
 
 def _release(
-    experiment: Experiment, client: int, sent: State, reference: State, *, order: Mapping[str, Any], node: Mapping[str, Any]
+    experiment: Experiment,
+    client: int,
+    sent: State,
+    reference: State,
+    *,
+    order: Mapping[str, Any],
+    node: Mapping[str, Any],
 ) -> State:
-    """What leaves the hospital. A real one draws its noise in secret: the server knows every seed of the run."""
-    noise = seeded_noise(experiment.generator("privacy", client, order["round"])) if node.get("simulation") is True else secret_noise
+    """What leaves the hospital. A real one draws its noise in secret: the server knows every seed
+    of the run."""
+    noise = (
+        seeded_noise(experiment.generator("privacy", client, order["round"]))
+        if node.get("simulation") is True
+        else secret_noise
+    )
     released = experiment.privacy.release(sent, reference, noise)
     ledger.record_release(node, experiment.privacy)
     return released
@@ -169,12 +248,17 @@ def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
     model = experiment.model.untrained().build(
         experiment.num_classes, etf_dK, experiment.generator("init")
     )  # the weights come with the message
-    model.to("cuda" if torch.cuda.is_available() and experiment.config["device"] != "cpu" else "cpu")
+    model.to(
+        "cuda" if torch.cuda.is_available() and experiment.config["device"] != "cpu" else "cpu"
+    )
     return model, Layout.of(model)
 
 
-def _train(experiment: Experiment, client: int, task: Task, layout: Layout) -> tuple[State, TrainResult]:
-    """What the trainer makes of the hospital's shard, and its report; an attacker that must not be noticed learns twice."""
+def _train(
+    experiment: Experiment, client: int, task: Task, layout: Layout
+) -> tuple[State, TrainResult]:
+    """What the trainer makes of the hospital's shard, and its report; an attacker that must not be
+    noticed learns twice."""
     disguise = experiment.contamination(client).stealth
     if disguise is None:
         result = experiment.trainer(task)
@@ -187,13 +271,18 @@ def _train(experiment: Experiment, client: int, task: Task, layout: Layout) -> t
 def _sanitise(
     experiment: Experiment, client: int, model: Classifier, server_round: int, *, simulated: bool
 ) -> tuple[Shard, dict[str, float]]:
-    """What the hospital trains on in this round, and how many images it left out; only a simulation knows how many of them rightly."""
+    """What the hospital trains on in this round, and how many images it left out; only a simulation
+    knows how many of them rightly."""
     device = next(model.parameters()).device
-    shard = apply_crafted(experiment, client, model, _shard(experiment.text, client, device), server_round)
+    shard = apply_crafted(
+        experiment, client, model, _shard(experiment.text, client, device), server_round
+    )
     if experiment.sanitiser.score is None or attacker_owned(experiment.contamination(client)):
         return shard, {}
     data, kept_N = sanitise_shard(experiment.sanitiser, model, shard, server_round)
-    return data, detection_counts(kept_N, _altered_rows(experiment.text, client, device) if simulated else None)
+    return data, detection_counts(
+        kept_N, _altered_rows(experiment.text, client, device) if simulated else None
+    )
 
 
 @lru_cache(maxsize=64)
@@ -201,26 +290,39 @@ def _altered_rows(text: str, client: int, device: torch.device) -> Tensor:
     """Which of the hospital's training images its contamination mislabelled or gave a trigger."""
     experiment = build.from_text(text)
     clean = experiment.samples(experiment.rows(client, TRAIN))
-    return altered_rows(clean, _shard(text, client, device).train, triggered=experiment.contamination(client).backdoor is not None)
+    return altered_rows(
+        clean,
+        _shard(text, client, device).train,
+        triggered=experiment.contamination(client).backdoor is not None,
+    )
 
 
 @lru_cache(maxsize=64)
 def _shard(text: str, client: int, device: torch.device) -> Shard:
-    """The hospital's images, resident where the model is: bytes, so that 10,000 images of 224 pixels take 1.5 GB."""
+    """The hospital's images, resident where the model is: bytes, so that 10,000 images of 224
+    pixels take 1.5 GB."""
     shard = build.from_text(text).shard(client)
     return _resident(shard.train, shard.validation, shard.test, device)
 
 
 @lru_cache(maxsize=8)
 def _clean_shard(text: str, client: int, device: torch.device) -> Shard:
-    """The same without the hospital's contamination: for attackers who need to know what they would have learnt."""
+    """The same without the hospital's contamination: for attackers who need to know what they would
+    have learnt."""
     experiment = build.from_text(text)
-    train, validation, test = (experiment.samples(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST))
+    train, validation, test = (
+        experiment.samples(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)
+    )
     return _resident(train, validation, test, device)
 
 
 def _resident(train: Samples, validation: Samples, test: Samples, device: torch.device) -> Shard:
-    return Shard(*(Samples(part.images.to(device), part.labels.to(device)) for part in (train, validation, test)))
+    return Shard(
+        *(
+            Samples(part.images.to(device), part.labels.to(device))
+            for part in (train, validation, test)
+        )
+    )
 
 
 def _sha256(model: Classifier) -> str:

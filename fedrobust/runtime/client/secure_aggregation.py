@@ -1,4 +1,5 @@
-"""A hospital's answers under secure aggregation as Flower messages; what it answers is decided in `fedrobust.privacy.secure.client`."""
+"""A hospital's answers under secure aggregation as Flower messages; what it answers is decided in
+`fedrobust.privacy.secure.client`."""
 
 from __future__ import annotations
 
@@ -33,14 +34,19 @@ def answer_keys(message: Message, context: Context) -> Message:
     )  # there the same settings may be run twice; a real run is a new Context
     now, public = hospital.make_keys(session, kept, _random(context, order, session, "keys"))
     _save_secrets(context, order, now)
-    return Message(secure.reply(_info(order, "keys"), keys={session.client: public}), reply_to=message)
+    return Message(
+        secure.reply(_info(order, "keys"), keys={session.client: public}), reply_to=message
+    )
 
 
 def answer_shares(message: Message, context: Context) -> Message:
-    """The second: everybody's public keys are here; seal shares of the own secrets for the others."""
+    """The second: everybody's public keys are here; seal shares of the own secrets for the
+    others."""
     order, session = _session(message, context)
     known = secure.read_table(message.content, "keys", hospital.KEYS_BYTES)
-    now, sealed = hospital.make_shares(session, _load_secrets(context, order), known, _random(context, order, session, "shares"))
+    now, sealed = hospital.make_shares(
+        session, _load_secrets(context, order), known, _random(context, order, session, "shares")
+    )
     _save_secrets(context, order, now)
     return Message(secure.reply(_info(order, "shares"), shares=sealed), reply_to=message)
 
@@ -52,19 +58,35 @@ def check_masking_request(message: Message, context: Context) -> None:
 
 
 def answer_masked(
-    message: Message, context: Context, experiment: Experiment, update_D: Tensor, *, num_examples: int, etf_sha256: str
+    message: Message,
+    context: Context,
+    experiment: Experiment,
+    update_D: Tensor,
+    *,
+    num_examples: int,
+    etf_sha256: str,
 ) -> Message:
     """The answer to the third: the clipped update, weighted and under masks."""
     order, session = _session(message, context)
     if num_examples < 1:
         raise RunError("secure aggregation: this hospital has no training images; nothing is sent")
-    vector = fixed_point.encode(update_D, min(num_examples, most_weight(experiment)), sum_scale(experiment))
-    _save_secrets(context, order, hospital.mask(session, _load_secrets(context, order), _sealed_shares(message), vector))
-    return Message(secure.masked_reply({**_info(order, "masked"), "etf-sha256": etf_sha256}, vector), reply_to=message)
+    vector = fixed_point.encode(
+        update_D, min(num_examples, most_weight(experiment)), sum_scale(experiment)
+    )
+    _save_secrets(
+        context,
+        order,
+        hospital.mask(session, _load_secrets(context, order), _sealed_shares(message), vector),
+    )
+    return Message(
+        secure.masked_reply({**_info(order, "masked"), "etf-sha256": etf_sha256}, vector),
+        reply_to=message,
+    )
 
 
 def answer_unmask(message: Message, context: Context) -> Message:
-    """The last: those whose updates arrived are known; tell the shares that take the masks off their sum."""
+    """The last: those whose updates arrived are known; tell the shares that take the masks off
+    their sum."""
     order, session = _session(message, context)
     survivors = secure.read_table(message.content, "survivors", 0)
     now, seeds, masks = hospital.reveal_shares(session, _load_secrets(context, order), survivors)
@@ -76,14 +98,17 @@ STAGES = {"keys": answer_keys, "shares": answer_shares, "unmask": answer_unmask}
 
 
 def _session(message: Message, context: Context) -> tuple[dict[str, Any], Session]:
-    """The message's settings, and this client's part in the round. The images are not looked at: a process that has to answer only
-    this need not read them."""
+    """The message's settings, and this client's part in the round. The images are not looked at: a
+    process that has to answer only this need not read them."""
     order = records.read_config(message.content)
     settings = strict_json.read_object(order["experiment"], "experiment")
     config.check_settings(settings)
     privacy: Privacy = factories.build_group(settings, "privacy")
     if not privacy.secure:
-        raise ConfigError(f"privacy={privacy.name}: a message of privacy=secure_aggregation came; the server's program is another one")
+        raise ConfigError(
+            f"privacy={privacy.name}: a message of privacy=secure_aggregation came; "
+            "the server's program is another one"
+        )
     ledger.record_release(context.node_config, privacy)
     given = read_assignment(message.content).client if RECORD in message.content else -1
     client = given if given >= 0 else int(context.node_config.get("partition-id", -1))
@@ -93,11 +118,14 @@ def _session(message: Message, context: Context) -> tuple[dict[str, Any], Sessio
 
 
 def _random(context: Context, order: Mapping[str, Any], session: Session, stage: str) -> Random:
-    """From the run's seed in a simulation, so that runs repeat: it protects nobody there, since the server knows the seed."""
+    """From the run's seed in a simulation, so that runs repeat: it protects nobody there, since the
+    server knows the seed."""
     if context.node_config.get("simulation") is not True:
         return os.urandom
     seed = int(strict_json.read_object(order["experiment"], "experiment")["seed"])
-    return seeded_random(generator(seed, "secure aggregation", session.client, session.round, stage))
+    return seeded_random(
+        generator(seed, "secure aggregation", session.client, session.round, stage)
+    )
 
 
 def _sealed_shares(message: Message) -> dict[int, bytes]:
@@ -105,7 +133,10 @@ def _sealed_shares(message: Message) -> dict[int, bytes]:
 
 
 def _info(order: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    return {"etf-sha256": order["etf-sha256"], "task": secure.stage_digest(records.task_digest(dict(order)), stage)}
+    return {
+        "etf-sha256": order["etf-sha256"],
+        "task": secure.stage_digest(records.task_digest(dict(order)), stage),
+    }
 
 
 def _load_secrets(context: Context, order: Mapping[str, Any]) -> dict[str, Any]:

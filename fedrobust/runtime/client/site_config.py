@@ -1,9 +1,11 @@
-"""A real site: how a node's own configuration names its data, and what becomes of the run's configuration there.
+"""A real site: how a node's own configuration names its data, and what becomes of the run's
+configuration there.
 
-A node reads what its own configuration names, and nothing else: neither the server nor whoever started the run can point it to a file.
-Its settings: data-root (the folder or file of the images), data-format (one of FORMATS), site (which of several sites in there is
-this one), and data-<setting> for any other setting of that format, e.g. data-layout or data-label; the number of pixels and the classes
-come with the run.
+A node reads what its own configuration names, and nothing else: neither the server nor whoever
+started the run can point it to a file. Its settings: data-root (the folder or file of the images),
+data-format (one of FORMATS), site (which of several sites in there is this one), and data-<setting>
+for any other setting of that format, e.g. data-layout or data-label; the number of pixels and the
+classes come with the run.
 """
 
 from __future__ import annotations
@@ -33,30 +35,55 @@ def is_remote(config: Mapping[str, Any]) -> bool:
     """Whether a configuration leaves the images to the sites (partition=remote)."""
     partition = config.get("partition")
     return (
-        isinstance(partition, Mapping) and OLD_TARGETS.get(str(partition.get("_target_")), partition.get("_target_")) == REMOTE["_target_"]
+        isinstance(partition, Mapping)
+        and OLD_TARGETS.get(str(partition.get("_target_")), partition.get("_target_"))
+        == REMOTE["_target_"]
     )
 
 
-def own_config(config: Mapping[str, Any], node: Mapping[str, Any], client: int, *, size: int, classes: Sequence[str]) -> dict[str, Any]:
-    """The run's configuration with the node's own data in the place of the server's, all of it client number `client`'s.
+def own_config(
+    config: Mapping[str, Any],
+    node: Mapping[str, Any],
+    client: int,
+    *,
+    size: int,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """The run's configuration with the node's own data in the place of the server's, all of it
+    client number `client`'s.
 
     size: pixels of an image's side; classes: their names, in the run's order. Raises ConfigError.
     """
-    return {**config, "data": own_data(node, size=size, classes=classes), "partition": {**REMOTE, "client": client}}
+    return {
+        **config,
+        "data": own_data(node, size=size, classes=classes),
+        "partition": {**REMOTE, "client": client},
+    }
 
 
 def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> dict[str, Any]:
-    """The settings of the node's data set, for `factories.build_group`. Raises ConfigError in terms of the node's configuration."""
+    """The settings of the node's data set, for `factories.build_group`. Raises ConfigError in terms
+    of the node's configuration."""
     if not names_data(node):
-        raise ConfigError('data-root: this node names no data; start it with --node-config \'data-root="..." data-format="..."\'')
+        raise ConfigError(
+            "data-root: this node names no data; start it with --node-config "
+            '\'data-root="..." data-format="..."\''
+        )
     kind = node.get(f"{PREFIX}format", "image_folder")
     if kind not in FORMATS:
         raise ConfigError(f"data-format={kind}: must be one of {', '.join(FORMATS)}")
-    given = {key.removeprefix(PREFIX).replace("-", "_"): value for key, value in node.items() if key.startswith(PREFIX)}
+    given = {
+        key.removeprefix(PREFIX).replace("-", "_"): value
+        for key, value in node.items()
+        if key.startswith(PREFIX)
+    }
     del given["root"]
     given.pop("format", None)
     if wrong := [key for key in given if key in FIXED]:
-        raise ConfigError(f"{PREFIX}{wrong[0]}={given[wrong[0]]}: comes with the run; leave it out of the node's configuration")
+        raise ConfigError(
+            f"{PREFIX}{wrong[0]}={given[wrong[0]]}: comes with the run; leave it out "
+            "of the node's configuration"
+        )
     source: dict[str, Any] = {
         "_target_": f"{FACTORY_PACKAGES['data']}.sources.{SOURCES.get(kind, kind)}.{kind}",
         FORMATS[kind]: node[f"{PREFIX}root"],
@@ -66,14 +93,24 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
     source["every_class"] = False
     if kind != "ham10000":  # whose classes are fixed
         source["classes"] = list(classes)
-    return {"_target_": f"{FACTORY_PACKAGES['data']}.sources.one_site.one_site", "source": source, "site": node.get("site")}
+    return {
+        "_target_": f"{FACTORY_PACKAGES['data']}.sources.one_site.one_site",
+        "source": source,
+        "site": node.get("site"),
+    }
 
 
 def check_readable(config: Mapping[str, Any], node: Mapping[str, Any]) -> None:
-    """For runs that do not leave the images to the sites: only the drawn data set may be shared out among nodes, and no node with
-    data of its own takes part. Raises ConfigError."""
+    """For runs that do not leave the images to the sites: only the drawn data set may be shared out
+    among nodes, and no node with data of its own takes part. Raises ConfigError."""
     if names_data(node):
-        raise ConfigError("partition: this node has data of its own; run with partition=remote, or leave data-root out")
+        raise ConfigError(
+            "partition: this node has data of its own; run with partition=remote, or "
+            "leave data-root out"
+        )
     target = config["data"].get("_target_") if isinstance(config.get("data"), Mapping) else None
     if target != HARMLESS:
-        raise ConfigError(f"data={target}: a node reads only what its own configuration names; set data-root and data-format there")
+        raise ConfigError(
+            f"data={target}: a node reads only what its own configuration names; set "
+            "data-root and data-format there"
+        )

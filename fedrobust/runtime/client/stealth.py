@@ -1,4 +1,5 @@
-"""An attacker among the clients that must not be noticed: it learns twice, and looks at itself before it sends."""
+"""An attacker among the clients that must not be noticed: it learns twice, and looks at itself
+before it sends."""
 
 from __future__ import annotations
 
@@ -18,24 +19,35 @@ BATCH = 128
 
 
 def train_stealthily(
-    disguise: Stealth, trainer: ClientTrainer, task: Task, clean: Shard, *, layout: Layout, generator: Generator
+    disguise: Stealth,
+    trainer: ClientTrainer,
+    task: Task,
+    clean: Shard,
+    *,
+    layout: Layout,
+    generator: Generator,
 ) -> tuple[State, TrainResult]:
-    """What the client sends: learnt from its clean images as an honest client would, then further from those and its contaminated
-    ones (`task.data`) together, and the two blended. Reported is what an honest client would report."""
+    """What the client sends: learnt from its clean images as an honest client would, then further
+    from those and its contaminated ones (`task.data`) together, and the two blended. Reported is
+    what an honest client would report."""
     result = trainer(replace(task, data=clean))
     honest = take(task.model, layout)
     load(task.model, layout, honest)
     both = stealth_training_set(clean.train, task.data.train)
     trainer(replace(task, data=replace(task.data, train=both), generator=generator))
-    return disguise(honest, take(task.model, layout), make_probe(task.model, layout, clean), generator), result
+    return disguise(
+        honest, take(task.model, layout), make_probe(task.model, layout, clean), generator
+    ), result
 
 
 def stealth_training_set(clean: Samples, contaminated: Samples) -> Samples:
-    """The contaminated images, and of the same images as they were all that do not contradict them: those with the same label, or
-    with another look."""
+    """The contaminated images, and of the same images as they were all that do not contradict them:
+    those with the same label, or with another look."""
     before, after = as_unit(clean.images), as_unit(contaminated.images)
     agrees = (clean.labels == contaminated.labels) | (before != after).flatten(1).any(dim=1)
-    return concatenate(Samples(before, clean.labels).take(agrees), Samples(after, contaminated.labels))
+    return concatenate(
+        Samples(before, clean.labels).take(agrees), Samples(after, contaminated.labels)
+    )
 
 
 def concatenate(one: Samples, other: Samples) -> Samples:
@@ -44,7 +56,8 @@ def concatenate(one: Samples, other: Samples) -> Samples:
 
 
 def make_probe(model: Classifier, layout: Layout, clean: Shard) -> AttackerProbe:
-    """The mirror of a client with these clean images; every look at a state loads it into the model, and leaves that in eval mode."""
+    """The mirror of a client with these clean images; every look at a state loads it into the
+    model, and leaves that in eval mode."""
 
     @torch.no_grad()
     def scores(state: State, images: Tensor) -> Tensor:
@@ -52,6 +65,10 @@ def make_probe(model: Classifier, layout: Layout, clean: Shard) -> AttackerProbe
         batchnorm.recalibrate(model, images)
         model.eval()
         device = next(model.parameters()).device
-        return torch.cat([model(as_unit(batch.to(device))).float().cpu() for batch in torch.split(images, BATCH)])
+        return torch.cat(
+            [model(as_unit(batch.to(device))).float().cpu() for batch in torch.split(images, BATCH)]
+        )
 
-    return AttackerProbe(concatenate(clean.train, clean.validation), scores, model.head, model.scale)
+    return AttackerProbe(
+        concatenate(clean.train, clean.validation), scores, model.head, model.scale
+    )

@@ -1,7 +1,9 @@
-"""Where the clients run: in this process, or in Ray's workers on this machine or a cluster; one app, the same messages.
+"""Where the clients run: in this process, or in Ray's workers on this machine or a cluster; one
+app, the same messages.
 
-Equal seeds give bit-equal results on both on a CPU, provided that torch uses the same number of threads: give the same
-`engine.threads` to both (by default inline uses all cores and each of W workers cores // W).
+Equal seeds give bit-equal results on both on a CPU, provided that torch uses the same number of
+threads: give the same `engine.threads` to both (by default inline uses all cores and each of W
+workers cores // W).
 """
 
 from __future__ import annotations
@@ -23,20 +25,27 @@ if TYPE_CHECKING:
 
 
 class GridFactory(Protocol):
-    """Makes the Grid, to be used in a `with`, of a client app "module:attribute" for clients 0 ... num_clients - 1.
+    """Makes the Grid, to be used in a `with`, of a client app "module:attribute" for clients 0 ...
+    num_clients - 1.
 
     node_config: what each client finds in its Context besides its partition-id and num-partitions.
-    work_seconds: an estimate of all the clients' work of the run in one process, by which `auto` decides.
+    work_seconds: an estimate of all the clients' work of the run in one process, by which `auto`
+    decides.
     """
 
     def __call__(
-        self, client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf
+        self,
+        client_app: str,
+        num_clients: int,
+        node_config: Mapping[str, Any] | None = None,
+        work_seconds: float = math.inf,
     ) -> SimulationGrid: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A chosen way to run the clients; the Grid it opens has `name` ("inline" or "ray") and `description`."""
+    """A chosen way to run the clients; the Grid it opens has `name` ("inline" or "ray") and
+    `description`."""
 
     name: str
     open: GridFactory
@@ -47,7 +56,10 @@ def inline_engine(threads: int | None = None) -> Engine:
     _check_threads(threads)
 
     def open_(
-        client_app: str | ClientApp, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf
+        client_app: str | ClientApp,
+        num_clients: int,
+        node_config: Mapping[str, Any] | None = None,
+        work_seconds: float = math.inf,
     ) -> SimulationGrid:
         from fedrobust.runtime.engines.inline_grid import InlineGrid
 
@@ -67,25 +79,34 @@ def ray_engine(
 ) -> Engine:
     """Clients in Ray's worker processes.
 
-    workers: null: one per GPU, or per core where there is none, at most MAX_WORKERS and one per client.
-    threads: of torch in each worker; null: its share of the cores. cpus_per_worker, gpus_per_worker: what Ray counts for a
-    worker; gpus null: its share of the GPUs (0.5: two workers on one). address: null or "local": a Ray of our own on this
-    machine; "auto" or "host:port": a running cluster, for which workers, threads and GPUs should be given. retries: how often
-    a client is tried again when a worker process died over it.
+    workers: null: one per GPU, or per core where there is none, at most MAX_WORKERS and one per
+    client. threads: of torch in each worker; null: its share of the cores. cpus_per_worker,
+    gpus_per_worker: what Ray counts for a worker; gpus null: its share of the GPUs (0.5: two
+    workers on one). address: null or "local": a Ray of our own on this machine; "auto" or
+    "host:port": a running cluster, for which workers, threads and GPUs should be given. retries:
+    how often a client is tried again when a worker process died over it.
     """
     _check_workers(workers)
     _check_threads(threads)
     validation.number("engine.cpus_per_worker", cpus_per_worker, 0)
     validation.number("engine.retries", retries, 0, integer=True)
-    if gpus_per_worker is not None and validation.number("engine.gpus_per_worker", gpus_per_worker, 0) > 1:
+    if (
+        gpus_per_worker is not None
+        and validation.number("engine.gpus_per_worker", gpus_per_worker, 0) > 1
+    ):
         validation.number("engine.gpus_per_worker", gpus_per_worker, integer=True)
-    if address not in (None, "local", "auto") and not re.fullmatch(r"[^/\s]+:\d{1,5}", str(address)):
+    if address not in (None, "local", "auto") and not re.fullmatch(
+        r"[^/\s]+:\d{1,5}", str(address)
+    ):
         raise ConfigError(f"engine.address={address}: must be null, local, auto or host:port")
     if address in (None, "local"):
         check_cpus(workers or 1, cpus_per_worker, cores(), "is on this machine")
 
     def open_(
-        client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf
+        client_app: str,
+        num_clients: int,
+        node_config: Mapping[str, Any] | None = None,
+        work_seconds: float = math.inf,
     ) -> SimulationGrid:
         from fedrobust.runtime.engines.ray_cluster import Workers
         from fedrobust.runtime.engines.ray_grid import RayGrid
@@ -93,13 +114,22 @@ def ray_engine(
         number = workers or useful_workers(cores(), gpus(), num_clients)
         share = gpu_share(gpus(), number) if gpus_per_worker is None else gpus_per_worker
         chosen = Workers(number, cpus_per_worker, share, threads or max(1, cores() // number))
-        return RayGrid(client_app, num_clients, chosen, node_config=node_config, address=address, cores=cores(), retries=retries)
+        return RayGrid(
+            client_app,
+            num_clients,
+            chosen,
+            node_config=node_config,
+            address=address,
+            cores=cores(),
+            retries=retries,
+        )
 
     return Engine("ray", open_)
 
 
 def auto_engine(workers: int | None = None, threads: int | None = None) -> Engine:
-    """Ray where more than one worker pays off, else inline; the opened Grid's `name` says which it was. The rule: `pays_off`.
+    """Ray where more than one worker pays off, else inline; the opened Grid's `name` says which it
+    was. The rule: `pays_off`.
 
     workers, threads: as for the two engines; workers=1 always means inline.
     """
@@ -107,10 +137,17 @@ def auto_engine(workers: int | None = None, threads: int | None = None) -> Engin
     _check_threads(threads)
 
     def open_(
-        client_app: str, num_clients: int, node_config: Mapping[str, Any] | None = None, work_seconds: float = math.inf
+        client_app: str,
+        num_clients: int,
+        node_config: Mapping[str, Any] | None = None,
+        work_seconds: float = math.inf,
     ) -> SimulationGrid:
         number = min(workers or useful_workers(cores(), gpus(), num_clients), num_clients)
-        engine = ray_engine(number, threads) if pays_off(number, work_seconds) else inline_engine(threads)
+        engine = (
+            ray_engine(number, threads)
+            if pays_off(number, work_seconds)
+            else inline_engine(threads)
+        )
         return engine.open(client_app, num_clients, node_config, work_seconds)
 
     return Engine("auto", open_)

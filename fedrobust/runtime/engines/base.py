@@ -1,4 +1,5 @@
-"""What our two Grids have in common: clients 0 ... N-1 on this machine or cluster, without any server process of Flower."""
+"""What our two Grids have in common: clients 0 ... N-1 on this machine or cluster, without any
+server process of Flower."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from fedrobust.runtime.messages.records import set_identity
 class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
     """A Grid whose nodes are the clients themselves: node id = partition id. Open it with `with`.
 
-    `name` is the engine's name, `description` says in words on what it runs, `threads` how many of torch each client has.
-    Messages can be sent only while it is open.
+    `name` is the engine's name, `description` says in words on what it runs, `threads` how many of
+    torch each client has. Messages can be sent only while it is open.
     """
 
     name: str
@@ -34,11 +35,14 @@ class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
         self._run: Any = None
 
     @abstractmethod
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Exactly one reply per message, yielded as it comes; `timeout` in seconds for all of them together.
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        """Exactly one reply per message, yielded as it comes; `timeout` in seconds for all of them
+        together.
 
-        A generator, so that nobody has to hold all replies: use each and let it go. Give one and the same ArrayRecord to
-        all messages of a round. Messages that time out get error replies.
+        A generator, so that nobody has to hold all replies: use each and let it go. Give one and
+        the same ArrayRecord to all messages of a round. Messages that time out get error replies.
         """
 
     @abstractmethod
@@ -47,11 +51,13 @@ class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
 
     @property
     def states(self) -> dict[int, RecordDict]:
-        """What each client remembers (its Context.state), now; clients that remember nothing are left out. Arrays are shared."""
+        """What each client remembers (its Context.state), now; clients that remember nothing are
+        left out. Arrays are shared."""
         return {client: own_copy(state) for client, state in sorted(self._states.items())}
 
     def restore(self, states: Mapping[int, RecordDict]) -> None:
-        """Let the clients remember this and nothing else, as read from `states` before. Not while replies are awaited.
+        """Let the clients remember this and nothing else, as read from `states` before. Not while
+        replies are awaited.
 
         Raises ValueError for a client that does not exist.
         """
@@ -81,15 +87,26 @@ class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Takes the messages in; the clients work on them when they are pulled."""
-        named = {(name := f"message-{next(self._numbers)}"): _named(message, name) for message in messages}
+        named = {
+            (name := f"message-{next(self._numbers)}"): _named(message, name)
+            for message in messages
+        }
         self._pushed |= named
         return list(named)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
-        """The replies to pushed messages, each once; waits for them. An unknown id raises KeyError."""
+        """The replies to pushed messages, each once; waits for them. An unknown id raises
+        KeyError."""
         return self.send_and_receive([self._pushed.pop(name) for name in message_ids])
 
-    def create_message(self, content: Any, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
+    def create_message(
+        self,
+        content: Any,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def set_run(self, run: Any) -> None:
@@ -105,6 +122,15 @@ class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
 def _named(message: Message, name: str) -> Message:
     """The message under an id, which its reply will carry."""
     known = message.metadata
-    fields = ("run_id", "src_node_id", "dst_node_id", "reply_to_message_id", "group_id", "created_at", "ttl", "message_type")
+    fields = (
+        "run_id",
+        "src_node_id",
+        "dst_node_id",
+        "reply_to_message_id",
+        "group_id",
+        "created_at",
+        "ttl",
+        "message_type",
+    )
     metadata = Metadata(message_id=name, **{field: getattr(known, field) for field in fields})
     return Message(content=message.content, metadata=metadata)

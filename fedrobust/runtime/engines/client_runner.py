@@ -1,4 +1,5 @@
-"""The client side of both engines: whoever runs it, a client sees the same things and fails in the same way."""
+"""The client side of both engines: whoever runs it, a client sees the same things and fails in the
+same way."""
 
 from __future__ import annotations
 
@@ -27,31 +28,47 @@ class Answer(NamedTuple):
 
 @final
 class ClientRunner:
-    """The clients, any of which can answer in this process: what they remember comes with the message and goes with the reply.
+    """The clients, any of which can answer in this process: what they remember comes with the
+    message and goes with the reply.
 
-    Client i is Flower's node i; its Context says {"partition-id": i, "num-partitions": N, **node_config}.
+    Client i is Flower's node i; its Context says {"partition-id": i, "num-partitions": N,
+    **node_config}.
     """
 
-    def __init__(self, app: str | ClientApp, num_clients: int, node_config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, app: str | ClientApp, num_clients: int, node_config: Mapping[str, Any]
+    ) -> None:
         keep_freed_memory()
         self._app = load_client_app(app) if isinstance(app, str) else app
         self._num_clients, self._node_config = num_clients, dict(node_config)
 
     def run(self, message: Message, state: RecordDict | None) -> Answer:
-        """The client's reply to a message, given what the client remembers (None: nothing), which is left as it is.
+        """The client's reply to a message, given what the client remembers (None: nothing), which
+        is left as it is.
 
-        Whatever the client raises (Ctrl-C apart) becomes an error reply that holds its traceback, and nothing of it is remembered.
+        Whatever the client raises (Ctrl-C apart) becomes an error reply that holds its traceback,
+        and nothing of it is remembered.
         """
         client = message.metadata.dst_node_id
         config = {"partition-id": client, "num-partitions": self._num_clients, **self._node_config}
         context = Context(1, client, config, own_copy(state or RecordDict()), {})
         try:
-            reply = self._app(Message(content=own_copy(message.content), metadata=message.metadata), context)
+            reply = self._app(
+                Message(content=own_copy(message.content), metadata=message.metadata), context
+            )
         except (Exception, SystemExit):
             return Answer(error_answer(message, traceback.format_exc()))
         if not isinstance(reply, Message):
-            return Answer(error_answer(message, f"client {client} answered with {type(reply).__name__} instead of a Message", NO_REPLY))
-        return Answer(reply, context.state if (context.state or state) and not reply.has_error() else None)
+            return Answer(
+                error_answer(
+                    message,
+                    f"client {client} answered with {type(reply).__name__} instead of a Message",
+                    NO_REPLY,
+                )
+            )
+        return Answer(
+            reply, context.state if (context.state or state) and not reply.has_error() else None
+        )
 
 
 def error_answer(message: Message, reason: str, code: int = RAISED) -> Message:
@@ -70,7 +87,8 @@ def load_client_app(name: str) -> ClientApp:
 
 
 def own_copy(records: RecordDict) -> RecordDict:
-    """Records of their own (arrays are shared), so that whoever empties or fills them changes nothing elsewhere."""
+    """Records of their own (arrays are shared), so that whoever empties or fills them changes
+    nothing elsewhere."""
     copies = RecordDict({name: record.copy() for name, record in records.items()})
     for record in copies.values():
         for key, value in record.items():

@@ -1,4 +1,5 @@
-"""Ray itself: what the machine can give, starting it quietly, and the process in which clients live."""
+"""Ray itself: what the machine can give, starting it quietly, and the process in which clients
+live."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ PATIENCE_SECONDS = 10.0  # what workers that have just ended held comes back aft
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many worker processes, and what each may use: `cpus` and `gpus` are what Ray counts (0.25: four share one GPU)."""
+    """How many worker processes, and what each may use: `cpus` and `gpus` are what Ray counts
+    (0.25: four share one GPU)."""
 
     number: int
     cpus: float
@@ -42,12 +44,21 @@ class Worker:
     """A long-lived process in which any client can answer; the app's caches stay in it."""
 
     def __init__(
-        self, client_app: str, num_clients: int, node_config: Mapping[str, Any], threads: int, path: Sequence[str], *, crash_file: str
+        self,
+        client_app: str,
+        num_clients: int,
+        node_config: Mapping[str, Any],
+        threads: int,
+        path: Sequence[str],
+        *,
+        crash_file: str,
     ) -> None:
-        with contextlib.suppress(OSError):  # another machine of a cluster does not have the server's folder
+        # another machine of a cluster does not have the server's folder
+        with contextlib.suppress(OSError):
             self._crash_file = open(crash_file, "w", encoding="utf-8")  # noqa: SIM115 (must stay open as long as the process lives)
             faulthandler.enable(self._crash_file)
-        # The driver may run from a folder that is not installed; what it can import, its workers can.
+        # The driver may run from a folder that is not installed; what it can import, its workers
+        # can.
         sys.path.extend(folder for folder in path if folder not in sys.path)
         torch.set_num_threads(threads)
         self._clients = ClientRunner(client_app, num_clients, node_config)
@@ -55,14 +66,18 @@ class Worker:
     def ready(self) -> int:
         return os.getpid()
 
-    def answer(self, message: Message, state: RecordDict | None, names: Sequence[str], *arrays: ArrayRecord) -> Answer:
-        """The client's answer to a message whose arrays came separately, as views into Ray's shared memory."""
+    def answer(
+        self, message: Message, state: RecordDict | None, names: Sequence[str], *arrays: ArrayRecord
+    ) -> Answer:
+        """The client's answer to a message whose arrays came separately, as views into Ray's shared
+        memory."""
         message.content.update(zip(names, arrays, strict=True))
         return self._clients.run(message, state)
 
 
 def connect(address: str | None, workers: Workers, cores: int) -> bool:
-    """Join the Ray at `address`, or start one here (None or "local"); True if it was started here and is ours to stop.
+    """Join the Ray at `address`, or start one here (None or "local"); True if it was started here
+    and is ours to stop.
 
     What is missing is found out before anything starts: Ray itself would wait for ever.
     """
@@ -71,14 +86,22 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
         return False
     if address is None or address == "local":
         _check(workers, {"CPU": cores, "GPU": torch.cuda.device_count()}, "is on this machine")
-        _init(address="local", num_cpus=cores, num_gpus=math.ceil(workers.number * workers.gpus), **LOCAL)
+        _init(
+            address="local",
+            num_cpus=cores,
+            num_gpus=math.ceil(workers.number * workers.gpus),
+            **LOCAL,
+        )
         return True
     try:
         found = _locate(address)
         _probe(found)
         _init(address=found)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"engine.address={address}: no Ray answers there ({str(error).splitlines()[0].split('. ')[0]})") from error
+        raise ConfigError(
+            f"engine.address={address}: no Ray answers there "
+            f"({str(error).splitlines()[0].split('. ')[0]})"
+        ) from error
     try:
         _check_free(workers, "is free in the cluster")
     except ConfigError:
@@ -87,8 +110,9 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
     return True
 
 
-# Ray's workers are nice (15) unless told, and starve beside anything else on the machine. And Ray frees what nobody needs any
-# more once a second: at once is better, since memory used again costs a fifth of memory touched for the first time.
+# Ray's workers are nice (15) unless told, and starve beside anything else on the machine. And Ray
+# frees what nobody needs any more once a second: at once is better, since memory used again costs a
+# fifth of memory touched for the first time.
 SYSTEM = {"worker_niceness": 0, "free_objects_period_milliseconds": 0}
 LOCAL: Mapping[str, Any] = {"include_dashboard": False, "_system_config": SYSTEM}
 
@@ -97,15 +121,18 @@ def _init(**settings: Any) -> None:
     # Hospitals' machines send no statistics to anybody.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with warnings.catch_warnings():
-        # Ray announces that workers without GPUs will see all GPUs one day; today they see none, which is wanted.
+        # Ray announces that workers without GPUs will see all GPUs one day; today they see none,
+        # which is wanted.
         warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
-    # Of a worker's death Ray still prints a paragraph between our lines; what it means for a client is in the reply or logged here.
+    # Of a worker's death Ray still prints a paragraph between our lines; what it means for a client
+    # is in the reply or logged here.
     ray._private.worker._worker_logs_enabled = False
 
 
 def _locate(address: str) -> str:
-    """The host:port of a cluster; "auto" is the one that Ray itself would take: $RAY_ADDRESS, else the last that was started here.
+    """The host:port of a cluster; "auto" is the one that Ray itself would take: $RAY_ADDRESS, else
+    the last that was started here.
 
     Raises ConnectionError where there is none.
     """
@@ -113,7 +140,8 @@ def _locate(address: str) -> str:
 
 
 def _probe(address: str) -> None:
-    """Ray tries for minutes to reach a host that does not answer, such as a cluster that has ended; a plain connection knows at once."""
+    """Ray tries for minutes to reach a host that does not answer, such as a cluster that has ended;
+    a plain connection knows at once."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -136,7 +164,11 @@ def _check(workers: Workers, available: Mapping[str, float], where: str) -> None
     cpus, gpus = available.get("CPU", 0), available.get("GPU", 0)
     check_cpus(workers.number, workers.cpus, cpus, where)
     # Ray packs fractions into whole GPUs: with 0.4 each, two fit into one.
-    room = gpus * int(1 / workers.gpus + 1e-9) if 0 < workers.gpus < 1 else gpus // max(workers.gpus, 1)
+    room = (
+        gpus * int(1 / workers.gpus + 1e-9)
+        if 0 < workers.gpus < 1
+        else gpus // max(workers.gpus, 1)
+    )
     if workers.gpus > 0 and workers.number > room:
         raise ConfigError(
             f"engine.gpus_per_worker={workers.gpus:g}: {workers.number} x {workers.gpus:g} GPUs wanted, {gpus:g} {where}; "

@@ -1,4 +1,5 @@
-"""The worker processes of a grid: which of them are up, and how lost ones are made good as far as there is room."""
+"""The worker processes of a grid: which of them are up, and how lost ones are made good as far as
+there is room."""
 
 from __future__ import annotations
 
@@ -13,14 +14,16 @@ import ray
 
 from fedrobust.errors import RunError
 
-START_SECONDS = 180.0  # for a worker to import the app; on a cold, busy machine torch alone takes half a minute
+# for a worker to import the app; on a cold, busy machine torch alone takes half a minute
+START_SECONDS = 180.0
 STARTS = 3  # failed starts in a row after which a worker's place is given up
 
 
 @dataclass(slots=True)
 class WorkerSlot:
-    """The place of one worker. promise: of its being ready, awaited before it gets anything; worker: None once given up; crash: the
-    file that holds Python's last words should a signal such as SIGSEGV end the worker."""
+    """The place of one worker. promise: of its being ready, awaited before it gets anything;
+    worker: None once given up; crash: the file that holds Python's last words should a signal such
+    as SIGSEGV end the worker."""
 
     worker: Any
     promise: Any
@@ -31,7 +34,8 @@ class WorkerSlot:
 
 @final
 class WorkerPool:
-    """Workers by number, each started by `spawn`. A replacement that finds no room starts when there is some."""
+    """Workers by number, each started by `spawn`. A replacement that finds no room starts when
+    there is some."""
 
     def __init__(self, spawn: Callable[[str], Any]) -> None:
         self._spawn = spawn
@@ -45,14 +49,18 @@ class WorkerPool:
         return len(self._slots)
 
     def open(self, number: int) -> None:
-        """Start that many workers and wait until all are ready. Raises RunError, in one line, when one cannot start."""
-        self._folder = tempfile.TemporaryDirectory(prefix="fedrobust-workers-", ignore_cleanup_errors=True)
+        """Start that many workers and wait until all are ready. Raises RunError, in one line, when
+        one cannot start."""
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="fedrobust-workers-", ignore_cleanup_errors=True
+        )
         self._slots = [self._new() for _ in range(number)]
         try:
             ray.get([slot.promise for slot in self._slots], timeout=START_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
             raise RunError(
-                f"the workers did not start within {START_SECONDS:g} s; is there room for each of them on one machine?"
+                f"the workers did not start within {START_SECONDS:g} s; is there room "
+                "for each of them on one machine?"
             ) from error
         except ray.exceptions.RayError as error:
             raise RunError(f"a worker could not start: {_last_line(error)}") from error
@@ -73,21 +81,30 @@ class WorkerPool:
     @property
     def usable(self) -> list[int]:
         """The numbers of the workers that are up, busy ones among them."""
-        return [number for number, slot in enumerate(self._slots) if slot.up and slot.promise is None]
+        return [
+            number for number, slot in enumerate(self._slots) if slot.up and slot.promise is None
+        ]
 
     @property
     def promises(self) -> dict[Any, int]:
-        """What starting workers, and those that are being checked, still owe: `arrived` takes their numbers."""
-        return {slot.promise: number for number, slot in enumerate(self._slots) if slot.promise is not None}
+        """What starting workers, and those that are being checked, still owe: `arrived` takes their
+        numbers."""
+        return {
+            slot.promise: number
+            for number, slot in enumerate(self._slots)
+            if slot.promise is not None
+        }
 
     def check(self) -> None:
-        """Ask every worker whether it still lives, so that one that died unused costs no client anything."""
+        """Ask every worker whether it still lives, so that one that died unused costs no client
+        anything."""
         for slot in self._slots:
             if slot.up and slot.promise is None:
                 slot.promise = slot.worker.ready.remote()
 
     def arrived(self, number: int) -> None:
-        """A worker's promise is fulfilled or broken: it can be used, or is replaced, or given up after STARTS failures."""
+        """A worker's promise is fulfilled or broken: it can be used, or is replaced, or given up
+        after STARTS failures."""
         slot = self._slots[number]
         try:
             ray.get(slot.promise)
@@ -117,23 +134,31 @@ class WorkerPool:
         return WorkerSlot(worker, worker.ready.remote(), crash, failed_starts=failed_starts)
 
     def crash(self, number: int) -> str | None:
-        """What ended a worker of this machine by a signal, in Python's words ("Segmentation fault"); None where nothing was said, as
-        when it was killed from outside."""
+        """What ended a worker of this machine by a signal, in Python's words ("Segmentation
+        fault"); None where nothing was said, as when it was killed from outside."""
         try:
-            first = self._slots[number].crash.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+            first = (
+                self._slots[number]
+                .crash.read_text(encoding="utf-8", errors="replace")
+                .partition("\n")[0]
+            )
         except OSError:
             return None
         return first.removeprefix("Fatal Python error: ").strip() or None
 
     def patience(self) -> float | None:
-        """How many seconds to wait for a first worker to come up; None while there is one. Raises RunError when they are over."""
+        """How many seconds to wait for a first worker to come up; None while there is one. Raises
+        RunError when they are over."""
         if any(slot.up for slot in self._slots):
             return None
         if all(slot.worker is None for slot in self._slots):
             raise RunError(f"no worker is left and new ones do not start: {self._cause}")
         left = START_SECONDS - (time.monotonic() - self._last_up)
         if left <= 0:
-            raise RunError(f"no worker is left and no new one found room within {START_SECONDS:g} s; free a CPU or GPU or add a machine")
+            raise RunError(
+                "no worker is left and no new one found room within "
+                f"{START_SECONDS:g} s; free a CPU or GPU or add a machine"
+            )
         return left
 
 

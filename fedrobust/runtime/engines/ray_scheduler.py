@@ -1,4 +1,5 @@
-"""One round of messages through Ray's workers: one in each worker, replies as they come, lost ones again, and no way to hang."""
+"""One round of messages through Ray's workers: one in each worker, replies as they come, lost ones
+again, and no way to hang."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ from typing import Any, NamedTuple, Protocol, final
 import ray
 from flwr.app import ArrayRecord, Message, RecordDict
 
-from fedrobust.runtime.engines.client_runner import CRASHED, NO_REPLY, NO_SUCH_NODE, RAISED, error_answer
+from fedrobust.runtime.engines.client_runner import (
+    CRASHED,
+    NO_REPLY,
+    NO_SUCH_NODE,
+    RAISED,
+    error_answer,
+)
 from fedrobust.runtime.engines.ray_pool import WorkerPool
 from fedrobust.runtime.messages.arrays import FlatArray
 
@@ -20,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 AHEAD = 64  # messages drawn before a worker is free for them; they share their arrays
 SHIPPED = 4  # different array records kept in Ray's memory for further messages
-GET_SECONDS = 60.0  # for a reply that is here already: only one that was lost the very moment takes longer
+# for a reply that is here already: only one that was lost the very moment takes longer
+GET_SECONDS = 60.0
 
 
 class ClientMemory(Protocol):
@@ -53,20 +61,35 @@ class RunningTask(NamedTuple):
 class MessageScheduler:
     """The bookkeeping of one `send_and_receive`.
 
-    Worker n prefers the clients i with i mod W = n, since the app's caches lie there, but takes others' rather than idle. A
-    worker holds one message only, so that nothing waits behind a slow client, and a client has one message at a time, since
-    what it remembers is known when its last answer is here.
+    Worker n prefers the clients i with i mod W = n, since the app's caches lie there, but takes
+    others' rather than idle. A worker holds one message only, so that nothing waits behind a slow
+    client, and a client has one message at a time, since what it remembers is known when its last
+    answer is here.
     """
 
-    def __init__(self, pool: WorkerPool, memory: ClientMemory, num_clients: int, retries: int, timeout: float | None) -> None:
-        self._pool, self._memory, self._num_clients, self._retries, self._timeout = pool, memory, num_clients, retries, timeout
+    def __init__(
+        self,
+        pool: WorkerPool,
+        memory: ClientMemory,
+        num_clients: int,
+        retries: int,
+        timeout: float | None,
+    ) -> None:
+        self._pool, self._memory, self._num_clients, self._retries, self._timeout = (
+            pool,
+            memory,
+            num_clients,
+            retries,
+            timeout,
+        )
         self._start = time.monotonic()
         self._queues: list[deque[PendingMessage]] = [deque() for _ in range(len(pool))]
         self._running: dict[int, RunningTask] = {}
         self._shipped: deque[tuple[ArrayRecord, Any]] = deque(maxlen=SHIPPED)
 
     def replies(self, messages: Iterable[Message]) -> Iterator[Message]:
-        """Exactly one reply per message. Raises RunError when no worker is left and none comes up."""
+        """Exactly one reply per message. Raises RunError when no worker is left and none comes
+        up."""
         source, done = iter(messages), deque[Message]()
         self._pool.check()
         while True:
@@ -87,10 +110,15 @@ class MessageScheduler:
                 del reply  # whoever holds a reply holds its memory in Ray
 
     def _left(self) -> float | None:
-        return None if self._timeout is None else max(0.0, self._timeout - (time.monotonic() - self._start))
+        return (
+            None
+            if self._timeout is None
+            else max(0.0, self._timeout - (time.monotonic() - self._start))
+        )
 
     def _draw(self, source: Iterator[Message]) -> Iterator[Message]:
-        """Share out the next messages among the workers' queues; those to nobody come back at once."""
+        """Share out the next messages among the workers' queues; those to nobody come back at
+        once."""
         while sum(map(len, self._queues)) < AHEAD and (message := next(source, None)) is not None:
             client = message.metadata.dst_node_id
             if 0 <= client < self._num_clients:
@@ -122,13 +150,21 @@ class MessageScheduler:
 
     def _send(self, number: int, task: PendingMessage) -> Any:
         content = task.message.content
-        arrays = {name: record for name, record in content.items() if isinstance(record, ArrayRecord)}
+        arrays = {
+            name: record for name, record in content.items() if isinstance(record, ArrayRecord)
+        }
         rest = RecordDict({name: record for name, record in content.items() if name not in arrays})
-        light, state = Message(content=rest, metadata=task.message.metadata), self._memory.load_memory(task.client)
-        return self._pool.worker(number).answer.remote(light, state, list(arrays), *(self._ship(record) for record in arrays.values()))
+        light, state = (
+            Message(content=rest, metadata=task.message.metadata),
+            self._memory.load_memory(task.client),
+        )
+        return self._pool.worker(number).answer.remote(
+            light, state, list(arrays), *(self._ship(record) for record in arrays.values())
+        )
 
     def _ship(self, record: ArrayRecord) -> Any:
-        """The record's place in Ray's memory; a record that was there a moment ago is not put again."""
+        """The record's place in Ray's memory; a record that was there a moment ago is not put
+        again."""
         for known, place in self._shipped:
             if known is record:
                 return place
@@ -138,10 +174,18 @@ class MessageScheduler:
 
     def _wait(self) -> int | None:
         """The worker that has something to say, or None when the time is up."""
-        promises = {running.promise: number for number, running in self._running.items()} | self._pool.promises
+        promises = {
+            running.promise: number for number, running in self._running.items()
+        } | self._pool.promises
         while True:
-            limits = [seconds for seconds in (self._left(), self._pool.patience()) if seconds is not None]
-            done = ray.wait(list(promises), num_returns=1, timeout=min(limits, default=None))[0] if promises else []
+            limits = [
+                seconds for seconds in (self._left(), self._pool.patience()) if seconds is not None
+            ]
+            done = (
+                ray.wait(list(promises), num_returns=1, timeout=min(limits, default=None))[0]
+                if promises
+                else []
+            )
             if done:
                 return promises[done[0]]
             if self._left() == 0:
@@ -163,23 +207,39 @@ class MessageScheduler:
         return answered
 
     def _again(self, task: PendingMessage, error: Exception, end: str) -> Message | None:
-        """A worker, or the reply on its way, was lost: the next worker gets the message, and the client's state from before."""
+        """A worker, or the reply on its way, was lost: the next worker gets the message, and the
+        client's state from before."""
         lost = task.lost + 1
         if lost <= self._retries:
-            logger.warning("the worker process %s while client %d was running: trying it again", end, task.client)
-            self._queues[task.client % len(self._queues)].appendleft(PendingMessage(task.message, lost))
+            logger.warning(
+                "the worker process %s while client %d was running: trying it again",
+                end,
+                task.client,
+            )
+            self._queues[task.client % len(self._queues)].appendleft(
+                PendingMessage(task.message, lost)
+            )
             return None
-        reason = f"the worker process {end} while client {task.client} was running (attempts: {lost})"
+        reason = (
+            f"the worker process {end} while client {task.client} was running (attempts: {lost})"
+        )
         return error_answer(task.message, f"{error}\n{reason}", CRASHED)
 
     def _expire(self, source: Iterator[Message]) -> Iterator[Message]:
-        """The time is up: error replies for all that is open, and new workers for those that are still busy."""
+        """The time is up: error replies for all that is open, and new workers for those that are
+        still busy."""
         after = f"timed out after {self._timeout:g} s"
         for number in self._running:
             self._pool.replace(number)
-        yield from (error_answer(running.task.message, f"{after}; its worker was replaced", NO_REPLY) for running in self._running.values())
+        yield from (
+            error_answer(running.task.message, f"{after}; its worker was replaced", NO_REPLY)
+            for running in self._running.values()
+        )
         waiting = (task.message for queue in self._queues for task in queue)
-        yield from (error_answer(message, f"{after}, before it was started", NO_REPLY) for message in chain(waiting, source))
+        yield from (
+            error_answer(message, f"{after}, before it was started", NO_REPLY)
+            for message in chain(waiting, source)
+        )
 
 
 def _own_memory(state: RecordDict) -> RecordDict:
@@ -187,5 +247,7 @@ def _own_memory(state: RecordDict) -> RecordDict:
     for record in state.values():
         if isinstance(record, ArrayRecord):
             for name, array in record.items():
-                record[name] = FlatArray(array.vector.copy()) if isinstance(array, FlatArray) else array
+                record[name] = (
+                    FlatArray(array.vector.copy()) if isinstance(array, FlatArray) else array
+                )
     return state

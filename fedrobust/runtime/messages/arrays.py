@@ -14,7 +14,10 @@ from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
 NUMPY = "numpy.ndarray"  # Flower's name for the only serialisation it knows
-DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype("<f4"), torch.int64: np.dtype("<i8")}
+DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype("<f4"),
+    torch.int64: np.dtype("<i8"),
+}
 
 MAGIC = b"\x93NUMPY\x01\x00"
 LINE = 300  # characters of a reason
@@ -23,27 +26,31 @@ MOST_VALUES = 1 << 48
 
 
 class WireError(ValueError):
-    """A message that cannot be used: one line of printable characters that says what is wrong with it, whatever the message holds."""
+    """A message that cannot be used: one line of printable characters that says what is wrong with
+    it, whatever the message holds."""
 
     def __init__(self, text: str) -> None:
         super().__init__(one_line(text))
 
 
 def one_line(text: str, length: int = LINE) -> str:
-    """The beginning of a foreign text; whatever is not printable (line feeds, lone surrogates) becomes a question mark."""
+    """The beginning of a foreign text; whatever is not printable (line feeds, lone surrogates)
+    becomes a question mark."""
     return "".join(sign if sign.isprintable() else "?" for sign in text[:length])
 
 
 @final
 class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
-    """A numpy array that is a Flower Array, but whose npy bytes are made only when Flower asks for them (in a deployment).
+    """A numpy array that is a Flower Array, but whose npy bytes are made only when Flower asks for
+    them (in a deployment).
 
-    In one process it is passed as it is; between processes pickle hands its memory over out of band, so Ray stores it once
-    and every reader sees the same memory. `vector` is read-only.
+    In one process it is passed as it is; between processes pickle hands its memory over out of
+    band, so Ray stores it once and every reader sees the same memory. `vector` is read-only.
     """
 
     def __init__(self, values: np.ndarray[Any, Any]) -> None:
-        # reshape: ascontiguousarray makes 0-d arrays 1-d; and it gives a view of its own to be made read-only
+        # reshape: ascontiguousarray makes 0-d arrays 1-d; and it gives a view of its own to be made
+        # read-only
         self.vector = np.ascontiguousarray(values).reshape(values.shape)
         self.vector.flags.writeable = False
         self.dtype, self.shape, self.stype = str(values.dtype), values.shape, NUMPY
@@ -65,7 +72,8 @@ class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
     def numpy(self) -> Any:
         return self.vector.copy()
 
-    # Flower writes the class name of what it serialises into the bytes, so that has to be its own class.
+    # Flower writes the class name of what it serialises into the bytes, so that has to be its own
+    # class.
     def slice_array(self) -> Any:
         return self.plain.slice_array()
 
@@ -77,33 +85,46 @@ class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
 
 
 def is_finite(values: Tensor) -> bool:
-    """Whether all values are finite. The sum of finite floats is finite unless it overflows, and any NaN or infinity spoils it:
-    no mask is needed as a rule."""
+    """Whether all values are finite. The sum of finite floats is finite unless it overflows, and
+    any NaN or infinity spoils it: no mask is needed as a rule."""
     return math.isfinite(values.sum()) or bool(values.isfinite().all())
 
 
 def pack(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Float32 or int64 tensors as one ArrayRecord that shares their memory (if they are contiguous and on the CPU)."""
+    """Float32 or int64 tensors as one ArrayRecord that shares their memory (if they are contiguous
+    and on the CPU)."""
     record = ArrayRecord()
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
-            raise WireError(f"{name}: tensors of type {tensor.dtype} do not travel, only float32 and int64")
+            raise WireError(
+                f"{name}: tensors of type {tensor.dtype} do not travel, only float32 and int64"
+            )
         record[name] = FlatArray(tensor.detach().cpu().numpy())
     return record
 
 
-def unpack(record: ArrayRecord, name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None) -> Tensor:
-    """The tensor `name` of a record, with no copy: never change it in place. Its shape is as claimed where `shape` is None.
+def unpack(
+    record: ArrayRecord, name: str, dtype: torch.dtype, shape: tuple[int, ...] | None = None
+) -> Tensor:
+    """The tensor `name` of a record, with no copy: never change it in place. Its shape is as
+    claimed where `shape` is None.
 
-    Raises WireError where type, shape, serialisation or size differ from what is expected, or from what the record claims.
+    Raises WireError where type, shape, serialisation or size differ from what is expected, or from
+    what the record claims.
     """
     array, expected = record[name], DTYPES[dtype]
     if (array.stype, array.dtype) != (NUMPY, expected.name):
-        raise WireError(f"{name}: expected {expected.name} as {NUMPY}, got {array.dtype} as {array.stype}")
+        raise WireError(
+            f"{name}: expected {expected.name} as {NUMPY}, got {array.dtype} as {array.stype}"
+        )
     claimed = _claimed(name, array.shape)
     if shape is not None and claimed != shape:
         raise WireError(f"{name}: expected the shape {shape}, got {claimed}")
-    values = array.vector if isinstance(array, FlatArray) else _from_npy(name, array.data, expected, claimed)
+    values = (
+        array.vector
+        if isinstance(array, FlatArray)
+        else _from_npy(name, array.data, expected, claimed)
+    )
     if values.dtype != expected or values.shape != claimed:
         raise WireError(f"{name}: holds {values.dtype} {values.shape} instead of what it claims")
     return _tensor(values)
@@ -118,8 +139,11 @@ def _claimed(name: str, shape: Any) -> tuple[int, ...]:
     raise WireError(f"{name}: claims the shape of no array")
 
 
-def _from_npy(name: str, data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """The array inside npy bytes (format 1.0). The header is never parsed: it must be the text that numpy writes for this array."""
+def _from_npy(
+    name: str, data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> np.ndarray[Any, Any]:
+    """The array inside npy bytes (format 1.0). The header is never parsed: it must be the text that
+    numpy writes for this array."""
     start = len(MAGIC) + 2
     offset = start + int.from_bytes(data[len(MAGIC) : start], "little")
     expected = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"

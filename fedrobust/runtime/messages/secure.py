@@ -1,7 +1,8 @@
 """The messages of secure aggregation: tables {client: so many bytes}, and a masked update.
 
-An order adds tables to the usual settings, a reply is {"info", its tables} or {"info", "masked"}. A table travels as a ConfigRecord of the
-clients' numbers in ascending order and of everybody's bytes in a row; one of no bytes is a list of clients.
+An order adds tables to the usual settings, a reply is {"info", its tables} or {"info", "masked"}. A
+table travels as a ConfigRecord of the clients' numbers in ascending order and of everybody's bytes
+in a row; one of no bytes is a list of clients.
 """
 
 from __future__ import annotations
@@ -32,38 +33,57 @@ def stage_digest(task_of_round: str, stage: str) -> str:
 
 def stage_message(config: Mapping[str, Any], **tables: ByteTable) -> RecordDict:
     """The content of a message without a model; `config` as in `records.train_message`."""
-    return RecordDict({"config": ConfigRecord(dict(config)), **{name: table_record(one) for name, one in tables.items()}})
+    return RecordDict(
+        {
+            "config": ConfigRecord(dict(config)),
+            **{name: table_record(one) for name, one in tables.items()},
+        }
+    )
 
 
 def table_record(table: ByteTable) -> ConfigRecord:
     """To be added to a message."""
     clients = sorted(table)
-    return ConfigRecord({"clients": clients, "bytes": b"".join(table[client] for client in clients)})
+    return ConfigRecord(
+        {"clients": clients, "bytes": b"".join(table[client] for client in clients)}
+    )
 
 
 def read_table(content: RecordDict, name: str, size: int) -> dict[int, bytes]:
     """The table of a message, each of its entries of `size` bytes. Raises WireError."""
     record = content.get(name)
     if not isinstance(record, ConfigRecord) or set(record) != {"clients", "bytes"}:
-        raise WireError(f"message: expected a table named {name}, got {limits.shorten_names(content)}")
+        raise WireError(
+            f"message: expected a table named {name}, got {limits.shorten_names(content)}"
+        )
     clients, text = record["clients"], record["bytes"]
-    if not isinstance(clients, list) or not all(type(one) is int and 0 <= one < HIGHEST for one in clients):
+    if not isinstance(clients, list) or not all(
+        type(one) is int and 0 <= one < HIGHEST for one in clients
+    ):
         raise WireError(f"{name}: the clients must be a list of their numbers")
     if any(one >= other for one, other in pairwise(clients)):
         raise WireError(f"{name}: the clients must stand in ascending order, each once")
     if type(text) is not bytes or len(text) != size * len(clients):
-        raise WireError(f"{name}: expected {size} bytes for each of {len(clients)} clients, got {limits.shorten(text)}")
+        raise WireError(
+            f"{name}: expected {size} bytes for each of {len(clients)} clients, got "
+            f"{limits.shorten(text)}"
+        )
     return {client: text[size * place : size * (place + 1)] for place, client in enumerate(clients)}
 
 
 def reply(info: Mapping[str, Any], **tables: ByteTable) -> RecordDict:
     """The content of a reply; `info` as in `records.train_reply`."""
-    return RecordDict({"info": ConfigRecord(dict(info)), **{name: table_record(one) for name, one in tables.items()}})
+    return RecordDict(
+        {
+            "info": ConfigRecord(dict(info)),
+            **{name: table_record(one) for name, one in tables.items()},
+        }
+    )
 
 
 def read_keys(content: RecordDict, client: int, seen: set[bytes]) -> tuple[bytes, dict[str, Any]]:
-    """(both public keys, info) of a client's checked reply; seen: the round's keys so far, to which these are added. Raises WireError,
-    as the following do."""
+    """(both public keys, info) of a client's checked reply; seen: the round's keys so far, to which
+    these are added. Raises WireError, as the following do."""
     tables, info = _read_reply(content, {"keys": KEYS_BYTES})
     if set(tables["keys"]) != {client}:
         raise WireError("keys: are not those of the client that was asked")
@@ -77,16 +97,24 @@ def read_keys(content: RecordDict, client: int, seen: set[bytes]) -> tuple[bytes
     return keys, info
 
 
-def read_shares(content: RecordDict, receivers: Collection[int]) -> tuple[dict[int, bytes], dict[str, Any]]:
+def read_shares(
+    content: RecordDict, receivers: Collection[int]
+) -> tuple[dict[int, bytes], dict[str, Any]]:
     """({receiver: sealed shares}, info): exactly one for each."""
     tables, info = _read_reply(content, {"shares": SEALED_BYTES})
     if set(tables["shares"]) != set(receivers):
-        raise WireError(f"shares: expected those for {len(receivers)} other clients, got {len(tables['shares'])} or others")
+        raise WireError(
+            f"shares: expected those for {len(receivers)} other clients, got "
+            f"{len(tables['shares'])} or others"
+        )
     return tables["shares"], info
 
 
-def read_unmasking(content: RecordDict, survivors: Collection[int], lost: Collection[int]) -> tuple[RevealedSecrets, dict[str, Any]]:
-    """(shares of survivors' seeds and of lost clients' mask keys, info). A client that could not open a letter has no share to give."""
+def read_unmasking(
+    content: RecordDict, survivors: Collection[int], lost: Collection[int]
+) -> tuple[RevealedSecrets, dict[str, Any]]:
+    """(shares of survivors' seeds and of lost clients' mask keys, info). A client that could not
+    open a letter has no share to give."""
     tables, info = _read_reply(content, {"seeds": SHARE_BYTES, "masks": SHARE_BYTES})
     if not set(tables["seeds"]) <= set(survivors) or not set(tables["masks"]) <= set(lost):
         raise WireError("shares: of other clients than those they were asked of")
@@ -99,7 +127,8 @@ def masked_reply(info: Mapping[str, Any], vector: Tensor) -> RecordDict:
 
 
 def read_masked(content: RecordDict, size: int) -> tuple[Tensor, dict[str, Any]]:
-    """(the (size,) int64 vector, info) of a checked reply. Any whole numbers will do: that is the point of a mask."""
+    """(the (size,) int64 vector, info) of a checked reply. Any whole numbers will do: that is the
+    point of a mask."""
     limits.check_records(content, ("info", "masked"))
     limits.check_rest(content, "masked")
     record = content["masked"]
@@ -108,15 +137,23 @@ def read_masked(content: RecordDict, size: int) -> tuple[Tensor, dict[str, Any]]
     return unpack(record, "values", torch.int64, (size,)), _read_info(content)
 
 
-def _read_reply(content: RecordDict, sizes: Mapping[str, int]) -> tuple[dict[str, dict[int, bytes]], dict[str, Any]]:
+def _read_reply(
+    content: RecordDict, sizes: Mapping[str, int]
+) -> tuple[dict[str, dict[int, bytes]], dict[str, Any]]:
     """({name: table}, info); sizes: {name: bytes of an entry}."""
     limits.check_records(content, ("info", *sizes))
     limits.check_rest(content)
-    return {name: read_table(content, name, size) for name, size in sizes.items()}, _read_info(content)
+    return {name: read_table(content, name, size) for name, size in sizes.items()}, _read_info(
+        content
+    )
 
 
 def _read_info(content: RecordDict) -> dict[str, Any]:
     info = content["info"]
-    if not isinstance(info, ConfigRecord) or set(info) != {"etf-sha256", "task"} or not all(type(value) is str for value in info.values()):
+    if (
+        not isinstance(info, ConfigRecord)
+        or set(info) != {"etf-sha256", "task"}
+        or not all(type(value) is str for value in info.values())
+    ):
         raise WireError("info: expected the words etf-sha256 and task")
     return dict(info)

@@ -1,4 +1,5 @@
-"""What the server of a real federation tells each site, and what a site answers when it is asked who it is."""
+"""What the server of a real federation tells each site, and what a site answers when it is asked
+who it is."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ LONGEST = 200  # characters of such a word
 
 @dataclass(frozen=True, slots=True)
 class SiteAssignment:
-    """client: the site's number in the run (-1: not given yet). size: pixels of an image's side. classes: their names in order."""
+    """client: the site's number in the run (-1: not given yet). size: pixels of an image's side.
+    classes: their names in order."""
 
     client: int
     size: int
@@ -26,7 +28,8 @@ class SiteAssignment:
 
 @dataclass(frozen=True, slots=True)
 class SiteInfo:
-    """counts: images by split; partition: the node's partition-id, -1 where it has none; words: what else it tells of itself."""
+    """counts: images by split; partition: the node's partition-id, -1 where it has none; words:
+    what else it tells of itself."""
 
     counts: tuple[int, int, int]
     partition: int
@@ -35,39 +38,63 @@ class SiteInfo:
 
 def assignment_record(order: SiteAssignment) -> ConfigRecord:
     """To be added to a message under the name RECORD."""
-    return ConfigRecord({"client": order.client, "size": order.size, "classes": list(order.classes)})
+    return ConfigRecord(
+        {"client": order.client, "size": order.size, "classes": list(order.classes)}
+    )
 
 
 def read_assignment(content: RecordDict) -> SiteAssignment:
     """The record of a message; raises WireError where it is missing or of other types."""
     record = content.get(RECORD)
     if not isinstance(record, ConfigRecord):
-        raise WireError("message: does not say what a site needs to know; it comes from another version of the program")
+        raise WireError(
+            "message: does not say what a site needs to know; it comes from another "
+            "version of the program"
+        )
     client, size, classes = record.get("client"), record.get("size"), record.get("classes")
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (client, size))
-    if not whole or not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise WireError("message: client, size and classes of a site must be whole numbers and a list of names")
+    if (
+        not whole
+        or not isinstance(classes, list)
+        or not all(isinstance(name, str) for name in classes)
+    ):
+        raise WireError(
+            "message: client, size and classes of a site must be whole numbers and a list of names"
+        )
     return SiteAssignment(client, size, tuple(classes))
 
 
 def site_info_reply(counts: Sequence[int], partition: int, words: Mapping[str, str]) -> RecordDict:
     """A site's answer: images by split, its partition-id or -1, and words about itself (WORDS)."""
-    metrics = MetricRecord({name: int(count) for name, count in zip(COUNTS, counts, strict=True)} | {"partition-id": partition})
-    return RecordDict({"metrics": metrics, "info": ConfigRecord({name: words[name][:LONGEST] for name in WORDS})})
+    metrics = MetricRecord(
+        {name: int(count) for name, count in zip(COUNTS, counts, strict=True)}
+        | {"partition-id": partition}
+    )
+    return RecordDict(
+        {"metrics": metrics, "info": ConfigRecord({name: words[name][:LONGEST] for name in WORDS})}
+    )
 
 
 def read_site_info(content: RecordDict) -> SiteInfo:
-    """A site's checked answer: whole numbers that are not negative, printable words of a bounded length. Raises WireError."""
+    """A site's checked answer: whole numbers that are not negative, printable words of a bounded
+    length. Raises WireError."""
     metrics, info = content.get("metrics"), content.get("info")
     if not isinstance(metrics, MetricRecord) or not isinstance(info, ConfigRecord):
         raise WireError("census: expected metrics and info")
     values = [metrics.get(name) for name in (*COUNTS, "partition-id")]
-    if not all(isinstance(value, int) and not isinstance(value, bool) and value < 2**40 for value in values):
+    if not all(
+        isinstance(value, int) and not isinstance(value, bool) and value < 2**40 for value in values
+    ):
         raise WireError("census: the counts of images and the partition-id must be whole numbers")
     train, validation, test, partition = values
     if min(train, validation, test) < 0 or partition < -1:
         raise WireError("census: the counts of images and the partition-id must not be negative")
     words = {name: info.get(name) for name in WORDS}
-    if not all(isinstance(word, str) and len(word) <= LONGEST and word.isprintable() for word in words.values()):
-        raise WireError(f"census: {', '.join(WORDS)} must be printable words of at most {LONGEST} characters")
+    if not all(
+        isinstance(word, str) and len(word) <= LONGEST and word.isprintable()
+        for word in words.values()
+    ):
+        raise WireError(
+            f"census: {', '.join(WORDS)} must be printable words of at most {LONGEST} characters"
+        )
     return SiteInfo((train, validation, test), partition, words)

@@ -1,8 +1,10 @@
-"""What a SuperNode uploads, before Flower makes a message of it: a reply is a tree of objects, each a short head and a body.
+"""What a SuperNode uploads, before Flower makes a message of it: a reply is a tree of objects, each
+a short head and a body.
 
-Flower (1.41) believes them: an array's body names the chunks that make it up, and may name one chunk a million times, so that a few
-kilobytes become any number of gigabytes in the server's memory; what cannot be decoded raises all kinds of exceptions. Here the
-tree is measured first, by its structure alone, and what is too large or cannot be decoded becomes Flower's own error reply.
+Flower (1.41) believes them: an array's body names the chunks that make it up, and may name one
+chunk a million times, so that a few kilobytes become any number of gigabytes in the server's
+memory; what cannot be decoded raises all kinds of exceptions. Here the tree is measured first, by
+its structure alone, and what is too large or cannot be decoded becomes Flower's own error reply.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class UploadObject:
 
 
 def check_upload(root: str, contents: Mapping[str, bytes], most_bytes: int) -> None:
-    """Raises WireError unless the objects are a message whose arrays, written out, hold at most `most_bytes`."""
+    """Raises WireError unless the objects are a message whose arrays, written out, hold at most
+    `most_bytes`."""
     if len(contents) > MOST_OBJECTS:
         raise WireError(f"upload: {len(contents)} objects, more than {MOST_OBJECTS}")
     uploads = {name: _read_object(content) for name, content in contents.items()}
@@ -55,7 +58,9 @@ def check_upload(root: str, contents: Mapping[str, bytes], most_bytes: int) -> N
         for name in upload.children:
             if name not in uploads or uploads[name].kind not in CHILDREN[upload.kind]:
                 raise WireError(f"upload: something in a {upload.kind} that does not belong there")
-    written = sum(_written(upload, uploads) for upload in uploads.values() if upload.kind == "Array")
+    written = sum(
+        _written(upload, uploads) for upload in uploads.values() if upload.kind == "Array"
+    )
     if written > most_bytes:
         raise WireError(f"upload: its arrays would hold {written} bytes, more than {most_bytes}")
 
@@ -75,19 +80,25 @@ def _read_object(content: bytes) -> UploadObject:
 def _written(array: UploadObject, uploads: Mapping[str, UploadObject]) -> int:
     """Bytes of an array when all chunks that it names have been put together."""
     try:
-        numbers = strict_json.read_object(bytes(array.body).decode(), "upload").get("arraychunk_ids")
+        numbers = strict_json.read_object(bytes(array.body).decode(), "upload").get(
+            "arraychunk_ids"
+        )
     except (ConfigError, UnicodeDecodeError) as error:
         raise WireError(f"upload: an array that cannot be read ({error})") from error
-    if not isinstance(numbers, list) or not all(type(number) is int and 0 <= number < len(array.children) for number in numbers):
+    if not isinstance(numbers, list) or not all(
+        type(number) is int and 0 <= number < len(array.children) for number in numbers
+    ):
         raise WireError("upload: an array of chunks that are not there")
     return sum(len(uploads[array.children[number]].body) for number in numbers)
 
 
 @contextmanager
 def guard_uploads(most_bytes: int) -> Iterator[None]:
-    """Within it Flower's Grid of SuperNodes gives an error reply instead of any upload that `check_upload` refuses or Flower cannot decode.
+    """Within it Flower's Grid of SuperNodes gives an error reply instead of any upload that
+    `check_upload` refuses or Flower cannot decode.
 
-    A private touch of Flower (1.41): the function by which its Grid fetches uploads is another one meanwhile.
+    A private touch of Flower (1.41): the function by which its Grid fetches uploads is another one
+    meanwhile.
     """
     from flwr.superlink.grid import http_grid
 
@@ -100,16 +111,22 @@ def guard_uploads(most_bytes: int) -> Iterator[None]:
 
 
 def limit_reply_size(replies: Iterable[Message], model_bytes: int) -> Iterator[Message]:
-    """The replies that a Grid of SuperNodes fetches meanwhile, each no larger than a model and `ROOM`."""
+    """The replies that a Grid of SuperNodes fetches meanwhile, each no larger than a model and
+    `ROOM`."""
     with guard_uploads(model_bytes + ROOM):
         yield from replies
 
 
-def limit_uploads(pull_objects: Callable[..., dict[str, bytes]], most_bytes: int) -> Callable[..., dict[str, bytes]]:
-    """Flower's `pull_objects`, which fetches objects by their ids (the last is the message), with every check. It raises Flower's
-    ObjectPullError, and stops fetching as soon as there is too much."""
+def limit_uploads(
+    pull_objects: Callable[..., dict[str, bytes]], most_bytes: int
+) -> Callable[..., dict[str, bytes]]:
+    """Flower's `pull_objects`, which fetches objects by their ids (the last is the message), with
+    every check. It raises Flower's ObjectPullError, and stops fetching as soon as there is too
+    much."""
 
-    def pull(object_ids: Sequence[str], pull_object_fn: Callable[[str], bytes], **options: Any) -> dict[str, bytes]:
+    def pull(
+        object_ids: Sequence[str], pull_object_fn: Callable[[str], bytes], **options: Any
+    ) -> dict[str, bytes]:
         names, room = list(object_ids), [most_bytes + BODY_BYTES]
         root = names[-1] if names else ""
         if len(names) > MOST_OBJECTS:
@@ -126,8 +143,11 @@ def limit_uploads(pull_objects: Callable[..., dict[str, bytes]], most_bytes: int
         try:
             check_upload(root, contents, most_bytes)
             inflate_object_from_contents(root, dict(contents))
-        except Exception as error:  # whatever Flower's decoder raises, RecursionError and MemoryError included
-            raise ObjectPullError(root, str(WireError(f"{type(error).__name__}: {error}"))) from None
+        # whatever Flower's decoder raises, RecursionError and MemoryError included
+        except Exception as error:
+            raise ObjectPullError(
+                root, str(WireError(f"{type(error).__name__}: {error}"))
+            ) from None
         return contents
 
     return pull

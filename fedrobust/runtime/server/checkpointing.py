@@ -1,4 +1,5 @@
-"""Checkpoints of a run on a Grid of ours: what is kept after a round, and how a resumed run gets it back."""
+"""Checkpoints of a run on a Grid of ours: what is kept after a round, and how a resumed run gets it
+back."""
 
 from __future__ import annotations
 
@@ -20,21 +21,27 @@ from fedrobust.types import RoundRecord
 
 @final
 class CheckpointManager:
-    """Keeps a run and its clean twin in `checkpoints`, whose files are written while the next round goes on. Use it with `with`.
+    """Keeps a run and its clean twin in `checkpoints`, whose files are written while the next round
+    goes on. Use it with `with`.
 
-    grid: holds what the clients remember. say: puts a line on the screen. exact: the checkpoints were written under the conditions
-    of now, so that what goes on from them is what it would have been. A file that cannot be written raises its OSError at the next
-    checkpoint, or at the end.
+    grid: holds what the clients remember. say: puts a line on the screen. exact: the checkpoints
+    were written under the conditions of now, so that what goes on from them is what it would have
+    been. A file that cannot be written raises its OSError at the next checkpoint, or at the end.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, grid: SimulationGrid | FederationGrid, say: Callable[[str], None], exact: bool = True
+        self,
+        checkpoints: Checkpoints,
+        grid: SimulationGrid | FederationGrid,
+        say: Callable[[str], None],
+        exact: bool = True,
     ) -> None:
         self.exact = exact
         self._checkpoints, self._grid, self._say = checkpoints, grid, say
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[Path] | None = None
-        self._buffer: State | None = None  # for a copy of the global model while it is written; fresh memory is dear
+        # for a copy of the global model while it is written; fresh memory is dear
+        self._buffer: State | None = None
         self._history: dict[str, list[str]] = {}  # of each run
 
     def __enter__(self) -> Self:
@@ -46,7 +53,8 @@ class CheckpointManager:
             self._finish()
 
     def restore(self, run: str) -> Checkpoint | None:
-        """The newest usable checkpoint of this run, after giving the clients back what they remembered then; None: from the start."""
+        """The newest usable checkpoint of this run, after giving the clients back what they
+        remembered then; None: from the start."""
         found, problems = self._checkpoints.latest(run)
         for problem in problems:
             self._say(f"checkpoint {problem}")
@@ -59,20 +67,30 @@ class CheckpointManager:
         self._say(f"{run}: goes on after round {found.round}")
         return found
 
-    def save(self, run: str, strategy: RuleStrategy, records: Sequence[RoundRecord], last: int) -> None:
-        """A checkpoint after the last of these rounds, where one is due of a run of `last` rounds."""
+    def save(
+        self, run: str, strategy: RuleStrategy, records: Sequence[RoundRecord], last: int
+    ) -> None:
+        """A checkpoint after the last of these rounds, where one is due of a run of `last`
+        rounds."""
         number = records[-1].number
         if self._checkpoints.due(number, last):
-            self._finish()  # a disk slower than the rounds slows them down: never do two copies of the model wait
+            # a disk slower than the rounds slows them down: never do two copies of the model wait
+            self._finish()
             history = self._history.setdefault(run, [])
             history += [record_text(record) for record in records[len(history) :]]
             clients = to_plain(self._grid.states)
-            now = Checkpoint(run, number, self._copy(strategy.state), strategy.memory, clients, tuple(history))
-            self._pending = self._writer.submit(self._checkpoints.write, run, number, self._checkpoints.snapshot(now))
+            now = Checkpoint(
+                run, number, self._copy(strategy.state), strategy.memory, clients, tuple(history)
+            )
+            self._pending = self._writer.submit(
+                self._checkpoints.write, run, number, self._checkpoints.snapshot(now)
+            )
 
     def _copy(self, state: State) -> State:
         if self._buffer is None:
-            self._buffer = State(torch.empty_like(state.parameters), torch.empty_like(state.buffers))
+            self._buffer = State(
+                torch.empty_like(state.parameters), torch.empty_like(state.buffers)
+            )
         self._buffer.parameters.copy_(state.parameters)
         self._buffer.buffers.copy_(state.buffers)
         return self._buffer

@@ -1,4 +1,5 @@
-"""The clean twin: the same run without contamination, trained once per configuration and machine kind, and cached."""
+"""The clean twin: the same run without contamination, trained once per configuration and machine
+kind, and cached."""
 
 from __future__ import annotations
 
@@ -25,8 +26,17 @@ from fedrobust.runtime.server.rule_strategy import Grid
 from fedrobust.state import Layout, State
 from fedrobust.types import Observer, RoundRecord
 
-# Settings that cannot change a clean run's weights: who computes does not matter, only the device and the threads do.
-_IRRELEVANT = ("contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine")
+# Settings that cannot change a clean run's weights: who computes does not matter, only the device
+# and the threads do.
+_IRRELEVANT = (
+    "contamination",
+    "noise",
+    "corruption",
+    "evaluation",
+    "evasion",
+    "purifier",
+    "engine",
+)
 _IRRELEVANT_OF_THE_SERVER = ("checkpoint_every", "keep_checkpoints")
 
 
@@ -35,19 +45,33 @@ def cache_folder() -> Path:
     return cache.folder() / "twins"
 
 
-def twin_key(twin_config: Mapping[str, Any], data_digest: str, device: str, threads: tuple[int, int]) -> str:
-    """SHA-256 over all that decides the twin's weights: its configuration, the data, the program, the device, and the torch
-    threads of the server and of a client (float sums differ between thread counts)."""
+def twin_key(
+    twin_config: Mapping[str, Any], data_digest: str, device: str, threads: tuple[int, int]
+) -> str:
+    """SHA-256 over all that decides the twin's weights: its configuration, the data, the program,
+    the device, and the torch threads of the server and of a client (float sums differ between
+    thread counts)."""
     settings = {name: value for name, value in twin_config.items() if name not in _IRRELEVANT}
-    settings["server"] = {name: value for name, value in twin_config["server"].items() if name not in _IRRELEVANT_OF_THE_SERVER}
+    settings["server"] = {
+        name: value
+        for name, value in twin_config["server"].items()
+        if name not in _IRRELEVANT_OF_THE_SERVER
+    }
     settings["validation_images"] = twin_config["evaluation"].get("validation_images")
     settings["gpus_per_worker"] = twin_config["engine"].get("gpus_per_worker")
-    facts = {"data": data_digest, "device": device, "threads": threads, "torch": torch.__version__, "program": program_digest()}
+    facts = {
+        "data": data_digest,
+        "device": device,
+        "threads": threads,
+        "torch": torch.__version__,
+        "program": program_digest(),
+    }
     return hashlib.sha256(to_json({"settings": settings, "facts": facts}).encode()).hexdigest()
 
 
 def load_twin(name: str, layout: Layout) -> tuple[State, list[RoundRecord]] | None:
-    """A finished twin, or None. A damaged file counts as none: the twin is then trained again and the file replaced."""
+    """A finished twin, or None. A damaged file counts as none: the twin is then trained again and
+    the file replaced."""
     path = cache_folder() / f"{name}.safetensors"
     if not path.exists():
         return None
@@ -65,14 +89,21 @@ def save_twin(name: str, layout: Layout, state: State, records: list[RoundRecord
 
 
 def train_clean_twin(
-    experiment: Experiment, finished: TrainingResult, grid: Grid, observer: Observer, checkpointing: CheckpointManager | None = None
+    experiment: Experiment,
+    finished: TrainingResult,
+    grid: Grid,
+    observer: Observer,
+    checkpointing: CheckpointManager | None = None,
 ) -> TrainingResult:
-    """The same run without contamination: this very run where nobody is contaminated, else from the cache, else trained. A new
-    one is kept in the cache, so that whatever differs in its contamination only finds it there."""
+    """The same run without contamination: this very run where nobody is contaminated, else from the
+    cache, else trained. A new one is kept in the cache, so that whatever differs in its
+    contamination only finds it there."""
     clean = build.build_experiment(build.clean_twin(experiment.config))
     server = build_server_context(clean)
     threads = torch.get_num_threads(), getattr(grid, "threads", 0)
-    name = twin_key(clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, threads)
+    name = twin_key(
+        clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, threads
+    )
     if not (experiment.clients_of_kind("poisoned") or experiment.clients_of_kind("noisy")):
         _cache_twin(name, server.layout, finished, observer, checkpointing)
         return finished
@@ -89,11 +120,19 @@ def train_clean_twin(
     return TrainingResult(state, tuple(records))
 
 
-def _cache_twin(name: str, layout: Layout, trained: TrainingResult, observer: Observer, checkpointing: CheckpointManager | None) -> None:
-    """Into the cache, unless a client failed: its bad moment must not be kept for all later runs; nor a run that went on under
-    changed conditions, a mixture that is nobody else's twin. A cache that cannot be written costs later runs time, but not this
-    run its result."""
-    mixture = checkpointing is not None and not checkpointing.exact and trained.seconds_before_resume
+def _cache_twin(
+    name: str,
+    layout: Layout,
+    trained: TrainingResult,
+    observer: Observer,
+    checkpointing: CheckpointManager | None,
+) -> None:
+    """Into the cache, unless a client failed: its bad moment must not be kept for all later runs;
+    nor a run that went on under changed conditions, a mixture that is nobody else's twin. A cache
+    that cannot be written costs later runs time, but not this run its result."""
+    mixture = (
+        checkpointing is not None and not checkpointing.exact and trained.seconds_before_resume
+    )
     if mixture or any(record.failures for record in trained.records):
         return
     try:

@@ -1,4 +1,5 @@
-"""Poisoned clients that work together: what stands between the replies and the rule in a simulation, and nowhere else."""
+"""Poisoned clients that work together: what stands between the replies and the rule in a
+simulation, and nowhere else."""
 
 from __future__ import annotations
 
@@ -21,11 +22,14 @@ KEY = "adversary"  # where what the attackers remember is kept, beside the rule'
 
 
 def check_collusion(experiment: Experiment, simulated: bool) -> None:
-    """Raises ConfigError where clients are to work together on real sites: there nobody has all their updates before the rule,
-    and a run without its attack must not pass for one with it."""
+    """Raises ConfigError where clients are to work together on real sites: there nobody has all
+    their updates before the rule, and a run without its attack must not pass for one with it."""
     damage = experiment.contaminations["poisoned"]
     if damage.collude is not None and not simulated and experiment.clients_of_kind("poisoned"):
-        raise ConfigError(f"contamination={damage.name}: exists in simulations only; choose one that a client does by itself")
+        raise ConfigError(
+            f"contamination={damage.name}: exists in simulations only; choose one "
+            "that a client does by itself"
+        )
 
 
 def without_attacker_memory(memory: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,37 +37,61 @@ def without_attacker_memory(memory: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in memory.items() if key != KEY}
 
 
-def apply_attackers(experiment: Experiment, round: Round, memory: Mapping[str, Any]) -> dict[str, Any]:
-    """Let the experiment's poisoned clients work together in this round, where they do (see `apply_collusion`). Returns what is to be kept
-    with the rule's memory: nothing, or what they remember."""
+def apply_attackers(
+    experiment: Experiment, round: Round, memory: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Let the experiment's poisoned clients work together in this round, where they do (see
+    `apply_collusion`). Returns what is to be kept with the rule's memory: nothing, or what they
+    remember."""
     collusion = experiment.contaminations["poisoned"].collude
     if collusion is None:
         return {}
-    poisoned, generator = experiment.clients_of_kind("poisoned"), experiment.generator(KEY, round.number)
+    poisoned, generator = (
+        experiment.clients_of_kind("poisoned"),
+        experiment.generator(KEY, round.number),
+    )
     before, rule = memory.get(KEY, {}), experiment.strategy.rule
-    remembered = apply_collusion(collusion, poisoned, round, rule=rule, generator=generator, memory=before)
+    remembered = apply_collusion(
+        collusion, poisoned, round, rule=rule, generator=generator, memory=before
+    )
     return {KEY: dict(remembered)} if remembered else {}
 
 
 def apply_collusion(
-    collusion: Collusion, poisoned: Collection[int], round: Round, *, rule: Rule, generator: Generator, memory: Mapping[str, Any]
+    collusion: Collusion,
+    poisoned: Collection[int],
+    round: Round,
+    *,
+    rule: Rule,
+    generator: Generator,
+    memory: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    """Write what the poisoned clients send instead of their honest updates into their rows of `round.updates`, in place.
+    """Write what the poisoned clients send instead of their honest updates into their rows of
+    `round.updates`, in place.
 
-    Buffers and numbers of examples stay as they are, as does everything where none of them replied. The attack gets nothing of
-    what the server owns; a rule that it applies to a candidate is the live one, with the randomness and the memory of this round.
-    Returns what the attackers remember. Raises RunError where their rows would not be finite.
+    Buffers and numbers of examples stay as they are, as does everything where none of them replied.
+    The attack gets nothing of what the server owns; a rule that it applies to a candidate is the
+    live one, with the randomness and the memory of this round. Returns what the attackers remember.
+    Raises RunError where their rows would not be finite.
     """
     own = _rows(round.updates, [client in poisoned for client in round.updates.clients])
     if not len(own):
         return memory
-    crafted = collusion.attack(_context(collusion, own, round, rule=rule, generator=generator, memory=memory))
+    crafted = collusion.attack(
+        _context(collusion, own, round, rule=rule, generator=generator, memory=memory)
+    )
     _write(round, own, crafted.strips)
     return crafted.memory
 
 
 def _context(
-    collusion: Collusion, own: UpdateRows, round: Round, *, rule: Rule, generator: Generator, memory: Mapping[str, Any]
+    collusion: Collusion,
+    own: UpdateRows,
+    round: Round,
+    *,
+    rule: Rule,
+    generator: Generator,
+    memory: Mapping[str, Any],
 ) -> AttackContext:
     others = _rows(round.updates, [client not in own.clients for client in round.updates.clients])
     omniscient = collusion.knowledge == "omniscient"
@@ -76,7 +104,16 @@ def _context(
         return aggregate.state.parameters - round.reference.parameters
 
     known = others if omniscient and len(others) else own
-    return AttackContext(round.number, round.reference, own, known, len(round.updates), generator, memory, apply if omniscient else None)
+    return AttackContext(
+        round.number,
+        round.reference,
+        own,
+        known,
+        len(round.updates),
+        generator,
+        memory,
+        apply if omniscient else None,
+    )
 
 
 def _rows(updates: Updates, wanted: list[bool]) -> UpdateRows:
@@ -87,6 +124,9 @@ def _write(round: Round, own: UpdateRows, strips: Strips) -> None:
     matrix_ND, rows = own.updates.matrix_ND, own.index.tolist()
     for part, values in strips:
         if not values.isfinite().all():
-            raise RunError(f"round {round.number}: the attackers' updates are not finite; lower the strength of the contamination")
+            raise RunError(
+                f"round {round.number}: the attackers' updates are not finite; lower "
+                "the strength of the contamination"
+            )
         for row, values_b in zip(rows, values.expand(len(rows), -1), strict=True):
             fill(matrix_ND[row, part], partial(fetch, values_b))

@@ -1,4 +1,5 @@
-"""Evasion attacks on the trained models: what they answer, and what the attackers knew of the purifier."""
+"""Evasion attacks on the trained models: what they answer, and what the attackers knew of the
+purifier."""
 
 from __future__ import annotations
 
@@ -35,9 +36,8 @@ ADAPTIVE = {"bpda_eot": bpda_eot, "differentiated": differentiate_through}
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A model of the experiment, as it is and as it stands behind the purifier, with the images on which it is attacked. member: names it
-    in
-    all its randomness."""
+    """A model of the experiment, as it is and as it stands behind the purifier, with the images on
+    which it is attacked. member: names it in all its randomness."""
 
     experiment: Experiment
     model: Classifier
@@ -46,10 +46,13 @@ class _Target:
     member: tuple[str | int, ...]
 
     def purifiers(self, purpose: str) -> dict[str, Purifying | None]:
-        """What images may go through before the model, by name: nothing, and the experiment's purifier where there is one."""
+        """What images may go through before the model, by name: nothing, and the experiment's
+        purifier where there is one."""
         none: dict[str, Purifying | None] = {NO_PURIFIER.name: None}
         return none | (
-            {self.experiment.purifier.name: self.experiment.purifier_for(*self.member, purpose)} if self.experiment.purifies else {}
+            {self.experiment.purifier.name: self.experiment.purifier_for(*self.member, purpose)}
+            if self.experiment.purifies
+            else {}
         )
 
     def answers(self, images: Tensor, purify: Purifying | None) -> Tensor:
@@ -58,27 +61,42 @@ class _Target:
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         device, size = next(self.model.parameters()).device, self.experiment.evaluation.batch_size
-        parts = zip(torch.split(self.samples.images, size), torch.split(self.samples.labels, size), strict=True)
+        parts = zip(
+            torch.split(self.samples.images, size),
+            torch.split(self.samples.labels, size),
+            strict=True,
+        )
         return ((as_unit(x.to(device)), y.to(device)) for x, y in parts)
 
     def run_attack(self, threat: str, eps_255: float | None) -> list[AttackResult]:
-        """One attack, seen through every purifier by the oblivious; who knows the experiment's purifier attacks a model behind it only."""
+        """One attack, seen through every purifier by the oblivious; who knows the experiment's
+        purifier attacks a model behind it only."""
         purpose, eps = f"{threat} {eps_255}", 0.0 if eps_255 is None else eps_255 / 255
         purifiers = self.purifiers(purpose)
         if threat != OBLIVIOUS:
             del purifiers[NO_PURIFIER.name]
-        attack, g = _attack(self.experiment, threat), self.experiment.generator("evasion", *self.member, purpose)
+        attack, g = (
+            _attack(self.experiment, threat),
+            self.experiment.generator("evasion", *self.member, purpose),
+        )
         seen: dict[str, list[Tensor]] = {name: [] for name in purifiers}
         changes = []
         for x, y in self.batches():
-            attacked = attack(self.model if threat == OBLIVIOUS else self.purified_model, x, y, eps, g)
+            attacked = attack(
+                self.model if threat == OBLIVIOUS else self.purified_model, x, y, eps, g
+            )
             difference = (attacked - x).flatten(1)
-            changes.append(torch.stack([difference.abs().amax(dim=1), difference.norm(dim=1)]).cpu())
+            changes.append(
+                torch.stack([difference.abs().amax(dim=1), difference.norm(dim=1)]).cpu()
+            )
             for name, purify in purifiers.items():
                 seen[name].append(self.answers(attacked, purify))
         linf_N, l2_N = torch.cat(changes, dim=1)
         sizes = float(linf_N.max()), float(l2_N.mean())
-        return [AttackResult(threat, eps_255, name, torch.cat(parts), *sizes) for name, parts in seen.items()]
+        return [
+            AttackResult(threat, eps_255, name, torch.cat(parts), *sizes)
+            for name, parts in seen.items()
+        ]
 
 
 def evaluate_attacks(
@@ -90,14 +108,20 @@ def evaluate_attacks(
     estimation: Tensor,
     say: Callable[[str], None],
 ) -> AttackResults:
-    """Attack a model on images, of which there is at least one, under each threat model and each bound of the experiment's evaluation.
+    """Attack a model on images, of which there is at least one, under each threat model and each
+    bound of the experiment's evaluation.
 
-    who: names the model in all its randomness, none of which depends on what else is attacked. estimation: images for its BatchNorm
-    statistics behind a purifier. say: hears what is being done.
-    Raises ValueError where the model answers with values that are not finite.
+    who: names the model in all its randomness, none of which depends on what else is attacked.
+    estimation: images for its BatchNorm statistics behind a purifier. say: hears what is being
+    done. Raises ValueError where the model answers with values that are not finite.
     """
-    target = _Target(experiment, model, experiment.with_purified_batchnorm(model, estimation, *who), samples, who)
-    clean = {name: target.answers(samples.images, purify) for name, purify in target.purifiers("clean").items()}
+    target = _Target(
+        experiment, model, experiment.with_purified_batchnorm(model, estimation, *who), samples, who
+    )
+    clean = {
+        name: target.answers(samples.images, purify)
+        for name, purify in target.purifiers("clean").items()
+    }
     if not all(part.isfinite().all() for part in clean.values()):
         raise ValueError("it answers with values that are not finite")
     made: list[AttackResult] = []
@@ -110,23 +134,29 @@ def evaluate_attacks(
 
 
 def _attack(experiment: Experiment, threat: str) -> Attack:
-    """The experiment's attack for the oblivious; for attackers who know the purifier 20 steps of PGD through it."""
+    """The experiment's attack for the oblivious; for attackers who know the purifier 20 steps of
+    PGD through it."""
     if threat == OBLIVIOUS:
         assert experiment.evasion.attack is not None
         return experiment.evasion.attack
     adaptive, draws = ADAPTIVE[threat], experiment.evaluation.eot_draws
 
-    def attack(model: Classifier, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+    def attack(
+        model: Classifier, images: Tensor, labels: Tensor, eps: float, generator: Generator
+    ) -> Tensor:
         return adaptive(model, images, labels, eps, experiment.purifier, generator, draws=draws)
 
     return attack
 
 
-def evaluate_evasion(server: ServerContext, finished: TrainingResult, observer: Observer) -> dict[str, Any]:
-    """The report's entry `evasion`, for an experiment with an attack. Uses up `finished.client_models`.
+def evaluate_evasion(
+    server: ServerContext, finished: TrainingResult, observer: Observer
+) -> dict[str, Any]:
+    """The report's entry `evasion`, for an experiment with an attack. Uses up
+    `finished.client_models`.
 
-    The clients' models, and all of them fused where the experiment wants that, are attacked by the oblivious alone. One that
-    answers with values that are not finite is left out and named.
+    The clients' models, and all of them fused where the experiment wants that, are attacked by the
+    oblivious alone. One that answers with values that are not finite is left out and named.
     """
     experiment = server.experiment
     say = partial(observer.stage, "run")
@@ -154,15 +184,21 @@ def evaluate_evasion(server: ServerContext, finished: TrainingResult, observer: 
 
 
 def _sample_test_rows(experiment: Experiment) -> Tensor:
-    """The test images on which the global model is attacked: all, or as many as the evaluation allows, drawn by the seed."""
+    """The test images on which the global model is attacked: all, or as many as the evaluation
+    allows, drawn by the seed."""
     rows, most = experiment.test_rows(), experiment.evaluation.adversarial_images
     if most is None or len(rows) <= most:
         return rows
-    return rows[torch.randperm(len(rows), generator=experiment.generator("evasion", "images"))[:most].sort().values]
+    return rows[
+        torch.randperm(len(rows), generator=experiment.generator("evasion", "images"))[:most]
+        .sort()
+        .values
+    ]
 
 
 def _load(server: ServerContext, member: State) -> None:
-    """A client's model with the BatchNorm statistics that the policy server.buffers gives a model on the server."""
+    """A client's model with the BatchNorm statistics that the policy server.buffers gives a model
+    on the server."""
     load(server.model, server.layout, member)
     if server.experiment.config["server"]["buffers"] == "recalibrate":
         batchnorm.recalibrate(server.model, server.proxy.images)

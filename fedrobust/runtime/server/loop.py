@@ -1,4 +1,5 @@
-"""The server loop: rounds of training over any Flower Grid, then every client's verdict on its own test shard."""
+"""The server loop: rounds of training over any Flower Grid, then every client's verdict on its own
+test shard."""
 
 from __future__ import annotations
 
@@ -25,9 +26,9 @@ from fedrobust.utils import devices
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A run that went through all its rounds. seconds_before_resume: seconds of those that an earlier process had done. client_models:
-    client by client
-    the model that it sent in the last round, for the first who asks; kept only where the experiment wants them attacked."""
+    """A run that went through all its rounds. seconds_before_resume: seconds of those that an
+    earlier process had done. client_models: client by client the model that it sent in the last
+    round, for the first who asks; kept only where the experiment wants them attacked."""
 
     state: State
     records: tuple[RoundRecord, ...]
@@ -36,10 +37,13 @@ class TrainingResult:
 
 
 def build_server_context(experiment: Experiment) -> ServerContext:
-    """The untrained model with the one fixed ETF of the run, and the server's own images, on the server's device."""
+    """The untrained model with the one fixed ETF of the run, and the server's own images, on the
+    server's device."""
     anchors = None
     if experiment.model.head == "etf":
-        anchors = etf.simplex_etf(experiment.model.dimension, experiment.num_classes, experiment.generator("etf"))
+        anchors = etf.simplex_etf(
+            experiment.model.dimension, experiment.num_classes, experiment.generator("etf")
+        )
     model = experiment.model.build(experiment.num_classes, anchors, experiment.generator("init"))
     model.to(devices.resolve(experiment.config["device"]))
     _try(model, experiment)
@@ -57,14 +61,20 @@ def _try(model: Classifier, experiment: Experiment) -> None:
         name, reason = experiment.model.name, str(error).splitlines()[0][:160]
         size = image.shape[-1]
         raise ConfigError(
-            f"model.name={name}: cannot take images of {size} pixels ({reason}); choose data.size or model.options"
+            f"model.name={name}: cannot take images of {size} pixels ({reason}); "
+            "choose data.size or model.options"
         ) from error
 
 
 def run_rounds(
-    server: ServerContext, grid: Grid, observer: Observer, run: str = "run", checkpointing: CheckpointManager | None = None
+    server: ServerContext,
+    grid: Grid,
+    observer: Observer,
+    run: str = "run",
+    checkpointing: CheckpointManager | None = None,
 ) -> TrainingResult:
-    """Train for `rounds` server rounds from the untrained model, or from the checkpoint manager's last checkpoint of this run.
+    """Train for `rounds` server rounds from the untrained model, or from the checkpoint manager's
+    last checkpoint of this run.
 
     Raises RunError by the failure policy, OSError where a checkpoint cannot be written.
     """
@@ -91,10 +101,14 @@ def run_rounds(
             wanted and number == rounds
         ):  # no checkpoint holds the members: that round would be done again
             checkpointing.save(run, strategy, records, rounds)
-    return TrainingResult(strategy.state, tuple(records), earlier, strategy.client_models() if wanted else ())
+    return TrainingResult(
+        strategy.state, tuple(records), earlier, strategy.client_models() if wanted else ()
+    )
 
 
-def _train(strategy: RuleStrategy, grid: Grid, number: int, observer: Observer, run: str) -> dict[str, float]:
+def _train(
+    strategy: RuleStrategy, grid: Grid, number: int, observer: Observer, run: str
+) -> dict[str, float]:
     """One round of training and aggregation; the seconds of both."""
     started = perf_counter()
     finished = [started]
@@ -119,7 +133,9 @@ def _report_failures(number: int, strategy: RuleStrategy, observer: Observer, ru
     observer.round_finished(run, RoundRecord(number, {}, failures=strategy.outcome.failures))
 
 
-def _notify(replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str) -> Iterator[Message]:
+def _notify(
+    replies: Iterable[Message], strategy: RuleStrategy, observer: Observer, run: str, stage: str
+) -> Iterator[Message]:
     for reply in replies:
         observer.client_done(run, stage, strategy.validator.client_of(reply), reply.has_error())
         yield reply
@@ -131,45 +147,71 @@ def _call_after(items: Iterable[Message], action: Callable[[], None]) -> Iterato
     action()
 
 
-def _record(number: int, server: ServerContext, strategy: RuleStrategy, validation: Samples, seconds: Mapping[str, float]) -> RoundRecord:
+def _record(
+    number: int,
+    server: ServerContext,
+    strategy: RuleStrategy,
+    validation: Samples,
+    seconds: Mapping[str, float],
+) -> RoundRecord:
     started = perf_counter()
     scores = predict_global(server, strategy.state, validation)
     metrics = classification_metrics(scores, validation.labels)
     outcome = strategy.outcome
     timing = {**seconds, "evaluate": perf_counter() - started}
-    spent = server.experiment.privacy.spent(server.experiment.max_replies(number)) if number else None
+    spent = (
+        server.experiment.privacy.spent(server.experiment.max_replies(number)) if number else None
+    )
     extras = outcome.extras if spent is None else {**outcome.extras, "epsilon": spent}
     return RoundRecord(number, metrics, outcome.clients, outcome.failures, timing, extras)
 
 
-def predict_global(server: ServerContext, state: State, samples: Samples, purify: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    """(N, K) class probabilities of a global state on images, on the server's device. purify: what they go through first. Raises
-    RunError where they are not finite."""
+def predict_global(
+    server: ServerContext,
+    state: State,
+    samples: Samples,
+    purify: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """(N, K) class probabilities of a global state on images, on the server's device. purify: what
+    they go through first. Raises RunError where they are not finite."""
     show(server.model, server.layout, state)
     experiment = server.experiment
-    model = server.model if purify is None else experiment.with_purified_batchnorm(server.model, server.proxy.images, "global")
+    model = (
+        server.model
+        if purify is None
+        else experiment.with_purified_batchnorm(server.model, server.proxy.images, "global")
+    )
     scores = predict(model, samples.images, experiment.evaluation.batch_size, purify)
     if not scores.isfinite().all():
         name = experiment.strategy.name
-        raise RunError(f"the global model of strategy={name} answers with values that are not finite: its parameters have run away")
+        raise RunError(
+            f"the global model of strategy={name} answers with values that are not "
+            "finite: its parameters have run away"
+        )
     return scores
 
 
 def evaluate_clients(
     server: ServerContext, state: State, grid: Grid, observer: Observer, run: str = "run"
 ) -> dict[int, wire.ConditionPredictions]:
-    """Every client's own test shard, clean and under its contamination, judged by Flower evaluate messages.
+    """Every client's own test shard, clean and under its contamination, judged by Flower evaluate
+    messages.
 
-    Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}. Raises RunError when more than
-    server.max_failures clients fail.
+    Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}. Raises RunError when
+    more than server.max_failures clients fail.
     """
     strategy = RuleStrategy(server, state)
     observer.stage(run, "evaluate clients")
     rounds = server.experiment.config["rounds"]
     scores: dict[int, wire.ConditionPredictions] = {}
     failures: dict[int, Failure] = {}
-    for reply in _notify(strategy.request_evaluation(rounds, grid), strategy, observer, run, "evaluate"):
-        client, reply_or_failure = strategy.validator.client_of(reply), strategy.validator.read_evaluate(reply)
+    for reply in _notify(
+        strategy.request_evaluation(rounds, grid), strategy, observer, run, "evaluate"
+    ):
+        client, reply_or_failure = (
+            strategy.validator.client_of(reply),
+            strategy.validator.read_evaluate(reply),
+        )
         if isinstance(reply_or_failure, Failure):
             failures[client] = reply_or_failure
         else:
@@ -179,7 +221,10 @@ def evaluate_clients(
     if len(failures) > server.experiment.config["server"]["max_failures"]:
         listed = tuple(failures[client] for client in sorted(failures))
         observer.round_finished(run, RoundRecord(rounds, {}, failures=listed))
-        raise RunError(f"evaluation: {len(listed)} clients failed (client {listed[0].client}: {listed[0].reason})")
+        raise RunError(
+            f"evaluation: {len(listed)} clients failed (client {listed[0].client}: "
+            f"{listed[0].reason})"
+        )
     for client in sorted(failures):
         observer.stage(run, f"client {client} could not be judged: {failures[client].reason}")
     for note in strategy.validator.notes:

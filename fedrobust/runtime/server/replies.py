@@ -1,4 +1,5 @@
-"""What arrives from the clients, and what of it may be used: the first reply of everybody who was asked, to what was asked."""
+"""What arrives from the clients, and what of it may be used: the first reply of everybody who was
+asked, to what was asked."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.state import Layout, State, views
 from fedrobust.types import Failure
 
-COLUMNS = {"run", "round", "client", "kind", "num_examples", "weight"}  # of clients.csv, which metrics must not write over
+# of clients.csv, which metrics must not write over
+COLUMNS = {"run", "round", "client", "kind", "num_examples", "weight"}
 MOST_NOTES = 100  # of replies that are not even read
 TRACEBACK = 20_000  # characters of one, counted from its end
 STRANGER = -1
@@ -25,8 +27,8 @@ T = TypeVar("T")
 class Expected:
     """What every reply to one set of messages is measured against.
 
-    task: the name of what was asked (see `records.task_digest`). most_examples: how many training images of one client count.
-    conditions: under which a client judges its test images.
+    task: the name of what was asked (see `records.task_digest`). most_examples: how many training
+    images of one client count. conditions: under which a client judges its test images.
     """
 
     layout: Layout
@@ -40,7 +42,8 @@ class Expected:
 class ReplyValidator:
     """The replies to one set of messages. clients: {node id: client} of those who are asked.
 
-    `notes` tells of what was put aside or cut down; none of it costs a client its place in the round.
+    `notes` tells of what was put aside or cut down; none of it costs a client its place in the
+    round.
     """
 
     def __init__(self, expected: Expected, clients: Mapping[int, int]) -> None:
@@ -56,11 +59,13 @@ class ReplyValidator:
     def register(self, messages: Iterable[Message]) -> Iterator[Message]:
         """The messages, remembered as what replies must refer to."""
         for message in messages:
-            self._sent[message.metadata.dst_node_id] = message.metadata  # the Grid writes the message's id into it
+            # the Grid writes the message's id into it
+            self._sent[message.metadata.dst_node_id] = message.metadata
             yield message
 
     def accept_first(self, replies: Iterable[Message]) -> Iterator[Message]:
-        """Of each client that was asked the first reply to what it was asked; all others are put aside unread."""
+        """Of each client that was asked the first reply to what it was asked; all others are put
+        aside unread."""
         seen: set[int] = set()
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -85,7 +90,8 @@ class ReplyValidator:
             self._notes[client, text] = Failure(client, arrays.one_line(text), counts=False)
 
     def client_of(self, reply: Message) -> int:
-        """The number of the client that answers, for one of the replies that `accept_first` let through."""
+        """The number of the client that answers, for one of the replies that `accept_first` let
+        through."""
         return self.clients[reply.metadata.src_node_id]
 
     def read_train(self, message: Message) -> records.TrainReply | Failure:
@@ -95,18 +101,25 @@ class ReplyValidator:
             return failure(client, message)
         try:
             layout = expected.layout
-            reply = records.read_train_reply(_content(message), (layout.num_parameters, layout.num_buffers))
+            reply = records.read_train_reply(
+                _content(message), (layout.num_parameters, layout.num_buffers)
+            )
             self._check_info(reply.info, "trained")
             _check_names(reply.metrics)
             _check_variances(layout, reply.state)
         except WireError as error:
             return Failure(client, f"unusable reply: {error}")
         if reply.num_examples > expected.most_examples:
-            self._note(client, f"claims {reply.num_examples} training images, counted as server.max_examples={expected.most_examples}")
+            self._note(
+                client,
+                f"claims {reply.num_examples} training images, counted as "
+                f"server.max_examples={expected.most_examples}",
+            )
         return replace(reply, num_examples=min(reply.num_examples, expected.most_examples))
 
     def read_evaluate(self, message: Message) -> records.ConditionPredictions | Failure:
-        """The checked reply to an evaluate message: the client's own test images under both conditions."""
+        """The checked reply to an evaluate message: the client's own test images under both
+        conditions."""
         client = self.client_of(message)
         if message.has_error():
             return failure(client, message)
@@ -118,7 +131,9 @@ class ReplyValidator:
             return Failure(client, f"unusable reply: {error}")
         return scores.predictions
 
-    def read_checked(self, message: Message, read: Callable[[RecordDict], tuple[T, Mapping[str, object]]]) -> T | Failure:
+    def read_checked(
+        self, message: Message, read: Callable[[RecordDict], tuple[T, Mapping[str, object]]]
+    ) -> T | Failure:
         """What `read` makes of a reply's content: (value, info), or a WireError."""
         client = self.client_of(message)
         if message.has_error():
@@ -158,10 +173,15 @@ def _check_variances(layout: Layout, state: State) -> None:
 
 def _check_conditions(predictions: records.ConditionPredictions, wanted: frozenset[str]) -> None:
     if set(predictions) != wanted:
-        raise WireError(f"judged {', '.join(sorted(predictions)) or 'nothing'}, not {', '.join(sorted(wanted))}")
+        raise WireError(
+            f"judged {', '.join(sorted(predictions)) or 'nothing'}, not {', '.join(sorted(wanted))}"
+        )
     counts = {name: len(labels) for name, (_, labels) in sorted(predictions.items())}
     if len(set(counts.values())) != 1:
-        raise WireError(f"judged different numbers of images: {', '.join(f'{name} {count}' for name, count in counts.items())}")
+        raise WireError(
+            "judged different numbers of images: "
+            f"{', '.join(f'{name} {count}' for name, count in counts.items())}"
+        )
 
 
 def failure(client: int, message: Message) -> Failure:

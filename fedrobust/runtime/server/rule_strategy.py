@@ -1,4 +1,5 @@
-"""One Flower strategy that holds any server rule: broadcast, validate, fill the matrix of updates, apply the rule."""
+"""One Flower strategy that holds any server rule: broadcast, validate, fill the matrix of updates,
+apply the rule."""
 
 from __future__ import annotations
 
@@ -36,8 +37,8 @@ Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one cl
 
 @dataclass(frozen=True)
 class ServerContext:
-    """What the server owns for a whole run: the experiment, a scratch model on its device, where its tensors lie in a flat
-    state, the untrained state, and its own images."""
+    """What the server owns for a whole run: the experiment, a scratch model on its device, where
+    its tensors lie in a flat state, the untrained state, and its own images."""
 
     experiment: Experiment
     model: Classifier
@@ -56,19 +57,27 @@ class ServerContext:
 
     def message_config(self, server_round: int) -> dict[str, str | int | bytes]:
         """The settings in a round's messages (see `records.train_message`)."""
-        return {"experiment": self.experiment.text, "round": server_round, "etf": self.etf_bytes, "etf-sha256": self.etf_sha256}
+        return {
+            "experiment": self.experiment.text,
+            "round": server_round,
+            "etf": self.etf_bytes,
+            "etf-sha256": self.etf_sha256,
+        }
 
     def data_for_rule(self) -> ServerData:
         """Only what the rule says it uses."""
         uses = self.experiment.strategy.uses
         root = self.root if "root" in uses and len(self.root) else None
         proxy = self.proxy if "proxy" in uses and len(self.proxy) else None
-        return ServerData(self.model, root, proxy, None if root is None else self.experiment.trainer)
+        return ServerData(
+            self.model, root, proxy, None if root is None else self.experiment.trainer
+        )
 
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """One aggregated round: who took part with which influence, who failed, and the rule's own numbers."""
+    """One aggregated round: who took part with which influence, who failed, and the rule's own
+    numbers."""
 
     clients: tuple[ClientRecord, ...]
     failures: tuple[Failure, ...]
@@ -91,45 +100,90 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self._sent: tuple[State, Updates] | None = None  # the last round's reference and updates
 
     def request_training(self, server_round: int, grid: Grid) -> Iterator[Message]:
-        """Send the global model to the round's clients to be trained; their replies as they come."""
-        return self._ask(grid, self.configure_train(server_round, records.state_record(self.state), ConfigRecord(), grid))
+        """Send the global model to the round's clients to be trained; their replies as they
+        come."""
+        return self._ask(
+            grid,
+            self.configure_train(
+                server_round, records.state_record(self.state), ConfigRecord(), grid
+            ),
+        )
 
     def request_evaluation(self, server_round: int, grid: Grid) -> Iterator[Message]:
         """Send the global model to all clients to be judged; their replies as they come."""
-        return self._ask(grid, self.configure_evaluate(server_round, records.state_record(self.state), ConfigRecord(), grid))
+        return self._ask(
+            grid,
+            self.configure_evaluate(
+                server_round, records.state_record(self.state), ConfigRecord(), grid
+            ),
+        )
 
     def _ask(self, grid: Grid, messages: Iterable[Message]) -> Iterator[Message]:
         timeout = float(self.server.experiment.config["server"]["round_timeout"])
         replies = self.validator.accept_first(grid.send_and_receive(messages, timeout=timeout))
         values = self.server.layout.num_parameters + self.server.layout.num_buffers
-        return replies if isinstance(grid, SimulationGrid) else limit_reply_size(replies, self.value_bytes * values)
+        return (
+            replies
+            if isinstance(grid, SimulationGrid)
+            else limit_reply_size(replies, self.value_bytes * values)
+        )
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
-        collusion.check_collusion(self.server.experiment, simulated=isinstance(grid, SimulationGrid))
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterator[Message]:
+        collusion.check_collusion(
+            self.server.experiment, simulated=isinstance(grid, SimulationGrid)
+        )
         chosen = self.server.experiment.participants(server_round)
         return self._messages(server_round, arrays, grid, MessageType.TRAIN, chosen)
 
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterator[Message]:
-        return self._messages(server_round, arrays, grid, MessageType.EVALUATE, range(self.server.experiment.num_clients))
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterator[Message]:
+        return self._messages(
+            server_round,
+            arrays,
+            grid,
+            MessageType.EVALUATE,
+            range(self.server.experiment.num_clients),
+        )
 
-    def _messages(self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str, clients: Iterable[int]) -> Iterator[Message]:
+    def _messages(
+        self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str, clients: Iterable[int]
+    ) -> Iterator[Message]:
         nodes = sorted(grid.get_node_ids())
         config = self.server.message_config(server_round)
         self.validator = ReplyValidator(
-            self._expected(records.task_digest(config)), {nodes[client]: client for client in clients if client < len(nodes)}
+            self._expected(records.task_digest(config)),
+            {nodes[client]: client for client in clients if client < len(nodes)},
         )
         return self.validator.register(
-            Message(records.train_message(arrays, config), dst_node_id=node, message_type=kind) for node in self.validator.clients
+            Message(records.train_message(arrays, config), dst_node_id=node, message_type=kind)
+            for node in self.validator.clients
         )
 
     def _expected(self, task: str) -> Expected:
-        experiment, most = self.server.experiment, self.server.experiment.config["server"]["max_examples"]
-        return Expected(self.server.layout, experiment.num_classes, self.server.etf_sha256, task, most, frozenset(experiment.conditions))
+        experiment, most = (
+            self.server.experiment,
+            self.server.experiment.config["server"]["max_examples"],
+        )
+        return Expected(
+            self.server.layout,
+            experiment.num_classes,
+            self.server.etf_sha256,
+            task,
+            most,
+            frozenset(experiment.conditions),
+        )
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
-        """Apply the rule to the usable replies. Raises RunError when too few are left or the new model is not finite."""
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Apply the rule to the usable replies. Raises RunError when too few are left or the new
+        model is not finite."""
         updates, metrics, failures = self._collect(replies)
-        self.outcome = RoundOutcome((), failures, {})  # what is known of the round, should anything below end the run
+        # what is known of the round, should anything below end the run
+        self.outcome = RoundOutcome((), failures, {})
         experiment = self.server.experiment
         self._check_enough(server_round, len(updates), failures)
         task = Round(
@@ -148,24 +202,41 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         state = self._with_buffers(aggregate.state)
         if not (wire.is_finite(state.parameters) and wire.is_finite(state.buffers)):
             raise RunError(
-                f"round {server_round}: strategy={experiment.strategy.name} produced a global model with values that are not finite"
+                f"round {server_round}: strategy={experiment.strategy.name} produced "
+                "a global model with values that are not finite"
             )
         self.state = state
         self.outcome = _outcome(updates, metrics, failures, aggregate)
         return records.state_record(self.state), MetricRecord({})
 
     def client_models(self) -> Iterator[tuple[int, State]]:
-        """Client by client the model that it sent in the last of all rounds; nothing before that round."""
+        """Client by client the model that it sent in the last of all rounds; nothing before that
+        round."""
         if self._sent is not None:
             reference, updates = self._sent
             for row, client in enumerate(updates.clients):
-                yield client, State(reference.parameters + updates.row(row).to(reference.parameters), updates.buffers_NB[row])
+                yield (
+                    client,
+                    State(
+                        reference.parameters + updates.row(row).to(reference.parameters),
+                        updates.buffers_NB[row],
+                    ),
+                )
 
-    def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
-        """Stream the replies into the matrix of updates; row order is client order, whoever was first."""
-        layout, row_of = self.server.layout, {client: row for row, client in enumerate(sorted(self.validator.clients.values()))}
+    def _collect(
+        self, replies: Iterable[Message]
+    ) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
+        """Stream the replies into the matrix of updates; row order is client order, whoever was
+        first."""
+        layout, row_of = (
+            self.server.layout,
+            {client: row for row, client in enumerate(sorted(self.validator.clients.values()))},
+        )
         matrix_ND, (budget, folder) = self._rows(len(row_of)), self._budget()
-        reference_D, buffers_NB = self.state.parameters.to(matrix_ND.device), torch.empty(len(row_of), layout.num_buffers)
+        reference_D, buffers_NB = (
+            self.state.parameters.to(matrix_ND.device),
+            torch.empty(len(row_of), layout.num_buffers),
+        )
         read_replies: dict[int, Report] = {}
         failures: dict[int, Failure] = {}
         for message in self.validator.accept_first(replies):
@@ -174,29 +245,46 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
                 failures[client] = reply
                 continue
             row = row_of[client]
-            fill(matrix_ND[row], partial(torch.sub, reply.state.parameters.to(matrix_ND.device), reference_D))
+            fill(
+                matrix_ND[row],
+                partial(torch.sub, reply.state.parameters.to(matrix_ND.device), reference_D),
+            )
             buffers_NB[row] = reply.state.buffers
             read_replies[client] = (reply.num_examples, reply.metrics)
             del message, reply  # the state lies in the matrix: its memory is for the next one
         for client in row_of.keys() - read_replies.keys() - failures.keys():
-            failures[client] = Failure(client, f"no reply within {self.server.experiment.config['server']['round_timeout']} s")
+            failures[client] = Failure(
+                client,
+                f"no reply within {self.server.experiment.config['server']['round_timeout']} s",
+            )
         clients = tuple(sorted(read_replies))
-        for row, client in enumerate(clients):  # close the gaps that failed clients left, where they are
+        # close the gaps that failed clients left, where they are
+        for row, client in enumerate(clients):
             if row_of[client] != row:
                 fill(matrix_ND[row], partial(fetch, matrix_ND[row_of[client]]))
                 buffers_NB[row] = buffers_NB[row_of[client]]
         matrix_ND, buffers_NB = matrix_ND[: len(clients)], buffers_NB[: len(clients)]
         counts = torch.tensor([read_replies[client][0] for client in clients], dtype=torch.float64)
         updates = Updates(matrix_ND, buffers_NB, counts, clients, layout, budget, folder)
-        return updates, read_replies, (*(failures[client] for client in sorted(failures)), *self.validator.notes)
+        return (
+            updates,
+            read_replies,
+            (*(failures[client] for client in sorted(failures)), *self.validator.notes),
+        )
 
     def _rows(self, number: int) -> Tensor:
-        """The matrix of updates, the same memory in every round: fresh memory takes eight times as long to fill. On the
-        server's GPU where half of what is free there holds it."""
+        """The matrix of updates, the same memory in every round: fresh memory takes eight times as
+        long to fill. On the server's GPU where half of what is free there holds it."""
         if self._matrix is None or len(self._matrix) < number:
             self._matrix = None
-            columns, device = self.server.layout.num_parameters, next(self.server.model.parameters()).device
-            if device.type == "cuda" and 4 * number * columns <= torch.cuda.mem_get_info(device)[0] // 2:
+            columns, device = (
+                self.server.layout.num_parameters,
+                next(self.server.model.parameters()).device,
+            )
+            if (
+                device.type == "cuda"
+                and 4 * number * columns <= torch.cuda.mem_get_info(device)[0] // 2
+            ):
                 self._matrix = torch.empty(number, columns, device=device)
             else:
                 self._matrix = allocate(number, columns, *self._budget())
@@ -209,16 +297,26 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
 
     def _check_enough(self, server_round: int, usable: int, failures: tuple[Failure, ...]) -> None:
         experiment = self.server.experiment
-        allowed, least = experiment.config["server"]["max_failures"], experiment.strategy.min_clients
+        allowed, least = (
+            experiment.config["server"]["max_failures"],
+            experiment.strategy.min_clients,
+        )
         lost = [one for one in failures if one.counts]
         who = "; ".join(f"client {one.client}: {one.reason}" for one in lost[:3])
         if len(lost) > allowed:
-            raise RunError(f"round {server_round}: {len(lost)} clients failed, server.max_failures={allowed} ({who})")
+            raise RunError(
+                f"round {server_round}: {len(lost)} clients failed, "
+                f"server.max_failures={allowed} ({who})"
+            )
         if usable < least:
-            raise RunError(f"round {server_round}: {usable} usable replies, strategy={experiment.strategy.name} needs {least} ({who})")
+            raise RunError(
+                f"round {server_round}: {usable} usable replies, "
+                f"strategy={experiment.strategy.name} needs {least} ({who})"
+            )
 
     def _with_buffers(self, state: State) -> State:
-        """The policy server.buffers=recalibrate: BatchNorm statistics of the new model on the proxy images, not of the old ones."""
+        """The policy server.buffers=recalibrate: BatchNorm statistics of the new model on the proxy
+        images, not of the old ones."""
         server = self.server
         if server.experiment.config["server"]["buffers"] != "recalibrate":
             return state
@@ -227,22 +325,34 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         return State(state.parameters, read(server.model, server.layout).buffers)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
-        """Clients' scores are pooled by `loop.evaluate_clients`, which needs them one by one; Flower's own loop gets their mean
-        accuracy."""
+        """Clients' scores are pooled by `loop.evaluate_clients`, which needs them one by one;
+        Flower's own loop gets their mean accuracy."""
         hits, total = 0.0, 0
         for reply in self.validator.accept_first(replies):
             predictions = self.validator.read_evaluate(reply)
             if not isinstance(predictions, Failure):
                 probabilities, labels = predictions["clean"]
-                hits, total = hits + float((probabilities.argmax(1) == labels).sum()), total + len(labels)
+                hits, total = (
+                    hits + float((probabilities.argmax(1) == labels).sum()),
+                    total + len(labels),
+                )
         return MetricRecord({"accuracy": 100 * hits / total} if total else {})
 
     def summary(self) -> None:
-        """Flower prints this before its own loop; the command lines of fedrobust have their own display."""
-        print(f"fedrobust rule {self.server.experiment.strategy.name} for {self.server.experiment.num_clients} clients")
+        """Flower prints this before its own loop; the command lines of fedrobust have their own
+        display."""
+        print(
+            f"fedrobust rule {self.server.experiment.strategy.name} for "
+            f"{self.server.experiment.num_clients} clients"
+        )
 
 
-def _outcome(updates: Updates, replies: dict[int, Report], failures: tuple[Failure, ...], aggregate: Aggregate) -> RoundOutcome:
+def _outcome(
+    updates: Updates,
+    replies: dict[int, Report],
+    failures: tuple[Failure, ...],
+    aggregate: Aggregate,
+) -> RoundOutcome:
     columns = {key: value for key, value in aggregate.extras.items() if isinstance(value, list)}
     clients = tuple(
         ClientRecord(

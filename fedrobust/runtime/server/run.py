@@ -1,4 +1,5 @@
-"""A whole run over a given Grid: rounds, clean twin, verdicts; the model and report.json in the output folder."""
+"""A whole run over a given Grid: rounds, clean twin, verdicts; the model and report.json in the
+output folder."""
 
 from __future__ import annotations
 
@@ -18,7 +19,12 @@ from fedrobust.reporting.results import RunPredictions, assemble_results
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.clean_twin import train_clean_twin
 from fedrobust.runtime.server.evasion import evaluate_evasion
-from fedrobust.runtime.server.loop import TrainingResult, evaluate_clients, predict_global, run_rounds
+from fedrobust.runtime.server.loop import (
+    TrainingResult,
+    evaluate_clients,
+    predict_global,
+    run_rounds,
+)
 from fedrobust.runtime.server.rule_strategy import Grid, ServerContext
 from fedrobust.state import State
 from fedrobust.types import Observer, Samples
@@ -41,21 +47,31 @@ class Clock:
 
 
 def run_experiment(
-    server: ServerContext, grid: Grid, folder: Path, observer: Observer, engine: str, *, checkpointing: CheckpointManager | None = None
+    server: ServerContext,
+    grid: Grid,
+    folder: Path,
+    observer: Observer,
+    engine: str,
+    *,
+    checkpointing: CheckpointManager | None = None,
 ) -> tuple[dict[str, Any], RunPredictions]:
-    """Run the server's experiment and its clean twin, judge both, write model.safetensors, predictions.npz and report.json.
+    """Run the server's experiment and its clean twin, judge both, write model.safetensors,
+    predictions.npz and report.json.
 
-    checkpointing: writes checkpoints, and lets a run that was stopped go on after its last one. Returns the report and the scores it was
-    made from.
+    checkpointing: writes checkpoints, and lets a run that was stopped go on after its last one.
+    Returns the report and the scores it was made from.
     """
     experiment, clock = server.experiment, Clock()
     with clock.stage("run"):
         finished = run_rounds(server, grid, observer, checkpointing=checkpointing)
     clock.seconds["run"] += finished.seconds_before_resume
     notes = {"class_names": "|".join(experiment.dataset.class_names)}
-    save_state(folder / "model.safetensors", server.layout, finished.state, server.model.anchors, notes)
+    save_state(
+        folder / "model.safetensors", server.layout, finished.state, server.model.anchors, notes
+    )
     evasion: dict[str, Any] = {}
-    if experiment.evasion.attack is not None:  # before the twin, while the clients' models are still there
+    # before the twin, while the clients' models are still there
+    if experiment.evasion.attack is not None:
         with clock.stage("evasion"):
             evasion = evaluate_evasion(server, finished, observer)
     clean = None
@@ -67,7 +83,9 @@ def run_experiment(
         scores = _scores(server, finished, None if clean is None else clean.state, grid, observer)
         results = assemble_results(experiment, scores, finished.records)
     rows = experiment.test_rows()
-    write_predictions(folder, experiment.dataset.labels[rows], experiment.dataset.groups[rows], scores.test)
+    write_predictions(
+        folder, experiment.dataset.labels[rows], experiment.dataset.groups[rows], scores.test
+    )
     report = {
         **_facts(experiment, engine),
         **_privacy(experiment, finished),
@@ -79,21 +97,43 @@ def run_experiment(
     return report, scores
 
 
-def _scores(server: ServerContext, finished: TrainingResult, twin_state: State | None, grid: Grid, observer: Observer) -> RunPredictions:
+def _scores(
+    server: ServerContext,
+    finished: TrainingResult,
+    twin_state: State | None,
+    grid: Grid,
+    observer: Observer,
+) -> RunPredictions:
     experiment = server.experiment
     clients = evaluate_clients(server, finished.state, grid, observer)
     observer.stage("run", "evaluate the test images")
     clean = experiment.samples(experiment.test_rows())
     conditions: Mapping[str, Samples] = {"clean": clean, "corrupted": experiment.corrupt(clean)}
-    test = {name: predict_global(server, finished.state, samples) for name, samples in conditions.items()}
-    test |= {grade: predict_global(server, finished.state, experiment.corrupt(clean, grade)) for grade in experiment.severities}
+    test = {
+        name: predict_global(server, finished.state, samples)
+        for name, samples in conditions.items()
+    }
+    test |= {
+        grade: predict_global(server, finished.state, experiment.corrupt(clean, grade))
+        for grade in experiment.severities
+    }
     if experiment.purifies:
         behind = {name: experiment.purifier_for("global", name) for name in conditions}
-        test |= {f"purified_{name}": predict_global(server, finished.state, x, behind[name]) for name, x in conditions.items()}
+        test |= {
+            f"purified_{name}": predict_global(server, finished.state, x, behind[name])
+            for name, x in conditions.items()
+        }
     if twin_state is not None:
-        test |= {f"twin_{name}": predict_global(server, twin_state, samples) for name, samples in conditions.items()}
+        test |= {
+            f"twin_{name}": predict_global(server, twin_state, samples)
+            for name, samples in conditions.items()
+        }
     backdoor = experiment.backdoor
-    marked = None if backdoor is None else predict_global(server, finished.state, trigger_samples(clean, backdoor))
+    marked = (
+        None
+        if backdoor is None
+        else predict_global(server, finished.state, trigger_samples(clean, backdoor))
+    )
     return RunPredictions(test, clients, marked)
 
 
@@ -119,7 +159,14 @@ def _privacy(experiment: Experiment, finished: TrainingResult) -> dict[str, Any]
         return {"privacy": facts}
     asked = clients_per_round(experiment.config)
     dropped = sum(one.counts for record in finished.records for one in record.failures)
-    return {"privacy": {**facts, "threshold": experiment.privacy.least(asked), "participants": asked, "dropped": dropped}}
+    return {
+        "privacy": {
+            **facts,
+            "threshold": experiment.privacy.least(asked),
+            "participants": asked,
+            "dropped": dropped,
+        }
+    }
 
 
 def _stages(finished: TrainingResult) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""The server's loop under secure aggregation: four messages a round in the place of one, and a sum in the place of the updates."""
+"""The server's loop under secure aggregation: four messages a round in the place of one, and a sum
+in the place of the updates."""
 
 from __future__ import annotations
 
@@ -26,22 +27,30 @@ from fedrobust.state import State
 from fedrobust.types import ClientRecord, Failure
 
 ALL = -1  # the number of the only row of updates: the mean over all clients
-SLACK = 1e-3  # relative: by so much the mean of clipped updates may be longer than `clip` through rounding
+# relative: by so much the mean of clipped updates may be longer than `clip` through rounding
+SLACK = 1e-3
 T = TypeVar("T")
-Read = Callable[[RecordDict, int], tuple[T, Mapping[str, object]]]  # (content, client) -> (value, info)
+# (content, client) -> (value, info)
+Read = Callable[[RecordDict, int], tuple[T, Mapping[str, object]]]
 
 
 def make_flower_strategy(server: ServerContext, state: State) -> RuleStrategy:
     """What the rounds of the server's experiment go through."""
-    return SecureStrategy(server, state) if server.experiment.privacy.secure else RuleStrategy(server, state)
+    return (
+        SecureStrategy(server, state)
+        if server.experiment.privacy.secure
+        else RuleStrategy(server, state)
+    )
 
 
 @final
 class SecureStrategy(RuleStrategy):
-    """Holds a rule that works on sums. Of the updates it has one masked reply, the masked sum so far, and at the end their mean.
+    """Holds a rule that works on sums. Of the updates it has one masked reply, the masked sum so
+    far, and at the end their mean.
 
-    A client whose keys or shares do not come is left out of the round; one that is lost after that is made good for with the
-    others' shares. Both are failures by the policy server.max_failures; fewer than the threshold end the run.
+    A client whose keys or shares do not come is left out of the round; one that is lost after that
+    is made good for with the others' shares. Both are failures by the policy server.max_failures;
+    fewer than the threshold end the run.
     """
 
     value_bytes = 8
@@ -49,7 +58,10 @@ class SecureStrategy(RuleStrategy):
     def __init__(self, server: ServerContext, state: State) -> None:
         super().__init__(server, state)
         experiment = server.experiment
-        self._threshold, self._scale = experiment.privacy.least(clients_per_round(experiment.config)), sum_scale(experiment)
+        self._threshold, self._scale = (
+            experiment.privacy.least(clients_per_round(experiment.config)),
+            sum_scale(experiment),
+        )
         self._grid: Grid | None = None
         self._begin(0)
 
@@ -62,7 +74,8 @@ class SecureStrategy(RuleStrategy):
         self._participants: tuple[ClientRecord, ...] = ()
 
     def request_training(self, server_round: int, grid: Grid) -> Iterator[Message]:
-        """Keys, shares, then the masked updates, which are yielded as they come. Raises RunError once too few hospitals are left."""
+        """Keys, shares, then the masked updates, which are yielded as they come. Raises RunError
+        once too few hospitals are left."""
         self._begin(server_round)
         self._grid = grid
         chosen = self.server.experiment.participants(server_round)
@@ -73,30 +86,47 @@ class SecureStrategy(RuleStrategy):
             lambda content, client: secure.read_keys(content, client, seen),
         )
         contents = dict.fromkeys(self._keys, secure.stage_message(self._order, keys=self._keys))
-        sealed_shares = self._answers("shares", contents, lambda content, client: secure.read_shares(content, self._keys.keys() - {client}))
+        sealed_shares = self._answers(
+            "shares",
+            contents,
+            lambda content, client: secure.read_shares(content, self._keys.keys() - {client}),
+        )
         self._shared = list(sealed_shares)
         state = records.state_record(self.state)
         yield from self._ask_each(
-            "masked", {client: self._training(state, client, sealed_shares) for client in self._shared}, MessageType.TRAIN
+            "masked",
+            {client: self._training(state, client, sealed_shares) for client in self._shared},
+            MessageType.TRAIN,
         )
 
-    def _training(self, state: ArrayRecord, client: int, sealed_shares: Mapping[int, Mapping[int, bytes]]) -> RecordDict:
+    def _training(
+        self, state: ArrayRecord, client: int, sealed_shares: Mapping[int, Mapping[int, bytes]]
+    ) -> RecordDict:
         own = {sender: sent[client] for sender, sent in sealed_shares.items() if sender != client}
-        return RecordDict({**records.train_message(state, self._order), "shares": secure.table_record(own)})
+        return RecordDict(
+            {**records.train_message(state, self._order), "shares": secure.table_record(own)}
+        )
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
-        """The rule on the mean of the updates whose sum was opened. Raises RunError as `RuleStrategy` does, and where the sum cannot be
-        opened or cannot be one of clipped updates."""
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """The rule on the mean of the updates whose sum was opened. Raises RunError as
+        `RuleStrategy` does, and where the sum cannot be opened or cannot be one of clipped
+        updates."""
         result = super().aggregate_train(server_round, replies)
         self.outcome = replace(self.outcome, clients=self._participants)
         return result
 
-    def _collect(self, replies: Iterable[Message]) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
+    def _collect(
+        self, replies: Iterable[Message]
+    ) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
         """One row: the mean of the updates that arrived, once its masks are off."""
         layout, arrived = self.server.layout, set[int]()
         size = layout.num_parameters + 1
         total = torch.zeros(size, dtype=torch.int64)
-        for client, vector in self._read(replies, lambda content, _: secure.read_masked(content, size)):
+        for client, vector in self._read(
+            replies, lambda content, _: secure.read_masked(content, size)
+        ):
             total += vector
             arrived.add(client)
             del vector  # it lies in the sum: its memory is for the next one
@@ -105,20 +135,38 @@ class SecureStrategy(RuleStrategy):
         self._open(total, survivors)
         mean_D, weight = self._mean(total, len(survivors))
         self._participants = self._records(survivors)
-        buffers_1B, counts_1 = self.state.buffers[None].clone(), torch.tensor([float(weight)], dtype=torch.float64)
-        return Updates(mean_D[None], buffers_1B, counts_1, (ALL,), layout), {ALL: (weight, {})}, self._lost()
+        buffers_1B, counts_1 = (
+            self.state.buffers[None].clone(),
+            torch.tensor([float(weight)], dtype=torch.float64),
+        )
+        return (
+            Updates(mean_D[None], buffers_1B, counts_1, (ALL,), layout),
+            {ALL: (weight, {})},
+            self._lost(),
+        )
 
     def _open(self, total: Tensor, survivors: list[int]) -> None:
         """Ask for the shares that take the masks off, and take them off."""
-        content, lost = secure.stage_message(self._order, survivors=dict.fromkeys(survivors, b"")), set(self._shared) - set(survivors)
-        read: Read[RevealedSecrets] = lambda content, _: secure.read_unmasking(content, survivors, lost)  # noqa: E731
+        content, lost = (
+            secure.stage_message(self._order, survivors=dict.fromkeys(survivors, b"")),
+            set(self._shared) - set(survivors),
+        )
+        read: Read[RevealedSecrets] = lambda content, _: secure.read_unmasking(  # noqa: E731
+            content, survivors, lost
+        )
         answers = self._answers("unmask", dict.fromkeys(survivors, content), read)
-        sitting = ServerSession(records.task_digest(self._order), self._threshold, self._keys, self._shared, survivors)
+        sitting = ServerSession(
+            records.task_digest(self._order), self._threshold, self._keys, self._shared, survivors
+        )
         coordinator.recover_secrets(total, sitting, answers)
 
     def _mean(self, total: Tensor, clients: int) -> tuple[Tensor, int]:
-        """(mean_D, sum of weights). Raises RunError where the sum cannot be one of clipped updates; whose fault that is stays hidden."""
-        why = f"round {self._round}: the sum is none of clipped updates, some hospital did not keep to secure aggregation"
+        """(mean_D, sum of weights). Raises RunError where the sum cannot be one of clipped updates;
+        whose fault that is stays hidden."""
+        why = (
+            f"round {self._round}: the sum is none of clipped updates, some "
+            "hospital did not keep to secure aggregation"
+        )
         if not clients <= int(total[-1]) <= clients * most_weight(self.server.experiment):
             raise RunError(f"{why} (the weights of {clients} sum to {int(total[-1])})")
         mean_D, weight = fixed_point.decode(total, self._scale)
@@ -129,31 +177,47 @@ class SecureStrategy(RuleStrategy):
         return mean_D, weight
 
     def _records(self, survivors: list[int]) -> tuple[ClientRecord, ...]:
-        """What each hospital weighs by the numbers of images that are known without its reply (docs/privacy.md)."""
+        """What each hospital weighs by the numbers of images that are known without its reply
+        (docs/privacy.md)."""
         experiment = self.server.experiment
         most = experiment.config["server"]["max_examples"]
         counts = {client: min(experiment.num_examples(client), most) for client in survivors}
         weights = counts if experiment.strategy.sums == "examples" else dict.fromkeys(survivors, 1)
         total = max(sum(weights.values()), 1)
-        return tuple(ClientRecord(client, counts[client], weights[client] / total, {}) for client in survivors)
+        return tuple(
+            ClientRecord(client, counts[client], weights[client] / total, {})
+            for client in survivors
+        )
 
     # --- one set of messages ---
 
-    def _ask_each(self, stage: str, contents: Mapping[int, RecordDict], kind: str) -> Iterator[Message]:
+    def _ask_each(
+        self, stage: str, contents: Mapping[int, RecordDict], kind: str
+    ) -> Iterator[Message]:
         """Send each client its own content; the replies as they come."""
         if self._grid is None:
-            raise RunError("privacy=secure_aggregation: needs the loop of fedrobust (fedrobust.runtime.server.loop), not Flower's own")
+            raise RunError(
+                "privacy=secure_aggregation: needs the loop of fedrobust "
+                "(fedrobust.runtime.server.loop), not Flower's own"
+            )
         nodes = sorted(self._grid.get_node_ids())
         self.validator = ReplyValidator(
             self._expected(secure.stage_digest(records.task_digest(self._order), stage)),
             {nodes[client]: client for client in contents if client < len(nodes)},
         )
-        messages = (Message(contents[client], dst_node_id=node, message_type=kind) for node, client in self.validator.clients.items())
+        messages = (
+            Message(contents[client], dst_node_id=node, message_type=kind)
+            for node, client in self.validator.clients.items()
+        )
         return self._ask(self._grid, self.validator.register(messages))
 
-    def _answers(self, stage: str, contents: Mapping[int, RecordDict], read: Read[T]) -> dict[int, T]:
+    def _answers(
+        self, stage: str, contents: Mapping[int, RecordDict], read: Read[T]
+    ) -> dict[int, T]:
         """{client: its answer}, ascending. Raises RunError where too few are left."""
-        found = dict(self._read(self._ask_each(stage, contents, f"{MessageType.TRAIN}.{stage}"), read))
+        found = dict(
+            self._read(self._ask_each(stage, contents, f"{MessageType.TRAIN}.{stage}"), read)
+        )
         self._conclude(contents, found)
         return dict(sorted(found.items()))
 
@@ -169,19 +233,29 @@ class SecureStrategy(RuleStrategy):
                 yield client, value
 
     def _conclude(self, asked: Collection[int], answered: Collection[int]) -> None:
-        """Whoever did not answer has failed. Raises RunError by server.max_failures and the threshold."""
+        """Whoever did not answer has failed. Raises RunError by server.max_failures and the
+        threshold."""
         server = self.server.experiment.config["server"]
         allowed = server["max_failures"]
         for client in set(asked) - set(answered) - self._failures.keys():
             self._failures[client] = Failure(client, f"no reply within {server['round_timeout']} s")
         self._notes += self.validator.notes
-        self.outcome = RoundOutcome((), self._lost(), {})  # what is known of the round, should it end the run here
+        # what is known of the round, should it end the run here
+        self.outcome = RoundOutcome((), self._lost(), {})
         who = "; ".join(f"client {one.client}: {one.reason}" for one in self._lost()[:3])
         if len(self._failures) > allowed:
-            raise RunError(f"round {self._round}: {len(self._failures)} clients failed, server.max_failures={allowed} ({who})")
+            raise RunError(
+                f"round {self._round}: {len(self._failures)} clients failed, "
+                f"server.max_failures={allowed} ({who})"
+            )
         if len(answered) < self._threshold:
-            why = f"secure aggregation opens no sum with fewer than privacy.threshold={self._threshold}"
-            raise RunError(f"round {self._round}: {len(answered)} hospitals are left, {why} ({who})")
+            why = (
+                "secure aggregation opens no sum with fewer than "
+                f"privacy.threshold={self._threshold}"
+            )
+            raise RunError(
+                f"round {self._round}: {len(answered)} hospitals are left, {why} ({who})"
+            )
 
     def _lost(self) -> tuple[Failure, ...]:
         return (*(self._failures[client] for client in sorted(self._failures)), *self._notes)

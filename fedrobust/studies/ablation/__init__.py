@@ -1,1 +1,2 @@
-"""The poster's ablation, trained centrally (docs/ablation.md); `python -m fedrobust.ablation` is its command line."""
+"""The poster's ablation, trained centrally (docs/ablation.md); `python -m fedrobust.ablation` is
+its command line."""

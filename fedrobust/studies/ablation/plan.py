@@ -1,4 +1,5 @@
-"""From the words of a command line to what an ablation does: models by poisonings by seeds to train, scenarios to judge them in."""
+"""From the words of a command line to what an ablation does: models by poisonings by seeds to
+train, scenarios to judge them in."""
 
 from __future__ import annotations
 
@@ -9,19 +10,62 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose as settings
-from fedrobust.studies.comparison.grid import NOBODY, Grid, Variant, check_block, config_digest, numbers, own_engine, sort_words, variants
+from fedrobust.studies.comparison.grid import (
+    NOBODY,
+    Grid,
+    Variant,
+    check_block,
+    config_digest,
+    numbers,
+    own_engine,
+    sort_words,
+    variants,
+)
 
 BLOCK = "ablation"
-KEYS = ("models", "poisonings", "scenarios", "severities", "seeds", "parallel", "threads", "draws", "out")
+KEYS = (
+    "models",
+    "poisonings",
+    "scenarios",
+    "severities",
+    "seeds",
+    "parallel",
+    "threads",
+    "draws",
+    "out",
+)
 REPLACEMENTS = {"seed": "seeds=[...]", "contamination": "poisonings=[...]"}
 NOT_CENTRAL = {
-    *("num_clients", "clients_per_round", "poisoned", "noisy", "noise", "rounds", "partition", "strategy"),
+    *(
+        "num_clients",
+        "clients_per_round",
+        "poisoned",
+        "noisy",
+        "noise",
+        "rounds",
+        "partition",
+        "strategy",
+    ),
     *("preaggregation", "server_optimizer", "server"),
 }
-# Central training is a federation of one site with all the data, which trains once and whose model is the global one.
+# Central training is a federation of one site with all the data, which trains once and whose model
+# is the global one.
 CENTRAL = (
-    *("num_clients=1", "clients_per_round=null", "noisy=0", "rounds=1", "partition=iid", "strategy=fedavg"),
-    *("preaggregation=none", "server_optimizer=none", "server.root_per_class=0", "server.proxy=0", "server.buffers=mean"),
+    *(
+        "num_clients=1",
+        "clients_per_round=null",
+        "noisy=0",
+        "rounds=1",
+        "partition=iid",
+        "strategy=fedavg",
+    ),
+    *(
+        "preaggregation=none",
+        "server_optimizer=none",
+        "server.root_per_class=0",
+        "server.proxy=0",
+        "server.buffers=mean",
+    ),
     *("server.checkpoint_every=0", "server.round_timeout=31536000"),
 )
 CORRUPTION = "contamination@corruption"
@@ -30,7 +74,8 @@ RESERVED = ("clean", "corrupted", "twin_")  # so begin the names of what a run i
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One thing done to test images. family: its name in the plan; severity: None where it has none; settings: of the contamination."""
+    """One thing done to test images. family: its name in the plan; severity: None where it has
+    none; settings: of the contamination."""
 
     family: str
     severity: int | None
@@ -70,17 +115,24 @@ class Plan:
 
 
 def read_plan(words: Sequence[str]) -> Plan:
-    """The plan of a command line, its own settings checked, those of the trainings not. Raises ConfigError and Hydra's errors."""
+    """The plan of a command line, its own settings checked, those of the trainings not. Raises
+    ConfigError and Hydra's errors."""
     own, others = sort_words(words, BLOCK, KEYS, REPLACEMENTS)
     _refuse_federated(others)
     _, block = settings.compose_comparison(*others, *own, name=BLOCK)
     check_block(BLOCK, block, KEYS)
     poisonings = _optional("poisonings", "contamination", block["poisonings"])
     if NOBODY in [one.name for one in poisonings]:
-        raise ConfigError(f"poisonings: {NOBODY} is the name of clean trainings; choose another name")
+        raise ConfigError(
+            f"poisonings: {NOBODY} is the name of clean trainings; choose another name"
+        )
     models = variants("models", "model", block["models"])
     _refuse_federated([word for one in (*models, *poisonings) for word in one.words])
-    given = others if any(word.startswith("experiment=") for word in others) else ["experiment=poster", *others]
+    given = (
+        others
+        if any(word.startswith("experiment=") for word in others)
+        else ["experiment=poster", *others]
+    )
     grid = Grid(
         strategies=models,
         contaminations=poisonings,
@@ -98,7 +150,9 @@ def read_plan(words: Sequence[str]) -> Plan:
 def _refuse_federated(words: Sequence[str]) -> None:
     for word in words:
         if word.lstrip("+~").partition("=")[0].split(".")[0].split("@")[-1] in NOT_CENTRAL:
-            raise ConfigError(f"{word}: belongs to a federation, and an ablation trains centrally; leave it out")
+            raise ConfigError(
+                f"{word}: belongs to a federation, and an ablation trains centrally; leave it out"
+            )
 
 
 def _optional(key: str, group: str, value: Any) -> tuple[Variant, ...]:
@@ -106,14 +160,22 @@ def _optional(key: str, group: str, value: Any) -> tuple[Variant, ...]:
 
 
 def _scenarios(grid: Grid, value: Any, severities: Any) -> tuple[Scenario, ...]:
-    """Every scenario at every severity, those that have none once. Raises ConfigError and Hydra's errors."""
+    """Every scenario at every severity, those that have none once. Raises ConfigError and Hydra's
+    errors."""
     graded = sorted(numbers("severities", severities))
     found = []
     for variant in _optional("scenarios", CORRUPTION, value):
         chosen = settings.compose(*grid.words, *variant.words)["corruption"]
         steps = graded if "severity" in chosen else [None]
-        found += [Scenario(variant.name, step, chosen if step is None else {**chosen, "severity": step}) for step in steps]
+        found += [
+            Scenario(variant.name, step, chosen if step is None else {**chosen, "severity": step})
+            for step in steps
+        ]
     names = [str(one) for one in found]
-    if twice := {name for name in names if names.count(name) > 1} | {name for name in names if name.startswith(RESERVED)}:
-        raise ConfigError(f"scenarios: {twice.pop()} is the name of something else; choose another name")
+    if twice := {name for name in names if names.count(name) > 1} | {
+        name for name in names if name.startswith(RESERVED)
+    }:
+        raise ConfigError(
+            f"scenarios: {twice.pop()} is the name of something else; choose another name"
+        )
     return tuple(found)

@@ -1,6 +1,8 @@
-"""What the poster prints, what its own formula gives for its own values, and how its combined column arose (docs/drops.md).
+"""What the poster prints, what its own formula gives for its own values, and how its combined
+column arose (docs/drops.md).
 
-Clean and noisy values: the only numbers of three decimals that agree with all that is known of the poster's tables, not copies of them.
+Clean and noisy values: the only numbers of three decimals that agree with all that is known of the
+poster's tables, not copies of them.
 """
 
 from __future__ import annotations
@@ -16,11 +18,18 @@ VALUES: Mapping[str, tuple[tuple[float, float], ...]] = {
     "ETF+Rect": ((0.463, 0.332), (0.399, 0.293), (0.420, 0.283)),
     "ETF+Rect+DML": ((0.467, 0.315), (0.449, 0.376), (0.469, 0.287)),
 }
-PRINTED: Mapping[str, float] = {"baseline": 12.57, "ETF": 9.72, "ETF+Rect": 9.51, "ETF+Rect+DML": 10.93}  # its "combined" column
+# its "combined" column
+PRINTED: Mapping[str, float] = {
+    "baseline": 12.57,
+    "ETF": 9.72,
+    "ETF+Rect": 9.51,
+    "ETF+Rect+DML": 10.93,
+}
 
 
 def level(model: str, noisy: bool) -> dict[str, float] | None:
-    """Accuracy, F1 and precision in % on clean or noisy images; None for a model that the poster has not."""
+    """Accuracy, F1 and precision in % on clean or noisy images; None for a model that the poster
+    has not."""
     if model not in VALUES:
         return None
     return {metric: 100 * pair[noisy] for metric, pair in zip(METRICS, VALUES[model], strict=True)}
@@ -33,7 +42,8 @@ def drop(model: str) -> Drop | None:
 
 
 def mixed_units(model: str) -> float | None:
-    """The number that was printed, but for rounding: the accuracy drop in per cent, the others as differences of fractions, over three."""
+    """The number that was printed, but for rounding: the accuracy drop in per cent, the others as
+    differences of fractions, over three."""
     found = drop(model)
     if found is None:
         return None

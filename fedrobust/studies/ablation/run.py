@@ -1,4 +1,5 @@
-"""A whole ablation: train what is not finished, ask the clean models about every scenario, write what all of it says."""
+"""A whole ablation: train what is not finished, ask the clean models about every scenario, write
+what all of it says."""
 
 from __future__ import annotations
 
@@ -27,20 +28,24 @@ REPORT, PAGE, PICTURE = "ablation.json", "ablation.md", "drops.png"
 
 
 def ablate(plan: Plan, console: Console | None = None) -> Mapping[Cell, str]:
-    """Run the plan into its folder; gives the trainings that failed, with their reasons. Nothing is written before all is checked.
+    """Run the plan into its folder; gives the trainings that failed, with their reasons. Nothing is
+    written before all is checked.
 
-    Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be written to, KeyboardInterrupt with words
-    about how to go on.
+    Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be
+    written to, KeyboardInterrupt with words about how to go on.
     """
     screen = Console() if console is None else console
     wanted = cells(plan.grid)
     checked = check_all(wanted, plan.grid, screen)
     _check(plan, wanted)
-    return run_grid(wanted, checked, plan.grid, screen, lambda failed: _finish(plan, wanted, failed, screen))
+    return run_grid(
+        wanted, checked, plan.grid, screen, lambda failed: _finish(plan, wanted, failed, screen)
+    )
 
 
 def _check(plan: Plan, wanted: Sequence[Cell]) -> None:
-    """What a comparison does not look at: every scenario can be built, and every poisoning does something to data."""
+    """What a comparison does not look at: every scenario can be built, and every poisoning does
+    something to data."""
     experiment = build.build_experiment(wanted[0].config)
     for scenario in plan.scenarios:
         if judging.build_contamination(experiment, scenario).data is keep_data:
@@ -49,15 +54,27 @@ def _check(plan: Plan, wanted: Sequence[Cell]) -> None:
         if cell.poisoned and cell.seed == plan.grid.seeds[0]:
             poisoning = build.build_experiment(cell.config).contaminations["poisoned"]
             if poisoning.data is keep_data and not poisoning.parts:
-                raise ConfigError(f"poisonings: {cell.contamination} does nothing to training data, but to updates; see compare")
+                raise ConfigError(
+                    f"poisonings: {cell.contamination} does nothing to training data, "
+                    "but to updates; see compare"
+                )
 
 
-def _finish(plan: Plan, wanted: Sequence[Cell], failed: Mapping[Cell, str], screen: Console) -> None:
-    _evaluate_scenarios(plan, [cell for cell in wanted if not cell.poisoned and cell not in failed], screen)
+def _finish(
+    plan: Plan, wanted: Sequence[Cell], failed: Mapping[Cell, str], screen: Console
+) -> None:
+    _evaluate_scenarios(
+        plan, [cell for cell in wanted if not cell.poisoned and cell not in failed], screen
+    )
     print_to_screen(screen, "reading the results, resampling")
     found = collect(plan, [cell for cell in wanted if cell not in failed], failed)
     out = plan.grid.out
-    write_text(out / RESULTS, long_table([one.result for one in found.trained], failed).to_csv(index=False, lineterminator="\n"))
+    write_text(
+        out / RESULTS,
+        long_table([one.result for one in found.trained], failed).to_csv(
+            index=False, lineterminator="\n"
+        ),
+    )
     if not found.trained:
         return
     _write(found)
@@ -66,7 +83,9 @@ def _finish(plan: Plan, wanted: Sequence[Cell], failed: Mapping[Cell, str], scre
 
 def _write(found: AblationResults) -> None:
     out, entries = found.plan.grid.out, make_summary(found)
-    write_text(out / REPORT, json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(
+        out / REPORT, json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
     drawn = draw_figure(entries, out / PICTURE)
     write_text(out / PAGE, page(entries, [PICTURE] if drawn else []))
 
@@ -78,10 +97,21 @@ def _evaluate_scenarios(plan: Plan, clean: Sequence[Cell], screen: Console) -> N
     total = sum(len(scenarios) for scenarios in left.values())
     if not total:
         return
-    print_to_screen(screen, f"judging {len(clean)} clean models under {len(plan.scenarios)} scenarios")
-    columns = (TextColumn("scenarios"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, disable=not screen.is_interactive, transient=True) as bar:
+    print_to_screen(
+        screen, f"judging {len(clean)} clean models under {len(plan.scenarios)} scenarios"
+    )
+    columns = (
+        TextColumn("scenarios"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=screen, disable=not screen.is_interactive, transient=True
+    ) as bar:
         task = bar.add_task("scenarios", total=total)
         for cell, scenarios in left.items():
             if scenarios:
-                judging.evaluate_scenarios(cell, folders[cell], scenarios, lambda: bar.advance(task))
+                judging.evaluate_scenarios(
+                    cell, folders[cell], scenarios, lambda: bar.advance(task)
+                )

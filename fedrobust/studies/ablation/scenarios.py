@@ -1,4 +1,5 @@
-"""What a cleanly trained model answers on the test images under every scenario, kept beside its training so that it is asked once."""
+"""What a cleanly trained model answers on the test images under every scenario, kept beside its
+training so that it is asked once."""
 
 from __future__ import annotations
 
@@ -23,8 +24,13 @@ FOLDER = "scenarios"
 
 
 def answers_path(folder: Path, scenario: Scenario) -> Path:
-    """Where the answers of the training in this folder lie; other settings of a scenario are another place."""
-    return folder / FOLDER / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', str(scenario))}-{scenario.digest[:10]}"
+    """Where the answers of the training in this folder lie; other settings of a scenario are
+    another place."""
+    return (
+        folder
+        / FOLDER
+        / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', str(scenario))}-{scenario.digest[:10]}"
+    )
 
 
 def unanswered(folder: Path, scenarios: Sequence[Scenario]) -> list[Scenario]:
@@ -32,10 +38,17 @@ def unanswered(folder: Path, scenarios: Sequence[Scenario]) -> list[Scenario]:
     return [one for one in scenarios if not (answers_path(folder, one) / PREDICTIONS).exists()]
 
 
-def evaluate_scenarios(cell: Cell, folder: Path, scenarios: Sequence[Scenario], on_progress: Callable[[], None] = lambda: None) -> None:
-    """Ask the model of a finished training about the test images under these scenarios, whose noise is that of the training's seed.
+def evaluate_scenarios(
+    cell: Cell,
+    folder: Path,
+    scenarios: Sequence[Scenario],
+    on_progress: Callable[[], None] = lambda: None,
+) -> None:
+    """Ask the model of a finished training about the test images under these scenarios, whose noise
+    is that of the training's seed.
 
-    on_progress: called after each. Raises ConfigError or DataError, RunError for answers that are not finite, OSError.
+    on_progress: called after each. Raises ConfigError or DataError, RunError for answers that are
+    not finite, OSError.
     """
     experiment = build.build_experiment(cell.config)
     server = build_server_context(experiment)
@@ -43,15 +56,26 @@ def evaluate_scenarios(cell: Cell, folder: Path, scenarios: Sequence[Scenario], 
     rows = experiment.test_rows()
     clean = experiment.samples(rows)
     for one in scenarios:
-        scores = predict_global(server, state, replace(experiment, corruption=build_contamination(experiment, one)).corrupt(clean))
-        write_predictions(answers_path(folder, one), experiment.dataset.labels[rows], experiment.dataset.groups[rows], {str(one): scores})
+        scores = predict_global(
+            server,
+            state,
+            replace(experiment, corruption=build_contamination(experiment, one)).corrupt(clean),
+        )
+        write_predictions(
+            answers_path(folder, one),
+            experiment.dataset.labels[rows],
+            experiment.dataset.groups[rows],
+            {str(one): scores},
+        )
         on_progress()
 
 
 def build_contamination(experiment: Experiment, scenario: Scenario) -> Contamination:
     """The scenario's contamination for the experiment's classes. Raises ConfigError."""
     classes = {"num_classes": experiment.num_classes, "class_names": experiment.dataset.class_names}
-    built: Contamination = settings.build_group({"corruption": scenario.settings}, "corruption", **classes)
+    built: Contamination = settings.build_group(
+        {"corruption": scenario.settings}, "corruption", **classes
+    )
     return built
 
 

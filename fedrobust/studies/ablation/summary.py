@@ -1,4 +1,5 @@
-"""ablation.json: every number of an ablation with its interval; the page and the picture are made from it (docs/ablation.md lists it)."""
+"""ablation.json: every number of an ablation with its interval; the page and the picture are made
+from it (docs/ablation.md lists it)."""
 
 from __future__ import annotations
 
@@ -14,12 +15,15 @@ from fedrobust.studies.ablation.results import CLEAN, NOISE, THRESHOLD, Ablation
 from fedrobust.studies.comparison.analysis import Ranking, rank
 
 Entry = dict[str, Any]
-TRAINING = ("epochs", "batch_size", "optimizer", "early_stopping", "plateau", "augment")  # what all models share of `client`
+# what all models share of `client`
+TRAINING = ("epochs", "batch_size", "optimizer", "early_stopping", "plateau", "augment")
 
 
 def make_summary(found: AblationResults) -> Entry:
     """What stands in ablation.json. All values in %, drops in % of the normal value."""
-    families = {family: [str(one) for one in members] for family, members in found.plan.families.items()}
+    families = {
+        family: [str(one) for one in members] for family, members in found.plan.families.items()
+    }
     under_noise = found.drops([NOISE])
     everywhere = [name for names in families.values() for name in names]
     rankings = {"noise": under_noise}
@@ -53,7 +57,11 @@ def _setting(one: Trained) -> Entry:
     manifest = json.loads((one.result.folder / MANIFEST).read_text(encoding="utf-8"))
     return {
         "data": {**manifest["data"], "size": config["data"].get("size")},
-        "model": {key: value for key, value in config["model"].items() if key not in ("_target_", "head") and value is not None},
+        "model": {
+            key: value
+            for key, value in config["model"].items()
+            if key not in ("_target_", "head") and value is not None
+        },
         "training_settings": {key: config["client"].get(key) for key in TRAINING},
         "noise_settings": dict(config["corruption"]),
         "program": one.result.program,
@@ -65,14 +73,22 @@ def _levels(found: AblationResults, condition: str) -> Entry:
     boards = {metric: found.level(condition, metric) for metric in THRESHOLD}
     entries: Entry = {}
     for place, model in enumerate(found.plan.models):
-        plain = {name: _mean([one.evaluations[condition].get(name) for one in found.clean(model)]) for name in ("auroc", "ece")}
-        entries[model] = {metric: estimate_entry(board.one(place, 0)) for metric, board in boards.items()}
-        entries[model] |= {name: {"value": value, "low": None, "high": None} for name, value in plain.items()}
+        plain = {
+            name: _mean([one.evaluations[condition].get(name) for one in found.clean(model)])
+            for name in ("auroc", "ece")
+        }
+        entries[model] = {
+            metric: estimate_entry(board.one(place, 0)) for metric, board in boards.items()
+        }
+        entries[model] |= {
+            name: {"value": value, "low": None, "high": None} for name, value in plain.items()
+        }
     return entries
 
 
 def _drops(found: AblationResults, board: DropTable) -> Entry:
-    """{model: the mean drop of every metric, the combined one with its interval and by seed, and minus that of the first model}."""
+    """{model: the mean drop of every metric, the combined one with its interval and by seed, and
+    minus that of the first model}."""
     entries: Entry = {}
     for place, model in enumerate(found.plan.models):
         drops = [one.drop(NOISE) for one in found.clean(model)]
@@ -91,38 +107,59 @@ def _minus_first(board: DropTable, place: int) -> Entry | None:
 
 def _combined(found: AblationResults, board: DropTable) -> Entry:
     return {
-        model: {"combined": estimate_entry(board.mean(place)), "minus_first": _minus_first(board, place)}
+        model: {
+            "combined": estimate_entry(board.mean(place)),
+            "minus_first": _minus_first(board, place),
+        }
         for place, model in enumerate(found.plan.models)
     }
 
 
 def _poisoned(found: AblationResults, poisoning: str) -> Entry:
-    """Strength: its rate or severity, where it has one; family: the same for poisonings that differ in nothing else."""
+    """Strength: its rate or severity, where it has one; family: the same for poisonings that differ
+    in nothing else."""
     one = next((one for one in found.trained if one.result.cell.contamination == poisoning), None)
     settings = {} if one is None else dict(one.result.cell.config["contamination"])
-    key = next((key for key in ("rate", "severity") if isinstance(settings.get(key), int | float)), None)
+    key = next(
+        (key for key in ("rate", "severity") if isinstance(settings.get(key), int | float)), None
+    )
     place, board = found.plan.poisonings.index(poisoning), found.poisoned()
     rest = {name: value for name, value in settings.items() if name != key}
     entries: Entry = {}
     for row, model in enumerate(found.plan.models):
-        trained = [one for seed in found.plan.grid.seeds if (one := found.find(model, poisoning, seed)) is not None]
+        trained = [
+            one
+            for seed in found.plan.grid.seeds
+            if (one := found.find(model, poisoning, seed)) is not None
+        ]
         entries[model] = {
             "combined": estimate_entry(board.one(row, place)),
-            **{metric: _mean([one.evaluations[CLEAN][metric] for one in trained]) for metric in THRESHOLD},
+            **{
+                metric: _mean([one.evaluations[CLEAN][metric] for one in trained])
+                for metric in THRESHOLD
+            },
         }
-    return {"strength": settings.get(key) if key else None, "family": json.dumps(rest, sort_keys=True), "unit": key, "models": entries}
+    return {
+        "strength": settings.get(key) if key else None,
+        "family": json.dumps(rest, sort_keys=True),
+        "unit": key,
+        "models": entries,
+    }
 
 
 def _family(found: AblationResults, family: str, names: Sequence[str]) -> Entry:
     """A scenario at each of its severities, and the mean over them."""
     members = {str(one): one.severity for one in found.plan.families[family]}
-    steps = [{"severity": members[name], "models": _combined(found, found.drops([name]))} for name in names]
+    steps = [
+        {"severity": members[name], "models": _combined(found, found.drops([name]))}
+        for name in names
+    ]
     return {"steps": steps, "mean": _combined(found, found.drops(names))}
 
 
 def _comparison(found: AblationResults, ranking: Ranking) -> Entry:
-    """All pairs, paired by seed and image: difference of the means of `model` minus `other`; p before and after Holm; letters: two
-    models that share one do not differ at 5 %."""
+    """All pairs, paired by seed and image: difference of the means of `model` minus `other`; p
+    before and after Holm; letters: two models that share one do not differ at 5 %."""
     names = found.plan.models
     pairs = [
         {
@@ -135,13 +172,21 @@ def _comparison(found: AblationResults, ranking: Ranking) -> Entry:
         for (one, other), difference in ranking.differences.items()
     ]
     means = {names[place]: estimate_entry(ranking.means[place]) for place in ranking.order}
-    return {"means": means, "letters": {names[place]: letter for place, letter in ranking.letters.items()}, "pairs": pairs}
+    return {
+        "means": means,
+        "letters": {names[place]: letter for place, letter in ranking.letters.items()},
+        "pairs": pairs,
+    }
 
 
 def _training(found: AblationResults, model: str) -> Entry:
-    """Epochs until early stopping ended it (null: not reported) and seconds of the clean trainings, by seed."""
+    """Epochs until early stopping ended it (null: not reported) and seconds of the clean trainings,
+    by seed."""
     clean = list(found.clean(model))
-    return {"epochs": [_epochs(one) for one in clean], "seconds": [one.result.report["timing"].get("run") for one in clean]}
+    return {
+        "epochs": [_epochs(one) for one in clean],
+        "seconds": [one.result.report["timing"].get("run") for one in clean],
+    }
 
 
 def _epochs(one: Trained) -> float | None:

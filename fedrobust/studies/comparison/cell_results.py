@@ -30,8 +30,9 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Result:
-    """A finished cell. rounds: lines of rounds.jsonl; cost: of cost.json, empty where it is missing; program: digest of the sources
-    that made it; state_bytes: of one model as it travels."""
+    """A finished cell. rounds: lines of rounds.jsonl; cost: of cost.json, empty where it is
+    missing; program: digest of the sources that made it; state_bytes: of one model as it
+    travels."""
 
     cell: Cell
     folder: Path
@@ -46,12 +47,19 @@ class Result:
         """(round, summed influence of the poisoned clients) for every round with replies."""
         poisoned = set(self.report["poisoned"])
         trained = [line for line in self.rounds if line["clients"]]
-        return [(line["round"], sum(one["weight"] for one in line["clients"] if one["client"] in poisoned)) for line in trained]
+        return [
+            (
+                line["round"],
+                sum(one["weight"] for one in line["clients"] if one["client"] in poisoned),
+            )
+            for line in trained
+        ]
 
     @property
     def bytes_sent(self) -> int:
-        """Computed, not measured: models sent and received times the bytes of a model. The state goes to every client of a round and
-        comes back from those that answer, and goes once more to all clients to be judged; whatever else travels is not counted."""
+        """Computed, not measured: models sent and received times the bytes of a model. The state
+        goes to every client of a round and comes back from those that answer, and goes once more to
+        all clients to be judged; whatever else travels is not counted."""
         models = sum(2 * len(line["clients"]) + len(line["failures"]) for line in self.rounds)
         return (models + int(self.report["num_clients"])) * self.state_bytes
 
@@ -63,9 +71,13 @@ class Result:
 def read_result(cell: Cell, folder: Path) -> Result:
     """A finished cell's result. Raises OSError or ValueError."""
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    cost = json.loads((folder / COST).read_text(encoding="utf-8")) if (folder / COST).exists() else {}
+    cost = (
+        json.loads((folder / COST).read_text(encoding="utf-8")) if (folder / COST).exists() else {}
+    )
     size = state_bytes(folder / "model.safetensors")
-    return Result(cell, folder, read_report(folder), read_rounds(folder), cost, manifest.get("program"), size)
+    return Result(
+        cell, folder, read_report(folder), read_rounds(folder), cost, manifest.get("program"), size
+    )
 
 
 def state_bytes(path: Path) -> int:
@@ -90,9 +102,17 @@ def severity(cell: Cell) -> float | None:
 
 
 def long_table(results: Sequence[Result], failed: Mapping[Cell, str]) -> pd.DataFrame:
-    """One row a cell and metric (COLUMNS; docs/compare.md says what each is); a failed cell has one row, with its reason."""
-    rows = [{**_labels(one.cell), **row, "cell": one.folder.name} for one in results for row in _metrics(one)]
-    rows += [{**_labels(cell), "metric": FAILED, "note": reason, "cell": cell.folder} for cell, reason in failed.items()]
+    """One row a cell and metric (COLUMNS; docs/compare.md says what each is); a failed cell has one
+    row, with its reason."""
+    rows = [
+        {**_labels(one.cell), **row, "cell": one.folder.name}
+        for one in results
+        for row in _metrics(one)
+    ]
+    rows += [
+        {**_labels(cell), "metric": FAILED, "note": reason, "cell": cell.folder}
+        for cell, reason in failed.items()
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -111,18 +131,40 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
     report = result.report
     for name, evaluation in sorted(report["evaluations"].items()):
         for metric, value in evaluation.items():
-            yield {"metric": f"{name}.{metric}", "value": value, "unit": "images" if metric == "n" else "%"}
+            yield {
+                "metric": f"{name}.{metric}",
+                "value": value,
+                "unit": "images" if metric == "n" else "%",
+            }
     for name, drop in sorted(report["drops"].items()):
         low, high = drop["ci95"] or (None, None)
-        yield {"metric": f"drop.{name}.combined", "value": drop["combined"], "low": low, "high": high, "unit": "%"}
+        yield {
+            "metric": f"drop.{name}.combined",
+            "value": drop["combined"],
+            "low": low,
+            "high": high,
+            "unit": "%",
+        }
         for metric in METRICS:
-            yield {"metric": f"drop.{name}.{metric}", "value": drop["per_metric"][metric]["drop"], "unit": "%"}
+            yield {
+                "metric": f"drop.{name}.{metric}",
+                "value": drop["per_metric"][metric]["drop"],
+                "unit": "%",
+            }
     yield {"metric": "attack_success_rate", "value": report["attack_success_rate"], "unit": "%"}
     for name in ("precision", "recall"):
-        yield {"metric": f"detection.{name}", "value": (report["detection"] or {}).get(name), "unit": "%"}
+        yield {
+            "metric": f"detection.{name}",
+            "value": (report["detection"] or {}).get(name),
+            "unit": "%",
+        }
     weights = [weight for _, weight in result.poisoned_weights]
     if result.cell.poisoned:
-        yield {"metric": "influence.poisoned", "value": sum(weights) / len(weights), "unit": "share"}
+        yield {
+            "metric": "influence.poisoned",
+            "value": sum(weights) / len(weights),
+            "unit": "share",
+        }
     for name in ("run", "aggregate"):
         yield {"metric": f"seconds.{name}", "value": report["timing"].get(name), "unit": "s"}
     for name in ("peak_memory", "peak_gpu_memory"):

@@ -1,4 +1,5 @@
-"""Cells side by side, each in a process of its own, so that one that fails or is killed leaves the others alone."""
+"""Cells side by side, each in a process of its own, so that one that fails or is killed leaves the
+others alone."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Machine:
-    """How much at once. gpus: the names of the GPUs over which the processes are dealt; empty: as each finds them."""
+    """How much at once. gpus: the names of the GPUs over which the processes are dealt; empty: as
+    each finds them."""
 
     parallel: int
     threads: int
@@ -58,12 +60,18 @@ class _Running:
         """Why it failed, in one line; None: it did not."""
         code = self.process.returncode
         if code == 0:
-            return None if is_finished(self.log.parent, self.cell) else f"ended without a report; see {self.log}"
+            return (
+                None
+                if is_finished(self.log.parent, self.cell)
+                else f"ended without a report; see {self.log}"
+            )
         if code < 0:
             return f"{exit_reason(code)}; see {self.log}"
         lines = self.log.read_bytes()[self.begins :].decode("utf-8", "replace").splitlines()
         errors = [line for line in lines if line.startswith("error: ")]
-        return errors[-1].removeprefix("error: ") if errors else f"{exit_reason(code)}; see {self.log}"
+        return (
+            errors[-1].removeprefix("error: ") if errors else f"{exit_reason(code)}; see {self.log}"
+        )
 
 
 def is_finished(folder: Path, cell: Cell) -> bool:
@@ -86,8 +94,9 @@ def run_cells(
 ) -> dict[str, str]:
     """Run the cells into folder/<cell>; gives the reasons of those that failed, by folder.
 
-    families: cells that share a clean twin; the first of a family makes it, the others wait for that, so that it is made once.
-    Whatever interrupts this stops all processes, which leave their checkpoints behind.
+    families: cells that share a clean twin; the first of a family makes it, the others wait for
+    that, so that it is made once. Whatever interrupts this stops all processes, which leave their
+    checkpoints behind.
     """
     waiting, running, failed, made = list(cells), list[_Running](), dict[str, str](), set[str]()
     try:
@@ -116,7 +125,9 @@ def run_cells(
     return failed
 
 
-def _start(cell: Cell, folder: Path, slot: int, machine: Machine, command: Sequence[str]) -> _Running:
+def _start(
+    cell: Cell, folder: Path, slot: int, machine: Machine, command: Sequence[str]
+) -> _Running:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / LOG
     threads = {name: str(machine.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -145,7 +156,8 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """The end of their input asks them to stop; whoever has not by then, or at a second Ctrl-C, is killed."""
+    """The end of their input asks them to stop; whoever has not by then, or at a second Ctrl-C, is
+    killed."""
     for one in running:
         _close(one.process.stdin)
     limit = time.monotonic() + GRACE_SECONDS

@@ -17,14 +17,17 @@ DROP = "combined drop, % of the clean twin"
 
 
 def draw_figures(found: ComparisonResults, folder: Path) -> list[str]:
-    """The file names of the pictures that this grid has something for: none where nobody was ever poisoned."""
+    """The file names of the pictures that this grid has something for: none where nobody was ever
+    poisoned."""
     if not found.counts or not found.results:
         return []
     names = [_heatmap(found, folder), _shares(found, folder), _influence(found, folder)]
     panels = {**_attack_severities(found), **_test_severities(found)}
     if panels:
         xlabels = ["severity"] * len(panels)
-        names.append(plot_lines(panels, found.rules, xlabels, DROP, folder / "drop_by_severity.png").name)
+        names.append(
+            plot_lines(panels, found.rules, xlabels, DROP, folder / "drop_by_severity.png").name
+        )
     return names
 
 
@@ -38,16 +41,35 @@ def _clients(found: ComparisonResults) -> int:
 
 
 def _shares(found: ComparisonResults, folder: Path) -> str:
-    """Drop against the share of poisoned clients; the cells without any are the same in all panels."""
-    boards: dict[int, DropTable] = {poisoned: found.poisoning(poisoned) for poisoned in found.counts}
-    nobody = found.poisoning(0) if any(one.cell.contamination == NOBODY for one in found.results) else None
+    """Drop against the share of poisoned clients; the cells without any are the same in all
+    panels."""
+    boards: dict[int, DropTable] = {
+        poisoned: found.poisoning(poisoned) for poisoned in found.counts
+    }
+    nobody = (
+        found.poisoning(0)
+        if any(one.cell.contamination == NOBODY for one in found.results)
+        else None
+    )
     panels: dict[str, dict[str, Line]] = {}
     for attack, title in enumerate(found.attacks):
         panels[title] = {}
         for rule, name in enumerate(found.rules):
             line = [] if nobody is None else [(0.0, nobody.one(rule, 0))]
-            panels[title][name] = [*line, *((100 * count / _clients(found), one.one(rule, attack)) for count, one in boards.items())]
-    return plot_lines(panels, found.rules, ["poisoned clients, %"] * len(panels), DROP, folder / "drop_by_share.png").name
+            panels[title][name] = [
+                *line,
+                *(
+                    (100 * count / _clients(found), one.one(rule, attack))
+                    for count, one in boards.items()
+                ),
+            ]
+    return plot_lines(
+        panels,
+        found.rules,
+        ["poisoned clients, %"] * len(panels),
+        DROP,
+        folder / "drop_by_share.png",
+    ).name
 
 
 def _attack_severities(found: ComparisonResults) -> dict[str, Mapping[str, Line]]:
@@ -55,17 +77,27 @@ def _attack_severities(found: ComparisonResults) -> dict[str, Mapping[str, Line]
     panels: dict[str, Mapping[str, Line]] = {}
     for family in found.severities():
         judged = found.poisoning(found.most, list(family.values()))
-        lines = {name: [(x, judged.one(rule, place)) for place, x in enumerate(family)] for rule, name in enumerate(found.rules)}
+        lines = {
+            name: [(x, judged.one(rule, place)) for place, x in enumerate(family)]
+            for rule, name in enumerate(found.rules)
+        }
         panels[" / ".join(family.values())] = lines
     return panels
 
 
 def _test_severities(found: ComparisonResults) -> dict[str, Mapping[str, Line]]:
-    """The graded corruption of the test images, mean over attacks, where most clients are poisoned."""
-    steps = [(0.0, found.poisoning(found.most)), *((float(g.removeprefix(GRADE)), found.corrupted(found.most, g)) for g in found.grades())]
+    """The graded corruption of the test images, mean over attacks, where most clients are
+    poisoned."""
+    steps = [
+        (0.0, found.poisoning(found.most)),
+        *((float(g.removeprefix(GRADE)), found.corrupted(found.most, g)) for g in found.grades()),
+    ]
     if len(steps) == 1:
         return {}
-    lines = {name: [(x, judged.mean(rule)) for x, judged in steps] for rule, name in enumerate(found.rules)}
+    lines = {
+        name: [(x, judged.mean(rule)) for x, judged in steps]
+        for rule, name in enumerate(found.rules)
+    }
     return {"corrupted test images": lines}
 
 
@@ -75,7 +107,9 @@ def _influence(found: ComparisonResults, folder: Path) -> str:
     for attack in found.attacks:
         for rule in found.rules:
             panels[attack][rule] = _weights(found, rule, attack)
-    return plot_influence(panels, found.rules, found.most / _clients(found), folder / "influence.png").name
+    return plot_influence(
+        panels, found.rules, found.most / _clients(found), folder / "influence.png"
+    ).name
 
 
 def _weights(found: ComparisonResults, rule: str, attack: str) -> Line:
@@ -88,11 +122,16 @@ def _weights(found: ComparisonResults, rule: str, attack: str) -> Line:
 
     def find(number: int, _: str, seed: int) -> tuple[float | None, torch.Tensor]:
         weight = by_seed[seed].get(number)
-        return weight, torch.full((found.draws,), torch.nan if weight is None else weight, dtype=torch.float64)
+        return weight, torch.full(
+            (found.draws,), torch.nan if weight is None else weight, dtype=torch.float64
+        )
 
     if not rounds:
         return []
     judged = drop_table((rounds, [attack], found.seeds), find, found.draws)
     alone = len(found.seeds) == 1
     estimates = [judged.one(place, 0) for place in range(len(rounds))]
-    return [(number, Estimate(one.value) if alone else one) for number, one in zip(rounds, estimates, strict=True)]
+    return [
+        (number, Estimate(one.value) if alone else one)
+        for number, one in zip(rounds, estimates, strict=True)
+    ]

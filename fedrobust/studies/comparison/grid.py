@@ -1,4 +1,5 @@
-"""From the words of a command line to the cells of a grid: one run for each rule, attack, number of poisoned clients and seed."""
+"""From the words of a command line to the cells of a grid: one run for each rule, attack, number of
+poisoned clients and seed."""
 
 from __future__ import annotations
 
@@ -17,14 +18,19 @@ from fedrobust.utils.validation import number
 
 NOBODY = "none"  # the attack of a cell without poisoned clients
 KEYS = ("strategies", "contaminations", "poisoned", "seeds", "parallel", "threads", "draws", "out")
-REPLACEMENTS = {"strategy": "strategies=[...]", "contamination": "contaminations=[...]", "seed": "seeds=[...]"}
+REPLACEMENTS = {
+    "strategy": "strategies=[...]",
+    "contamination": "contaminations=[...]",
+    "seed": "seeds=[...]",
+}
 SINGLE = {"parallel": None, "threads": 1, "draws": 1}  # smallest values; None: may be null
 NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A row or column of the grid: its name in the tables, and the overrides of the main configuration that make it."""
+    """A row or column of the grid: its name in the tables, and the overrides of the main
+    configuration that make it."""
 
     name: str
     words: tuple[str, ...]
@@ -32,7 +38,8 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """words: overrides of the main configuration for all cells; poisoned: numbers of clients, or lists of their ids."""
+    """words: overrides of the main configuration for all cells; poisoned: numbers of clients, or
+    lists of their ids."""
 
     strategies: tuple[Variant, ...]
     contaminations: tuple[Variant, ...]
@@ -67,7 +74,9 @@ class Cell:
         return f"{label}-p{self.poisoned}-s{self.seed}-{self.digest[:10]}"
 
     def __str__(self) -> str:
-        return f"{self.strategy} · {self.contamination} · {self.poisoned} poisoned · seed {self.seed}"
+        return (
+            f"{self.strategy} · {self.contamination} · {self.poisoned} poisoned · seed {self.seed}"
+        )
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -76,13 +85,17 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def read_grid(words: Sequence[str]) -> Grid:
-    """The grid of a command line, each of its settings checked; cells are not. Raises ConfigError and Hydra's errors."""
+    """The grid of a command line, each of its settings checked; cells are not. Raises ConfigError
+    and Hydra's errors."""
     own, others = sort_words(words, "compare", KEYS, REPLACEMENTS)
     _, block = compose.compose_comparison(*others, *own)
     check_block("compare", block, KEYS)
     contaminations = variants("contaminations", "contamination", block["contaminations"])
     if NOBODY in [one.name for one in contaminations]:
-        raise ConfigError(f"contaminations: {NOBODY} is the name of cells without poisoned clients; choose another name")
+        raise ConfigError(
+            f"contaminations: {NOBODY} is the name of cells without poisoned clients; "
+            "choose another name"
+        )
     return Grid(
         strategies=variants("strategies", "strategy", block["strategies"]),
         contaminations=contaminations,
@@ -100,7 +113,9 @@ def check_block(name: str, block: Mapping[str, Any], keys: Collection[str]) -> N
     """The settings that every grid has. Raises ConfigError."""
     for key in block:
         if key not in keys:
-            raise ConfigError(f"{name}.{key}={block[key]}: unknown setting; known are {', '.join(keys)}")
+            raise ConfigError(
+                f"{name}.{key}={block[key]}: unknown setting; known are {', '.join(keys)}"
+            )
     for key, low in SINGLE.items():
         if low is not None or block[key] is not None:
             number(key, block[key], low=1, integer=True)
@@ -108,10 +123,14 @@ def check_block(name: str, block: Mapping[str, Any], keys: Collection[str]) -> N
         raise ConfigError(f"out={block['out']}: must be a folder")
 
 
-def sort_words(words: Sequence[str], name: str, keys: Collection[str], instead: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """The overrides of the block `name`, which is put in front of them, and those of the main configuration.
+def sort_words(
+    words: Sequence[str], name: str, keys: Collection[str], instead: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """The overrides of the block `name`, which is put in front of them, and those of the main
+    configuration.
 
-    keys: of the block, which may be written without its name; instead: {a key of the main configuration: what to write in its place}.
+    keys: of the block, which may be written without its name; instead: {a key of the main
+    configuration: what to write in its place}.
     """
     own, others = [], []
     for word in words:
@@ -121,7 +140,9 @@ def sort_words(words: Sequence[str], name: str, keys: Collection[str], instead: 
         if word.startswith("-") or ("=" not in word and not word.startswith("~")):
             raise ConfigError(f"{word}: cannot be read; write key=value, a list as key=[1,2]")
         if key.lstrip("+~").startswith("hydra"):
-            raise ConfigError(f"{word}: Hydra's own settings have no meaning here; the folder is out=...")
+            raise ConfigError(
+                f"{word}: Hydra's own settings have no meaning here; the folder is out=..."
+            )
         if key.split(".")[0] == name:
             own.append(word)
         elif key in keys:
@@ -132,9 +153,15 @@ def sort_words(words: Sequence[str], name: str, keys: Collection[str], instead: 
 
 
 def own_engine(words: Sequence[str], threads: int) -> list[str]:
-    """Each cell computes in its own process with a fixed number of threads, unless another engine was asked for."""
+    """Each cell computes in its own process with a fixed number of threads, unless another engine
+    was asked for."""
     given = {word.partition("=")[0] for word in words}
-    return [] if "engine" in given else ["engine=inline"] + ([] if "engine.threads" in given else [f"engine.threads={threads}"])
+    return (
+        []
+        if "engine" in given
+        else ["engine=inline"]
+        + ([] if "engine.threads" in given else [f"engine.threads={threads}"])
+    )
 
 
 def _list(key: str, value: Any) -> list[Any]:
@@ -145,7 +172,8 @@ def _list(key: str, value: Any) -> list[Any]:
 
 
 def variants(key: str, group: str, value: Any) -> tuple[Variant, ...]:
-    """The variants of a list, each a choice of the group or {a name: the overrides that it stands for}. Raises ConfigError."""
+    """The variants of a list, each a choice of the group or {a name: the overrides that it stands
+    for}. Raises ConfigError."""
     found = tuple(_variant(key, group, item) for item in _list(key, value))
     _no_twice(key, [one.name for one in found])
     return found
@@ -202,18 +230,31 @@ def _no_twice(key: str, values: Sequence[Any]) -> None:
 
 
 def cells(grid: Grid) -> list[Cell]:
-    """All runs of the grid, those of a seed together. Without poisoned clients the attack says nothing: one run a rule and seed.
+    """All runs of the grid, those of a seed together. Without poisoned clients the attack says
+    nothing: one run a rule and seed.
 
-    Raises ConfigError and Hydra's errors for settings that do not exist; whether their values fit is not looked at.
+    Raises ConfigError and Hydra's errors for settings that do not exist; whether their values fit
+    is not looked at.
     """
     found = []
-    for strategy, attack in itertools.product(grid.strategies, (Variant(NOBODY, ()), *grid.contaminations)):
+    for strategy, attack in itertools.product(
+        grid.strategies, (Variant(NOBODY, ()), *grid.contaminations)
+    ):
         counts = [one for one in grid.poisoned if (one == 0) == (attack.name == NOBODY)]
         if not counts:
             continue
         config = compose.compose(*grid.words, *strategy.words, *attack.words)
         for poisoned, seed in itertools.product(counts, grid.seeds):
             marked = list(poisoned) if isinstance(poisoned, tuple) else poisoned
-            found.append(Cell(strategy.name, attack.name, count_poisoned(poisoned), seed, {**config, "poisoned": marked, "seed": seed}))
-    _no_twice("out: the folder", [cell.folder for cell in found])  # names that differ in signs no file name should have
+            found.append(
+                Cell(
+                    strategy.name,
+                    attack.name,
+                    count_poisoned(poisoned),
+                    seed,
+                    {**config, "poisoned": marked, "seed": seed},
+                )
+            )
+    # names that differ in signs no file name should have
+    _no_twice("out: the folder", [cell.folder for cell in found])
     return sorted(found, key=lambda cell: (grid.seeds.index(cell.seed), cell.poisoned > 0))

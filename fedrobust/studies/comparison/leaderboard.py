@@ -1,4 +1,5 @@
-"""leaderboard.md and differences.csv: who loses how much, who differs from whom, at what cost, and what failed."""
+"""leaderboard.md and differences.csv: who loses how much, who differs from whom, at what cost, and
+what failed."""
 
 from __future__ import annotations
 
@@ -18,27 +19,43 @@ MEGABYTE = 1e6
 NAMES = ("rule", "other", "poisoned", "difference", "low", "high", "p", "p_holm")
 
 
-def leaderboard(found: ComparisonResults, rankings: Mapping[int, Ranking], pictures: Sequence[str]) -> str:
+def leaderboard(
+    found: ComparisonResults, rankings: Mapping[int, Ranking], pictures: Sequence[str]
+) -> str:
     """The whole page. rankings: by number of poisoned clients; pictures: their file names."""
     parts = [heading(found)]
     for poisoned in sorted(rankings, reverse=True):
         parts += [drops(found, rankings[poisoned], poisoned)]
-    parts += [clean(found), *attack_success(found), *detection_section(found), cost(found), *failures(found)]
-    parts += ["\n".join(["## Pictures", "", *(f"![{name}]({name})" for name in pictures)])] if pictures else []
+    parts += [
+        clean(found),
+        *attack_success(found),
+        *detection_section(found),
+        cost(found),
+        *failures(found),
+    ]
+    parts += (
+        ["\n".join(["## Pictures", "", *(f"![{name}]({name})" for name in pictures)])]
+        if pictures
+        else []
+    )
     return "\n\n".join(parts) + "\n"
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table: the first column to the left, all others to the right."""
     lines = [columns, [":--", *("--:" for _ in columns[1:])], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def value(one: Estimate) -> str:
     """12.3 [10.1, 14.8]"""
     if one.value is None:
         return "-"
-    return format_number(one.value) + ("" if one.low is None else f" [{format_number(one.low)}, {format_number(one.high)}]")
+    return format_number(one.value) + (
+        "" if one.low is None else f" [{format_number(one.low)}, {format_number(one.high)}]"
+    )
 
 
 def heading(found: ComparisonResults) -> str:
@@ -51,25 +68,59 @@ def heading(found: ComparisonResults) -> str:
         f"seeds: {seeds}. Finished: {len(found.results)} of {len(found.results) + len(found.failed)} runs.",
         "",
         f"In brackets: 95 % intervals from {found.draws} paired bootstrap replicates over "
-        + ("seeds and test images." if len(found.seeds) > 1 else "**test images only: one seed says nothing about other seeds.**"),
+        + (
+            "seeds and test images."
+            if len(found.seeds) > 1
+            else "**test images only: one seed says nothing about other seeds.**"
+        ),
     ]
     programs = {one.program for one in found.results}
     if len(programs) > 1:
-        lines += ["", f"**The runs were made by {len(programs)} versions of the program; delete the older ones and run again.**"]
+        lines += [
+            "",
+            (
+                f"**The runs were made by {len(programs)} versions of the program; delete "
+                "the older ones and run again.**"
+            ),
+        ]
     return "\n".join(lines)
 
 
 def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
-    """Rules by attacks, their mean and worst case, the distance to the first rule, and the groups."""
-    title = f"## Combined poisoning drop, {poisoned} poisoned clients" if poisoned != 1 else "## Combined poisoning drop, 1 poisoned client"
+    """Rules by attacks, their mean and worst case, the distance to the first rule, and the
+    groups."""
+    title = (
+        f"## Combined poisoning drop, {poisoned} poisoned clients"
+        if poisoned != 1
+        else "## Combined poisoning drop, 1 poisoned client"
+    )
     rows = []
     for rule in ranking.order:
         first = ranking.order[0]
-        behind = "" if rule == first else value(_negative(ranking.differences.get((first, rule), Estimate(None))))
+        behind = (
+            ""
+            if rule == first
+            else value(_negative(ranking.differences.get((first, rule), Estimate(None))))
+        )
         attacks = [value(ranking.table.one(rule, attack)) for attack in range(len(found.attacks))]
         mean, worst = value(ranking.means[rule]), value(ranking.table.worst(rule))
-        kept = format_number(_mean(one.report["evaluations"]["clean"]["f1"] for one in found.all(found.rules[rule], poisoned)))
-        rows.append([mark_rule(found, rule), *attacks, f"**{mean}**", worst, behind, ranking.letters.get(rule, "-"), kept])
+        kept = format_number(
+            _mean(
+                one.report["evaluations"]["clean"]["f1"]
+                for one in found.all(found.rules[rule], poisoned)
+            )
+        )
+        rows.append(
+            [
+                mark_rule(found, rule),
+                *attacks,
+                f"**{mean}**",
+                worst,
+                behind,
+                ranking.letters.get(rule, "-"),
+                kept,
+            ]
+        )
     lines = [
         title,
         "",
@@ -79,12 +130,18 @@ def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
         "",
         markdown_table(["Rule", *found.attacks, "Mean", "Worst", "Behind", "Group", "F1"], rows),
         "",
-        "Rules that share a letter do not differ in their mean (paired bootstrap, Holm over all pairs, 5 %).",
+        (
+            "Rules that share a letter do not differ in their mean (paired bootstrap, "
+            "Holm over all pairs, 5 %)."
+        ),
     ]
     if not enough_draws(len(ranking.differences), found.draws):
         lines += [
             "",
-            f"**{found.draws} replicates are too few for {len(ranking.differences)} pairs: no difference can be found; raise draws.**",
+            (
+                f"**{found.draws} replicates are too few for {len(ranking.differences)} "
+                "pairs: no difference can be found; raise draws.**"
+            ),
         ]
     return "\n".join([*lines, *uses_note(found)])
 
@@ -102,9 +159,19 @@ def mark_rule(found: ComparisonResults, rule: int) -> str:
 
 def uses_note(found: ComparisonResults) -> list[str]:
     """What the signs mean, and who uses proxy images without being marked."""
-    lines = ["", "† uses the server's labelled root images; ‡ uses the server's proxy images."] if any(found.uses.values()) else []
+    lines = (
+        ["", "† uses the server's labelled root images; ‡ uses the server's proxy images."]
+        if any(found.uses.values())
+        else []
+    )
     if any(one.cell.config["server"]["buffers"] == "recalibrate" for one in found.results):
-        lines += ["", "With server.buffers=recalibrate every rule's BatchNorm statistics come from the proxy images."]
+        lines += [
+            "",
+            (
+                "With server.buffers=recalibrate every rule's BatchNorm statistics come "
+                "from the proxy images."
+            ),
+        ]
     return lines
 
 
@@ -115,10 +182,23 @@ def clean(found: ComparisonResults) -> str:
     rows = []
     for rule, name in enumerate(found.rules):
         behind = "" if rule == baseline else value(judged.difference(rule, baseline))
-        accuracy = _mean(one.report["evaluations"]["twin_clean"]["accuracy"] for one in _one_a_seed(found.all(name)))
-        rows.append([mark_rule(found, rule), value(judged.one(rule, 0)), behind, format_number(accuracy)])
+        accuracy = _mean(
+            one.report["evaluations"]["twin_clean"]["accuracy"]
+            for one in _one_a_seed(found.all(name))
+        )
+        rows.append(
+            [mark_rule(found, rule), value(judged.one(rule, 0)), behind, format_number(accuracy)]
+        )
     columns = ["Rule", "Macro F1", f"minus {found.rules[baseline]}'s", "Accuracy"]
-    return "\n".join(["## Without contamination", "", "The clean twins on the clean test images, in %.", "", markdown_table(columns, rows)])
+    return "\n".join(
+        [
+            "## Without contamination",
+            "",
+            "The clean twins on the clean test images, in %.",
+            "",
+            markdown_table(columns, rows),
+        ]
+    )
 
 
 def _one_a_seed(results: Sequence[Result]) -> Iterable[Result]:
@@ -135,18 +215,44 @@ def attack_success(found: ComparisonResults) -> list[str]:
     rows = []
     for rule, name in enumerate(found.rules):
         for poisoned in found.counts:
-            rates = [_mean(one.report["attack_success_rate"] for one in _under(found, name, attack, poisoned)) for attack in found.attacks]
+            rates = [
+                _mean(
+                    one.report["attack_success_rate"]
+                    for one in _under(found, name, attack, poisoned)
+                )
+                for attack in found.attacks
+            ]
             rows.append([mark_rule(found, rule), str(poisoned), *map(format_number, rates)])
-    shown = [place for place in range(len(found.attacks)) if any(row[2 + place] != "-" for row in rows)]
+    shown = [
+        place for place in range(len(found.attacks)) if any(row[2 + place] != "-" for row in rows)
+    ]
     if not shown:
         return []
     columns = ["Rule", "Poisoned", *(found.attacks[place] for place in shown)]
-    title = ["## Attack success rate", "", "% of the triggered test images of other classes, mean over seeds.", ""]
-    return ["\n".join([*title, markdown_table(columns, [[*row[:2], *(row[2 + place] for place in shown)] for row in rows])])]
+    title = [
+        "## Attack success rate",
+        "",
+        "% of the triggered test images of other classes, mean over seeds.",
+        "",
+    ]
+    return [
+        "\n".join(
+            [
+                *title,
+                markdown_table(
+                    columns, [[*row[:2], *(row[2 + place] for place in shown)] for row in rows]
+                ),
+            ]
+        )
+    ]
 
 
 def _under(found: ComparisonResults, rule: str, attack: str, poisoned: int) -> list[Result]:
-    return [one for seed in found.seeds if (one := found.result(rule, attack, poisoned, seed)) is not None]
+    return [
+        one
+        for seed in found.seeds
+        if (one := found.result(rule, attack, poisoned, seed)) is not None
+    ]
 
 
 def detection_section(found: ComparisonResults) -> list[str]:
@@ -156,16 +262,36 @@ def detection_section(found: ComparisonResults) -> list[str]:
         for poisoned in found.counts:
             detections = [one.report["detection"] for one in found.all(name, poisoned)]
             silent = sum(one["precision"] is None for one in detections)
-            scores = [format_number(_mean(one[key] for one in detections)) for key in ("precision", "recall")]
-            weights = [weight for one in found.all(name, poisoned) for _, weight in one.poisoned_weights]
+            scores = [
+                format_number(_mean(one[key] for one in detections))
+                for key in ("precision", "recall")
+            ]
+            weights = [
+                weight for one in found.all(name, poisoned) for _, weight in one.poisoned_weights
+            ]
             rows.append(
-                [mark_rule(found, rule), str(poisoned), *scores, f"{silent} of {len(detections)}", format_number(_mean(weights), 3)]
+                [
+                    mark_rule(found, rule),
+                    str(poisoned),
+                    *scores,
+                    f"{silent} of {len(detections)}",
+                    format_number(_mean(weights), 3),
+                ]
             )
     if not rows:
         return []
-    columns = ["Rule", "Poisoned", "Precision", "Recall", "Runs that flagged nobody", "Influence of the poisoned together"]
+    columns = [
+        "Rule",
+        "Poisoned",
+        "Precision",
+        "Recall",
+        "Runs that flagged nobody",
+        "Influence of the poisoned together",
+    ]
     note = "In %, mean over attacks and seeds; precision over the runs that flagged somebody."
-    return ["\n".join(["## Detection of poisoned clients", "", note, "", markdown_table(columns, rows)])]
+    return [
+        "\n".join(["## Detection of poisoned clients", "", note, "", markdown_table(columns, rows)])
+    ]
 
 
 def cost(found: ComparisonResults) -> str:
@@ -173,13 +299,23 @@ def cost(found: ComparisonResults) -> str:
     rows = []
     for rule, name in enumerate(found.rules):
         cells = found.all(name)
-        seconds = [format_number(_mean(one.report["timing"].get(part) for one in cells)) for part in ("run", "aggregate")]
+        seconds = [
+            format_number(_mean(one.report["timing"].get(part) for one in cells))
+            for part in ("run", "aggregate")
+        ]
         memory = max((one.cost.get("peak_memory") or 0 for one in cells), default=0)
         gpu = max((one.cost.get("peak_gpu_memory") or 0 for one in cells), default=0)
         sent = _mean(one.bytes_sent for one in cells)
         sizes = [format_number(size / MEGABYTE) if size else "-" for size in (memory, gpu, sent)]
         rows.append([mark_rule(found, rule), *seconds, *sizes])
-    columns = ["Rule", "Seconds a run", "of them in the rule", "Peak memory, MB", "Peak GPU memory, MB", "Sent a run, MB"]
+    columns = [
+        "Rule",
+        "Seconds a run",
+        "of them in the rule",
+        "Peak memory, MB",
+        "Peak GPU memory, MB",
+        "Sent a run, MB",
+    ]
     note = (
         "Seconds: mean over runs, without the clean twin; cells that ran side by side slowed each other down. Memory: the largest of the "
         "runs' processes, data and libraries included. Sent: computed (models down and up times their bytes), not measured."
@@ -196,12 +332,23 @@ def failures(found: ComparisonResults) -> list[str]:
 
 
 def difference_table(found: ComparisonResults, rankings: Mapping[int, Ranking]) -> pd.DataFrame:
-    """Every pair of rules: the mean over attacks of `rule` minus that of `other`, in percentage points of drop."""
+    """Every pair of rules: the mean over attacks of `rule` minus that of `other`, in percentage
+    points of drop."""
     rows: list[dict[str, Any]] = []
     for poisoned, ranking in sorted(rankings.items()):
         for pair, one in ranking.differences.items():
-            names = {"rule": found.rules[pair[0]], "other": found.rules[pair[1]], "poisoned": poisoned}
-            numbers = {"difference": one.value, "low": one.low, "high": one.high, "p": one.p, "p_holm": ranking.adjusted.get(pair)}
+            names = {
+                "rule": found.rules[pair[0]],
+                "other": found.rules[pair[1]],
+                "poisoned": poisoned,
+            }
+            numbers = {
+                "difference": one.value,
+                "low": one.low,
+                "high": one.high,
+                "p": one.p,
+                "p_holm": ranking.adjusted.get(pair),
+            }
             rows.append({**names, **numbers})
     return pd.DataFrame(rows, columns=list(NAMES))
 

@@ -1,4 +1,5 @@
-"""Everything that can be refused is refused before the first cell runs: every cell's configuration is built once."""
+"""Everything that can be refused is refused before the first cell runs: every cell's configuration
+is built once."""
 
 from __future__ import annotations
 
@@ -17,16 +18,20 @@ from fedrobust.studies.comparison.grid import Cell
 
 @dataclass(frozen=True, slots=True)
 class CheckedGrid:
-    """What the cells are, found while building them. families: {cell folder: a name shared by the cells that have one clean twin};
-    uses: {rule: of "root" and "proxy", what it used}; num_clients: of every cell."""
+    """What the cells are, found while building them. families: {cell folder: a name shared by the
+    cells that have one clean twin}; uses: {rule: of "root" and "proxy", what it used}; num_clients:
+    of every cell."""
 
     families: Mapping[str, str]
     uses: Mapping[str, frozenset[str]]
     num_clients: Mapping[str, int]
 
 
-def check_cells(cells: Iterable[Cell], threads: int, on_progress: Callable[[int], None] = lambda done: None) -> CheckedGrid:
-    """Build every cell's experiment and, once for each kind of it, the model. `tell` hears after each cell how many are done.
+def check_cells(
+    cells: Iterable[Cell], threads: int, on_progress: Callable[[int], None] = lambda done: None
+) -> CheckedGrid:
+    """Build every cell's experiment and, once for each kind of it, the model. `tell` hears after
+    each cell how many are done.
 
     Raises ConfigError or DataError with the cell in front.
     """
@@ -44,7 +49,9 @@ def check_cells(cells: Iterable[Cell], threads: int, on_progress: Callable[[int]
             raise type(error)(f"{cell}: {error}") from error
         first = first or experiment
         twin = build.clean_twin(cell.config)
-        families[cell.folder] = clean_twin.twin_key(twin, experiment.dataset.digest, experiment.config["device"], (threads, threads))
+        families[cell.folder] = clean_twin.twin_key(
+            twin, experiment.dataset.digest, experiment.config["device"], (threads, threads)
+        )
         uses[cell.strategy] = experiment.strategy.uses
         clients[cell.folder] = experiment.num_clients
         on_progress(number)
@@ -56,7 +63,9 @@ def _build(cell: Cell, models: set[str]) -> Experiment:
     experiment = build.build_experiment(cell.config)
     factories.build_group(cell.config, "engine")
     if not experiment.evaluation.twin:
-        raise ConfigError("evaluation.twin=false: drops are measured against the clean twin; leave it true")
+        raise ConfigError(
+            "evaluation.twin=false: drops are measured against the clean twin; leave it true"
+        )
     kind = settings.to_json({group: cell.config[group] for group in ("model", "data")})
     if kind not in models:
         build_server_context(build.build_experiment({**cell.config, "device": "cpu"}))
@@ -71,6 +80,11 @@ def _same_images(one: Experiment, other: Experiment) -> None:
     rows, others = one.test_rows(), other.test_rows()
     same = len(rows) == len(others) and one.dataset.class_names == other.dataset.class_names
     for name in ("labels", "groups"):
-        same = same and torch.equal(getattr(one.dataset, name)[rows], getattr(other.dataset, name)[others])
+        same = same and torch.equal(
+            getattr(one.dataset, name)[rows], getattr(other.dataset, name)[others]
+        )
     if not same:
-        raise ConfigError("its test images are not those of the other cells, so nothing can be compared; leave data alone in the lists")
+        raise ConfigError(
+            "its test images are not those of the other cells, so nothing can be "
+            "compared; leave data alone in the lists"
+        )

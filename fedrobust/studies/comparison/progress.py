@@ -1,4 +1,5 @@
-"""What a person sees while a grid runs: bars on a terminal, a line a finished cell anywhere else."""
+"""What a person sees while a grid runs: bars on a terminal, a line a finished cell anywhere
+else."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from fedrobust.reporting.console.live import clean_text
@@ -20,30 +28,48 @@ LOOK_SECONDS = 2.0  # between two looks at the files of the running cells
 
 
 class Screen:
-    """A `running.Watcher`. total: cells to run; folder: where their folders are. Use it with `with`."""
+    """A `running.Watcher`. total: cells to run; folder: where their folders are. Use it with
+    `with`."""
 
     def __init__(self, total: int, folder: Path, console: Console) -> None:
         self._total, self._folder, self._console = total, folder, console
         self._done, self._failed, self._began, self._looked = 0, 0, time.monotonic(), 0.0
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
         self._whole = self._bars.add_task("cells", total=total, note="")
         self._tasks: dict[str, tuple[Cell, TaskID]] = {}
-        self._live = Live(self._bars, console=console, refresh_per_second=2) if console.is_interactive else None
+        self._live = (
+            Live(self._bars, console=console, refresh_per_second=2)
+            if console.is_interactive
+            else None
+        )
 
     def __enter__(self) -> Screen:
         if self._live is not None:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
     def started(self, cell: Cell) -> None:
         contaminated = bool(cell.poisoned or cell.config["noisy"])
         rounds = cell.config["rounds"] * (1 + contaminated)  # those of the clean twin too
-        self._tasks[cell.folder] = cell, self._bars.add_task(f"  {cell}", total=rounds, note="rounds")
+        self._tasks[cell.folder] = (
+            cell,
+            self._bars.add_task(f"  {cell}", total=rounds, note="rounds"),
+        )
 
     def ended(self, cell: Cell, reason: str | None, seconds: float) -> None:
         self._bars.remove_task(self._tasks.pop(cell.folder)[1])
@@ -62,16 +88,28 @@ class Screen:
             return
         self._looked = time.monotonic()
         for cell, task in self._tasks.values():
-            self._bars.update(task, completed=sum(_rounds(self._folder / cell.folder / name) for name in ROUND_FILES.values()))
+            self._bars.update(
+                task,
+                completed=sum(
+                    _rounds(self._folder / cell.folder / name) for name in ROUND_FILES.values()
+                ),
+            )
 
     def stopping(self, running: int) -> None:
-        text = f"stopping {running} running cells, which can go on from their last checkpoints; Ctrl-C again ends them at once"
+        text = (
+            f"stopping {running} running cells, which can go on from their last "
+            "checkpoints; Ctrl-C again ends them at once"
+        )
         self._console.print(Text(text), soft_wrap=True, highlight=False)
 
     def _left(self) -> str:
         """From the mean time of a cell so far; what runs side by side is in it."""
         remaining = self._total - self._done
-        return f"about {format_duration((time.monotonic() - self._began) / self._done * remaining)} left" if remaining else "the last"
+        return (
+            f"about {format_duration((time.monotonic() - self._began) / self._done * remaining)} left"
+            if remaining
+            else "the last"
+        )
 
 
 def _rounds(path: Path) -> int:

@@ -18,8 +18,8 @@ GRADE = "corrupted_s"
 
 @dataclass(frozen=True)
 class ComparisonResults:
-    """rules, attacks, seeds in the order of the grid; uses: {rule: the server's data that it used, of "root" and "proxy"};
-    failed: why, by cell."""
+    """rules, attacks, seeds in the order of the grid; uses: {rule: the server's data that it used,
+    of "root" and "proxy"}; failed: why, by cell."""
 
     rules: tuple[str, ...]
     attacks: tuple[str, ...]
@@ -42,13 +42,21 @@ class ComparisonResults:
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, str, int, int], Result]:
-        return {(one.cell.strategy, one.cell.contamination, one.cell.poisoned, one.cell.seed): one for one in self.results}
+        return {
+            (one.cell.strategy, one.cell.contamination, one.cell.poisoned, one.cell.seed): one
+            for one in self.results
+        }
 
     @cached_property
     def _draws(self) -> Draws:
         """Corruption grades only where most clients are poisoned: that is where they are shown."""
         return resample(
-            self.results, lambda one: ["clean", *(graded_severities(one) if one.cell.poisoned == self.most else [])], self.draws
+            self.results,
+            lambda one: [
+                "clean",
+                *(graded_severities(one) if one.cell.poisoned == self.most else []),
+            ],
+            self.draws,
         )
 
     def result(self, rule: str, attack: str, poisoned: int, seed: int) -> Result | None:
@@ -57,24 +65,37 @@ class ComparisonResults:
 
     def all(self, rule: str, poisoned: int | None = None) -> list[Result]:
         """The finished cells of a rule (with so many poisoned clients)."""
-        return [one for one in self.results if one.cell.strategy == rule and poisoned in (None, one.cell.poisoned)]
+        return [
+            one
+            for one in self.results
+            if one.cell.strategy == rule and poisoned in (None, one.cell.poisoned)
+        ]
 
     def poisoning(self, poisoned: int, attacks: Sequence[str] | None = None) -> DropTable:
         """The combined drop from the clean twin to the run, both on the clean test images."""
         return self._drop_table(poisoned, "clean", attacks)
 
     def corrupted(self, poisoned: int, grade: str) -> DropTable:
-        """The combined drop from the clean twin on clean test images to the run on corrupted ones."""
+        """The combined drop from the clean twin on clean test images to the run on corrupted
+        ones."""
         return self._drop_table(poisoned, grade, None)
 
-    def _drop_table(self, poisoned: int, evaluation: str, attacks: Sequence[str] | None) -> DropTable:
+    def _drop_table(
+        self, poisoned: int, evaluation: str, attacks: Sequence[str] | None
+    ) -> DropTable:
         def find(rule: str, attack: str, seed: int) -> Found | None:
             result = self.result(rule, attack, poisoned, seed)
             if result is None:
                 return None
-            return drop_between(result, evaluation), self._draws.drops[result.folder.name, evaluation]
+            return drop_between(result, evaluation), self._draws.drops[
+                result.folder.name, evaluation
+            ]
 
-        return drop_table((self.rules, (attacks or self.attacks) if poisoned else [NOBODY], self.seeds), find, self.draws)
+        return drop_table(
+            (self.rules, (attacks or self.attacks) if poisoned else [NOBODY], self.seeds),
+            find,
+            self.draws,
+        )
 
     def clean_f1(self) -> DropTable:
         """Macro F1 of the clean twins on clean test images, as the one column of a board."""
@@ -83,22 +104,32 @@ class ComparisonResults:
             twin = next((one for one in self.all(rule) if one.cell.seed == seed), None)
             if twin is None:
                 return None
-            return twin.report["evaluations"]["twin_clean"]["f1"], self._draws.clean_f1[twin.folder.name]
+            return twin.report["evaluations"]["twin_clean"]["f1"], self._draws.clean_f1[
+                twin.folder.name
+            ]
 
         return drop_table((self.rules, [NOBODY], self.seeds), find, self.draws)
 
     def grades(self) -> list[str]:
-        """The graded corruptions of the test images that all cells with most poisoned clients have."""
-        found = [set(graded_severities(one)) for one in self.results if one.cell.poisoned == self.most]
+        """The graded corruptions of the test images that all cells with most poisoned clients
+        have."""
+        found = [
+            set(graded_severities(one)) for one in self.results if one.cell.poisoned == self.most
+        ]
         return sorted(set.intersection(*found)) if found else []
 
     def severities(self) -> list[dict[float, str]]:
-        """Attacks that differ in their severity only: {severity: attack} for each such family of two or more."""
+        """Attacks that differ in their severity only: {severity: attack} for each such family of
+        two or more."""
         families: dict[str, dict[float, str]] = {}
         for result in self.results:
             grade = severity(result.cell)
             if grade is not None:
-                rest = {key: value for key, value in result.cell.config["contamination"].items() if key != "severity"}
+                rest = {
+                    key: value
+                    for key, value in result.cell.config["contamination"].items()
+                    if key != "severity"
+                }
                 families.setdefault(to_json(rest), {})[grade] = result.cell.contamination
         return [dict(sorted(family.items())) for family in families.values() if len(family) > 1]
 

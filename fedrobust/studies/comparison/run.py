@@ -28,27 +28,37 @@ Write = Callable[[Mapping[Cell, str]], None]
 
 
 def compare(grid: Grid, console: Console | None = None) -> Mapping[Cell, str]:
-    """Run the grid into grid.out; gives the cells that failed, with their reasons. Nothing is written before all is checked.
+    """Run the grid into grid.out; gives the cells that failed, with their reasons. Nothing is
+    written before all is checked.
 
-    Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be written to, KeyboardInterrupt with words
-    about how to go on.
+    Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be
+    written to, KeyboardInterrupt with words about how to go on.
     """
     screen = Console() if console is None else console
     wanted = cells(grid)
     checked = check_all(wanted, grid, screen)
-    return run_grid(wanted, checked, grid, screen, lambda failed: _write(grid, wanted, checked, failed, screen))
+    return run_grid(
+        wanted, checked, grid, screen, lambda failed: _write(grid, wanted, checked, failed, screen)
+    )
 
 
-def run_grid(wanted: Sequence[Cell], checked: CheckedGrid, grid: Grid, screen: Console, write: Write) -> Mapping[Cell, str]:
-    """Run those of these cells of the grid that are not finished, and `write` what all of them say; else as `compare`."""
+def run_grid(
+    wanted: Sequence[Cell], checked: CheckedGrid, grid: Grid, screen: Console, write: Write
+) -> Mapping[Cell, str]:
+    """Run those of these cells of the grid that are not finished, and `write` what all of them say;
+    else as `compare`."""
     grid.out.mkdir(parents=True, exist_ok=True)
     folder = grid.out / CELLS
     with hold_lock(grid.out):
         waiting = [cell for cell in wanted if not is_finished(folder / cell.folder, cell)]
         machine = machine_for(grid, wanted[0])
-        skipped = f", {len(wanted) - len(waiting)} are finished" if len(waiting) < len(wanted) else ""
+        skipped = (
+            f", {len(wanted) - len(waiting)} are finished" if len(waiting) < len(wanted) else ""
+        )
         print_to_screen(
-            screen, f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, {machine.threads} threads each, in {grid.out}"
+            screen,
+            f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, "
+            f"{machine.threads} threads each, in {grid.out}",
         )
         try:
             with Screen(len(waiting), folder, screen) as watch:
@@ -57,21 +67,26 @@ def run_grid(wanted: Sequence[Cell], checked: CheckedGrid, grid: Grid, screen: C
             write(failed)
         except KeyboardInterrupt:
             done = sum(is_finished(folder / cell.folder, cell) for cell in wanted)
-            raise KeyboardInterrupt(f"{done} of {len(wanted)} cells are finished; the same command goes on in {grid.out}") from None
+            raise KeyboardInterrupt(
+                f"{done} of {len(wanted)} cells are finished; the same command goes "
+                f"on in {grid.out}"
+            ) from None
     return failed
 
 
 def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> CheckedGrid:
     """`checking.check` with a bar."""
     columns = (TextColumn("checking"), BarColumn(bar_width=24), MofNCompleteColumn())
-    with Progress(*columns, console=screen, disable=not screen.is_interactive, transient=True) as bar:
+    with Progress(
+        *columns, console=screen, disable=not screen.is_interactive, transient=True
+    ) as bar:
         task = bar.add_task("checking", total=len(wanted))
         return check_cells(wanted, grid.threads, lambda done: bar.update(task, completed=done))
 
 
 def machine_for(grid: Grid, cell: Cell) -> Machine:
-    """How many cells at once: as asked for; else one a GPU, or as many as the cores have room for; one where a cell has an engine of
-    many processes of its own."""
+    """How many cells at once: as asked for; else one a GPU, or as many as the cores have room for;
+    one where a cell has an engine of many processes of its own."""
     alone = cell.config["engine"]["_target_"].endswith("inline_engine")
     number = gpus() if cell.config["device"] != "cpu" else 0
     parallel = grid.parallel or ((number or max(1, cores() // grid.threads)) if alone else 1)
@@ -80,16 +95,31 @@ def machine_for(grid: Grid, cell: Cell) -> Machine:
     return Machine(parallel, grid.threads, names if alone and number > 1 else ())
 
 
-def _write(grid: Grid, wanted: Sequence[Cell], checked: CheckedGrid, failed: Mapping[Cell, str], screen: Console) -> None:
+def _write(
+    grid: Grid,
+    wanted: Sequence[Cell],
+    checked: CheckedGrid,
+    failed: Mapping[Cell, str],
+    screen: Console,
+) -> None:
     print_to_screen(screen, "reading the results, resampling")
-    results = tuple(read_result(cell, grid.out / CELLS / cell.folder) for cell in wanted if cell not in failed)
+    results = tuple(
+        read_result(cell, grid.out / CELLS / cell.folder) for cell in wanted if cell not in failed
+    )
     rules, attacks = ([one.name for one in part] for part in (grid.strategies, grid.contaminations))
-    found = ComparisonResults(tuple(rules), tuple(attacks), grid.seeds, checked.uses, results, failed, grid.draws)
-    write_text(grid.out / RESULTS, long_table(results, failed).to_csv(index=False, lineterminator="\n"))
+    found = ComparisonResults(
+        tuple(rules), tuple(attacks), grid.seeds, checked.uses, results, failed, grid.draws
+    )
+    write_text(
+        grid.out / RESULTS, long_table(results, failed).to_csv(index=False, lineterminator="\n")
+    )
     if not results:
         return
     rankings = leaderboard.rankings_of(found)
-    write_text(grid.out / DIFFERENCES, leaderboard.difference_table(found, rankings).to_csv(index=False, lineterminator="\n"))
+    write_text(
+        grid.out / DIFFERENCES,
+        leaderboard.difference_table(found, rankings).to_csv(index=False, lineterminator="\n"),
+    )
     shown = figures.draw_figures(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
     print_to_screen(screen, f"leaderboard: {grid.out / LEADERBOARD}")

@@ -1,7 +1,8 @@
-"""One cell in a process of its own: `python -m fedrobust.studies.comparison.worker <folder>`, its settings as a line on standard input.
+"""One cell in a process of its own: `python -m fedrobust.studies.comparison.worker <folder>`, its
+settings as a line on standard input.
 
-The end of standard input ends the run like Ctrl-C: whoever started it wants it to stop, or is gone itself. A folder that holds the
-beginnings of the run is taken up again.
+The end of standard input ends the run like Ctrl-C: whoever started it wants it to stop, or is gone
+itself. A folder that holds the beginnings of the run is taken up again.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from fedrobust.utils.cli import explain
 from fedrobust.utils.files import write_text
 
 COST = "cost.json"
-INPUT = 0  # read without Python's buffers: a thread that waits in them cannot be left behind at the end
+# read without Python's buffers: a thread that waits in them cannot be left behind at the end
+INPUT = 0
 KILOBYTE = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 
 
 def run(config: Mapping[str, Any], folder: Path) -> None:
-    """The run of this configuration from the start or from its last checkpoint, then what it cost. Raises what the job raises."""
+    """The run of this configuration from the start or from its last checkpoint, then what it cost.
+    Raises what the job raises."""
     started = perf_counter()
     if resume.is_finished(folder):
         return  # by a process that outlived its command for a moment
@@ -39,13 +42,20 @@ def run(config: Mapping[str, Any], folder: Path) -> None:
         resume_job(resume.Resumption(folder, resume.read_manifest(folder)))
     else:
         run_job(config, folder)
-    write_text(folder / COST, json.dumps(measure_cost(perf_counter() - started), indent=2, sort_keys=True) + "\n")
+    write_text(
+        folder / COST,
+        json.dumps(measure_cost(perf_counter() - started), indent=2, sort_keys=True) + "\n",
+    )
 
 
 def measure_cost(seconds: float) -> dict[str, float | None]:
-    """Of this process: seconds, peak memory in bytes (its own and that of its largest child that has ended; Ray's workers are nobody's
-    children), peak of the GPU's memory that torch held (None without a GPU)."""
-    own, children = (resource.getrusage(who).ru_maxrss * KILOBYTE for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """Of this process: seconds, peak memory in bytes (its own and that of its largest child that
+    has ended; Ray's workers are nobody's children), peak of the GPU's memory that torch held (None
+    without a GPU)."""
+    own, children = (
+        resource.getrusage(who).ru_maxrss * KILOBYTE
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     gpu = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
     return {"seconds": seconds, "peak_memory": max(own, children), "peak_gpu_memory": gpu}
 
@@ -68,7 +78,8 @@ def _watch() -> None:
 
 def main() -> None:
     """The process of a cell; its exit code is that of `fedrobust.simulate`."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with interrupts ignored
+    # a shell starts what runs in its background with interrupts ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config = json.loads(_first_line())
         threading.Thread(target=_watch, daemon=True).start()

@@ -1,1 +1,2 @@
-"""Ensemble feature fusion (MEFF) of several models; `python -m fedrobust.meff` is its command line."""
+"""Ensemble feature fusion (MEFF) of several models; `python -m fedrobust.meff` is its command
+line."""

@@ -1,4 +1,5 @@
-"""What `fedrobust.meff` found, over seeds: each model on the images as they are and under the attack, with intervals; table and JSON."""
+"""What `fedrobust.meff` found, over seeds: each model on the images as they are and under the
+attack, with intervals; table and JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ from torch import Tensor
 from fedrobust.contamination import evasion
 from fedrobust.evaluation.drops import resampled_metrics
 from fedrobust.evaluation.metrics import classification_metrics
-from fedrobust.evaluation.statistics import Estimate, Replicates, estimate, mean_over_seeds, sample_seeds
+from fedrobust.evaluation.statistics import (
+    Estimate,
+    Replicates,
+    estimate,
+    mean_over_seeds,
+    sample_seeds,
+)
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
@@ -25,13 +32,14 @@ METRICS = ("accuracy", "balanced_accuracy", "f1")
 CLEAN = "clean"
 FUSIONS = ("fusion", "fusion, trained top")  # names of models that are made of the others
 
-Answers = dict[tuple[str, str], Tensor]  # (N, K) probabilities by model and by what was done to the images
+# (N, K) probabilities by model and by what was done to the images
+Answers = dict[tuple[str, str], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """A model under a condition. metrics: in percent, mean over seeds; gain: of balanced accuracy over the mean of the single models
-    under the same condition, in points, None for those."""
+    """A model under a condition. metrics: in percent, mean over seeds; gain: of balanced accuracy
+    over the mean of the single models under the same condition, in points, None for those."""
 
     model: str
     condition: str
@@ -39,8 +47,11 @@ class ScoreRow:
     gain: Estimate | None
 
 
-def predict_attacked(experiment: Experiment, models: Mapping[str, Classifier], rows: Tensor) -> Answers:
-    """What each model says of the test images in these rows of the data set, as they are and after the experiment's attack on itself."""
+def predict_attacked(
+    experiment: Experiment, models: Mapping[str, Classifier], rows: Tensor
+) -> Answers:
+    """What each model says of the test images in these rows of the data set, as they are and after
+    the experiment's attack on itself."""
     test, size = experiment.samples(rows), experiment.evaluation.batch_size
     attack, g = experiment.evasion.attack, experiment.generator("meff", "evasion")
     out: Answers = {}
@@ -49,49 +60,94 @@ def predict_attacked(experiment: Experiment, models: Mapping[str, Classifier], r
         if attack is None:
             continue
         for eps in experiment.evaluation.eps_255 if experiment.evasion.bounded else (0.0,):
-            label = f"{experiment.evasion.name} {eps:g}/255" if experiment.evasion.bounded else experiment.evasion.name
-            images = evasion.attack_images(attack, model, test.images, test.labels, eps=eps / 255, generator=g, batch_size=size)
+            label = (
+                f"{experiment.evasion.name} {eps:g}/255"
+                if experiment.evasion.bounded
+                else experiment.evasion.name
+            )
+            images = evasion.attack_images(
+                attack, model, test.images, test.labels, eps=eps / 255, generator=g, batch_size=size
+            )
             out[name, label] = predict(model, images, size)
     return out
 
 
 def sample_test_rows(experiment: Experiment) -> Tensor:
-    """The test images that are judged: all, or as many as the evaluation allows, drawn by the seed."""
+    """The test images that are judged: all, or as many as the evaluation allows, drawn by the
+    seed."""
     rows, most = experiment.test_rows(), experiment.evaluation.adversarial_images
     if most is None or len(rows) <= most:
         return rows
-    return rows[torch.randperm(len(rows), generator=experiment.generator("evasion", "images"))[:most].sort().values]
+    return rows[
+        torch.randperm(len(rows), generator=experiment.generator("evasion", "images"))[:most]
+        .sort()
+        .values
+    ]
 
 
-def summarise_scores(experiment: Experiment, rows: Tensor, found: Sequence[Answers]) -> list[ScoreRow]:
-    """One row a model and condition. found: of every seed, all on the same images. Intervals resample seeds and images, whole lesions or
-    patients where they are known; `evaluation.draws=0`: none."""
+def summarise_scores(
+    experiment: Experiment, rows: Tensor, found: Sequence[Answers]
+) -> list[ScoreRow]:
+    """One row a model and condition. found: of every seed, all on the same images. Intervals
+    resample seeds and images, whole lesions or patients where they are known; `evaluation.draws=0`:
+    none."""
     measured = _replicates(experiment, rows, found)
     counts = sample_seeds(len(found), experiment.evaluation.draws, generator(0, "meff", "seeds"))
     place = METRICS.index("balanced_accuracy")
     out = []
     for (model, condition), one in measured.items():
         metrics = {metric: _estimate(one[number], counts) for number, metric in enumerate(METRICS)}
-        single = [other[place] for (name, what), other in measured.items() if what == condition and name not in FUSIONS]
-        mean = Replicates(torch.stack([other.values for other in single]).mean(0), torch.stack([other.draws for other in single]).mean(0))
-        out.append(ScoreRow(model, condition, metrics, _estimate(one[place] - mean, counts) if model in FUSIONS else None))
+        single = [
+            other[place]
+            for (name, what), other in measured.items()
+            if what == condition and name not in FUSIONS
+        ]
+        mean = Replicates(
+            torch.stack([other.values for other in single]).mean(0),
+            torch.stack([other.draws for other in single]).mean(0),
+        )
+        out.append(
+            ScoreRow(
+                model,
+                condition,
+                metrics,
+                _estimate(one[place] - mean, counts) if model in FUSIONS else None,
+            )
+        )
     return out
 
 
-def _replicates(experiment: Experiment, rows: Tensor, found: Sequence[Answers]) -> dict[tuple[str, str], Replicates]:
-    """For every model and condition (METRICS, S) values and (METRICS, S, B) draws, those of all seeds by the same images."""
-    labels, groups, draws = experiment.dataset.labels[rows], experiment.dataset.groups[rows], experiment.evaluation.draws
+def _replicates(
+    experiment: Experiment, rows: Tensor, found: Sequence[Answers]
+) -> dict[tuple[str, str], Replicates]:
+    """For every model and condition (METRICS, S) values and (METRICS, S, B) draws, those of all
+    seeds by the same images."""
+    labels, groups, draws = (
+        experiment.dataset.labels[rows],
+        experiment.dataset.groups[rows],
+        experiment.evaluation.draws,
+    )
     keys = list(found[0])
     pairs = [(labels, one[key].argmax(dim=1)) for key in keys for one in found]
-    resampled = resampled_metrics(pairs, experiment.num_classes, groups, draws, generator(0, "meff", "images")) if draws else None
+    resampled = (
+        resampled_metrics(
+            pairs, experiment.num_classes, groups, draws, generator(0, "meff", "images")
+        )
+        if draws
+        else None
+    )
     out = {}
     for place, key in enumerate(keys):
         exact = [classification_metrics(one[key], labels) for one in found]
-        values = torch.tensor([[_number(one[metric]) for one in exact] for metric in METRICS], dtype=torch.float64)
+        values = torch.tensor(
+            [[_number(one[metric]) for one in exact] for metric in METRICS], dtype=torch.float64
+        )
         replicates = values[..., None][..., :0]
         if resampled is not None:
             own = resampled[place * len(found) : (place + 1) * len(found)]
-            replicates = torch.stack([torch.stack([one[metric] for one in own]) for metric in METRICS])
+            replicates = torch.stack(
+                [torch.stack([one[metric] for one in own]) for metric in METRICS]
+            )
         out[key] = Replicates(values, replicates)
     return out
 
@@ -105,20 +161,38 @@ def _estimate(one: Replicates, counts_SB: Tensor) -> Estimate:
 
 
 def scores_table(found: Sequence[ScoreRow]) -> Table:
-    """All rows, values in percent; intervals of the balanced accuracy and of what fusing gains of it."""
-    out = Table(box=SIMPLE_HEAD, title="Test images, in % (95 % intervals)", title_justify="left", title_style="bold", pad_edge=False)
+    """All rows, values in percent; intervals of the balanced accuracy and of what fusing gains of
+    it."""
+    out = Table(
+        box=SIMPLE_HEAD,
+        title="Test images, in % (95 % intervals)",
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
     for place, name in enumerate(("Model", "Images", "Accuracy", "Balanced", "F1", "Gain, points")):
         out.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
     for row in found:
         accuracy, balanced, f1 = (row.metrics[metric] for metric in METRICS)
         gain = "" if row.gain is None else _text(row.gain)
-        out.add_row(row.model, row.condition, format_number(accuracy.value), _text(balanced), format_number(f1.value), gain)
+        out.add_row(
+            row.model,
+            row.condition,
+            format_number(accuracy.value),
+            _text(balanced),
+            format_number(f1.value),
+            gain,
+        )
     return out
 
 
 def _text(one: Estimate) -> str:
     value = format_number(one.value)
-    return value if one.low is None else f"{value} ({format_number(one.low)} to {format_number(one.high)})"
+    return (
+        value
+        if one.low is None
+        else f"{value} ({format_number(one.low)} to {format_number(one.high)})"
+    )
 
 
 def to_plain_rows(found: Sequence[ScoreRow]) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""Attacks that know the purifier: their bounds, what they share with PGD, and that knowing helps."""
+"""Attacks that know the purifier: their bounds, what they share with PGD, and that knowing
+helps."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def random() -> torch.Generator:
 
 def loss(model: torch.nn.Module, images: Tensor, labels: Tensor, purifier: Purifier) -> float:
     with torch.no_grad():
-        return float(cross_entropy(16 * model(purifier.purify(images, generator(1, "judge"))), labels))
+        return float(
+            cross_entropy(16 * model(purifier.purify(images, generator(1, "judge"))), labels)
+        )
 
 
 @both
@@ -43,15 +46,22 @@ def test_without_a_purifier_both_are_pgd(attack: AdaptiveAttack) -> None:
     plain = pgd(steps=5).attack
     assert plain is not None
     wanted = plain(model, images, labels, EPS, random())
-    assert torch.equal(partial(attack, steps=5, draws=1)(model, images, labels, EPS, NO_PURIFIER, random()), wanted)
+    assert torch.equal(
+        partial(attack, steps=5, draws=1)(model, images, labels, EPS, NO_PURIFIER, random()), wanted
+    )
 
 
 @both
-@pytest.mark.parametrize("purifier", [gaussian(std=1.0), mdda(std=0.02, blocks=1, weight=0.05)], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "purifier", [gaussian(std=1.0), mdda(std=0.02, blocks=1, weight=0.05)], ids=lambda one: one.name
+)
 def test_bounds_seed_and_a_model_left_alone(attack: AdaptiveAttack, purifier: Purifier) -> None:
     model, images, labels = scene()
     model.train()
-    before, state = images.clone(), {name: value.clone() for name, value in model.state_dict().items()}
+    before, state = (
+        images.clone(),
+        {name: value.clone() for name, value in model.state_dict().items()},
+    )
     with torch.no_grad():  # gradients flow whatever surrounds the attack
         attacked = partial(attack, steps=3, draws=2)(model, images, labels, EPS, purifier, random())
         again = partial(attack, steps=3, draws=2)(model, images, labels, EPS, purifier, random())
@@ -63,7 +73,9 @@ def test_bounds_seed_and_a_model_left_alone(attack: AdaptiveAttack, purifier: Pu
     assert not images.requires_grad
     assert model.training
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert all(
+        parameter.grad is None and parameter.requires_grad for parameter in model.parameters()
+    )
 
 
 @both
@@ -88,11 +100,18 @@ def test_whoever_knows_the_purifier_gets_further(attack: AdaptiveAttack) -> None
     assert blind_attack is not None
     blind = blind_attack(model, images, labels, EPS, random())
     knowing = partial(attack, steps=10, draws=1)(model, images, labels, EPS, purifier, random())
-    assert loss(model, knowing, labels, purifier) > loss(model, blind, labels, purifier) > loss(model, images, labels, purifier)
+    assert (
+        loss(model, knowing, labels, purifier)
+        > loss(model, blind, labels, purifier)
+        > loss(model, images, labels, purifier)
+    )
 
 
 def test_no_gradient_no_differentiated_attack() -> None:
     model, images, labels = scene()
     with pytest.raises(ValueError, match="purifier=jpeg: has no gradient; attack it with bpda_eot"):
         differentiate_through(model, images, labels, EPS, jpeg(), random())
-    assert partial(bpda_eot, steps=2, draws=1)(model, images, labels, EPS, jpeg(), random()).shape == images.shape
+    assert (
+        partial(bpda_eot, steps=2, draws=1)(model, images, labels, EPS, jpeg(), random()).shape
+        == images.shape
+    )

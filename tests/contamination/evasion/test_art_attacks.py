@@ -27,7 +27,9 @@ from fedrobust.contamination.evasion import art_attacks
 def scene(request: pytest.FixtureRequest) -> tuple[Any, Tensor, Tensor]:
     """A model that gets its test images right, and those."""
     net, data = tiny.model(request.param), tiny.shard()
-    sgd(loss="cross_entropy", epochs=12, augment=False, optimizer={"name": "Adam", "lr": 0.02})(tiny.task(net, data))
+    sgd(loss="cross_entropy", epochs=12, augment=False, optimizer={"name": "Adam", "lr": 0.02})(
+        tiny.task(net, data)
+    )
     return net, as_unit(data.test.images), data.test.labels
 
 
@@ -51,8 +53,11 @@ def test_fgsm_is_theirs(scene: tuple[Any, Tensor, Tensor], eps: float) -> None:
 
     net, images, labels = scene
     with differentiable_eval(net):
-        theirs = FastGradientMethod(art_attacks.classifier(net, images), norm=np.inf, eps=eps).generate(x=images.numpy(), y=labels.numpy())
-    assert same(run(fgsm(), scene, eps), theirs) > 0.999  # a sign may differ where a gradient is 0 up to rounding
+        theirs = FastGradientMethod(
+            art_attacks.classifier(net, images), norm=np.inf, eps=eps
+        ).generate(x=images.numpy(), y=labels.numpy())
+    # a sign may differ where a gradient is 0 up to rounding
+    assert same(run(fgsm(), scene, eps), theirs) > 0.999
 
 
 @pytest.mark.parametrize("eps", [2 / 255, 8 / 255])
@@ -62,17 +67,26 @@ def test_pgd_is_theirs(scene: tuple[Any, Tensor, Tensor], eps: float) -> None:
     net, images, labels = scene
     with differentiable_eval(net):
         attack = ProjectedGradientDescent(
-            art_attacks.classifier(net, images), norm=np.inf, eps=eps, eps_step=eps / 4, max_iter=20, verbose=False
+            art_attacks.classifier(net, images),
+            norm=np.inf,
+            eps=eps,
+            eps_step=eps / 4,
+            max_iter=20,
+            verbose=False,
         )
         theirs = attack.generate(x=images.numpy(), y=labels.numpy())
     assert same(run(pgd(random_start=False), scene, eps), theirs) > 0.999
 
 
 DEEPFOOL = art_attacks.deepfool()
-CARLINI_WAGNER = art_attacks.carlini_wagner(binary_search_steps=2, initial_weight=10.0, steps=15, lr=0.1)
+CARLINI_WAGNER = art_attacks.carlini_wagner(
+    binary_search_steps=2, initial_weight=10.0, steps=15, lr=0.1
+)
 
 
-@pytest.mark.parametrize(("evasion", "count"), [(DEEPFOOL, 6), (CARLINI_WAGNER, 3)], ids=["deepfool", "carlini_wagner"])
+@pytest.mark.parametrize(
+    ("evasion", "count"), [(DEEPFOOL, 6), (CARLINI_WAGNER, 3)], ids=["deepfool", "carlini_wagner"]
+)
 def test_their_attacks_mislead_with_small_changes_and_leave_all_else_alone(
     evasion: Evasion, count: int, scene: tuple[Any, Tensor, Tensor]
 ) -> None:
@@ -89,7 +103,8 @@ def test_their_attacks_mislead_with_small_changes_and_leave_all_else_alone(
     assert (np.random.get_state()[1] == numpy_before).all()  # type: ignore[index]
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert (predicted(net, found) != labels).all()
-    assert float((found - images).flatten(1).norm(dim=1).mean()) < 0.3 * (3 * 8 * 8) ** 0.5  # classes lie .4 a value apart
+    # classes lie .4 a value apart
+    assert float((found - images).flatten(1).norm(dim=1).mean()) < 0.3 * (3 * 8 * 8) ** 0.5
 
 
 def test_numpy_is_seeded_by_the_generator_alone() -> None:
@@ -99,12 +114,16 @@ def test_numpy_is_seeded_by_the_generator_alone() -> None:
 
     attack = art_attacks.run_art_attack("noise", lambda classifier, eps, size: Noise())
     images, labels = as_unit(tiny.samples(4).images), tiny.samples(4).labels
-    one, two, other = (attack(tiny.model(), images, labels, 0.1, generator(seed)) for seed in (1, 1, 2))
+    one, two, other = (
+        attack(tiny.model(), images, labels, 0.1, generator(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
 
 
-def test_autoattack_stays_within_eps_and_is_at_least_as_strong_as_pgd(scene: tuple[Any, Tensor, Tensor]) -> None:
+def test_autoattack_stays_within_eps_and_is_at_least_as_strong_as_pgd(
+    scene: tuple[Any, Tensor, Tensor],
+) -> None:
     net, images, labels = scene[0], scene[1][:9], scene[2][:9]
     small = (net, images, labels)
     found = run(art_attacks.autoattack(steps=8, queries=40), small, 0.15)

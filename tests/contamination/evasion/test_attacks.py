@@ -40,16 +40,21 @@ def build(name: str, **overrides: Any) -> Evasion:
 
 
 def pictures(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
-    return torch.rand(count, 3, 8, 8, generator=generator(seed, "pictures")), torch.arange(count) % 3
+    return torch.rand(count, 3, 8, 8, generator=generator(seed, "pictures")), torch.arange(
+        count
+    ) % 3
 
 
-def run(evasion: Evasion, model: Any, images: Tensor, labels: Tensor, eps: float, *, seed: int = 0) -> Tensor:
+def run(
+    evasion: Evasion, model: Any, images: Tensor, labels: Tensor, eps: float, *, seed: int = 0
+) -> Tensor:
     assert evasion.attack is not None
     return evasion.attack(model, images, labels, eps, generator(seed, "attack"))
 
 
 class Line(nn.Module):
-    """Two classes; scores (s, -s) with s = w . x, so that everything is known: the loss of class 0 falls with s, that of class 1 grows."""
+    """Two classes; scores (s, -s) with s = w . x, so that everything is known: the loss of class 0
+    falls with s, that of class 1 grows."""
 
     scale, num_classes = 3.0, 2
 
@@ -65,10 +70,12 @@ class Line(nn.Module):
 def test_fgsm_by_hand() -> None:
     images = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.02, 0.98, 0.5, 0.5]]).view(2, 1, 2, 2)
     found = run(fgsm(), Line(), images, torch.tensor([0, 1]), 0.1).flatten(1)
-    # class 0: against the signs (+ - + -) of w; class 1: along them, and cut: .02 + .1 = .12, .98 - .1 = .88
+    # class 0: against the signs (+ - + -) of w; class 1: along them, and cut: .02 + .1 = .12, .98 -
+    # .1 = .88
     torch.testing.assert_close(found, torch.tensor([[0.4, 0.6, 0.4, 0.6], [0.12, 0.88, 0.6, 0.4]]))
     beyond = run(fgsm(), Line(), images, torch.tensor([1, 0]), 0.1).flatten(1)
-    torch.testing.assert_close(beyond[1], torch.tensor([0.0, 1.0, 0.4, 0.6]))  # .02 - .1 and .98 + .1 are cut to [0, 1]
+    # .02 - .1 and .98 + .1 are cut to [0, 1]
+    torch.testing.assert_close(beyond[1], torch.tensor([0.0, 1.0, 0.4, 0.6]))
 
 
 @pytest.mark.parametrize("start", [True, False])
@@ -83,17 +90,34 @@ def test_steps_by_hand() -> None:
     # one step of .75 eps from the image: .5 -+ .075; three of them would be .225, cut to eps = .1
     images = torch.full((1, 1, 2, 2), 0.5)
     for steps, moved in ((1, 0.075), (3, 0.1)):
-        found = run(pgd(steps=steps, step_size=0.75, random_start=False), Line(), images, torch.tensor([1]), 0.1).flatten()
+        found = run(
+            pgd(steps=steps, step_size=0.75, random_start=False),
+            Line(),
+            images,
+            torch.tensor([1]),
+            0.1,
+        ).flatten()
         torch.testing.assert_close(found, 0.5 + moved * torch.tensor([1.0, -1.0, 1.0, -1.0]))
 
 
 @own
 @settings(deadline=None, max_examples=15)
-@given(eps_255=st.floats(0, 32), seed=st.integers(0, 2**31), head=st.sampled_from(["etf", "linear"]))
-def test_never_further_than_eps_and_always_in_range(name: str, eps_255: float, seed: int, head: str) -> None:
+@given(
+    eps_255=st.floats(0, 32), seed=st.integers(0, 2**31), head=st.sampled_from(["etf", "linear"])
+)
+def test_never_further_than_eps_and_always_in_range(
+    name: str, eps_255: float, seed: int, head: str
+) -> None:
     (images, labels), model = pictures(seed=seed), tiny.model(head, seed=seed % 7)
     before = images.clone()
-    found = run(build(name, **({"steps": 4} if name == "pgd" else {})), model, images, labels, eps_255 / 255, seed=seed)
+    found = run(
+        build(name, **({"steps": 4} if name == "pgd" else {})),
+        model,
+        images,
+        labels,
+        eps_255 / 255,
+        seed=seed,
+    )
     assert torch.equal(images, before)
     assert found.shape == images.shape
     assert found.dtype == torch.float32
@@ -111,7 +135,9 @@ def test_eps_zero_is_the_identity(name: str) -> None:
 @own
 def test_the_generator_decides_everything(name: str) -> None:
     images, labels = pictures()
-    one, two, other = (run(build(name), tiny.model(), images, labels, 0.05, seed=seed) for seed in (1, 1, 2))
+    one, two, other = (
+        run(build(name), tiny.model(), images, labels, 0.05, seed=seed) for seed in (1, 1, 2)
+    )
     assert torch.equal(one, two)
     assert torch.equal(one, other) == (name == "fgsm")  # which has no randomness
 
@@ -124,7 +150,12 @@ def test_every_images_loss_goes_up(name: str, head: str) -> None:
     found = run(build(name), model, images, labels, 1 / 255)
     with torch.no_grad():
         before, after = (
-            torch.stack([gradients.attack_loss(model, x[None], y[None]) for x, y in zip(them, labels, strict=True)])
+            torch.stack(
+                [
+                    gradients.attack_loss(model, x[None], y[None])
+                    for x, y in zip(them, labels, strict=True)
+                ]
+            )
             for them in (images, found)
         )
     assert (after > before).all()
@@ -138,7 +169,9 @@ def test_the_gradient_is_that_of_central_differences() -> None:
         shift = torch.zeros_like(images)
         shift[place] = 1e-5
         with torch.no_grad():
-            up, down = (gradients.attack_loss(model, images + sign * shift, labels) for sign in (1, -1))
+            up, down = (
+                gradients.attack_loss(model, images + sign * shift, labels) for sign in (1, -1)
+            )
         assert float(slope[place]) == pytest.approx(float(up - down) / 2e-5, rel=1e-4, abs=1e-7)
 
 
@@ -158,7 +191,8 @@ def test_the_model_is_left_as_it_was_found(name: str) -> None:
     assert [p.requires_grad for p in model.parameters()] == wanted
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    assert torch.equal(one, run(build(name), model.eval(), *pictures(), 0.05))  # dropout played no part
+    # dropout played no part
+    assert torch.equal(one, run(build(name), model.eval(), *pictures(), 0.05))
 
 
 def test_batches_are_attacked_one_by_one_in_their_order() -> None:
@@ -170,16 +204,23 @@ def test_batches_are_attacked_one_by_one_in_their_order() -> None:
         sizes.append(len(x))
         return x * 0.5 + eps
 
-    found = attack_images(shift, tiny.model(), stored, labels, eps=0.25, generator=generator(0), batch_size=3)
+    found = attack_images(
+        shift, tiny.model(), stored, labels, eps=0.25, generator=generator(0), batch_size=3
+    )
     assert sizes == [3, 3, 1]
     torch.testing.assert_close(found, as_unit(stored) * 0.5 + 0.25)
-    assert attack_images(shift, tiny.model(), stored[:0], labels[:0], eps=0.25, generator=generator(0), batch_size=3).shape == (0, 3, 8, 8)
+    assert attack_images(
+        shift, tiny.model(), stored[:0], labels[:0], eps=0.25, generator=generator(0), batch_size=3
+    ).shape == (0, 3, 8, 8)
 
 
 def test_it_misleads_a_trained_model() -> None:
-    """The class is a colour brighter by .4: an honest model needs to be moved by about .2 a value."""
+    """The class is a colour brighter by .4: an honest model needs to be moved by about .2 a
+    value."""
     net, data = tiny.model(), tiny.shard()
-    sgd(loss="cross_entropy", epochs=12, augment=False, optimizer={"name": "Adam", "lr": 0.02})(tiny.task(net, data))
+    sgd(loss="cross_entropy", epochs=12, augment=False, optimizer={"name": "Adam", "lr": 0.02})(
+        tiny.task(net, data)
+    )
     net.eval()
     images, labels = as_unit(data.test.images), data.test.labels
 
@@ -200,7 +241,15 @@ def test_no_attack() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("steps", 0), ("steps", 1.5), ("steps", "many"), ("step_size", 0), ("step_size", 2.5), ("step_size", "a"), ("random_start", 1)],
+    [
+        ("steps", 0),
+        ("steps", 1.5),
+        ("steps", "many"),
+        ("step_size", 0),
+        ("step_size", 2.5),
+        ("step_size", "a"),
+        ("random_start", 1),
+    ],
 )
 def test_wrong_settings(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=rf"^evasion\.{key}={value}"):

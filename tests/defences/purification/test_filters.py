@@ -25,7 +25,9 @@ PICTURES = torch.rand(2, 3, 11, 14, generator=generator(0, "pictures"))
 @pytest.mark.parametrize("std", [0.4, 0.8, 2.5])
 def test_gaussian_against_scipy(std: float) -> None:
     radius = math.ceil(3 * std)
-    theirs = ndimage.gaussian_filter(PICTURES.numpy(), (0, 0, std, std), mode="nearest", radius=(0, 0, radius, radius))
+    theirs = ndimage.gaussian_filter(
+        PICTURES.numpy(), (0, 0, std, std), mode="nearest", radius=(0, 0, radius, radius)
+    )
     assert np.abs(through(gaussian(std=std), PICTURES).numpy() - theirs).max() < 1e-6
 
 
@@ -37,6 +39,9 @@ def test_median_against_scipy(size: int) -> None:
 
 def test_better_jpeg_changes_less() -> None:
     images = torch.cat([draw_lesions(kind, 2, 32, generator(0, kind.name)) for kind in KINDS])
-    changes = [float((through(jpeg(quality=quality), images) - images).abs().mean()) for quality in (10, 30, 75, 95)]
+    changes = [
+        float((through(jpeg(quality=quality), images) - images).abs().mean())
+        for quality in (10, 30, 75, 95)
+    ]
     assert changes == sorted(changes, reverse=True)
     assert changes[-1] > 0

@@ -34,7 +34,9 @@ def build(name: str, **overrides: Any) -> Purifier:
     return made
 
 
-def pictures(count: int = 5, channels: int = 3, height: int = 13, width: int = 16, seed: int = 0) -> Tensor:
+def pictures(
+    count: int = 5, channels: int = 3, height: int = 13, width: int = 16, seed: int = 0
+) -> Tensor:
     return torch.rand(count, channels, height, width, generator=generator(seed, "pictures"))
 
 
@@ -54,8 +56,13 @@ def test_it_has_the_name_of_its_file(name: str) -> None:
 
 @every
 @settings(deadline=None, max_examples=8)
-@given(st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 31), st.integers(1, 31)), st.integers(0, 2**31))
-def test_shape_range_and_type_at_any_size(name: str, shape: tuple[int, int, int, int], seed: int) -> None:
+@given(
+    st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 31), st.integers(1, 31)),
+    st.integers(0, 2**31),
+)
+def test_shape_range_and_type_at_any_size(
+    name: str, shape: tuple[int, int, int, int], seed: int
+) -> None:
     images = pictures(*shape, seed)
     before = images.clone()
     after = through(build(name), images, seed)
@@ -81,7 +88,11 @@ def test_other_floats_keep_their_type(name: str, dtype: torch.dtype) -> None:
     images = pictures().to(dtype)
     after = through(build(name), images)
     assert after.dtype == dtype
-    assert torch.allclose(after.double(), through(build(name), pictures()).double(), atol=2e-3 if name != "jpeg" else 0.1)
+    assert torch.allclose(
+        after.double(),
+        through(build(name), pictures()).double(),
+        atol=2e-3 if name != "jpeg" else 0.1,
+    )
 
 
 @every
@@ -89,11 +100,15 @@ def test_the_seed_decides_and_nothing_else(name: str) -> None:
     images, state = pictures(), torch.random.get_rng_state()
     assert torch.equal(through(build(name), images), through(build(name), images))
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(through(build(name), images, 1), through(build(name), images)) == (name != "mdda")
+    assert torch.equal(through(build(name), images, 1), through(build(name), images)) == (
+        name != "mdda"
+    )
 
 
 @every
-def test_how_images_are_split_into_batches_changes_no_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_images_are_split_into_batches_changes_no_image(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, purifier = pictures(7), build(name)
     whole = through(purifier, images)
     random = generator(0, "purifier")
@@ -121,7 +136,11 @@ def test_values_that_are_no_pixels_are_refused(name: str, wrong: float) -> None:
 
 
 @active
-@pytest.mark.parametrize("images", [torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8)], ids=["bytes", "one image"])
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(3, 8, 8)],
+    ids=["bytes", "one image"],
+)
 def test_other_tensors_are_refused(name: str, images: Tensor) -> None:
     with pytest.raises(ValueError, match=rf"purifier={name}: images must be floating-point"):
         through(build(name), images)
@@ -151,9 +170,20 @@ def test_gradients_at_even_images_are_numbers(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        *(("mdda", "std", -0.1), ("mdda", "blocks", 1.5), ("mdda", "blocks", -1), ("mdda", "weight", 0), ("mdda", "iterations", 0)),
+        *(
+            ("mdda", "std", -0.1),
+            ("mdda", "blocks", 1.5),
+            ("mdda", "blocks", -1),
+            ("mdda", "weight", 0),
+            ("mdda", "iterations", 0),
+        ),
         *(("mdda", "smoothing", -0.1), ("mdda", "smoothing", 1.1)),
-        *(("tv", "weight", -1), ("tv", "iterations", 0), ("gaussian", "std", 0), ("median_filter", "size", 4)),
+        *(
+            ("tv", "weight", -1),
+            ("tv", "iterations", 0),
+            ("gaussian", "std", 0),
+            ("median_filter", "size", 4),
+        ),
         *(("median_filter", "size", 0), ("jpeg", "quality", 0), ("jpeg", "quality", 101)),
     ],
 )

@@ -30,4 +30,6 @@ def test_without_a_purifier_they_are_those_of_the_images() -> None:
     images = (255 * torch.rand(12, 3, 16, 16, generator=generator(0, "images"))).to(torch.uint8)
     adapted = with_purified_statistics(model, NO_PURIFIER, images, generator(0, "purifier"))
     batchnorm.recalibrate(model, images)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in adapted.state_dict().items())
+    assert all(
+        torch.equal(value, model.state_dict()[name]) for name, value in adapted.state_dict().items()
+    )

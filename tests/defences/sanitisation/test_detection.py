@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from fedrobust.defences.sanitisation.detection import Detection, altered_rows, detection_counts, pool_detections, wilson
+from fedrobust.defences.sanitisation.detection import (
+    Detection,
+    altered_rows,
+    detection_counts,
+    pool_detections,
+    wilson,
+)
 from fedrobust.types import ClientRecord, RoundRecord, Samples
 from fedrobust.utils.images import as_unit
 from tests.helpers import tiny
@@ -19,17 +25,31 @@ def test_flipped_and_triggered_samples_are_altered() -> None:
     images, labels = as_unit(clean.images), clean.labels.clone()
     images[1, 0, 0, 0] = 1 - images[1, 0, 0, 0]
     labels[4] = (labels[4] + 1) % 3
-    assert altered_rows(clean, Samples(clean.images, labels), triggered=True).tolist() == [False] * 4 + [True, False]
+    assert altered_rows(clean, Samples(clean.images, labels), triggered=True).tolist() == [
+        False
+    ] * 4 + [True, False]
     both = Samples(images, labels)
-    assert altered_rows(clean, both, triggered=False).nonzero().flatten().tolist() == [4]  # noise is no alteration
+    # noise is no alteration
+    assert altered_rows(clean, both, triggered=False).nonzero().flatten().tolist() == [4]
     assert altered_rows(clean, both, triggered=True).nonzero().flatten().tolist() == [1, 4]
-    assert not altered_rows(clean, Samples(as_unit(clean.images), clean.labels), triggered=True).any()  # bytes or floats, the same
+    # bytes or floats, the same
+    assert not altered_rows(
+        clean, Samples(as_unit(clean.images), clean.labels), triggered=True
+    ).any()
     nothing = clean.take(torch.tensor([], dtype=torch.int64))
-    assert altered_rows(nothing, Samples(nothing.images.clone(), nothing.labels), triggered=True).tolist() == []
+    assert (
+        altered_rows(
+            nothing, Samples(nothing.images.clone(), nothing.labels), triggered=True
+        ).tolist()
+        == []
+    )
 
 
 def test_counts_by_hand() -> None:
-    kept, bad = torch.tensor([True, False, False, True, False]), torch.tensor([True, True, False, False, True])
+    kept, bad = (
+        torch.tensor([True, False, False, True, False]),
+        torch.tensor([True, True, False, False, True]),
+    )
     assert detection_counts(kept, bad) == {"dropped": 3.0, "altered": 3.0, "found": 2.0}
     assert detection_counts(kept, None) == {"dropped": 3.0}
 
@@ -41,11 +61,19 @@ def test_rounds_after_the_warm_up_are_pooled() -> None:
     records = [
         RoundRecord(0, {}),
         RoundRecord(1, {}, (client(0, 10, dropped=0.0, altered=4.0, found=0.0),)),
-        RoundRecord(2, {}, (client(0, 8, dropped=2.0, altered=4.0, found=1.0), client(1, 20))),  # client 1 belongs to an attacker
+        # client 1 belongs to an attacker
+        RoundRecord(2, {}, (client(0, 8, dropped=2.0, altered=4.0, found=1.0), client(1, 20))),
         RoundRecord(3, {}, (client(0, 7, dropped=3.0, altered=4.0, found=3.0),)),
     ]
     # rounds 2 and 3: 8 + 2 + 7 + 3 images, 5 left out, 8 altered, 4 both: precision 4/5, recall 4/8
-    expected = {"images": 20, "dropped": 5, "altered": 8, "found": 4, "precision": 80.0, "recall": 50.0}
+    expected = {
+        "images": 20,
+        "dropped": 5,
+        "altered": 8,
+        "found": 4,
+        "precision": 80.0,
+        "recall": 50.0,
+    }
     found = pool_detections(records, warmup=1)
     assert found is not None
     assert found.as_dict() == expected

@@ -49,7 +49,9 @@ def test_where_nothing_is_dropped(sanitiser) -> None:
 def test_only_training_images_go(head: str) -> None:
     shard, net = tiny.shard(), tiny.model(head)
     data, kept = sanitise_shard(slab(quantile=0.25, warmup=0), net, shard, 1)
-    expected = sanitise(slab(quantile=0.25), embed(net, shard.train.images), shard.train.labels).kept_N
+    expected = sanitise(
+        slab(quantile=0.25), embed(net, shard.train.images), shard.train.labels
+    ).kept_N
     assert torch.equal(kept, expected)
     assert int((~kept).sum()) == 12  # a quarter of 16 in each of three classes
     assert torch.equal(data.train.images, shard.train.images[kept])
@@ -61,7 +63,9 @@ def test_only_training_images_go(head: str) -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_shard_of_nothing_or_of_one_image_is_left_alone(count: int) -> None:
     shard = replace(tiny.shard(), train=tiny.samples(3).take(torch.arange(count)))
-    data, kept = sanitise_shard(sphere(anchors="etf", quantile=0.9, warmup=0), tiny.model(), shard, 1)
+    data, kept = sanitise_shard(
+        sphere(anchors="etf", quantile=0.9, warmup=0), tiny.model(), shard, 1
+    )
     assert (len(data.train), kept.tolist()) == (count, [True] * count)
 
 

@@ -1,7 +1,9 @@
-"""Python runs this at the start of every process of a federation under test: what one of its ClientApps does wrong.
+"""Python runs this at the start of every process of a federation under test: what one of its
+ClientApps does wrong.
 
-$FEDROBUST_FAULTY/<site>.json says it: {"<message type>": {"<round>": one of the words of `spoilt`, "die" or "hang"}}. Nothing of the app
-itself is changed: it is the hospital's computer that misbehaves.
+$FEDROBUST_FAULTY/<site>.json says it: {"<message type>": {"<round>": one of the words of `spoilt`,
+"die" or "hang"}}. Nothing of the app itself is changed: it is the hospital's computer that
+misbehaves.
 """
 
 import json
@@ -15,7 +17,12 @@ from flwr.app import Array
 from flwr.clientapp.client_app import ClientApp
 
 HEADER = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2500000000,), }".ljust(117) + b"\n"
-TEN_GIGABYTES = Array("float32", (2_500_000_000,), "numpy.ndarray", b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + HEADER)
+TEN_GIGABYTES = Array(
+    "float32",
+    (2_500_000_000,),
+    "numpy.ndarray",
+    b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + HEADER,
+)
 answer = ClientApp.__call__
 
 
@@ -23,7 +30,9 @@ def wanted(message):
     site = Path(os.environ.get("FLWR_HOME", "/")).parent.name
     path = Path(os.environ["FEDROBUST_FAULTY"]) / f"{site}.json"
     faults = json.loads(path.read_text()) if path.exists() else {}
-    return faults.get(message.metadata.message_type, {}).get(str(message.content["config"]["round"]), "")
+    return faults.get(message.metadata.message_type, {}).get(
+        str(message.content["config"]["round"]), ""
+    )
 
 
 def spoilt(word, content):
@@ -33,7 +42,11 @@ def spoilt(word, content):
     values = content["state"]["parameters"].numpy().copy()
     if word == "nan":
         values[0] = np.nan
-    content["state"]["parameters"] = {"nan": Array(values), "shape": Array(values[:-1]), "gigabytes": TEN_GIGABYTES}[word]
+    content["state"]["parameters"] = {
+        "nan": Array(values),
+        "shape": Array(values[:-1]),
+        "gigabytes": TEN_GIGABYTES,
+    }[word]
 
 
 def faulty(self, message, context):

@@ -8,10 +8,14 @@ from fedrobust.reporting.plots.partition import class_colours, plot_partition
 
 
 @pytest.mark.parametrize(("clients", "classes"), [(1, 2), (10, 7), (90, 9)])
-def test_writes_a_picture_that_grows_with_the_clients(clients: int, classes: int, tmp_path: Path) -> None:
+def test_writes_a_picture_that_grows_with_the_clients(
+    clients: int, classes: int, tmp_path: Path
+) -> None:
     counts_NK = torch.arange(clients * classes).reshape(clients, classes)
     roles = ["poisoned" if client % 3 == 1 else "clean" for client in range(clients)]
-    path = plot_partition(counts_NK, [f"$class_{k}" for k in range(classes)], roles, tmp_path / "partition.png")
+    path = plot_partition(
+        counts_NK, [f"$class_{k}" for k in range(classes)], roles, tmp_path / "partition.png"
+    )
     with Image.open(path) as picture:
         # 150 dots per inch; 1.4 inches + 0.24 per client, held within 2.4 and 16 inches
         assert picture.size == (1080, round(150 * min(max(1.4 + 0.24 * clients, 2.4), 16)))
@@ -24,4 +28,12 @@ def test_an_unknown_role_is_refused() -> None:
 
 @pytest.mark.parametrize("classes", [2, 7, 8, 14])
 def test_no_two_classes_share_a_colour(classes: int) -> None:
-    assert len({tuple(colour) if not isinstance(colour, str) else colour for colour in class_colours(classes)}) == classes
+    assert (
+        len(
+            {
+                tuple(colour) if not isinstance(colour, str) else colour
+                for colour in class_colours(classes)
+            }
+        )
+        == classes
+    )

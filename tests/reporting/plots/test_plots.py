@@ -17,7 +17,8 @@ from tests.helpers import report_examples as examples
 
 
 def is_picture(path: Path) -> bool:
-    """A PNG of 150 dots an inch that is not empty: dark and light pixels, in more than a few shades."""
+    """A PNG of 150 dots an inch that is not empty: dark and light pixels, in more than a few
+    shades."""
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert round(picture.info["dpi"][0]) == 150
@@ -40,7 +41,11 @@ def test_the_three_kinds_differ_in_colour_marker_and_dashes() -> None:
 @pytest.mark.parametrize("with_twin", [True, False])
 def test_validation_curves(tmp_path: Path, total: int, with_twin: bool) -> None:
     rounds = examples.rounds(total=total, gain=1.0)
-    assert is_picture(plot_validation(rounds, examples.rounds(total=total) if with_twin else [], tmp_path / "new" / "a.png"))
+    assert is_picture(
+        plot_validation(
+            rounds, examples.rounds(total=total) if with_twin else [], tmp_path / "new" / "a.png"
+        )
+    )
 
 
 def test_undefined_metrics_leave_gaps(tmp_path: Path) -> None:
@@ -55,7 +60,9 @@ def test_undefined_metrics_leave_gaps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("total", [0, 1, 4])
 def test_influence(tmp_path: Path, shape: tuple[int, int, int], total: int) -> None:
     kinds = [examples.kind_of(client, *shape[1:]) for client in range(shape[0])]
-    assert is_picture(plot_influence(examples.rounds(*shape, total=total), kinds, tmp_path / "a.png"))
+    assert is_picture(
+        plot_influence(examples.rounds(*shape, total=total), kinds, tmp_path / "a.png")
+    )
 
 
 @pytest.mark.parametrize("number", [4, 40])
@@ -70,7 +77,11 @@ def test_influence_with_clients_that_never_replied(tmp_path: Path, number: int) 
 @pytest.mark.parametrize("num_classes", [2, 7, 20])
 @pytest.mark.parametrize("with_twin", [True, False])
 def test_confusion(tmp_path: Path, num_classes: int, with_twin: bool) -> None:
-    names = ["a $formula^ ", "_under {brace}", *(f"a rather long class name {place}" for place in range(num_classes - 2))]
+    names = [
+        "a $formula^ ",
+        "_under {brace}",
+        *(f"a rather long class name {place}" for place in range(num_classes - 2)),
+    ]
     twin = counts(num_classes) if with_twin else None
     assert is_picture(plot_confusion(twin, counts(num_classes), names, tmp_path / "a.png"))
 
@@ -103,5 +114,8 @@ def test_undefined_drops_and_gains(tmp_path: Path) -> None:
 
 
 def test_no_pyplot_is_loaded() -> None:
-    code = "import sys; from fedrobust.reporting.plots import confusion, curves, drops; assert 'matplotlib.pyplot' not in sys.modules"
+    code = (
+        "import sys; from fedrobust.reporting.plots import confusion, curves, "
+        "drops; assert 'matplotlib.pyplot' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

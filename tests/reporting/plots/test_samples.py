@@ -16,20 +16,34 @@ NAMES = ("mel", "nv")
 
 
 def block(n: int, labels: list[int] | None = None) -> Samples:
-    return Samples(torch.full((n, 3, 8, 8), 128, dtype=torch.uint8), torch.tensor(labels or [0] * n))
+    return Samples(
+        torch.full((n, 3, 8, 8), 128, dtype=torch.uint8), torch.tensor(labels or [0] * n)
+    )
 
 
-def test_shows_images_and_labels_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shows_images_and_labels_before_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[Any] = []
     real = module.save_figure
-    monkeypatch.setattr(module, "save_figure", lambda figure, path: drawn.append(figure) or real(figure, path))
+    monkeypatch.setattr(
+        module, "save_figure", lambda figure, path: drawn.append(figure) or real(figure, path)
+    )
     floats = Samples(torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 1]))
     path = plot_samples(
-        [("client 3", block(3, [0, 0, 1]), floats), ("client 5", block(2), block(2))], NAMES, tmp_path / "a" / "samples.png"
+        [("client 3", block(3, [0, 0, 1]), floats), ("client 5", block(2), block(2))],
+        NAMES,
+        tmp_path / "a" / "samples.png",
     )
     assert path.read_bytes().startswith(b"\x89PNG")
     axes = drawn[0].get_axes()
-    assert [one.get_xlabel() for one in axes if one.get_xlabel()] == ["mel", "mel → nv", "nv", "mel", "mel"]
+    assert [one.get_xlabel() for one in axes if one.get_xlabel()] == [
+        "mel",
+        "mel → nv",
+        "nv",
+        "mel",
+        "mel",
+    ]
     assert sum(len(one.images) for one in axes) == 2 * 3 + 2 * 2
     assert [one.get_ylabel() for one in axes if one.get_ylabel()] == ["clean", "contaminated"] * 2
 
@@ -40,7 +54,9 @@ def test_long_names_are_broken_and_cut() -> None:
     assert module._fitting(["actinic keratosis", "bcc"]) == "actinic kera…\n→ bcc"
 
 
-@pytest.mark.parametrize("rows", [[], [("client 1", block(2), block(3))], [("client 1", block(0), block(0))]])
+@pytest.mark.parametrize(
+    "rows", [[], [("client 1", block(2), block(3))], [("client 1", block(0), block(0))]]
+)
 def test_refusals(rows: list[tuple[str, Samples, Samples]], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no samples|do not make pairs"):
         plot_samples(rows, NAMES, tmp_path / "samples.png")

@@ -1,4 +1,5 @@
-"""The client app as Flower calls it: messages in, checked replies out, nothing of the hospital's memory in them."""
+"""The client app as Flower calls it: messages in, checked replies out, nothing of the hospital's
+memory in them."""
 
 from __future__ import annotations
 
@@ -21,18 +22,38 @@ POISON = ("poisoned=[1]",)
 
 
 def context(client: int = 0, **node) -> Context:
-    return Context(1, client, {"partition-id": client, "num-partitions": 3, "simulation": True, **node}, RecordDict(), {})
+    return Context(
+        1,
+        client,
+        {"partition-id": client, "num-partitions": 3, "simulation": True, **node},
+        RecordDict(),
+        {},
+    )
 
 
-def message(server: ServerContext, client: int = 0, number: int = 1, kind: str = "train", state: State | None = None, **changes) -> Message:
+def message(
+    server: ServerContext,
+    client: int = 0,
+    number: int = 1,
+    kind: str = "train",
+    state: State | None = None,
+    **changes,
+) -> Message:
     records.set_identity()
-    order = {"experiment": server.experiment.text, "round": number, "etf": server.etf_bytes, "etf-sha256": server.etf_sha256}
+    order = {
+        "experiment": server.experiment.text,
+        "round": number,
+        "etf": server.etf_bytes,
+        "etf-sha256": server.etf_sha256,
+    }
     record = records.state_record(state or read(server.model, server.layout))
     return Message(records.train_message(record, {**order, **changes}), client, kind)
 
 
 def trained(server: ServerContext, reply: Message) -> records.TrainReply:
-    return records.read_train_reply(reply.content, (server.layout.num_parameters, server.layout.num_buffers))
+    return records.read_train_reply(
+        reply.content, (server.layout.num_parameters, server.layout.num_buffers)
+    )
 
 
 def judged(server: ServerContext, reply: Message) -> records.ConditionPredictions:
@@ -53,7 +74,8 @@ def test_the_reply_says_how_many_images_what_loss_and_which_etf() -> None:
 def test_the_same_message_twice_gives_the_same_bits_and_other_clients_others() -> None:
     server = federation.server(*MEAN, "poisoned=0")
     one, two, other, later = (
-        trained(server, app(message(server, client, number), context(client))).state for client, number in ((0, 1), (0, 1), (2, 1), (0, 2))
+        trained(server, app(message(server, client, number), context(client))).state
+        for client, number in ((0, 1), (0, 1), (2, 1), (0, 2))
     )
     assert torch.equal(one.parameters, two.parameters)
     assert torch.equal(one.buffers, two.buffers)
@@ -84,10 +106,20 @@ def test_a_reply_lives_on_when_the_resident_model_serves_the_next_client() -> No
 @pytest.mark.parametrize("what", ["poisoned=1", "poisoned=[0]", "noisy=1"])
 def test_a_node_outside_a_simulation_refuses_contamination(kind: str, what: str) -> None:
     server = federation.server(*MEAN, "poisoned=0", what)
-    for node in ({"simulation": False}, {"simulation": "false"}, {"simulation": False, "allow-contamination": "false"}):
-        with pytest.raises(ConfigError, match="this node refuses contamination; its own node config may set allow-contamination=true"):
+    for node in (
+        {"simulation": False},
+        {"simulation": "false"},
+        {"simulation": False, "allow-contamination": "false"},
+    ):
+        with pytest.raises(
+            ConfigError,
+            match="this node refuses contamination; its own node config may set "
+            "allow-contamination=true",
+        ):
             app(message(server, 0, kind=kind), context(0, **node))
-    app(message(server, 0, kind=kind), context(0, simulation=False, **{"allow-contamination": True}))
+    app(
+        message(server, 0, kind=kind), context(0, simulation=False, **{"allow-contamination": True})
+    )
 
 
 def test_a_clean_run_needs_no_permission() -> None:
@@ -98,7 +130,9 @@ def test_a_clean_run_needs_no_permission() -> None:
 @pytest.mark.parametrize("partition", [3, -1])
 def test_a_client_that_does_not_exist(partition: int) -> None:
     server = federation.server(*MEAN)
-    with pytest.raises(ConfigError, match=f"^partition-id={partition}: must be 0 or more and below num_clients=3"):
+    with pytest.raises(
+        ConfigError, match=f"^partition-id={partition}: must be 0 or more and below num_clients=3"
+    ):
         app(message(server), context(partition))
 
 
@@ -119,7 +153,9 @@ def test_a_wrong_etf_hash_and_a_wrong_state_are_refused() -> None:
 
 
 def test_memory_lasts_in_the_context_and_never_travels() -> None:
-    server = federation.server(*MEAN, "client=mutual", "client.steps=1", "client.plateau={patience: 0}")
+    server = federation.server(
+        *MEAN, "client=mutual", "client.steps=1", "client.plateau={patience: 0}"
+    )
     hospital = context(0)
     first = app(message(server, 0, 1), hospital)
     (name,) = [name for name in hospital.state if name.startswith("memory-")]
@@ -127,7 +163,8 @@ def test_memory_lasts_in_the_context_and_never_travels() -> None:
     assert {"global_accuracy", "plateau", "rates"} == set(memory)
     assert set(first.content) == {"state", "metrics", "info", "extras"}
     assert trained(server, first).extras == {"mutual_weight": 0.0}  # warm-up: nothing in round 1
-    # a memory in which the hospital saw a perfect global model: this round's is a collapse, so no mutual term (METHOD: fallback)
+    # a memory in which the hospital saw a perfect global model: this round's is a collapse, so no
+    # mutual term (METHOD: fallback)
     hospital.state[name]["json"] = json.dumps({**memory, "global_accuracy": 100.0})
     careful = trained(server, app(message(server, 0, 2), hospital))
     unafraid = trained(server, app(message(server, 0, 2), context(0)))
@@ -146,19 +183,31 @@ def test_a_run_that_starts_anew_forgets() -> None:
 
 
 def test_local_buffers_stay_with_the_client() -> None:
-    local, mean = federation.server("strategy=fedavg", "server.buffers=local"), federation.server(*MEAN)
+    local, mean = (
+        federation.server("strategy=fedavg", "server.buffers=local"),
+        federation.server(*MEAN),
+    )
     state = read(local.model, local.layout)
     spoilt = State(state.parameters, state.buffers + 3.0)  # statistics that cannot be this client's
     hospital = context(0)
     first = trained(local, app(message(local, 0, 1), hospital)).state
     own = next(record for name, record in hospital.state.items() if name.startswith("own-"))
     assert isinstance(own, ArrayRecord)
-    assert torch.equal(records.read_state(own, (0, local.layout.num_buffers)).buffers, first.buffers)
-    with_good, with_bad = (judged(local, app(message(local, 0, 1, "evaluate", one), hospital)) for one in (state, spoilt))
-    assert torch.equal(with_good["clean"][0], with_bad["clean"][0])  # the server's statistics are not looked at
+    assert torch.equal(
+        records.read_state(own, (0, local.layout.num_buffers)).buffers, first.buffers
+    )
+    with_good, with_bad = (
+        judged(local, app(message(local, 0, 1, "evaluate", one), hospital))
+        for one in (state, spoilt)
+    )
+    # the server's statistics are not looked at
+    assert torch.equal(with_good["clean"][0], with_bad["clean"][0])
     elsewhere = judged(mean, app(message(mean, 0, 1, "evaluate", spoilt), context(0)))
     assert not torch.equal(elsewhere["clean"][0], with_bad["clean"][0])
-    second, third = (trained(local, app(message(local, 0, 2, state=one), _copy(hospital))).state for one in (state, spoilt))
+    second, third = (
+        trained(local, app(message(local, 0, 2, state=one), _copy(hospital))).state
+        for one in (state, spoilt)
+    )
     assert torch.equal(second.parameters, third.parameters)
     assert torch.equal(second.buffers, third.buffers)
 
@@ -173,34 +222,57 @@ def _copy(hospital: Context) -> Context:
 def test_a_poisoned_update_is_what_is_sent_not_what_is_kept() -> None:
     # sign_flip of scale 2: reference - 2 (trained - reference); buffers as trained
     clean = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=0")
-    flipped = federation.server("strategy=fedavg", "server.buffers=local", "contamination=sign_flip", "contamination.scale=2", *POISON)
+    flipped = federation.server(
+        "strategy=fedavg",
+        "server.buffers=local",
+        "contamination=sign_flip",
+        "contamination.scale=2",
+        *POISON,
+    )
     hospital = context(1)
     honest = trained(clean, app(message(clean, 1), context(1)))
     sent = trained(flipped, app(message(flipped, 1), hospital))
     reference = read(clean.model, clean.layout).parameters
-    assert torch.allclose(sent.state.parameters, reference - 2 * (honest.state.parameters - reference), atol=1e-6)
+    assert torch.allclose(
+        sent.state.parameters, reference - 2 * (honest.state.parameters - reference), atol=1e-6
+    )
     assert torch.equal(sent.state.buffers, honest.state.buffers)
     assert sent.metrics == honest.metrics  # it trained honestly
     own = next(record for name, record in hospital.state.items() if name.startswith("own-"))
-    assert torch.equal(records.read_state(own, (0, clean.layout.num_buffers)).buffers, honest.state.buffers)
-    others = (trained(server, app(message(server, 0), context(0))).state.parameters for server in (clean, flipped))
+    assert torch.equal(
+        records.read_state(own, (0, clean.layout.num_buffers)).buffers, honest.state.buffers
+    )
+    others = (
+        trained(server, app(message(server, 0), context(0))).state.parameters
+        for server in (clean, flipped)
+    )
     assert torch.equal(*others)  # nobody else is touched
 
 
-@pytest.mark.parametrize(("contamination", "passes"), [("clean", 1), ("label_flip", 1), ("gaussian_noise", 2)])
-def test_images_that_are_the_same_are_judged_once(monkeypatch: pytest.MonkeyPatch, contamination: str, passes: int) -> None:
+@pytest.mark.parametrize(
+    ("contamination", "passes"), [("clean", 1), ("label_flip", 1), ("gaussian_noise", 2)]
+)
+def test_images_that_are_the_same_are_judged_once(
+    monkeypatch: pytest.MonkeyPatch, contamination: str, passes: int
+) -> None:
     calls = []
     original = evaluation.predict
-    monkeypatch.setattr(evaluation, "predict", lambda *given: calls.append(given) or original(*given))
+    monkeypatch.setattr(
+        evaluation, "predict", lambda *given: calls.append(given) or original(*given)
+    )
     how = "label_flip" if contamination == "clean" else contamination
-    server = federation.server(*MEAN, f"contamination={how}", "poisoned=[]" if contamination == "clean" else "poisoned=[0]")
+    server = federation.server(
+        *MEAN, f"contamination={how}", "poisoned=[]" if contamination == "clean" else "poisoned=[0]"
+    )
     scores = judged(server, app(message(server, kind="evaluate"), context()))
     assert len(calls) == passes
     same_scores = torch.equal(scores["clean"][0], scores["contaminated"][0])
     same_labels = torch.equal(scores["clean"][1], scores["contaminated"][1])
-    assert (same_scores, same_labels) == {"clean": (True, True), "label_flip": (True, False), "gaussian_noise": (False, True)}[
-        contamination
-    ]
+    assert (same_scores, same_labels) == {
+        "clean": (True, True),
+        "label_flip": (True, False),
+        "gaussian_noise": (False, True),
+    }[contamination]
     test = server.experiment.rows(0, 2)
     assert torch.equal(scores["clean"][1], server.experiment.dataset.labels[test])
 
@@ -219,19 +291,38 @@ def test_a_linear_head_needs_no_anchors() -> None:
 
 
 def test_a_tracking_contamination_finds_what_was_received_before() -> None:
-    # Neurotoxin in its second round: where the global model moved most the reply is the received state, elsewhere as trained
-    words = ("strategy=fedavg", "server.buffers=mean", "contamination=backdoor_neurotoxin", "contamination.kept=0.5", *POISON)
-    server, patch = federation.server(*words), federation.server(*words[:2], "contamination=backdoor_patch", *POISON)
+    # Neurotoxin in its second round: where the global model moved most the reply is the received
+    # state, elsewhere as trained
+    words = (
+        "strategy=fedavg",
+        "server.buffers=mean",
+        "contamination=backdoor_neurotoxin",
+        "contamination.kept=0.5",
+        *POISON,
+    )
+    server, patch = (
+        federation.server(*words),
+        federation.server(*words[:2], "contamination=backdoor_patch", *POISON),
+    )
     start = read(server.model, server.layout)
     halves = torch.arange(start.parameters.numel()) % 2 == 0
     later = State(start.parameters + torch.where(halves, 0.01, 0.0), start.buffers)
     hospital, other = context(1), context(0)
-    first, second = (trained(server, app(message(server, 1, n, state=one), hospital)).state for n, one in ((1, start), (2, later)))
-    as_trained = [trained(patch, app(message(patch, 1, n, state=one), context(1))).state for n, one in ((1, start), (2, later))]
+    first, second = (
+        trained(server, app(message(server, 1, n, state=one), hospital)).state
+        for n, one in ((1, start), (2, later))
+    )
+    as_trained = [
+        trained(patch, app(message(patch, 1, n, state=one), context(1))).state
+        for n, one in ((1, start), (2, later))
+    ]
     assert torch.equal(first.parameters, as_trained[0].parameters)  # nothing was received before
-    assert torch.equal(second.parameters, torch.where(halves, later.parameters, as_trained[1].parameters))
+    assert torch.equal(
+        second.parameters, torch.where(halves, later.parameters, as_trained[1].parameters)
+    )
     app(message(server, 0, state=start), other)
     assert [name.split("-")[0] for name in sorted(hospital.state)] == ["memory", "received"]
     assert [name.split("-")[0] for name in other.state] == ["memory"]  # nobody else keeps models
     again = trained(server, app(message(server, 1, 1, state=later), hospital)).state
-    assert not torch.equal(again.parameters[halves], later.parameters[halves])  # a run that starts anew has received nothing
+    # a run that starts anew has received nothing
+    assert not torch.equal(again.parameters[halves], later.parameters[halves])

@@ -25,7 +25,11 @@ def test_nothing_is_left_out_before_the_warm_up_ends_and_a_share_after_it() -> N
     first, second = (reply(server, 1, number) for number in (1, 2))
     wrong = float(round(0.25 * images))
     assert first.num_examples == images
-    assert {name: first.metrics[name] for name in ("dropped", "altered", "found")} == {"dropped": 0.0, "altered": wrong, "found": 0.0}
+    assert {name: first.metrics[name] for name in ("dropped", "altered", "found")} == {
+        "dropped": 0.0,
+        "altered": wrong,
+        "found": 0.0,
+    }
     assert second.metrics["altered"] == wrong
     assert 0 < second.metrics["dropped"] <= 0.3 * images
     assert second.num_examples == images - second.metrics["dropped"]
@@ -46,7 +50,9 @@ def test_equal_messages_give_equal_bits_and_leaving_out_changes_them(sanitiser: 
 
 
 def test_an_attacker_that_owns_its_client_sanitises_nothing() -> None:
-    server = federation.server(*MEAN, "poisoned=[1]", "contamination=sign_flip", *SPHERE, "sanitiser.warmup=0", "rounds=3")
+    server = federation.server(
+        *MEAN, "poisoned=[1]", "contamination=sign_flip", *SPHERE, "sanitiser.warmup=0", "rounds=3"
+    )
     plain = federation.server(*MEAN, "poisoned=[1]", "contamination=sign_flip", "rounds=3")
     attacker, honest = reply(server, 1, 1), reply(server, 0, 1)
     assert "dropped" not in attacker.metrics
@@ -55,7 +61,12 @@ def test_an_attacker_that_owns_its_client_sanitises_nothing() -> None:
 
 
 def test_a_triggered_image_counts_as_altered_and_a_noisy_one_does_not() -> None:
-    words = ("contamination=backdoor_patch", "contamination.rate=0.5", "contamination@noise=gaussian_noise", "noise.std=0.1")
+    words = (
+        "contamination=backdoor_patch",
+        "contamination.rate=0.5",
+        "contamination@noise=gaussian_noise",
+        "noise.std=0.1",
+    )
     server = federation.server(*MEAN, *words, "poisoned=[1]", "noisy=[2]", *SPHERE, "rounds=3")
     images = len(server.experiment.rows(1, 0))
     assert reply(server, 1, 2).metrics["altered"] == round(0.5 * images)

@@ -1,4 +1,5 @@
-"""What becomes of a run's configuration at a site: its own data, all of it its own, and never a path of somebody else's choice."""
+"""What becomes of a run's configuration at a site: its own data, all of it its own, and never a
+path of somebody else's choice."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ from fedrobust.experiment import compose, experiment, factories, settings
 from fedrobust.federation.demo import share_out, write_npz
 from fedrobust.runtime.client.site_config import own_data
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.messages.sites import RECORD, SiteAssignment, assignment_record, read_site_info
+from fedrobust.runtime.messages.sites import (
+    RECORD,
+    SiteAssignment,
+    assignment_record,
+    read_site_info,
+)
 from tests.helpers import federation
 from tests.helpers.federation import MEAN
 
@@ -24,8 +30,21 @@ CLASSES = ("a", "b", "c")
 
 
 def test_every_format_and_its_settings() -> None:
-    node = {"data-root": "/data", "data-format": "csv", "data-label": "dx", "data-max-images": 9, "site": "vienna", "partition-id": 3}
-    source = {"_target_": "fedrobust.data.sources.csv_table.csv", "path": "/data", "size": 64, "label": "dx", "max_images": 9}
+    node = {
+        "data-root": "/data",
+        "data-format": "csv",
+        "data-label": "dx",
+        "data-max-images": 9,
+        "site": "vienna",
+        "partition-id": 3,
+    }
+    source = {
+        "_target_": "fedrobust.data.sources.csv_table.csv",
+        "path": "/data",
+        "size": 64,
+        "label": "dx",
+        "max_images": 9,
+    }
     source |= {"every_class": False, "classes": ["a", "b", "c"]}
     assert own_data(node, size=64, classes=CLASSES) == {
         "_target_": "fedrobust.data.sources.one_site.one_site",
@@ -33,14 +52,22 @@ def test_every_format_and_its_settings() -> None:
         "site": "vienna",
     }
     ham = own_data({"data-root": "/data", "data-format": "ham10000"}, size=28, classes=CLASSES)
-    assert ham["source"] == {"_target_": "fedrobust.data.sources.ham10000.ham10000", "root": "/data", "size": 28, "every_class": False}
+    assert ham["source"] == {
+        "_target_": "fedrobust.data.sources.ham10000.ham10000",
+        "root": "/data",
+        "size": 28,
+        "every_class": False,
+    }
 
 
 @pytest.mark.parametrize(
     ("node", "words"),
     [
         ({}, "data-root: this node names no data"),
-        ({"data-root": "x", "data-format": "synthetic"}, "data-format=synthetic: must be one of ham10000, image_folder, csv, npz"),
+        (
+            {"data-root": "x", "data-format": "synthetic"},
+            "data-format=synthetic: must be one of ham10000, image_folder, csv, npz",
+        ),
         ({"data-root": "x", "data-size": 3}, "data-size=3: comes with the run"),
         ({"data-root": "x", "data-every-class": True}, "data-every_class=True: comes with the run"),
     ],
@@ -55,12 +82,22 @@ def study() -> experiment.Experiment:
     return federation.study(*MEAN, "poisoned=0")
 
 
-def ask(study: experiment.Experiment, node: dict[str, object], *overrides: str, kind: str = "query", **order: object) -> Message:
+def ask(
+    study: experiment.Experiment,
+    node: dict[str, object],
+    *overrides: str,
+    kind: str = "query",
+    **order: object,
+) -> Message:
     """A message as the server of a real federation sends it, answered by a node."""
     records.set_identity()
-    text = settings.to_json(federation.settings(*MEAN, "poisoned=0", "partition=remote", *overrides))
+    text = settings.to_json(
+        federation.settings(*MEAN, "poisoned=0", "partition=remote", *overrides)
+    )
     instruction = {"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""}
-    told = SiteAssignment(**{"client": 1, "size": 16, "classes": study.dataset.class_names, **order})
+    told = SiteAssignment(
+        **{"client": 1, "size": 16, "classes": study.dataset.class_names, **order}
+    )
     content = RecordDict({"config": ConfigRecord(instruction), RECORD: assignment_record(told)})
     return app(Message(content, 1, kind), Context(1, 7, node, RecordDict(), {}))
 
@@ -72,25 +109,50 @@ def own_file(study: experiment.Experiment, client: int, folder: Path) -> dict[st
     return {"data-root": str(folder / "own.npz"), "data-format": "npz", "site": "vienna"}
 
 
-def test_a_site_holds_what_its_own_file_holds_in_the_same_order(study: experiment.Experiment, tmp_path: Path) -> None:
+def test_a_site_holds_what_its_own_file_holds_in_the_same_order(
+    study: experiment.Experiment, tmp_path: Path
+) -> None:
     node = own_file(study, 1, tmp_path)
     site_info = read_site_info(ask(study, node).content)
     assert site_info.counts == tuple(len(study.rows(1, split)) for split in range(3))
-    assert (site_info.partition, site_info.words["site"], site_info.words["torch"]) == (-1, "vienna", torch.__version__)
+    assert (site_info.partition, site_info.words["site"], site_info.words["torch"]) == (
+        -1,
+        "vienna",
+        torch.__version__,
+    )
 
 
 @pytest.mark.parametrize(
     ("node", "overrides", "error", "words"),
     [
-        ({"data-root": "/nowhere.npz", "data-format": "npz"}, (), DataError, "/nowhere.npz: not a readable npz file"),
+        (
+            {"data-root": "/nowhere.npz", "data-format": "npz"},
+            (),
+            DataError,
+            "/nowhere.npz: not a readable npz file",
+        ),
         ({}, (), ConfigError, "data-root: this node names no data"),
-        ({}, ("partition=iid", "data=npz", "data.path=/etc/passwd"), ConfigError, "a node reads only what its own configuration names"),
-        ({"data-root": "x"}, ("partition=iid",), ConfigError, "this node has data of its own; run with partition=remote"),
+        (
+            {},
+            ("partition=iid", "data=npz", "data.path=/etc/passwd"),
+            ConfigError,
+            "a node reads only what its own configuration names",
+        ),
+        (
+            {"data-root": "x"},
+            ("partition=iid",),
+            ConfigError,
+            "this node has data of its own; run with partition=remote",
+        ),
         ({"data-root": "x"}, ("poisoned=1",), ConfigError, "this node refuses contamination"),
     ],
 )
 def test_what_a_node_refuses(
-    study: experiment.Experiment, node: dict[str, object], overrides: tuple[str, ...], error: type[Exception], words: str
+    study: experiment.Experiment,
+    node: dict[str, object],
+    overrides: tuple[str, ...],
+    error: type[Exception],
+    words: str,
 ) -> None:
     with pytest.raises(error, match=words):
         ask(study, node, *overrides)
@@ -105,7 +167,10 @@ def test_other_classes_than_the_run_has(study: experiment.Experiment, tmp_path: 
     node = {"data-root": str(root), "data-format": "image_folder"}
     with pytest.raises(DataError, match=r"has the label 'melanoma'; known classes are a, b"):
         ask(study, node, classes=("a", "b"))
-    assert sum(read_site_info(ask(study, node, classes=("melanoma", "nevus", "rare")).content).counts) == 18
+    assert (
+        sum(read_site_info(ask(study, node, classes=("melanoma", "nevus", "rare")).content).counts)
+        == 18
+    )
 
 
 def federation_picture(path: Path, shade: int) -> None:
@@ -125,9 +190,15 @@ def test_the_server_of_real_sites_holds_no_client_s_image() -> None:
 
 
 def test_the_demo_s_files_share_no_lesion_and_lose_no_image(tmp_path: Path) -> None:
-    data = factories.build_group(compose.compose("data.num_images=600", "data.size=16"), "data").load()
+    data = factories.build_group(
+        compose.compose("data.num_images=600", "data.size=16"), "data"
+    ).load()
     names = share_out(data, tmp_path / "data")
     files = [np.load(tmp_path / "data" / f"{name}.npz") for name in (*names, "server")]
-    assert sum(len(file[f"{part}_labels"]) for file in files for part in ("train", "val", "test")) == len(data)
-    assert json.dumps(names) == json.dumps(sorted(names, key=lambda name: -int((data.sites == data.site_names.index(name)).sum())))
+    assert sum(
+        len(file[f"{part}_labels"]) for file in files for part in ("train", "val", "test")
+    ) == len(data)
+    assert json.dumps(names) == json.dumps(
+        sorted(names, key=lambda name: -int((data.sites == data.site_names.index(name)).sum()))
+    )
     assert set(files[-1]["train_labels"].ravel()) == set(range(7))

@@ -1,4 +1,5 @@
-"""Rounds on a cluster of several Ray nodes on this machine, one of which is killed: run by test_cluster.py in a process of its own.
+"""Rounds on a cluster of several Ray nodes on this machine, one of which is killed: run by
+test_cluster.py in a process of its own.
 
 python -m tests.runtime.engines.cluster_rounds APPS FOLDER: prints one JSON object of what happened.
 """
@@ -23,14 +24,23 @@ NODE = {"object_store_memory": 100_000_000}
 def main(apps, folder):
     sys.path.insert(0, apps)
     logged = []
-    logging.getLogger("fedrobust.runtime.engines.ray_scheduler").addHandler(keep := logging.Handler())
+    logging.getLogger("fedrobust.runtime.engines.ray_scheduler").addHandler(
+        keep := logging.Handler()
+    )
     keep.emit = lambda record: logged.append(record.getMessage())
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "temp_dir": str(folder / "ray")})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={**NODE, "num_cpus": 0, "temp_dir": str(folder / "ray")},
+    )
     sites = [cluster.add_node(num_cpus=1, **NODE) for _ in range(2)]
     both_wait = {client: f"wait {folder} {client}" for client in (0, 1)}
-    with ray_engine(workers=2, threads=1, address=cluster.address).open("echo_hospital:app", CLIENTS) as grid:
+    with ray_engine(workers=2, threads=1, address=cluster.address).open(
+        "echo_hospital:app", CLIENTS
+    ) as grid:
         rounds = [answers(grid)]
-        killer = threading.Thread(target=kill_the_node_of_client_0, args=(cluster, sites, folder), daemon=True)
+        killer = threading.Thread(
+            target=kill_the_node_of_client_0, args=(cluster, sites, folder), daemon=True
+        )
         killer.start()
         started = time.monotonic()
         rounds.append(answers(grid, both_wait))
@@ -45,8 +55,18 @@ def main(apps, folder):
         expected = [answers(inline) for _ in rounds]
     same = [equal(*pair) for pair in zip(rounds, expected, strict=True)]
     calls = {client: state["seen"]["calls"] for client, state in remembered.items()}
-    found = {"same": same, "workers": [len(pids(one)) for one in rounds], "logged": logged, "came_back": came_back, "seconds": seconds}
-    print(json.dumps({**found, "calls_agree": len(set(calls.values())) == 1, "clients": sorted(calls)}))
+    found = {
+        "same": same,
+        "workers": [len(pids(one)) for one in rounds],
+        "logged": logged,
+        "came_back": came_back,
+        "seconds": seconds,
+    }
+    print(
+        json.dumps(
+            {**found, "calls_agree": len(set(calls.values())) == 1, "clients": sorted(calls)}
+        )
+    )
 
 
 def answers(grid, orders=None):

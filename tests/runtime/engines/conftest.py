@@ -1,4 +1,5 @@
-"""A client app in a folder of its own, as far from the test modules as a user's package would be, and one Ray for all tests."""
+"""A client app in a folder of its own, as far from the test modules as a user's package would be,
+and one Ray for all tests."""
 
 import sys
 import textwrap

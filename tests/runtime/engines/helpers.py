@@ -10,7 +10,8 @@ CONFIG = {"experiment": "{}", "round": 1, "etf": b"", "etf-sha256": ""}
 
 
 def messages(clients, orders=None, kind="train", state=None):
-    """One message per client, all with the same state record; orders: {client: what it shall do wrong}."""
+    """One message per client, all with the same state record; orders: {client: what it shall do
+    wrong}."""
     records.set_identity()
     state = state or State(torch.linspace(-1, 1, 300), torch.arange(5.0))
     record = records.state_record(state)

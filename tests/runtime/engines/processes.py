@@ -1,4 +1,5 @@
-"""The processes of a session, as Linux shows them: to start a program with all its helpers apart, and to see that none is left."""
+"""The processes of a session, as Linux shows them: to start a program with all its helpers apart,
+and to see that none is left."""
 
 import contextlib
 import os
@@ -15,7 +16,9 @@ def alive(session):
         with contextlib.suppress(OSError):  # it has just ended
             state, _, _, sid = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
             if int(sid) == session and state != "Z":
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                found[int(folder.name)] = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                )
     return found
 
 
@@ -29,8 +32,16 @@ def left_after(session, seconds=10.0):
 
 @contextlib.contextmanager
 def started(command, **settings):
-    """The program in a session of its own, of which nothing is left afterwards, whatever happens."""
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
+    """The program in a session of its own, of which nothing is left afterwards, whatever
+    happens."""
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,
+    )
     try:
         yield process
     finally:

@@ -43,16 +43,33 @@ def test_ray_pays_off_when_it_saves_more_than_it_costs(workers, work_seconds, ex
 
 
 def test_workers_and_their_share_of_the_gpus():
-    assert [useful_workers(c, g, n) for c, g, n in ((2, 0, 10), (2, 0, 1), (64, 0, 100), (16, 1, 10), (16, 4, 3))] == [2, 1, 8, 1, 3]
+    assert [
+        useful_workers(c, g, n)
+        for c, g, n in ((2, 0, 10), (2, 0, 1), (64, 0, 100), (16, 1, 10), (16, 4, 3))
+    ] == [2, 1, 8, 1, 3]
     # 3 workers on 2 GPUs: two must share one, so half a GPU each
-    assert [gpu_share(g, w) for g, w in ((0, 4), (1, 1), (2, 3), (1, 4), (4, 2))] == [0, 1, 1 / 2, 1 / 4, 1]
+    assert [gpu_share(g, w) for g, w in ((0, 4), (1, 1), (2, 3), (1, 4), (4, 2))] == [
+        0,
+        1,
+        1 / 2,
+        1 / 4,
+        1,
+    ]
 
 
-def test_auto_takes_ray_for_much_work_on_several_cores_and_inline_otherwise(monkeypatch, client_app):
+def test_auto_takes_ray_for_much_work_on_several_cores_and_inline_otherwise(
+    monkeypatch, client_app
+):
     monkeypatch.setattr(engines, "cores", lambda: 4)
     monkeypatch.setattr(engines, "gpus", lambda: 0)
-    assert auto_engine().open(client_app, 3).description == "ray, workers: 3, threads each: 1, GPUs each: 0"
-    assert auto_engine(workers=2).open(client_app, 3).description == "ray, workers: 2, threads each: 2, GPUs each: 0"
+    assert (
+        auto_engine().open(client_app, 3).description
+        == "ray, workers: 3, threads each: 1, GPUs each: 0"
+    )
+    assert (
+        auto_engine(workers=2).open(client_app, 3).description
+        == "ray, workers: 2, threads each: 2, GPUs each: 0"
+    )
     assert auto_engine().open(client_app, 3, work_seconds=5).description == "inline, threads: 4"
     assert auto_engine().open(client_app, 1).name == "inline"
     assert auto_engine(workers=1, threads=2).open(client_app, 3).description == "inline, threads: 2"
@@ -69,8 +86,19 @@ def test_auto_takes_ray_for_much_work_on_several_cores_and_inline_otherwise(monk
         (ray_engine, {"workers": 0}, "engine.workers=0"),
         (ray_engine, {"retries": -1}, "engine.retries=-1"),
         (ray_engine, {"retries": 1.5}, "engine.retries=1.5"),
-        (ray_engine, {"workers": 500}, "engine.workers=500: 500 x 1 CPUs wanted, 4 is on this machine; try engine.workers=4"),
-        (ray_engine, {"cpus_per_worker": 8}, "engine.workers=1: 1 x 8 CPUs wanted, 4 is on this machine; try engine.cpus_per_worker=4"),
+        (
+            ray_engine,
+            {"workers": 500},
+            "engine.workers=500: 500 x 1 CPUs wanted, 4 is on this machine; try engine.workers=4",
+        ),
+        (
+            ray_engine,
+            {"cpus_per_worker": 8},
+            (
+                "engine.workers=1: 1 x 8 CPUs wanted, 4 is on this machine; try "
+                "engine.cpus_per_worker=4"
+            ),
+        ),
         (ray_engine, {"cpus_per_worker": -1}, "engine.cpus_per_worker=-1"),
         (ray_engine, {"gpus_per_worker": 1.5}, "engine.gpus_per_worker=1.5"),
         (ray_engine, {"address": 6379}, "engine.address=6379"),
@@ -86,10 +114,35 @@ def test_wrong_settings_are_named(factory, settings, reason, monkeypatch):
 @pytest.mark.parametrize(
     ("workers", "gpus", "reason"),
     [
-        (Workers(3, 1, 0, 1), 0, "engine.workers=3: 3 x 1 CPUs wanted, 2 is on this machine; try engine.workers=2"),
-        (Workers(2, 1, 0.5, 1), 0, "engine.gpus_per_worker=0.5: 2 x 0.5 GPUs wanted, 0 is on this machine; try engine.gpus_per_worker=0"),
-        (Workers(2, 1, 0.6, 1), 1, "engine.gpus_per_worker=0.6: 2 x 0.6 GPUs wanted, 1 is on this machine; try engine.gpus_per_worker=0.5"),
-        (Workers(2, 1, 1, 1), 1, "engine.gpus_per_worker=1: 2 x 1 GPUs wanted, 1 is on this machine; try engine.gpus_per_worker=0.5"),
+        (
+            Workers(3, 1, 0, 1),
+            0,
+            "engine.workers=3: 3 x 1 CPUs wanted, 2 is on this machine; try engine.workers=2",
+        ),
+        (
+            Workers(2, 1, 0.5, 1),
+            0,
+            (
+                "engine.gpus_per_worker=0.5: 2 x 0.5 GPUs wanted, 0 is on this machine; "
+                "try engine.gpus_per_worker=0"
+            ),
+        ),
+        (
+            Workers(2, 1, 0.6, 1),
+            1,
+            (
+                "engine.gpus_per_worker=0.6: 2 x 0.6 GPUs wanted, 1 is on this machine; "
+                "try engine.gpus_per_worker=0.5"
+            ),
+        ),
+        (
+            Workers(2, 1, 1, 1),
+            1,
+            (
+                "engine.gpus_per_worker=1: 2 x 1 GPUs wanted, 1 is on this machine; try "
+                "engine.gpus_per_worker=0.5"
+            ),
+        ),
     ],
 )
 def test_what_the_machine_has_not_is_refused_before_ray_starts(monkeypatch, workers, gpus, reason):
@@ -112,7 +165,14 @@ except errors.ConfigError as error:
     assert not {"torch", "flwr", "ray"} & set(sys.modules)
     print("refused")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=CONFIGS[0].parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=CONFIGS[0].parents[2],
+    )
     assert done.stdout == "refused\n", done.stderr
 
 
@@ -129,13 +189,22 @@ def test_an_address_where_no_ray_answers_is_named_at_once(monkeypatch):
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
     monkeypatch.setattr(services, "find_gcs_addresses", set)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ConfigError, match=r"engine.address=auto: no Ray answers there \(Could not find any running Ray instance\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"engine.address=auto: no Ray answers there \(Could not find any "
+        r"running Ray instance\)",
+    ):
         connect("auto", Workers(1, 1, 0, 1), cores=1)
-    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "127.0.0.1:1")  # what a cluster that has ended leaves behind
-    with pytest.raises(ConfigError, match=r"engine.address=auto: no Ray answers there \(\S+:1: .*refused\)"):
+    # what a cluster that has ended leaves behind
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "127.0.0.1:1")
+    with pytest.raises(
+        ConfigError, match=r"engine.address=auto: no Ray answers there \(\S+:1: .*refused\)"
+    ):
         connect("auto", Workers(1, 1, 0, 1), cores=1)
     with socket.socket() as taken:  # a port that nobody listens to
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=rf"engine.address={address}: no Ray answers there \(.*refused\)"):
+        with pytest.raises(
+            ConfigError, match=rf"engine.address={address}: no Ray answers there \(.*refused\)"
+        ):
             connect(address, Workers(1, 1, 0, 1), cores=1)

@@ -20,7 +20,11 @@ def test_replies_come_in_order_one_by_one_with_the_clients_answer(client_app):
     good, bad = by_client(replies)
     assert not bad
     for client, reply in good.items():
-        assert (reply.num_examples, reply.metrics["client"], reply.metrics["num-partitions"]) == (client + 1, client, 3)
+        assert (reply.num_examples, reply.metrics["client"], reply.metrics["num-partitions"]) == (
+            client + 1,
+            client,
+            3,
+        )
         assert torch.equal(reply.state.buffers, torch.arange(5.0) + client)
         assert reply.info["site"] == "north"
 
@@ -46,7 +50,10 @@ def test_a_clients_state_lasts_from_round_to_round(client_app):
     with InlineGrid(client_app, 2) as grid:
         for round_number in (1, 2, 3):
             good, _ = by_client(grid.send_and_receive(messages([0, 1])))
-            assert [good[client].metrics["calls"] for client in (0, 1)] == [round_number, round_number]
+            assert [good[client].metrics["calls"] for client in (0, 1)] == [
+                round_number,
+                round_number,
+            ]
     with InlineGrid(client_app, 2) as grid:  # a new grid is a new federation
         assert by_client(grid.send_and_receive(messages([0])))[0][0].metrics["calls"] == 1
 
@@ -88,7 +95,9 @@ def test_ctrl_c_passes_through_and_the_grid_closes(client_app):
 
 def test_after_the_timeout_no_further_client_is_started(client_app):
     with InlineGrid(client_app, 3) as grid:
-        good, bad = by_client(grid.send_and_receive(messages(range(3), {0: "sleep 0.2"}), timeout=0.1))
+        good, bad = by_client(
+            grid.send_and_receive(messages(range(3), {0: "sleep 0.2"}), timeout=0.1)
+        )
     assert set(good) == {0}
     assert bad[1] == "timed out after 0.1 s, before client 1 was started"
     assert set(bad) == {1, 2}
@@ -97,7 +106,9 @@ def test_after_the_timeout_no_further_client_is_started(client_app):
 def test_threads_are_set_while_open_only(client_app):
     before = torch.get_num_threads()
     with InlineGrid(client_app, 1, threads=before + 1) as grid:
-        assert by_client(grid.send_and_receive(messages([0])))[0][0].metrics["threads"] == before + 1
+        assert (
+            by_client(grid.send_and_receive(messages([0])))[0][0].metrics["threads"] == before + 1
+        )
         with pytest.raises(RuntimeError, match="open already"):
             grid.__enter__()
     assert torch.get_num_threads() == before
@@ -120,7 +131,10 @@ def test_the_model_is_handed_over_without_a_copy(client_app):
     state = State(torch.zeros(300), torch.zeros(5))
     with InlineGrid(client_app, 1) as grid:
         (reply,) = grid.send_and_receive(messages([0], kind="query", state=state))
-    assert records.read_state(reply.content["state"], (300, 5)).parameters.data_ptr() == state.parameters.data_ptr()
+    assert (
+        records.read_state(reply.content["state"], (300, 5)).parameters.data_ptr()
+        == state.parameters.data_ptr()
+    )
 
 
 @pytest.mark.parametrize("name", ["no_such_hospital:app", "echo_hospital:nothing", "echo_hospital"])

@@ -25,7 +25,11 @@ print(faults() - before)
 @pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
 def test_memory_that_was_freed_is_used_again_without_page_faults() -> None:
     kept, default = (
-        int(subprocess.run([sys.executable, "-c", PROGRAM, word], check=True, capture_output=True, text=True).stdout)
+        int(
+            subprocess.run(
+                [sys.executable, "-c", PROGRAM, word], check=True, capture_output=True, text=True
+            ).stdout
+        )
         for word in ("keep", "default")
     )
     assert kept < 1000

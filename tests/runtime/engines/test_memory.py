@@ -1,4 +1,5 @@
-"""What clients remember lives in the Grid: it can be read, put back, and survives whatever happens to them."""
+"""What clients remember lives in the Grid: it can be read, put back, and survives whatever happens
+to them."""
 
 import numpy as np
 import pytest
@@ -47,7 +48,11 @@ def test_a_client_that_fails_remembers_what_it_did_before():
         context.state["arrays"]["own"] = FlatArray(np.ones(3))
         if message.content["config"]["client-0"] == "raise":
             raise ValueError
-        return Message(RecordDict(), reply_to=message) if message.content["config"]["client-0"] == "go" else None
+        return (
+            Message(RecordDict(), reply_to=message)
+            if message.content["config"]["client-0"] == "go"
+            else None
+        )
 
     @app.query()
     def forget(message, context):
@@ -55,8 +60,16 @@ def test_a_client_that_fails_remembers_what_it_did_before():
         return Message(RecordDict({"info": ConfigRecord()}), reply_to=message)
 
     with InlineGrid(app, 1) as grid:
-        for order, losses in (("raise", None), ("go", [0, 1]), ("raise", [0, 1]), ("silent", [0, 1]), ("go", [0, 1, 1])):
+        for order, losses in (
+            ("raise", None),
+            ("go", [0, 1]),
+            ("raise", [0, 1]),
+            ("silent", [0, 1]),
+            ("go", [0, 1, 1]),
+        ):
             list(grid.send_and_receive(messages([0], {0: order})))
-            assert (grid.states[0]["numbers"]["losses"] if losses else grid.states) == (losses or {})
+            assert (grid.states[0]["numbers"]["losses"] if losses else grid.states) == (
+                losses or {}
+            )
         list(grid.send_and_receive(messages([0], kind="query")))
         assert grid.states == {}

@@ -25,14 +25,19 @@ def folder():
 
 def test_a_node_that_is_lost_over_a_client_changes_no_bit(client_app, folder):
     apps = str(Path(importlib.util.find_spec(client_app.partition(":")[0]).origin).parent)
-    with started([sys.executable, "-m", "tests.runtime.engines.cluster_rounds", apps, str(folder)], cwd=ROOT) as process:
+    with started(
+        [sys.executable, "-m", "tests.runtime.engines.cluster_rounds", apps, str(folder)], cwd=ROOT
+    ) as process:
         output, errors = process.communicate(timeout=110)
         assert process.returncode == 0, errors
         assert left_after(process.pid) == {}
     found = json.loads(output.splitlines()[-1])
     assert found["same"] == [True, True, True]
-    assert found["workers"] == [2, 1, 1]  # of the second round's replies all are from the node that is left
-    assert found["logged"] == ["the worker process died while client 0 was running: trying it again"]
+    # of the second round's replies all are from the node that is left
+    assert found["workers"] == [2, 1, 1]
+    assert found["logged"] == [
+        "the worker process died while client 0 was running: trying it again"
+    ]
     assert found["seconds"] < 30  # a minute would be the timeout of the round
     assert found["came_back"]
     assert found["calls_agree"]

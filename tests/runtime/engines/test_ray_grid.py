@@ -56,7 +56,11 @@ def test_every_client_answers_once_with_what_the_inline_engine_gives_bit_by_bit(
         assert torch.equal(reply.state.parameters, expected[client].state.parameters)
         assert torch.equal(reply.state.buffers, expected[client].state.buffers)
         assert reply.num_examples == expected[client].num_examples
-        assert (reply.info["site"], reply.info["nice"], reply.metrics["threads"]) == ("north", os.nice(0), 1)
+        assert (reply.info["site"], reply.info["nice"], reply.metrics["threads"]) == (
+            "north",
+            os.nice(0),
+            1,
+        )
 
 
 def test_clients_prefer_their_worker_where_the_apps_cache_lies(grid):
@@ -71,7 +75,8 @@ def test_clients_prefer_their_worker_where_the_apps_cache_lies(grid):
 
 
 def test_no_worker_idles_while_another_has_a_backlog(grid, tmp_path):
-    """All three at home in worker 0, where the first one waits until the others have been answered: by worker 1."""
+    """All three at home in worker 0, where the first one waits until the others have been answered:
+    by worker 1."""
     before = both_up(grid)
     replies = grid.send_and_receive(messages([0, 2, 4], {0: f"wait {tmp_path} 0"}), timeout=60)
     early = [next(replies), next(replies)]
@@ -79,7 +84,11 @@ def test_no_worker_idles_while_another_has_a_backlog(grid, tmp_path):
     good, bad = by_client([*early, *replies])
     assert [reply.metadata.src_node_id for reply in early] == [2, 4]
     assert not bad
-    assert {client: good[client].metrics["calls"] - before[client] for client in good} == {0: 1, 2: 1, 4: 1}
+    assert {client: good[client].metrics["calls"] - before[client] for client in good} == {
+        0: 1,
+        2: 1,
+        4: 1,
+    }
 
 
 def test_a_client_with_two_messages_gets_them_one_after_the_other(grid):
@@ -99,12 +108,18 @@ def test_failures_of_clients_are_reported_and_the_others_go_on(grid):
     assert silent.error.reason == "client 3 answered with NoneType instead of a Message"
 
 
-def test_a_client_whose_worker_dies_is_tried_again_with_the_same_result(grid, client_app, tmp_path, caplog):
+def test_a_client_whose_worker_dies_is_tried_again_with_the_same_result(
+    grid, client_app, tmp_path, caplog
+):
     grid.restore({})
     calls(grid)
-    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {2: f"die-once {tmp_path} 2"}), timeout=60))
+    good, bad = by_client(
+        grid.send_and_receive(messages(range(CLIENTS), {2: f"die-once {tmp_path} 2"}), timeout=60)
+    )
     assert (tmp_path / "2").exists()
-    assert caplog.messages == ["the worker process died while client 2 was running: trying it again"]
+    assert caplog.messages == [
+        "the worker process died while client 2 was running: trying it again"
+    ]
     assert not bad
     with InlineGrid(client_app, CLIENTS, {"site": "north"}, threads=1) as inline:
         calls(inline)
@@ -119,15 +134,28 @@ def test_a_client_over_which_every_worker_dies_costs_one_reply_and_nobodys_memor
     before = calls(grid)
     good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {2: "die"}), timeout=60))
     assert set(good) == {0, 1, 3, 4, 5}
-    assert bad[2].splitlines()[-1] == "the worker process died while client 2 was running (attempts: 2)"
+    assert (
+        bad[2].splitlines()[-1]
+        == "the worker process died while client 2 was running (attempts: 2)"
+    )
     after = calls(grid)
-    assert {client: after[client] - before[client] for client in range(CLIENTS)} == {0: 2, 1: 2, 2: 1, 3: 2, 4: 2, 5: 2}
+    assert {client: after[client] - before[client] for client in range(CLIENTS)} == {
+        0: 2,
+        1: 2,
+        2: 1,
+        3: 2,
+        4: 2,
+        5: 2,
+    }
 
 
 def test_a_worker_that_a_signal_ended_is_reported_as_such(grid):
     calls(grid)
     _, bad = by_client(grid.send_and_receive(messages([2], {2: "crash"}), timeout=60))
-    assert bad[2].splitlines()[-1] == "the worker process died (Segmentation fault) while client 2 was running (attempts: 2)"
+    assert (
+        bad[2].splitlines()[-1]
+        == "the worker process died (Segmentation fault) while client 2 was running (attempts: 2)"
+    )
 
 
 def test_a_worker_that_died_unused_costs_nobody_anything(grid, caplog):
@@ -140,7 +168,9 @@ def test_a_worker_that_died_unused_costs_nobody_anything(grid, caplog):
 
 def test_a_hanging_client_is_given_up_after_the_timeout(grid):
     before = both_up(grid)
-    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {3: "sleep 600"}), timeout=2))
+    good, bad = by_client(
+        grid.send_and_receive(messages(range(CLIENTS), {3: "sleep 600"}), timeout=2)
+    )
     assert set(good) == {0, 1, 2, 4, 5}
     assert bad[3] == "timed out after 2 s; its worker was replaced"
     assert calls(grid)[3] == before[3] + 1
@@ -148,8 +178,13 @@ def test_a_hanging_client_is_given_up_after_the_timeout(grid):
 
 def test_what_was_never_started_is_reported_too(grid):
     both_up(grid)
-    _, bad = by_client(grid.send_and_receive(messages(range(4), {0: "sleep 600", 1: "sleep 600"}), timeout=1))
-    replaced, never = "timed out after 1 s; its worker was replaced", "timed out after 1 s, before it was started"
+    _, bad = by_client(
+        grid.send_and_receive(messages(range(4), {0: "sleep 600", 1: "sleep 600"}), timeout=1)
+    )
+    replaced, never = (
+        "timed out after 1 s; its worker was replaced",
+        "timed out after 1 s, before it was started",
+    )
     assert bad == {0: replaced, 1: replaced, 2: never, 3: never}
 
 
@@ -157,18 +192,31 @@ def test_a_client_that_fails_remembers_what_it_did_before(grid):
     before = calls(grid)
     _, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {1: "raise late"})))
     assert list(bad) == [1]
-    assert {client: count - before[client] for client, count in calls(grid).items()} == {0: 2, 1: 1, 2: 2, 3: 2, 4: 2, 5: 2}
+    assert {client: count - before[client] for client, count in calls(grid).items()} == {
+        0: 2,
+        1: 1,
+        2: 2,
+        3: 2,
+        4: 2,
+        5: 2,
+    }
 
 
 def test_large_arrays_that_clients_remember_lie_in_this_processs_own_memory(grid):
     grid.restore({})
     size = 100_000
     for number, known in ((1.0, -1.0), (2.0, 1.0 * size), (3.0, 2.0 * size)):
-        sent = messages([0, 1], kind="query.keep", state=State(torch.full((size,), number), torch.zeros(1)))
-        assert [reply.content["info"]["known"] for reply in grid.send_and_receive(sent)] == [known, known]
+        sent = messages(
+            [0, 1], kind="query.keep", state=State(torch.full((size,), number), torch.zeros(1))
+        )
+        assert [reply.content["info"]["known"] for reply in grid.send_and_receive(sent)] == [
+            known,
+            known,
+        ]
     for state in grid.states.values():
         vector = state["own"]["parameters"].vector
-        assert vector.flags.owndata or vector.base.flags.owndata  # not a view that would hold the answer in Ray's memory
+        # not a view that would hold the answer in Ray's memory
+        assert vector.flags.owndata or vector.base.flags.owndata
         assert vector.tolist() == [3.0] * size
 
 
@@ -180,9 +228,14 @@ def test_the_broadcast_model_is_stored_once(grid, monkeypatch):
     sent = messages(range(CLIENTS), kind="query.address", state=state)
     seen = [dict(reply.content["info"]) for reply in grid.send_and_receive(sent)]
     assert len(puts) == 1
-    assert len({(info["pid"], info["address"]) for info in seen}) == 2  # one address per worker: all read the same memory
+    # one address per worker: all read the same memory
+    assert len({(info["pid"], info["address"]) for info in seen}) == 2
     assert not any(info["writeable"] for info in seen)
-    list(grid.send_and_receive(messages([0], kind="query.address") + messages([1], kind="query.address")))
+    list(
+        grid.send_and_receive(
+            messages([0], kind="query.address") + messages([1], kind="query.address")
+        )
+    )
     assert len(puts) == 3  # two further records
 
 
@@ -228,13 +281,19 @@ def test_fifty_clients_on_two_workers_of_a_ray_that_is_running(grid, client_app)
 
 
 def test_an_app_that_cannot_be_loaded_is_named(grid):
-    with pytest.raises(RunError, match=r"a worker could not start: .*client app no_such_hospital:app: ModuleNotFoundError"):
+    with pytest.raises(
+        RunError,
+        match=r"a worker could not start: .*client app no_such_hospital:app: ModuleNotFoundError",
+    ):
         RayGrid("no_such_hospital:app", 1, Workers(1, 1, 0, 1)).__enter__()
 
 
 def test_more_than_the_running_ray_has_free_is_refused(grid, client_app, monkeypatch):
     monkeypatch.setattr(ray_cluster, "PATIENCE_SECONDS", 0.0)
-    with pytest.raises(ConfigError, match=r"engine.workers=9: 9 x 1 CPUs wanted, .* is free in the Ray that is running already"):
+    with pytest.raises(
+        ConfigError,
+        match=r"engine.workers=9: 9 x 1 CPUs wanted, .* is free in the Ray that is running already",
+    ):
         RayGrid(client_app, 1, Workers(9, 1, 0, 1)).__enter__()
     assert set(calls(grid)) == set(range(CLIENTS))
 

@@ -1,4 +1,5 @@
-"""When replacements find no room or do not start: the rest go on, and with nobody left there is an end."""
+"""When replacements find no room or do not start: the rest go on, and with nobody left there is an
+end."""
 
 from types import SimpleNamespace
 
@@ -18,7 +19,9 @@ class FakeRay:
 
     def get(self, promises, timeout=None):
         if self.broken:
-            raise ray.exceptions.RayError("the creation failed\nModuleNotFoundError: No module named 'fedrobust'")
+            raise ray.exceptions.RayError(
+                "the creation failed\nModuleNotFoundError: No module named 'fedrobust'"
+            )
 
     def kill(self, worker):
         self.killed.append(worker)
@@ -59,7 +62,11 @@ def test_a_worker_that_does_not_start_is_given_up_after_some_tries(two, fake):
     two.replace(0)
     for _ in range(STARTS):
         two.arrived(0)
-    with pytest.raises(RunError, match=r"^no worker is left and new ones do not start: ModuleNotFoundError: No module named 'fedrobust'$"):
+    with pytest.raises(
+        RunError,
+        match=r"^no worker is left and new ones do not start: ModuleNotFoundError: No "
+        r"module named 'fedrobust'$",
+    ):
         two.patience()
 
 
@@ -82,7 +89,11 @@ def test_where_no_replacement_finds_room_the_wait_is_bounded(two, monkeypatch):
     now += ray_pool.START_SECONDS - 1
     assert two.patience() == 1
     now += 1
-    with pytest.raises(RunError, match=r"^no worker is left and no new one found room within 180 s; free a CPU or GPU or add a machine$"):
+    with pytest.raises(
+        RunError,
+        match=r"^no worker is left and no new one found room within 180 s; free a CPU "
+        r"or GPU or add a machine$",
+    ):
         two.patience()
 
 

@@ -1,4 +1,5 @@
-"""Who gets which message when, and what becomes of a lost one: the exchange alone, with workers that answer on command."""
+"""Who gets which message when, and what becomes of a lost one: the exchange alone, with workers
+that answer on command."""
 
 import functools
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ from tests.runtime.engines.helpers import messages
 
 
 class Workers:
-    """Pool, workers and Ray in one: `finish` lists which worker answers next ("lost 1": worker 1 dies instead)."""
+    """Pool, workers and Ray in one: `finish` lists which worker answers next ("lost 1": worker 1
+    dies instead)."""
 
     def __init__(self, number, finish=(), states=None):
         self.usable, self.promises = list(range(number)), {}
@@ -36,7 +38,9 @@ class Workers:
         self.replaced.append(number)
 
     def worker(self, number):
-        return SimpleNamespace(answer=SimpleNamespace(remote=lambda *given: self.start(number, *given)))
+        return SimpleNamespace(
+            answer=SimpleNamespace(remote=lambda *given: self.start(number, *given))
+        )
 
     def start(self, number, message, state, names, *arrays):
         self.given.append((number, message.metadata.dst_node_id))
@@ -47,7 +51,11 @@ class Workers:
         return value
 
     def wait(self, promises, num_returns, timeout):
-        at_work = [promise for promise in promises if not self.finish or promise().worker == int(self.finish[0].split()[-1])]
+        at_work = [
+            promise
+            for promise in promises
+            if not self.finish or promise().worker == int(self.finish[0].split()[-1])
+        ]
         return at_work[:1], promises
 
     def get(self, promise, timeout):
@@ -55,7 +63,9 @@ class Workers:
         if self.finish and self.finish.pop(0).startswith("lost"):
             raise ray.exceptions.ObjectLostError("ref", "owner", "site")
         count = 1 if state is None else state["seen"]["calls"] + 1
-        return Message(RecordDict(), reply_to=message), RecordDict({"seen": MetricRecord({"calls": count})})
+        return Message(RecordDict(), reply_to=message), RecordDict(
+            {"seen": MetricRecord({"calls": count})}
+        )
 
     def recall(self, client):
         return self.states.get(client)
@@ -66,12 +76,18 @@ class Workers:
 
 @pytest.fixture
 def run(monkeypatch):
-    """The replies to messages for these clients; they come with the error's last line where they are errors."""
+    """The replies to messages for these clients; they come with the error's last line where they
+    are errors."""
 
     def run(workers, clients, retries=1, timeout=None):
         monkeypatch.setattr(ray_scheduler, "ray", workers)
-        replies = MessageScheduler(workers, workers, 10, retries, timeout).replies(messages(clients))
-        return [(r.metadata.src_node_id, r.error.reason.splitlines()[-1] if r.has_error() else "") for r in replies]
+        replies = MessageScheduler(workers, workers, 10, retries, timeout).replies(
+            messages(clients)
+        )
+        return [
+            (r.metadata.src_node_id, r.error.reason.splitlines()[-1] if r.has_error() else "")
+            for r in replies
+        ]
 
     return run
 
@@ -122,5 +138,7 @@ def test_with_no_worker_left_the_exchange_ends(run):
 
 def test_nobody_is_asked_after_the_time_is_up(run):
     workers = Workers(2)
-    assert run(workers, [0, 1], timeout=0.0) == [(client, "timed out after 0 s, before it was started") for client in (0, 1)]
+    assert run(workers, [0, 1], timeout=0.0) == [
+        (client, "timed out after 0 s, before it was started") for client in (0, 1)
+    ]
     assert workers.given == []

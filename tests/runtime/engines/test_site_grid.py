@@ -1,4 +1,5 @@
-"""The Grid of real sites over a made-up Flower: who is asked, who answers for whom, who is missing."""
+"""The Grid of real sites over a made-up Flower: who is asked, who answers for whom, who is
+missing."""
 
 from __future__ import annotations
 
@@ -17,13 +18,18 @@ from tests.federation.made_up import NOWHERE, Flower, echo
 from tests.runtime.messages.test_upload_limits import grid_of, objects
 
 
-def grid(flower: Flower, nodes: dict[int, Node] | None = None, names: tuple[str, ...] = ("a", "b", "c")) -> FederationGrid:
+def grid(
+    flower: Flower, nodes: dict[int, Node] | None = None, names: tuple[str, ...] = ("a", "b", "c")
+) -> FederationGrid:
     known = {0: Node(900, "a"), 1: Node(30, "b"), 2: Node(5, "c")} if nodes is None else nodes
     return FederationGrid(flower, known, names, size=16, classes=("x", "y"))
 
 
 def messages(clients: Iterable[int] = (0, 1, 2)) -> list[Message]:
-    return [Message(RecordDict({"config": ConfigRecord({"to": client})}), client, "train") for client in clients]
+    return [
+        Message(RecordDict({"config": ConfigRecord({"to": client})}), client, "train")
+        for client in clients
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -39,16 +45,22 @@ def test_each_message_reaches_its_site_with_its_number_and_replies_come_from_cli
     one = grid(flower)
     replies = list(one.send_and_receive(messages(), timeout=5))
     assert one.get_node_ids() == [0, 1, 2]
-    assert {sent.metadata.dst_node_id: sent.content["config"]["to"] for sent in flower.sent.values()} == {900: 0, 30: 1, 5: 2}
+    assert {
+        sent.metadata.dst_node_id: sent.content["config"]["to"] for sent in flower.sent.values()
+    } == {900: 0, 30: 1, 5: 2}
     assert {read_assignment(sent.content).client for sent in flower.sent.values()} == {0, 1, 2}
     assert all(sent.metadata.ttl == 5 for sent in flower.sent.values())
-    assert sorted((reply.metadata.src_node_id, reply.content["config"]["to"]) for reply in replies) == [(0, 0), (1, 1), (2, 2)]
+    assert sorted(
+        (reply.metadata.src_node_id, reply.content["config"]["to"]) for reply in replies
+    ) == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_a_site_that_is_away_fails_at_once_and_is_found_again_by_name() -> None:
     flower = Flower({30: "b", 5: "c"}, echo)
     one = grid(flower)
-    replies = {reply.metadata.src_node_id: reply for reply in one.send_and_receive(messages(), timeout=5)}
+    replies = {
+        reply.metadata.src_node_id: reply for reply in one.send_and_receive(messages(), timeout=5)
+    }
     assert replies[0].error.reason == "site a is not connected"
     assert not replies[1].has_error()
     flower.nodes[901] = "a"  # the same site under another node id
@@ -56,9 +68,19 @@ def test_a_site_that_is_away_fails_at_once_and_is_found_again_by_name() -> None:
 
 
 def test_silence_becomes_an_error_after_the_deadline() -> None:
-    one = grid(Flower(dict(ALL), lambda message: [] if message.metadata.dst_node_id == 30 else echo(message)))
-    replies = {reply.metadata.src_node_id: reply for reply in one.send_and_receive(messages(), timeout=0.2)}
-    assert {client: reply.has_error() for client, reply in replies.items()} == {0: False, 1: True, 2: False}
+    one = grid(
+        Flower(
+            dict(ALL), lambda message: [] if message.metadata.dst_node_id == 30 else echo(message)
+        )
+    )
+    replies = {
+        reply.metadata.src_node_id: reply for reply in one.send_and_receive(messages(), timeout=0.2)
+    }
+    assert {client: reply.has_error() for client, reply in replies.items()} == {
+        0: False,
+        1: True,
+        2: False,
+    }
     assert replies[1].error.reason == "no reply of site b within 0.2 s"
 
 
@@ -69,7 +91,9 @@ def test_flower_s_own_errors_are_the_client_s_that_was_asked() -> None:
         return [reply]
 
     replies = list(grid(Flower(dict(ALL), dead)).send_and_receive(messages([2]), timeout=5))
-    assert [(reply.metadata.src_node_id, reply.error.reason) for reply in replies] == [(2, "Node Unavailable")]
+    assert [(reply.metadata.src_node_id, reply.error.reason) for reply in replies] == [
+        (2, "Node Unavailable")
+    ]
 
 
 def test_what_a_client_raised_is_shown_as_python_shows_it() -> None:
@@ -85,7 +109,10 @@ def test_a_reply_that_flower_cannot_decode_is_that_site_s_failure() -> None:
             raise ValueError("no such record")
         return echo(message)
 
-    replies = {reply.metadata.src_node_id: reply for reply in grid(Flower(dict(ALL), broken)).send_and_receive(messages(), timeout=5)}
+    replies = {
+        reply.metadata.src_node_id: reply
+        for reply in grid(Flower(dict(ALL), broken)).send_and_receive(messages(), timeout=5)
+    }
     assert replies[2].error.reason.startswith("unusable reply: Flower cannot decode it (ValueError")
     assert not replies[0].has_error()
 
@@ -99,7 +126,9 @@ def test_a_message_that_the_superlink_does_not_take_ends_the_run() -> None:
 
 def test_waiting_ends_with_the_last_site_or_with_the_time() -> None:
     told: list[str] = []
-    assert [node.id for node in collect_site_info(Flower(dict(ALL), echo), 3, (), 5, told.append)] == [30, 900, 5]
+    assert [
+        node.id for node in collect_site_info(Flower(dict(ALL), echo), 3, (), 5, told.append)
+    ] == [30, 900, 5]
     assert told == ["connected: 3 of 3 nodes: a, b, c"]
     assert len(collect_site_info(Flower({30: "b"}, echo), 3, (), 0.05, told.append)) == 1
     assert len(collect_site_info(Flower({30: "b", 31: ""}, echo), 5, ("b",), 5, told.append)) == 2
@@ -110,10 +139,14 @@ def test_asking_who_they_are() -> None:
         assert read_assignment(message.content).client == -1
         if message.metadata.dst_node_id == 5:
             return [Message(RecordDict({}), reply_to=message)]
-        return [Message(site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word")), reply_to=message)]
+        return [
+            Message(site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word")), reply_to=message)
+        ]
 
     flower = Flower(dict(ALL), answer)
-    unnumbered = FederationGrid(flower, {0: Node(900), 1: Node(5)}, ["a", "c"], size=16, classes=("x", "y"), numbered=False)
+    unnumbered = FederationGrid(
+        flower, {0: Node(900), 1: Node(5)}, ["a", "c"], size=16, classes=("x", "y"), numbered=False
+    )
     found = ask(unnumbered, "{}", 5)
     assert (found[0].counts, found[0].partition) == ((7, 2, 1), 4)
     assert found[1] == "unusable answer: census: expected metrics and info"
@@ -134,11 +167,17 @@ def test_asking_who_they_are() -> None:
         ({"info": None}, "expected metrics and info"),
     ],
 )
-def test_an_answer_that_cannot_be_true_is_no_census(spoil: dict[str, dict[str, object] | None], reason: str) -> None:
+def test_an_answer_that_cannot_be_true_is_no_census(
+    spoil: dict[str, dict[str, object] | None], reason: str
+) -> None:
     def answer(message: Message) -> list[Message]:
         content = site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
         for name, values in spoil.items():
-            content[name] = ArrayRecord() if values is None else type(content[name])({**content[name], **values})
+            content[name] = (
+                ArrayRecord()
+                if values is None
+                else type(content[name])({**content[name], **values})
+            )
         return [Message(content, reply_to=message)]
 
     found = ask(grid(Flower({900: "a"}, answer), {0: Node(900, "a")}, ("a",)), "{}", 5)
@@ -147,10 +186,15 @@ def test_an_answer_that_cannot_be_true_is_no_census(spoil: dict[str, dict[str, o
 
 
 @pytest.mark.parametrize(
-    "array", [Array("float32", (50_000, 50_000), "numpy.ndarray", b"\x93NUMPY"), Array("uint8", (1,), "numpy.ndarray", bytes(2**21))]
+    "array",
+    [
+        Array("float32", (50_000, 50_000), "numpy.ndarray", b"\x93NUMPY"),
+        Array("uint8", (1,), "numpy.ndarray", bytes(2**21)),
+    ],
 )
 def test_an_answer_of_gigabytes_is_not_fetched(array: Array) -> None:
-    """Over Flower's own Grid: what a site uploads is measured while the sites are asked, as it is in a round."""
+    """Over Flower's own Grid: what a site uploads is measured while the sites are asked, as it is
+    in a round."""
     content = site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
     content["bomb"] = ArrayRecord({"x": array})
     records.set_identity()

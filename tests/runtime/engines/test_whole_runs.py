@@ -1,4 +1,5 @@
-"""The command line on Ray's workers when it is interrupted, and when a worker process is killed while a client runs in it."""
+"""The command line on Ray's workers when it is interrupted, and when a worker process is killed
+while a client runs in it."""
 
 import csv
 import json
@@ -14,8 +15,21 @@ from tests.runtime.engines.processes import alive, left_after, started
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
-SIMULATE = [sys.executable, "-m", "fedrobust.simulate", "experiment=smoke", "strategy=fedavg", "poisoned=0", "evaluation.twin=false"]
-SMALL = ["data.num_images=300", "model.dimension=8", "model.options.channels=[8,8,16,16]", "server.buffers=mean"]
+SIMULATE = [
+    sys.executable,
+    "-m",
+    "fedrobust.simulate",
+    "experiment=smoke",
+    "strategy=fedavg",
+    "poisoned=0",
+    "evaluation.twin=false",
+]
+SMALL = [
+    "data.num_images=300",
+    "model.dimension=8",
+    "model.options.channels=[8,8,16,16]",
+    "server.buffers=mean",
+]
 LONG = "client.steps=20"  # a quarter of a second and more, for a client to be caught at work
 RAY = ["engine=ray", "engine.workers=2", "engine.threads=1"]
 
@@ -41,7 +55,10 @@ def wait_until(process, found):
 
 def at_work(session):
     """A worker in which a client is running just now: Ray says so in its title."""
-    return next((one for one, title in alive(session).items() if title.startswith("ray::Worker.answer")), None)
+    return next(
+        (one for one, title in alive(session).items() if title.startswith("ray::Worker.answer")),
+        None,
+    )
 
 
 def finish(process):
@@ -51,7 +68,9 @@ def finish(process):
 
 
 def test_ctrl_c_in_mid_round_ends_all_processes_and_keeps_what_was_finished(tmp_path):
-    with started(command(tmp_path / "out", *RAY, "rounds=500", "client.steps=3"), cwd=ROOT) as process:
+    with started(
+        command(tmp_path / "out", *RAY, "rounds=500", "client.steps=3"), cwd=ROOT
+    ) as process:
         wait_until(process, lambda: len(rounds(tmp_path / "out")) >= 3)
         wait_until(process, lambda: at_work(process.pid))
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -59,12 +78,15 @@ def test_ctrl_c_in_mid_round_ends_all_processes_and_keeps_what_was_finished(tmp_
     assert code == 130
     assert len(errors.splitlines()) == 1, errors
     assert errors.startswith("interrupted: ")
-    assert [record["round"] for record in rounds(tmp_path / "out")] == list(range(len(rounds(tmp_path / "out"))))
+    assert [record["round"] for record in rounds(tmp_path / "out")] == list(
+        range(len(rounds(tmp_path / "out")))
+    )
     assert not (tmp_path / "out" / "report.json").exists()
 
 
 def kill_a_worker(tmp_path, *words):
-    """A run of two rounds; in the second one a worker is killed while a client runs in it. Its exit code, output and errors."""
+    """A run of two rounds; in the second one a worker is killed while a client runs in it. Its exit
+    code, output and errors."""
     with started(command(tmp_path / "out", *RAY, LONG, "rounds=2", *words), cwd=ROOT) as process:
         wait_until(process, lambda: len(rounds(tmp_path / "out")) == 2)
         os.kill(wait_until(process, lambda: at_work(process.pid)), signal.SIGKILL)
@@ -76,16 +98,24 @@ def test_a_killed_worker_changes_no_bit_of_the_result(tmp_path):
     assert code == 0, errors
     assert errors.count("\n") == 1
     assert errors.startswith("the worker process died while client ")
-    with started(command(tmp_path / "undisturbed", "engine=inline", "engine.threads=1", LONG, "rounds=2"), cwd=ROOT) as process:
+    with started(
+        command(tmp_path / "undisturbed", "engine=inline", "engine.threads=1", LONG, "rounds=2"),
+        cwd=ROOT,
+    ) as process:
         assert finish(process)[0] == 0
-    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "undisturbed" / "model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (
+        tmp_path / "undisturbed" / "model.safetensors"
+    ).read_bytes()
 
 
 def test_without_retries_the_client_is_lost_and_the_run_goes_on(tmp_path):
     code, _, errors = kill_a_worker(tmp_path, "engine.retries=0", "server.max_failures=1")
     assert code == 0, errors
     (failure,) = rounds(tmp_path / "out")[-1]["failures"]
-    assert failure["reason"] == f"the worker process died while client {failure['client']} was running (attempts: 1)"
+    assert (
+        failure["reason"]
+        == f"the worker process died while client {failure['client']} was running (attempts: 1)"
+    )
     with (tmp_path / "out" / "clients.csv").open() as file:
         listed = [int(row["client"]) for row in csv.DictReader(file) if row["round"] == "2"]
     assert listed == [client for client in range(3) if client != failure["client"]]
@@ -94,7 +124,10 @@ def test_without_retries_the_client_is_lost_and_the_run_goes_on(tmp_path):
 def test_without_retries_and_failures_the_run_ends_with_one_line(tmp_path):
     code, _, errors = kill_a_worker(tmp_path, "engine.retries=0", "server.max_failures=0")
     assert code == 1
-    line = r"error: round 2: 1 clients failed, server.max_failures=0 (client {0}: the worker process died while client {0} was running"
+    line = (
+        r"error: round 2: 1 clients failed, server.max_failures=0 (client {0}: the "
+        r"worker process died while client {0} was running"
+    )
     client = rounds(tmp_path / "out")[-1]["failures"][0]["client"]
     assert errors.startswith(line.format(client))
     assert errors.count("\n") == 1

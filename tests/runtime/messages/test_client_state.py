@@ -13,10 +13,13 @@ from fedrobust.utils import nested
 
 def test_every_kind_of_record_comes_back() -> None:
     theirs = ArrayRecord()
-    theirs["x"] = Array(np.arange(3, dtype=np.int16))  # Flower's own, of a type that our messages do not know
+    # Flower's own, of a type that our messages do not know
+    theirs["x"] = Array(np.arange(3, dtype=np.int16))
     state = RecordDict(
         {
-            "memory": ConfigRecord({"json": "{}", "n": 1, "raw": b"\x00\xff", "many": [0.1, 0.2], "flag": True}),
+            "memory": ConfigRecord(
+                {"json": "{}", "n": 1, "raw": b"\x00\xff", "many": [0.1, 0.2], "flag": True}
+            ),
             "own": pack({"buffers": torch.tensor([0.1, -0.0]), "count": torch.tensor(3)}),
             "metrics": MetricRecord({"loss": 0.1, "counts": [1, 2]}),
             "theirs": theirs,

@@ -23,7 +23,12 @@ SIZES = (3, 2)
 
 def plain(record: ArrayRecord) -> ArrayRecord:
     """The record as a real network would deliver it: npy bytes."""
-    return ArrayRecord({name: Array(array.dtype, tuple(array.shape), array.stype, array.data) for name, array in record.items()})
+    return ArrayRecord(
+        {
+            name: Array(array.dtype, tuple(array.shape), array.stype, array.data)
+            for name, array in record.items()
+        }
+    )
 
 
 def npy(values: np.ndarray) -> bytes:
@@ -32,7 +37,9 @@ def npy(values: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("travel", [lambda record: record, plain, lambda record: pickle.loads(pickle.dumps(record))])
+@pytest.mark.parametrize(
+    "travel", [lambda record: record, plain, lambda record: pickle.loads(pickle.dumps(record))]
+)
 def test_a_state_survives_every_way_to_travel(travel):
     read = records.read_state(travel(records.state_record(STATE)), SIZES)
     assert torch.equal(read.parameters, STATE.parameters)
@@ -48,17 +55,29 @@ def test_in_one_process_nothing_is_copied_and_the_senders_tensor_stays_writable(
 
 def test_pickle_hands_the_memory_over_out_of_band():
     buffers: list[pickle.PickleBuffer] = []
-    small = pickle.dumps(records.state_record(State(torch.zeros(100_000), torch.zeros(0))), protocol=5, buffer_callback=buffers.append)
+    small = pickle.dumps(
+        records.state_record(State(torch.zeros(100_000), torch.zeros(0))),
+        protocol=5,
+        buffer_callback=buffers.append,
+    )
     assert len(small) < 1000
     assert sum(len(buffer.raw()) for buffer in buffers) == 400_000
 
 
 def test_flower_itself_sees_ordinary_arrays():
-    record, ordinary = records.state_record(STATE), ArrayRecord({"parameters": Array(STATE.parameters), "buffers": Array(STATE.buffers)})
-    assert record.object_id == ordinary.object_id  # the hash over all that Flower would send, class names included
+    record, ordinary = (
+        records.state_record(STATE),
+        ArrayRecord({"parameters": Array(STATE.parameters), "buffers": Array(STATE.buffers)}),
+    )
+    # the hash over all that Flower would send, class names included
+    assert record.object_id == ordinary.object_id
     assert torch.equal(record.to_torch_state_dict()["parameters"], STATE.parameters)
     children = dict(record["parameters"].children)
-    assert Array.inflate(record["parameters"].deflate(), children).numpy().tolist() == [1.0, -2.0, 0.5]
+    assert Array.inflate(record["parameters"].deflate(), children).numpy().tolist() == [
+        1.0,
+        -2.0,
+        0.5,
+    ]
 
 
 def test_an_empty_buffer_vector_travels():
@@ -77,22 +96,52 @@ GOOD = np.array([1, 2, 3], "<f4")
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        (ArrayRecord({"parameters": Array(GOOD)}), "expected the arrays parameters and buffers, got parameters"),
+        (
+            ArrayRecord({"parameters": Array(GOOD)}),
+            "expected the arrays parameters and buffers, got parameters",
+        ),
         (record_with(more=Array(GOOD)), "got buffers, more, parameters"),
         (record_with(parameters=Array(GOOD[:2])), "expected the shape"),
         (record_with(parameters=Array(GOOD.reshape(3, 1))), "expected the shape"),
         (record_with(parameters=Array(GOOD.astype("<f8"))), "expected float32"),
         (record_with(parameters=Array("float32", (3,), "pickle", npy(GOOD))), "as pickle"),
-        (record_with(parameters=Array("float32", (3,), "numpy.ndarray", npy(GOOD.astype("<f8")))), "npy payload"),
-        (record_with(parameters=Array("float32", (3,), "numpy.ndarray", npy(GOOD.astype(">f4")))), "npy payload"),
-        (record_with(parameters=Array("float32", (3,), "numpy.ndarray", npy(np.zeros(4, "<f4")))), "npy payload"),
-        (record_with(parameters=Array("float32", (3,), "numpy.ndarray", npy(GOOD)[:-1])), "npy payload"),
-        (record_with(parameters=Array("float32", (3,), "numpy.ndarray", npy(GOOD) + b"\0")), "npy payload"),
-        (record_with(parameters=Array("float32", (3,), "numpy.ndarray", pickle.dumps(GOOD))), "npy payload"),
+        (
+            record_with(
+                parameters=Array("float32", (3,), "numpy.ndarray", npy(GOOD.astype("<f8")))
+            ),
+            "npy payload",
+        ),
+        (
+            record_with(
+                parameters=Array("float32", (3,), "numpy.ndarray", npy(GOOD.astype(">f4")))
+            ),
+            "npy payload",
+        ),
+        (
+            record_with(
+                parameters=Array("float32", (3,), "numpy.ndarray", npy(np.zeros(4, "<f4")))
+            ),
+            "npy payload",
+        ),
+        (
+            record_with(parameters=Array("float32", (3,), "numpy.ndarray", npy(GOOD)[:-1])),
+            "npy payload",
+        ),
+        (
+            record_with(parameters=Array("float32", (3,), "numpy.ndarray", npy(GOOD) + b"\0")),
+            "npy payload",
+        ),
+        (
+            record_with(parameters=Array("float32", (3,), "numpy.ndarray", pickle.dumps(GOOD))),
+            "npy payload",
+        ),
         (record_with(parameters=Array("float32", (3,), "numpy.ndarray", b"")), "npy payload"),
         (record_with(parameters=Array(np.array([1, math.nan, 2], "<f4"))), "not finite"),
         (record_with(parameters=Array(np.array([1, math.inf, -math.inf], "<f4"))), "not finite"),
-        (record_with(buffers=Array(np.array([1, math.inf], "<f4"))), "buffers holds values that are not finite"),
+        (
+            record_with(buffers=Array(np.array([1, math.inf], "<f4"))),
+            "buffers holds values that are not finite",
+        ),
     ],
 )
 def test_a_wrong_state_is_refused_in_one_line(record, reason):
@@ -103,7 +152,9 @@ def test_a_wrong_state_is_refused_in_one_line(record, reason):
 
 def test_finite_values_whose_sum_overflows_are_accepted():
     state = State(torch.full((3,), 3e38), torch.zeros(2))
-    assert records.read_state(records.state_record(state), SIZES).parameters[0] == torch.tensor(3e38)
+    assert records.read_state(records.state_record(state), SIZES).parameters[0] == torch.tensor(
+        3e38
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -113,7 +164,9 @@ def test_damaged_bytes_never_do_anything_but_raise_or_give_finite_floats(data):
     for _ in range(data.draw(st.integers(1, 4))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, 12))
-    record = record_with(parameters=Array("float32", (3,), "numpy.ndarray", bytes(payload[: len(payload) - cut])))
+    record = record_with(
+        parameters=Array("float32", (3,), "numpy.ndarray", bytes(payload[: len(payload) - cut]))
+    )
     try:
         read = records.read_state(record, SIZES)
     except WireError:
@@ -129,7 +182,15 @@ def test_invented_arrays_are_refused(payload, dtype, shape):
     with pytest.raises(WireError):
         records.read_state(record, SIZES)
     with pytest.raises(WireError):
-        records.read_extras(RecordDict({"extra-tensors": ArrayRecord({"x": Array("float32", tuple(shape), "numpy.ndarray", payload)})}))
+        records.read_extras(
+            RecordDict(
+                {
+                    "extra-tensors": ArrayRecord(
+                        {"x": Array("float32", tuple(shape), "numpy.ndarray", payload)}
+                    )
+                }
+            )
+        )
 
 
 def test_an_instruction_comes_back_whole():
@@ -146,7 +207,10 @@ def test_an_instruction_comes_back_whole():
     content["extra-tensors"] = plain(content["extra-tensors"])
     read = records.read_extras(content)
     assert {name: read[name] for name in ("mu", "name")} == {"mu": 0.5, "name": "x"}
-    assert all(torch.equal(read[name], extras[name]) and read[name].dtype == extras[name].dtype for name in ("teacher", "index", "scalar"))
+    assert all(
+        torch.equal(read[name], extras[name]) and read[name].dtype == extras[name].dtype
+        for name in ("teacher", "index", "scalar")
+    )
     assert records.read_extras(records.train_message(records.state_record(STATE), CONFIG)) == {}
 
 
@@ -203,7 +267,9 @@ LABELS = torch.tensor([0, 1, 1])
 
 def test_an_evaluate_reply_comes_back_whole():
     content = records.evaluate_reply(
-        {"clean": (PROBABILITIES, LABELS), "contaminated": (PROBABILITIES[:2], LABELS[:2])}, {"loss": 1.0}, INFO
+        {"clean": (PROBABILITIES, LABELS), "contaminated": (PROBABILITIES[:2], LABELS[:2])},
+        {"loss": 1.0},
+        INFO,
     )
     content["predictions"] = plain(content["predictions"])
     scores = records.read_evaluate_reply(content, 2)
@@ -226,7 +292,9 @@ def test_an_evaluate_reply_comes_back_whole():
 )
 def test_wrong_predictions_are_refused(probabilities, labels, reason):
     with pytest.raises(WireError, match=reason):
-        records.read_evaluate_reply(records.evaluate_reply({"clean": (probabilities, labels)}, {}, INFO), 2)
+        records.read_evaluate_reply(
+            records.evaluate_reply({"clean": (probabilities, labels)}, {}, INFO), 2
+        )
 
 
 def test_predictions_without_labels_are_refused():

@@ -1,4 +1,5 @@
-"""Flower's own Grid of SuperNodes behind the check of uploads: a SuperLink made of a dictionary, everything else is Flower's."""
+"""Flower's own Grid of SuperNodes behind the check of uploads: a SuperLink made of a dictionary,
+everything else is Flower's."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.arrays import WireError
-from fedrobust.runtime.messages.upload_limits import MOST_OBJECTS, check_upload, guard_uploads, limit_reply_size
+from fedrobust.runtime.messages.upload_limits import (
+    MOST_OBJECTS,
+    check_upload,
+    guard_uploads,
+    limit_reply_size,
+)
 from fedrobust.state import State
 
 INFO = {"etf-sha256": "", "task": ""}
@@ -42,7 +48,9 @@ class SuperLink:
         light.ClearField("content")
         light.metadata.message_id = self.message.object_id
         light.metadata.reply_to_message_id = request.message_ids[0]
-        return PullAppMessagesResponse(messages_list=[light], message_object_trees=[get_object_tree(self.message)])
+        return PullAppMessagesResponse(
+            messages_list=[light], message_object_trees=[get_object_tree(self.message)]
+        )
 
     def PullObject(self, request):  # noqa: N802
         content = self.contents[request.object_id]
@@ -68,7 +76,11 @@ def test_a_good_upload_arrives_as_it_is() -> None:
     grid = grid_of(message, objects(message))
     with guard_uploads(1 << 20):
         (found,) = grid.pull_messages(["asked"])
-    assert records.read_train_reply(found.content, (3, 2)).state.parameters.tolist() == [0.0, 1.0, 2.0]
+    assert records.read_train_reply(found.content, (3, 2)).state.parameters.tolist() == [
+        0.0,
+        1.0,
+        2.0,
+    ]
     assert grid._client.confirmed == [message.object_id]
 
 
@@ -78,8 +90,16 @@ SPOILT = {
     "kind": (b"ConfigRecord", lambda content: content.replace(b"ConfigRecord", b"Unknown")),
     "protobuf": (b"MetricRecord", lambda content: _with_body(content, b"\xff" * 40)),
     "utf-8": (b"ArrayRecord", lambda content: _with_body(content, b"\xff\xfe")),
-    "chunks": (b"Array", lambda content: content.replace(b'"arraychunk_ids": [0]', b'"arraychunk_ids": [7]')),
-    "negative": (b"Array", lambda content: _with_body(content, content.split(b"\x00", 1)[1].replace(b"[0]}", b"[-1]}"))),
+    "chunks": (
+        b"Array",
+        lambda content: content.replace(b'"arraychunk_ids": [0]', b'"arraychunk_ids": [7]'),
+    ),
+    "negative": (
+        b"Array",
+        lambda content: _with_body(
+            content, content.split(b"\x00", 1)[1].replace(b"[0]}", b"[-1]}")
+        ),
+    ),
     "length": (b"ArrayChunk", lambda content: content + b"\x00"),
     "head": (b"ArrayChunk", lambda content: b"\xff" * 100),
     "empty": (b"RecordDict", lambda content: b""),
@@ -87,7 +107,9 @@ SPOILT = {
     "large record": (b"ConfigRecord", lambda content: _with_body(content, bytes(2 << 20))),
     "amplified": (
         b"Array",
-        lambda content: _with_body(content, content.split(b"\x00", 1)[1].replace(b"[0]}", b"[" + b"0," * 50_000 + b"0]}")),
+        lambda content: _with_body(
+            content, content.split(b"\x00", 1)[1].replace(b"[0]}", b"[" + b"0," * 50_000 + b"0]}")
+        ),
     ),
 }
 
@@ -118,10 +140,15 @@ def test_without_the_guard_flower_would_raise_or_write_it_all_out() -> None:
     contents = objects(message)
     name = of_kind(contents, b"MetricRecord")
     with pytest.raises(Exception, match=r"(?i)pars|decod|wire"):
-        grid_of(message, contents | {name: SPOILT["protobuf"][1](contents[name])}).pull_messages(["asked"])
+        grid_of(message, contents | {name: SPOILT["protobuf"][1](contents[name])}).pull_messages(
+            ["asked"]
+        )
     name = of_kind(contents, b"Array")
-    (found,) = grid_of(message, contents | {name: SPOILT["amplified"][1](contents[name])}).pull_messages(["asked"])
-    assert max(len(array.data) for array in found.content["state"].values()) > 6_000_000  # out of 100 kB
+    (found,) = grid_of(
+        message, contents | {name: SPOILT["amplified"][1](contents[name])}
+    ).pull_messages(["asked"])
+    # out of 100 kB
+    assert max(len(array.data) for array in found.content["state"].values()) > 6_000_000
 
 
 def test_the_guard_ends_with_its_context() -> None:
@@ -143,8 +170,12 @@ def test_too_many_objects_and_things_in_wrong_places() -> None:
         check_upload(message.object_id, {str(number): b"" for number in range(MOST_OBJECTS + 1)}, 1)
     with pytest.raises(WireError, match="is no message"):
         check_upload(of_kind(contents, b"Array"), contents, 1 << 20)
-    moved = {**contents, of_kind(contents, b"ArrayRecord"): contents[of_kind(contents, b"ConfigRecord")]}
-    check_upload(message.object_id, moved, 1 << 20)  # a record where a record may lie: what it is called is looked at later
+    moved = {
+        **contents,
+        of_kind(contents, b"ArrayRecord"): contents[of_kind(contents, b"ConfigRecord")],
+    }
+    # a record where a record may lie: what it is called is looked at later
+    check_upload(message.object_id, moved, 1 << 20)
     nested = dict(contents)
     name = of_kind(contents, b"Array")
     nested[name] = contents[of_kind(contents, b"ArrayRecord")]
@@ -153,7 +184,8 @@ def test_too_many_objects_and_things_in_wrong_places() -> None:
 
 
 def test_arrays_of_the_largest_model_that_is_expected_pass() -> None:
-    content = RecordDict({"state": ArrayRecord({"x": Array(torch.zeros(3 << 20))})})  # 12 MB in chunks of 5
+    # 12 MB in chunks of 5
+    content = RecordDict({"state": ArrayRecord({"x": Array(torch.zeros(3 << 20))})})
     message = Message(content, reply_to=reply())
     contents = objects(message)
     check_upload(message.object_id, contents, 13 << 20)

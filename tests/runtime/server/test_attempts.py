@@ -1,4 +1,5 @@
-"""Attacks on one model: who attacks what, seen through which purifier, and that nothing else matters."""
+"""Attacks on one model: who attacks what, seen through which purifier, and that nothing else
+matters."""
 
 from __future__ import annotations
 
@@ -27,20 +28,35 @@ ALL = ["oblivious", "bpda_eot", "differentiated"]
 SMALL = ("evaluation.eps_255=[2,8]", "evaluation.eot_draws=2", "evaluation.batch_size=16")
 
 
-def brighter(model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator) -> Tensor:
+def brighter(
+    model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator
+) -> Tensor:
     return (images + eps).clamp(max=1)
 
 
-def made(experiment: Experiment, threats: list[str], rows: slice = slice(0, 18)) -> tuple[AttackResults, list[str]]:
+def made(
+    experiment: Experiment, threats: list[str], rows: slice = slice(0, 18)
+) -> tuple[AttackResults, list[str]]:
     said: list[str] = []
-    samples, proxy = experiment.samples(experiment.test_rows()[rows]), experiment.samples(experiment.proxy).images
+    samples, proxy = (
+        experiment.samples(experiment.test_rows()[rows]),
+        experiment.samples(experiment.proxy).images,
+    )
     return evaluate_attacks(
-        experiment, build_server_context(experiment).model, samples, "global", threats=threats, estimation=proxy, say=said.append
+        experiment,
+        build_server_context(experiment).model,
+        samples,
+        "global",
+        threats=threats,
+        estimation=proxy,
+        say=said.append,
     ), said
 
 
 def test_every_threat_bound_and_purifier_has_its_turn() -> None:
-    experiment = federation.study("evasion=fgsm", "purifier=gaussian", f"evaluation.threat_models=[{','.join(ALL)}]", *SMALL)
+    experiment = federation.study(
+        "evasion=fgsm", "purifier=gaussian", f"evaluation.threat_models=[{','.join(ALL)}]", *SMALL
+    )
     found, said = made(experiment, ALL)
     assert list(found.clean) == ["none", "gaussian"]
     assert [(one.threat_model, one.eps_255, one.purifier) for one in found.made] == [
@@ -60,9 +76,14 @@ def test_by_hand() -> None:
     """Every value 4/255 brighter; a purifier that makes everything black."""
     black = Purifier("black", lambda images, generator: torch.zeros_like(images))
     words = ("evasion=fgsm", "evaluation.eps_255=[4]", "evaluation.purified_statistics=false")
-    experiment = replace(federation.study(*words), evasion=Evasion("brighter", brighter), purifier=black)
+    experiment = replace(
+        federation.study(*words), evasion=Evasion("brighter", brighter), purifier=black
+    )
     found, _ = made(experiment, ["oblivious"], slice(0, 20))
-    model, images = build_server_context(experiment).model, as_unit(experiment.samples(experiment.test_rows()[:20]).images)
+    model, images = (
+        build_server_context(experiment).model,
+        as_unit(experiment.samples(experiment.test_rows()[:20]).images),
+    )
     bare, purified = found.made
     torch.testing.assert_close(bare.probabilities, predict(model, (images + 4 / 255).clamp(max=1)))
     torch.testing.assert_close(purified.probabilities, predict(model, torch.zeros_like(images)))
@@ -72,25 +93,39 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("purified", [True, False])
-def test_behind_the_purifier_stands_the_model_with_statistics_of_purified_images(purified: bool) -> None:
-    words = ("evasion=fgsm", "evaluation.eps_255=[4]", "purifier=tv", f"evaluation.purified_statistics={str(purified).lower()}")
+def test_behind_the_purifier_stands_the_model_with_statistics_of_purified_images(
+    purified: bool,
+) -> None:
+    words = (
+        "evasion=fgsm",
+        "evaluation.eps_255=[4]",
+        "purifier=tv",
+        f"evaluation.purified_statistics={str(purified).lower()}",
+    )
     experiment = replace(federation.study(*words), evasion=Evasion("brighter", brighter))
     found, _ = made(experiment, ["oblivious"], slice(0, 20))
-    model, test = build_server_context(experiment).model, as_unit(experiment.samples(experiment.test_rows()[:20]).images)
+    model, test = (
+        build_server_context(experiment).model,
+        as_unit(experiment.samples(experiment.test_rows()[:20]).images),
+    )
     proxy = as_unit(experiment.samples(experiment.proxy).images)
     behind = experiment.with_purified_batchnorm(model, proxy, "global")
     assert (behind is model) != purified
     purify = experiment.purifier_for("global", "clean")
     torch.testing.assert_close(found.clean["tv"], predict(behind, purify(test)))
     torch.testing.assert_close(found.clean["none"], predict(model, test))
-    if purified:  # estimated on all proxy images, of which there are fewer than 256, in any order: a batch is all of them
+    # estimated on all proxy images, of which there are fewer than 256, in any order: a batch is all
+    # of them
+    if purified:
         by_hand = copy.deepcopy(model)
         batchnorm.recalibrate(by_hand, purify(proxy))
         for one, other in zip(batchnorm.layers(behind), batchnorm.layers(by_hand), strict=True):
             torch.testing.assert_close(one.running_mean, other.running_mean, rtol=1e-4, atol=1e-5)
 
 
-def test_who_knows_the_purifier_attacks_the_model_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_knows_the_purifier_attacks_the_model_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
     def adaptive(model: Any, images: Tensor, *rest: Any, **options: Any) -> Tensor:
@@ -98,17 +133,24 @@ def test_who_knows_the_purifier_attacks_the_model_behind_it(monkeypatch: pytest.
         return images
 
     monkeypatch.setitem(fedrobust_attempts.ADAPTIVE, "bpda_eot", adaptive)
-    experiment = federation.study("evasion=fgsm", "purifier=gaussian", "evaluation.threat_models=[oblivious,bpda_eot]", *SMALL)
+    experiment = federation.study(
+        "evasion=fgsm", "purifier=gaussian", "evaluation.threat_models=[oblivious,bpda_eot]", *SMALL
+    )
     found, _ = made(experiment, ALL[:2])
     server = build_server_context(experiment).model
     for model in asked:
-        assert any(not torch.equal(a, b) for (_, a), (_, b) in zip(model.named_buffers(), server.named_buffers(), strict=True))
+        assert any(
+            not torch.equal(a, b)
+            for (_, a), (_, b) in zip(model.named_buffers(), server.named_buffers(), strict=True)
+        )
     # nothing was changed, so the answers are those on clean images
     torch.testing.assert_close(found.made[-1].probabilities, found.clean["gaussian"])
 
 
 def test_nothing_depends_on_what_else_is_attacked() -> None:
-    experiment = federation.study("evasion=pgd", "evasion.steps=2", "purifier=mdda", "evaluation.eps_255=[2,8]")
+    experiment = federation.study(
+        "evasion=pgd", "evasion.steps=2", "purifier=mdda", "evaluation.eps_255=[2,8]"
+    )
     *_, bare, last = made(experiment, ["oblivious"])[0].made
     alone = replace(experiment, evaluation=replace(experiment.evaluation, eps_255=(8.0,)))
     lonely_bare, lonely = made(alone, ["oblivious"])[0].made
@@ -117,7 +159,9 @@ def test_nothing_depends_on_what_else_is_attacked() -> None:
 
 
 def test_an_attack_without_a_bound_is_made_once() -> None:
-    experiment = replace(federation.study("evasion=fgsm"), evasion=Evasion("brighter", brighter, bounded=False))
+    experiment = replace(
+        federation.study("evasion=fgsm"), evasion=Evasion("brighter", brighter, bounded=False)
+    )
     found, said = made(experiment, ["oblivious"])
     assert [one.eps_255 for one in found.made] == [None]
     assert said == ["brighter on global, oblivious"]
@@ -125,11 +169,22 @@ def test_an_attack_without_a_bound_is_made_once() -> None:
 
 def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
     experiment = federation.study("evasion=fgsm")
-    model, samples = build_server_context(experiment).model, experiment.samples(experiment.test_rows()[:4])
+    model, samples = (
+        build_server_context(experiment).model,
+        experiment.samples(experiment.test_rows()[:4]),
+    )
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="not finite"):
-        evaluate_attacks(experiment, model, samples, "global", threats=["oblivious"], estimation=samples.images, say=print)
+        evaluate_attacks(
+            experiment,
+            model,
+            samples,
+            "global",
+            threats=["oblivious"],
+            estimation=samples.images,
+            say=print,
+        )
 
 
 @pytest.mark.parametrize(
@@ -140,10 +195,19 @@ def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
             ["purifier=tv", "server.proxy=0", "server.buffers=mean"],
             r"needs images on the server .*server\.proxy=0; set",
         ),
-        (["purifier=tv", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier and an attack within eps"),
-        (["evasion=pgd", "purifier=jpeg", "evaluation.threat_models=[oblivious,differentiated]"], r"purifier=jpeg has no gradient"),
+        (
+            ["purifier=tv", "evaluation.threat_models=[oblivious,bpda_eot]"],
+            r"needs a purifier and an attack within eps",
+        ),
+        (
+            ["evasion=pgd", "purifier=jpeg", "evaluation.threat_models=[oblivious,differentiated]"],
+            r"purifier=jpeg has no gradient",
+        ),
         (["evaluation.threat_models=[bpda_eot]"], r"must contain oblivious"),
-        (["evaluation.threat_models=[psychic]"], r"evaluation\.threat_models=psychic: must be one of"),
+        (
+            ["evaluation.threat_models=[psychic]"],
+            r"evaluation\.threat_models=psychic: must be one of",
+        ),
         (["evaluation.threat_models=oblivious"], r"must be a list"),
         (["evaluation.eps_255=[]"], r"evaluation\.eps_255=\[\]"),
         (["evaluation.eps_255=[4,4]"], r"without repetitions"),
@@ -151,10 +215,22 @@ def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
         (["evaluation.eps_255=[300]"], r"evaluation\.eps_255=300"),
         (["evaluation.eot_draws=0"], r"evaluation\.eot_draws=0"),
         (["evaluation.adversarial_images=0"], r"evaluation\.adversarial_images=0"),
-        (["evaluation.fusion=true", "evasion=none"], r"evaluation\.fusion=true: fuses the client models that are attacked"),
-        (["evaluation.fusion=true", "evaluation.adversarial_clients=false"], r"evaluation\.fusion=true: fuses the client models"),
         (
-            ["evaluation.fusion=true", "model.head=linear", "client.loss=cross_entropy", "strategy=fedavg", "evasion=fgsm"],
+            ["evaluation.fusion=true", "evasion=none"],
+            r"evaluation\.fusion=true: fuses the client models that are attacked",
+        ),
+        (
+            ["evaluation.fusion=true", "evaluation.adversarial_clients=false"],
+            r"evaluation\.fusion=true: fuses the client models",
+        ),
+        (
+            [
+                "evaluation.fusion=true",
+                "model.head=linear",
+                "client.loss=cross_entropy",
+                "strategy=fedavg",
+                "evasion=fgsm",
+            ],
             r"evaluation\.fusion=true: model\.head=linear has no space",
         ),
         (["evaluation.adversarial_clients=2"], r"evaluation\.adversarial_clients=2"),

@@ -19,7 +19,13 @@ from fedrobust.utils import files
 from tests.helpers import federation
 from tests.helpers.federation import MEAN, FakeGrid, Memory, honest
 
-WITH_MEMORY = ("rounds=4", "server.buffers=local", "client=mutual", "+client.plateau.factor=0.5", "+client.plateau.patience=0")
+WITH_MEMORY = (
+    "rounds=4",
+    "server.buffers=local",
+    "client=mutual",
+    "+client.plateau.factor=0.5",
+    "+client.plateau.patience=0",
+)
 
 
 class StoppedError(Exception):
@@ -27,7 +33,8 @@ class StoppedError(Exception):
 
 
 class StopAfter(Memory):
-    """An observer that ends the process, so to say, when a round has been recorded and before its checkpoint."""
+    """An observer that ends the process, so to say, when a round has been recorded and before its
+    checkpoint."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -47,11 +54,16 @@ def checkpoints(server: ServerContext, folder: Path, every: int = 1) -> Checkpoi
     return Checkpoints(folder, server.layout, "e", every)
 
 
-def go(folder: Path, observer: Memory, *overrides: str, said: list[str] | None = None) -> TrainingResult:
+def go(
+    folder: Path, observer: Memory, *overrides: str, said: list[str] | None = None
+) -> TrainingResult:
     """A run in what might be a new process: another server, other clients."""
     server = federation.server("strategy=etf_dml", "strategy.distillation=none", *overrides)
     say = [].append if said is None else said.append
-    with inline() as grid, CheckpointManager(checkpoints(server, folder), grid, say) as checkpointing:
+    with (
+        inline() as grid,
+        CheckpointManager(checkpoints(server, folder), grid, say) as checkpointing,
+    ):
         return run_rounds(server, grid, observer, checkpointing=checkpointing)
 
 
@@ -67,15 +79,21 @@ def test_wherever_it_was_stopped_the_end_is_the_same(tmp_path: Path, stop: int) 
     assert torch.equal(finished.state.buffers, undisturbed.state.buffers)
     assert [one.metrics for one in finished.records] == [one.metrics for one in undisturbed.records]
     assert [one.clients for one in finished.records] == [one.clients for one in undisturbed.records]
-    assert [record.number for _, record in again.records] == ([0] if stop == 1 else []) + list(range(stop, 5))
+    assert [record.number for _, record in again.records] == ([0] if stop == 1 else []) + list(
+        range(stop, 5)
+    )
     assert said == ([] if stop == 1 else [f"run: goes on after round {stop - 1}"])
     assert (finished.seconds_before_resume > 0) == (stop > 1)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     server, observer = federation.server(*MEAN, "rounds=2"), Memory()
-    with CheckpointManager(checkpoints(server, tmp_path), FakeGrid(3, honest(server)), print) as checkpointing:
-        first = run_rounds(server, FakeGrid(3, honest(server)), Memory(), checkpointing=checkpointing)
+    with CheckpointManager(
+        checkpoints(server, tmp_path), FakeGrid(3, honest(server)), print
+    ) as checkpointing:
+        first = run_rounds(
+            server, FakeGrid(3, honest(server)), Memory(), checkpointing=checkpointing
+        )
     grid = FakeGrid(3, lambda message: pytest.fail("trained again"))
     with CheckpointManager(checkpoints(server, tmp_path), grid, [].append) as checkpointing:
         again = run_rounds(server, grid, observer, checkpointing=checkpointing)
@@ -100,7 +118,10 @@ def test_damaged_ones_are_passed_over_and_that_is_said(tmp_path: Path, usable: b
     end = (
         ["run: goes on after round 1"]
         if usable
-        else [damaged.format(before.name), "run: no usable checkpoint is left, it starts over from round 0"]
+        else [
+            damaged.format(before.name),
+            "run: no usable checkpoint is left, it starts over from round 0",
+        ]
     )
     assert said == [damaged.format(newest.name), *end]
 
@@ -115,12 +136,17 @@ def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mo
         return plain(path, pieces)  # type: ignore[arg-type]
 
     monkeypatch.setattr(files, "write", full)
-    with pytest.raises(OSError, match="No space left"), CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing,
+    ):
         run_rounds(server, grid, Memory(), checkpointing=checkpointing)
     assert [path.name for path in tmp_path.iterdir()] == ["run-000001.safetensors"]
 
 
-def test_a_full_disk_at_the_very_end_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_the_very_end_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last checkpoint is written when nobody waits for it any more."""
     server = federation.server(*MEAN)
     grid = FakeGrid(3, honest(server))
@@ -129,20 +155,26 @@ def test_a_full_disk_at_the_very_end_is_no_success(tmp_path: Path, monkeypatch: 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files, "write", full)
-    with pytest.raises(OSError, match="No space left"), CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing:
+    with (
+        pytest.raises(OSError, match="No space left"),
+        CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing,
+    ):
         run_rounds(server, grid, Memory(), checkpointing=checkpointing)
 
 
 def test_every_0_writes_nothing(tmp_path: Path) -> None:
     server = federation.server(*MEAN)
     grid = FakeGrid(3, honest(server))
-    with CheckpointManager(checkpoints(server, tmp_path / "none", every=0), grid, print) as checkpointing:
+    with CheckpointManager(
+        checkpoints(server, tmp_path / "none", every=0), grid, print
+    ) as checkpointing:
         run_rounds(server, grid, Memory(), checkpointing=checkpointing)
     assert not (tmp_path / "none").exists()
 
 
 def test_checkpoints_of_the_twin_hold_both_runs_memories(tmp_path: Path) -> None:
-    """The twin's checkpoints hold what the clients remember of the run as well, which the verdicts need under server.buffers=local."""
+    """The twin's checkpoints hold what the clients remember of the run as well, which the verdicts
+    need under server.buffers=local."""
     server = federation.server(*MEAN)
     grid = inline()
     local = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=1")
@@ -156,4 +188,5 @@ def test_checkpoints_of_the_twin_hold_both_runs_memories(tmp_path: Path) -> None
         checkpointing.restore("run")
         checkpointing.restore("clean twin")
     assert other.states == remembered
-    assert all(len(state) == 4 for state in remembered.values())  # memory and BatchNorm statistics, of run and twin
+    # memory and BatchNorm statistics, of run and twin
+    assert all(len(state) == 4 for state in remembered.values())

@@ -1,4 +1,5 @@
-"""The twins' cache: a key for all that decides the weights and nothing else, and files that are trusted only when whole."""
+"""The twins' cache: a key for all that decides the weights and nothing else, and files that are
+trusted only when whole."""
 
 from __future__ import annotations
 
@@ -18,15 +19,22 @@ from tests.helpers import tiny
 RECORD = RoundRecord(
     2,
     {"accuracy": 51.25, "auroc": None, "n": 7},
-    (ClientRecord(0, 12, 0.5, {"loss": 1.5}, {"trust": 0.25}), ClientRecord(3, 9, 0.5, {"loss": 2.0})),
+    (
+        ClientRecord(0, 12, 0.5, {"loss": 1.5}, {"trust": 0.25}),
+        ClientRecord(3, 9, 0.5, {"loss": 2.0}),
+    ),
     (Failure(1, "gone", "Traceback\n"),),
     {"train": 1.5},
     {"distance": 2.0},
 )
 
 
-def name(*overrides: str, data: str = "d", device: str = "cpu", threads: tuple[int, int] = (2, 1)) -> str:
-    return clean_twin.twin_key(compose.compose("experiment=smoke", "poisoned=0", *overrides), data, device, threads)
+def name(
+    *overrides: str, data: str = "d", device: str = "cpu", threads: tuple[int, int] = (2, 1)
+) -> str:
+    return clean_twin.twin_key(
+        compose.compose("experiment=smoke", "poisoned=0", *overrides), data, device, threads
+    )
 
 
 @pytest.fixture
@@ -98,7 +106,9 @@ def test_an_edited_program_has_other_twins(monkeypatch: pytest.MonkeyPatch) -> N
     assert name() != before
 
 
-def test_the_program_digest_covers_every_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_digest_covers_every_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for package in ("fedrobust", "strategies", "clients"):
         (tmp_path / package / "deep").mkdir(parents=True)
         (tmp_path / package / "deep" / "one.py").write_text("x = 1")
@@ -124,8 +134,22 @@ def test_an_unknown_twin_is_none(saved: tuple[Path, Layout, State]) -> None:
     assert clean_twin.load_twin("another", saved[1]) is None
 
 
-@pytest.mark.parametrize("notes", [None, {}, {"rounds": "{"}, {"rounds": "5"}, {"rounds": "[1]"}, {"rounds": "[{}]"}, "cut", "empty"])
-def test_a_damaged_twin_counts_as_none_and_is_replaced(saved: tuple[Path, Layout, State], notes: object) -> None:
+@pytest.mark.parametrize(
+    "notes",
+    [
+        None,
+        {},
+        {"rounds": "{"},
+        {"rounds": "5"},
+        {"rounds": "[1]"},
+        {"rounds": "[{}]"},
+        "cut",
+        "empty",
+    ],
+)
+def test_a_damaged_twin_counts_as_none_and_is_replaced(
+    saved: tuple[Path, Layout, State], notes: object
+) -> None:
     path, layout, state = saved
     if isinstance(notes, dict) or notes is None:
         model_files.save_state(path, layout, state, notes=notes)
@@ -143,6 +167,9 @@ def test_another_model_s_twin_is_none(saved: tuple[Path, Layout, State]) -> None
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
     assert clean_twin.cache_folder() == tmp_path / "twins"
-    for unset in (lambda: monkeypatch.delenv("FEDROBUST_CACHE"), lambda: monkeypatch.setenv("FEDROBUST_CACHE", "")):
+    for unset in (
+        lambda: monkeypatch.delenv("FEDROBUST_CACHE"),
+        lambda: monkeypatch.setenv("FEDROBUST_CACHE", ""),
+    ):
         unset()
         assert clean_twin.cache_folder() == Path.home() / ".cache" / "fedrobust" / "twins"

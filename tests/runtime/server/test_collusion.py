@@ -22,7 +22,9 @@ from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, go
 
 
 def one_round(strategy: RuleStrategy, grid: FakeGrid, number: int = 1) -> None:
-    messages = strategy.configure_train(number, records.state_record(strategy.state), ConfigRecord(), grid)
+    messages = strategy.configure_train(
+        number, records.state_record(strategy.state), ConfigRecord(), grid
+    )
     strategy.aggregate_train(number, grid.send_and_receive(messages))
 
 
@@ -35,7 +37,9 @@ def test_the_adapter_replaces_the_poisoned_row_and_nothing_else() -> None:
     updates = [state.parameters.double() - before.parameters.double() for state in sent]
     updates[1] = -2 * (updates[0] + updates[2]) / 2
     # 10, 20 and 30 images, as they were claimed, and BatchNorm statistics as they were sent
-    expected = before.parameters.double() + sum((n + 1) / 6 * update for n, update in enumerate(updates))
+    expected = before.parameters.double() + sum(
+        (n + 1) / 6 * update for n, update in enumerate(updates)
+    )
     assert torch.allclose(strategy.state.parameters.double(), expected, atol=1e-6)
     plain = federation.start(federation.server(*MEAN, "poisoned=0"))
     one_round(plain, FakeGrid(3, honest(server)))
@@ -54,15 +58,26 @@ def test_on_real_sites_nobody_works_together() -> None:
     def asked(*words: str) -> int:
         server = federation.server(*MEAN, *words)
         arrays = records.state_record(server.initial)
-        return len(list(federation.start(server).configure_train(1, arrays, ConfigRecord(), ForeignGrid())))
+        return len(
+            list(federation.start(server).configure_train(1, arrays, ConfigRecord(), ForeignGrid()))
+        )
 
-    assert asked("contamination=alie", "poisoned=0") == asked("contamination=label_flip", "poisoned=1") == 3
-    with pytest.raises(ConfigError, match="contamination=alie: exists in simulations only; choose one that a client does"):
+    assert (
+        asked("contamination=alie", "poisoned=0")
+        == asked("contamination=label_flip", "poisoned=1")
+        == 3
+    )
+    with pytest.raises(
+        ConfigError,
+        match="contamination=alie: exists in simulations only; choose one that a client does",
+    ):
         asked("contamination=alie", "poisoned=1")
 
 
 def test_only_poisoned_clients_work_together() -> None:
-    with pytest.raises(ConfigError, match="noise=alie: only poisoned clients work together; use contamination=alie"):
+    with pytest.raises(
+        ConfigError, match="noise=alie: only poisoned clients work together; use contamination=alie"
+    ):
         federation.server(*MEAN, "contamination@noise=alie", "noisy=1")
 
 
@@ -72,7 +87,12 @@ def test_the_rule_sees_neither_who_is_poisoned_nor_what_attackers_remember() -> 
     def rule(round: Round) -> Aggregate:
         seen.append(dict(round.memory))
         n = len(round.updates)
-        return make_aggregate(round, round.updates.combine(torch.ones(n) / n), torch.ones(n), memory={"rounds": round.number})
+        return make_aggregate(
+            round,
+            round.updates.combine(torch.ones(n) / n),
+            torch.ones(n),
+            memory={"rounds": round.number},
+        )
 
     server = federation.server(*MEAN, "contamination=mimic", "poisoned=[1]")
     server = replace(server, experiment=replace(server.experiment, strategy=Strategy("spy", rule)))
@@ -91,9 +111,16 @@ def test_a_tuned_attack_tries_the_live_rule_with_the_luck_of_the_round() -> None
     def rule(round: Round) -> Aggregate:
         drawn.append(torch.rand(1, generator=round.generator).item())
         n = len(round.updates)
-        return make_aggregate(round, round.updates.combine(torch.ones(n) / n), torch.ones(n), memory={"seen": len(drawn)})
+        return make_aggregate(
+            round,
+            round.updates.combine(torch.ones(n) / n),
+            torch.ones(n),
+            memory={"seen": len(drawn)},
+        )
 
-    server = federation.server(*MEAN, "contamination=optimal_ipm", "contamination.evaluations=4", "poisoned=[1]")
+    server = federation.server(
+        *MEAN, "contamination=optimal_ipm", "contamination.evaluations=4", "poisoned=[1]"
+    )
     server = replace(server, experiment=replace(server.experiment, strategy=Strategy("spy", rule)))
     strategy = federation.start(server)
     one_round(strategy, FakeGrid(3, honest(server)))
@@ -104,19 +131,35 @@ def test_a_tuned_attack_tries_the_live_rule_with_the_luck_of_the_round() -> None
 
 def test_values_that_are_no_numbers_are_refused_and_the_round_goes_on_within_its_failures() -> None:
     for value in ("nan", "inf", "-inf"):
-        words = ("contamination=not_finite", f"contamination.value='{value}'", "contamination.rate=0.01", "poisoned=[1]")
+        words = (
+            "contamination=not_finite",
+            f"contamination.value='{value}'",
+            "contamination.rate=0.01",
+            "poisoned=[1]",
+        )
         for allowed in (0, 1):
             server = federation.server(*MEAN, *words, f"server.max_failures={allowed}")
             strategy, answer = federation.start(server), honest(server)
 
-            def reply(message: Any, server: Any = server, answer: Any = answer, start: State = strategy.state) -> Any:
+            def reply(
+                message: Any,
+                server: Any = server,
+                answer: Any = answer,
+                start: State = strategy.state,
+            ) -> Any:
                 client = message.metadata.dst_node_id
                 state = trained(server.layout, start, client)
-                sent = server.experiment.contamination(client).update(state, start, Generator().manual_seed(0))
+                sent = server.experiment.contamination(client).update(
+                    state, start, Generator().manual_seed(0)
+                )
                 return reply_with(server, message, sent) if client == 1 else answer(message)
 
             if not allowed:
-                with pytest.raises(RunError, match="client 1: unusable reply: state: parameters holds values that are not finite"):
+                with pytest.raises(
+                    RunError,
+                    match="client 1: unusable reply: state: parameters holds values "
+                    "that are not finite",
+                ):
                     one_round(strategy, FakeGrid(3, reply))
                 continue
             one_round(strategy, FakeGrid(3, reply))

@@ -24,7 +24,14 @@ from tests.helpers import federation, report_examples
 from tests.helpers.federation import FakeGrid, Memory, honest
 from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, go, inline
 
-SMALL = ("strategy=fedavg", "evasion=fgsm", "evaluation.eps_255=[2,8]", "evaluation.draws=20", "poisoned=[1]", "rounds=2")
+SMALL = (
+    "strategy=fedavg",
+    "evasion=fgsm",
+    "evaluation.eps_255=[2,8]",
+    "evaluation.draws=20",
+    "poisoned=[1]",
+    "rounds=2",
+)
 
 
 def finish(*words: str, server: Any = None) -> tuple[Any, Any, Memory]:
@@ -62,9 +69,17 @@ def test_the_section_of_a_run() -> None:
     assert [one["eps_255"] for one in section["attacks"]] == [2, 8]
     clean = experiment.samples(experiment.test_rows())
     load(server.model, server.layout, finished.state)
-    assert section["clean"]["none"] == classification_metrics(predict(server.model, clean.images), clean.labels)
-    assert [(one["id"], one["kind"]) for one in section["clients"]] == [(0, "clean"), (1, "poisoned"), (2, "clean")]
-    assert [one["clean"]["none"]["n"] for one in section["clients"]] == [len(experiment.rows(client, TEST)) for client in range(3)]
+    assert section["clean"]["none"] == classification_metrics(
+        predict(server.model, clean.images), clean.labels
+    )
+    assert [(one["id"], one["kind"]) for one in section["clients"]] == [
+        (0, "clean"),
+        (1, "poisoned"),
+        (2, "clean"),
+    ]
+    assert [one["clean"]["none"]["n"] for one in section["clients"]] == [
+        len(experiment.rows(client, TEST)) for client in range(3)
+    ]
     assert ("stage", "run", "fgsm on global, oblivious, eps 8/255") in memory.events
     assert ("stage", "run", "fgsm on client 2, oblivious, eps 2/255") in memory.events
 
@@ -83,7 +98,9 @@ def test_the_clients_models_fused() -> None:
         batchnorm.recalibrate(server.model, server.proxy.images)
         members.append(copy.deepcopy(server.model))
     clean = server.experiment.samples(server.experiment.test_rows())
-    assert fusion["clean"]["none"] == classification_metrics(predict(fuse(members), clean.images), clean.labels)
+    assert fusion["clean"]["none"] == classification_metrics(
+        predict(fuse(members), clean.images), clean.labels
+    )
 
 
 def test_a_members_batchnorm_follows_the_policy_of_the_server() -> None:
@@ -94,11 +111,15 @@ def test_a_members_batchnorm_follows_the_policy_of_the_server() -> None:
     own = server.experiment.samples(server.experiment.rows(2, TEST))
     load(server.model, server.layout, state)
     batchnorm.recalibrate(server.model, server.proxy.images)
-    assert section["clients"][2]["clean"]["none"] == classification_metrics(predict(server.model, own.images), own.labels)
+    assert section["clients"][2]["clean"]["none"] == classification_metrics(
+        predict(server.model, own.images), own.labels
+    )
 
 
 def test_fewer_images_are_drawn_by_the_seed() -> None:
-    server, finished, memory = finish("evaluation.adversarial_images=10", "evaluation.adversarial_clients=false")
+    server, finished, memory = finish(
+        "evaluation.adversarial_images=10", "evaluation.adversarial_clients=false"
+    )
     one = evaluate_evasion(server, finished, memory)["evasion"]
     assert one["images"] == 10
     assert one["clients"] == []
@@ -109,16 +130,22 @@ def test_a_member_that_has_run_away_is_named_and_left_out() -> None:
     server, finished, memory = finish("server.buffers=mean")
     members = dict(finished.client_models)
     members[1] = State(members[1].parameters * 1e30, members[1].buffers)
-    section = evaluate_evasion(server, replace(finished, client_models=members.items()), memory)["evasion"]
+    section = evaluate_evasion(server, replace(finished, client_models=members.items()), memory)[
+        "evasion"
+    ]
     assert [one["id"] for one in section["clients"]] == [0, 2]
     assert any(
-        "the model of client 1 is not attacked: it answers with values that are not finite" in str(event[-1]) for event in memory.events
+        "the model of client 1 is not attacked: it answers with values that are not finite"
+        in str(event[-1])
+        for event in memory.events
     )
 
 
 def test_threat_models_that_know_the_purifier_are_for_the_global_model() -> None:
     threats = "evaluation.threat_models=[oblivious,bpda_eot]"
-    server, finished, memory = finish("purifier=gaussian", threats, "evaluation.eot_draws=1", "evaluation.eps_255=[8]")
+    server, finished, memory = finish(
+        "purifier=gaussian", threats, "evaluation.eot_draws=1", "evaluation.eps_255=[8]"
+    )
     section = evaluate_evasion(server, finished, memory)["evasion"]
     assert [(one["threat_model"], one["purifier"]) for one in section["attacks"]] == [
         ("oblivious", "none"), ("oblivious", "gaussian"), ("bpda_eot", "gaussian"),
@@ -135,18 +162,29 @@ def test_a_run_stopped_at_its_end_does_the_last_round_again_for_the_members(tmp_
         go(tmp_path / "b", stopped, *SMALL[1:])
     said: list[str] = []
     again = go(tmp_path / "b", Memory(), *SMALL[1:], said=said)
-    finished = go(tmp_path / "b", Memory(), *SMALL[1:])  # and once more, after a run that went through
+    # and once more, after a run that went through
+    finished = go(tmp_path / "b", Memory(), *SMALL[1:])
     assert said == ["run: goes on after round 1"]
     expected = dict(whole.client_models)
     for one in (again, finished):
         members = dict(one.client_models)
         assert list(members) == list(expected)
-        assert all(torch.equal(members[client].parameters, expected[client].parameters) for client in members)
+        assert all(
+            torch.equal(members[client].parameters, expected[client].parameters)
+            for client in members
+        )
 
 
 def test_a_whole_run_with_everything(tmp_path: Path) -> None:
-    """Hardened training, a hospital whose images are attacked, a purifier, an attack on the final models."""
-    words = ("client=adversarial", "client.attack_steps=1", "contamination=evasion", "contamination.steps=1", "purifier=gaussian")
+    """Hardened training, a hospital whose images are attacked, a purifier, an attack on the final
+    models."""
+    words = (
+        "client=adversarial",
+        "client.attack_steps=1",
+        "contamination=evasion",
+        "contamination.steps=1",
+        "purifier=gaussian",
+    )
     server = federation.server(*SMALL[1:], *words, "rounds=1", "evaluation.eps_255=[8]")
     with inline() as grid:
         run_experiment(server, grid, tmp_path, Memory(), "inline")

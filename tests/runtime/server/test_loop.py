@@ -1,4 +1,5 @@
-"""The server loop over a Grid whose replies are made up, and over the real client app in process."""
+"""The server loop over a Grid whose replies are made up, and over the real client app in
+process."""
 
 from __future__ import annotations
 
@@ -14,7 +15,12 @@ from fedrobust.reporting.records import Recorder, read_rounds
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server import clean_twin, run
-from fedrobust.runtime.server.loop import build_server_context, evaluate_clients, predict_global, run_rounds
+from fedrobust.runtime.server.loop import (
+    build_server_context,
+    evaluate_clients,
+    predict_global,
+    run_rounds,
+)
 from fedrobust.state import State, read
 from tests.helpers import federation
 from tests.helpers.federation import MEAN, FakeGrid, Memory, error_reply, honest
@@ -40,8 +46,16 @@ def test_rounds_are_reported_in_order_from_the_untrained_model_on() -> None:
     assert all(seconds >= 0 for record in finished.records for seconds in record.seconds.values())
     assert finished.records[1].metrics["n"] == len(server.experiment.validation())
     assert not torch.equal(finished.state.parameters, untrained.parameters)
-    assert memory.events[:3] == [("run", "run", 2, 3), ("round", "run", 1), ("stage", "run", "train")]
-    assert [event[3:] for event in memory.events if event[0] == "client"] == 2 * [(0, False), (1, False), (2, False)]
+    assert memory.events[:3] == [
+        ("run", "run", 2, 3),
+        ("round", "run", 1),
+        ("stage", "run", "train"),
+    ]
+    assert [event[3:] for event in memory.events if event[0] == "client"] == 2 * [
+        (0, False),
+        (1, False),
+        (2, False),
+    ]
 
 
 def test_failures_are_recorded_round_by_round() -> None:
@@ -49,11 +63,18 @@ def test_failures_are_recorded_round_by_round() -> None:
 
     def answer(message: Message) -> Message:
         first = wire.read_config(message.content)["round"] == 1
-        return error_reply(message, "Traceback\nOSError: disk") if first and message.metadata.dst_node_id == 2 else honest(server)(message)
+        return (
+            error_reply(message, "Traceback\nOSError: disk")
+            if first and message.metadata.dst_node_id == 2
+            else honest(server)(message)
+        )
 
     records = run_rounds(server, FakeGrid(3, answer), memory).records
     assert [(one.client, one.reason) for one in records[1].failures] == [(2, "OSError: disk")]
-    assert ([one.client for one in records[1].clients], [one.client for one in records[2].clients]) == ([0, 1], [0, 1, 2])
+    assert (
+        [one.client for one in records[1].clients],
+        [one.client for one in records[2].clients],
+    ) == ([0, 1], [0, 1, 2])
     assert records[2].failures == ()
     assert ("client", "run", "train", 2, True) in memory.events
 
@@ -61,14 +82,19 @@ def test_failures_are_recorded_round_by_round() -> None:
 def test_the_round_that_ends_a_run_is_recorded_with_the_tracebacks(tmp_path: Path) -> None:
     server = federation.server(*MEAN, "rounds=2")
     with pytest.raises(RunError, match="round 1: 3 clients failed"):
-        run_rounds(server, FakeGrid(3, lambda m: error_reply(m, "Traceback\nOSError: disk")), Recorder(tmp_path, ["clean"] * 3))
+        run_rounds(
+            server,
+            FakeGrid(3, lambda m: error_reply(m, "Traceback\nOSError: disk")),
+            Recorder(tmp_path, ["clean"] * 3),
+        )
     untrained, ended = read_rounds(tmp_path)
     assert (untrained["round"], ended["round"], ended["metrics"]) == (0, 1, {})
     assert [one["traceback"] for one in ended["failures"]] == ["Traceback\nOSError: disk"] * 3
 
 
 def test_a_model_that_has_run_away_ends_the_run_in_one_line() -> None:
-    """Finite parameters can still answer with NaN: that is the run's failure, not a defect of ours."""
+    """Finite parameters can still answer with NaN: that is the run's failure, not a defect of
+    ours."""
     server = federation.server(*MEAN)
     with pytest.raises(RunError, match="strategy=fedavg answers with values that are not finite"):
         run_rounds(server, FakeGrid(3, honest(server, scale=1e30)), Memory())
@@ -76,7 +102,9 @@ def test_a_model_that_has_run_away_ends_the_run_in_one_line() -> None:
 
 def test_two_servers_of_one_experiment_start_alike() -> None:
     one, two = federation.server(), build_server_context(federation.study())
-    assert torch.equal(read(one.model, one.layout).parameters, read(two.model, two.layout).parameters)
+    assert torch.equal(
+        read(one.model, one.layout).parameters, read(two.model, two.layout).parameters
+    )
     assert one.etf_sha256 == two.etf_sha256
     other = federation.server("seed=1")
     assert other.etf_sha256 != one.etf_sha256
@@ -87,7 +115,13 @@ def test_two_servers_of_one_experiment_start_alike() -> None:
 def test_a_real_run_repeats_bit_by_bit(buffers: str) -> None:
     states = []
     for _ in range(2):
-        server = federation.server("strategy=fedavg", f"server.buffers={buffers}", "rounds=2", "client=mutual", "client.steps=1")
+        server = federation.server(
+            "strategy=fedavg",
+            f"server.buffers={buffers}",
+            "rounds=2",
+            "client=mutual",
+            "client.steps=1",
+        )
         with inline() as grid:
             states.append(run_rounds(server, grid, Memory()).state)
     assert torch.equal(states[0].parameters, states[1].parameters)
@@ -95,7 +129,8 @@ def test_a_real_run_repeats_bit_by_bit(buffers: str) -> None:
 
 
 def test_a_second_run_on_one_grid_knows_nothing_of_the_first() -> None:
-    """The clean twin shares the run's Grid, whose clients' Contexts last: neither memory nor BatchNorm statistics may cross over."""
+    """The clean twin shares the run's Grid, whose clients' Contexts last: neither memory nor
+    BatchNorm statistics may cross over."""
     clean = ("strategy=fedavg", "server.buffers=local", "rounds=2", "poisoned=0")
     alone = federation.server(*clean)
     with inline() as grid:
@@ -110,14 +145,21 @@ def test_a_second_run_on_one_grid_knows_nothing_of_the_first() -> None:
     for state in (again, after_it):
         assert torch.equal(state.parameters, expected.parameters)
         assert torch.equal(state.buffers, expected.buffers)
-    assert torch.equal(before[0]["clean"][0], after[0]["clean"][0])  # and the run's own statistics are still there
+    # and the run's own statistics are still there
+    assert torch.equal(before[0]["clean"][0], after[0]["clean"][0])
 
 
-def scores_reply(message: Message, conditions: dict[str, torch.Tensor] | None = None, labels: torch.Tensor | None = None) -> Message:
+def scores_reply(
+    message: Message,
+    conditions: dict[str, torch.Tensor] | None = None,
+    labels: torch.Tensor | None = None,
+) -> Message:
     conditions = conditions or {"clean": torch.eye(7), "contaminated": torch.eye(7)}
     labels = torch.arange(7) if labels is None else labels
     predictions = {name: (part, labels) for name, part in conditions.items()}
-    return Message(wire.evaluate_reply(predictions, {}, federation.info_of(message)), reply_to=message)
+    return Message(
+        wire.evaluate_reply(predictions, {}, federation.info_of(message)), reply_to=message
+    )
 
 
 WRONG = {
@@ -143,14 +185,21 @@ def test_bad_scores_are_failures(kind: str) -> None:
     assert "\n" not in str(error.value)
     assert [one.client for one in memory.records[-1][1].failures] == [1]
     tolerant = federation.server(*MEAN, "server.max_failures=1")
-    assert list(evaluate_clients(tolerant, state, FakeGrid(3, answer, lambda r: r[::-1]), Memory())) == [0, 2]
+    assert list(
+        evaluate_clients(tolerant, state, FakeGrid(3, answer, lambda r: r[::-1]), Memory())
+    ) == [0, 2]
 
 
 def test_of_two_verdicts_of_one_client_the_first_counts() -> None:
     server = federation.server(*MEAN)
     state = read(server.model, server.layout)
     worse = {"clean": torch.eye(7).flip(0), "contaminated": torch.eye(7)}
-    twice = evaluate_clients(server, state, FakeGrid(3, lambda m: [scores_reply(m), scores_reply(m, worse), error_reply(m, "x")]), Memory())
+    twice = evaluate_clients(
+        server,
+        state,
+        FakeGrid(3, lambda m: [scores_reply(m), scores_reply(m, worse), error_reply(m, "x")]),
+        Memory(),
+    )
     assert torch.equal(twice[1]["clean"][0], torch.eye(7))
 
 
@@ -164,7 +213,9 @@ def test_probabilities_are_those_of_the_given_state() -> None:
     assert torch.allclose(first.sum(1), torch.ones(len(samples)), atol=1e-5)
 
 
-def test_the_twin_is_this_run_where_nobody_is_contaminated_and_cached_for_all_others(monkeypatch, tmp_path: Path) -> None:
+def test_the_twin_is_this_run_where_nobody_is_contaminated_and_cached_for_all_others(
+    monkeypatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
     clean = federation.server(*MEAN, "poisoned=0")
     with inline() as grid:
@@ -173,7 +224,9 @@ def test_the_twin_is_this_run_where_nobody_is_contaminated_and_cached_for_all_ot
         poisoned = federation.server(*MEAN, "poisoned=2")
         bad = run_rounds(poisoned, grid, Memory())
         assert not torch.equal(bad.state.parameters, finished.state.parameters)
-        cached = clean_twin.train_clean_twin(poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), Memory()).state
+        cached = clean_twin.train_clean_twin(
+            poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), Memory()
+        ).state
         assert torch.equal(cached.parameters, finished.state.parameters)
         for path in (tmp_path / "twins").iterdir():
             path.unlink()
@@ -193,13 +246,19 @@ def test_a_twin_that_lost_a_client_is_not_kept(monkeypatch, tmp_path: Path) -> N
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
     poisoned = federation.server(*MEAN, "server.max_failures=1")
     finished = run_rounds(poisoned, FakeGrid(3, honest(poisoned)), Memory())
-    answer = lambda m: error_reply(m, "a bad moment") if m.metadata.dst_node_id == 0 else honest(poisoned)(m)  # noqa: E731
+    answer = lambda m: (  # noqa: E731
+        error_reply(m, "a bad moment") if m.metadata.dst_node_id == 0 else honest(poisoned)(m)
+    )
     clean_twin.train_clean_twin(poisoned.experiment, finished, FakeGrid(3, answer), Memory())
     assert not list((tmp_path / "twins").glob("*")) if (tmp_path / "twins").exists() else True
 
 
-def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missing(tmp_path: Path) -> None:
-    experiment = federation.study(*MEAN, "server.max_failures=1", "evaluation.draws=20", "contamination=backdoor_patch")
+def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missing(
+    tmp_path: Path,
+) -> None:
+    experiment = federation.study(
+        *MEAN, "server.max_failures=1", "evaluation.draws=20", "contamination=backdoor_patch"
+    )
 
     class Grid(InlineGrid):
         def send_and_receive(self, messages, *, timeout=None):
@@ -211,14 +270,19 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
         return error_reply(Message(RecordDict(), 0, "evaluate"), "gone")
 
     with Grid(CLIENTS, 3, {"simulation": True}, threads=1) as grid:
-        report, scores = run.run_experiment(build_server_context(experiment), grid, tmp_path, Memory(), "inline")
+        report, scores = run.run_experiment(
+            build_server_context(experiment), grid, tmp_path, Memory(), "inline"
+        )
     assert (tmp_path / "report.json").exists()
     assert (tmp_path / "model.safetensors").exists()
     assert sorted(scores.clients) == [1, 2]
     lost = report["clients"][0]
     assert (lost["clean"]["n"], lost["clean"]["accuracy"], lost["combined_drop"]) == (0, None, None)
     graded = {f"corrupted_s{grade}" for grade in range(1, 6)}
-    assert set(report["evaluations"]) == {"clean", "corrupted", "twin_clean", "twin_corrupted"} | graded
+    assert (
+        set(report["evaluations"])
+        == {"clean", "corrupted", "twin_clean", "twin_corrupted"} | graded
+    )
     assert set(report["drops"]) == {"poisoning", "corruption", "total", "clients"}
     assert 0 <= report["attack_success_rate"] <= 100
     assert {"run", "twin", "judge", "train", "aggregate", "evaluate"} == set(report["timing"])
@@ -227,7 +291,9 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
 def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
     experiment = federation.study(*MEAN, "evaluation.draws=0", "evaluation.twin=false")
     with inline() as grid:
-        report, _ = run.run_experiment(build_server_context(experiment), grid, tmp_path, Memory(), "inline")
+        report, _ = run.run_experiment(
+            build_server_context(experiment), grid, tmp_path, Memory(), "inline"
+        )
     assert set(report["drops"]) == {"corruption", "clients"}
     assert report["drops"]["corruption"]["ci95"] is None
     assert report["poisoned"] == experiment.clients_of_kind("poisoned")

@@ -1,4 +1,5 @@
-"""What of the replies may be used: every kind of bad one is a failure with its reason, and nothing else about the round changes."""
+"""What of the replies may be used: every kind of bad one is a failure with its reason, and nothing
+else about the round changes."""
 
 from __future__ import annotations
 
@@ -17,7 +18,15 @@ from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import views
 from fedrobust.types import ClientRecord, Failure, RoundRecord
 from tests.helpers import federation
-from tests.helpers.federation import MEAN, FakeGrid, Memory, error_reply, honest, reply_with, trained
+from tests.helpers.federation import (
+    MEAN,
+    FakeGrid,
+    Memory,
+    error_reply,
+    honest,
+    reply_with,
+    trained,
+)
 
 TOLERANT = (*MEAN, "server.max_failures=1")
 
@@ -42,17 +51,25 @@ def with_records(server: ServerContext, message: Message, **changed) -> Message:
 
 
 def with_metrics(server: ServerContext, message: Message, **changed) -> Message:
-    return with_records(server, message, metrics=MetricRecord({"num-examples": 5, "loss": 1.0, **changed}))
+    return with_records(
+        server, message, metrics=MetricRecord({"num-examples": 5, "loss": 1.0, **changed})
+    )
 
 
 def with_info(server: ServerContext, message: Message, **changed) -> Message:
-    return with_records(server, message, info=ConfigRecord({**federation.info_of(message), **changed}))
+    return with_records(
+        server, message, info=ConfigRecord({**federation.info_of(message), **changed})
+    )
 
 
 def negative_variance(server: ServerContext, message: Message) -> Message:
     state = trained(server.layout, server.initial, 1)
     buffers = state.buffers.clone()
-    next(value for name, value in views(server.layout.buffers, buffers).items() if name.endswith("running_var"))[0] = -1e-3
+    next(
+        value
+        for name, value in views(server.layout.buffers, buffers).items()
+        if name.endswith("running_var")
+    )[0] = -1e-3
     return reply_with(server, message, replace(state, buffers=buffers))
 
 
@@ -67,28 +84,30 @@ def huge_claim(server: ServerContext, message: Message) -> Message:
     """A few bytes that say they are 10 GB."""
     content = reply_of(server, message).content
     arrays = dict(content["state"])
-    arrays["parameters"] = Array("float32", (2_500_000_000,), "numpy.ndarray", bytes(arrays["parameters"].data)[:200])
+    arrays["parameters"] = Array(
+        "float32", (2_500_000_000,), "numpy.ndarray", bytes(arrays["parameters"].data)[:200]
+    )
     return Message(RecordDict({**content, "state": ArrayRecord(arrays)}), reply_to=message)
 
 
 BAD = {
     "10 GB": (huge_claim, "parameters: expected the shape"),
     "variance": (negative_variance, "running_var is a variance below 0"),
-    "replay": (lambda s, m: replayed(s, m, 7), "answers another round or another configuration (a replay?)"),
+    "replay": (lambda s, m: replayed(s, m, 7), ("answers another round or another configuration (a ""replay?)")),
     "no task": (lambda s, m: with_records(s, m, info=ConfigRecord({"etf-sha256": s.etf_sha256})), "answers another round"),
     "no etf": (lambda s, m: with_records(s, m, info=ConfigRecord({"task": ""})), "etf-sha256 is missing"),
-    "list": (lambda s, m: with_info(s, m, more=[1, 2]), "info: more must be a str, int, float or bytes"),
-    "loss": (lambda s, m: with_metrics(s, m, loss=-0.1), "loss must be a finite number in [0, 1e+30], got -0.1"),
-    "correct": (lambda s, m: with_metrics(s, m, correct=1.01), "correct must be a finite number in [0, 1"),
-    "huge int": (lambda s, m: with_metrics(s, m, loss=10**400), "loss must be a finite number in [0, 1e+30], got a number of more than 64"),
+    "list": (lambda s, m: with_info(s, m, more=[1, 2]), ("info: more must be a str, int, float or ""bytes")),
+    "loss": (lambda s, m: with_metrics(s, m, loss=-0.1), ("loss must be a finite number in [0, 1e+30], got ""-0.1")),
+    "correct": (lambda s, m: with_metrics(s, m, correct=1.01), ("correct must be a finite number in [0, ""1")),
+    "huge int": (lambda s, m: with_metrics(s, m, loss=10**400), ("loss must be a finite number in [0, 1e+30], got a number of ""more than 64")),
     "far": (lambda s, m: with_metrics(s, m, gain=-1e31), "gain must be a finite number"),
     "formula": (lambda s, m: with_metrics(s, m, **{"=cmd()": 1.0}), "'=cmd()' is no name for a metric"),
     "line feed": (lambda s, m: with_metrics(s, m, **{"a\nb": 1.0}), "is no name for a metric"),
     "column": (lambda s, m: with_metrics(s, m, kind=1.0), "kind is a name of the server's own"),
-    "server column": (lambda s, m: with_metrics(s, m, server_trust=1.0), "server_trust is a name of the server's own"),
-    "many": (lambda s, m: with_metrics(s, m, **{f"m{n}": 1.0 for n in range(99)}), "metrics: holds 101 entries, more than 64"),
-    "images": (lambda s, m: with_metrics(s, m, **{"num-examples": 2**60}), "num-examples must be a whole number of at least 1"),
-    "record": (lambda s, m: with_records(s, m, gift=ConfigRecord({})), "expected the records info, metrics, state, got gift"),
+    "server column": (lambda s, m: with_metrics(s, m, server_trust=1.0), ("server_trust is a name of the server's ""own")),
+    "many": (lambda s, m: with_metrics(s, m, **{f"m{n}": 1.0 for n in range(99)}), ("metrics: holds 101 entries, more than ""64")),
+    "images": (lambda s, m: with_metrics(s, m, **{"num-examples": 2**60}), ("num-examples must be a whole number of at least ""1")),
+    "record": (lambda s, m: with_records(s, m, gift=ConfigRecord({})), ("expected the records info, metrics, state, got ""gift")),
     "kind": (lambda s, m: with_records(s, m, state=ConfigRecord({})), "expected a ArrayRecord named state"),
     "bytes": (lambda s, m: with_info(s, m, more=bytes(1 << 21)), "besides state, more than 1048576"),
     "tensors": (
@@ -118,7 +137,10 @@ def nothing(message: Message) -> Message:
 def test_a_bad_reply_is_quarantined_with_its_reason(server: ServerContext, kind: str) -> None:
     spoil, reason = BAD[kind]
     strategy, answer = federation.start(server), honest(server)
-    one_round(strategy, FakeGrid(3, lambda m: spoil(server, m) if m.metadata.dst_node_id == 1 else answer(m)))
+    one_round(
+        strategy,
+        FakeGrid(3, lambda m: spoil(server, m) if m.metadata.dst_node_id == 1 else answer(m)),
+    )
     (failed,) = strategy.outcome.failures
     assert (failed.client, failed.counts) == (1, True)
     assert reason in failed.reason
@@ -133,14 +155,18 @@ def test_more_images_than_count_are_cut_down_and_noted(server: ServerContext) ->
     one_round(strategy, FakeGrid(3, honest(strict)))  # honest clients claim 10, 20 and 30
     assert [one.num_examples for one in strategy.outcome.clients] == [10, 20, 20]
     assert [one.weight for one in strategy.outcome.clients] == pytest.approx([0.2, 0.4, 0.4])
-    assert strategy.outcome.failures == (Failure(2, "claims 30 training images, counted as server.max_examples=20", counts=False),)
+    assert strategy.outcome.failures == (
+        Failure(2, "claims 30 training images, counted as server.max_examples=20", counts=False),
+    )
 
 
 def test_a_reply_to_another_message_is_put_aside(server: ServerContext) -> None:
     """Of another kind, or under another id: Flower's ids are checked where it gives any."""
 
     def other_kind(message: Message) -> Message:
-        return Message(reply_of(server, message).content, reply_to=Message(RecordDict(), 1, "evaluate"))
+        return Message(
+            reply_of(server, message).content, reply_to=Message(RecordDict(), 1, "evaluate")
+        )
 
     def other_id(message: Message) -> Message:
         reply = reply_of(server, message)
@@ -149,7 +175,10 @@ def test_a_reply_to_another_message_is_put_aside(server: ServerContext) -> None:
 
     for spoil in (other_kind, other_id):
         strategy, answer = federation.start(server), honest(server)
-        one_round(strategy, FakeGrid(3, lambda m: spoil(m) if m.metadata.dst_node_id == 1 else answer(m)))  # noqa: B023
+        one_round(
+            strategy,
+            FakeGrid(3, lambda m: spoil(m) if m.metadata.dst_node_id == 1 else answer(m)),  # noqa: B023
+        )
         late, aside = strategy.outcome.failures
         assert (late.client, late.counts, late.reason) == (1, True, "no reply within 3600 s")
         assert (aside.client, aside.counts) == (1, False)
@@ -159,14 +188,21 @@ def test_a_reply_to_another_message_is_put_aside(server: ServerContext) -> None:
 def test_a_flood_of_stray_replies_is_noted_up_to_a_bound(server: ServerContext) -> None:
     strategy, answer = federation.start(server), honest(server)
     flood = [Message(RecordDict(), node, "train") for node in range(10, 1010)]
-    one_round(strategy, FakeGrid(3, answer, lambda good: [*good, *(Message(RecordDict(), reply_to=one) for one in flood)]))
+    one_round(
+        strategy,
+        FakeGrid(
+            3, answer, lambda good: [*good, *(Message(RecordDict(), reply_to=one) for one in flood)]
+        ),
+    )
     assert len(strategy.outcome.failures) == replies.MOST_NOTES
     assert len(strategy.outcome.clients) == 3
 
 
 def test_no_metric_can_write_over_a_column(server: ServerContext) -> None:
     """`COLUMNS` are those that clients.csv gives every client."""
-    row = records.client_rows("run", RoundRecord(1, {}, (ClientRecord(0, 1, 1.0, {}, {"trust": 1.0}),)), ["clean"])[0]
+    row = records.client_rows(
+        "run", RoundRecord(1, {}, (ClientRecord(0, 1, 1.0, {}, {"trust": 1.0}),)), ["clean"]
+    )[0]
     assert {name for name in row if not name.startswith("server_")} == replies.COLUMNS
 
 
@@ -184,7 +220,12 @@ def test_a_foreign_traceback_is_cut_and_printable() -> None:
 WRONG_SCORES = {
     "another etf": (lambda info: {**info, "etf-sha256": "00"}, 7, 7, "judged against another ETF"),
     "replay": (lambda info: {**info, "task": "00"}, 7, 7, "answers another round"),
-    "rows": (lambda info: info, 7, 5, "judged different numbers of images: clean 7, contaminated 5"),
+    "rows": (
+        lambda info: info,
+        7,
+        5,
+        "judged different numbers of images: clean 7, contaminated 5",
+    ),
 }
 
 
@@ -218,11 +259,21 @@ def test_shares_that_do_not_sum_to_one_are_refused() -> None:
 def test_what_was_put_aside_is_shown_and_recorded(server: ServerContext, tmp_path) -> None:
     strategy, memory = federation.start(server), Memory()
     answer = honest(server)
-    one_round(strategy, FakeGrid(3, lambda m: [answer(m), answer(m)] if m.metadata.dst_node_id == 2 else answer(m)))
+    one_round(
+        strategy,
+        FakeGrid(3, lambda m: [answer(m), answer(m)] if m.metadata.dst_node_id == 2 else answer(m)),
+    )
     record = RoundRecord(1, {}, strategy.outcome.clients, strategy.outcome.failures)
     memory.round_finished("run", record)
     recorder = records.Recorder(tmp_path, server.experiment.roles)
     recorder.run_started("run", 1, 3)
     recorder.round_finished("run", record)
     (line,) = records.read_rounds(tmp_path)
-    assert line["failures"] == [{"client": 2, "reason": "a second reply to the same message; put aside", "traceback": "", "counts": False}]
+    assert line["failures"] == [
+        {
+            "client": 2,
+            "reason": "a second reply to the same message; put aside",
+            "traceback": "",
+            "counts": False,
+        }
+    ]

@@ -1,4 +1,5 @@
-"""The adapter between Flower and the rules: what it makes of good, bad, missing and late replies."""
+"""The adapter between Flower and the rules: what it makes of good, bad, missing and late
+replies."""
 
 from __future__ import annotations
 
@@ -23,12 +24,16 @@ TOLERANT = (*MEAN, "server.max_failures=2")
 
 
 def one_round(strategy: RuleStrategy, grid: FakeGrid, number: int = 1) -> None:
-    messages = strategy.configure_train(number, records.state_record(strategy.state), ConfigRecord(), grid)
+    messages = strategy.configure_train(
+        number, records.state_record(strategy.state), ConfigRecord(), grid
+    )
     strategy.aggregate_train(number, grid.send_and_receive(messages))
 
 
 def with_rule(server: ServerContext, rule, **keywords) -> ServerContext:
-    return replace(server, experiment=replace(server.experiment, strategy=Strategy("spy", rule, **keywords)))
+    return replace(
+        server, experiment=replace(server.experiment, strategy=Strategy("spy", rule, **keywords))
+    )
 
 
 def spoilt(server: ServerContext, wrong):
@@ -44,7 +49,10 @@ def test_the_mean_of_the_replies_by_hand() -> None:
     one_round(strategy, FakeGrid(3, honest(server)))
     states = [trained(server.layout, before, client) for client in range(3)]
     # honest clients claim 10, 20 and 30 images: shares 1/6, 2/6, 3/6
-    expected = sum(share / 6 * state.parameters.double() for share, state in zip((1, 2, 3), states, strict=True))
+    expected = sum(
+        share / 6 * state.parameters.double()
+        for share, state in zip((1, 2, 3), states, strict=True)
+    )
     assert torch.allclose(strategy.state.parameters.double(), expected, atol=1e-6)
     assert [one.weight for one in strategy.outcome.clients] == pytest.approx([1 / 6, 2 / 6, 3 / 6])
     assert [(one.client, one.num_examples, one.metrics) for one in strategy.outcome.clients] == [
@@ -74,7 +82,10 @@ def test_the_message_holds_all_a_client_needs_and_one_shared_state() -> None:
     assert (config["experiment"], config["round"]) == (server.experiment.text, 4)
     assert (config["etf"], config["etf-sha256"]) == (server.etf_bytes, server.etf_sha256)
     assert server.etf_sha256
-    assert grid.sent[0].content["state"]["parameters"].vector is grid.sent[2].content["state"]["parameters"].vector
+    assert (
+        grid.sent[0].content["state"]["parameters"].vector
+        is grid.sent[2].content["state"]["parameters"].vector
+    )
 
 
 def test_a_linear_head_has_no_etf() -> None:
@@ -85,24 +96,47 @@ def test_a_linear_head_has_no_etf() -> None:
 
 def bad_replies(server: ServerContext) -> dict[str, tuple]:
     state = read(server.model, server.layout)
-    nan = State(state.parameters.clone().index_fill_(0, torch.tensor([3]), torch.nan), state.buffers)
+    nan = State(
+        state.parameters.clone().index_fill_(0, torch.tensor([3]), torch.nan), state.buffers
+    )
     short = State(state.parameters[:-1], state.buffers)
     infinite = State(state.parameters, torch.full_like(state.buffers, torch.inf))
     traceback = "Traceback (most recent call last):\n  File x\nValueError: the scanner is broken"
     return {
         "raises": (lambda m: error_reply(m, traceback), "ValueError: the scanner is broken"),
         "silent": (lambda m: error_reply(m, ""), "the client failed without saying why"),
-        "nan": (lambda m: reply_with(server, m, nan), "unusable reply: state: parameters holds values that are not finite"),
-        "infinite": (lambda m: reply_with(server, m, infinite), "state: buffers holds values that are not finite"),
-        "short": (lambda m: reply_with(server, m, short), "unusable reply: parameters: expected the shape"),
-        "no images": (lambda m: reply_with(server, m, state, 0), "num-examples must be a whole number of at least 1"),
-        "another etf": (lambda m: reply_with(server, m, state, sha256="00"), "unusable reply: trained against another ETF"),
-        "empty": (lambda m: Message(RecordDict(), reply_to=m), "message: expected the records info, metrics, state, got nothing"),
+        "nan": (
+            lambda m: reply_with(server, m, nan),
+            "unusable reply: state: parameters holds values that are not finite",
+        ),
+        "infinite": (
+            lambda m: reply_with(server, m, infinite),
+            "state: buffers holds values that are not finite",
+        ),
+        "short": (
+            lambda m: reply_with(server, m, short),
+            "unusable reply: parameters: expected the shape",
+        ),
+        "no images": (
+            lambda m: reply_with(server, m, state, 0),
+            "num-examples must be a whole number of at least 1",
+        ),
+        "another etf": (
+            lambda m: reply_with(server, m, state, sha256="00"),
+            "unusable reply: trained against another ETF",
+        ),
+        "empty": (
+            lambda m: Message(RecordDict(), reply_to=m),
+            "message: expected the records info, metrics, state, got nothing",
+        ),
         "never": (lambda m: [], "no reply within 3600 s"),
     }
 
 
-@pytest.mark.parametrize("kind", ["raises", "silent", "nan", "infinite", "short", "no images", "another etf", "empty", "never"])
+@pytest.mark.parametrize(
+    "kind",
+    ["raises", "silent", "nan", "infinite", "short", "no images", "another etf", "empty", "never"],
+)
 def test_a_bad_reply_is_a_failure_with_its_reason_and_the_others_go_on(kind: str) -> None:
     server = federation.server(*TOLERANT)
     wrong, reason = bad_replies(server)[kind]
@@ -126,7 +160,9 @@ def test_more_failures_than_allowed_end_the_round(kind: str) -> None:
     wrong, reason = bad_replies(server)[kind]
     strategy = federation.start(server)
     before = strategy.state
-    with pytest.raises(RunError, match=r"^round 1: 1 clients failed, server\.max_failures=0 \(client 1: ") as error:
+    with pytest.raises(
+        RunError, match=r"^round 1: 1 clients failed, server\.max_failures=0 \(client 1: "
+    ) as error:
         one_round(strategy, FakeGrid(3, spoilt(server, wrong)))
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
@@ -135,9 +171,15 @@ def test_more_failures_than_allowed_end_the_round(kind: str) -> None:
 
 
 def test_too_few_replies_for_the_rule() -> None:
-    server = with_rule(federation.server(*TOLERANT), lambda round: pytest.fail("the rule was called"), min_clients=3)
+    server = with_rule(
+        federation.server(*TOLERANT),
+        lambda round: pytest.fail("the rule was called"),
+        min_clients=3,
+    )
     strategy = federation.start(server)
-    with pytest.raises(RunError, match=r"round 1: 2 usable replies, strategy=spy needs 3 \(client 1: "):
+    with pytest.raises(
+        RunError, match=r"round 1: 2 usable replies, strategy=spy needs 3 \(client 1: "
+    ):
         one_round(strategy, FakeGrid(3, spoilt(server, lambda m: [])))
     assert [one.client for one in strategy.outcome.failures] == [1]
 
@@ -150,22 +192,35 @@ def test_of_two_replies_the_first_counts(second: str) -> None:
 
     def answer(message: Message) -> list[Message]:
         other = read(server.model, server.layout)
-        later = reply_with(server, message, other, 999) if second == "good" else error_reply(message, "late trouble")
+        later = (
+            reply_with(server, message, other, 999)
+            if second == "good"
+            else error_reply(message, "late trouble")
+        )
         return [honest(server)(message), later]
 
     one_round(twice, FakeGrid(3, answer))
     assert torch.equal(alone.state.parameters, twice.state.parameters)
     assert alone.outcome.clients == twice.outcome.clients
-    aside = "a second reply to the same message; put aside"  # noted, but max_failures=0 holds: nobody was lost by it
-    assert twice.outcome.failures == tuple(Failure(client, aside, counts=False) for client in range(3))
+    # noted, but max_failures=0 holds: nobody was lost by it
+    aside = "a second reply to the same message; put aside"
+    assert twice.outcome.failures == tuple(
+        Failure(client, aside, counts=False) for client in range(3)
+    )
 
 
 def test_a_failed_client_cannot_come_back_in_the_same_round() -> None:
     server = federation.server(*TOLERANT)
     strategy = federation.start(server)
-    one_round(strategy, FakeGrid(3, spoilt(server, lambda m: [error_reply(m, "trouble"), honest(server)(m)])))
+    one_round(
+        strategy,
+        FakeGrid(3, spoilt(server, lambda m: [error_reply(m, "trouble"), honest(server)(m)])),
+    )
     assert [one.client for one in strategy.outcome.clients] == [0, 2]
-    assert [(one.client, one.counts) for one in strategy.outcome.failures] == [(1, True), (1, False)]
+    assert [(one.client, one.counts) for one in strategy.outcome.failures] == [
+        (1, True),
+        (1, False),
+    ]
 
 
 def test_a_reply_from_a_node_that_was_not_asked_is_put_aside_and_noted() -> None:
@@ -175,10 +230,15 @@ def test_a_reply_from_a_node_that_was_not_asked_is_put_aside_and_noted() -> None
 
     def answer(message: Message) -> list[Message]:
         stranger = Message(RecordDict(), 7, "train")
-        return [honest(server)(message), reply_with(server, stranger, read(server.model, server.layout))]
+        return [
+            honest(server)(message),
+            reply_with(server, stranger, read(server.model, server.layout)),
+        ]
 
     one_round(visited, FakeGrid(3, answer))
-    assert visited.outcome.failures == (Failure(-1, "node 7 replied without having been asked; put aside", counts=False),)
+    assert visited.outcome.failures == (
+        Failure(-1, "node 7 replied without having been asked; put aside", counts=False),
+    )
     assert visited.outcome.clients == alone.outcome.clients
     assert torch.equal(visited.state.parameters, alone.state.parameters)
 
@@ -192,13 +252,25 @@ def test_a_round_without_any_reply_ends_the_run_even_where_all_may_fail() -> Non
 @pytest.mark.parametrize("part", ["parameters", "buffers"])
 def test_a_rule_that_gives_nan_ends_the_run_and_leaves_the_state(part: str) -> None:
     def rule(round: Round) -> Aggregate:
-        good = make_aggregate(round, round.updates.combine(torch.ones(len(round.updates)) / 2), torch.ones(len(round.updates)))
-        return replace(good, state=replace(good.state, **{part: torch.full_like(getattr(good.state, part), torch.nan)}))
+        good = make_aggregate(
+            round,
+            round.updates.combine(torch.ones(len(round.updates)) / 2),
+            torch.ones(len(round.updates)),
+        )
+        return replace(
+            good,
+            state=replace(
+                good.state, **{part: torch.full_like(getattr(good.state, part), torch.nan)}
+            ),
+        )
 
     server = with_rule(federation.server(*TOLERANT), rule)
     strategy = federation.start(server)
     before = strategy.state
-    with pytest.raises(RunError, match="round 3: strategy=spy produced a global model with values that are not finite"):
+    with pytest.raises(
+        RunError,
+        match="round 3: strategy=spy produced a global model with values that are not finite",
+    ):
         one_round(strategy, FakeGrid(3, spoilt(server, lambda m: error_reply(m, "gone"))), 3)
     assert strategy.state is before
     assert [one.reason for one in strategy.outcome.failures] == ["gone"]
@@ -208,7 +280,9 @@ def test_a_rule_that_ends_the_run_leaves_this_round_s_failures_not_the_last_one_
     def rule(round: Round) -> Aggregate:
         if round.number == 2:
             raise RunError("nobody is trusted")
-        return make_aggregate(round, torch.zeros(round.updates.matrix_ND.shape[1]), torch.ones(len(round.updates)))
+        return make_aggregate(
+            round, torch.zeros(round.updates.matrix_ND.shape[1]), torch.ones(len(round.updates))
+        )
 
     server = with_rule(federation.server(*TOLERANT), rule)
     strategy = federation.start(server)
@@ -219,7 +293,9 @@ def test_a_rule_that_ends_the_run_leaves_this_round_s_failures_not_the_last_one_
     assert strategy.outcome.clients == ()
 
 
-@pytest.mark.parametrize("uses", [frozenset(), frozenset({"root"}), frozenset({"proxy"}), frozenset({"root", "proxy"})])
+@pytest.mark.parametrize(
+    "uses", [frozenset(), frozenset({"root"}), frozenset({"proxy"}), frozenset({"root", "proxy"})]
+)
 def test_the_rule_sees_only_what_it_says_it_uses(uses: frozenset[str]) -> None:
     server = federation.server(*MEAN)
     assert len(server.root) == 7 * 4
@@ -230,7 +306,9 @@ def test_the_rule_sees_only_what_it_says_it_uses(uses: frozenset[str]) -> None:
 
 def test_images_that_the_server_has_not_are_none_not_empty() -> None:
     server = with_rule(
-        federation.server(*MEAN, "server.proxy=0", "server.root_per_class=0"), lambda round: None, uses=frozenset({"root", "proxy"})
+        federation.server(*MEAN, "server.proxy=0", "server.root_per_class=0"),
+        lambda round: None,
+        uses=frozenset({"root", "proxy"}),
     )
     assert (server.data_for_rule().root, server.data_for_rule().proxy) == (None, None)
 
@@ -239,25 +317,33 @@ def test_memory_extras_and_generator_of_the_rule() -> None:
     seen = []
 
     def rule(round: Round) -> Aggregate:
-        seen.append((round.number, dict(round.memory), torch.rand(1, generator=round.generator).item()))
+        seen.append(
+            (round.number, dict(round.memory), torch.rand(1, generator=round.generator).item())
+        )
         n = len(round.updates)
         extras = {"trust": [0.5] * n, "distance": 2}
         update = torch.zeros(round.updates.matrix_ND.shape[1])
-        return make_aggregate(round, update, torch.ones(n), extras=extras, memory={"rounds": round.number})
+        return make_aggregate(
+            round, update, torch.ones(n), extras=extras, memory={"rounds": round.number}
+        )
 
     server = with_rule(federation.server(*MEAN), rule)
     strategy = federation.start(server)
     for number in (1, 2):
         one_round(strategy, FakeGrid(3, honest(server)), number)
     assert [(number, memory) for number, memory, _ in seen] == [(1, {}), (2, {"rounds": 1})]
-    expected = [torch.rand(1, generator=server.experiment.generator("server", number)).item() for number in (1, 2)]
+    expected = [
+        torch.rand(1, generator=server.experiment.generator("server", number)).item()
+        for number in (1, 2)
+    ]
     assert [drawn for _, _, drawn in seen] == expected
     assert [one.extras for one in strategy.outcome.clients] == [{"trust": 0.5}] * 3
     assert strategy.outcome.extras == {"distance": 2.0}
 
 
 def test_nothing_that_is_shared_is_changed() -> None:
-    """States travel without copies: neither the reference nor what clients sent may be written to."""
+    """States travel without copies: neither the reference nor what clients sent may be written
+    to."""
     server = federation.server("strategy.epochs=1")  # etf_dml, recalibrate: the rule that does most
     strategy = federation.start(server)
     reference = strategy.state
@@ -271,14 +357,20 @@ def test_nothing_that_is_shared_is_changed() -> None:
     assert torch.equal(reference.parameters, kept)
     sizes = server.layout.num_parameters, server.layout.num_buffers
     for client, reply in enumerate(replies):
-        sent, expected = records.read_state(reply.content["state"], sizes), trained(server.layout, reference, client)
+        sent, expected = (
+            records.read_state(reply.content["state"], sizes),
+            trained(server.layout, reference, client),
+        )
         assert torch.equal(sent.parameters, expected.parameters)
         assert torch.equal(sent.buffers, expected.buffers)
     assert strategy.state.parameters.data_ptr() != reference.parameters.data_ptr()
 
 
 def test_buffers_recalibrate_are_those_of_the_new_model_on_the_proxy_images() -> None:
-    mean, recalibrated = federation.server(*MEAN), federation.server("strategy=fedavg", "server.buffers=recalibrate")
+    mean, recalibrated = (
+        federation.server(*MEAN),
+        federation.server("strategy=fedavg", "server.buffers=recalibrate"),
+    )
     states = []
     for server in (mean, recalibrated):
         strategy = federation.start(server)
@@ -302,10 +394,14 @@ def test_flower_s_own_evaluation_gets_the_pooled_accuracy() -> None:
             return error_reply(message, "gone")
         count = 7 if message.metadata.dst_node_id == 0 else 1
         one = dict.fromkeys(("clean", "contaminated"), (probabilities[:count], labels[:count]))
-        return Message(records.evaluate_reply(one, {}, federation.info_of(message)), reply_to=message)
+        return Message(
+            records.evaluate_reply(one, {}, federation.info_of(message)), reply_to=message
+        )
 
     grid = FakeGrid(3, answer)
-    messages = strategy.configure_evaluate(1, records.state_record(strategy.state), ConfigRecord(), grid)
+    messages = strategy.configure_evaluate(
+        1, records.state_record(strategy.state), ConfigRecord(), grid
+    )
     result = strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
     assert result["accuracy"] == pytest.approx(100 * 7 / 8)  # 6 of 7 and 1 of 1
     assert grid.sent[0].metadata.message_type == "evaluate"
@@ -336,10 +432,16 @@ def test_a_sample_of_the_clients_is_asked_and_keeps_its_numbers() -> None:
         before = strategy.state
         one_round(strategy, grid, number)
         asked.append([message.metadata.dst_node_id for message in grid.sent])
-        assert [one.client for one in strategy.outcome.clients] == asked[-1] == server.experiment.participants(number)
+        assert (
+            [one.client for one in strategy.outcome.clients]
+            == asked[-1]
+            == server.experiment.participants(number)
+        )
         # honest clients claim 10 (c + 1) images
         total = sum(client + 1 for client in asked[-1])
-        states = [((client + 1) / total, trained(server.layout, before, client)) for client in asked[-1]]
+        states = [
+            ((client + 1) / total, trained(server.layout, before, client)) for client in asked[-1]
+        ]
         expected = sum(share * state.parameters.double() for share, state in states)
         assert torch.allclose(strategy.state.parameters.double(), expected, atol=1e-6)
     assert all(len(set(one)) == 3 for one in asked)
@@ -350,7 +452,9 @@ def test_a_sample_of_the_clients_is_asked_and_keeps_its_numbers() -> None:
 def test_everybody_is_asked_for_a_verdict() -> None:
     server = federation.server(*SAMPLED)
     strategy = federation.start(server)
-    messages = strategy.configure_evaluate(1, records.state_record(strategy.state), ConfigRecord(), FakeGrid(6, honest(server)))
+    messages = strategy.configure_evaluate(
+        1, records.state_record(strategy.state), ConfigRecord(), FakeGrid(6, honest(server))
+    )
     assert [message.metadata.dst_node_id for message in messages] == list(range(6))
 
 
@@ -360,8 +464,16 @@ def test_a_failed_client_leaves_no_gap_and_the_memory_of_the_matrix_is_used_agai
     seen = []
 
     def rule(round: Round) -> Aggregate:
-        seen.append((round.updates.matrix_ND.data_ptr(), round.updates.clients, round.updates.matrix_ND.clone()))
-        return make_aggregate(round, torch.zeros_like(round.reference.parameters), torch.ones(len(round.updates)))
+        seen.append(
+            (
+                round.updates.matrix_ND.data_ptr(),
+                round.updates.clients,
+                round.updates.matrix_ND.clone(),
+            )
+        )
+        return make_aggregate(
+            round, torch.zeros_like(round.reference.parameters), torch.ones(len(round.updates))
+        )
 
     strategy = federation.start(with_rule(server, rule))
     before = strategy.state
@@ -370,7 +482,9 @@ def test_a_failed_client_leaves_no_gap_and_the_memory_of_the_matrix_is_used_agai
     assert [clients for _, clients, _ in seen] == [(0, 2), (0, 1, 2)]
     assert seen[0][0] == seen[1][0]
     for row, client in enumerate((0, 2)):
-        assert torch.equal(seen[0][2][row], trained(server.layout, before, client).parameters - before.parameters)
+        assert torch.equal(
+            seen[0][2][row], trained(server.layout, before, client).parameters - before.parameters
+        )
 
 
 def test_a_matrix_above_the_budget_gives_the_same_model(tmp_path) -> None:

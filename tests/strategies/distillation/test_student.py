@@ -1,4 +1,5 @@
-"""Students and their lessons on toy members: less divergence, closer to the peers, near the start where wanted."""
+"""Students and their lessons on toy members: less divergence, closer to the peers, near the start
+where wanted."""
 
 from __future__ import annotations
 
@@ -24,21 +25,33 @@ def case() -> Round:
 
 def bench_of(case: Round) -> scoring.ScratchModel:
     assert case.updates.layout is not None
-    return scoring.ScratchModel(case.server_data.model, case.updates.layout, case.server_data.root, case.server_data.proxy, True)
+    return scoring.ScratchModel(
+        case.server_data.model,
+        case.updates.layout,
+        case.server_data.root,
+        case.server_data.proxy,
+        True,
+    )
 
 
 def test_a_lesson_lowers_its_loss_and_pulls_the_member_towards_its_peers(case: Round) -> None:
     bench, members = bench_of(case), scoring.Members(case.reference, case.updates, torch.ones(5))
     member_scores = scoring.score_members(bench, members, need_root=True, need_proxy=True)
     teacher = teachers.peer_probabilities(member_scores.proxy_NPK, 16.0, 2.0, "median")[0]
-    lesson = distillation.mutual_losses(bench, member_scores.proxy_NPK, distillation.PeerSettings("full", "median", 0.0), 2.0)[0]
+    lesson = distillation.mutual_losses(
+        bench, member_scores.proxy_NPK, distillation.PeerSettings("full", "median", 0.0), 2.0
+    )[0]
     start = replace(members.state(0), buffers=member_scores.buffers_NB[0])
 
     def divergence(proximal: float) -> tuple[float, float]:
         schedule = distillation.Schedule(5, 16, 3e-3, proximal, 2.0)
-        student = distillation.distil(bench, start, lesson, schedule, torch.Generator().manual_seed(0), alignment=None).state
+        student = distillation.distil(
+            bench, start, lesson, schedule, torch.Generator().manual_seed(0), alignment=None
+        ).state
         after = toy.scores_of(case, student, bench.proxy_samples.images)
-        return float(mutual_kl(after, teacher, 16.0)), float((student.parameters - start.parameters).norm())
+        return float(mutual_kl(after, teacher, 16.0)), float(
+            (student.parameters - start.parameters).norm()
+        )
 
     before = float(mutual_kl(member_scores.proxy_NPK[0], teacher, 16.0))
     (free, far), (held, near) = divergence(0.0), divergence(100.0)
@@ -50,14 +63,23 @@ def test_a_lesson_lowers_its_loss_and_pulls_the_member_towards_its_peers(case: R
 def test_the_ground_truth_reading_closes_the_gap_at_the_labelled_anchor(case: Round) -> None:
     bench, members = bench_of(case), scoring.Members(case.reference, case.updates, torch.ones(5))
     member_scores = scoring.score_members(bench, members, need_root=False, need_proxy=True)
-    lesson = distillation.mutual_losses(bench, member_scores.proxy_NPK, distillation.PeerSettings("ground_truth", "median", 0.5), 2.0)[0]
+    lesson = distillation.mutual_losses(
+        bench,
+        member_scores.proxy_NPK,
+        distillation.PeerSettings("ground_truth", "median", 0.5),
+        2.0,
+    )[0]
     start = replace(members.state(0), buffers=member_scores.buffers_NB[0])
     schedule = distillation.Schedule(5, 16, 3e-3, 0.0, 2.0)
-    student = distillation.distil(bench, start, lesson, schedule, torch.Generator().manual_seed(0), alignment=None).state
+    student = distillation.distil(
+        bench, start, lesson, schedule, torch.Generator().manual_seed(0), alignment=None
+    ).state
     labels = bench.proxy_samples.labels[:, None]
     wanted = member_scores.proxy_NPK[1:].quantile(0.5, dim=0).gather(1, labels)
 
     def gap(scores: Tensor) -> float:
         return float((scores.gather(1, labels) - wanted).square().mean())
 
-    assert gap(toy.scores_of(case, student, bench.proxy_samples.images)) < 0.5 * gap(member_scores.proxy_NPK[0])
+    assert gap(toy.scores_of(case, student, bench.proxy_samples.images)) < 0.5 * gap(
+        member_scores.proxy_NPK[0]
+    )

@@ -26,7 +26,9 @@ def test_peer_probabilities_agree_with_brute_force(teacher: str, members: int, s
     for i in range(members):
         others = [probabilities[j] for j in range(members) if j != i]
         merged = np.median(others, axis=0) if teacher == "median" else np.mean(others, axis=0)
-        np.testing.assert_allclose(found[i], merged / merged.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            found[i], merged / merged.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_one_attacker_cannot_leave_the_range_of_the_honest() -> None:
@@ -46,8 +48,8 @@ def test_peers_that_agree_on_nothing_teach_nothing() -> None:
 
 
 def test_ensemble_by_hand() -> None:
-    # weights .75 and .25 on scores (1, 0) and (0, 1): mean (.75, .25); scale 4, T 2: softmax(1.5, .5) = 1/(1 + e^-1);
-    # the third member has no weight
+    # weights .75 and .25 on scores (1, 0) and (0, 1): mean (.75, .25); scale 4, T 2: softmax(1.5,
+    # .5) = 1/(1 + e^-1); the third member has no weight
     scores = torch.tensor([[[1.0, 0]], [[0, 1]], [[torch.nan, torch.nan]]])
     first = 1 / (1 + np.exp(-1))
     found = teachers.ensemble(scores, torch.tensor([0.75, 0.25, 0]), 4.0, 2.0)
@@ -56,8 +58,11 @@ def test_ensemble_by_hand() -> None:
 
 def test_balance_by_hand() -> None:
     # counts 3 and 1: weights 1/3 1/3 1/3 1, mean 1/2: 2/3 2/3 2/3 2
-    torch.testing.assert_close(teachers.balance(torch.tensor([1, 1, 1, 4])), torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0]))
-    # counts 19 and 1: 1/19 and 1, mean 2/20: 10/19 and 10, cut to 5; mean (10 + 5)/20 = .75: 40/57 and 20/3
+    torch.testing.assert_close(
+        teachers.balance(torch.tensor([1, 1, 1, 4])), torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0])
+    )
+    # counts 19 and 1: 1/19 and 1, mean 2/20: 10/19 and 10, cut to 5; mean (10 + 5)/20 = .75: 40/57
+    # and 20/3
     found = teachers.balance(torch.tensor([0] * 19 + [1]))
     torch.testing.assert_close(found, torch.tensor([40 / 57] * 19 + [20 / 3]))
 

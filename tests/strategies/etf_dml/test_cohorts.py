@@ -31,7 +31,9 @@ def case() -> Round:
 
 
 def apply(case: Round, **changes: Any) -> Aggregate:
-    return etf_dml(**{"cohort": 3, **changes}).rule(replace(case, generator=Generator().manual_seed(1)))
+    return etf_dml(**{"cohort": 3, **changes}).rule(
+        replace(case, generator=Generator().manual_seed(1))
+    )
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, cohort_N: Tensor) -> None:
@@ -52,22 +54,29 @@ def test_every_client_is_in_one_of_nearly_equal_cohorts(n: int, size: int, seed:
 
 def test_every_round_draws_anew() -> None:
     generator = Generator().manual_seed(0)
-    assert not torch.equal(cohorts.draw_cohorts(40, 4, generator), cohorts.draw_cohorts(40, 4, generator))
+    assert not torch.equal(
+        cohorts.draw_cohorts(40, 4, generator), cohorts.draw_cohorts(40, 4, generator)
+    )
 
 
 def test_votes_and_influence_by_hand() -> None:
     """Five pairs, weights 1 3 | 1 1 | 1 1 | 1 1 | 2 2.
 
-    Column 0: votes (0 + 3 x 4)/4 = 3, (1 + 3)/2 = 2, 5, -100, 8; cut 8 and -100: (2 + 3 + 5)/3 = 10/3, from cohorts 1, 0, 2.
-    Column 1: votes (12 + 3 x 4)/4 = 6, 1, 4, 100, 3; cut 1 and 100: (3 + 4 + 6)/3 = 13/3, from cohorts 4, 2, 0.
-    Influence of the cohorts: (1/3 + 1/3)/2 = 1/3, (1/3 + 0)/2 = 1/6, 1/3, 0, 1/6; inside, a client has its share of the weights.
+    Column 0: votes (0 + 3 x 4)/4 = 3, (1 + 3)/2 = 2, 5, -100, 8; cut 8 and -100: (2 + 3 + 5)/3 =
+    10/3, from cohorts 1, 0, 2. Column 1: votes (12 + 3 x 4)/4 = 6, 1, 4, 100, 3; cut 1 and 100: (3
+    + 4 + 6)/3 = 13/3, from cohorts 4, 2, 0. Influence of the cohorts: (1/3 + 1/3)/2 = 1/3, (1/3 +
+    0)/2 = 1/6, 1/3, 0, 1/6; inside, a client has its share of the weights.
     """
     columns = [[0, 4, 1, 3, 5, 5, -100, -100, 7, 9], [12, 4, 0, 2, 4, 4, 50, 150, 3, 3]]
     matrix = torch.tensor(columns, dtype=torch.float32).T
     weights = torch.tensor([1.0, 3, 1, 1, 1, 1, 1, 1, 2, 2], dtype=torch.float64)
-    update, influence = cohorts.vote(Updates.of(matrix), FIVE_PAIRS, weights, lambda group: (matrix[n] for n in group), 0.2)
+    update, influence = cohorts.vote(
+        Updates.of(matrix), FIVE_PAIRS, weights, lambda group: (matrix[n] for n in group), 0.2
+    )
     torch.testing.assert_close(update, torch.tensor([10 / 3, 13 / 3]))
-    expected = torch.tensor([1 / 12, 1 / 4, 1 / 12, 1 / 12, 1 / 6, 1 / 6, 0, 0, 1 / 12, 1 / 12], dtype=torch.float64)
+    expected = torch.tensor(
+        [1 / 12, 1 / 4, 1 / 12, 1 / 12, 1 / 6, 1 / 6, 0, 0, 1 / 12, 1 / 12], dtype=torch.float64
+    )
     torch.testing.assert_close(influence, expected)
 
 
@@ -78,7 +87,11 @@ def test_a_lost_cohort_is_one_vote(seed: int, evil: float) -> None:
     matrix = torch.randn(10, 6, generator=Generator().manual_seed(seed))
     matrix[4:6] = evil
     update, influence = cohorts.vote(
-        Updates.of(matrix), FIVE_PAIRS, torch.ones(10, dtype=torch.float64), lambda group: (matrix[n] for n in group), 0.2
+        Updates.of(matrix),
+        FIVE_PAIRS,
+        torch.ones(10, dtype=torch.float64),
+        lambda group: (matrix[n] for n in group),
+        0.2,
     )
     honest = torch.stack([matrix[pair].mean(dim=0) for pair in ([0, 1], [2, 3], [6, 7], [8, 9])])
     assert (update >= honest.amin(dim=0) - 1e-6).all()
@@ -87,28 +100,40 @@ def test_a_lost_cohort_is_one_vote(seed: int, evil: float) -> None:
 
 
 @pytest.mark.parametrize("distillation", ["none", "ensemble", "mutual"])
-def test_a_cohort_of_attackers_does_not_reach_the_result(case: Round, monkeypatch: pytest.MonkeyPatch, distillation: str) -> None:
-    """Without any trust: cohort 0 are three attackers with 1000 times their update; the rest stays where it is without them."""
+def test_a_cohort_of_attackers_does_not_reach_the_result(
+    case: Round, monkeypatch: pytest.MonkeyPatch, distillation: str
+) -> None:
+    """Without any trust: cohort 0 are three attackers with 1000 times their update; the rest stays
+    where it is without them."""
     drawn(monkeypatch, torch.arange(15) // 3)
     scale = torch.ones(15, 1)
     scale[:3] = 1000
-    attacked = replace(case, updates=replace(case.updates, matrix_ND=case.updates.matrix_ND * scale))
+    attacked = replace(
+        case, updates=replace(case.updates, matrix_ND=case.updates.matrix_ND * scale)
+    )
     plain = {"clip": False, "trust": "none", "distillation": distillation}
     result = apply(attacked, **plain)
-    reach = (result.state.parameters - case.reference.parameters).norm() / case.updates.matrix_ND[3:].norm(dim=1).median()
+    reach = (result.state.parameters - case.reference.parameters).norm() / case.updates.matrix_ND[
+        3:
+    ].norm(dim=1).median()
     assert reach < 1.5
-    assert (fedavg().rule(attacked).state.parameters - case.reference.parameters).norm() > 100 * case.updates.matrix_ND[3:].norm(
-        dim=1
-    ).median()
+    assert (
+        fedavg().rule(attacked).state.parameters - case.reference.parameters
+    ).norm() > 100 * case.updates.matrix_ND[3:].norm(dim=1).median()
     assert result.weights_N[:3].sum() < 0.1
     assert float(result.weights_N.sum()) == pytest.approx(1)
 
 
 def test_the_result_is_the_trimmed_mean_of_the_trusted_means(case: Round) -> None:
     result = apply(case, clip=False, distillation="none")
-    cohort_N, trusted = torch.tensor(result.extras["cohort"]), torch.tensor(result.extras["trust"], dtype=torch.float64)
+    cohort_N, trusted = (
+        torch.tensor(result.extras["cohort"]),
+        torch.tensor(result.extras["trust"], dtype=torch.float64),
+    )
     assert sorted(cohort_N.bincount().tolist()) == [3] * 5
-    counts = case.updates.num_examples_N.clamp(*case.updates.num_examples_N.quantile(torch.tensor([0.1, 0.9], dtype=torch.float64)))
+    counts = case.updates.num_examples_N.clamp(
+        *case.updates.num_examples_N.quantile(torch.tensor([0.1, 0.9], dtype=torch.float64))
+    )
     weights = counts * trusted
     votes = [
         normalize(weights[cohort_N == g]).float() @ case.updates.matrix_ND[cohort_N == g]
@@ -117,13 +142,17 @@ def test_the_result_is_the_trimmed_mean_of_the_trusted_means(case: Round) -> Non
     ]
     cut = int(0.2 * len(votes))
     kept = torch.stack(votes).sort(dim=0).values[cut : len(votes) - cut]
-    torch.testing.assert_close(result.state.parameters, case.reference.parameters + kept.mean(dim=0))
+    torch.testing.assert_close(
+        result.state.parameters, case.reference.parameters + kept.mean(dim=0)
+    )
     assert (result.weights_N[trusted == 0] == 0).all()
     assert float(result.weights_N.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("distillation", ["none", "ensemble", "mutual"])
-def test_the_order_of_clients_does_not_matter_within_the_same_draw(case: Round, monkeypatch: pytest.MonkeyPatch, distillation: str) -> None:
+def test_the_order_of_clients_does_not_matter_within_the_same_draw(
+    case: Round, monkeypatch: pytest.MonkeyPatch, distillation: str
+) -> None:
     """One batch an epoch, so the shuffling of proxy images changes nothing either."""
     order, cohort_N = torch.randperm(15, generator=Generator().manual_seed(3)), torch.arange(15) % 5
     options = {"distillation": distillation, "batch_size": 64, "learning_rate": 1e-3}
@@ -147,7 +176,9 @@ def test_a_round_is_deterministic_and_its_draw_follows_its_generator(case: Round
     one, other = (apply(case, distillation="mutual") for _ in range(2))
     assert torch.equal(one.state.parameters, other.state.parameters)
     assert one.extras == other.extras
-    again = etf_dml(distillation="none", cohort=3).rule(replace(case, generator=Generator().manual_seed(2)))
+    again = etf_dml(distillation="none", cohort=3).rule(
+        replace(case, generator=Generator().manual_seed(2))
+    )
     assert again.extras["cohort"] != one.extras["cohort"]
 
 
@@ -158,11 +189,15 @@ def test_without_cohorts_no_randomness_is_spent_on_them(case: Round) -> None:
     assert torch.equal(generator.get_state(), Generator().manual_seed(5).get_state())
 
 
-def test_learning_stays_inside_the_cohort_with_the_global_model_as_a_peer(case: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_stays_inside_the_cohort_with_the_global_model_as_a_peer(
+    case: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[int, Tensor | None]] = []
     lessons = _distillation.mutual_losses
 
-    def listen(bench: Any, scores: Tensor, peers: Any, temperature: float, permanent: Tensor | None = None) -> Any:
+    def listen(
+        bench: Any, scores: Tensor, peers: Any, temperature: float, permanent: Tensor | None = None
+    ) -> Any:
         asked.append((len(scores), permanent))
         return lessons(bench, scores, peers, temperature, permanent)
 
@@ -177,7 +212,9 @@ def test_learning_stays_inside_the_cohort_with_the_global_model_as_a_peer(case: 
     assert asked == [(15, None)]
 
 
-def test_who_is_alone_in_its_cohort_learns_from_nobody(case: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_alone_in_its_cohort_learns_from_nobody(
+    case: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn(monkeypatch, torch.arange(15))
     result = apply(case, distillation="mutual", learning_rate=1e-2)
     assert result.extras["distillation_skipped"] == 1
@@ -188,24 +225,42 @@ def test_without_proxy_images_the_cohorts_vote_all_the_same(case: Round) -> None
     blind = replace(case, server_data=replace(case.server_data, proxy=None))
     result = apply(blind, distillation="mutual")
     assert result.extras["distillation_skipped"] == 1
-    assert torch.equal(result.state.parameters, apply(blind, distillation="none", recalibrate=False).state.parameters)
+    assert torch.equal(
+        result.state.parameters,
+        apply(blind, distillation="none", recalibrate=False).state.parameters,
+    )
 
 
-@pytest.mark.parametrize(("distillation", "clients"), [("mutual", 15), ("mutual", 30), ("ensemble", 15), ("ensemble", 30)])
+@pytest.mark.parametrize(
+    ("distillation", "clients"),
+    [("mutual", 15), ("mutual", 30), ("ensemble", 15), ("ensemble", 30)],
+)
 def test_the_work_is_linear_in_the_clients(distillation: str, clients: int) -> None:
-    """P = 64, R = 32; a visit: statistics, root, scores; a lesson: 2 epochs, statistics, root; the global model: statistics, scores;
-    the ensemble's student: statistics, root, 2 epochs, statistics, root."""
+    """P = 64, R = 32; a visit: statistics, root, scores; a lesson: 2 epochs, statistics, root; the
+    global model: statistics, scores; the ensemble's student: statistics, root, 2 epochs,
+    statistics, root."""
     case = toy.one_round(clients=clients, attackers=0)
     seen: list[int] = []
-    hook = case.server_data.model.register_forward_hook(lambda _model, inputs, _output: seen.append(len(inputs[0])))
+    hook = case.server_data.model.register_forward_hook(
+        lambda _model, inputs, _output: seen.append(len(inputs[0]))
+    )
     result = apply(case, distillation=distillation, min_confidence=0.0)
     hook.remove()
     kept = sum(trust > 0 for trust in result.extras["trust"])
     once, lesson = 64 + 32 + 64, 2 * 64 + 64 + 32
-    assert sum(seen) == clients * once + (kept * lesson + 2 * 64 if distillation == "mutual" else lesson + 64 + 32)
+    assert sum(seen) == clients * once + (
+        kept * lesson + 2 * 64 if distillation == "mutual" else lesson + 64 + 32
+    )
 
 
-@pytest.mark.parametrize("changes", [{"distillation": "mutual"}, {"distillation": "none"}, {"cohort": None, "aggregation": median()}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distillation": "mutual"},
+        {"distillation": "none"},
+        {"cohort": None, "aggregation": median()},
+    ],
+)
 def test_matrices_on_disk_change_nothing(case: Round, changes: dict[str, Any]) -> None:
     on_disk = replace(case.updates, budget_bytes=0).allocate(15)
     on_disk.copy_(case.updates.matrix_ND)
@@ -218,28 +273,36 @@ def test_matrices_on_disk_change_nothing(case: Round, changes: dict[str, Any]) -
 
 def test_the_permanent_peer_gives_half_of_every_teacher(case: Round) -> None:
     assert case.updates.layout is not None
-    bench = scoring.ScratchModel(case.server_data.model, case.updates.layout, None, case.server_data.proxy, True)
+    bench = scoring.ScratchModel(
+        case.server_data.model, case.updates.layout, None, case.server_data.proxy, True
+    )
     scores, permanent = (
         torch.randn(4, 64, 4, generator=Generator().manual_seed(0)),
         torch.randn(64, 4, generator=Generator().manual_seed(1)),
     )
     for reading, scale in (("full", 16.0 / 2), ("ground_truth", None)):
         for member, (lesson, rows) in enumerate(
-            _distillation.mutual_losses(bench, scores, _distillation.PeerSettings(reading, "mean", 0.0), 2.0, permanent)
+            _distillation.mutual_losses(
+                bench, scores, _distillation.PeerSettings(reading, "mean", 0.0), 2.0, permanent
+            )
         ):
             others = torch.cat([scores[:member], scores[member + 1 :]])
             if scale:
-                teacher = ((scale * others).softmax(-1).mean(0) + (scale * permanent).softmax(-1)) / 2
+                teacher = (
+                    (scale * others).softmax(-1).mean(0) + (scale * permanent).softmax(-1)
+                ) / 2
                 student = teacher.log() / scale
             else:
                 student = (others.mean(0) + permanent) / 2
-            assert float(lesson(student[rows], rows)) == pytest.approx(0, abs=1e-5)  # the teacher itself has nothing to learn
+            # the teacher itself has nothing to learn
+            assert float(lesson(student[rows], rows)) == pytest.approx(0, abs=1e-5)
 
 
 def test_so_many_clients_that_a_vote_can_be_cut() -> None:
     assert etf_dml(cohort=3).min_clients == 15
     assert etf_dml(cohort=8, cohort_trim=0.1).min_clients == 80
-    assert etf_dml(cohort=4, cohort_trim=0.3).min_clients == 16  # floor(.3 x 3) = 0, floor(.3 x 4) = 1
+    # floor(.3 x 3) = 0, floor(.3 x 4) = 1
+    assert etf_dml(cohort=4, cohort_trim=0.3).min_clients == 16
     assert etf_dml(cohort=5, cohort_trim=0.0).min_clients == 5
     assert etf_dml(cohort_trim=0.1).min_clients == 1
 
@@ -252,7 +315,10 @@ def test_so_many_clients_that_a_vote_can_be_cut() -> None:
         ({"cohort": True}, "strategy.cohort=True"),
         ({"cohort_trim": 0.5}, r"strategy.cohort_trim=0\.5"),
         ({"cohort_trim": -0.1}, r"strategy.cohort_trim=-0\.1"),
-        ({"cohort": 4, "aggregation": median()}, "strategy.aggregation=median: excludes strategy.cohort=4"),
+        (
+            {"cohort": 4, "aggregation": median()},
+            "strategy.aggregation=median: excludes strategy.cohort=4",
+        ),
     ],
 )
 def test_wrong_settings_are_named(wrong: dict[str, Any], key: str) -> None:
@@ -262,6 +328,8 @@ def test_wrong_settings_are_named(wrong: dict[str, Any], key: str) -> None:
 
 def test_fifteen_hospitals_five_of_them_poisoned() -> None:
     plain, _ = toy.federate(fedavg(), rounds=3, clients=15, attackers=5)
-    guarded, results = toy.federate(etf_dml(distillation="mutual", cohort=3), rounds=3, clients=15, attackers=5)
+    guarded, results = toy.federate(
+        etf_dml(distillation="mutual", cohort=3), rounds=3, clients=15, attackers=5
+    )
     assert guarded > plain + 0.05
     assert all(result.weights_N[:5].sum() < 0.15 for result in results)

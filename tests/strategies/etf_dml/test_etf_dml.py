@@ -1,4 +1,5 @@
-"""The flagship rule as a whole, on a toy federation: every switch, every fallback, and what it is for."""
+"""The flagship rule as a whole, on a toy federation: every switch, every fallback, and what it is
+for."""
 
 from __future__ import annotations
 
@@ -40,7 +41,9 @@ def without(case: Round, **data: Any) -> Round:
 
 def test_with_all_switches_off_it_is_fedavg_on_clipped_counts(case: Round) -> None:
     result = apply(case, clip=False, trust="none", distillation="none")
-    clipped = replace(case.updates, num_examples_N=norms.clipped_counts(case.updates.num_examples_N))
+    clipped = replace(
+        case.updates, num_examples_N=norms.clipped_counts(case.updates.num_examples_N)
+    )
     expected = fedavg().rule(replace(case, updates=clipped))
     assert same(result.state, expected.state)
     assert torch.equal(result.state.buffers, expected.state.buffers)
@@ -59,7 +62,11 @@ def test_the_poisoned_client_loses_its_influence(head: str, trust: str) -> None:
 
 @pytest.mark.parametrize("distillation", ["none", "ensemble", "mutual"])
 def test_a_round_is_pure_and_deterministic(case: Round, distillation: str) -> None:
-    before = [case.updates.matrix_ND.clone(), case.updates.buffers_NB.clone(), case.reference.parameters.clone()]
+    before = [
+        case.updates.matrix_ND.clone(),
+        case.updates.buffers_NB.clone(),
+        case.reference.parameters.clone(),
+    ]
     one, other = (apply(case, distillation=distillation, learning_rate=1e-3) for _ in range(2))
     assert same(one.state, other.state)
     assert torch.equal(one.state.buffers, other.state.buffers)
@@ -78,7 +85,8 @@ def test_what_it_asks_for_follows_from_its_settings() -> None:
     assert uses(trust="none") == {"proxy"}
     assert uses(distillation="none", recalibrate=False) == {"root"}
     assert uses(trust="none", distillation="none") == set()
-    # the gate may drop floor(.4 N), krum(1) needs 5: 6 - 2 = 4 are too few, 7 - 2 = 5 and 8 - 3 = 5 enough
+    # the gate may drop floor(.4 N), krum(1) needs 5: 6 - 2 = 4 are too few, 7 - 2 = 5 and 8 - 3 = 5
+    # enough
     assert etf_dml().min_clients == 1
     assert etf_dml(aggregation=krum(1)).min_clients == 7
     assert etf_dml(aggregation=krum(1), trust="none").min_clients == 5
@@ -95,7 +103,9 @@ def test_without_a_root_set_trust_is_refused(case: Round) -> None:
 def test_without_proxy_images_it_goes_on_and_says_so(case: Round) -> None:
     result = apply(without(case, proxy=None))
     assert result.extras["distillation_skipped"] == result.extras["recalibration_skipped"] == 1
-    assert same(result.state, apply(without(case, proxy=None), distillation="none", recalibrate=False).state)
+    assert same(
+        result.state, apply(without(case, proxy=None), distillation="none", recalibrate=False).state
+    )
 
 
 @pytest.mark.parametrize("distillation", ["ensemble", "mutual"])
@@ -103,7 +113,9 @@ def test_one_client_decides_alone_and_learns_from_nobody(case: Round, distillati
     result = apply(replace(case, updates=rows(case.updates, [2])), distillation=distillation)
     assert result.weights_N.tolist() == [1]
     assert result.extras["distillation_skipped"] == 1
-    torch.testing.assert_close(result.state.parameters, case.reference.parameters + case.updates.matrix_ND[2])
+    torch.testing.assert_close(
+        result.state.parameters, case.reference.parameters + case.updates.matrix_ND[2]
+    )
 
 
 @pytest.mark.parametrize("distillation", ["ensemble", "mutual"])
@@ -121,22 +133,35 @@ def test_two_clients(case: Round, distillation: str) -> None:
 def test_equal_clients_are_all_trusted(case: Round) -> None:
     result = apply(replace(case, updates=rows(case.updates, [2, 2, 2])), distillation="none")
     assert result.extras["trust"] == [1, 1, 1]
-    torch.testing.assert_close(result.state.parameters, case.reference.parameters + case.updates.matrix_ND[2])
+    torch.testing.assert_close(
+        result.state.parameters, case.reference.parameters + case.updates.matrix_ND[2]
+    )
 
 
 def rows(updates: Updates, which: list[int]) -> Updates:
     chosen = torch.tensor(which)
     return Updates(
-        updates.matrix_ND[chosen], updates.buffers_NB[chosen], torch.full((len(which),), 40.0), tuple(range(len(which))), updates.layout
+        updates.matrix_ND[chosen],
+        updates.buffers_NB[chosen],
+        torch.full((len(which),), 40.0),
+        tuple(range(len(which))),
+        updates.layout,
     )
 
 
 @pytest.mark.parametrize("trust", ["stacking", "gate", "none"])
 @pytest.mark.parametrize("distillation", ["ensemble", "mutual"])
-def test_a_model_whose_scores_are_not_finite_has_no_influence(case: Round, trust: str, distillation: str) -> None:
+def test_a_model_whose_scores_are_not_finite_has_no_influence(
+    case: Round, trust: str, distillation: str
+) -> None:
     matrix = case.updates.matrix_ND.clone()
     matrix[3] = 3e38
-    result = apply(replace(case, updates=replace(case.updates, matrix_ND=matrix)), clip=False, trust=trust, distillation=distillation)
+    result = apply(
+        replace(case, updates=replace(case.updates, matrix_ND=matrix)),
+        clip=False,
+        trust=trust,
+        distillation=distillation,
+    )
     assert result.weights_N[3] == 0
     assert result.state.parameters.isfinite().all()
     assert result.state.buffers.isfinite().all()
@@ -144,7 +169,11 @@ def test_a_model_whose_scores_are_not_finite_has_no_influence(case: Round, trust
 
 def test_long_updates_are_shortened(case: Round) -> None:
     matrix = case.updates.matrix_ND * torch.tensor([1, 1, 100, 1, 1])[:, None]
-    result = apply(replace(case, updates=replace(case.updates, matrix_ND=matrix)), trust="none", distillation="none")
+    result = apply(
+        replace(case, updates=replace(case.updates, matrix_ND=matrix)),
+        trust="none",
+        distillation="none",
+    )
     lengths = matrix.norm(dim=1)
     assert result.extras["clipped_norm"][2] == pytest.approx(float(lengths.median()))
     assert result.extras["update_norm"] == pytest.approx(lengths.tolist())
@@ -163,18 +192,24 @@ def test_suspicion_is_kept_over_rounds_even_of_absent_clients(case: Round) -> No
     assert result.extras["trust"][2] < fresh.extras["trust"][2]
 
 
-def test_what_stacking_left_of_a_share_lowers_the_next_one_even_of_absent_clients(case: Round) -> None:
+def test_what_stacking_left_of_a_share_lowers_the_next_one_even_of_absent_clients(
+    case: Round,
+) -> None:
     fresh = apply(case, distillation="none")
     memory = {**fresh.memory, "part": {**fresh.memory["part"], 17: 0.5}}
     result = apply(replace(case, memory=memory), distillation="none")
     assert result.memory["part"][17] == 0.5
-    doubted = apply(replace(case, memory={**memory, "part": {**memory["part"], 2: 0.01}}), distillation="none")
+    doubted = apply(
+        replace(case, memory={**memory, "part": {**memory["part"], 2: 0.01}}), distillation="none"
+    )
     assert 0 < doubted.weights_N[2] < result.weights_N[2] / 2
 
 
 def test_attackers_who_send_the_same_count_once(case: Round) -> None:
     crowd = replace(case, updates=rows(case.updates, [1, 2, 2, 2, 3, 4]))
-    gate_N, weights_N = (apply(crowd, distillation="none", trust=trust).weights_N for trust in ("gate", "stacking"))
+    gate_N, weights_N = (
+        apply(crowd, distillation="none", trust=trust).weights_N for trust in ("gate", "stacking")
+    )
     torch.testing.assert_close(weights_N[1:4], weights_N[1].expand(3))
     assert weights_N[1:4].sum() < gate_N[1:4].sum() / 2
 
@@ -184,7 +219,8 @@ def test_mutual_learning_moves_only_when_there_is_something_to_learn(case: Round
     moved = apply(case, distillation="mutual", learning_rate=1e-3, fallback=False)
     assert not same(moved.state, untouched.state)
     assert moved.extras["distillation_loss"] > 0
-    silent = apply(case, distillation="mutual", learning_rate=1e-3, min_confidence=1.0)  # nobody is that sure
+    # nobody is that sure
+    silent = apply(case, distillation="mutual", learning_rate=1e-3, min_confidence=1.0)
     torch.testing.assert_close(silent.state.parameters, untouched.state.parameters)
 
 
@@ -193,9 +229,13 @@ def test_students_that_got_worse_return_to_their_start(case: Round, distillation
     untouched = apply(case, distillation="none")
     ruined = {"distillation": distillation, "learning_rate": 0.5}
     result = apply(case, **ruined)
-    assert result.extras["fallbacks"] == (1 if distillation == "ensemble" else (result.weights_N > 0).sum())
+    assert result.extras["fallbacks"] == (
+        1 if distillation == "ensemble" else (result.weights_N > 0).sum()
+    )
     torch.testing.assert_close(result.state.parameters, untouched.state.parameters)
-    assert (apply(case, **ruined, fallback=False).state.parameters - untouched.state.parameters).norm() > 1
+    assert (
+        apply(case, **ruined, fallback=False).state.parameters - untouched.state.parameters
+    ).norm() > 1
     if distillation == "mutual":
         assert result.extras["fell_back"] == (result.weights_N > 0).to(torch.float32).tolist()
 
@@ -203,7 +243,9 @@ def test_students_that_got_worse_return_to_their_start(case: Round, distillation
 def test_a_student_that_diverged_returns_even_without_a_root_set(case: Round) -> None:
     result = apply(case, trust="none", learning_rate=1e30)
     assert result.extras["fallbacks"] == 1
-    torch.testing.assert_close(result.state.parameters, apply(case, trust="none", distillation="none").state.parameters)
+    torch.testing.assert_close(
+        result.state.parameters, apply(case, trust="none", distillation="none").state.parameters
+    )
 
 
 def test_another_rule_may_take_the_last_step_on_the_trusted_alone(case: Round) -> None:
@@ -222,7 +264,9 @@ def test_the_inner_rule_has_its_own_memory(case: Round) -> None:
 
     settings = {"distillation": "none", "aggregation": Strategy("count", count)}
     first = apply(case, **settings)
-    assert apply(replace(case, memory=first.memory), **settings).memory["aggregation"] == {"rounds": 2}
+    assert apply(replace(case, memory=first.memory), **settings).memory["aggregation"] == {
+        "rounds": 2
+    }
 
 
 def test_too_few_trusted_clients_for_the_last_step_end_the_run(case: Round) -> None:
@@ -252,17 +296,21 @@ def test_wrong_settings_are_named(settings: dict[str, Any], key: str) -> None:
 @pytest.mark.parametrize(
     ("distillation", "images"),
     [
-        # N = 5 members, P = 64, R = 32. Every member once: statistics P + root R, and P again where proxy scores are needed
+        # N = 5 members, P = 64, R = 32. Every member once: statistics P + root R, and P again where
+        # proxy scores are needed
         ("none", 5 * (64 + 32)),
         # + aggregate: statistics P, root R, 2 epochs of P, statistics P, root R
         ("ensemble", 5 * (2 * 64 + 32) + 2 * (64 + 32) + 2 * 64),
-        # + each of the 3 or 4 trusted: 2 epochs of P, statistics P, root R (all images confident here: min_confidence 0)
+        # + each of the 3 or 4 trusted: 2 epochs of P, statistics P, root R (all images confident
+        # here: min_confidence 0)
         ("mutual", 5 * (2 * 64 + 32) + 4 * (2 * 64 + 64 + 32)),
     ],
 )
 def test_no_member_is_visited_twice(case: Round, distillation: str, images: int) -> None:
     seen = []
-    hook = case.server_data.model.register_forward_hook(lambda _model, inputs, _output: seen.append(len(inputs[0])))
+    hook = case.server_data.model.register_forward_hook(
+        lambda _model, inputs, _output: seen.append(len(inputs[0]))
+    )
     result = apply(case, distillation=distillation, min_confidence=0.0)
     hook.remove()
     assert (result.weights_N > 0).sum() == 4

@@ -1,4 +1,5 @@
-"""Stacking and what it starts from: numbers by hand, other ways to the same minimum, and what no attacker gains."""
+"""Stacking and what it starts from: numbers by hand, other ways to the same minimum, and what no
+attacker gains."""
 
 from __future__ import annotations
 
@@ -23,26 +24,36 @@ def wide(*numbers: float) -> Tensor:
 def drawn(seed: int, n: int = 4, images: int = 12, classes: int = 3) -> tuple[Tensor, Tensor]:
     """Scores in [-1, 1] and labels."""
     generator = Generator().manual_seed(seed)
-    return 2 * torch.rand(n, images, classes, generator=generator) - 1, torch.randint(classes, (images,), generator=generator)
+    return 2 * torch.rand(n, images, classes, generator=generator) - 1, torch.randint(
+        classes, (images,), generator=generator
+    )
 
 
-def cost(w: Tensor, scores: Tensor, labels: Tensor, *, scale: float, prior: Tensor, strength: float) -> float:
+def cost(
+    w: Tensor, scores: Tensor, labels: Tensor, *, scale: float, prior: Tensor, strength: float
+) -> float:
     """The objective, written down once more."""
     fit = cross_entropy(scale * torch.einsum("n,nrk->rk", w, scores.double()), labels)
     return float(fit) + strength * float(rel_entr(w.numpy(), prior.numpy()).sum())
 
 
 def test_two_members_by_hand() -> None:
-    # one image of class 0, K = 2, scores (1, -1) and (-1, 1): margin 2 (w - (1 - w)) = 2 (2 w - 1), CE = log(1 + e^(-2 (2 w - 1))).
-    # strength 1, prior (1/2, 1/2): d/dw = -4 / (1 + e^(2 (2 w - 1))) + log(w / (1 - w)) = 0. At w = .8: log 4 = 1.386,
-    # 4 / (1 + e^1.2) = .926; at w = .7: .847 and 4 / (1 + e^.8) = 1.240; the root by bisection:
+    # one image of class 0, K = 2, scores (1, -1) and (-1, 1): margin 2 (w - (1 - w)) = 2 (2 w - 1),
+    # CE = log(1 + e^(-2 (2 w - 1))). strength 1, prior (1/2, 1/2): d/dw = -4 / (1 + e^(2 (2 w -
+    # 1))) + log(w / (1 - w)) = 0. At w = .8: log 4 = 1.386, 4 / (1 + e^1.2) = .926; at w = .7: .847
+    # and 4 / (1 + e^.8) = 1.240; the root by bisection:
     low, high = 0.7, 0.8
     for _ in range(60):
         w = (low + high) / 2
         slope = math.log(w / (1 - w)) - 4 / (1 + math.exp(2 * (2 * w - 1)))
         low, high = (w, high) if slope < 0 else (low, w)
     scores = torch.tensor([[[1.0, -1.0]], [[-1.0, 1.0]]])
-    torch.testing.assert_close(stack(scores, torch.tensor([0]), 1.0, wide(0.5, 0.5), 1.0), wide(low, 1 - low), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        stack(scores, torch.tensor([0]), 1.0, wide(0.5, 0.5), 1.0),
+        wide(low, 1 - low),
+        atol=1e-6,
+        rtol=0,
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -52,7 +63,9 @@ def test_another_solver_finds_nothing_better(seed: int, strength: float, scale: 
     prior = wide(0.4, 0.3, 0.2, 0.1)
     w = stack(scores, labels, scale, prior, strength)
     found = minimize(
-        lambda x: cost(torch.as_tensor(x), scores, labels, scale=scale, prior=prior, strength=strength),
+        lambda x: cost(
+            torch.as_tensor(x), scores, labels, scale=scale, prior=prior, strength=strength
+        ),
         prior.numpy(),
         method="SLSQP",
         bounds=[(1e-9, 1)] * 4,
@@ -70,13 +83,19 @@ def test_laws_of_stacking(seed: int) -> None:
     prior = wide(0.4, 0.3, 0.2, 0.1)
     w = stack(scores, labels, 4.0, prior, 0.3)
     order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(stack(scores[order], labels, 4.0, prior[order], 0.3), w[order], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        stack(scores[order], labels, 4.0, prior[order], 0.3), w[order], atol=1e-5, rtol=0
+    )
     # equal members keep their prior, and so does everybody under a strong pull
-    torch.testing.assert_close(stack(scores[:1].expand(4, -1, -1), labels, 4.0, prior, 0.3), prior, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        stack(scores[:1].expand(4, -1, -1), labels, 4.0, prior, 0.3), prior, atol=1e-6, rtol=0
+    )
     torch.testing.assert_close(stack(scores, labels, 4.0, prior, 1e6), prior, atol=1e-5, rtol=0)
     # who must not take part is as if absent, whatever it says
     broken = torch.cat([scores, torch.full((1, *scores.shape[1:]), torch.nan)])
-    torch.testing.assert_close(stack(broken, labels, 4.0, torch.cat([prior, wide(0)]), 0.3), torch.cat([w, wide(0)]))
+    torch.testing.assert_close(
+        stack(broken, labels, 4.0, torch.cat([prior, wide(0)]), 0.3), torch.cat([w, wide(0)])
+    )
 
 
 def test_the_one_who_is_right_gains_and_the_one_who_is_wrong_loses() -> None:
@@ -92,7 +111,12 @@ def test_two_halves_of_the_classes_are_both_needed() -> None:
     labels = torch.arange(8) % 4
     right = torch.nn.functional.one_hot(labels, 4).float()
     first, second = right * (labels < 2)[:, None], right * (labels >= 2)[:, None]
-    torch.testing.assert_close(stack(torch.stack([first, second]), labels, 8.0, wide(0.5, 0.5), 0.1), wide(0.5, 0.5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        stack(torch.stack([first, second]), labels, 8.0, wide(0.5, 0.5), 0.1),
+        wide(0.5, 0.5),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_nobody_and_one() -> None:
@@ -102,20 +126,27 @@ def test_nobody_and_one() -> None:
 
 
 def test_copies_by_hand() -> None:
-    # rows (3, 0), (3, 0), (0, 0), (-6, 0): mean 0, cosines 1 between the first two, -1 to the last, none with the third
+    # rows (3, 0), (3, 0), (0, 0), (-6, 0): mean 0, cosines 1 between the first two, -1 to the last,
+    # none with the third
     rows = wide(3, 3, 0, -6)[:, None]
     torch.testing.assert_close(trust.similar_update_counts(rows @ rows.T), wide(2, 2, 1, 1))
-    # three alike among six that stand at right angles, all moved by the same: (1, 0, 0, 0) three times, e_2, e_3, e_4
+    # three alike among six that stand at right angles, all moved by the same: (1, 0, 0, 0) three
+    # times, e_2, e_3, e_4
     points = torch.eye(4, dtype=torch.float64)[[0, 0, 0, 1, 2, 3]]
-    # mean (1/2, 1/6, 1/6, 1/6): e_1 - mean = (1/2, -1/6, -1/6, -1/6), to e_2 - mean = (-1/2, 5/6, -1/6, -1/6): -1/4 - 5/36 + 2/36 < 0;
-    # e_2 to e_3: 1/4 - 5/36 - 5/36 + 1/36 = 0
-    torch.testing.assert_close(trust.similar_update_counts(points @ points.T), wide(3, 3, 3, 1, 1, 1))
+    # mean (1/2, 1/6, 1/6, 1/6): e_1 - mean = (1/2, -1/6, -1/6, -1/6), to e_2 - mean = (-1/2, 5/6,
+    # -1/6, -1/6): -1/4 - 5/36 + 2/36 < 0; e_2 to e_3: 1/4 - 5/36 - 5/36 + 1/36 = 0
+    torch.testing.assert_close(
+        trust.similar_update_counts(points @ points.T), wide(3, 3, 3, 1, 1, 1)
+    )
     moved = points + wide(100, -50, 3, 0)
-    torch.testing.assert_close(trust.similar_update_counts(moved @ moved.T), wide(3, 3, 3, 1, 1, 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        trust.similar_update_counts(moved @ moved.T), wide(3, 3, 3, 1, 1, 1), atol=1e-6, rtol=0
+    )
 
 
 def test_one_huge_update_does_not_hide_the_copies_of_others() -> None:
-    # six at right angles, the first direction sent three times more; beside them one that is not finite in float64's squares
+    # six at right angles, the first direction sent three times more; beside them one that is not
+    # finite in float64's squares
     points = torch.eye(6, dtype=torch.float64)[[0, 0, 0, 0, 1, 2, 3, 4, 5]]
     gram = torch.full((10, 10), torch.inf, dtype=torch.float64)
     gram[:9, :9] = points @ points.T
@@ -137,6 +168,9 @@ def test_nobody_outvotes_others_by_the_length_of_its_logits() -> None:
     scores = torch.stack([torch.full((2, 2), x) for x in (1.0, 2.0, 1000.0)])
     tamed = trust.rescale_scores(scores, torch.tensor([True, True, True]))
     assert tamed[:, 0, 0].tolist() == [1, 2, 2]  # root mean squares 1, 2, 1000: the median is 2
-    broken = trust.rescale_scores(torch.stack([*scores, torch.full((2, 2), torch.nan)]), torch.tensor([True, True, True, False]))
+    broken = trust.rescale_scores(
+        torch.stack([*scores, torch.full((2, 2), torch.nan)]),
+        torch.tensor([True, True, True, False]),
+    )
     assert broken[:, 0, 0].tolist() == [1, 2, 2, 0]
     assert trust.rescale_scores(scores, torch.zeros(3, dtype=torch.bool)).abs().sum() == 0

@@ -1,4 +1,5 @@
-"""Trust and clipping: numbers by hand, the cap of the gate, memory, and what no attacker can reach."""
+"""Trust and clipping: numbers by hand, the cap of the gate, memory, and what no attacker can
+reach."""
 
 from __future__ import annotations
 
@@ -26,9 +27,13 @@ def wide(*numbers: float) -> Tensor:
 
 def test_robust_z_by_hand() -> None:
     # median 2; distances 2 1 0 1 8, MAD 1: divide by 1.4826
-    torch.testing.assert_close(_trust.robust_z(wide(0, 1, 2, 3, 10)), wide(-2, -1, 0, 1, 8) / 1.4826)
+    torch.testing.assert_close(
+        _trust.robust_z(wide(0, 1, 2, 3, 10)), wide(-2, -1, 0, 1, 8) / 1.4826
+    )
     # median (1 + 2)/2 = 1.5, distances .5 .5 .5 1.5: MAD .5
-    torch.testing.assert_close(_trust.robust_z(wide(1, 1, 2, 3)), wide(-0.5, -0.5, 0.5, 1.5) / (1.4826 * 0.5))
+    torch.testing.assert_close(
+        _trust.robust_z(wide(1, 1, 2, 3)), wide(-0.5, -0.5, 0.5, 1.5) / (1.4826 * 0.5)
+    )
     # MAD .001: the floor of .01 rules
     torch.testing.assert_close(_trust.robust_z(wide(0, 0.001, -0.001)), wide(0, 0.1, -0.1))
 
@@ -45,7 +50,12 @@ def test_robust_z_agrees_with_scipy(numbers: list[float]) -> None:
 @given(values, st.floats(-100, 100))
 def test_what_all_clients_share_cancels(numbers: list[float], shift: float) -> None:
     # so the global model's alignment, from which the drop would be measured, needs no visit
-    torch.testing.assert_close(_trust.robust_z(wide(*numbers) + shift), _trust.robust_z(wide(*numbers)), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        _trust.robust_z(wide(*numbers) + shift),
+        _trust.robust_z(wide(*numbers)),
+        atol=1e-6,
+        rtol=1e-6,
+    )
 
 
 def test_alignment_and_loss_by_hand() -> None:
@@ -59,13 +69,18 @@ def test_alignment_and_loss_by_hand() -> None:
 
 
 def test_cosines_of_a_linear_head_by_hand() -> None:
-    # (3, 0, 0) - 1 = (2, -1, -1), length sqrt 6, times sqrt(3/2): (1, -1/2, -1/2), as for perfect ETF features
+    # (3, 0, 0) - 1 = (2, -1, -1), length sqrt 6, times sqrt(3/2): (1, -1/2, -1/2), as for perfect
+    # ETF features
     logits = torch.tensor([[3.0, 0, 0], [0, 0, 0]])
-    torch.testing.assert_close(alignment.cosines(logits, "linear"), torch.tensor([[1, -0.5, -0.5], [0, 0, 0]]))
+    torch.testing.assert_close(
+        alignment.cosines(logits, "linear"), torch.tensor([[1, -0.5, -0.5], [0, 0, 0]])
+    )
     # oracle: the cosine with the simplex's vertex
     random = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
     vertices = torch.eye(5) - 0.2
-    expected = functional.cosine_similarity((random - random.mean(1, keepdim=True))[:, None], vertices[None], dim=2)
+    expected = functional.cosine_similarity(
+        (random - random.mean(1, keepdim=True))[:, None], vertices[None], dim=2
+    )
     torch.testing.assert_close(alignment.cosines(random, "linear"), expected)
 
 
@@ -74,7 +89,10 @@ def test_cosines_of_a_linear_head_by_hand() -> None:
 def test_no_scaling_of_logits_buys_alignment(seed: int, scale: float, shift: float) -> None:
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     torch.testing.assert_close(
-        alignment.cosines(logits * scale + shift, "linear"), alignment.cosines(logits, "linear"), atol=1e-6, rtol=1e-6
+        alignment.cosines(logits * scale + shift, "linear"),
+        alignment.cosines(logits, "linear"),
+        atol=1e-6,
+        rtol=1e-6,
     )
 
 
@@ -88,14 +106,20 @@ def test_scores_that_are_not_finite_are_the_worst(broken: float) -> None:
 
 def test_gate_by_hand() -> None:
     # 1 - 0/1.5, 1 - .3/1.5, 1 - .75/1.5, 1 - 1.5/1.5, beyond; 2 of 5 = 40 % may be zero
-    torch.testing.assert_close(_trust.trust_from_suspicion(wide(-3, 0.3, 0.75, 1.5, 9)), wide(1, 0.8, 0.5, 0, 0))
+    torch.testing.assert_close(
+        _trust.trust_from_suspicion(wide(-3, 0.3, 0.75, 1.5, 9)), wide(1, 0.8, 0.5, 0, 0)
+    )
 
 
 def test_gate_spares_all_but_the_most_suspicious_40_percent() -> None:
     # five would be zero, floor(.4 * 5) = 2 stay so: 9 and 8; the others get .1
-    torch.testing.assert_close(_trust.trust_from_suspicion(wide(2, 9, 2, 8, 3)), wide(0.1, 0, 0.1, 0, 0.1))
+    torch.testing.assert_close(
+        _trust.trust_from_suspicion(wide(2, 9, 2, 8, 3)), wide(0.1, 0, 0.1, 0, 0.1)
+    )
     # a tie: the first clients
-    torch.testing.assert_close(_trust.trust_from_suspicion(wide(2, 2, 2, 2, 2)), wide(0, 0, 0.1, 0.1, 0.1))
+    torch.testing.assert_close(
+        _trust.trust_from_suspicion(wide(2, 2, 2, 2, 2)), wide(0, 0, 0.1, 0.1, 0.1)
+    )
     assert _trust.trust_from_suspicion(wide(50)).tolist() == [0.1]
     assert _trust.trust_from_suspicion(wide(50, 0)).tolist() == [0.1, 1]
 
@@ -112,14 +136,19 @@ def test_gate_laws(numbers: list[float]) -> None:
 
 def test_suspicion_is_remembered_by_client() -> None:
     # client 4 is new: z itself; 7: .5 * 3 + .5 * 1 = 2; client 9 is absent
-    torch.testing.assert_close(_trust.update_suspicion(wide(0.4, 1), (4, 7), {7: 3.0, 9: 5.0}), wide(0.4, 2))
+    torch.testing.assert_close(
+        _trust.update_suspicion(wide(0.4, 1), (4, 7), {7: 3.0, 9: 5.0}), wide(0.4, 2)
+    )
 
 
 def test_judge_by_hand() -> None:
-    # one class-0 and one class-1 image, K = 2, scores (s, -s) for the true class: alignment s, loss log(1 + e^(-2s)) at scale 1
+    # one class-0 and one class-1 image, K = 2, scores (s, -s) for the true class: alignment s, loss
+    # log(1 + e^(-2s)) at scale 1
     s = wide(0.9, 0.8, 0.7, -0.5)
     scores = torch.stack([torch.stack([torch.stack([x, -x]), torch.stack([-x, x])]) for x in s])
-    verdict = _trust.gate_trust(scores, torch.tensor([0, 1]), "etf", 1.0, clients=(0, 1, 2, 3), past={3: 1.0})
+    verdict = _trust.gate_trust(
+        scores, torch.tensor([0, 1]), "etf", 1.0, clients=(0, 1, 2, 3), past={3: 1.0}
+    )
     # median of s .75, distances .15 .05 .05 1.25, MAD .1: rz(-s) = (-.15, -.05, .05, 1.25) / .14826
     by_alignment = wide(-0.15, -0.05, 0.05, 1.25) / 0.14826
     loss = (-2 * s).exp().log1p()
@@ -137,12 +166,15 @@ def test_judge_by_hand() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_equal_clients_are_all_trusted(n: int) -> None:
     scores = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(n)).expand(n, 6, 3)
-    verdict = _trust.gate_trust(scores, torch.arange(6) % 3, "etf", 16.0, clients=tuple(range(n)), past={})
+    verdict = _trust.gate_trust(
+        scores, torch.arange(6) % 3, "etf", 16.0, clients=tuple(range(n)), past={}
+    )
     assert verdict.trust_N.tolist() == [1] * n
 
 
 def test_of_two_clients_the_better_is_trusted_and_the_other_halved() -> None:
-    # two values lie at -+.5 d from their median, MAD .5 d: z = 1/1.4826 whatever d is (above the floor)
+    # two values lie at -+.5 d from their median, MAD .5 d: z = 1/1.4826 whatever d is (above the
+    # floor)
     scores = torch.tensor([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])
     verdict = _trust.gate_trust(scores, torch.tensor([0, 1]), "etf", 16.0, clients=(0, 1), past={})
     torch.testing.assert_close(verdict.trust_N, wide(1, 1 - (1 / 1.4826) / 1.5))

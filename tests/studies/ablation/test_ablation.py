@@ -1,4 +1,5 @@
-"""The ablation as a person runs it: one command, wrong input, interruption and going on, a training that fails."""
+"""The ablation as a person runs it: one command, wrong input, interruption and going on, a training
+that fails."""
 
 from __future__ import annotations
 
@@ -44,21 +45,46 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["poisonings=[sign_flip]", "scenarios=[]"], r"poisonings: sign_flip does nothing to training data"),
-        (["poisonings=[]", "scenarios=[sign_flip]"], r"scenarios: sign_flip does nothing to images"),
-        (["poisonings=[]", "scenarios=[magic]"], r"contamination@corruption=magic|magic: no such choice"),
+        (
+            ["poisonings=[sign_flip]", "scenarios=[]"],
+            r"poisonings: sign_flip does nothing to training data",
+        ),
+        (
+            ["poisonings=[]", "scenarios=[sign_flip]"],
+            r"scenarios: sign_flip does nothing to images",
+        ),
+        (
+            ["poisonings=[]", "scenarios=[magic]"],
+            r"contamination@corruption=magic|magic: no such choice",
+        ),
         (["poisonings=[]", "scenarios=[hair]", "severities=[9]"], r"corruption\.severity=9"),
         (
             ["poisonings=[]", "scenarios=[]", "models=[{a: 'client.size=1 client=cohort'}]"],
             r"a · none · .*client\.size=1: must be at least 2",
         ),
-        (["poisonings=[]", "scenarios=[]", "models=[{a: 'model.head=linear'}]"], r"client\.loss=dot_regression: needs model\.head=etf"),
-        (["poisonings=[]", "scenarios=[]", "experiment=quick", "data=ham10000", "data.root=/nowhere"], r"/nowhere"),
+        (
+            ["poisonings=[]", "scenarios=[]", "models=[{a: 'model.head=linear'}]"],
+            r"client\.loss=dot_regression: needs model\.head=etf",
+        ),
+        (
+            [
+                "poisonings=[]",
+                "scenarios=[]",
+                "experiment=quick",
+                "data=ham10000",
+                "data.root=/nowhere",
+            ],
+            r"/nowhere",
+        ),
         (["num_clients=4"], r"num_clients=4: belongs to a federation"),
     ],
 )
 def test_wrong_input_ends_with_one_line_and_code_2(
-    words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(monkeypatch, *SMALL, *words, f"out={tmp_path / 'out'}") == 2
     errors = capsys.readouterr().err
@@ -68,7 +94,9 @@ def test_wrong_input_ends_with_one_line_and_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_help_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(monkeypatch, "--help") == 0
     assert "poisonings" in capsys.readouterr().out
 
@@ -80,9 +108,18 @@ def test_stopped_in_the_middle_and_gone_on_with(
     """A cohort, and a model that runs away; the first process is interrupted while it trains."""
     out = tmp_path / "out"
     runaway = MODELS.replace("]", ",{runaway: 'client.optimizer.lr=1e30'}]")
-    words = [*SMALL, runaway, "poisonings=[label_error]", "scenarios=[hair]", f"out={out}", "parallel=2"]
+    words = [
+        *SMALL,
+        runaway,
+        "poisonings=[label_error]",
+        "scenarios=[hair]",
+        f"out={out}",
+        "parallel=2",
+    ]
     command = [sys.executable, "-m", "fedrobust.ablation", *words]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+    )
     limit = time.monotonic() + 120
     while not list(out.glob("cells/*/run.log")):
         assert process.poll() is None, process.communicate()
@@ -91,28 +128,50 @@ def test_stopped_in_the_middle_and_gone_on_with(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert re.fullmatch(rf"interrupted: \d of 4 cells are finished; the same command goes on in {out}\n", errors), errors
+    assert re.fullmatch(
+        rf"interrupted: \d of 4 cells are finished; the same command goes on in {out}\n", errors
+    ), errors
     assert not (out / "ablation.md").exists()
 
     monkeypatch.chdir(ROOT)
     assert run(monkeypatch, *words) == 1
     assert re.match(r"error: 2 cells failed, the first: runaway · none", capsys.readouterr().err)
-    page, entries = (out / "ablation.md").read_text(), json.loads((out / "ablation.json").read_text())
+    page, entries = (
+        (out / "ablation.md").read_text(),
+        json.loads((out / "ablation.json").read_text()),
+    )
     assert "## Failed" in page
     assert set(entries["poster"]) == {"ETF+Rect+DML"}
     assert entries["training"]["ETF+Rect+DML"]["epochs"] == [1.0]
     assert entries["noise"]["runaway"]["combined"]["value"] is None
     [folder] = (out / "cells").glob("ETF+Rect+DML-none-*")
     report = read_report(folder)
-    assert entries["noise"]["ETF+Rect+DML"]["combined"]["value"] == pytest.approx(report["drops"]["corruption"]["combined"])
-    assert entries["levels"]["clean"]["ETF+Rect+DML"]["f1"]["value"] == pytest.approx(report["evaluations"]["clean"]["f1"])
+    assert entries["noise"]["ETF+Rect+DML"]["combined"]["value"] == pytest.approx(
+        report["drops"]["corruption"]["combined"]
+    )
+    assert entries["levels"]["clean"]["ETF+Rect+DML"]["f1"]["value"] == pytest.approx(
+        report["evaluations"]["clean"]["f1"]
+    )
     [poisoned] = (out / "cells").glob("ETF+Rect+DML-label_error-*")
     drop = read_report(poisoned)["drops"]["poisoning"]["combined"]
-    assert entries["poisonings"]["label_error"]["models"]["ETF+Rect+DML"]["combined"]["value"] == pytest.approx(drop)
-    assert {path.name for path in out.iterdir()} == {"cells", "results.csv", "ablation.md", "ablation.json", "drops.png"}
+    assert entries["poisonings"]["label_error"]["models"]["ETF+Rect+DML"]["combined"][
+        "value"
+    ] == pytest.approx(drop)
+    assert {path.name for path in out.iterdir()} == {
+        "cells",
+        "results.csv",
+        "ablation.md",
+        "ablation.json",
+        "drops.png",
+    }
 
-    # Once more without the one that fails and with another scenario: nothing is trained again, only the new scenario is judged.
-    monkeypatch.setattr(conduct, "run_cells", lambda cells, *_: {} if not cells else pytest.fail("trained a finished cell"))
+    # Once more without the one that fails and with another scenario: nothing is trained again, only
+    # the new scenario is judged.
+    monkeypatch.setattr(
+        conduct,
+        "run_cells",
+        lambda cells, *_: {} if not cells else pytest.fail("trained a finished cell"),
+    )
     words[words.index(runaway)] = MODELS
     assert run(monkeypatch, *words[:-4], "poisonings=[]", "scenarios=[hair,jpeg]", *words[-2:]) == 0
     assert set(json.loads((out / "ablation.json").read_text())["scenarios"]) == {"hair", "jpeg"}

@@ -1,4 +1,5 @@
-"""From words to a plan: the poster's models by default, everything central, wrong input in one line."""
+"""From words to a plan: the poster's models by default, everything central, wrong input in one
+line."""
 
 from __future__ import annotations
 
@@ -29,7 +30,12 @@ def test_every_training_is_that_of_one_site_with_all_data() -> None:
     assert {one.seed for one in trainings} == {4, 5}
     for one in trainings:
         config = one.config
-        assert (config["num_clients"], config["rounds"], config["poisoned"], config["noisy"]) == (1, 1, 0, 0)
+        assert (config["num_clients"], config["rounds"], config["poisoned"], config["noisy"]) == (
+            1,
+            1,
+            0,
+            0,
+        )
         assert (config["server"]["root_per_class"], config["server"]["proxy"]) == (0, 0)
         assert "fedavg" in config["strategy"]["_target_"]
         assert config["client"]["epochs"] == 2  # those of experiment=quick
@@ -53,12 +59,19 @@ def test_poisoned_trainings_are_cells_of_their_own() -> None:
             "poisonings=[{x: 'contamination=label_error contamination.rate=0.3'}]",
         ]
     )
-    assert [(one.contamination, one.config["poisoned"]) for one in cells(plan.grid)] == [("none", 0), ("x", 1)]
+    assert [(one.contamination, one.config["poisoned"]) for one in cells(plan.grid)] == [
+        ("none", 0),
+        ("x", 1),
+    ]
     assert cells(plan.grid)[1].config["contamination"]["rate"] == 0.3
 
 
 def test_scenarios_without_severities_and_names_of_one_s_own() -> None:
-    words = ["poisonings=[]", "scenarios=[backdoor_clinical,{mine: 'contamination@corruption=jpeg corruption.rate=0.5'}]", "severities=[2]"]
+    words = [
+        "poisonings=[]",
+        "scenarios=[backdoor_clinical,{mine: 'contamination@corruption=jpeg corruption.rate=0.5'}]",
+        "severities=[2]",
+    ]
     first, second = read_plan(words).scenarios
     assert (str(first), first.severity) == ("backdoor_clinical", None)
     assert (str(second), second.settings["rate"], second.settings["severity"]) == ("mine 2", 0.5, 2)
@@ -92,10 +105,17 @@ def test_equal_settings_are_equal_scenarios(chosen: dict[str, int]) -> None:
         (["+ablation.colour=red"], r"ablation\.colour=red: unknown setting"),
         (["out=3"], r"out=3: must be a folder"),
         (
-            ["scenarios=[{hair 3: 'contamination@corruption=gaussian_update'},hair]", "poisonings=[]", "severities=[3]"],
+            [
+                "scenarios=[{hair 3: 'contamination@corruption=gaussian_update'},hair]",
+                "poisonings=[]",
+                "severities=[3]",
+            ],
             r"scenarios: hair 3 is the",
         ),
-        (["scenarios=[{clean: 'contamination@corruption=hair'}]", "poisonings=[]"], r"scenarios: clean \d is the name"),
+        (
+            ["scenarios=[{clean: 'contamination@corruption=hair'}]", "poisonings=[]"],
+            r"scenarios: clean \d is the name",
+        ),
         (["hydra.run.dir=x"], r"Hydra's own settings have no meaning here"),
     ],
 )

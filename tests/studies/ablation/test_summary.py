@@ -38,11 +38,16 @@ def test_it_is_plain_json_with_finite_numbers(entries: Entry) -> None:
 def test_the_drop_is_that_of_the_formula(found: AblationResults, entries: Entry) -> None:
     for model in RIGHT:
         drops = [
-            combined_drop(one.result.report["evaluations"]["clean"], one.result.report["evaluations"]["corrupted"])
+            combined_drop(
+                one.result.report["evaluations"]["clean"],
+                one.result.report["evaluations"]["corrupted"],
+            )
             for one in found.clean(model)
         ]
         assert entries["noise"][model]["by_seed"] == pytest.approx([one.combined for one in drops])
-        assert entries["noise"][model]["combined"]["value"] == pytest.approx(sum(one.combined or 0 for one in drops) / 3)
+        assert entries["noise"][model]["combined"]["value"] == pytest.approx(
+            sum(one.combined or 0 for one in drops) / 3
+        )
         f1 = [one.per_metric["f1"]["drop"] for one in drops]
         assert entries["noise"][model]["f1"] == pytest.approx(sum(f1) / 3)
 
@@ -50,15 +55,27 @@ def test_the_drop_is_that_of_the_formula(found: AblationResults, entries: Entry)
 def test_levels_are_those_of_the_reports(found: AblationResults, entries: Entry) -> None:
     for condition in ("clean", "corrupted"):
         for metric in ("accuracy", "balanced_accuracy", "f1", "precision", "auroc"):
-            values = [one.result.report["evaluations"][condition][metric] for one in found.clean("ETF")]
-            assert entries["levels"][condition]["ETF"][metric]["value"] == pytest.approx(sum(values) / 3)
+            values = [
+                one.result.report["evaluations"][condition][metric] for one in found.clean("ETF")
+            ]
+            assert entries["levels"][condition]["ETF"][metric]["value"] == pytest.approx(
+                sum(values) / 3
+            )
 
 
-def test_poisoning_starts_from_the_clean_twin_of_the_same_seed(found: AblationResults, entries: Entry) -> None:
+def test_poisoning_starts_from_the_clean_twin_of_the_same_seed(
+    found: AblationResults, entries: Entry
+) -> None:
     for poisoning in FLIPS:
-        reports = [found.find("mine", poisoning, seed).result.report["evaluations"] for seed in (0, 1, 2)]  # type: ignore[union-attr]
-        expected = [combined_drop(one["twin_clean"], one["clean"]).combined or math.nan for one in reports]
-        assert entries["poisonings"][poisoning]["models"]["mine"]["combined"]["value"] == pytest.approx(sum(expected) / 3)
+        reports = [
+            found.find("mine", poisoning, seed).result.report["evaluations"] for seed in (0, 1, 2)
+        ]  # type: ignore[union-attr]
+        expected = [
+            combined_drop(one["twin_clean"], one["clean"]).combined or math.nan for one in reports
+        ]
+        assert entries["poisonings"][poisoning]["models"]["mine"]["combined"][
+            "value"
+        ] == pytest.approx(sum(expected) / 3)
 
 
 def test_intervals_of_one_seed_are_those_of_a_paired_bootstrap(tmp_path: Path) -> None:
@@ -67,7 +84,12 @@ def test_intervals_of_one_seed_are_those_of_a_paired_bootstrap(tmp_path: Path) -
     predictions = read_predictions(one.result.folder)
     pair = predictions.predicted["clean"], predictions.predicted["corrupted"]
     low, high = bootstrap_drop(
-        predictions.labels, *pair, CLASSES, predictions.groups, generator=generator(0, "ablation", "images"), draws=300
+        predictions.labels,
+        *pair,
+        CLASSES,
+        predictions.groups,
+        generator=generator(0, "ablation", "images"),
+        draws=300,
     ) or (0, 0)
     combined = make_summary(found)["noise"]["baseline"]["combined"]
     assert (combined["low"], combined["high"]) == pytest.approx((low, high))
@@ -96,7 +118,9 @@ def test_the_picture(entries: Entry, tmp_path: Path) -> None:
     assert draw_figure(entries, tmp_path / "drops.png")
     with Image.open(tmp_path / "drops.png") as picture:
         assert picture.size[0] > 600
-    assert not draw_figure({**entries, "grades": {}, "poisonings": {}, "scenarios": {}}, tmp_path / "none.png")
+    assert not draw_figure(
+        {**entries, "grades": {}, "poisonings": {}, "scenarios": {}}, tmp_path / "none.png"
+    )
     assert not (tmp_path / "none.png").exists()
 
 
@@ -123,8 +147,14 @@ def test_the_page(entries: Entry) -> None:
 def test_the_poster_stands_beside_its_models_only(entries: Entry) -> None:
     assert set(entries["poster"]) == {"baseline", "ETF"} < set(VALUES)
     assert entries["poster"]["baseline"]["combined_by_formula"] == pytest.approx(30.921, abs=5e-4)
-    rows = [line for line in page(entries, []).split("## Drop from")[1].split("##")[0].splitlines() if line.startswith("| ")]
-    ends = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[-3:-1]] for row in rows}
+    rows = [
+        line
+        for line in page(entries, []).split("## Drop from")[1].split("##")[0].splitlines()
+        if line.startswith("| ")
+    ]
+    ends = {
+        row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[-3:-1]] for row in rows
+    }
     assert ends["baseline"] == ["30.9", "12.57"]
     assert ends["ETF"] == ["14.4", "9.72"]
     assert ends["mine"] == ["", ""]

@@ -21,12 +21,15 @@ LABELS = torch.arange(IMAGES) % CLASSES
 
 
 def answers(right: float, *purpose: Any) -> torch.Tensor:
-    """(N, K) probabilities that name the right class with chance `right`, otherwise the next one."""
+    """(N, K) probabilities that name the right class with chance `right`, otherwise the next
+    one."""
     hit = torch.rand(IMAGES, generator=generator(0, *purpose)) < right
     return 0.9 * torch.eye(CLASSES)[torch.where(hit, LABELS, (LABELS + 1) % CLASSES)] + 0.025
 
 
-def cell(rule: str, attack: str = NOBODY, poisoned: int = 0, seed: int = 0, **contamination: Any) -> Cell:
+def cell(
+    rule: str, attack: str = NOBODY, poisoned: int = 0, seed: int = 0, **contamination: Any
+) -> Cell:
     config = {
         "num_clients": 10, "rounds": 5, "noisy": 0, "seed": seed, "poisoned": poisoned, "rule": rule, "device": "cpu",
         "contamination": {"_target_": attack, **contamination}, "server": {"buffers": "mean"},
@@ -39,32 +42,57 @@ def result(folder: Path, one: Cell, scores: dict[str, torch.Tensor]) -> Result:
     place = folder / one.folder
     write_predictions(place, LABELS, torch.arange(IMAGES), scores)
     report = report_examples.report(10, one.poisoned, 0)
-    report["evaluations"] = {name: classification_metrics(part, LABELS) for name, part in scores.items()}
-    for name, (normal, attack) in {"poisoning": ("twin_clean", "clean"), "total": ("twin_clean", "corrupted")}.items():
-        report["drops"][name] = combined_drop(report["evaluations"][normal], report["evaluations"][attack]).as_dict()
+    report["evaluations"] = {
+        name: classification_metrics(part, LABELS) for name, part in scores.items()
+    }
+    for name, (normal, attack) in {
+        "poisoning": ("twin_clean", "clean"),
+        "total": ("twin_clean", "corrupted"),
+    }.items():
+        report["drops"][name] = combined_drop(
+            report["evaluations"][normal], report["evaluations"][attack]
+        ).as_dict()
     report |= {"seed": one.seed, "strategy": one.strategy}
     cost = {"seconds": 10.0, "peak_memory": 5e8, "peak_gpu_memory": None}
-    return Result(one, place, report, report_examples.rounds(10, one.poisoned, 0), cost, "program", 1000)
+    return Result(
+        one, place, report, report_examples.rounds(10, one.poisoned, 0), cost, "program", 1000
+    )
 
 
 def scores(right: float, *purpose: Any, grades: bool = False) -> dict[str, torch.Tensor]:
     """The twin is right in 90 % of the images, the run in the given share."""
     seed = purpose[-1]
-    found = {"twin_clean": answers(0.9, "twin", seed), "clean": answers(right, *purpose), "corrupted": answers(right / 2, "c", *purpose)}
-    return found | ({f"corrupted_s{s}": answers(right * (1 - s / 8), s, *purpose) for s in (1, 3)} if grades else {})
+    found = {
+        "twin_clean": answers(0.9, "twin", seed),
+        "clean": answers(right, *purpose),
+        "corrupted": answers(right / 2, "c", *purpose),
+    }
+    return found | (
+        {f"corrupted_s{s}": answers(right * (1 - s / 8), s, *purpose) for s in (1, 3)}
+        if grades
+        else {}
+    )
 
 
 RIGHT = {"good": 0.88, "same": 0.87, "bad": 0.5}
 
 
-def findings(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), counts: tuple[int, ...] = (0, 1, 3), draws: int = 400) -> ComparisonResults:
-    """Rule "bad" loses much, "good" and "same" hardly anything, the more the more clients are poisoned."""
+def findings(
+    folder: Path,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    counts: tuple[int, ...] = (0, 1, 3),
+    draws: int = 400,
+) -> ComparisonResults:
+    """Rule "bad" loses much, "good" and "same" hardly anything, the more the more clients are
+    poisoned."""
     attacks, results = ("flip", "noise"), []
     for seed in seeds:
         for rule, right in RIGHT.items():
             for count in counts:
                 for attack in attacks if count else (NOBODY,):
-                    made = scores(0.9 - (0.9 - right) * count / 3, rule, attack, count, seed, grades=True)
+                    made = scores(
+                        0.9 - (0.9 - right) * count / 3, rule, attack, count, seed, grades=True
+                    )
                     made = made if count else {**made, "clean": made["twin_clean"]}
                     results.append(result(folder, cell(rule, attack, count, seed), made))
     uses = {"good": frozenset({"root", "proxy"}), "same": frozenset[str](), "bad": frozenset[str]()}

@@ -82,9 +82,18 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "POLL_SECONDS", 0.02)
 
 
-def go(folder: Path, cells: list[Cell], parallel: int, watch: Memory | None = None, families: dict[str, str] | None = None, **more):
+def go(
+    folder: Path,
+    cells: list[Cell],
+    parallel: int,
+    watch: Memory | None = None,
+    families: dict[str, str] | None = None,
+    **more,
+):
     kin = {one.folder: (families or {}).get(one.strategy, one.strategy) for one in cells}
-    return run_cells(cells, folder, kin, Machine(parallel, 3, **more), watch or Memory(), command=COMMAND)
+    return run_cells(
+        cells, folder, kin, Machine(parallel, 3, **more), watch or Memory(), command=COMMAND
+    )
 
 
 def log(folder: Path) -> list[list[str]]:
@@ -96,7 +105,9 @@ def test_all_cells_run_with_their_threads(tmp_path: Path) -> None:
     assert go(tmp_path, cells, 2, watch) == {}
     assert all(is_finished(tmp_path / one.folder, one) for one in cells)
     assert {line[2] for line in log(tmp_path)} == {"3"}
-    assert sorted(event[:2] for event in watch.events if event[0] == "ended") == [("ended", name) for name in "abc"]
+    assert sorted(event[:2] for event in watch.events if event[0] == "ended") == [
+        ("ended", name) for name in "abc"
+    ]
 
 
 def test_never_more_than_asked_for(tmp_path: Path) -> None:
@@ -113,7 +124,9 @@ def test_the_first_of_a_family_goes_alone(tmp_path: Path) -> None:
     go(tmp_path, [cell(name, seconds=0.1) for name in families], 3, families=families)
     lines = [line[:2] for line in log(tmp_path)]
     assert {lines[0][0], lines[1][0]} == {"a1", "b1"}  # the others wait for the twin of a1
-    assert lines.index(["a1", "ends"]) < min(lines.index(["a2", "begins"]), lines.index(["a3", "begins"]))
+    assert lines.index(["a1", "ends"]) < min(
+        lines.index(["a2", "begins"]), lines.index(["a3", "begins"])
+    )
     assert lines.index(["a3", "begins"]) < lines.index(["a2", "ends"])  # afterwards side by side
 
 
@@ -123,7 +136,10 @@ def test_gpus_are_dealt_out(tmp_path: Path) -> None:
 
 
 def test_a_failing_cell_leaves_the_others_alone_and_says_why(tmp_path: Path) -> None:
-    cells, watch = [cell("a", "fail"), cell("b", "kill"), cell("c", "nothing"), cell("d"), cell("e", "crash")], Memory()
+    cells, watch = (
+        [cell("a", "fail"), cell("b", "kill"), cell("c", "nothing"), cell("d"), cell("e", "crash")],
+        Memory(),
+    )
     failed = go(tmp_path, cells, 2, watch)
     a, b, c, d, e = (one.folder for one in cells)
     assert failed[a] == "it went wrong"
@@ -144,7 +160,11 @@ def test_an_interruption_stops_all_processes(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, [cell("a"), cell("b", "wait"), cell("c", "wait"), cell("d")], 2, watch)
     assert ("stopping", "2", None) in watch.events
-    assert {tuple(line[:2]) for line in log(tmp_path)} >= {("a", "ends"), ("b", "stopped"), ("c", "stopped")}
+    assert {tuple(line[:2]) for line in log(tmp_path)} >= {
+        ("a", "ends"),
+        ("b", "stopped"),
+        ("c", "stopped"),
+    }
     assert not any(line[0] == "d" for line in log(tmp_path))
     assert go(tmp_path, [cell("d")], 1) == {}  # and it can go on
 
@@ -187,7 +207,9 @@ def test_cells_end_with_whoever_started_them(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from tests.studies.comparison import test_executor as t\n"
         "t.go(Path(sys.argv[1]), [t.cell('a', 'wait')], 1)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[3])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[3]
+    )
     limit = time.monotonic() + 60
     while not (tmp_path / "log").exists() and time.monotonic() < limit:
         time.sleep(0.05)

@@ -12,7 +12,13 @@ from fedrobust.experiment import compose, settings
 from fedrobust.studies.comparison.grid import cells, read_grid
 from fedrobust.utils.cli import explain
 
-SMALL = ("experiment=smoke", "strategies=[fedavg,median]", "contaminations=[label_flip,sign_flip]", "poisoned=[0,1]", "seeds=[4,7]")
+SMALL = (
+    "experiment=smoke",
+    "strategies=[fedavg,median]",
+    "contaminations=[label_flip,sign_flip]",
+    "poisoned=[0,1]",
+    "seeds=[4,7]",
+)
 
 
 def test_one_cell_for_each_combination_and_one_without_poisoned_clients() -> None:
@@ -29,8 +35,19 @@ def test_one_cell_for_each_combination_and_one_without_poisoned_clients() -> Non
 
 
 def test_a_cell_is_the_main_job_with_its_words() -> None:
-    cell = next(one for one in cells(read_grid(SMALL)) if (one.strategy, one.contamination, one.seed) == ("median", "sign_flip", 7))
-    words = ("experiment=smoke", "engine.threads=1", "strategy=median", "contamination=sign_flip", "poisoned=1", "seed=7")
+    cell = next(
+        one
+        for one in cells(read_grid(SMALL))
+        if (one.strategy, one.contamination, one.seed) == ("median", "sign_flip", 7)
+    )
+    words = (
+        "experiment=smoke",
+        "engine.threads=1",
+        "strategy=median",
+        "contamination=sign_flip",
+        "poisoned=1",
+        "seed=7",
+    )
     assert cell.config == compose.compose(*words)
     assert cell.folder == f"median-sign_flip-p1-s7-{cell.digest[:10]}"
 
@@ -39,13 +56,14 @@ def test_other_settings_are_other_folders() -> None:
     first, second = (cells(read_grid((*SMALL, word)))[0] for word in ("rounds=1", "rounds=2"))
     assert first.folder != second.folder
     assert (
-        cells(read_grid((*SMALL, "parallel=1")))[0] == cells(read_grid((*SMALL, "parallel=7", "draws=5", "out=x")))[0]
+        cells(read_grid((*SMALL, "parallel=1")))[0]
+        == cells(read_grid((*SMALL, "parallel=7", "draws=5", "out=x")))[0]
     )  # change no result
 
 
 def test_named_variants() -> None:
     words = (
-        "experiment=smoke", "poisoned=[1]", "seeds=[0]", "strategies=[fedavg,{gentle krum: 'strategy=krum strategy.f=0'}]",
+        "experiment=smoke", "poisoned=[1]", "seeds=[0]", ("strategies=[fedavg,{gentle krum: 'strategy=krum ""strategy.f=0'}]"),
         "contaminations=[{half: 'contamination=label_flip contamination.rate=0.5'}]",
     )  # fmt: skip
     plain, krum = cells(read_grid(words))
@@ -59,13 +77,33 @@ def test_named_variants() -> None:
 def test_names_that_make_one_folder_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"the folder: a_b-none-p0-s0-\w+ is there twice"):
         cells(
-            read_grid(("experiment=smoke", "strategies=[{a b: 'strategy=fedavg'},{a/b: 'strategy=fedavg'}]", "poisoned=[0]", "seeds=[0]"))
+            read_grid(
+                (
+                    "experiment=smoke",
+                    "strategies=[{a b: 'strategy=fedavg'},{a/b: 'strategy=fedavg'}]",
+                    "poisoned=[0]",
+                    "seeds=[0]",
+                )
+            )
         )
 
 
 def test_single_values_are_lists_of_one_and_clients_can_be_named() -> None:
-    found = cells(read_grid(("experiment=smoke", "strategies=fedavg", "contaminations=label_flip", "poisoned=[[2,0],1]", "seeds=3")))
-    assert [(cell.poisoned, cell.config["poisoned"], cell.seed) for cell in found] == [(2, [2, 0], 3), (1, 1, 3)]
+    found = cells(
+        read_grid(
+            (
+                "experiment=smoke",
+                "strategies=fedavg",
+                "contaminations=label_flip",
+                "poisoned=[[2,0],1]",
+                "seeds=3",
+            )
+        )
+    )
+    assert [(cell.poisoned, cell.config["poisoned"], cell.seed) for cell in found] == [
+        (2, [2, 0], 3),
+        (1, 1, 3),
+    ]
 
 
 def test_the_engine_is_one_process_with_fixed_threads_unless_another_is_asked_for() -> None:
@@ -73,14 +111,22 @@ def test_the_engine_is_one_process_with_fixed_threads_unless_another_is_asked_fo
         "_target_": "fedrobust.runtime.engines.inline_engine",
         "threads": 3,
     }
-    assert cells(read_grid((*SMALL, "engine=ray")))[0].config["engine"]["_target_"] == "fedrobust.runtime.engines.ray_engine"
+    assert (
+        cells(read_grid((*SMALL, "engine=ray")))[0].config["engine"]["_target_"]
+        == "fedrobust.runtime.engines.ray_engine"
+    )
     assert cells(read_grid((*SMALL, "engine.threads=2")))[0].config["engine"]["threads"] == 2
 
 
 def test_the_issue_s_grid_is_the_default() -> None:
     grid = read_grid(())
     assert len(cells(grid)) == len(grid.strategies) * 3 * (1 + 2 * len(grid.contaminations))
-    assert (grid.poisoned, grid.seeds, grid.threads, grid.parallel) == ((0, 1, 3), (0, 1, 2), 1, None)
+    assert (grid.poisoned, grid.seeds, grid.threads, grid.parallel) == (
+        (0, 1, 3),
+        (0, 1, 2),
+        1,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,10 +149,19 @@ def test_the_issue_s_grid_is_the_default() -> None:
         ("out=null", "out=None: must be a folder"),
         ("strategies=[krum,krum]", "strategies: krum is there twice"),
         ("strategies=[{a: ''}]", "strategies: .* must be a choice of strategy"),
-        ("strategies=[{a: 'strategy=krum', b: 'strategy=krum'}]", "strategies: .* must be a choice of strategy"),
-        ("strategies=[{a: 'strategy=krum seed=3'}]", "strategies: a sets seed, which belongs to the grid"),
+        (
+            "strategies=[{a: 'strategy=krum', b: 'strategy=krum'}]",
+            "strategies: .* must be a choice of strategy",
+        ),
+        (
+            "strategies=[{a: 'strategy=krum seed=3'}]",
+            "strategies: a sets seed, which belongs to the grid",
+        ),
         ("strategies=[3]", "strategies: 3 must be a choice of strategy"),
-        ("contaminations=[{none: 'contamination=label_flip'}]", "none is the name of cells without"),
+        (
+            "contaminations=[{none: 'contamination=label_flip'}]",
+            "none is the name of cells without",
+        ),
         ("+compare.colour=red", r"compare\.colour=red: unknown setting"),
     ],
 )
@@ -135,7 +190,12 @@ def test_what_hydra_refuses(word: str, line: str) -> None:
 
 def test_an_experiment_can_hold_the_grid_and_is_of_use_to_the_main_job_too() -> None:
     grid = read_grid(("experiment=leaderboard", "seeds=[5]"))
-    assert (len(grid.strategies), len(grid.contaminations), grid.poisoned, grid.seeds) == (10, 6, (0, 3), (5,))
+    assert (len(grid.strategies), len(grid.contaminations), grid.poisoned, grid.seeds) == (
+        10,
+        6,
+        (0, 3),
+        (5,),
+    )
     nnm = next(one for one in grid.strategies if one.name == "krum after nnm")
     assert nnm.words == ("strategy=krum", "preaggregation=nnm")
     config = compose.compose("experiment=leaderboard", *nnm.words)

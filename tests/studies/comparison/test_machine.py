@@ -30,7 +30,8 @@ def test_as_many_as_the_machine_has_room_for(monkeypatch: pytest.MonkeyPatch) ->
     assert machine(monkeypatch, 16, 1) == Machine(1, 1)
     assert machine(monkeypatch, 16, 2) == Machine(2, 1, ("0", "1"))
     assert machine(monkeypatch, 16, 2, "device=cpu") == Machine(16, 1)
-    assert machine(monkeypatch, 16, 2, "engine=ray") == Machine(1, 1)  # it takes all of them by itself
+    # it takes all of them by itself
+    assert machine(monkeypatch, 16, 2, "engine=ray") == Machine(1, 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert machine(monkeypatch, 16, 2, "parallel=8") == Machine(8, 1, ("3", "5"))
 

@@ -29,14 +29,18 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, monkeypatch: pytest.Mo
     assert text.getvalue().splitlines() == [
         "1/3 krum · flip · 3 poisoned · seed 0: done (29 s; about 60 s left)",
         "2/3 median · none · 0 poisoned · seed 0: failed: no memory (3 min; about 2 min left)",
-        "stopping 1 running cells, which can go on from their last checkpoints; Ctrl-C again ends them at once",
+        (
+            "stopping 1 running cells, which can go on from their last checkpoints; "
+            "Ctrl-C again ends them at once"
+        ),
     ]
 
 
 def test_bars_on_a_terminal(tmp_path: Path) -> None:
     text, one = io.StringIO(), cell("krum", "flip", 3)
     (tmp_path / one.folder).mkdir()
-    (tmp_path / one.folder / "rounds.jsonl").write_text("{}\n" * 3)  # the untrained model and two rounds
+    # the untrained model and two rounds
+    (tmp_path / one.folder / "rounds.jsonl").write_text("{}\n" * 3)
     with Screen(2, tmp_path, Console(file=text, width=120, force_terminal=True)) as screen:
         screen.started(one)
         screen.tick()
@@ -47,4 +51,10 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
 
 
 def test_durations() -> None:
-    assert [format_duration(seconds) for seconds in (0, 99, 100, 5940, 7500)] == ["0 s", "99 s", "2 min", "99 min", "2 h 5 min"]
+    assert [format_duration(seconds) for seconds in (0, 99, 100, 5940, 7500)] == [
+        "0 s",
+        "99 s",
+        "2 min",
+        "99 min",
+        "2 h 5 min",
+    ]

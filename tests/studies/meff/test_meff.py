@@ -11,43 +11,78 @@ import pytest
 from fedrobust import meff
 from tests.helpers.federation import TINY
 
-WORDS = ("experiment=smoke", *TINY, "engine.threads=1", "strategy=fedavg", "evaluation.adversarial_images=20", "evaluation.eps_255=[2]")
+WORDS = (
+    "experiment=smoke",
+    *TINY,
+    "engine.threads=1",
+    "strategy=fedavg",
+    "evaluation.adversarial_images=20",
+    "evaluation.eps_255=[2]",
+)
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     """Rows of the table: model, images, three numbers."""
-    return [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines() if re.search(r"(clean|255)\s+[\d-]", line)]
+    return [
+        re.split(r"\s{2,}", line.strip())
+        for line in capsys.readouterr().out.splitlines()
+        if re.search(r"(clean|255)\s+[\d-]", line)
+    ]
 
 
 @pytest.mark.slow
-def test_client_models_are_fused_for_every_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_client_models_are_fused_for_every_seed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "meff.json"
     meff.main([*WORDS, "evasion=fgsm", "evaluation.draws=20", "--seeds", "0,1", "--json", str(out)])
     document = json.loads(out.read_text())
-    assert (document["schema"], document["seeds"], document["attack"], document["images"]) == (1, [0, 1], "fgsm", 20)
+    assert (document["schema"], document["seeds"], document["attack"], document["images"]) == (
+        1,
+        [0, 1],
+        "fgsm",
+        20,
+    )
     rows = document["results"]
     assert [[row["model"], row["images"]] for row in rows] == [
-        [name, images] for name in ("global model", "fusion", "fusion, trained top") for images in ("clean", "fgsm 2/255")
+        [name, images]
+        for name in ("global model", "fusion", "fusion, trained top")
+        for images in ("clean", "fgsm 2/255")
     ]
-    assert all(row[metric]["low"] <= row[metric]["high"] for row in rows for metric in ("accuracy", "f1"))
+    assert all(
+        row[metric]["low"] <= row[metric]["high"] for row in rows for metric in ("accuracy", "f1")
+    )
     assert [row["gain"] is None for row in rows] == [True] * 2 + [False] * 4
     assert capsys.readouterr().out.count("Gain, points") == 2  # after each seed
 
 
 @pytest.mark.slow
-def test_members_are_trained_centrally(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_are_trained_centrally(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "120")
-    members = ["--member", "client=sgd", "--member", "client=prox model.options.channels=[8,8,16,32]"]
-    meff.main([*WORDS, *members, "evaluation.draws=0", "--seeds", "0"])  # settings on both sides of the options
+    members = [
+        "--member",
+        "client=sgd",
+        "--member",
+        "client=prox model.options.channels=[8,8,16,32]",
+    ]
+    # settings on both sides of the options
+    meff.main([*WORDS, *members, "evaluation.draws=0", "--seeds", "0"])
     rows = shown(capsys)
-    assert [row[:2] for row in rows] == [[name, "clean"] for name in ("member 0", "member 1", "fusion", "fusion, trained top")]
+    assert [row[:2] for row in rows] == [
+        [name, "clean"] for name in ("member 0", "member 1", "fusion", "fusion, trained top")
+    ]
     assert all(0 <= float(value) <= 100 for row in rows for value in row[2:5])
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["evasion=none"], r"evasion=none: the client models are kept only where they are attacked"),
+        (
+            ["evasion=none"],
+            r"evasion=none: the client models are kept only where they are attacked",
+        ),
         (
             ["--member", "model.dimension=8", "--member", "model.dimension=7"],
             r"--member: the members of an ensemble must have the same classes",
@@ -57,7 +92,9 @@ def test_members_are_trained_centrally(capsys: pytest.CaptureFixture[str], monke
         (["--json", "nowhere/meff.json"], r"--json=nowhere/meff.json: its folder does not exist"),
     ],
 )
-def test_wrong_input_ends_with_one_line_and_code_2(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_ends_with_one_line_and_code_2(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as leaving:
         meff.main([*WORDS, *words])
     errors = capsys.readouterr().err

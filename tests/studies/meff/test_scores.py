@@ -14,7 +14,9 @@ from tests.helpers import federation
 
 def studied(draws: int) -> Experiment:
     config = federation.server().experiment.config
-    return build.build_experiment({**config, "evaluation": {**config["evaluation"], "draws": draws}})
+    return build.build_experiment(
+        {**config, "evaluation": {**config["evaluation"], "draws": draws}}
+    )
 
 
 def answered(experiment: Experiment, right: Tensor) -> Tensor:
@@ -27,7 +29,8 @@ def answered(experiment: Experiment, right: Tensor) -> Tensor:
 def test_means_over_seeds_and_the_gain_over_single_models() -> None:
     experiment = studied(50)
     every = torch.ones(len(sample_test_rows(experiment)), dtype=torch.bool)
-    # seed 0: members 100 and 0, fusion 100; seed 1: members 0 and 0, fusion 100. Means 50, 0, 100; gain 100 - 25
+    # seed 0: members 100 and 0, fusion 100; seed 1: members 0 and 0, fusion 100. Means 50, 0, 100;
+    # gain 100 - 25
     found: list[Answers] = [
         {("member 0", "clean"): answered(experiment, every if seed == 0 else ~every), ("member 1", "clean"): answered(experiment, ~every),
          ("fusion", "clean"): answered(experiment, every)}
@@ -47,6 +50,14 @@ def test_means_over_seeds_and_the_gain_over_single_models() -> None:
 def test_without_draws_there_are_no_intervals() -> None:
     experiment = studied(0)
     half = torch.arange(len(sample_test_rows(experiment))) % 2 == 0
-    [row] = summarise_scores(experiment, sample_test_rows(experiment), [{("global model", "clean"): answered(experiment, half)}])
+    [row] = summarise_scores(
+        experiment,
+        sample_test_rows(experiment),
+        [{("global model", "clean"): answered(experiment, half)}],
+    )
     one = row.metrics["accuracy"]
-    assert (one.value, one.low, one.high) == (pytest.approx(100 * float(half.double().mean())), None, None)
+    assert (one.value, one.low, one.high) == (
+        pytest.approx(100 * float(half.double().mean())),
+        None,
+        None,
+    )
