@@ -1,15 +1,28 @@
 """fedrobust: how robust is federated medical image classification when some hospitals' data is
 noisy, mislabelled or poisoned?"""
 
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 __version__ = "0.1.0"
 
-# In a checkout and in Flower's bundle, fedrobust.strategies, fedrobust.clients and
-# fedrobust.configs stand beside this folder, in a wheel inside of it. Only our own: nothing is
-# added for whatever else lies beside an installed package.
-if (
-    not Path(__path__[0], "strategies").exists()
-    and Path(__path__[0]).with_name("strategies").joinpath("etf_dml", "trust.py").exists()
-):
-    __path__.append(str(Path(__path__[0]).parent))
+
+def _import_from_beside(root: Path) -> None:
+    """Import strategies, clients and configs, which stand beside this folder in a checkout and in
+    Flower's bundle, as parts of this package. In a wheel they lie inside of it, and whatever lies
+    beside an installed package is not ours."""
+    if Path(__file__).with_name("strategies").exists():
+        return
+    if not (root / "strategies" / "etf_dml" / "trust.py").exists():
+        return
+    for name in ("strategies", "clients", "configs"):
+        spec = spec_from_file_location(f"{__name__}.{name}", root / name / "__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules[spec.name] = module_from_spec(spec)
+        setattr(sys.modules[__name__], name, module)
+        spec.loader.exec_module(module)
+
+
+_import_from_beside(Path(__file__).parents[1])
