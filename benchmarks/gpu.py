@@ -48,9 +48,19 @@ def work_of(options: argparse.Namespace, size: int, lane: Lane, folder: str) -> 
     """The work at one size of images."""
     model, validation = ("small", 4) if options.quick else ("resnet50", VALIDATION)
     return Work(
-        f"gpu{size}", model, options.images, folder, clients=options.clients, rounds=options.rounds, validation=validation,
-        batch=options.batch, size=size, threads=options.threads, workers=lane.workers, device=options.device,
-    )  # fmt: skip
+        f"gpu{size}",
+        model,
+        options.images,
+        folder,
+        clients=options.clients,
+        rounds=options.rounds,
+        validation=validation,
+        batch=options.batch,
+        size=size,
+        threads=options.threads,
+        workers=lane.workers,
+        device=options.device,
+    )
 
 
 def measure_size(options: argparse.Namespace, size: int) -> dict[Lane, list[Measurement]]:
@@ -237,12 +247,17 @@ def main(words: Sequence[str]) -> int:
         failed |= bool(measured.failure) or any(
             one.failure for many in found.values() for one in many
         )
-        parts.append({
-            "size": size,
-            "speeds": {name: {key: spread._asdict() for key, spread in values.items()} for name, values in table.items()},
-            "runs": {lane.title: [one.plain() for one in many] for lane, many in found.items()},
-            "dml": dml.plain(case, measured),
-        })  # fmt: skip
+        parts.append(
+            {
+                "size": size,
+                "speeds": {
+                    name: {key: spread._asdict() for key, spread in values.items()}
+                    for name, values in table.items()
+                },
+                "runs": {lane.title: [one.plain() for one in many] for lane, many in found.items()},
+                "dml": dml.plain(case, measured),
+            }
+        )
     if options.json is not None:
         report.write_json(options.json, report.document("gpu", words, facts, sizes=parts))
     return int(failed)

@@ -17,10 +17,21 @@ from fedrobust.reporting.report import read_report
 
 ROOT = Path(__file__).parents[1]
 FILES = {
-    "manifest.json", "rounds.jsonl", "twin_rounds.jsonl", "clients.csv", "report.json", "report.html", "model.safetensors",
+    "manifest.json",
+    "rounds.jsonl",
+    "twin_rounds.jsonl",
+    "clients.csv",
+    "report.json",
+    "report.html",
+    "model.safetensors",
     "predictions.npz",
-    "partition.png", "samples.png", "curves.png", "influence.png", "drops.png", "confusion.png",
-}  # fmt: skip
+    "partition.png",
+    "samples.png",
+    "curves.png",
+    "influence.png",
+    "drops.png",
+    "confusion.png",
+}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

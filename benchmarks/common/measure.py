@@ -114,9 +114,15 @@ def run_fresh(
         started = time.monotonic()
         with theirs:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=variables,
-                pass_fds=[theirs.fileno()], preexec_fn=adopt_orphans,  # noqa: PLW1509  # of code that allocates nothing
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env=variables,
+                pass_fds=[theirs.fileno()],
+                preexec_fn=adopt_orphans,  # noqa: PLW1509  # of code that allocates nothing
+            )
         supervision = _Supervision(process, Watch(process.pid, others), ours, started, timeout)
         try:
             return supervision.follow(output)

@@ -136,13 +136,29 @@ def shards(work: Work) -> tuple[list[Samples], Samples]:
 def overrides(work: Work) -> list[str]:
     """The configuration of fedrobust that does the work, without engine and strategy."""
     return [
-        "data=npz", f"data.path={work.archive}", f"data.size={work.size}", "partition=iid",
-        f"model={work.model}", "model.head=linear", f"num_clients={work.clients}", f"rounds={work.rounds}", f"device={work.device}",
+        "data=npz",
+        f"data.path={work.archive}",
+        f"data.size={work.size}",
+        "partition=iid",
+        f"model={work.model}",
+        "model.head=linear",
+        f"num_clients={work.clients}",
+        f"rounds={work.rounds}",
+        f"device={work.device}",
         f"model.options.output_stride={32 if work.size >= 128 or work.model == 'small' else 16}",
-        "client.loss=cross_entropy", f"client.batch_size={work.batch}", "client.epochs=1", "client.augment=false",
-        "client.optimizer.name=SGD", f"client.optimizer.lr={work.rate}", "client.optimizer.weight_decay=0",
-        "server.root_per_class=0", "server.proxy=0", "server.buffers=mean", "evaluation.twin=false", "evaluation.draws=0",
-    ]  # fmt: skip
+        "client.loss=cross_entropy",
+        f"client.batch_size={work.batch}",
+        "client.epochs=1",
+        "client.augment=false",
+        "client.optimizer.name=SGD",
+        f"client.optimizer.lr={work.rate}",
+        "client.optimizer.weight_decay=0",
+        "server.root_per_class=0",
+        "server.proxy=0",
+        "server.buffers=mean",
+        "evaluation.twin=false",
+        "evaluation.draws=0",
+    ]
 
 
 def compose(work: Work, *more: str) -> dict[str, Any]:

@@ -124,10 +124,18 @@ def by_byzfl(rule: str, matrix_ND: Tensor, f: int) -> Rule:
 
 
 BYZFL = {  # the name there, and whether it is told of f
-    "fedavg": ("Average", False), "median": ("Median", False), "geometric_median": ("GeometricMedian", False),
-    "centered_clipping": ("CenteredClipping", False), "trimmed_mean": ("TrMean", True), "meamed": ("Meamed", True), "krum": ("Krum", True),
-    "multi_krum": ("MultiKrum", True), "mda": ("MDA", True), "monna": ("MoNNA", True), "caf": ("CAF", True),
-}  # fmt: skip
+    "fedavg": ("Average", False),
+    "median": ("Median", False),
+    "geometric_median": ("GeometricMedian", False),
+    "centered_clipping": ("CenteredClipping", False),
+    "trimmed_mean": ("TrMean", True),
+    "meamed": ("Meamed", True),
+    "krum": ("Krum", True),
+    "multi_krum": ("MultiKrum", True),
+    "mda": ("MDA", True),
+    "monna": ("MoNNA", True),
+    "caf": ("CAF", True),
+}
 
 MAKERS: dict[str, Callable[[str, Tensor, int], Rule]] = {
     "ours": ours,

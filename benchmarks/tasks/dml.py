@@ -31,12 +31,21 @@ def configure(given: Mapping[str, Any], variant: str) -> list[str]:
     """The overrides; with min_confidence=0 mutual learning takes all images, as it does with
     trained members."""
     return [
-        "data=npz", f"data.path={given['archive']}", f"data.size={given['size']}", "partition=iid", f"model={given['model']}",
+        "data=npz",
+        f"data.path={given['archive']}",
+        f"data.size={given['size']}",
+        "partition=iid",
+        f"model={given['model']}",
         f"model.options.output_stride={32 if given['size'] >= 128 or given['model'] == 'small' else 16}",
-        f"num_clients={given['members']}", "poisoned=0", f"device={given['device']}",
-        "strategy=etf_dml", f"strategy.distillation={VARIANTS[variant]}", "strategy.min_confidence=0",
-        f"server.root_per_class={given['root']}", f"server.proxy={given['proxy']}",
-    ]  # fmt: skip
+        f"num_clients={given['members']}",
+        "poisoned=0",
+        f"device={given['device']}",
+        "strategy=etf_dml",
+        f"strategy.distillation={VARIANTS[variant]}",
+        "strategy.min_confidence=0",
+        f"server.root_per_class={given['root']}",
+        f"server.proxy={given['proxy']}",
+    ]
 
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:

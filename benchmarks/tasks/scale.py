@@ -46,12 +46,25 @@ def configure(given: Mapping[str, Any]) -> list[str]:
     sampled = [] if given["per_round"] is None else [f"clients_per_round={given['per_round']}"]
     scratch = [] if given["scratch"] is None else [f"server.scratch={given['scratch']}"]
     return [
-        "data=npz", f"data.path={given['archive']}", f"data.size={given['size']}", "partition=iid", f"model={given['model']}",
-        f"strategy={given['strategy']}", "engine=inline", f"engine.threads={given['threads']}", "device=cpu",
-        f"num_clients={given['clients']}", f"rounds={given['rounds']}", *sampled, *scratch,
-        f"server.root_per_class={given['root']}", f"server.proxy={given['proxy']}",
-        "evaluation.twin=false", "evaluation.draws=0", "evaluation.validation_images=128",
-    ]  # fmt: skip
+        "data=npz",
+        f"data.path={given['archive']}",
+        f"data.size={given['size']}",
+        "partition=iid",
+        f"model={given['model']}",
+        f"strategy={given['strategy']}",
+        "engine=inline",
+        f"engine.threads={given['threads']}",
+        "device=cpu",
+        f"num_clients={given['clients']}",
+        f"rounds={given['rounds']}",
+        *sampled,
+        *scratch,
+        f"server.root_per_class={given['root']}",
+        f"server.proxy={given['proxy']}",
+        "evaluation.twin=false",
+        "evaluation.draws=0",
+        "evaluation.validation_images=128",
+    ]
 
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:

@@ -88,9 +88,15 @@ def test_a_failure_is_the_last_line_and_names_no_folder_in_the_json() -> None:
 
 def test_a_contestant_outside_of_a_benchmark_says_what_to_do() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ("from benchmarks.common.measure import Reporter; ""Reporter.from_environment()")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            ("from benchmarks.common.measure import Reporter; Reporter.from_environment()"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, "benchmarks.engines --help" in done.stderr) == (1, True)
 
 

@@ -66,8 +66,11 @@ def test_nothing_is_learnt_from_those_who_agree_and_never_less_than_nothing(seed
 @pytest.mark.parametrize("reading", ["full", "ground_truth"])
 def test_the_same_generator_gives_the_same_bits_and_the_peers_matter(reading):
     (before, result, one), (_, _, two), (_, _, other), (_, _, alone) = (
-        trained(reading=reading), trained(reading=reading), trained(1, reading=reading), trained(reading=reading, weight=0.0)
-    )  # fmt: skip
+        trained(reading=reading),
+        trained(reading=reading),
+        trained(1, reading=reading),
+        trained(reading=reading, weight=0.0),
+    )
     states = [read(net, Layout.of(net)).parameters for net in (one, two, other, alone)]
     assert not torch.equal(states[0], before)
     assert torch.equal(states[0], states[1])

@@ -197,15 +197,33 @@ def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["server.root_per_class=0"], ("server.root_per_class=0: strategy=etf_dml needs root ""images; set server.root_per_class=8 or")),
-        (["strategy=krum"], ("num_clients=3: strategy=krum needs at least 9 a round; ""raise num_clients or lower its f")),
+        (
+            ["server.root_per_class=0"],
+            (
+                "server.root_per_class=0: strategy=etf_dml needs root "
+                "images; set server.root_per_class=8 or"
+            ),
+        ),
+        (
+            ["strategy=krum"],
+            (
+                "num_clients=3: strategy=krum needs at least 9 a round; "
+                "raise num_clients or lower its f"
+            ),
+        ),
         (["strategy=trimmed_mean"], "num_clients=3: strategy=trimmed_mean needs at least 7"),
-        (["model.head=linear"], ("client.loss=dot_regression: needs model.head=etf; use ""client.loss=cross_entropy")),
+        (
+            ["model.head=linear"],
+            ("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy"),
+        ),
         (["client.rect_scope=global"], "client.rect_scope=global: must be one of batch, client"),
         (["poisoned=4"], "poisoned=4: more than num_clients=3; lower it"),
         (["rounds=0"], "rounds=0: must be at least 1"),
         (["contamination.rate=2"], "contamination.rate=2: must be at most 1"),
-        (["contamination.shift=7"], ("contamination.shift=7: leaves all 7 classes as they are; ""try contamination.shift=1")),
+        (
+            ["contamination.shift=7"],
+            ("contamination.shift=7: leaves all 7 classes as they are; try contamination.shift=1"),
+        ),
         (["noise.std=-1"], "noise.std=-1: must be at least 0"),
         (["corruption.severity=6"], "corruption.severity=6: must be at most 5"),
         (["client.epochs=many"], "client.epochs=many: must be a whole number"),
@@ -215,7 +233,7 @@ def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
         (["server.root_per_class=1000"], "server.root_per_class=1000"),
         (["num_clients=200"], "num_clients: 200 clients cannot have"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused_in_one_line(overrides: list[str], line: str) -> None:
     with pytest.raises(ConfigError) as error:
         build.build_experiment(federation.settings(*overrides))

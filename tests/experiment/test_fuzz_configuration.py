@@ -170,8 +170,13 @@ def get(settings_: Any, path: tuple[Any, ...]) -> Any:
 
 def factories(settings_: dict[str, Any]) -> list[tuple[Any, ...]]:
     """The groups that a node builds."""
-    return [path for path in every_path(settings_) if path[0] not in NOT_READ and isinstance(get(settings_, path), dict)
-            and "_target_" in get(settings_, path)]  # fmt: skip
+    return [
+        path
+        for path in every_path(settings_)
+        if path[0] not in NOT_READ
+        and isinstance(get(settings_, path), dict)
+        and "_target_" in get(settings_, path)
+    ]
 
 
 # --- damage after which nothing may be accepted; each takes a fresh copy of a good configuration

@@ -20,9 +20,16 @@ from fedrobust.types import Purifier
 
 
 def bpda_eot(  # noqa: PLR0917  # as `base.AdaptiveAttack` has them
-    model: Any, images: Tensor, labels: Tensor, eps: float, purifier: Purifier, generator: Generator, *,
-    steps: int = 20, draws: int = 20,
-) -> Tensor:  # fmt: skip
+    model: Any,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    purifier: Purifier,
+    generator: Generator,
+    *,
+    steps: int = 20,
+    draws: int = 20,
+) -> Tensor:
     """A `base.AdaptiveAttack`: PGD in which the gradient at the purified image is taken for that at
     the image, over `draws` draws."""
 
@@ -35,9 +42,16 @@ def bpda_eot(  # noqa: PLR0917  # as `base.AdaptiveAttack` has them
 
 
 def differentiate_through(  # noqa: PLR0917
-    model: Any, images: Tensor, labels: Tensor, eps: float, purifier: Purifier, generator: Generator, *,
-    steps: int = 20, draws: int = 20,
-) -> Tensor:  # fmt: skip
+    model: Any,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    purifier: Purifier,
+    generator: Generator,
+    *,
+    steps: int = 20,
+    draws: int = 20,
+) -> Tensor:
     """A `base.AdaptiveAttack`: PGD with the exact gradient of model and purifier together, over
     `draws` draws.
 

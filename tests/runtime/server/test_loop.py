@@ -165,12 +165,28 @@ def scores_reply(
 WRONG = {
     "error": (lambda m: error_reply(m, "Traceback\nOSError: disk"), "OSError: disk"),
     "never": (lambda m: [], "no reply"),
-    "one condition": (lambda m: scores_reply(m, {"clean": torch.eye(7)}), "judged clean, not clean, contaminated"),
-    "classes": (lambda m: scores_reply(m, {"clean": torch.eye(6), "contaminated": torch.eye(6)}, torch.arange(6)), "expected the shape"),
-    "no shares": (lambda m: scores_reply(m, {"clean": 5 * torch.eye(7), "contaminated": torch.eye(7)}), "must lie in [0, 1]"),
-    "nan": (lambda m: scores_reply(m, {"clean": torch.full((7, 7), torch.nan), "contaminated": torch.eye(7)}), "not finite"),
+    "one condition": (
+        lambda m: scores_reply(m, {"clean": torch.eye(7)}),
+        "judged clean, not clean, contaminated",
+    ),
+    "classes": (
+        lambda m: scores_reply(
+            m, {"clean": torch.eye(6), "contaminated": torch.eye(6)}, torch.arange(6)
+        ),
+        "expected the shape",
+    ),
+    "no shares": (
+        lambda m: scores_reply(m, {"clean": 5 * torch.eye(7), "contaminated": torch.eye(7)}),
+        "must lie in [0, 1]",
+    ),
+    "nan": (
+        lambda m: scores_reply(
+            m, {"clean": torch.full((7, 7), torch.nan), "contaminated": torch.eye(7)}
+        ),
+        "not finite",
+    ),
     "labels": (lambda m: scores_reply(m, labels=torch.arange(1, 8)), "class numbers in [0, 7)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", WRONG)

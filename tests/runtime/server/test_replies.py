@@ -93,37 +93,84 @@ def huge_claim(server: ServerContext, message: Message) -> Message:
 BAD = {
     "10 GB": (huge_claim, "parameters: expected the shape"),
     "variance": (negative_variance, "running_var is a variance below 0"),
-    "replay": (lambda s, m: replayed(s, m, 7), ("answers another round or another configuration (a ""replay?)")),
-    "no task": (lambda s, m: with_records(s, m, info=ConfigRecord({"etf-sha256": s.etf_sha256})), "answers another round"),
-    "no etf": (lambda s, m: with_records(s, m, info=ConfigRecord({"task": ""})), "etf-sha256 is missing"),
-    "list": (lambda s, m: with_info(s, m, more=[1, 2]), ("info: more must be a str, int, float or ""bytes")),
-    "loss": (lambda s, m: with_metrics(s, m, loss=-0.1), ("loss must be a finite number in [0, 1e+30], got ""-0.1")),
-    "correct": (lambda s, m: with_metrics(s, m, correct=1.01), ("correct must be a finite number in [0, ""1")),
-    "huge int": (lambda s, m: with_metrics(s, m, loss=10**400), ("loss must be a finite number in [0, 1e+30], got a number of ""more than 64")),
+    "replay": (
+        lambda s, m: replayed(s, m, 7),
+        ("answers another round or another configuration (a replay?)"),
+    ),
+    "no task": (
+        lambda s, m: with_records(s, m, info=ConfigRecord({"etf-sha256": s.etf_sha256})),
+        "answers another round",
+    ),
+    "no etf": (
+        lambda s, m: with_records(s, m, info=ConfigRecord({"task": ""})),
+        "etf-sha256 is missing",
+    ),
+    "list": (
+        lambda s, m: with_info(s, m, more=[1, 2]),
+        ("info: more must be a str, int, float or bytes"),
+    ),
+    "loss": (
+        lambda s, m: with_metrics(s, m, loss=-0.1),
+        ("loss must be a finite number in [0, 1e+30], got -0.1"),
+    ),
+    "correct": (
+        lambda s, m: with_metrics(s, m, correct=1.01),
+        ("correct must be a finite number in [0, 1"),
+    ),
+    "huge int": (
+        lambda s, m: with_metrics(s, m, loss=10**400),
+        ("loss must be a finite number in [0, 1e+30], got a number of more than 64"),
+    ),
     "far": (lambda s, m: with_metrics(s, m, gain=-1e31), "gain must be a finite number"),
-    "formula": (lambda s, m: with_metrics(s, m, **{"=cmd()": 1.0}), "'=cmd()' is no name for a metric"),
+    "formula": (
+        lambda s, m: with_metrics(s, m, **{"=cmd()": 1.0}),
+        "'=cmd()' is no name for a metric",
+    ),
     "line feed": (lambda s, m: with_metrics(s, m, **{"a\nb": 1.0}), "is no name for a metric"),
     "column": (lambda s, m: with_metrics(s, m, kind=1.0), "kind is a name of the server's own"),
-    "server column": (lambda s, m: with_metrics(s, m, server_trust=1.0), ("server_trust is a name of the server's ""own")),
-    "many": (lambda s, m: with_metrics(s, m, **{f"m{n}": 1.0 for n in range(99)}), ("metrics: holds 101 entries, more than ""64")),
-    "images": (lambda s, m: with_metrics(s, m, **{"num-examples": 2**60}), ("num-examples must be a whole number of at least ""1")),
-    "record": (lambda s, m: with_records(s, m, gift=ConfigRecord({})), ("expected the records info, metrics, state, got ""gift")),
-    "kind": (lambda s, m: with_records(s, m, state=ConfigRecord({})), "expected a ArrayRecord named state"),
-    "bytes": (lambda s, m: with_info(s, m, more=bytes(1 << 21)), "besides state, more than 1048576"),
+    "server column": (
+        lambda s, m: with_metrics(s, m, server_trust=1.0),
+        ("server_trust is a name of the server's own"),
+    ),
+    "many": (
+        lambda s, m: with_metrics(s, m, **{f"m{n}": 1.0 for n in range(99)}),
+        ("metrics: holds 101 entries, more than 64"),
+    ),
+    "images": (
+        lambda s, m: with_metrics(s, m, **{"num-examples": 2**60}),
+        ("num-examples must be a whole number of at least 1"),
+    ),
+    "record": (
+        lambda s, m: with_records(s, m, gift=ConfigRecord({})),
+        ("expected the records info, metrics, state, got gift"),
+    ),
+    "kind": (
+        lambda s, m: with_records(s, m, state=ConfigRecord({})),
+        "expected a ArrayRecord named state",
+    ),
+    "bytes": (
+        lambda s, m: with_info(s, m, more=bytes(1 << 21)),
+        "besides state, more than 1048576",
+    ),
     "tensors": (
-        lambda s, m: with_records(s, m, **{"extra-tensors": ArrayRecord({"x": Array(torch.zeros(1 << 19))})}),
+        lambda s, m: with_records(
+            s, m, **{"extra-tensors": ArrayRecord({"x": Array(torch.zeros(1 << 19))})}
+        ),
         "besides state, more than 1048576",
     ),
     "twice": (
         lambda s, m: with_records(
-            s, m, extras=ConfigRecord({"x": 1}), **{"extra-tensors": ArrayRecord({"x": Array(torch.zeros(2))})}
+            s,
+            m,
+            extras=ConfigRecord({"x": 1}),
+            **{"extra-tensors": ArrayRecord({"x": Array(torch.zeros(2))})},
         ),
         "extras: x stands for a scalar and for a tensor",
     ),
     "blank": (lambda s, m: error_reply(m, " \n "), "the client failed without saying why"),
     "long": (lambda s, m: error_reply(m, "x" * 10**6), "xxx"),
     "nothing": (lambda s, m: nothing(m), "message: holds nothing"),
-}  # fmt: skip
+}
 
 
 def nothing(message: Message) -> Message:

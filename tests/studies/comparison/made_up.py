@@ -31,9 +31,16 @@ def cell(
     rule: str, attack: str = NOBODY, poisoned: int = 0, seed: int = 0, **contamination: Any
 ) -> Cell:
     config = {
-        "num_clients": 10, "rounds": 5, "noisy": 0, "seed": seed, "poisoned": poisoned, "rule": rule, "device": "cpu",
-        "contamination": {"_target_": attack, **contamination}, "server": {"buffers": "mean"},
-    }  # fmt: skip
+        "num_clients": 10,
+        "rounds": 5,
+        "noisy": 0,
+        "seed": seed,
+        "poisoned": poisoned,
+        "rule": rule,
+        "device": "cpu",
+        "contamination": {"_target_": attack, **contamination},
+        "server": {"buffers": "mean"},
+    }
     return Cell(rule, attack, poisoned, seed, config)
 
 

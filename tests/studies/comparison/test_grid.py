@@ -63,9 +63,12 @@ def test_other_settings_are_other_folders() -> None:
 
 def test_named_variants() -> None:
     words = (
-        "experiment=smoke", "poisoned=[1]", "seeds=[0]", ("strategies=[fedavg,{gentle krum: 'strategy=krum ""strategy.f=0'}]"),
+        "experiment=smoke",
+        "poisoned=[1]",
+        "seeds=[0]",
+        ("strategies=[fedavg,{gentle krum: 'strategy=krum strategy.f=0'}]"),
         "contaminations=[{half: 'contamination=label_flip contamination.rate=0.5'}]",
-    )  # fmt: skip
+    )
     plain, krum = cells(read_grid(words))
     assert (krum.strategy, krum.contamination) == ("gentle krum", "half")
     assert krum.config["strategy"]["f"] == 0

@@ -32,10 +32,13 @@ def test_means_over_seeds_and_the_gain_over_single_models() -> None:
     # seed 0: members 100 and 0, fusion 100; seed 1: members 0 and 0, fusion 100. Means 50, 0, 100;
     # gain 100 - 25
     found: list[Answers] = [
-        {("member 0", "clean"): answered(experiment, every if seed == 0 else ~every), ("member 1", "clean"): answered(experiment, ~every),
-         ("fusion", "clean"): answered(experiment, every)}
+        {
+            ("member 0", "clean"): answered(experiment, every if seed == 0 else ~every),
+            ("member 1", "clean"): answered(experiment, ~every),
+            ("fusion", "clean"): answered(experiment, every),
+        }
         for seed in (0, 1)
-    ]  # fmt: skip
+    ]
     rows = summarise_scores(experiment, sample_test_rows(experiment), found)
     assert [row.metrics["balanced_accuracy"].value for row in rows] == [50, 0, 100]
     assert [row.gain is None for row in rows] == [True, True, False]
