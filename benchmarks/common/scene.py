@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from benchmarks.common import report
 from fedrobust.contamination.base import Attack
 from fedrobust.data import TRAIN
-from fedrobust.defences.purification.base import with_purified_statistics
+from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.evaluation.drops import resampled_metrics
 from fedrobust.experiment import build
 from fedrobust.experiment.experiment import Experiment

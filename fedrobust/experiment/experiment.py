@@ -14,7 +14,7 @@ from fedrobust.aggregation.round import Strategy
 from fedrobust.contamination.apply import contaminate, for_rank
 from fedrobust.contamination.base import Backdoor, Contamination, Evasion
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset
-from fedrobust.defences.purification.base import with_purified_statistics
+from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.evaluation.settings import Evaluation
 from fedrobust.experiment import settings

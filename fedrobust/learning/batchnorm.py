@@ -53,10 +53,8 @@ def _estimating(model: nn.Module, found: list[_BatchNorm]) -> Iterator[None]:
         layer.train()
         layer.running_mean.zero_()  # type: ignore[union-attr]  # no value that is not finite may survive
         layer.running_var.fill_(1)  # type: ignore[union-attr]
-        layer.momentum, layer.num_batches_tracked = (
-            None,
-            torch.zeros_like(layer.num_batches_tracked),
-        )  # type: ignore[arg-type]
+        batches = torch.zeros_like(layer.num_batches_tracked)  # type: ignore[arg-type]
+        layer.momentum, layer.num_batches_tracked = None, batches
     try:
         yield
     finally:

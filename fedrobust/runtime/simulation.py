@@ -43,8 +43,8 @@ from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.runtime.server.run import run_experiment
 from fedrobust.utils import devices
-from fedrobust.utils.devices import cores
 from fedrobust.utils.locking import hold_lock
+from fedrobust.utils.machine import cores
 
 CLIENT_APP = "fedrobust.clients.app:app"
 PASSES = 3.0  # forward, and backward at twice its cost

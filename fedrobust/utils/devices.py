@@ -1,8 +1,6 @@
-"""Devices, processor cores and GPUs."""
+"""Which device computes."""
 
 from __future__ import annotations
-
-import os
 
 import torch
 
@@ -26,15 +24,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)"
-
-
-def gpus() -> int:
-    """The GPUs this process may use."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
-def cores() -> int:
-    """The CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -36,7 +36,12 @@ NOT_TWICE = {"backdoor_blended"}  # triggers that go on changing an image which 
 NO_TRIGGER = {"backdoor_edge_case"}  # the victims themselves are the trigger
 LAZY = {"free_rider"}  # sends back what it got
 NO_NUMBERS = {"not_finite"}
-HELPERS: set[str] = set()  # modules with functions that return contaminations and are no factories
+HELPERS = {  # modules with functions that return contaminations and are no factories
+    "fedrobust.contamination.apply",
+    "fedrobust.contamination.common",
+    "fedrobust.contamination.updates.collusion",
+    "fedrobust.contamination.updates.distance_bounded",
+}
 every = pytest.mark.parametrize("name", NAMES)
 
 

@@ -10,8 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust import data as experiment
-from fedrobust.data import TEST, TRAIN, VALIDATION
+from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
 from fedrobust.experiment import settings as config
@@ -260,7 +259,7 @@ def test_whole_patients_may_give_too_few_proxy_images(
     words: list[str], what: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def carved(
-        dataset: experiment.Dataset, root: int, proxy: int, generator: torch.Generator
+        dataset: Dataset, root: int, proxy: int, generator: torch.Generator
     ) -> tuple[torch.Tensor, ...]:
         rows = torch.arange(len(dataset))
         return rows[:0], rows[:1], rows[1:]  # one image, where two were asked for

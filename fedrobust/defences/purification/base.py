@@ -1,8 +1,8 @@
-"""What purifiers are made of, and models whose BatchNorm statistics were estimated behind one."""
+"""What the purifiers share: checked images in portions, resampling and smoothing that keep what is
+even."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from fedrobust.defences.purification.resampling_cpu import double_resolution, halve_resolution
-from fedrobust.learning import batchnorm
-from fedrobust.learning.classifier import Classifier
 from fedrobust.types import Purifier, Purify
-from fedrobust.utils.images import as_unit
 
 # that a thread purifies at once: a pyramid of them about fills a core's cache, and its memory is
 # used again
@@ -82,19 +79,3 @@ def smooth_images(images: Tensor, taps: Sequence[float]) -> Tensor:
         for place, tap in enumerate(taps[1:], start=1):
             images.add_(padded.narrow(axis, place, length), alpha=tap)
     return images
-
-
-def with_purified_statistics(
-    model: Classifier, purifier: Purifier, images: Tensor, generator: Generator
-) -> Classifier:
-    """A copy of the model whose BatchNorm statistics are those of purified images; nothing is
-    trained, labels are not needed.
-
-    Purified images are smoother than those a model was trained on, and statistics of the latter
-    cost it much of its accuracy on them (docs/results/mdda.md). images: (N, 3, H, W), uint8 or unit
-    floats, some hundred that nobody has attacked.
-    """
-    device = next(model.parameters()).device
-    adapted = copy.deepcopy(model)
-    batchnorm.recalibrate(adapted, purifier.purify(as_unit(images.to(device)), generator))
-    return adapted

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fedrobust.errors import ConfigError
 from fedrobust.runtime.engines.resources import check_cpus, gpu_share, pays_off, useful_workers
 from fedrobust.utils import validation
-from fedrobust.utils.devices import cores, gpus
+from fedrobust.utils.machine import cores, gpus
 
 if TYPE_CHECKING:
     from fedrobust.runtime.engines.base import SimulationGrid

@@ -17,9 +17,9 @@ from fedrobust.studies.comparison.grid import Cell, Grid, cells
 from fedrobust.studies.comparison.preflight import CheckedGrid, check_cells
 from fedrobust.studies.comparison.progress import Screen
 from fedrobust.studies.comparison.results_table import ComparisonResults
-from fedrobust.utils.devices import cores, gpus
 from fedrobust.utils.files import write_text
 from fedrobust.utils.locking import hold_lock
+from fedrobust.utils.machine import cores, gpus
 
 RESULTS, LEADERBOARD, DIFFERENCES = "results.csv", "leaderboard.md", "differences.csv"
 

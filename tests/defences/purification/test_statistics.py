@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fedrobust.defences.purification.base import with_purified_statistics
 from fedrobust.defences.purification.filters import gaussian
+from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.learning import batchnorm
 from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER

@@ -156,10 +156,11 @@ def test_what_the_machine_has_not_is_refused_before_ray_starts(monkeypatch, work
 def test_what_this_machine_has_not_is_refused_before_anything_heavy_is_imported():
     code = """
 import sys
-from fedrobust.experiment import settings as config
+from fedrobust.experiment import factories
 from fedrobust import errors
 try:
-    config.build({"engine": {"_target_": "fedrobust.runtime.engines.ray_engine", "workers": 5000}}, "engine")
+    target = "fedrobust.runtime.engines.ray_engine"
+    factories.build_group({"engine": {"_target_": target, "workers": 5000}}, "engine")
 except errors.ConfigError as error:
     assert str(error).startswith("engine.workers=5000: 5000 x 1 CPUs wanted, "), error
     assert not {"torch", "flwr", "ray"} & set(sys.modules)
