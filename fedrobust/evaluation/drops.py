@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from fedrobust.evaluation.metrics import Counts, classification_metrics, hit_table, rates
+from fedrobust.evaluation.statistics import Interval, percentiles
 
 METRICS = ("accuracy", "f1", "precision")
 UNSTABLE_BELOW = 5.0
 _CELLS = 1 << 22  # resampling counts held at once: 16 MB, whatever the number of draws
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,83 +89,124 @@ def combined_drop(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class PairedPredictions:
+    """The same images under two conditions.
+
+    Attributes:
+        labels_N: true classes, whole numbers in [0, num_classes).
+        normal_N: predicted classes in the normal condition.
+        attack_N: predicted classes in the attacked condition.
+        num_classes: number of classes.
+        groups_N: patient or lesion of each image; None: every image stands for itself.
+    """
+
+    labels_N: Tensor
+    normal_N: Tensor
+    attack_N: Tensor
+    num_classes: int
+    groups_N: Tensor | None = None
+
+    def conditions(self) -> list[tuple[Tensor, Tensor]]:
+        """(labels, predicted classes) of the normal and of the attacked condition."""
+        return [(self.labels_N, self.normal_N), (self.labels_N, self.attack_N)]
+
+
 def measure_drop(
     labels_N: Tensor,
-    probabilities_normal_NK: Tensor,
-    probabilities_attack_NK: Tensor,
+    normal_NK: Tensor,
+    attack_NK: Tensor,
     groups_N: Tensor | None = None,
     *,
     generator: Generator,
     draws: int = 2000,
-    attack_labels_N: Tensor | None = None,
 ) -> Drop:
     """The combined drop of `METRICS` on one set of images under two conditions, with its bootstrap
     interval.
 
-    attack_labels_N: the labels under attack where they differ (label contamination). draws=0: no
-    interval.
+    Args:
+        labels_N: true classes, whole numbers in [0, K).
+        normal_NK: class probabilities in the normal condition.
+        attack_NK: class probabilities in the attacked condition.
+        groups_N: patient or lesion of each image; None: every image stands for itself.
+        generator: source of the bootstrap draws.
+        draws: number of bootstrap draws, at least 0; 0: no interval.
+
+    Returns:
+        The drop in percent.
+
+    Raises:
+        ValueError: for a negative number of draws, or probabilities that are none.
     """
-    attack_labels_N = labels_N if attack_labels_N is None else attack_labels_N
     drop = combined_drop(
-        classification_metrics(probabilities_normal_NK, labels_N),
-        classification_metrics(probabilities_attack_NK, attack_labels_N),
+        classification_metrics(normal_NK, labels_N), classification_metrics(attack_NK, labels_N)
     )
     if draws == 0:
         return drop
-    predicted = probabilities_normal_NK.argmax(dim=1), probabilities_attack_NK.argmax(dim=1)
-    num_classes = probabilities_normal_NK.shape[1]
-    options: dict[str, Any] = {
-        "generator": generator,
-        "draws": draws,
-        "attack_labels_N": attack_labels_N,
-    }
-    interval = bootstrap_drop(labels_N, *predicted, num_classes, groups_N, **options)
-    return Drop(drop.per_metric, drop.combined, interval, drop.skipped)
+    paired = PairedPredictions(
+        labels_N, normal_NK.argmax(dim=1), attack_NK.argmax(dim=1), normal_NK.shape[1], groups_N
+    )
+    return replace(drop, ci95=bootstrap_drop(paired, generator=generator, draws=draws))
 
 
 def bootstrap_drop(
-    labels_N: Tensor,
-    predicted_normal_N: Tensor,
-    predicted_attack_N: Tensor,
-    num_classes: int,
-    groups_N: Tensor | None = None,
+    paired: PairedPredictions,
     *,
     generator: Generator,
     draws: int = 2000,
     metrics: Sequence[str] = METRICS,
-    attack_labels_N: Tensor | None = None,
 ) -> Interval | None:
-    """The 95 % percentile interval (low, high) of the combined drop, in percentage points.
+    """The 95 % percentile interval of the combined drop.
 
     Paired: each draw takes the same images in both conditions. Images are drawn with replacement
-    within their class or, with `groups_N` (patient or lesion ids), whole groups within the groups'
-    commonest class. A draw skips metrics by the rules of `combined_drop`; None when no draw has a
-    usable metric. It covers the choice of test images only, not training.
+    within their class or, with groups, whole groups within the groups' commonest class. A draw
+    skips metrics by the rules of `combined_drop`. The interval covers the choice of test images
+    only, not training.
+
+    Args:
+        paired: what was predicted in the two conditions.
+        generator: source of the draws.
+        draws: number of draws, at least 1.
+        metrics: names of the metrics in the combined drop.
+
+    Returns:
+        (low, high) in percent; None when no draw has a usable metric.
+
+    Raises:
+        ValueError: for fewer than 1 draw.
     """
-    attack_labels_N = labels_N if attack_labels_N is None else attack_labels_N
-    conditions = [(labels_N, predicted_normal_N), (attack_labels_N, predicted_attack_N)]
-    normal, attack = resampled_metrics(conditions, num_classes, groups_N, draws, generator)
+    normal, attack = resampled_metrics(
+        paired.conditions(), paired.num_classes, paired.groups_N, draws, generator
+    )
     return percentiles(combined_draws(normal, attack, metrics))
 
 
 def bootstrap_difference(
-    labels_N: Tensor,
-    first: tuple[Tensor, Tensor],
-    second: tuple[Tensor, Tensor],
-    num_classes: int,
-    groups_N: Tensor | None = None,
+    first: PairedPredictions,
+    second: PairedPredictions,
     *,
     generator: Generator,
     draws: int = 2000,
     metrics: Sequence[str] = METRICS,
 ) -> Interval | None:
-    """The 95 % interval of combined drop of `first` minus that of `second`, two runs judged on the
-    same images.
+    """The 95 % interval of the combined drop of one run minus that of another.
 
-    first, second: (predicted_normal_N, predicted_attack_N). Above 0 throughout: `first` loses more.
+    Args:
+        first: what the one run predicted.
+        second: what the other predicted, on the same images.
+        generator: source of the draws.
+        draws: number of draws, at least 1.
+        metrics: names of the metrics in the combined drop.
+
+    Returns:
+        (low, high) in percentage points, above 0 throughout where `first` loses more; None when no
+        draw has a usable metric.
+
+    Raises:
+        ValueError: for fewer than 1 draw.
     """
-    conditions = [(labels_N, predicted_N) for predicted_N in (*first, *second)]
-    a, b, c, d = resampled_metrics(conditions, num_classes, groups_N, draws, generator)
+    conditions = [*first.conditions(), *second.conditions()]
+    a, b, c, d = resampled_metrics(conditions, first.num_classes, first.groups_N, draws, generator)
     return percentiles(combined_draws(a, b, metrics) - combined_draws(c, d, metrics))
 
 
@@ -179,15 +219,6 @@ def combined_draws(
         for name in metrics
     ]
     return torch.stack(drops).nanmean(dim=0)
-
-
-def percentiles(values: Tensor) -> Interval | None:
-    """The 95 % percentile interval of values that are not NaN; None without any."""
-    values = values[~values.isnan()]
-    if len(values) == 0:
-        return None
-    low, high = torch.quantile(values, values.new_tensor([0.025, 0.975])).tolist()
-    return low, high
 
 
 def resampled_metrics(

@@ -7,13 +7,51 @@ replicate in which nothing is defined.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import binomtest
 from torch import Generator, Tensor
 
 LEVEL = 0.05
+
+Interval = tuple[float, float]
+
+
+def number_or_nan(value: float | None) -> float:
+    """The value; NaN where it is undefined (None), so that a tensor can hold it."""
+    return math.nan if value is None else value
+
+
+def percentiles(values_B: Tensor) -> Interval | None:
+    """The 95 % percentile interval of bootstrap replicates, of which those that are NaN are left
+    out; None without any."""
+    values_B = values_B[~values_B.isnan()]
+    if len(values_B) == 0:
+        return None
+    low, high = torch.quantile(values_B, values_B.new_tensor([LEVEL / 2, 1 - LEVEL / 2])).tolist()
+    return low, high
+
+
+def wilson_interval(hits: int, total: int) -> Interval | None:
+    """The 95 % interval of a share by Wilson's score.
+
+    Args:
+        hits: how many counted, 0 to `total`; they count as independent.
+        total: of how many.
+
+    Returns:
+        (low, high) in percent; None where `total` is 0.
+
+    Reference:
+        Wilson, J Am Stat Assoc 22:209, 1927.
+    """
+    if total == 0:
+        return None
+    found = binomtest(hits, total).proportion_ci(1 - LEVEL, method="wilson")
+    return 100 * float(found.low), 100 * float(found.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +110,11 @@ def estimate(value: Tensor, draws_B: Tensor) -> Estimate:
     if not bool(value.isfinite()):
         return Estimate(None)
     draws = draws_B[draws_B.isfinite()]
-    if not len(draws):
+    interval = percentiles(draws)
+    if interval is None:
         return Estimate(float(value))
-    low, high = torch.quantile(draws, draws.new_tensor([LEVEL / 2, 1 - LEVEL / 2])).tolist()
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return Estimate(float(value), low, high, min(1.0, 2 * (1 + tail) / (1 + len(draws))))
+    return Estimate(float(value), *interval, min(1.0, 2 * (1 + tail) / (1 + len(draws))))
 
 
 @dataclass(frozen=True, slots=True)

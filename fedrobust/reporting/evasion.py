@@ -15,12 +15,12 @@ from fedrobust.evaluation.drops import (
     Drop,
     combined_draws,
     combined_drop,
-    percentiles,
     resampled_metrics,
 )
 from fedrobust.evaluation.evasion import AttackResult, AttackResults
 from fedrobust.evaluation.metrics import Metrics, classification_metrics
 from fedrobust.evaluation.settings import OBLIVIOUS
+from fedrobust.evaluation.statistics import percentiles
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.types import NO_PURIFIER
 

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from fedrobust.defences.sanitisation.detection import pool_detections
 from fedrobust.evaluation.detection import detection_scores
-from fedrobust.evaluation.drops import METRICS, Drop, combined_drop, measure_drop
+from fedrobust.evaluation.drops import (
+    METRICS,
+    Drop,
+    combined_draws,
+    combined_drop,
+    measure_drop,
+)
 from fedrobust.evaluation.metrics import classification_metrics
+from fedrobust.evaluation.statistics import Interval, number_or_nan, percentiles
 from fedrobust.experiment.experiment import CONDITIONS, KINDS, Experiment
 from fedrobust.types import RoundRecord
 
@@ -153,35 +160,28 @@ def _mean(clients: Sequence[Mapping[str, Any]], condition: str) -> dict[str, flo
 
 def clients_interval(
     clients: Sequence[Mapping[str, Any]], draws: int, generator: torch.Generator
-) -> tuple[float, float] | None:
+) -> Interval | None:
     """95 % percentile interval of the clients' combined drop over resampled clients (paired: a
     client keeps both conditions), those without an evaluation left out."""
     clients = [client for client in clients if client["clean"]["n"]]
     if len(clients) < 2 or draws == 0:
         return None
-    values = torch.tensor(
+    values_NSM = torch.tensor(
         [
             [
-                [_number(client[side][metric]) for metric in METRICS]
+                [number_or_nan(client[side][metric]) for metric in METRICS]
                 for side in ("clean", "contaminated")
             ]
             for client in clients
         ],
         dtype=torch.float64,
-    )  # (N, 2, M)
+    )
     picks = torch.randint(len(clients), (draws, len(clients)), generator=generator)
-    normal, attack = values[picks].nanmean(dim=1).unbind(dim=1)
-    relative = torch.where(normal > 0, 100 * (normal - attack) / normal, torch.nan)
-    combined = relative.nanmean(dim=1)
-    combined = combined[combined.isfinite()]
-    if len(combined) == 0:
-        return None
-    low, high = combined.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+    normal, attack = (
+        dict(zip(METRICS, means_BM.T, strict=True))
+        for means_BM in values_NSM[picks].nanmean(dim=1).unbind(dim=1)
+    )
+    return percentiles(combined_draws(normal, attack))
 
 
 def _success(experiment: Experiment, triggered: Tensor | None) -> float | None:

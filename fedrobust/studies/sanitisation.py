@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedrobust.data import TRAIN
 from fedrobust.defences.sanitisation import Sanitiser, sanitise
-from fedrobust.defences.sanitisation.detection import Detection, altered_rows, wilson
+from fedrobust.defences.sanitisation.detection import Detection, altered_rows
 from fedrobust.defences.sanitisation.filtering import embed
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
@@ -28,7 +28,9 @@ from fedrobust.evaluation.statistics import (
     Replicates,
     estimate,
     mean_over_seeds,
+    number_or_nan,
     sample_seeds,
+    wilson_interval,
 )
 from fedrobust.experiment import build, settings
 from fedrobust.reporting.manifest import MANIFEST
@@ -136,8 +138,8 @@ def detection_shares(detections: Sequence[Detection]) -> tuple[Estimate, Estimat
     if len(detections) == 1:
         one = detections[0]
         pairs = (
-            (one.precision, wilson(one.found, one.dropped)),
-            (one.recall, wilson(one.found, one.altered)),
+            (one.precision, wilson_interval(one.found, one.dropped)),
+            (one.recall, wilson_interval(one.found, one.altered)),
         )
         precision, recall = (
             Estimate(value, *(interval or (None, None))) for value, interval in pairs
@@ -151,9 +153,7 @@ def detection_shares(detections: Sequence[Detection]) -> tuple[Estimate, Estimat
         found, wrong, missed, _ = torch.from_numpy(
             random.multinomial(one.images, chances, size=DRAWS).T
         ).double()
-        values.append(
-            [float("nan") if share is None else share for share in (one.precision, one.recall)]
-        )
+        values.append([number_or_nan(share) for share in (one.precision, one.recall)])
         replicates.append(
             torch.stack([100 * found / (found + wrong), 100 * found / (found + missed)])
         )

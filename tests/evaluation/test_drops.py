@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedrobust.evaluation.drops import (
     METRICS,
     Drop,
+    PairedPredictions,
     bootstrap_difference,
     bootstrap_drop,
     combined_drop,
@@ -202,6 +203,10 @@ def wrong(
     return torch.where(torch.rand(labels.shape, generator=g) < right, labels, other)
 
 
+def paired(labels: torch.Tensor, normal: torch.Tensor, attack: torch.Tensor) -> PairedPredictions:
+    return PairedPredictions(labels, normal, attack, 4)
+
+
 def test_the_interval_covers_the_true_drop() -> None:
     # Hits .8 normally, .6 under attack, classes alike: every metric tends to .8 and .6, so the true
     # drop is 25 %.
@@ -209,7 +214,9 @@ def test_the_interval_covers_the_true_drop() -> None:
     for trial in range(100):
         g = generator(trial, "coverage")
         labels, normal = answers(400, g, 0.8)
-        interval = bootstrap_drop(labels, normal, wrong(labels, g, 0.6), 4, generator=g, draws=200)
+        interval = bootstrap_drop(
+            paired(labels, normal, wrong(labels, g, 0.6)), generator=g, draws=200
+        )
         assert interval is not None
         covered += interval[0] <= 25 <= interval[1]
     assert 88 <= covered <= 100  # 95 % nominal; below 88 of 100 has a probability under .003
@@ -218,7 +225,7 @@ def test_the_interval_covers_the_true_drop() -> None:
 def test_the_draws_are_paired() -> None:
     # The attack changes nothing: paired draws have drop 0 every time; separate draws would spread.
     labels, normal = answers(100, generator(0, "paired"), 0.7)
-    assert bootstrap_drop(labels, normal, normal, 4, generator=generator(0), draws=100) == (
+    assert bootstrap_drop(paired(labels, normal, normal), generator=generator(0), draws=100) == (
         0.0,
         0.0,
     )
@@ -229,7 +236,9 @@ def test_degenerate_when_nothing_can_vary() -> None:
     # precision (0 + 1/2)/2.
     labels = torch.tensor([0] * 5 + [1] * 5)
     interval = bootstrap_drop(
-        labels, labels, torch.ones_like(labels), 2, generator=generator(0), draws=50
+        PairedPredictions(labels, labels, torch.ones_like(labels), 2),
+        generator=generator(0),
+        draws=50,
     )
     expected = (50 + 100 * (1 - 1 / 3) + 75) / 3
     assert interval == pytest.approx((expected, expected))
@@ -242,9 +251,11 @@ def test_groups_are_drawn_whole() -> None:
     attack = wrong(labels, g, 0.5)
     many = [one.repeat_interleave(20) for one in (labels, normal, attack)]
     patients = torch.arange(60).repeat_interleave(20)
-    by_patient = bootstrap_drop(*many, 4, patients, generator=generator(1), draws=400)
-    by_image = bootstrap_drop(*many, 4, generator=generator(1), draws=400)
-    single = bootstrap_drop(labels, normal, attack, 4, generator=generator(1), draws=400)
+    by_patient = bootstrap_drop(
+        PairedPredictions(*many, 4, patients), generator=generator(1), draws=400
+    )
+    by_image = bootstrap_drop(PairedPredictions(*many, 4), generator=generator(1), draws=400)
+    single = bootstrap_drop(paired(labels, normal, attack), generator=generator(1), draws=400)
     assert by_patient is not None
     assert by_image is not None
     assert by_patient == pytest.approx(single)  # a patient of 20 equal images counts like one image
@@ -254,11 +265,7 @@ def test_groups_are_drawn_whole() -> None:
 def test_groups_of_several_classes_and_any_ids() -> None:
     labels = torch.tensor([0, 0, 1, 1, 1, 0])
     interval = bootstrap_drop(
-        labels,
-        labels,
-        1 - labels,
-        2,
-        torch.tensor([70, 70, 70, -5, -5, 9]),
+        PairedPredictions(labels, labels, 1 - labels, 2, torch.tensor([70, 70, 70, -5, -5, 9])),
         generator=generator(0),
         draws=50,
     )
@@ -268,9 +275,17 @@ def test_groups_of_several_classes_and_any_ids() -> None:
 def test_metrics_that_vanish_in_a_draw_are_left_out_of_it() -> None:
     # Never right normally: no metric is usable in any draw.
     labels = torch.tensor([0, 1, 0, 1])
-    assert bootstrap_drop(labels, 1 - labels, labels, 2, generator=generator(0), draws=20) is None
+    assert (
+        bootstrap_drop(
+            PairedPredictions(labels, 1 - labels, labels, 2), generator=generator(0), draws=20
+        )
+        is None
+    )
     empty = labels[:0]
-    assert bootstrap_drop(empty, empty, empty, 2, generator=generator(0), draws=20) is None
+    assert (
+        bootstrap_drop(PairedPredictions(empty, empty, empty, 2), generator=generator(0), draws=20)
+        is None
+    )
 
 
 def test_difference_of_two_runs() -> None:
@@ -278,10 +293,16 @@ def test_difference_of_two_runs() -> None:
     labels, normal = answers(500, g, 0.9)
     weak, strong = wrong(labels, g, 0.3), wrong(labels, g, 0.8)
     one = bootstrap_difference(
-        labels, (normal, weak), (normal, strong), 4, generator=generator(1), draws=300
+        paired(labels, normal, weak),
+        paired(labels, normal, strong),
+        generator=generator(1),
+        draws=300,
     )
     other = bootstrap_difference(
-        labels, (normal, strong), (normal, weak), 4, generator=generator(1), draws=300
+        paired(labels, normal, strong),
+        paired(labels, normal, weak),
+        generator=generator(1),
+        draws=300,
     )
     assert one is not None
     assert other is not None
@@ -289,7 +310,7 @@ def test_difference_of_two_runs() -> None:
     # exchange of the runs changes the sign
     assert one == pytest.approx((-other[1], -other[0]), abs=1e-9)
     assert bootstrap_difference(
-        labels, (normal, weak), (normal, weak), 4, generator=generator(1), draws=50
+        paired(labels, normal, weak), paired(labels, normal, weak), generator=generator(1), draws=50
     ) == (0.0, 0.0)
 
 
@@ -307,7 +328,9 @@ def test_one_draw_of_everything_is_the_measured_value(n: int, seed: int, grouped
         classification_metrics(normal, labels), classification_metrics(attack, labels)
     ).combined
     got = bootstrap_drop(
-        labels, normal.argmax(1), attack.argmax(1), size, groups, generator=g, draws=3
+        PairedPredictions(labels, normal.argmax(1), attack.argmax(1), size, groups),
+        generator=g,
+        draws=3,
     )
     assert got == (None if expected is None else pytest.approx((expected, expected)))
 
@@ -325,13 +348,3 @@ def test_measure_drop_puts_value_and_interval_together() -> None:
     assert (without.combined, without.ci95) == (drop.combined, None)
     with pytest.raises(ValueError, match="draws=-1"):
         measure_drop(labels, *scores, generator=generator(1), draws=-1)
-
-
-def test_attack_labels_of_their_own() -> None:
-    # Predictions are right in both conditions, but against flipped labels they are all wrong.
-    labels = torch.tensor([0, 0, 1, 1])
-    perfect = torch.eye(2)[labels]
-    drop = measure_drop(
-        labels, perfect, perfect, generator=generator(0), draws=20, attack_labels_N=1 - labels
-    )
-    assert (drop.combined, drop.ci95) == (100.0, (100.0, 100.0))

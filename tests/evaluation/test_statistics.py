@@ -11,7 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.evaluation.drops import bootstrap_difference, combined_draws, resampled_metrics
+from fedrobust.evaluation.drops import (
+    PairedPredictions,
+    bootstrap_difference,
+    combined_draws,
+    resampled_metrics,
+)
 from fedrobust.evaluation.statistics import (
     DropTable,
     Estimate,
@@ -21,6 +26,7 @@ from fedrobust.evaluation.statistics import (
     letter_groups,
     mean_over_seeds,
     sample_seeds,
+    wilson_interval,
 )
 from fedrobust.seeding import generator
 
@@ -141,11 +147,8 @@ def test_a_difference_on_one_seed_is_the_bootstrap_of_two_runs() -> None:
         for right in (0.9, 0.4, 0.85, 0.7)
     ]
     expected = bootstrap_difference(
-        labels,
-        (runs[0], runs[1]),
-        (runs[2], runs[3]),
-        4,
-        groups_N,
+        PairedPredictions(labels, runs[0], runs[1], 4, groups_N),
+        PairedPredictions(labels, runs[2], runs[3], 4, groups_N),
         generator=generator(1),
         draws=300,
     )
@@ -260,3 +263,18 @@ def test_intervals_cover_the_true_value(number: int, spread: float, least: float
         ).one(0, 0)
         hits += found.low <= 0 <= found.high
     assert hits / trials >= least  # 95 % nominal; three standard deviations of 150 trials below .94
+
+
+@settings(deadline=None, max_examples=40)
+@given(total=st.integers(1, 500), data=st.data())
+def test_wilson_s_interval_by_its_formula(total: int, data: st.DataObject) -> None:
+    hits, z = data.draw(st.integers(0, total)), 1.959964
+    share = hits / total
+    middle = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    low, high = ((middle + side * half) / (1 + z * z / total) for side in (-1, 1))
+    assert wilson_interval(hits, total) == pytest.approx((100 * low, 100 * high), abs=1e-4)
+
+
+def test_wilson_s_interval_of_nothing() -> None:
+    assert wilson_interval(0, 0) is None

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from fedrobust import sanitise, simulate
-from fedrobust.defences.sanitisation.detection import Detection, wilson
+from fedrobust.defences.sanitisation.detection import Detection
+from fedrobust.evaluation.statistics import wilson_interval
 from fedrobust.reporting.report import read_report
 from fedrobust.studies import sanitisation
 
@@ -101,7 +102,7 @@ def test_shares_of_one_run_and_of_several() -> None:
     one, other = Detection(100, 10, 16, 8), Detection(100, 10, 8, 4)
     precision, recall = sanitisation.detection_shares([one])
     assert (precision.value, recall.value) == (80, 50)
-    assert (precision.low, precision.high) == wilson(8, 10)
+    assert (precision.low, precision.high) == wilson_interval(8, 10)
     precision, recall = sanitisation.detection_shares([one, other])
     assert (precision.value, recall.value) == (60, 50)
     assert precision.low is not None

@@ -93,16 +93,3 @@ def pool_detections(records: Iterable[RoundRecord], warmup: int) -> Detection | 
     }
     images = sum(one.num_examples for one in reports) + totals[DROPPED]
     return Detection(images, totals[DROPPED], totals[ALTERED], totals[FOUND])
-
-
-def wilson(hits: int, total: int, z: float = 1.959964) -> tuple[float, float] | None:
-    """Wilson's 95 % interval of a share, in percent; None of nothing. Images count as
-    independent."""
-    if total == 0:
-        return None
-    share, squared = hits / total, z * z / total
-    middle = share + squared / 2
-    half = z * math.sqrt(share * (1 - share) / total + squared / (4 * total))
-    return max(0.0, 100 * (middle - half) / (1 + squared)), min(
-        100.0, 100 * (middle + half) / (1 + squared)
-    )

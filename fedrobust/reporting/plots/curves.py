@@ -12,6 +12,7 @@ import torch
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fedrobust.evaluation.statistics import number_or_nan
 from fedrobust.reporting.plots.style import (
     FONT_SIZE,
     INK,
@@ -47,7 +48,7 @@ def plot_validation(
             (rounds, "this run", LINE_COLOURS[1], "-", "o"),
         ):
             if lines:
-                values = [_number(line["metrics"].get(metric)) for line in lines]
+                values = [number_or_nan(line["metrics"].get(metric)) for line in lines]
                 size = 4 if len(lines) <= MANY_ROUNDS else 0
                 axes.plot(
                     _numbers(lines),
@@ -147,11 +148,8 @@ def _numbers(lines: Sequence[Mapping[str, Any]]) -> list[int]:
     return [line["round"] for line in lines]
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _weight(line: Mapping[str, Any], client: int) -> float:
     return next(
-        (_number(one["weight"]) for one in line["clients"] if one["client"] == client), math.nan
+        (number_or_nan(one["weight"]) for one in line["clients"] if one["client"] == client),
+        math.nan,
     )

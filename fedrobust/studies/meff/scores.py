@@ -20,6 +20,7 @@ from fedrobust.evaluation.statistics import (
     Replicates,
     estimate,
     mean_over_seeds,
+    number_or_nan,
     sample_seeds,
 )
 from fedrobust.experiment.experiment import Experiment
@@ -140,7 +141,8 @@ def _replicates(
     for place, key in enumerate(keys):
         exact = [classification_metrics(one[key], labels) for one in found]
         values = torch.tensor(
-            [[_number(one[metric]) for one in exact] for metric in METRICS], dtype=torch.float64
+            [[number_or_nan(one[metric]) for one in exact] for metric in METRICS],
+            dtype=torch.float64,
         )
         replicates = values[..., None][..., :0]
         if resampled is not None:
@@ -150,10 +152,6 @@ def _replicates(
             )
         out[key] = Replicates(values, replicates)
     return out
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _estimate(one: Replicates, counts_SB: Tensor) -> Estimate:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from fedrobust.defences.sanitisation.detection import (
     Detection,
     altered_rows,
     detection_counts,
     pool_detections,
-    wilson,
 )
 from fedrobust.types import ClientRecord, RoundRecord, Samples
 from fedrobust.utils.images import as_unit
@@ -84,12 +79,3 @@ def test_rounds_after_the_warm_up_are_pooled() -> None:
 def test_what_is_undefined() -> None:
     assert (Detection(9, 0, 3, 0).precision, Detection(9, 0, 3, 0).recall) == (None, 0.0)
     assert (Detection(9, 3, 0, 0).precision, Detection(9, 3, 0, 0).recall) == (0.0, None)
-
-
-@settings(deadline=None, max_examples=40)
-@given(total=st.integers(1, 500), data=st.data())
-def test_wilson_is_scipy_s(total: int, data: st.DataObject) -> None:
-    hits = data.draw(st.integers(0, total))
-    expected = binomtest(hits, total).proportion_ci(0.95, "wilson")
-    assert wilson(hits, total) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
-    assert wilson(0, 0) is None

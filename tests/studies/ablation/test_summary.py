@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fedrobust.evaluation.drops import bootstrap_drop, combined_drop
+from fedrobust.evaluation.drops import PairedPredictions, bootstrap_drop, combined_drop
 from fedrobust.reporting.predictions import read_predictions
 from fedrobust.seeding import generator
 from fedrobust.studies.ablation.figure import draw_figure, families, lines
@@ -84,10 +84,7 @@ def test_intervals_of_one_seed_are_those_of_a_paired_bootstrap(tmp_path: Path) -
     predictions = read_predictions(one.result.folder)
     pair = predictions.predicted["clean"], predictions.predicted["corrupted"]
     low, high = bootstrap_drop(
-        predictions.labels,
-        *pair,
-        CLASSES,
-        predictions.groups,
+        PairedPredictions(predictions.labels, *pair, CLASSES, predictions.groups),
         generator=generator(0, "ablation", "images"),
         draws=300,
     ) or (0, 0)

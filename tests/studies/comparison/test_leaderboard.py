@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fedrobust.errors import DataError
-from fedrobust.evaluation.drops import bootstrap_drop
+from fedrobust.evaluation.drops import PairedPredictions, bootstrap_drop
 from fedrobust.reporting.predictions import write_predictions
 from fedrobust.seeding import generator
 from fedrobust.studies.comparison import figures, leaderboard
@@ -47,7 +47,7 @@ def test_a_cell_s_interval_over_images_is_that_of_its_own_bootstrap(
     pair = predicted["twin_clean"], predicted["clean"]
     images = generator(0, "compare", "images")
     again = bootstrap_drop(
-        LABELS, *pair, CLASSES, torch.arange(IMAGES), generator=images, draws=400
+        PairedPredictions(LABELS, *pair, CLASSES, torch.arange(IMAGES)), generator=images, draws=400
     )
     assert torch.quantile(draws, draws.new_tensor([0.025, 0.975])).tolist() == pytest.approx(again)
 
