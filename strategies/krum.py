@@ -8,27 +8,47 @@ from torch import Tensor
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, PositiveCount, check_settings
 
 
-def krum(f: int = 3) -> Strategy:
-    """The one update with the smallest score (Blanchard et al., NeurIPS 2017): the sum of squared
-    distances to its N - f - 2 nearest others. Tolerates f attackers among N > 2f + 2 clients; the
-    first client wins a tie."""
-    validation.number("strategy.f", f, low=0, integer=True)
+@check_settings("strategy")
+def krum(f: Count = 3) -> Strategy:
+    """The one update that lies nearest to its N - f - 2 nearest others; the first client wins a
+    tie.
+
+    Args:
+        f: attackers to tolerate, among at least 2f + 3 clients.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, section 4.
+    """
     return Strategy("krum", lambda round: _select(round, f, 1), min_clients=2 * f + 3)
 
 
-def multi_krum(f: int = 3, m: int | None = None) -> Strategy:
-    """The unweighted mean of the m updates with the smallest Krum scores (same paper, section 4 and
-    its experiments).
+@check_settings("strategy")
+def multi_krum(f: Count = 3, m: PositiveCount | None = None) -> Strategy:
+    """The unweighted mean of the m updates with the smallest Krum scores.
 
-    m: None keeps N - f, as the paper's experiments do; 1 is Krum, and m above N - f must let
-    attackers in.
+    Args:
+        f: attackers to tolerate, among at least 2f + 3 clients.
+        m: updates that are averaged; null: N - f, as in the paper's experiments. 1 is Krum, and m
+            above N - f must let attackers in.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range, or m is greater than the number of clients.
+
+    Reference:
+        Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, section 4 and its experiments.
     """
-    validation.number("strategy.f", f, low=0, integer=True)
-    if m is not None:
-        validation.number("strategy.m", m, low=1, integer=True)
     return Strategy(
         "multi_krum",
         lambda round: _select(round, f, _kept(len(round.updates), f, m)),
