@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from fedrobust.reporting.plots.curves import plot_influence, plot_validation
 from fedrobust.reporting.plots.drops import plot_drops
 from fedrobust.reporting.plots.partition import plot_partition
 from fedrobust.reporting.plots.samples import plot_samples
-from fedrobust.reporting.records import TWIN, read_rounds
+from fedrobust.reporting.records import TWIN
 from fedrobust.seeding import generator
-from fedrobust.types import Samples
+from fedrobust.types import RoundRecord, Samples
 from fedrobust.utils.images import as_bytes
 
 SHOWN = 8  # images in a line of samples.png
@@ -71,13 +71,16 @@ def _few(clean: Samples, contaminated: Samples) -> tuple[Samples, Samples]:
 
 
 def draw_results(
-    experiment: Experiment, report: Mapping[str, Any], test: Mapping[str, Tensor], folder: Path
+    experiment: Experiment,
+    report: Mapping[str, Any],
+    test: Mapping[str, Tensor],
+    rounds: Mapping[str, Sequence[RoundRecord]],
+    folder: Path,
 ) -> None:
     """curves.png, influence.png, drops.png and confusion.png. test: probabilities (N, K) by
-    evaluation name."""
-    rounds, twin = read_rounds(folder), read_rounds(folder, TWIN)
-    plot_validation(rounds, twin, folder / "curves.png")
-    plot_influence(rounds, list(experiment.roles), folder / "influence.png")
+    evaluation name; rounds: by run."""
+    plot_validation(rounds["run"], rounds[TWIN], folder / "curves.png")
+    plot_influence(rounds["run"], list(experiment.roles), folder / "influence.png")
     plot_drops(report["drops"], folder / "drops.png")
     labels = experiment.dataset.labels[experiment.test_rows()]
     tables = {name: _confusion(labels, part) for name, part in test.items()}

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedrobust.reporting import text
-from fedrobust.reporting.manifest import MANIFEST
-from fedrobust.reporting.records import read_rounds
-from fedrobust.reporting.report import read_report
+from fedrobust.types import RoundRecord
 from fedrobust.utils.files import write_text
 
 PAGE = "report.html"
@@ -33,30 +31,39 @@ PICTURES: Final[dict[str, str]] = {
 }
 
 
-def write_html(folder: Path, uses: Mapping[str, int] | None = None) -> Path:
-    """Write report.html from what the output folder holds and return its path.
+def write_html(
+    folder: Path,
+    report: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    rounds: Mapping[str, Sequence[RoundRecord]],
+    uses: Mapping[str, int] | None = None,
+) -> Path:
+    """Write report.html, with every PNG file in the folder and in its pictures/ folder.
 
-    Read are report.json, manifest.json, the rounds files and every PNG file in the folder and in
-    its pictures/ folder. uses: extra information that the strategy had on the server, with its
-    number of images, e.g. {"root": 84, "proxy": 300}. Raises FileNotFoundError without a report or
-    a manifest, ValueError for a report that breaks its contract.
+    Args:
+        folder: the output folder.
+        report: the validated report.
+        manifest: what manifest.json holds.
+        rounds: by run ("run", "clean twin"), oldest first.
+        uses: extra information that the strategy had on the server, with its number of images,
+            e.g. {"root": 84, "proxy": 300}.
+
+    Returns:
+        The path of the page.
     """
-    report = read_report(folder)
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    rounds = [line for run in ("run", "clean twin") for line in read_rounds(folder, run)]
-    return write_text(
-        folder / PAGE, render(report, manifest, rounds, embed_pictures(folder), uses or {})
-    )
+    page = render(report, manifest, rounds, embed_pictures(folder), uses or {})
+    return write_text(folder / PAGE, page)
 
 
 def render(
     report: Mapping[str, Any],
     manifest: Mapping[str, Any],
-    rounds: list[dict[str, Any]],
+    rounds: Mapping[str, Sequence[RoundRecord]],
     images: list[dict[str, str]],
     uses: Mapping[str, int],
 ) -> str:
     """The page as text. Everything that comes from outside is escaped."""
+    lines = [(run, record) for run, records in rounds.items() for record in records]
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=loader,
@@ -74,8 +81,8 @@ def render(
     page = environment.get_template(TEMPLATE).render(
         report=report,
         manifest=manifest,
-        rounds=rounds,
-        failures=[(line, failure) for line in rounds for failure in line["failures"]],
+        rounds=lines,
+        failures=[(run, record, one) for run, record in lines for one in record.failures],
         images=images,
         uses=uses,
         wording=text,

@@ -38,8 +38,8 @@ def write_manifest(
     device: str,
     command_line: Sequence[str],
     client_threads: int | None = None,
-) -> Path:
-    """Write manifest.json and return its path.
+) -> dict[str, Any]:
+    """Write manifest.json and return what it holds.
 
     config: the resolved configuration. data: digest, counts and sizes as plain JSON values. device:
     its name. command_line: as typed; of the program only the file name is kept. client_threads:
@@ -102,9 +102,9 @@ def changes(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def note_resumption(
     folder: Path, manifest: Mapping[str, Any], engine: str, changed: Sequence[str]
-) -> Path:
+) -> dict[str, Any]:
     """Add to the manifest that, when, on which engine and under which changed conditions the run
-    was taken up again."""
+    was taken up again. Returns what it holds now."""
     entry = {
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "engine": engine,
@@ -113,12 +113,13 @@ def note_resumption(
     return _write(folder, {**manifest, "resumed": [*manifest.get("resumed", []), entry]})
 
 
-def _write(folder: Path, manifest: Mapping[str, Any]) -> Path:
+def _write(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     try:
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except TypeError as error:
         raise ValueError(f"{MANIFEST}: {error}") from error
-    return write_text(folder / MANIFEST, text + "\n")
+    write_text(folder / MANIFEST, text + "\n")
+    return manifest
 
 
 def processor() -> str:

@@ -1,5 +1,5 @@
-"""A whole run over a given Grid: rounds, clean twin, verdicts; the model and report.json in the
-output folder."""
+"""What happened in each round, written while it happens: rounds.jsonl and clients.csv, and what
+reads them again."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
 from fedrobust.utils import files
 
 TWIN = "clean twin"
-
-
-ROUND_FILES = {"run": "rounds.jsonl", "clean twin": "twin_rounds.jsonl"}
+ROUND_FILES = {"run": "rounds.jsonl", TWIN: "twin_rounds.jsonl"}
 CLIENTS = "clients.csv"
 
 
@@ -63,17 +61,22 @@ class Recorder:
     JSON object a line: run, round, metrics, clients, failures, seconds, extras; values that are not
     finite become null. clients.csv has the columns run, round, client, kind, num_examples, weight,
     then what the clients reported, then what the rule said of them with "server_" in front.
+
+    rounds: what was written, by run ("run" and "clean twin"), oldest first; empty of a run that did
+    not start.
     """
 
     def __init__(self, folder: Path, kinds: Sequence[str]) -> None:
         self._folder = folder
         self._kinds = tuple(kinds)
+        self.rounds: dict[str, list[RoundRecord]] = {name: [] for name in ROUND_FILES}
         self._rows: list[dict[str, Any]] = []
         self._columns: list[str] = []
 
     def run_started(self, run: str, rounds: int, num_clients: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / ROUND_FILES[run]).write_text("", encoding="utf-8")
+        self.rounds[run] = []
 
     def round_started(self, run: str, number: int) -> None:
         """Nothing to write yet."""
@@ -88,6 +91,7 @@ class Recorder:
         line = json.dumps(round_line(run, record), ensure_ascii=False, allow_nan=False)
         files.append(self._folder / ROUND_FILES[run], line + "\n")
         self._append(client_rows(run, record, self._kinds))
+        self.rounds[run].append(record)
 
     def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
         """The files are written anew up to here: whatever a killed process wrote after its last
@@ -158,10 +162,17 @@ def record_from(item: dict[str, Any]) -> RoundRecord:
     return RoundRecord(**{**item, "clients": clients, "failures": failures})
 
 
-def read_rounds(folder: Path, run: str = "run") -> list[dict[str, Any]]:
-    """The lines of one run's rounds file, oldest first; empty where there is no such file (no twin
-    was asked for)."""
+def read_rounds(folder: Path, run: str = "run") -> list[RoundRecord]:
+    """The rounds of one run's file, oldest first; empty where there is no such file (no twin was
+    asked for). A value that was not finite comes back as None."""
     path = folder / ROUND_FILES[run]
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [_parse_line(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _parse_line(line: str) -> RoundRecord:
+    """The inverse of `round_line`."""
+    item = json.loads(line)
+    del item["run"]
+    return record_from({"number": item.pop("round"), **item})

@@ -162,7 +162,7 @@ def run_into_folder(
     recorder = Recorder(folder, experiment.roles)
     with opened as grid, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
-        exact = _write_manifest(folder, experiment, grid, console, manifest)
+        exact, written = _write_manifest(folder, experiment, grid, console, manifest)
         draw_data(experiment, folder)
         if skipped := experiment.dataset.skipped:
             display.stage(
@@ -182,10 +182,11 @@ def run_into_folder(
                 grid.description,
                 checkpointing=checkpointing,
             )
-    draw_results(experiment, report, scores.test, folder)
-    write_html(folder, extra_data(experiment))
+    uses = extra_data(experiment)
+    draw_results(experiment, report, scores.test, recorder.rounds, folder)
+    write_html(folder, report, written, recorder.rounds, uses)
     checkpoints.clear()
-    console.print(summary_table(report, extra_data(experiment)))
+    console.print(summary_table(report, uses))
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
     return report
 
@@ -196,9 +197,9 @@ def _write_manifest(
     grid: SimulationGrid | FederationGrid,
     console: Console,
     earlier: Mapping[str, Any] | None,
-) -> bool:
+) -> tuple[bool, dict[str, Any]]:
     """Write the manifest, or note in that of an earlier process that the run goes on. Gives whether
-    all is as it was."""
+    all is as it was, and the manifest."""
     computes = devices.device_name(devices.resolve(experiment.config["device"]))
     if earlier is None:
         facts: dict[str, Any] = {
@@ -207,8 +208,7 @@ def _write_manifest(
             "device": computes,
             "client_threads": grid.threads,
         }
-        write_manifest(folder, experiment.config, **facts, command_line=sys.argv)
-        return True
+        return True, write_manifest(folder, experiment.config, **facts, command_line=sys.argv)
     changed = changes(earlier, conditions(computes, grid.threads))
     if changed:
         bits = (
@@ -218,8 +218,8 @@ def _write_manifest(
         print_line(
             console, f"conditions have changed since the run began ({'; '.join(changed)}): {bits}"
         )
-    note_resumption(folder, earlier, grid.description, changed)
-    return not changed and not any(one["changed"] for one in earlier.get("resumed", []))
+    exact = not changed and not any(one["changed"] for one in earlier.get("resumed", []))
+    return exact, note_resumption(folder, earlier, grid.description, changed)
 
 
 def _checkpoints(experiment: Experiment, server: ServerContext, folder: Path) -> Checkpoints:

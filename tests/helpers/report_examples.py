@@ -9,6 +9,7 @@ import torch
 
 from fedrobust.evaluation.detection import detection_scores
 from fedrobust.seeding import generator
+from fedrobust.types import ClientRecord, RoundRecord
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
 
@@ -121,9 +122,9 @@ def report(
 
 def rounds(
     number: int = 10, poisoned: int = 3, noisy: int = 1, total: int = 5, gain: float = 6.0
-) -> list[dict[str, Any]]:
-    """Lines of rounds.jsonl as `records.read_rounds` gives them."""
-    out: list[dict[str, Any]] = []
+) -> list[RoundRecord]:
+    """Rounds as they would be recorded."""
+    out = []
     for step in range(total + 1):
         noise = torch.rand(number, generator=generator(step, "weights")).tolist()
         level = 14.0 + gain * step
@@ -131,26 +132,11 @@ def rounds(
             (0.5 + share) * (0.6**step if kind_of(client, poisoned, noisy) == "poisoned" else 1.0)
             for client, share in enumerate(noise)
         ]
-        members = [
-            {
-                "client": c,
-                "num_examples": 120 + 37 * c,
-                "weight": w / sum(raw),
-                "metrics": {"loss": 2.0 / (step + 1)},
-                "extras": {"trust": w},
-            }
+        members = tuple(
+            ClientRecord(c, 120 + 37 * c, w / sum(raw), {"loss": 2.0 / (step + 1)}, {"trust": w})
             for c, w in enumerate(raw)
-        ]
-        metrics = {name: value for name, value in evaluation(level).items() if name != "n"}
-        out.append(
-            {
-                "run": "run",
-                "round": step,
-                "metrics": metrics,
-                "clients": members if step else [],
-                "failures": [],
-                "seconds": {"train": 40.0, "aggregate": 3.0, "evaluate": 2.5},
-                "extras": {},
-            }
         )
+        metrics = {name: value for name, value in evaluation(level).items() if name != "n"}
+        seconds = {"train": 40.0, "aggregate": 3.0, "evaluate": 2.5}
+        out.append(RoundRecord(step, metrics, members if step else (), seconds=seconds))
     return out

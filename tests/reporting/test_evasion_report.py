@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +180,7 @@ def test_every_threat_model_has_its_words() -> None:
 
 
 def test_the_page_has_the_section(tmp_path: Path) -> None:
-    write_report(tmp_path, report())
-    write_manifest(
+    manifest = write_manifest(
         tmp_path,
         {"rounds": 5},
         seed=0,
@@ -190,10 +188,9 @@ def test_the_page_has_the_section(tmp_path: Path) -> None:
         device="cpu",
         command_line=["simulate.py"],
     )
-    (tmp_path / "rounds.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in examples.rounds()), encoding="utf-8"
+    page = write_html(tmp_path, report(), manifest, {"run": examples.rounds()}).read_text(
+        encoding="utf-8"
     )
-    page = write_html(tmp_path).read_text(encoding="utf-8")
     for part in (
         "<h2>Evasion attacks</h2>",
         "pgd on the global model, 240 test images",

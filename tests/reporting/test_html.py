@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import write_manifest
 from fedrobust.reporting.plots.drops import plot_drops
-from fedrobust.reporting.report import write_report
+from fedrobust.types import Failure
 from tests.helpers import report_examples as examples
 
 EVIL = '</pre><script>alert("x")</script>'
@@ -44,31 +44,26 @@ class Reader(HTMLParser):
         self.words.append(data)
 
 
-def filled(
+def write(
     folder: Path,
     report: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
     twin: bool = True,
+    uses: dict[str, int] | None = None,
 ) -> Path:
-    write_report(folder, report or examples.report())
-    facts = {"name": "skin", "digest": "ab"}
-    write_manifest(
+    manifest = write_manifest(
         folder,
         config or {"rounds": 5},
         seed=0,
-        data=facts,
+        data={"name": "skin", "digest": "ab"},
         device="cpu",
         command_line=["simulate.py"],
     )
-    for name in ("rounds.jsonl", "twin_rounds.jsonl") if twin else ("rounds.jsonl",):
-        lines = examples.rounds()
-        lines[1]["failures"] = [
-            {"client": 3, "reason": f"ValueError: {EVIL}", "traceback": f"Traceback {EVIL}"}
-        ]
-        (folder / name).write_text(
-            "".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8"
-        )
-    return folder
+    rounds = examples.rounds()
+    failure = Failure(3, f"ValueError: {EVIL}", f"Traceback {EVIL}")
+    rounds[1] = replace(rounds[1], failures=(failure,))
+    by_run = {"run": rounds, "clean twin": rounds if twin else []}
+    return write_html(folder, report or examples.report(), manifest, by_run, uses)
 
 
 def read(page: Path) -> Reader:
@@ -80,8 +75,8 @@ def read(page: Path) -> Reader:
 
 def test_the_page_shows_the_numbers_and_needs_no_network(tmp_path: Path) -> None:
     report = examples.report()
-    plot_drops(report["drops"], filled(tmp_path, report) / "drops.png")
-    reader = read(write_html(tmp_path, {"root": 84, "proxy": 300}))
+    plot_drops(report["drops"], tmp_path / "drops.png")
+    reader = read(write(tmp_path, report, uses={"root": 84, "proxy": 300}))
     text = " ".join(reader.words)
     for part in (
         "etf_dml · 10 hospitals (3 poisoned, 1 noisy) · 5 rounds · seed 0",
@@ -98,7 +93,7 @@ def test_the_page_shows_the_numbers_and_needs_no_network(tmp_path: Path) -> None
 
 
 def test_headline_numbers_come_before_the_tables(tmp_path: Path) -> None:
-    page = write_html(filled(tmp_path)).read_text(encoding="utf-8")
+    page = write(tmp_path).read_text(encoding="utf-8")
     assert page.index('class="value"') < page.index("<table>") < page.index("<details>")
 
 
@@ -109,9 +104,9 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
         "device": EVIL,
         "timing": {EVIL: 1.0},
     }
-    filled(tmp_path, report, config={"data": {"class_names": [EVIL], EVIL: EVIL}})
     plot_drops(report["drops"], tmp_path / "<script>x.png")
-    reader = read(write_html(tmp_path, {EVIL: 1}))
+    config = {"data": {"class_names": [EVIL], EVIL: EVIL}}
+    reader = read(write(tmp_path, report, config, uses={EVIL: 1}))
     assert "script" not in reader.tags
     assert " ".join(reader.words).count("alert(") >= 10
 
@@ -126,7 +121,7 @@ def test_edge_cases(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
             "combined_drop": None,
         }
     report["drops"]["corruption"] = examples.skipped_drop() | {"combined": None}
-    reader = read(write_html(filled(tmp_path, report, twin=shape[3])))
+    reader = read(write(tmp_path, report, twin=shape[3]))
     assert "None" not in " ".join(reader.words)
     assert ("Combined drop: poisoning" in reader.words) == shape[3]
 
@@ -134,12 +129,11 @@ def test_edge_cases(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
 def test_small_normal_values_are_called_unstable(tmp_path: Path) -> None:
     report = examples.report()
     report["drops"]["total"]["per_metric"]["f1"] = {"normal": 4.9, "attack": 1.0, "drop": 79.6}
-    text = " ".join(read(write_html(filled(tmp_path, report))).words)
+    text = " ".join(read(write(tmp_path, report)).words)
     assert "total: unstable, a ratio to less than 5: F1" in text
 
 
-@pytest.mark.parametrize("name", ["report.json", "manifest.json"])
-def test_a_missing_file_is_an_error(tmp_path: Path, name: str) -> None:
-    (filled(tmp_path) / name).unlink()
-    with pytest.raises(FileNotFoundError):
-        write_html(tmp_path)
+def test_rounds_and_failures_of_both_runs_are_listed(tmp_path: Path) -> None:
+    words = read(write(tmp_path)).words
+    assert sum("round 1: client 3" in word for word in words) == 2
+    assert words.count("clean twin") == len(examples.rounds())

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fedrobust.reporting.manifest import (
+    MANIFEST,
     changes,
     conditions,
     git_state,
@@ -37,10 +38,11 @@ def written(folder: Path, **changes: Any) -> dict[str, Any]:
         "data": DATA,
         "device": "cpu (1 threads)",
     }
-    path = write_manifest(
+    returned = write_manifest(
         folder, command_line=["/home/someone/simulate.py", "rounds=2"], **(values | changes)
     )
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    assert returned == manifest
     return manifest
 
 
@@ -139,8 +141,9 @@ def test_resumptions_are_noted_one_after_the_other(tmp_path: Path) -> None:
     manifest = written(tmp_path)
     note_resumption(tmp_path, manifest, "inline", [])
     once = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
-    note_resumption(tmp_path, once, "ray", ["torch 1 -> 2"])
+    returned = note_resumption(tmp_path, once, "ray", ["torch 1 -> 2"])
     twice = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert returned == twice
     assert [(one["engine"], one["changed"]) for one in twice.pop("resumed")] == [
         ("inline", []),
         ("ray", ["torch 1 -> 2"]),

@@ -5,7 +5,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ def test_every_round_is_on_disk_at_once(tmp_path: Path) -> None:
     recorder = started(tmp_path)
     for number in range(3):
         recorder.round_finished("run", record(number))
-        assert [line["round"] for line in read_rounds(tmp_path)] == list(range(number + 1))
+        assert [one.number for one in read_rounds(tmp_path)] == list(range(number + 1))
+        assert [one.number for one in recorder.rounds["run"]] == list(range(number + 1))
 
 
 def test_a_line_holds_all_of_a_round_and_no_nan(tmp_path: Path) -> None:
@@ -92,10 +93,11 @@ def test_a_row_for_every_client_and_round_of_both_runs(tmp_path: Path) -> None:
     assert len(table) == 8
     assert set(table[table.client == 1].kind) == {"poisoned"}
     assert table.groupby("run").size().to_dict() == {"run": 4, "clean twin": 4}
-    assert [line["run"] for line in read_rounds(tmp_path, "clean twin")] == [
-        "clean twin",
-        "clean twin",
-    ]
+    lines = (tmp_path / "twin_rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["run"] for line in lines] == ["clean twin", "clean twin"]
+    for run, records in recorder.rounds.items():
+        written = [replace(one, extras={"threshold": None}) for one in records]
+        assert read_rounds(tmp_path, run) == written
 
 
 def test_columns_that_appear_later_are_added(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fedrobust.reporting import report as reporting
 from fedrobust.reporting.records import Recorder, read_rounds
 from fedrobust.reporting.report import read_report
 from fedrobust.runtime import checkpoints, resume
+from fedrobust.types import RoundRecord
 from fedrobust.utils.locking import hold_lock
 from tests.helpers.federation import TINY
 
@@ -122,11 +124,8 @@ def untimed(folder: Path) -> dict[str, Any]:
     return report
 
 
-def rounds(folder: Path, name: str) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in line.items() if key != "seconds"}
-        for line in read_rounds(folder, name)
-    ]
+def rounds(folder: Path, name: str) -> list[RoundRecord]:
+    return [replace(record, seconds={}) for record in read_rounds(folder, name)]
 
 
 def assert_same_end(one: Path, two: Path) -> None:
@@ -134,7 +133,7 @@ def assert_same_end(one: Path, two: Path) -> None:
     assert untimed(one) == untimed(two)
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     for name in ("run", "clean twin"):
-        assert [line["round"] for line in read_rounds(one, name)] == [0, 1, 2, 3]
+        assert [record.number for record in read_rounds(one, name)] == [0, 1, 2, 3]
         assert rounds(one, name) == rounds(two, name)
     pd.testing.assert_frame_equal(
         pd.read_csv(one / "clients.csv"), pd.read_csv(two / "clients.csv")

@@ -4,7 +4,7 @@ every client."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +25,31 @@ from fedrobust.reporting.plots.style import (
     tidy,
 )
 from fedrobust.reporting.text import METRIC_TITLES
+from fedrobust.types import RoundRecord
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 MANY_CLIENTS = 30
 MANY_ROUNDS = 30  # more have no markers
 
 
-def plot_validation(
-    rounds: Sequence[Mapping[str, Any]], twin: Sequence[Mapping[str, Any]], path: Path
-) -> Path:
+def plot_validation(rounds: Sequence[RoundRecord], twin: Sequence[RoundRecord], path: Path) -> Path:
     """Validation metrics in percent over the rounds; one panel a metric, run and clean twin in
     each.
 
-    rounds, twin: lines as `records.read_rounds` gives them; `twin` may be empty. An undefined value
-    leaves a gap.
+    rounds, twin: oldest first; `twin` may be empty. An undefined value leaves a gap.
     """
     figure = new_figure(8.0, 4.8)
     panels = figure.subplots(2, 2, sharex=True).flat
     for axes, metric in zip(panels, SHOWN_METRICS, strict=True):
-        for lines, name, colour, dashes, marker in (
+        for records, name, colour, dashes, marker in (
             (twin, "clean twin", LINE_COLOURS[0], "--", "s"),
             (rounds, "this run", LINE_COLOURS[1], "-", "o"),
         ):
-            if lines:
-                values = [number_or_nan(line["metrics"].get(metric)) for line in lines]
-                size = 4 if len(lines) <= MANY_ROUNDS else 0
+            if records:
+                values = [number_or_nan(record.metrics.get(metric)) for record in records]
+                size = 4 if len(records) <= MANY_ROUNDS else 0
                 axes.plot(
-                    _numbers(lines),
+                    _numbers(records),
                     values,
                     dashes,
                     color=colour,
@@ -70,17 +68,16 @@ def plot_validation(
     return save_figure(figure, path)
 
 
-def plot_influence(rounds: Sequence[Mapping[str, Any]], kinds: Sequence[str], path: Path) -> Path:
+def plot_influence(rounds: Sequence[RoundRecord], kinds: Sequence[str], path: Path) -> Path:
     """The weight in [0, 1] of every client over the rounds, coloured by its kind; a dotted line
     marks an equal share.
 
-    rounds: lines as `records.read_rounds` gives them. kinds: the kind of each client, by client
-    number. A client that did not reply in a round leaves a gap. Many clients are thin lines under
+    rounds: oldest first. kinds: the kind of each client, by client number. A client that did not reply in a round leaves a gap. Many clients are thin lines under
     the bold median of their kind.
     """
-    trained = [line for line in rounds if line["clients"]]
+    trained = [record for record in rounds if record.clients]
     weights_CR = torch.tensor(
-        [[_weight(line, client) for line in trained] for client in range(len(kinds))]
+        [[_weight(record, client) for record in trained] for client in range(len(kinds))]
     ).view(len(kinds), len(trained))
     figure = new_figure(8.0, 3.8)
     axes = figure.subplots()
@@ -144,12 +141,9 @@ def _whole_numbers(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
-def _numbers(lines: Sequence[Mapping[str, Any]]) -> list[int]:
-    return [line["round"] for line in lines]
+def _numbers(records: Sequence[RoundRecord]) -> list[int]:
+    return [record.number for record in records]
 
 
-def _weight(line: Mapping[str, Any], client: int) -> float:
-    return next(
-        (number_or_nan(one["weight"]) for one in line["clients"] if one["client"] == client),
-        math.nan,
-    )
+def _weight(record: RoundRecord, client: int) -> float:
+    return next((one.weight for one in record.clients if one.client == client), math.nan)

@@ -4,7 +4,7 @@ from it (docs/ablation.md lists it)."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fedrobust.evaluation.drops import METRICS
@@ -190,8 +190,8 @@ def _training(found: AblationResults, model: str) -> Entry:
 
 
 def _epochs(one: Trained) -> float | None:
-    last: Mapping[str, Any] = one.result.rounds[-1]
-    value = last["clients"][0]["metrics"].get("epochs") if last["clients"] else None
+    last = one.result.rounds[-1]
+    value = last.clients[0].metrics.get("epochs") if last.clients else None
     return None if value is None else float(value)
 
 

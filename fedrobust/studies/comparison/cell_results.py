@@ -19,6 +19,7 @@ from fedrobust.reporting.report import read_report
 from fedrobust.runtime.resume import MANIFEST
 from fedrobust.studies.comparison.grid import NOBODY, Cell
 from fedrobust.studies.comparison.worker import COST
+from fedrobust.types import RoundRecord
 
 COLUMNS = (
     *("strategy", "contamination", "severity", "poisoned", "share", "seed"),
@@ -30,14 +31,14 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Result:
-    """A finished cell. rounds: lines of rounds.jsonl; cost: of cost.json, empty where it is
+    """A finished cell. rounds: of rounds.jsonl; cost: of cost.json, empty where it is
     missing; program: digest of the sources that made it; state_bytes: of one model as it
     travels."""
 
     cell: Cell
     folder: Path
     report: Mapping[str, Any]
-    rounds: Sequence[Mapping[str, Any]]
+    rounds: Sequence[RoundRecord]
     cost: Mapping[str, float | None]
     program: str | None
     state_bytes: int
@@ -46,13 +47,13 @@ class Result:
     def poisoned_weights(self) -> list[tuple[int, float]]:
         """(round, summed influence of the poisoned clients) for every round with replies."""
         poisoned = set(self.report["poisoned"])
-        trained = [line for line in self.rounds if line["clients"]]
+        trained = [record for record in self.rounds if record.clients]
         return [
             (
-                line["round"],
-                sum(one["weight"] for one in line["clients"] if one["client"] in poisoned),
+                record.number,
+                sum(one.weight for one in record.clients if one.client in poisoned),
             )
-            for line in trained
+            for record in trained
         ]
 
     @property
@@ -60,7 +61,7 @@ class Result:
         """Computed, not measured: models sent and received times the bytes of a model. The state
         goes to every client of a round and comes back from those that answer, and goes once more to
         all clients to be judged; whatever else travels is not counted."""
-        models = sum(2 * len(line["clients"]) + len(line["failures"]) for line in self.rounds)
+        models = sum(2 * len(one.clients) + len(one.failures) for one in self.rounds)
         return (models + int(self.report["num_clients"])) * self.state_bytes
 
     def predictions(self) -> Predictions:

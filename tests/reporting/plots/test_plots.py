@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,10 +50,11 @@ def test_validation_curves(tmp_path: Path, total: int, with_twin: bool) -> None:
 
 
 def test_undefined_metrics_leave_gaps(tmp_path: Path) -> None:
-    rounds = examples.rounds(total=3)
-    for line in rounds:
-        line["metrics"] = dict.fromkeys(line["metrics"])
-    rounds[2]["metrics"]["f1"] = 40.0
+    rounds = [
+        replace(record, metrics=dict.fromkeys(record.metrics, None))
+        for record in examples.rounds(total=3)
+    ]
+    rounds[2] = replace(rounds[2], metrics={**rounds[2].metrics, "f1": 40.0})
     assert is_picture(plot_validation(rounds, [], tmp_path / "a.png"))
 
 
@@ -67,9 +69,10 @@ def test_influence(tmp_path: Path, shape: tuple[int, int, int], total: int) -> N
 
 @pytest.mark.parametrize("number", [4, 40])
 def test_influence_with_clients_that_never_replied(tmp_path: Path, number: int) -> None:
-    rounds = examples.rounds(number, 1, 0, total=3)
-    for line in rounds:
-        line["clients"] = line["clients"][1:]
+    rounds = [
+        replace(record, clients=record.clients[1:])
+        for record in examples.rounds(number, 1, 0, total=3)
+    ]
     kinds = [examples.kind_of(client, 1, 0) for client in range(number)]
     assert is_picture(plot_influence(rounds, kinds, tmp_path / "a.png"))
 

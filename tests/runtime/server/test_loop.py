@@ -88,8 +88,8 @@ def test_the_round_that_ends_a_run_is_recorded_with_the_tracebacks(tmp_path: Pat
             Recorder(tmp_path, ["clean"] * 3),
         )
     untrained, ended = read_rounds(tmp_path)
-    assert (untrained["round"], ended["round"], ended["metrics"]) == (0, 1, {})
-    assert [one["traceback"] for one in ended["failures"]] == ["Traceback\nOSError: disk"] * 3
+    assert (untrained.number, ended.number, ended.metrics) == (0, 1, {})
+    assert [one.traceback for one in ended.failures] == ["Traceback\nOSError: disk"] * 3
 
 
 def test_a_model_that_has_run_away_ends_the_run_in_one_line() -> None:

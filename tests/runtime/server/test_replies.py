@@ -315,12 +315,6 @@ def test_what_was_put_aside_is_shown_and_recorded(server: ServerContext, tmp_pat
     recorder = records.Recorder(tmp_path, server.experiment.roles)
     recorder.run_started("run", 1, 3)
     recorder.round_finished("run", record)
-    (line,) = records.read_rounds(tmp_path)
-    assert line["failures"] == [
-        {
-            "client": 2,
-            "reason": "a second reply to the same message; put aside",
-            "traceback": "",
-            "counts": False,
-        }
-    ]
+    (found,) = records.read_rounds(tmp_path)
+    reason = "a second reply to the same message; put aside"
+    assert found.failures == (Failure(2, reason, counts=False),)

@@ -189,9 +189,9 @@ def test_the_long_table(found: ComparisonResults) -> None:
     assert set(again[again.poisoned == 0].contamination) == {"none"}
     # by hand: the poisoned clients' weights of the last round, summed, then the mean over rounds
     sums = [
-        sum(c["weight"] for c in line["clients"] if c["client"] < 3)
-        for line in found.results[-1].rounds
-        if line["clients"]
+        sum(one.weight for one in record.clients if one.client < 3)
+        for record in found.results[-1].rounds
+        if record.clients
     ]
     assert one.value["influence.poisoned"] == pytest.approx(sum(sums) / 5)
 
