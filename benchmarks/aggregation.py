@@ -146,10 +146,8 @@ def measure_all(options: argparse.Namespace) -> dict[Case, Measurement]:
             continue
         out[case] = measure(case, options)
         found = out[case]
-        report.say(
-            f"{title(case)}: "
-            f"{found.failure or ', '.join(f'{seconds:.3f} s' for seconds in found.result['seconds'])}"
-        )
+        seconds = ", ".join(f"{one:.3f} s" for one in found.result.get("seconds", ()))
+        report.say(f"{title(case)}: {found.failure or seconds}")
     return out
 
 

@@ -20,13 +20,14 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment.compose import without_hydra_keys
 from fedrobust.runtime import resume
 from fedrobust.utils.cli import leave
+from fedrobust.utils.locking import is_empty
 
 
 @hydra.main(config_path="pkg://fedrobust.configs", config_name="config", version_base="1.3")
 def _job(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        if any(folder.iterdir()):
+        if not is_empty(folder):
             raise ConfigError(
                 f"hydra.run.dir={folder}: already holds files; choose another folder, "
                 "nothing was written over"

@@ -20,6 +20,7 @@ from fedrobust.federation.server_run import assemble, compose_for_sites, resume_
 from fedrobust.runtime import resume
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.simulation import exclusive_folder, print_line, run_into_folder
+from fedrobust.utils.locking import is_empty
 from fedrobust.utils.validation import number
 
 app = ServerApp()
@@ -64,7 +65,7 @@ def _seconds(text: str) -> float:
 
 def _make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if not is_empty(folder):
         raise ConfigError(
             f"folder={folder}: already holds files; choose another one, nothing was written over"
         )

@@ -99,6 +99,6 @@ class _Search:
         self._steps += 1
         if self._steps > STEPS:
             raise ConfigError(
-                f"strategy.f={self._f}: the exact search of strategy=mda among {self._n} clients takes more than {STEPS} steps; "
-                "choose a smaller f, or strategy=monna"
+                f"strategy.f={self._f}: the exact search of strategy=mda among {self._n} clients "
+                f"takes more than {STEPS} steps; choose a smaller f, or strategy=monna"
             )

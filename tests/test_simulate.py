@@ -243,3 +243,28 @@ def test_help_is_quick_and_needs_no_torch() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "num_clients" in done.stdout
+
+
+WITHOUT_UNIX = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("fcntl", "resource", "pwd", "grp", "termios"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Hidden())
+import fedrobust.simulate, fedrobust.runtime.simulation
+assert not {"fcntl", "resource"} & set(sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_the_job_imports_without_the_modules_that_windows_lacks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_UNIX],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -30,13 +30,14 @@ NOISE = 1e-4  # of a member's parameters, standard deviation
 def configure(given: Mapping[str, Any], variant: str) -> list[str]:
     """The overrides; with min_confidence=0 mutual learning takes all images, as it does with
     trained members."""
+    stride = 32 if given["size"] >= 128 or given["model"] == "small" else 16
     return [
         "data=npz",
         f"data.path={given['archive']}",
         f"data.size={given['size']}",
         "partition=iid",
         f"model={given['model']}",
-        f"model.options.output_stride={32 if given['size'] >= 128 or given['model'] == 'small' else 16}",
+        f"model.options.output_stride={stride}",
         f"num_clients={given['members']}",
         "poisoned=0",
         f"device={given['device']}",

@@ -22,8 +22,9 @@ from fedrobust.errors import ConfigError
 from fedrobust.utils import validation
 
 Partitioner = Callable[[Dataset, Tensor, int, Generator], list[Tensor]]
-"""(data set, rows to share out (n,), number of clients, generator) -> sorted rows of each client: disjoint, complete, and at
-least one image of every split for every client. Raises ConfigError where that is impossible."""
+"""(data set, rows to share out (n,), number of clients, generator) -> sorted rows of each client:
+disjoint, complete, and at least one image of every split for every client. Raises ConfigError where
+that is impossible."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -81,9 +81,8 @@ def _demo(asked: argparse.Namespace) -> None:
     from fedrobust.federation.demo import demo
 
     data = [word for word in asked.words if word.startswith(("data=", "data."))]
-    print(
-        f"report: {demo(asked.folder, [word for word in asked.words if word not in data], data, asked.seconds) / 'report.html'}"
-    )
+    settings = [word for word in asked.words if word not in data]
+    print(f"report: {demo(asked.folder, settings, data, asked.seconds) / 'report.html'}")
 
 
 def _run(asked: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ epsilon at `privacy-delta`; of its test images it tells nothing.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -16,6 +15,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
+
+from filelock import lock_descriptor
 
 from fedrobust.errors import ConfigError
 from fedrobust.privacy.accounting import epsilon
@@ -50,7 +51,7 @@ def record_release(node: Mapping[str, Any], privacy: Privacy) -> None:
             "without local DP; use privacy=local_dp"
         )
     with Path(node[LEDGER]).open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # given back when the file is closed
+        lock_descriptor(file.fileno())  # given back when the file is closed
         _enter(file, privacy.noise_multiplier, limit, delta)
 
 

@@ -82,8 +82,9 @@ EVASION_COLUMNS: Final = (
     "recovered",
 )
 EVASION_MEANING: Final = (
-    "eps: largest change of a value in 255ths of the range; Combined: drop from the images as they are; recovered: of the balanced "
-    "accuracy that the oblivious attack takes from the undefended model, the share that the purifier gives back"
+    "eps: largest change of a value in 255ths of the range; Combined: drop from the images as they "
+    "are; recovered: of the balanced accuracy that the oblivious attack takes from the undefended "
+    "model, the share that the purifier gives back"
 )
 MOST_BOUNDS: Final = 5  # columns of the clients' table
 
@@ -99,7 +100,8 @@ ATTACK_SUCCESS_MEANING: Final = (
     "trigger turns into the attacker's class."
 )
 DETECTION_MEANING: Final = (
-    "A client counts as flagged when its influence is below half of the smaller of an equal share and its share of the training images; "
+    "A client counts as flagged when its influence is below half of the smaller of an equal share "
+    "and its share of the training images; "
     "precision: flagged clients that are poisoned; recall: poisoned clients that are flagged."
 )
 
@@ -135,7 +137,8 @@ def headline(report: Mapping[str, Any]) -> str:
     """One line that says what was run."""
     kinds, total, rounds = count_kinds(report), report["num_clients"], report["rounds"]
     return (
-        f"{report['strategy']} · {total} hospital{'s' * (total != 1)} ({kinds['poisoned']} poisoned, {kinds['noisy']} noisy)"
+        f"{report['strategy']} · {total} hospital{'s' * (total != 1)} "
+        f"({kinds['poisoned']} poisoned, {kinds['noisy']} noisy)"
         f" · {rounds} round{'s' * (rounds != 1)} · seed {report['seed']}"
     )
 

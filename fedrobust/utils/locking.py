@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from fedrobust.errors import ConfigError
 
@@ -24,31 +24,25 @@ def hold_lock(folder: Path) -> Iterator[bool]:
     written to.
     """
     path = folder / LOCK
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = FileLock(path, fallback_to_soft=False)
     try:
-        held = _take(descriptor, path)
-        try:
-            yield held
-        finally:
-            path.unlink(missing_ok=True)  # while it is still held, and nobody else's: see _take
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, path: Path) -> bool:
-    busy = ConfigError(
-        f"{path.parent}: another process is at work in this folder; wait for it or stop it"
-    )
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise busy from error
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(
+            f"{folder}: another process is at work in this folder; wait for it or stop it"
+        ) from None
     except OSError as error:
-        if error.errno in UNKNOWN:
-            return False
-        raise
-    # Whoever held it before may have taken the file away in between, and a third process may hold
-    # its successor.
-    if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
-        raise busy
-    return True
+        if error.errno not in UNKNOWN:
+            raise
+    try:
+        yield lock.is_locked
+    finally:
+        # while it is still held, so that it is nobody else's; Windows keeps a file that is open
+        with suppress(PermissionError):
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but, perhaps, the lock of a process that was killed."""
+    return all(path.name == LOCK for path in folder.iterdir())

@@ -178,9 +178,8 @@ def ham_rows(split: bool = False) -> list[str]:
         for lesion in range(12):
             for image in range(1 + (lesion % 3 == 0)):
                 end = f",{('train', 'train', 'train', 'val')[lesion % 4]}" if split else ""
-                rows.append(
-                    f"HAM_{kind}_{lesion},ISIC_{kind}{lesion:02}{image},{dx},{('rosendahl', 'vidir_modern')[lesion % 2]}{end}"
-                )
+                site = ("rosendahl", "vidir_modern")[lesion % 2]
+                rows.append(f"HAM_{kind}_{lesion},ISIC_{kind}{lesion:02}{image},{dx},{site}{end}")
     return rows
 
 

@@ -62,7 +62,8 @@ def test_csv_reads_pixels_labels_and_splits(tmp_path: Path) -> None:
 
 def test_csv_with_sites_groups_and_splits(tmp_path: Path) -> None:
     def extra(row: int) -> str:
-        return f",{'north' if row < 10 else 'south'},patient{row // 2},{('train', 'Validation', 'TEST')[row // 2 % 3]}"
+        split = ("train", "Validation", "TEST")[row // 2 % 3]
+        return f",{'north' if row < 10 else 'south'},patient{row // 2},{split}"
 
     data = csv(
         str(plain(tmp_path, header="image,label,site,group,split", extra=extra)), size=8

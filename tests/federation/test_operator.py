@@ -17,7 +17,9 @@ from fedrobust.federation.processes import Processes
 FLWR = """#!/bin/sh
 echo "$@" >> asked
 if [ "$1" = log ]; then echo "round 1 of the run"; sleep 1; touch over; exit 0; fi
-if [ -e over ]; then cat end; else echo 'some notice'; echo '{"success": true, "runs": [{"status": "running", "status-details": ""}]}'; fi
+if [ -e over ]; then cat end; exit; fi
+echo 'some notice'
+echo '{"success": true, "runs": [{"status": "running", "status-details": ""}]}'
 """
 
 

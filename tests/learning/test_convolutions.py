@@ -97,6 +97,7 @@ def test_no_shape_corrupts_the_memory(instructions: str) -> None:
     )
     where = f"torch {torch.__version__} on {processor()}, oneDNN's kernels for {instructions}"
     assert done.returncode == 0, (
-        f"{where}: training a small convolution was {exit_reason(done.returncode)}\n{done.stdout}{done.stderr}"
+        f"{where}: training a small convolution was {exit_reason(done.returncode)}\n"
+        f"{done.stdout}{done.stderr}"
     )
     assert done.stdout == "done\n", f"{where}:\n{done.stdout}"

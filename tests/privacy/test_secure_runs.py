@@ -386,6 +386,6 @@ def test_the_report_says_who_was_needed_and_who_was_lost(tmp_path: Path) -> None
     assert reporting.read_report(tmp_path)["privacy"] == report["privacy"]
     text = privacy_text(report["privacy"])
     assert text == (
-        "privacy=secure_aggregation: updates no longer than 0.05, of which the server saw only sums, "
-        "of at least 3 of 5 hospitals a round; left out or lost: 2"
+        "privacy=secure_aggregation: updates no longer than 0.05, of which the server saw only "
+        "sums, of at least 3 of 5 hospitals a round; left out or lost: 2"
     )

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from fedrobust.errors import ConfigError
-from fedrobust.utils.locking import LOCK, hold_lock
+from fedrobust.utils.locking import LOCK, hold_lock, is_empty
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys, time
 from pathlib import Path
-from fedrobust.utils.locking import locked
-with locked(Path(sys.argv[1])):
+from fedrobust.utils.locking import hold_lock
+with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -88,3 +88,11 @@ def test_a_file_system_without_locks_lets_in_and_says_so(
     else:
         with pytest.raises(OSError, match=words), hold_lock(tmp_path):
             pytest.fail("let in")
+
+
+def test_a_lock_that_a_killed_process_left_behind_leaves_a_folder_empty(tmp_path: Path) -> None:
+    assert is_empty(tmp_path)
+    (tmp_path / LOCK).touch()
+    assert is_empty(tmp_path)
+    (tmp_path / "report.json").touch()
+    assert not is_empty(tmp_path)

@@ -12,13 +12,13 @@ from fedrobust.utils.watchdog import LONGEST, exit_after
 
 HANGS = """
 import time
-from fedrobust.utils.watchdog import ended_after
+from fedrobust.utils.watchdog import exit_after
 
 def read_a_disk_that_does_not_answer():
     time.sleep(600)
 
 try:
-    with ended_after({seconds}):
+    with exit_after({seconds}):
         read_a_disk_that_does_not_answer()
 finally:
     print("never")

@@ -171,6 +171,6 @@ def _check(workers: Workers, available: Mapping[str, float], where: str) -> None
     )
     if workers.gpus > 0 and workers.number > room:
         raise ConfigError(
-            f"engine.gpus_per_worker={workers.gpus:g}: {workers.number} x {workers.gpus:g} GPUs wanted, {gpus:g} {where}; "
-            f"try engine.gpus_per_worker={gpus / workers.number:g}"
+            f"engine.gpus_per_worker={workers.gpus:g}: {workers.number} x {workers.gpus:g} "
+            f"GPUs wanted, {gpus:g} {where}; try engine.gpus_per_worker={gpus / workers.number:g}"
         )

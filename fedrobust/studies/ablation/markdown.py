@@ -16,8 +16,9 @@ FORMULA = (
     "the three; negative: a gain; mean over seeds."
 )
 POSTER_NOTE = (
-    "Poster: its clean and noisy values are the only numbers of three decimals that agree with what is known of its tables. *By its "
-    "formula* is what its formula gives for them; *printed* is its combined column, which mixes units (docs/drops.md)."
+    "Poster: its clean and noisy values are the only numbers of three decimals that agree with "
+    "what is known of its tables. *By its formula* is what its formula gives for them; *printed* "
+    "is its combined column, which mixes units (docs/drops.md)."
 )
 
 
@@ -71,9 +72,10 @@ def heading(entries: Entry) -> str:
     lines = [
         "# Ablation, trained centrally",
         "",
-        f"{backbone(entries['model'])} on {data['name']}{pixels}: {sizes} images for training, validation and test; "
-        f"{len(data['classes'])} classes; seeds {', '.join(map(str, seeds))}. {shared['optimizer']['name']}, learning rate "
-        f"{shared['optimizer'].get('lr')}, batches of {shared['batch_size']}, at most {shared['epochs']} epochs{stop}.",
+        f"{backbone(entries['model'])} on {data['name']}{pixels}: {sizes} images for training, "
+        f"validation and test; {len(data['classes'])} classes; seeds {', '.join(map(str, seeds))}. "
+        f"{shared['optimizer']['name']}, learning rate {shared['optimizer'].get('lr')}, batches of "
+        f"{shared['batch_size']}, at most {shared['epochs']} epochs{stop}.",
         "",
         (
             f"All values in %. In brackets: 95 % intervals from {entries['draws']} paired "

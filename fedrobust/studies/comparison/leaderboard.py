@@ -64,8 +64,9 @@ def heading(found: ComparisonResults) -> str:
     lines = [
         "# Leaderboard",
         "",
-        f"{len(found.rules)} rules, {len(found.attacks)} attacks, poisoned clients: {', '.join(map(str, found.counts)) or 'none'}, "
-        f"seeds: {seeds}. Finished: {len(found.results)} of {len(found.results) + len(found.failed)} runs.",
+        f"{len(found.rules)} rules, {len(found.attacks)} attacks, poisoned clients: "
+        f"{', '.join(map(str, found.counts)) or 'none'}, seeds: {seeds}. Finished: "
+        f"{len(found.results)} of {len(found.results) + len(found.failed)} runs.",
         "",
         f"In brackets: 95 % intervals from {found.draws} paired bootstrap replicates over "
         + (
@@ -124,9 +125,10 @@ def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
     lines = [
         title,
         "",
-        "In % of the clean twin's value, mean over seeds: lower is better, negative is a gain. Mean: over attacks. Worst: the largest "
-        "of the attacks' means. Behind: mean minus the first rule's, paired. F1: macro F1 under attack, mean of all "
-        "runs; a rule that reaches little has little to lose.",
+        "In % of the clean twin's value, mean over seeds: lower is better, negative is a gain. "
+        "Mean: over attacks. Worst: the largest of the attacks' means. Behind: mean minus the "
+        "first rule's, paired. F1: macro F1 under attack, mean of all runs; a rule that reaches "
+        "little has little to lose.",
         "",
         markdown_table(["Rule", *found.attacks, "Mean", "Worst", "Behind", "Group", "F1"], rows),
         "",
@@ -317,8 +319,9 @@ def cost(found: ComparisonResults) -> str:
         "Sent a run, MB",
     ]
     note = (
-        "Seconds: mean over runs, without the clean twin; cells that ran side by side slowed each other down. Memory: the largest of the "
-        "runs' processes, data and libraries included. Sent: computed (models down and up times their bytes), not measured."
+        "Seconds: mean over runs, without the clean twin; cells that ran side by side slowed each "
+        "other down. Memory: the largest of the runs' processes, data and libraries included. "
+        "Sent: computed (models down and up times their bytes), not measured."
     )
     return "\n".join(["## Cost", "", note, "", markdown_table(columns, rows)])
 

@@ -105,11 +105,10 @@ class Screen:
     def _left(self) -> str:
         """From the mean time of a cell so far; what runs side by side is in it."""
         remaining = self._total - self._done
-        return (
-            f"about {format_duration((time.monotonic() - self._began) / self._done * remaining)} left"
-            if remaining
-            else "the last"
-        )
+        if not remaining:
+            return "the last"
+        seconds = (time.monotonic() - self._began) / self._done * remaining
+        return f"about {format_duration(seconds)} left"
 
 
 def _rounds(path: Path) -> int:

@@ -38,14 +38,17 @@ APP = textwrap.dedent('''
         record = message.content["state"]
         state = wire.read_state(record, (record["parameters"].shape[0], record["buffers"].shape[0]))
         trained = work(state, client)
-        info = {"etf-sha256": "", "pid": os.getpid(), "site": str(context.node_config.get("site", "")), "nice": os.nice(0)}
-        metrics = {"client": client, "calls": seen["calls"], "cache": CALLS[client], "threads": torch.get_num_threads()}
+        site = str(context.node_config.get("site", ""))
+        info = {"etf-sha256": "", "pid": os.getpid(), "site": site, "nice": os.nice(0)}
+        metrics = {"client": client, "calls": seen["calls"], "cache": CALLS[client]}
+        metrics["threads"] = torch.get_num_threads()
         metrics["num-partitions"] = context.node_config["num-partitions"]
         return Message(wire.train_reply(trained, client + 1, metrics, info), reply_to=message)
 
 
     def work(state, client):
-        """Enough arithmetic for a change in the number of threads to show: a step down a random convolution's gradient."""
+        """Enough arithmetic for a change in the number of threads to show: a step down a random
+        convolution's gradient."""
         generator = torch.Generator().manual_seed(client)
         weight = state.parameters[: 8 * 3 * 9].reshape(8, 3, 3, 3).clone().requires_grad_()
         images = torch.randn(4, 3, 16, 16, generator=generator)
@@ -111,9 +114,11 @@ APP = textwrap.dedent('''
 
     @app.query("address")
     def address(message, context):
-        """Where the received vector lies, counted from the start of Ray's memory, and in which process."""
+        """Where the received vector lies, counted from the start of Ray's memory, and in which
+        process."""
         parameters = message.content["state"]["parameters"].vector
-        info = {"address": parameters.ctypes.data, "pid": os.getpid(), "writeable": int(parameters.flags.writeable)}
+        info = {"address": parameters.ctypes.data, "pid": os.getpid()}
+        info["writeable"] = int(parameters.flags.writeable)
         return Message(RecordDict({"info": ConfigRecord(info)}), reply_to=message)
 ''')
 

@@ -23,7 +23,8 @@ config, folder = json.loads(os.read(0, 65536)), Path(sys.argv[1])
 log = folder.parent / "log"
 def note(what):
     with log.open("a") as file:
-        file.write(f"{config['name']} {what} {os.environ['OMP_NUM_THREADS']} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+        threads, gpus = os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES")
+        file.write(f"{config['name']} {what} {threads} {gpus}\\n")
 note("begins")
 match config["do"]:
     case "fail":
@@ -204,7 +205,8 @@ def test_the_environment_of_the_parent_is_left_alone(tmp_path: Path) -> None:
 def test_cells_end_with_whoever_started_them(tmp_path: Path) -> None:
     """Killed beyond any clean-up, the parent still leaves no processes behind."""
     script = (
-        "import sys; from pathlib import Path; from tests.studies.comparison import test_executor as t\n"
+        "import sys; from pathlib import Path\n"
+        "from tests.studies.comparison import test_executor as t\n"
         "t.go(Path(sys.argv[1]), [t.cell('a', 'wait')], 1)"
     )
     parent = subprocess.Popen(
