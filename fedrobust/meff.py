@@ -22,7 +22,7 @@ from rich.console import Console
 from torch import Tensor
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment import build, compose, settings
+from fedrobust.experiment import build, compose
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
 from fedrobust.studies.meff.run import EVERYBODY, central_models, federated_models
@@ -39,7 +39,7 @@ from fedrobust.utils.cli import leave
 
 
 def _built(*words: str) -> Experiment:
-    return build.from_text(settings.to_json(compose.compose(*words, *EVERYBODY)))
+    return build.build_experiment(compose.compose(*words, *EVERYBODY))
 
 
 def _run(given: argparse.Namespace, console: Console) -> None:

@@ -15,7 +15,6 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
-from fedrobust.experiment import settings as experiment_settings
 from fedrobust.federation.server_run import assemble, compose_for_sites, resume_command
 from fedrobust.runtime import resume
 from fedrobust.runtime.server.loop import build_server_context
@@ -38,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
     settings = (
         compose_for_sites(run["overrides"], names) if manifest is None else manifest["config"]
     )
-    experiment = build.from_text(experiment_settings.to_json(settings))
+    experiment = build.build_experiment(settings)
     if manifest is None:
         _make(folder)
     elif manifest["data"]["digest"] != experiment.dataset.digest:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.common.observer import Silent
 from benchmarks.common.work import Work, compose, probe
-from fedrobust.experiment import build, factories, settings
+from fedrobust.experiment import build, factories
 from fedrobust.runtime.server.loop import build_server_context, run_rounds
 from fedrobust.runtime.simulation import CLIENT_APP
 from fedrobust.types import RoundRecord
@@ -46,7 +46,7 @@ def configure(work: Work, engine: str, rule: str) -> list[str]:
 def run(work: Work, rule: str, mark: Callable[[int], None], engine: str) -> dict[str, float]:
     """As `plain.run`."""
     config = compose(work, *configure(work, engine, rule))
-    experiment = build.from_text(settings.to_json(config))
+    experiment = build.build_experiment(config)
     server = build_server_context(experiment)
     marker, start = Marker(mark, len(experiment.validation())), probe(server.model)
     with factories.build_group(config, "engine").open(

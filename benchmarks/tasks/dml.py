@@ -16,7 +16,7 @@ import torch
 
 from fedrobust.aggregation.round import Round
 from fedrobust.aggregation.updates import Updates
-from fedrobust.experiment import build, compose, settings
+from fedrobust.experiment import build, compose
 from fedrobust.learning.inference import predict
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
@@ -73,7 +73,7 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
 
 
 def _server(given: Mapping[str, Any], variant: str) -> ServerContext:
-    experiment = build.from_text(settings.to_json(compose.compose(*configure(given, variant))))
+    experiment = build.build_experiment(compose.compose(*configure(given, variant)))
     return build_server_context(experiment)
 
 

@@ -8,7 +8,7 @@ from time import process_time
 from typing import Any
 
 from benchmarks.common.observer import Silent
-from fedrobust.experiment import build, compose, factories, settings
+from fedrobust.experiment import build, compose, factories
 from fedrobust.runtime.server.loop import build_server_context, run_rounds
 from fedrobust.runtime.simulation import CLIENT_APP
 from fedrobust.types import RoundRecord
@@ -71,7 +71,7 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
     """given: archive, size, root, proxy, clients, per_round, model, strategy, rounds, threads,
     scratch."""
     config = compose.compose(*configure(given))
-    experiment = build.from_text(settings.to_json(config))
+    experiment = build.build_experiment(config)
     server = build_server_context(experiment)
     marker = Marker(mark)
     with factories.build_group(config, "engine").open(

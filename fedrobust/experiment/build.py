@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,17 +22,70 @@ GROUPS = (  # built without the data
     *("data", "partition", "model", "client", "strategy", "preaggregation", "server_optimizer"),
     *("evaluation", "sanitiser", "evasion", "purifier", "privacy"),
 )
+T = TypeVar("T")
 
 
-@lru_cache(maxsize=2)
-def _dataset(text: str) -> Dataset:
-    dataset: Dataset = factories.build_group({"data": json.loads(text)}, "data").load()
-    return dataset
+class _Recent(Generic[T]):
+    """The values of the texts that this process asked for last, `kept` of them."""
+
+    def __init__(self, kept: int) -> None:
+        self._kept, self._values = kept, dict[str, T]()
+
+    def get(self, text: str, make: Callable[[], T]) -> T:
+        """The value of a text; one that is not kept is made."""
+        return self.keep(text, self._values.pop(text) if text in self._values else make())
+
+    def keep(self, text: str, value: T) -> T:
+        """Take in the value of a text, in the place of the one used longest ago."""
+        self._values.pop(text, None)
+        self._values[text] = value
+        while len(self._values) > self._kept:
+            del self._values[next(iter(self._values))]
+        return value
+
+
+_DATASETS: _Recent[Dataset] = _Recent(2)
+_EXPERIMENTS: _Recent[Experiment] = _Recent(4)
 
 
 def build_experiment(config: Mapping[str, Any]) -> Experiment:
-    """Check a resolved configuration, load its data and build all its objects. Raises ConfigError
-    or DataError."""
+    """Check a resolved configuration, load its data and build all its objects, and keep the
+    experiment for the clients of this process (`from_text`).
+
+    Args:
+        config: The resolved configuration as plain values, with all groups.
+
+    Returns:
+        A new experiment; its `text` is what travels to the clients.
+
+    Raises:
+        ConfigError: A setting is wrong, or two do not go together.
+        DataError: The data cannot be read.
+    """
+    text = settings.to_json(config)
+    strict_json.check_object(dict(config), text, "experiment")
+    return remember(_build(config, text))
+
+
+def remember(experiment: Experiment) -> Experiment:
+    """Keep an experiment, so that the inline engine's clients do not build it again from the text
+    of each message. Returns it."""
+    return _EXPERIMENTS.keep(experiment.text, experiment)
+
+
+def from_text(text: str) -> Experiment:
+    """The experiment of the text in a message: the one that this process keeps, else built from the
+    checked text. Raises ConfigError or DataError."""
+
+    def build() -> Experiment:
+        config = strict_json.read_object(text, "experiment")
+        return _build(config, settings.to_json(config))
+
+    return _EXPERIMENTS.get(text, build)
+
+
+def _build(config: Mapping[str, Any], text: str) -> Experiment:
+    """text: the canonical one of the configuration."""
     settings.check_settings(config)
     built: dict[str, Any] = {}
     for group in GROUPS:  # "model" comes before "client", whose factories may need to know it
@@ -48,7 +99,7 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
         config, built["privacy"], built["strategy"], built["preaggregation"]
     )
     compatibility.check_compatibility(config, built, strategy)
-    dataset = _dataset(settings.to_json(config["data"]))
+    dataset = _DATASETS.get(settings.to_json(config["data"]), built["data"].load)
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {
         group: factories.build_group(config, group, **classes)
@@ -64,7 +115,7 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     parts = built["partition"](dataset, rest, config["num_clients"], generator(seed, "partition"))
     return Experiment(
         config=config,
-        text=settings.to_json(config),
+        text=text,
         dataset=dataset,
         parts=tuple(parts),
         root=root,
@@ -119,15 +170,3 @@ def _severities(config: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[s
         name: factories.build_group({"corruption": one}, "corruption", **classes)
         for name, one in graded.items()
     }
-
-
-@lru_cache(maxsize=4)
-def from_text(text: str) -> Experiment:
-    """The experiment of a configuration's canonical text: a process that gets it every round builds
-    it once."""
-    return build_experiment(strict_json.read_object(text, "experiment"))
-
-
-def clean_twin(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the same run without any contamination."""
-    return {**config, "poisoned": 0, "noisy": 0}

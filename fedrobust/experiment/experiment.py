@@ -4,7 +4,7 @@ gets its text."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,13 @@ class Experiment:
     privacy: Privacy
     sites: tuple[str, ...] = ()
     reported_sizes: tuple[int, ...] = ()
+
+    def clean_twin(self) -> Experiment:
+        """The same experiment without any contamination: the same data, parts and objects, every
+        client clean."""
+        config = settings.without_contamination(self.config)
+        roles = ("clean",) * len(self.roles)
+        return replace(self, config=config, text=settings.to_json(config), roles=roles)
 
     @property
     def seed(self) -> int:

@@ -149,6 +149,11 @@ def _check_contaminated(key: str, value: Any, num_clients: int) -> int:
     return len(value)
 
 
+def without_contamination(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the same run without any contamination."""
+    return {**config, "poisoned": 0, "noisy": 0}
+
+
 def to_json(config: Mapping[str, Any]) -> str:
     """The canonical text of a configuration: equal configurations give equal text."""
     try:

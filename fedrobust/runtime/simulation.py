@@ -131,7 +131,7 @@ def _run(
     """manifest: of the run that is taken up again."""
     # the quickest of all refusals comes first
     opener = factories.build_group({"engine": engine}, "engine")
-    experiment = build.from_text(settings.to_json(config))
+    experiment = build.build_experiment(config)
     if manifest is not None and manifest["data"]["digest"] != experiment.dataset.digest:
         raise ConfigError(
             f"{resume.KEY}{folder}: the data are no longer those of the run (their "

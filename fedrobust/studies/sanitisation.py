@@ -32,7 +32,7 @@ from fedrobust.evaluation.statistics import (
     sample_seeds,
     wilson_interval,
 )
-from fedrobust.experiment import build, settings
+from fedrobust.experiment import build
 from fedrobust.reporting.manifest import MANIFEST
 from fedrobust.reporting.text import format_number
 from fedrobust.runtime.server.loop import build_server_context
@@ -79,7 +79,7 @@ def read_pool(folder: Path) -> PooledFeatures:
         raise ConfigError(
             f"{folder}: holds no {model.name}; give the output folder of a finished run"
         )
-    experiment = build.from_text(settings.to_json(config))
+    experiment = build.build_experiment(config)
     experiment = replace(
         experiment, model=replace(experiment.model.untrained(), checkpoint=str(model))
     )

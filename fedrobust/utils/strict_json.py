@@ -18,8 +18,7 @@ DIGITS = 20  # of a whole number: more than 64 bits have
 def read_object(text: str, what: str) -> dict[str, Any]:
     """The object in a text. Raises ConfigError of one line that begins with `what`, whatever the
     text holds."""
-    if len(text) > LONGEST:
-        raise ConfigError(f"{what}: {len(text)} characters, more than {LONGEST}")
+    _check_length(text, what)
     try:
         value = json.loads(
             text,
@@ -36,6 +35,18 @@ def read_object(text: str, what: str) -> dict[str, Any]:
         raise ConfigError(f"{what}: must be a JSON object, not {type(value).__name__}")
     _check(value, what)
     return value
+
+
+def check_object(value: dict[str, Any], text: str, what: str) -> None:
+    """The limits of `read_object` for an object of our own and its text, so that whoever gets the
+    text can read it. Raises ConfigError."""
+    _check_length(text, what)
+    _check(value, what)
+
+
+def _check_length(text: str, what: str) -> None:
+    if len(text) > LONGEST:
+        raise ConfigError(f"{what}: {len(text)} characters, more than {LONGEST}")
 
 
 def _whole(digits: str) -> int:
@@ -65,6 +76,8 @@ def _check(value: dict[str, Any], what: str) -> None:
         one, depth = left.pop()
         if isinstance(one, (dict, list)) and depth > DEEPEST:
             raise ConfigError(f"{what}: nested more than {DEEPEST} deep")
+        if isinstance(one, int) and abs(one) >= 10**DIGITS:
+            raise ConfigError(f"{what}: a whole number of {len(str(one))} digits")
         if isinstance(one, str) and not one.isprintable():
             raise ConfigError(f"{what}: holds signs that cannot be printed")
         inner = (

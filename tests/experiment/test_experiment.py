@@ -177,10 +177,8 @@ def test_validation_images_are_bounded_and_all_of_that_split() -> None:
 def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
     settings_ = federation.settings("poisoned=[0]", "noisy=[2]")
     kept = json.dumps(settings_)
-    study, twin = (
-        build.build_experiment(settings_),
-        build.build_experiment(build.clean_twin(settings_)),
-    )
+    study = build.build_experiment(settings_)
+    twin = study.clean_twin()
     assert json.dumps(settings_) == kept
     assert twin.roles == ("clean",) * 3
     assert [study.clients_of_kind(kind) for kind in ("clean", "noisy", "poisoned")] == [
@@ -191,6 +189,37 @@ def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
     assert all(torch.equal(a, b) for a, b in zip(study.parts, twin.parts, strict=True))
     assert same(study.shard(1).train, twin.shard(1).train)
     assert {key for key in settings_ if settings_[key] != twin.config[key]} == {"poisoned", "noisy"}
+    anew = build.build_experiment(twin.config)
+    assert (twin.text, twin.roles) == (anew.text, anew.roles)
+    assert all(torch.equal(a, b) for a, b in zip(twin.parts, anew.parts, strict=True))
+    assert (twin.dataset, twin.parts, twin.model) == (study.dataset, study.parts, study.model)
+
+
+def test_clients_of_the_process_that_built_an_experiment_get_that_one() -> None:
+    study = federation.study("poisoned=1")
+    assert build.from_text(study.text) is study
+    twin = build.remember(study.clean_twin())
+    assert build.from_text(twin.text) is twin
+    assert build.from_text(study.text) is study
+    for seed in range(1, 5):  # four are kept
+        federation.study(f"seed={seed}")
+    assert build.from_text(study.text) is not study
+    assert build.from_text(study.text).text == study.text
+
+
+def test_a_text_that_no_client_could_read_is_refused_where_it_is_built() -> None:
+    for changed, line in (
+        ({"seed": 10**20}, "experiment: a whole number of 21 digits"),
+        ({"device": "cpu\n"}, "experiment: holds signs that cannot be printed"),
+        ({"device": "c" * (1 << 20)}, "characters, more than"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            build.build_experiment({**federation.settings(), **changed})
+
+
+def test_the_data_are_loaded_once_for_equal_settings() -> None:
+    one, two = federation.study("seed=3"), federation.study("seed=4")
+    assert one.dataset is two.dataset
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedrobust.experiment import build, compose, settings
+from fedrobust.experiment import build, compose
 from fedrobust.federation import certificates, flower_commands
 from fedrobust.federation.__main__ import main
 from fedrobust.federation.demo import write_npz
@@ -69,7 +69,7 @@ class Done:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     started, folder = time.monotonic(), tmp_path_factory.mktemp("federation")
-    experiment = build.from_text(settings.to_json(compose.compose(*WORDS, PARTITION)))
+    experiment = build.build_experiment(compose.compose(*WORDS, PARTITION))
     nodes = {}
     for name, client in PLACES.items():
         mask = torch.zeros(len(experiment.dataset), dtype=torch.bool)

@@ -10,7 +10,6 @@ import torch
 from flwr.app import Error, Message
 
 from fedrobust.experiment import build, compose
-from fedrobust.experiment import settings as config
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.runtime.engines.base import SimulationGrid
 from fedrobust.runtime.messages import records as wire
@@ -36,7 +35,7 @@ def settings(*overrides: str) -> dict[str, Any]:
 
 
 def study(*overrides: str) -> Experiment:
-    return build.from_text(config.to_json(settings(*overrides)))
+    return build.build_experiment(settings(*overrides))
 
 
 def server(*overrides: str) -> ServerContext:

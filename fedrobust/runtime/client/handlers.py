@@ -172,18 +172,18 @@ def _experiment(text: str, message: Message, context: Context) -> tuple[Experime
     """The experiment and this client's number. Contamination is refused outside a simulation unless
     the node itself allows it: a server must never be able to order a hospital to poison."""
     node = context.node_config
+    client = int(node.get("partition-id", -1))
+    if node.get("simulation") is True:
+        return _as_client(build.from_text(text), client)
     settings = strict_json.read_object(text, "experiment")
     # the word "false" is no permission
-    allowed = node.get("simulation") is True or node.get("allow-contamination") is True
+    allowed = node.get("allow-contamination") is True
     if (settings.get("poisoned") or settings.get("noisy")) and not allowed:
         raise ConfigError(
             "poisoned/noisy: this node refuses contamination; its own node config "
             "may set allow-contamination=true"
         )
-    client = int(node.get("partition-id", -1))
-    if node.get("simulation") is not True:
-        return _at_site(text, settings, message, node, client)
-    return _as_client(build.from_text(text), client)
+    return _at_site(text, settings, message, node, client)
 
 
 def _as_client(experiment: Experiment, client: int) -> tuple[Experiment, int]:

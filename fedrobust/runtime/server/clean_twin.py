@@ -98,7 +98,7 @@ def train_clean_twin(
     """The same run without contamination: this very run where nobody is contaminated, else from the
     cache, else trained. A new one is kept in the cache, so that whatever differs in its
     contamination only finds it there."""
-    clean = build.build_experiment(build.clean_twin(experiment.config))
+    clean = build.remember(experiment.clean_twin())
     server = build_server_context(clean)
     threads = torch.get_num_threads(), getattr(grid, "threads", 0)
     name = twin_key(

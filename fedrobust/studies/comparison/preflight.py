@@ -48,9 +48,11 @@ def check_cells(
         except (ConfigError, DataError) as error:
             raise type(error)(f"{cell}: {error}") from error
         first = first or experiment
-        twin = build.clean_twin(cell.config)
         families[cell.folder] = clean_twin.twin_key(
-            twin, experiment.dataset.digest, experiment.config["device"], (threads, threads)
+            settings.without_contamination(cell.config),
+            experiment.dataset.digest,
+            experiment.config["device"],
+            (threads, threads),
         )
         uses[cell.strategy] = experiment.strategy.uses
         clients[cell.folder] = experiment.num_clients
