@@ -247,13 +247,9 @@ def test_help_is_quick_and_needs_no_torch() -> None:
 
 WITHOUT_UNIX = """
 import sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name in ("fcntl", "resource", "pwd", "grp", "termios"):
-            raise ModuleNotFoundError(name, name=name)
-sys.meta_path.insert(0, Hidden())
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None  # as if there were none
 import fedrobust.simulate, fedrobust.runtime.simulation
-assert not {"fcntl", "resource"} & set(sys.modules)
 """
 
 

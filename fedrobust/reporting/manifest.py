@@ -23,7 +23,17 @@ from fedrobust.utils.files import write_text
 
 MANIFEST = "manifest.json"
 PACKAGES = (
-    *("fedrobust", "flwr", "hydra-core", "numpy", "pandas", "pillow", "ray", "safetensors"),
+    *(
+        "fedrobust",
+        "flwr",
+        "hydra-core",
+        "numba",
+        "numpy",
+        "pandas",
+        "pillow",
+        "ray",
+        "safetensors",
+    ),
     *("scikit-learn", "scipy", "timm", "torch", "torchmetrics", "torchvision"),
 )
 GIT_SECONDS = 10.0

@@ -4,14 +4,16 @@ even."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fedrobust.defences.purification.resampling_cpu import double_resolution, halve_resolution
 from fedrobust.types import Purifier, Purify
 
+# whether numba is there (the extra `fast`), which compiles the loops that a CPU spends its time in
+COMPILED = find_spec("numba") is not None
 # that a thread purifies at once: a pyramid of them about fills a core's cache, and its memory is
 # used again
 VALUES = 2**16
@@ -59,7 +61,12 @@ def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = images.shape[-2:]
     if (height, width) == size:
         return images
-    if images.device.type == "cpu" and not (torch.is_grad_enabled() and images.requires_grad):
+    if runs_compiled(images):
+        from fedrobust.defences.purification.resampling_cpu import (
+            double_resolution,
+            halve_resolution,
+        )
+
         if size == (2 * height, 2 * width):
             return double_resolution(images)
         if (2 * size[0], 2 * size[1]) == (height, width) and min(size) > 1:
@@ -67,6 +74,12 @@ def resize_images(images: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(
         images, size=size, mode="bilinear", align_corners=False, antialias=True
     )
+
+
+def runs_compiled(images: Tensor) -> bool:
+    """Whether compiled loops serve these images: on a CPU, without a gradient, and with numba."""
+    unrolled = torch.is_grad_enabled() and images.requires_grad
+    return COMPILED and images.device.type == "cpu" and not unrolled
 
 
 def smooth_images(images: Tensor, taps: Sequence[float]) -> Tensor:

@@ -1,5 +1,6 @@
-"""What the compiled loops of `fused` and `octaves` share: how they are compiled, and how many of
-them run side by side.
+"""What the compiled loops of `total_variation_cpu` and `resampling_cpu` share: how they are
+compiled, and how many of them run side by side. Without numba (the extra `fast`) tensor operations
+take their place.
 
 Not by numba's own threads: those of its OpenMP layer change the number of torch's in the same
 process.

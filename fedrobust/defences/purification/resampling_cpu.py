@@ -1,5 +1,5 @@
-"""Images at twice and at half their size on a CPU, as machine code: what `common.resized` does at
-other ratios, ten times as fast.
+"""Images at twice and at half their size on a CPU, as machine code: what `base.resize_images` does
+at other ratios, ten times as fast.
 
 With a factor of two every new pixel has the same few weights, which numba compiles (at the first
 call) into loops without look-ups.

@@ -14,8 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fedrobust.defences.purification.base import purifier
-from fedrobust.defences.purification.total_variation_cpu import solved
+from fedrobust.defences.purification.base import purifier, runs_compiled
 from fedrobust.types import Purifier
 from fedrobust.utils.validation import number
 
@@ -49,9 +48,11 @@ def rof(images: Tensor, weight: float, iterations: int = 12) -> Tensor:
     if images.numel() == 0:
         return images
     maps = images.flatten(0, 1)
-    unrolled = torch.is_grad_enabled() and images.requires_grad
-    solve = solved if images.device.type == "cpu" and not unrolled else _by_tensors
-    return solve(maps, weight, _steps(iterations)).view(images.shape)
+    if runs_compiled(maps):
+        from fedrobust.defences.purification.total_variation_cpu import solved
+
+        return solved(maps, weight, _steps(iterations)).view(images.shape)
+    return _by_tensors(maps, weight, _steps(iterations)).view(images.shape)
 
 
 def _steps(iterations: int) -> list[tuple[float, float]]:
@@ -60,7 +61,7 @@ def _steps(iterations: int) -> list[tuple[float, float]]:
 
 
 def _by_tensors(maps: Tensor, weight: float, steps: list[tuple[float, float]]) -> Tensor:
-    """What `fused.solved` does, for autograd and for any device."""
+    """What `total_variation_cpu.solved` does, for autograd, for any device and without numba."""
     f = maps / weight  # in units of the weight |p| is at most 1
     u, p = f, f.new_zeros(2, *f.shape)
     q = p

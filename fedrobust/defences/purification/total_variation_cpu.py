@@ -1,5 +1,5 @@
-"""The steps of `tv.rof` on a CPU as machine code: all of a step while the pixels are in the cache,
-which one tensor operation after the other cannot do.
+"""The steps of `total_variation.rof` on a CPU as machine code: all of a step while the pixels are
+in the cache, which one tensor operation after the other cannot do.
 
 Compiled by numba at the first call (some seconds), in IEEE arithmetic without shortcuts: a map's
 values do not depend on the maps beside it, on the number of threads or on the machine.

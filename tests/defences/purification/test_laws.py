@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,46 @@ def test_how_images_are_split_into_batches_changes_no_image(
     assert torch.allclose(pieces, whole, atol=1e-6)
     monkeypatch.setattr(base, "VALUES", 3 * 13 * 16 * 2)  # two images at once
     assert torch.allclose(through(purifier, images), whole, atol=1e-6)
+
+
+@active
+@pytest.mark.parametrize("shape", [(3, 3, 28, 28), (2, 1, 13, 16), (1, 3, 5, 2)])
+def test_without_compiled_loops_it_does_the_same(
+    name: str, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, purifier = pictures(*shape), build(name)
+    compiled = through(purifier, images)
+    monkeypatch.setattr(base, "COMPILED", False)
+    by_tensors = through(purifier, images)
+    assert torch.allclose(by_tensors, compiled, atol=1e-6, rtol=0)
+    assert torch.equal(through(purifier, images), by_tensors)
+    random = generator(0, "purifier")
+    alone = torch.cat([purifier.purify(one, random) for one in images.split(1)])
+    assert torch.allclose(alone, by_tensors, atol=1e-6)
+
+
+WITHOUT_NUMBA = """
+import sys
+sys.modules["numba"] = None  # as if it were not installed
+import torch
+from fedrobust.defences.purification.mdda import mdda
+images = torch.rand(2, 3, 16, 16)
+after = mdda(std=0.01, blocks=1, weight=0.05).purify(images, torch.Generator())
+assert after.shape == images.shape and after.isfinite().all() and not after.equal(images)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_needs_numba() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NUMBA],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @active
