@@ -72,8 +72,8 @@ def plot_influence(rounds: Sequence[RoundRecord], kinds: Sequence[str], path: Pa
     """The weight in [0, 1] of every client over the rounds, coloured by its kind; a dotted line
     marks an equal share.
 
-    rounds: oldest first. kinds: the kind of each client, by client number. A client that did not reply in a round leaves a gap. Many clients are thin lines under
-    the bold median of their kind.
+    rounds: oldest first. kinds: the kind of each client, by client number. A client that did not
+    reply in a round leaves a gap. Many clients are thin lines under the bold median of their kind.
     """
     trained = [record for record in rounds if record.clients]
     weights_CR = torch.tensor(
