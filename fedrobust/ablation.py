@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedrobust.studies.ablation.plan import read_plan
-from fedrobust.studies.command_line import run_command
+from fedrobust.studies.command_line import run_grid_command
 from fedrobust.studies.comparison.grid import Cell
 
 
@@ -23,7 +23,7 @@ def _start(words: Sequence[str]) -> Mapping[Cell, str]:
 
 def main() -> None:
     """The command line."""
-    run_command("ablation.yaml", _start)
+    run_grid_command("ablation.yaml", _start)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedrobust.studies.command_line import run_command
+from fedrobust.studies.command_line import run_grid_command
 from fedrobust.studies.comparison.grid import Cell, read_grid
 
 
@@ -22,7 +22,7 @@ def _start(words: Sequence[str]) -> Mapping[Cell, str]:
 
 def main() -> None:
     """The command line."""
-    run_command("compare.yaml", _start)
+    run_grid_command("compare.yaml", _start)
 
 
 if __name__ == "__main__":

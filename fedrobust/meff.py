@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from fedrobust.studies.meff.scores import (
     to_plain_rows,
 )
 from fedrobust.utils import files
-from fedrobust.utils.cli import leave
+from fedrobust.utils.cli import run_command
 
 
 def _built(*words: str) -> Experiment:
@@ -98,7 +98,6 @@ def _seeds(text: str) -> list[int]:
 
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     parser = argparse.ArgumentParser(
         prog="python -m fedrobust.meff", description="Ensemble feature fusion (docs/meff.md)."
     )
@@ -118,10 +117,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the results there too")
     given = parser.parse_intermixed_args(words)  # settings may stand between the options
-    try:
-        _run(given, Console())
-    except (KeyboardInterrupt, Exception) as error:
-        leave(error)
+    if code := run_command(lambda: _run(given, Console())):
+        sys.exit(code)
 
 
 if __name__ == "__main__":

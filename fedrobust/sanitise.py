@@ -3,7 +3,7 @@ seed> ...]`.
 
 The training images of all hospitals of a finished run, contaminated as they were, are put into one
 pool; the run's final model embeds them, and every defence says what it would drop. Exit codes: 0
-done, 1 failed, 2 wrong input.
+done, 1 failed, 2 wrong input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedrobust.errors import FedrobustError
 from fedrobust.studies.sanitisation import defences, defences_table, evaluate_defence, read_pool
-from fedrobust.utils.cli import explain
+from fedrobust.utils.cli import run_command
 
 
 def main() -> None:
@@ -45,19 +44,20 @@ def main() -> None:
         help="scores up to here are kept all the same (default 0)",
     )
     given = parser.parse_intermixed_args()
-    try:
-        # wrong settings are refused before anything is loaded
-        defences(given.quantile, given.threshold, etf=True)
-        pools = [read_pool(folder) for folder in given.folders]
-        etf = all(one.anchors_dK is not None for one in pools)
-        rows = [
-            evaluate_defence(pools, one)
-            for one in defences(given.quantile, given.threshold, etf=etf)
-        ]
-    except FedrobustError as error:
-        line, code = explain(error)
-        print(f"error: {str(line).replace('sanitiser.', '--')}", file=sys.stderr)
+    if code := run_command(
+        lambda: _run(given), reword=lambda line: line.replace("sanitiser.", "--")
+    ):
         sys.exit(code)
+
+
+def _run(given: argparse.Namespace) -> None:
+    # wrong settings are refused before anything is loaded
+    defences(given.quantile, given.threshold, etf=True)
+    pools = [read_pool(folder) for folder in given.folders]
+    etf = all(one.anchors_dK is not None for one in pools)
+    rows = [
+        evaluate_defence(pools, one) for one in defences(given.quantile, given.threshold, etf=etf)
+    ]
     images, bad = (
         sum(many)
         for many in zip(

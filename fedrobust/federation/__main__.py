@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.federation import certificates, flower_commands, start_scripts
 from fedrobust.federation.flower_commands import Link, Scalar
-from fedrobust.utils.cli import explain
+from fedrobust.utils.cli import run_command
 
 A_DAY = 86400.0
 
@@ -277,19 +276,7 @@ def _ask(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     asked = _ask(words)
-    try:
-        asked.do(asked)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        line, code = explain(error)
-        if line is None:
-            traceback.print_exception(error)
-        else:
-            print(f"error: {line}", file=sys.stderr)
-        return code
-    return 0
+    return run_command(lambda: asked.do(asked))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -40,18 +40,38 @@ def explain(error: BaseException) -> tuple[str | None, int]:
     return None, 1
 
 
-def leave(error: BaseException) -> NoReturn:
-    """End the process: one line for whoever can mend it, a traceback for a defect of ours;
-    "interrupted" and code 130 after Ctrl-C."""
-    if isinstance(error, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    line, code = explain(error)
-    if line is None:
-        traceback.print_exception(error)
-    else:
-        print(f"error: {line}", file=sys.stderr)
-    sys.exit(code)
+def run_command(
+    action: Callable[[], object],
+    reword: Callable[[str], str] = str,
+    if_interrupted: str = "",
+) -> int:
+    """Do what a command line asks for and give its exit code.
+
+    Args:
+        action: what the command does.
+        reword: changes the line of an error, e.g. where an option has another name than the key.
+        if_interrupted: what is said of a Ctrl-C that says nothing itself.
+
+    Returns:
+        0; after an error that of `explain`, and 130 after Ctrl-C, each with one line on standard
+        error. A defect of ours shows its traceback.
+    """
+    # Hydra's own errors reach us as exceptions, and we turn them into one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        action()
+    except KeyboardInterrupt as stopped:
+        text = str(stopped) or if_interrupted
+        print(f"interrupted: {text}" if text else "interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        line, code = explain(error)
+        if line is None:
+            traceback.print_exception(error)
+        else:
+            print(f"error: {reword(line)}", file=sys.stderr)
+        return code
+    return 0
 
 
 def _hydra_line(error: BaseException) -> str:

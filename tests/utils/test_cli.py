@@ -6,7 +6,7 @@ import pytest
 
 from fedrobust.errors import ConfigError, DataError, RunError
 from fedrobust.experiment import compose, settings
-from fedrobust.utils.cli import explain
+from fedrobust.utils.cli import explain, run_command
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,34 @@ def test_values_of_a_wrong_type_pass_hydra_and_end_in_our_line(override: str) ->
     assert code == 2
     assert line is not None
     assert line.startswith(f"{override.partition('=')[0]}=")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (ConfigError("sanitiser.x=0: wrong"), 2, "error: --x=0: wrong\n"),
+        (RunError("round 1: 3 clients failed"), 1, "error: round 1: 3 clients failed\n"),
+        (OSError(28, "No space left on device", "out"), 1, "error: out: No space left on device; "),
+        (KeyboardInterrupt("go on with it"), 130, "interrupted: go on with it\n"),
+        (KeyboardInterrupt(), 130, "interrupted: nothing was started\n"),
+        (ValueError("a defect"), 1, "Traceback"),
+    ],
+)
+def test_a_command_ends_with_a_code_and_one_line(
+    error: BaseException, code: int, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def action() -> None:
+        raise error
+
+    found = run_command(
+        action, lambda line: line.replace("sanitiser.", "--"), if_interrupted="nothing was started"
+    )
+    said = capsys.readouterr()
+    assert (found, said.out) == (code, "")
+    assert said.err.startswith(shown)
+    assert said.err.count("\n") == 1 or shown == "Traceback"
+
+
+def test_a_command_that_succeeds_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: None) == 0
+    assert capsys.readouterr() == ("", "")
