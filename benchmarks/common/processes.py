@@ -1,4 +1,4 @@
-"""CPU time and memory of a tree of processes, read from Linux's /proc.
+"""CPU time and memory of a tree of processes, on Linux.
 
 Limits. A process that nobody waits for is counted up to the last look at it, at most
 `Watch.interval` before its end, and one that lived between two looks not at all. A peak of memory
@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 SET_CHILD_SUBREAPER = 36  # of prctl(2)
-TICK = os.sysconf("SC_CLK_TCK")
 LINGER_SECONDS = 15.0  # for what a command leaves behind, before it is killed
 SHARE = 0.05  # of the time that looking may take
 
@@ -42,40 +41,9 @@ class Memory:
         return Memory(*(max(getattr(self, name), getattr(other, name)) for name in self.__slots__))
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A line of /proc/<pid>/stat. cpu: its own seconds; waited: those of ended children that it
-    waited for."""
-
-    pid: int
-    parent: int
-    state: str
-    start: int
-    cpu: float
-    waited: float
-
-
-def read_process(pid: int) -> Process | None:
-    """None where there is no such process any more."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (OSError, UnicodeDecodeError):
-        return None
-    words = text[text.rindex(")") + 2 :].split()  # a program's name may hold blanks and brackets
-    ticks = [int(word) / TICK for word in words[11:15]]
-    return Process(pid, int(words[1]), words[0], int(words[19]), sum(ticks[:2]), sum(ticks[2:]))
-
-
-def processes() -> Iterator[Process]:
-    """All processes of the machine."""
-    for name in os.listdir("/proc"):
-        if name.isdigit() and (found := read_process(int(name))) is not None:
-            yield found
-
-
 def children() -> frozenset[int]:
     """The process ids of this process's children."""
-    return frozenset(one.pid for one in processes() if one.parent == os.getpid())
+    return frozenset(one.pid for one in psutil.Process().children())
 
 
 def adopt_orphans() -> None:
@@ -85,7 +53,8 @@ def adopt_orphans() -> None:
 
 
 def read_memory(pid: int) -> Memory:
-    """Zeros where it cannot be read, for instance because the process has just ended."""
+    """Zeros where it cannot be read, for instance because the process has just ended. (psutil tells
+    the proportional set size, but not its parts.)"""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     except OSError:
@@ -111,36 +80,29 @@ class Watch:
     ) -> None:
         self.root, self.interval, self._others = root, interval, others
         self.cpu, self.peak, self.since_mark, self.next = 0.0, Memory(), Memory(), time.monotonic()
-        self._seen: dict[tuple[int, int], float] = {}
-        self._alive: dict[tuple[int, int], Process] = {}
+        self._seen: dict[psutil.Process, float] = {}
+        self._alive: list[psutil.Process] = []
 
     def look(self) -> None:
         """Update the CPU time and the peaks."""
         began = time.monotonic()
         self._find()
-        now = sum((read_memory(one.pid) for one in self._alive.values()), Memory())
+        now = sum((read_memory(one.pid) for one in self._alive), Memory())
         self.peak, self.since_mark = self.peak.peak(now), self.since_mark.peak(now)
         took = time.monotonic() - began
         self.next = began + max(self.interval, took / SHARE)
 
     def _find(self) -> None:
-        table = {one.pid: one for one in processes()}
-        below: dict[int, list[int]] = {}
-        for one in table.values():
-            below.setdefault(one.parent, []).append(one.pid)
-        todo = [pid for pid in below.get(os.getpid(), []) if pid not in self._others]
-        todo += [pid for pid, start in self._seen if pid in table and table[pid].start == start]
-        found: set[int] = set()
-        while todo:
-            pid = todo.pop()
-            if pid in table and pid not in found:
-                found.add(pid)
-                todo += below.get(pid, [])
-        self._alive = {(pid, table[pid].start): table[pid] for pid in found}
-        self._seen |= {key: one.cpu for key, one in self._alive.items()}
+        own = [one for one in psutil.Process().children() if one.pid not in self._others]
+        self._alive, waited = [], 0.0
+        for one in [*own, *(below for child in own for below in _descendants(child))]:
+            with suppress(psutil.NoSuchProcess):
+                times = one.cpu_times()
+                self._alive.append(one)
+                self._seen[one] = times.user + times.system
+                waited += self._seen[one] + times.children_user + times.children_system
         # Two lower bounds: ended processes as they were last seen, or as their parents, if those
         # waited for them, remember them.
-        waited = sum(one.cpu + one.waited for one in self._alive.values())
         self.cpu = max(self.cpu, sum(self._seen.values()), waited)
 
     def settle(self, patience: float = LINGER_SECONDS) -> int:
@@ -150,15 +112,27 @@ class Watch:
         while (living := self._living()) and time.monotonic() < deadline:
             time.sleep(0.05)
         for one in living:
-            with suppress(ProcessLookupError):
-                os.kill(one.pid, signal.SIGKILL)
-        for one in self._alive.values():
-            if one.parent == os.getpid() and one.pid != self.root:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        for one in psutil.Process().children():
+            if one.pid != self.root and one in self._alive:
                 os.waitpid(one.pid, 0)
         return len(living)
 
-    def _living(self) -> list[Process]:
+    def _living(self) -> list[psutil.Process]:
         self._find()
-        return [
-            one for one in self._alive.values() if one.state not in "ZX" and one.pid != self.root
-        ]
+        return [one for one in self._alive if one.pid != self.root and not _has_ended(one)]
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return True

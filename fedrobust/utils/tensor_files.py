@@ -1,8 +1,9 @@
 """safetensors files piece by piece: no second copy of the tensors, equal bytes for equal content,
-errors of the disk as they are.
+errors of the disk as they are, and a seal for checkpoints.
 
-(The library's own writer copies every tensor, orders metadata by chance, and hides a full disk's
-number in a text.) Reading is left to the library.
+With at most one metadata key the library's `save_file` writes the same bytes. It is not used: it
+refuses tensors in channels-last order, orders several metadata keys by chance, does not wait for
+the disk, and hides a full disk's number in a text. Reading is left to the library.
 """
 
 from __future__ import annotations

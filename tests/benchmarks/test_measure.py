@@ -7,7 +7,7 @@ import time
 import pytest
 
 from benchmarks.common.measure import Measurement, run_fresh
-from benchmarks.common.processes import Memory, Process, read_process
+from benchmarks.common.processes import Memory
 
 BURN = "import time\nwhile time.process_time() < {seconds}: pass"
 WITH_MARKS = """
@@ -29,18 +29,6 @@ def python(code: str, **keywords: float) -> Measurement:
 
 def alive(words: str) -> bool:
     return subprocess.run(["pgrep", "-f", words], capture_output=True, check=False).returncode == 0
-
-
-def test_a_line_of_proc_with_a_name_full_of_blanks_and_brackets() -> None:
-    process = subprocess.Popen(["bash", "-c", "exec -a 'a ) b (' sleep 20"])
-    try:
-        found = read_process(process.pid)
-        assert isinstance(found, Process)
-        assert (found.pid, found.state in "SRD") == (process.pid, True)
-    finally:
-        process.kill()
-        process.wait()
-    assert read_process(process.pid) is None
 
 
 def test_memory_adds_and_peaks_part_by_part() -> None:
