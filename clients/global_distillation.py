@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedrobust.learning.inference import predict
-from fedrobust.learning.losses import inner_product_gap, mutual_kl
+from fedrobust.learning.losses import DISTILLATION_LOSSES, inner_product_gap, mutual_kl
 from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, Samples, Task, TrainResult
@@ -22,17 +22,17 @@ from fedrobust.utils.validation import choice, number
 
 
 @with_settings
-def mutual(
+def global_distillation(
     weight: float = 1.0,
     warmup: int = 5,
     temperature: float = 2.0,
     max_drop: float = 5.0,
-    term: str = "kl",
+    distillation_loss: str = "kl",
     **settings: Any,
 ) -> ClientTrainer:
     """Plain local training plus lambda * KL(global || local) over softened inner products
-    (term=kl), or plus lambda times half the squared gap of the inner products with the true anchor
-    (term=inner_product).
+    (distillation_loss=kl), or plus lambda times half the squared gap of the inner products with the
+    true anchor (distillation_loss=true_class).
 
     lambda grows from 0 in round 1 to `weight` after `warmup` further rounds. A poisoned global
     model would be amplified by its pupils, so lambda is 0 in a round where the global model's
@@ -43,7 +43,7 @@ def mutual(
     number("client.warmup", warmup, low=0, integer=True)
     number("client.temperature", temperature, low=0, open_low=True)
     number("client.max_drop", max_drop, low=0)
-    choice("client.term", term, ("kl", "inner_product"))
+    choice("client.distillation_loss", distillation_loss, DISTILLATION_LOSSES)
     checked = TrainingSettings(**settings)
 
     def trainer(task: Task) -> TrainResult:
@@ -53,7 +53,11 @@ def mutual(
             if accuracy_dropped(task.memory, now, max_drop)
             else weight * warmup_factor(task.round, warmup)
         )
-        peer = global_peer_loss(task.model, term, share, temperature) if share > 0 else None
+        peer = (
+            global_peer_loss(task.model, distillation_loss, share, temperature)
+            if share > 0
+            else None
+        )
         result = train_local(task, checked, peer)
         return replace(
             result,
@@ -85,14 +89,16 @@ def accuracy(model: Any, samples: Samples) -> float | None:
     return 100 * float(right.double().mean())
 
 
-def global_peer_loss(model: Any, term: str, weight: float, temperature: float) -> ExtraLoss:
+def global_peer_loss(
+    model: Any, distillation_loss: str, weight: float, temperature: float
+) -> ExtraLoss:
     """The term that pulls `model` towards a frozen copy of what it is now."""
     peer = copy.deepcopy(model).eval().requires_grad_(False)
 
     def loss(images: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             taught = peer(images)
-        if term == "inner_product":
+        if distillation_loss == "true_class":
             return weight * inner_product_gap(scores, taught, labels)
         return weight * mutual_kl(
             scores,

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fedrobust.errors import ConfigError
 from fedrobust.learning.classifier import Classifier, ModelFactory
-from fedrobust.learning.losses import inner_product_gap, mutual_kl
+from fedrobust.learning.losses import DISTILLATION_LOSSES, inner_product_gap, mutual_kl
 from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import PeerLoss, fit_together
 from fedrobust.seeding import generator as named_generator
@@ -22,29 +22,29 @@ from fedrobust.utils.validation import choice, number
 
 
 @with_settings
-def cohort(
+def mutual_learning(
     size: int = 2,
     weight: float = 1.0,
     temperature: float = 2.0,
-    reading: str = "full",
+    distillation_loss: str = "kl",
     model: ModelFactory | None = None,
     **settings: Any,
 ) -> ClientTrainer:
     """Train task.model and `size` - 1 further models, each with weight times the mean over its
     peers of what it learns from them.
 
-    reading: "full", T^2 KL(peer || own) over softened inner products with all anchors (Zhang et al.
-    2018, with the T^2 of distillation); "ground_truth", half the squared gap of the inner products
-    with the true anchor alone, the literal reading of "distillation between inner-products and
-    ground-truth vectors". All members answer a batch before any of them is changed, and share the
-    anchors. Early stopping and plateau look at each member's own loss without the mutual term. The
-    peers begin from new weights at every call (in a federation: in every round) and are thrown
-    away. model: how they are built, which the experiment knows.
+    distillation_loss: "kl", T^2 KL(peer || own) over softened inner products with all anchors
+    (Zhang et al. 2018, with the T^2 of distillation); "true_class", half the squared gap of the
+    inner products with the true anchor alone, the literal reading of "distillation between
+    inner-products and ground-truth vectors". All members answer a batch before any of them is
+    changed, and share the anchors. Early stopping and plateau look at each member's own loss
+    without the mutual term. The peers begin from new weights at every call (in a federation: in
+    every round) and are thrown away. model: how they are built, which the experiment knows.
     """
     number("client.size", size, low=2, integer=True)
     number("client.weight", weight, low=0)
     number("client.temperature", temperature, low=0, open_low=True)
-    choice("client.reading", reading, ("full", "ground_truth"))
+    choice("client.distillation_loss", distillation_loss, DISTILLATION_LOSSES)
     if model is not None and not hasattr(model, "build"):
         raise ConfigError(
             f"client.model={model}: is that of the experiment; leave it out and set model=..."
@@ -53,9 +53,9 @@ def cohort(
 
     def trainer(task: Task) -> TrainResult:
         if model is None:
-            raise ValueError("client=cohort was built without the experiment's model")
+            raise ValueError("client=mutual_learning was built without the experiment's model")
         members = [task.model, *make_peers(task, model, size - 1)]
-        term = peer_loss(task.model.scale, reading, weight, temperature)
+        term = peer_loss(task.model.scale, distillation_loss, weight, temperature)
         fitted = fit_together(
             members,
             task.data,
@@ -82,12 +82,12 @@ def make_peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier
     return [one.to(device) for one in built]
 
 
-def peer_loss(scale: float, reading: str, weight: float, temperature: float) -> PeerLoss:
+def peer_loss(scale: float, distillation_loss: str, weight: float, temperature: float) -> PeerLoss:
     """What pulls a member's scores towards those of its peers: weight times the mean over the
     peers."""
 
     def one(scores: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
-        if reading == "ground_truth":
+        if distillation_loss == "true_class":
             return inner_product_gap(scores, taught, labels)
         return mutual_kl(
             scores,

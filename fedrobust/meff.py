@@ -82,7 +82,7 @@ def _document(
         "members": list(given.member),
         "seeds": given.seeds or [experiment.seed],
         "images": len(rows),
-        "draws": experiment.evaluation.draws,
+        "draws": experiment.evaluation.bootstrap_samples,
         "attack": experiment.evasion.name,
         "results": to_plain_rows(summarise_scores(experiment, rows, found)),
     }

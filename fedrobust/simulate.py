@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment.compose import without_hydra_keys
+from fedrobust.experiment.compose import plain_config
+from fedrobust.experiment.old_names import rename_words
 from fedrobust.runtime import resume
 from fedrobust.utils.cli import run_command
 from fedrobust.utils.locking import is_empty
@@ -40,7 +40,7 @@ def _run(config: DictConfig, folder: Path) -> None:
             f"hydra.run.dir={folder}: already holds files; choose another folder, "
             "nothing was written over"
         )
-    settings: dict[str, Any] = without_hydra_keys(OmegaConf.to_container(config, resolve=True))
+    settings = plain_config(OmegaConf.to_container(config, resolve=True))
     from fedrobust.runtime.simulation import run_job
 
     with _explain_interruption(folder):
@@ -68,7 +68,7 @@ def _explain_interruption(folder: Path) -> Iterator[None]:
 
 def main() -> None:
     """The command line."""
-    words = sys.argv[1:]
+    words = sys.argv[1:] = rename_words(sys.argv[1:])
     # not by Hydra, which would make a new output folder
     if code := run_command(lambda: _resume(words) if resume.is_requested(words) else _job()):
         sys.exit(code)

@@ -36,7 +36,8 @@ def _rule(round: Round, schedule: Schedule) -> Aggregate:
     data, updates = round.server_data, round.updates
     if data.proxy is None or not len(data.proxy):
         raise ConfigError(
-            "server.proxy=0: strategy=feddf distils on proxy images; set server.proxy=128"
+            "server.proxy_images=0: strategy=feddf distils on proxy images; set "
+            "server.proxy_images=128"
         )
     if updates.layout is None:
         raise ValueError("feddf needs updates with a layout")

@@ -16,10 +16,10 @@ from fedrobust.utils import validation
 SAME = 1e-9  # where nobody is less like the others than this, nobody stands out
 
 
-def foolsgold(confidence: float = 1.0) -> Strategy:
+def foolsgold(kappa: float = 1.0) -> Strategy:
     """The mean of the updates weighed by how unlike all others each client's history is (Fung,
-    Yoon, Beschastnikh, RAID 2020, algorithm 1; `alphas` has the formulas). `confidence`: their
-    kappa.
+    Yoon, Beschastnikh, RAID 2020, algorithm 1; `alphas` has the formulas). `kappa` is theirs: how
+    sharply clients that look alike are told from the others.
 
     A history is the sum of a client's updates so far, of the last layer alone (the paper's
     indicative features), one such row for every client ever seen: this is what the rule remembers.
@@ -28,12 +28,12 @@ def foolsgold(confidence: float = 1.0) -> Strategy:
     here, where an update is a whole local training, they are averaged. Where all are alike,
     everybody weighs the same (there 0/0 in the paper).
     """
-    validation.number("strategy.confidence", confidence, low=0, open_low=True)
+    validation.number("strategy.kappa", kappa, low=0, open_low=True)
 
     def rule(round: Round) -> Aggregate:
         history = extend_histories(round.memory.get("history", {}), round.updates)
         weights_N = normalize(
-            alphas(history_gram([history[client] for client in round.updates.clients]), confidence)
+            alphas(history_gram([history[client] for client in round.updates.clients]), kappa)
         )
         return make_aggregate(
             round, round.updates.combine(weights_N), weights_N, memory={"history": history}
@@ -76,7 +76,7 @@ def history_gram(rows_F: Sequence[Tensor]) -> Tensor:
     return total_NN
 
 
-def alphas(gram_NN: Tensor, confidence: float) -> Tensor:
+def alphas(gram_NN: Tensor, kappa: float) -> Tensor:
     """(N,) float64 weights in [0, 1] before they are brought to sum 1, from the inner products of
     the histories.
 
@@ -97,4 +97,4 @@ def alphas(gram_NN: Tensor, confidence: float) -> Tensor:
     alpha_N = 1 - (cosines_NN * pardon_NN).amax(dim=1)
     if float(alpha_N.max()) <= SAME:
         return torch.ones_like(alpha_N)
-    return (confidence * (torch.logit(alpha_N / alpha_N.max()) + 0.5)).clamp(0, 1)
+    return (kappa * (torch.logit(alpha_N / alpha_N.max()) + 0.5)).clamp(0, 1)

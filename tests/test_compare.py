@@ -26,7 +26,7 @@ SMALL = (
     "poisoned=[1]",
     "seeds=[0]",
     "draws=200",
-    "evaluation.draws=0",
+    "evaluation.bootstrap_samples=0",
 )
 
 

@@ -154,10 +154,10 @@ def overrides(work: Work) -> list[str]:
         f"client.optimizer.lr={work.rate}",
         "client.optimizer.weight_decay=0",
         "server.root_per_class=0",
-        "server.proxy=0",
-        "server.buffers=mean",
+        "server.proxy_images=0",
+        "server.batchnorm=mean",
         "evaluation.twin=false",
-        "evaluation.draws=0",
+        "evaluation.bootstrap_samples=0",
     ]
 
 

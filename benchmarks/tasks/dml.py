@@ -45,7 +45,7 @@ def configure(given: Mapping[str, Any], variant: str) -> list[str]:
         f"strategy.distillation={VARIANTS[variant]}",
         "strategy.min_confidence=0",
         f"server.root_per_class={given['root']}",
-        f"server.proxy={given['proxy']}",
+        f"server.proxy_images={given['proxy']}",
     ]
 
 

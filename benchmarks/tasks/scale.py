@@ -44,7 +44,7 @@ class Marker(Silent):
 def configure(given: Mapping[str, Any]) -> list[str]:
     """The overrides: fedrobust's defaults (ETF, Rect, recalibrated statistics) on those images."""
     sampled = [] if given["per_round"] is None else [f"clients_per_round={given['per_round']}"]
-    scratch = [] if given["scratch"] is None else [f"server.scratch={given['scratch']}"]
+    scratch = [] if given["scratch"] is None else [f"server.scratch_dir={given['scratch']}"]
     return [
         "data=npz",
         f"data.path={given['archive']}",
@@ -60,9 +60,9 @@ def configure(given: Mapping[str, Any]) -> list[str]:
         *sampled,
         *scratch,
         f"server.root_per_class={given['root']}",
-        f"server.proxy={given['proxy']}",
+        f"server.proxy_images={given['proxy']}",
         "evaluation.twin=false",
-        "evaluation.draws=0",
+        "evaluation.bootstrap_samples=0",
         "evaluation.validation_images=128",
     ]
 

@@ -71,11 +71,12 @@ def allocate(
     except OSError as error:
         need = f"a matrix of {rows} x {columns} values needs {size >> 20} MB"
         remedy = (
-            "choose another server.scratch, or raise "
-            f"server.matrix_mb={budget_bytes >> 20} where there is as much RAM"
+            "choose another server.scratch_dir, or raise "
+            f"server.max_updates_mb={budget_bytes >> 20} where there is as much RAM"
         )
         raise ConfigError(
-            f"server.scratch={place}: {need}, and this folder {error.strerror or error}; {remedy}"
+            f"server.scratch_dir={place}: {need}, and this folder {error.strerror or error}; "
+            f"{remedy}"
         ) from error
     matrix = torch.frombuffer(map_, dtype=torch.float32)
     _MAPS[matrix.data_ptr()] = map_

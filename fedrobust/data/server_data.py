@@ -48,7 +48,7 @@ def reserve_server_data(
 
 def _check(dataset: Dataset, root_per_class: int, proxy: int) -> None:
     validation.number("server.root_per_class", root_per_class, low=0, integer=True)
-    validation.number("server.proxy", proxy, low=0, integer=True)
+    validation.number("server.proxy_images", proxy, low=0, integer=True)
     counts = torch.bincount(dataset.labels[dataset.splits == TRAIN], minlength=dataset.num_classes)
     least = int(counts.min())
     if root_per_class > least // 2:
@@ -61,8 +61,8 @@ def _check(dataset: Dataset, root_per_class: int, proxy: int) -> None:
     most = int(counts.sum()) // 2 - root_per_class * dataset.num_classes
     if proxy > most:
         raise ConfigError(
-            f"server.proxy={proxy}: over half of the training images would leave the "
-            f"hospitals; try server.proxy={max(most, 0)}"
+            f"server.proxy_images={proxy}: over half of the training images would leave the "
+            f"hospitals; try server.proxy_images={max(most, 0)}"
         )
 
 

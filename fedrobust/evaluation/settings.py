@@ -16,26 +16,26 @@ THREAT_MODELS = (OBLIVIOUS, "bpda_eot", "differentiated")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """draws: bootstrap resamples of the test images, 0 for no intervals; validation_images: how
-    many validation images judge the global model after each round; batch_size: images in one
-    forward pass; twin: whether the clean twin is run.
+    """bootstrap_samples: bootstrap resamples of the test images, 0 for no intervals;
+    validation_images: how many validation images judge the global model after each round;
+    batch_size: images in one forward pass; twin: whether the clean twin is run.
 
     Of evasion attacks: eps_255: their bounds in 255ths; threat_models: of THREAT_MODELS, the
-    oblivious one first; eot_draws: draws of the purifier's noise a step, for attackers who know it;
-    adversarial_images: at most so many test images, None: all; adversarial_clients: whether every
-    client's own model is attacked too; fusion: and all of them fused into one.
+    oblivious one first; eot_samples: draws of the purifier's noise a step, for attackers who know
+    it; adversarial_images: at most so many test images, None: all; adversarial_clients: whether
+    every client's own model is attacked too; fusion: and all of them fused into one.
 
     purified_statistics: whether a model that is judged behind a purifier has BatchNorm statistics
     of purified images there.
     """
 
-    draws: int
+    bootstrap_samples: int
     validation_images: int
     batch_size: int
     twin: bool
     eps_255: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
     threat_models: tuple[str, ...] = (OBLIVIOUS,)
-    eot_draws: int = 20
+    eot_samples: int = 20
     adversarial_images: int | None = None
     adversarial_clients: bool = True
     fusion: bool = False
@@ -44,27 +44,27 @@ class Evaluation:
 
 def settings(
     *,
-    draws: int,
+    bootstrap_samples: int,
     validation_images: int,
     batch_size: int,
     twin: bool = True,
     eps_255: Sequence[float] = (1, 2, 4, 8),
     threat_models: Sequence[str] = (OBLIVIOUS,),
-    eot_draws: int = 20,
+    eot_samples: int = 20,
     adversarial_images: int | None = None,
     adversarial_clients: bool = True,
     fusion: bool = False,
     purified_statistics: bool = True,
 ) -> Evaluation:
     """Checked evaluation settings (`configs/evaluation/`)."""
-    number("evaluation.draws", draws, low=0, integer=True)
+    number("evaluation.bootstrap_samples", bootstrap_samples, low=0, integer=True)
     number("evaluation.validation_images", validation_images, low=1, integer=True)
     number("evaluation.batch_size", batch_size, low=1, integer=True)
-    number("evaluation.eot_draws", eot_draws, low=1, integer=True)
+    number("evaluation.eot_samples", eot_samples, low=1, integer=True)
     if adversarial_images is not None:
         number("evaluation.adversarial_images", adversarial_images, low=1, integer=True)
     return Evaluation(
-        draws,
+        bootstrap_samples,
         validation_images,
         batch_size,
         flag("evaluation.twin", twin),
@@ -73,7 +73,7 @@ def settings(
             for eps in _listed("eps_255", eps_255)
         ),
         _threats(threat_models),
-        eot_draws,
+        eot_samples,
         adversarial_images,
         flag("evaluation.adversarial_clients", adversarial_clients),
         flag("evaluation.fusion", fusion),

@@ -13,7 +13,13 @@ from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.data import Dataset, reserve_server_data
 from fedrobust.data.partition import Remote
 from fedrobust.errors import ConfigError
-from fedrobust.experiment import compatibility, factories, secure_compatibility, settings
+from fedrobust.experiment import (
+    compatibility,
+    factories,
+    old_names,
+    secure_compatibility,
+    settings,
+)
 from fedrobust.experiment.experiment import Experiment, assign_roles
 from fedrobust.seeding import generator
 from fedrobust.utils import strict_json
@@ -85,7 +91,9 @@ def from_text(text: str) -> Experiment:
 
 
 def _build(config: Mapping[str, Any], text: str) -> Experiment:
-    """text: the canonical one of the configuration."""
+    """text: the canonical one of the configuration, in the names of its time: memories and
+    checkpoints are known by it."""
+    config = old_names.rename_config(config)
     settings.check_settings(config)
     built: dict[str, Any] = {}
     for group in GROUPS:  # "model" comes before "client", whose factories may need to know it
@@ -149,11 +157,14 @@ def _server_images(
         nothing = torch.zeros(0, dtype=torch.int64)
         return nothing, nothing, torch.arange(len(dataset))
     root, proxy, rest = reserve_server_data(
-        dataset, server["root_per_class"], server["proxy"], generator(config["seed"], "carve")
+        dataset,
+        server["root_per_class"],
+        server["proxy_images"],
+        generator(config["seed"], "carve"),
     )
     if reason and len(proxy) < 2:
         raise ConfigError(
-            f"server.proxy={server['proxy']}: whole patients or lesions gave "
+            f"server.proxy_images={server['proxy_images']}: whole patients or lesions gave "
             f"{len(proxy)} images, {reason} needs 2; raise it"
         )
     return root, proxy, rest

@@ -34,7 +34,7 @@ def check_compatibility(
 def needs_proxy(config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier) -> str:
     """What estimates BatchNorm statistics on the server's proxy images, of which it takes two; ""
     where nothing does."""
-    if config["server"]["buffers"] == "recalibrate":
+    if config["server"]["batchnorm"] == "recalibrate":
         return "recalibrate"
     return f"purifier={purifier.name}" if _estimates(evaluation, purifier) else ""
 
@@ -79,12 +79,12 @@ def _check_sanitiser(config: Mapping[str, Any], sanitiser: Sanitiser) -> None:
 def _check_privacy(config: Mapping[str, Any], privacy: Privacy) -> None:
     """Nothing that is computed from a hospital's images may leave it but its noisy or masked
     update."""
-    if not privacy.sends_buffers and config["server"]["buffers"] == "mean":
+    if not privacy.sends_buffers and config["server"]["batchnorm"] == "mean":
         hidden = "would each be seen" if privacy.secure else "hold no noise"
         why = f"averages the hospitals' BatchNorm statistics, which {hidden} and are not sent"
         raise ConfigError(
-            f"server.buffers=mean: {why} under privacy={privacy.name}; set "
-            "server.buffers=recalibrate or local"
+            f"server.batchnorm=mean: {why} under privacy={privacy.name}; set "
+            "server.batchnorm=recalibrate or local"
         )
 
 
@@ -109,13 +109,13 @@ def _check_statistics(
     config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier
 ) -> None:
     """The server estimates BatchNorm statistics behind a purifier on its proxy images."""
-    if _estimates(evaluation, purifier) and config["server"]["proxy"] < 2:
+    if _estimates(evaluation, purifier) and config["server"]["proxy_images"] < 2:
         why = (
             f"needs images on the server behind purifier={purifier.name}, "
-            f"server.proxy={config['server']['proxy']}"
+            f"server.proxy_images={config['server']['proxy_images']}"
         )
         raise ConfigError(
-            f"evaluation.purified_statistics=true: {why}; set server.proxy=128 or "
+            f"evaluation.purified_statistics=true: {why}; set server.proxy_images=128 or "
             "evaluation.purified_statistics=false"
         )
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrobust.errors import ConfigError
+from fedrobust.experiment.old_names import rename_config, rename_words
 
 
 def compose(*overrides: str) -> dict[str, Any]:
     """The resolved configuration for Hydra overrides, as plain Python values (for tests, apps and
     notebooks)."""
-    return without_hydra_keys(_composed("config", overrides))
+    return plain_config(_composed("config", overrides))
 
 
 def compose_comparison(
@@ -20,7 +21,7 @@ def compose_comparison(
     """The configuration of configs/<name>.yaml in its two parts: the main job's, and the block of
     that name."""
     container = _composed(name, overrides)
-    return without_hydra_keys(container), container[name]
+    return plain_config(container), container[name]
 
 
 def _composed(name: str, overrides: Sequence[str]) -> Any:
@@ -29,7 +30,7 @@ def _composed(name: str, overrides: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
 
     with initialize_config_module("fedrobust.configs", version_base="1.3"):
-        return OmegaConf.to_container(hydra_compose(name, list(overrides)), resolve=True)
+        return OmegaConf.to_container(hydra_compose(name, rename_words(overrides)), resolve=True)
 
 
 def change_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
@@ -50,14 +51,16 @@ def change_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, 
                 "engine.<key>=<value> can"
             )
         OmegaConf.update(chosen, key.removeprefix("engine."), override.value())
-    return without_hydra_keys(OmegaConf.to_container(chosen))
+    return plain_config(OmegaConf.to_container(chosen))
 
 
-def without_hydra_keys(container: Any) -> dict[str, Any]:
-    """A resolved configuration without Hydra's own parts and without the grid of a comparison or an
-    ablation, none of a run's business."""
-    return {
-        str(key): value
-        for key, value in container.items()
-        if key not in ("hydra", "experiment", "compare", "ablation")
-    }
+def plain_config(container: Any) -> dict[str, Any]:
+    """A resolved configuration with today's names, without Hydra's own parts and without the grid
+    of a comparison or an ablation, none of a run's business."""
+    return rename_config(
+        {
+            str(key): value
+            for key, value in container.items()
+            if key not in ("hydra", "experiment", "compare", "ablation")
+        }
+    )

@@ -3,6 +3,7 @@ gets its text."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,8 +63,8 @@ class Experiment:
         """The same experiment without any contamination: the same data, parts and objects, every
         client clean."""
         config = settings.without_contamination(self.config)
-        roles = ("clean",) * len(self.roles)
-        return replace(self, config=config, text=settings.to_json(config), roles=roles)
+        text = settings.to_json(settings.without_contamination(json.loads(self.text)))
+        return replace(self, config=config, text=text, roles=("clean",) * len(self.roles))
 
     @property
     def seed(self) -> int:

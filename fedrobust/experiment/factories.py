@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment.old_targets import OLD_TARGETS
 
 # Where the factories of each group may live. A configuration can come over the network: nothing
 # else is ever called.
@@ -61,13 +59,6 @@ def find_factory(group: str, target: Any) -> Callable[..., Any]:
     Raises ConfigError for anything else (`fedrobust.reporting.manifest.subprocess.run` must not be
     found), before anything is imported that lies elsewhere.
     """
-    if isinstance(target, str) and target in OLD_TARGETS:
-        print(
-            f"note: {group}._target_={target} is now {OLD_TARGETS[target]}; the old "
-            "name works for one more release",
-            file=sys.stderr,
-        )
-        target = OLD_TARGETS[target]
     module_name, _, name = str(target).rpartition(".")
     room = FACTORY_PACKAGES[group]
     if (

@@ -3,8 +3,8 @@ release."""
 
 OLD_TARGETS: dict[str, str] = {
     "clients.adversarial.adversarial": "fedrobust.clients.adversarial.adversarial",
-    "clients.cohort.cohort": "fedrobust.clients.mutual_learning.cohort",
-    "clients.mutual.mutual": "fedrobust.clients.global_distillation.mutual",
+    "clients.cohort.cohort": "fedrobust.clients.mutual_learning.mutual_learning",
+    "clients.mutual.mutual": "fedrobust.clients.global_distillation.global_distillation",
     "clients.prox.prox": "fedrobust.clients.prox.prox",
     "clients.sgd.sgd": "fedrobust.clients.sgd.sgd",
     "fedrobust.contamination.adaptive_etf.adaptive_etf": "fedrobust.contamination.updates.adaptive_etf.adaptive_etf",

@@ -9,17 +9,19 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
+from fedrobust.experiment.old_names import rename_config
+from fedrobust.utils import strict_json
 from fedrobust.utils.validation import choice, number
 
 SERVER_KEYS = {
     *(
         "root_per_class",
-        "proxy",
-        "buffers",
+        "proxy_images",
+        "batchnorm",
         "max_failures",
         "round_timeout",
-        "matrix_mb",
-        "scratch",
+        "max_updates_mb",
+        "scratch_dir",
     ),
     *("checkpoint_every", "keep_checkpoints", "max_examples"),
 }
@@ -64,7 +66,7 @@ def _check_server(server: Any) -> None:
     if not isinstance(server, Mapping):
         raise ConfigError(
             f"server={server}: must hold {', '.join(sorted(SERVER_KEYS))}; set one of "
-            "them, e.g. server.proxy=128"
+            "them, e.g. server.proxy_images=128"
         )
     for key in server:
         if key not in SERVER_KEYS:
@@ -74,23 +76,23 @@ def _check_server(server: Any) -> None:
             )
     _require(server, SERVER_KEYS, "server.")
     number("server.root_per_class", server["root_per_class"], low=0, integer=True)
-    number("server.proxy", server["proxy"], low=0, integer=True)
+    number("server.proxy_images", server["proxy_images"], low=0, integer=True)
     number("server.max_failures", server["max_failures"], low=0, integer=True)
     number("server.max_examples", server["max_examples"], low=1, integer=True)
     number("server.round_timeout", server["round_timeout"], low=0, open_low=True)
-    number("server.matrix_mb", server["matrix_mb"], low=0, integer=True)
-    if server["scratch"] is not None and not isinstance(server["scratch"], str):
+    number("server.max_updates_mb", server["max_updates_mb"], low=0, integer=True)
+    if server["scratch_dir"] is not None and not isinstance(server["scratch_dir"], str):
         raise ConfigError(
-            f"server.scratch={server['scratch']}: must be a folder, or null for the "
+            f"server.scratch_dir={server['scratch_dir']}: must be a folder, or null for the "
             "system's temporary one"
         )
     number("server.checkpoint_every", server["checkpoint_every"], low=0, integer=True)
     number("server.keep_checkpoints", server["keep_checkpoints"], low=1, integer=True)
-    choice("server.buffers", server["buffers"], ("mean", "local", "recalibrate"))
-    if server["buffers"] == "recalibrate" and server["proxy"] < 2:
+    choice("server.batchnorm", server["batchnorm"], ("mean", "local", "recalibrate"))
+    if server["batchnorm"] == "recalibrate" and server["proxy_images"] < 2:
         raise ConfigError(
-            "server.buffers=recalibrate: needs proxy images, "
-            f"server.proxy={server['proxy']}; raise it or set server.buffers=mean"
+            "server.batchnorm=recalibrate: needs proxy images, "
+            f"server.proxy_images={server['proxy_images']}; raise it or set server.batchnorm=mean"
         )
 
 
@@ -160,6 +162,12 @@ def to_json(config: Mapping[str, Any]) -> str:
         return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
         raise ConfigError(f"{'; '.join(_not_finite(config, ''))}: give a finite number") from error
+
+
+def from_json(text: str) -> dict[str, Any]:
+    """The configuration in a text that somebody else may have written, with today's names. Raises
+    ConfigError."""
+    return rename_config(strict_json.read_object(text, "experiment"))
 
 
 def _not_finite(value: Any, path: str) -> Iterator[str]:

@@ -27,7 +27,7 @@ WORDS = (
     "client.optimizer.lr=3.0e-3",
     "rounds=2",
     "server.root_per_class=2",
-    "server.proxy=64",
+    "server.proxy_images=64",
 )
 
 

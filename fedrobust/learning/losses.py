@@ -23,6 +23,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 NAMES = ("dot_regression", "cross_entropy", "balanced_softmax")
 SCOPES = ("batch", "client")
+# what a student learns from a teacher: all inner products, or that of the true class alone
+DISTILLATION_LOSSES = ("kl", "true_class")
 
 
 def full_precision(tensor: Tensor) -> Any:

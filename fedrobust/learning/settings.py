@@ -26,10 +26,10 @@ class TrainingSettings:
     loss: dot_regression | cross_entropy | balanced_softmax; rect, rect_scope (batch | client) and
     rect_cap (of the weight r^2; None: none) belong to dot_regression. epochs: passes over the
     images, unless steps (optimizer steps) is given. optimizer: the name of a class in torch.optim
-    and its keywords. clip: bound of the gradient's norm. augment: flips, turns, small shifts.
-    early_stopping: end after so many epochs without a better validation loss; the best epoch's
-    state is kept. plateau: keywords of torch's ReduceLROnPlateau on the validation loss. amp:
-    bfloat16 autocast, on CUDA only.
+    and its keywords. max_grad_norm: bound of the gradient's norm. augment: flips, turns, small
+    shifts. early_stopping: end after so many epochs without a better validation loss; the best
+    epoch's state is kept. lr_plateau: keywords of torch's ReduceLROnPlateau on the validation loss.
+    amp: bfloat16 autocast, on CUDA only.
     """
 
     loss: str = "dot_regression"
@@ -42,10 +42,10 @@ class TrainingSettings:
     optimizer: Mapping[str, Any] = field(
         default_factory=lambda: {"name": "Adam", "lr": 1e-4, "weight_decay": 1e-3}
     )
-    clip: float | None = None
+    max_grad_norm: float | None = None
     augment: bool = True
     early_stopping: int | None = None
-    plateau: Mapping[str, Any] | None = None
+    lr_plateau: Mapping[str, Any] | None = None
     amp: bool = True
 
     def __post_init__(self) -> None:
@@ -58,12 +58,12 @@ class TrainingSettings:
         for name in ("steps", "early_stopping"):
             if getattr(self, name) is not None:
                 number(f"client.{name}", getattr(self, name), low=1, integer=True)
-        for name in ("rect_cap", "clip"):
+        for name in ("rect_cap", "max_grad_norm"):
             if getattr(self, name) is not None:
                 number(f"client.{name}", getattr(self, name), low=0, open_low=True)
         optimizers.check_optimizer("client.optimizer", self.optimizer)
-        if self.plateau is not None:
-            _check_plateau(self.plateau)
+        if self.lr_plateau is not None:
+            _check_plateau(self.lr_plateau)
 
 
 def _check_plateau(plateau: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ def _check_plateau(plateau: Mapping[str, Any]) -> None:
         ReduceLROnPlateau(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), **plateau)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"client.plateau={plateau}: ReduceLROnPlateau refuses it ({error}); try "
+            f"client.lr_plateau={plateau}: ReduceLROnPlateau refuses it ({error}); try "
             f"{{factor: 0.1, patience: 10}}"
         ) from error
 

@@ -196,7 +196,9 @@ class _Run:
             settings.optimizer, [p for p in model.parameters() if p.requires_grad]
         )
         plateau = (
-            None if settings.plateau is None else ReduceLROnPlateau(optimizer, **settings.plateau)
+            None
+            if settings.lr_plateau is None
+            else ReduceLROnPlateau(optimizer, **settings.lr_plateau)
         )
         if plateau is not None and "plateau" in memory:
             plateau.load_state_dict(copy.deepcopy(memory["plateau"]))
@@ -219,8 +221,8 @@ class _Run:
         """One optimizer step down the sum of the parts of the loss."""
         self.optimizer.zero_grad()
         torch.stack(list(parts.values())).sum().backward()  # type: ignore[no-untyped-call]
-        if self.settings.clip is not None:
-            clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if self.settings.max_grad_norm is not None:
+            clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.seen += len(labels)
         self._add({name: value.detach().double() * len(labels) for name, value in parts.items()})
@@ -238,7 +240,7 @@ class _Run:
             rate = self.optimizer.param_groups[0]["lr"]
             raise RunError(
                 f"not finite in local training: {', '.join(bad)}; lower "
-                f"client.optimizer.lr={rate} or set client.clip=5"
+                f"client.optimizer.lr={rate} or set client.max_grad_norm=5"
             )
 
     def finished_epoch(self) -> bool:

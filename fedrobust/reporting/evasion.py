@@ -85,7 +85,7 @@ class _EvasionScorer:
         drop = combined_drop(
             classification_metrics(clean_NK, labels_N), classification_metrics(seen_NK, labels_N)
         )
-        if self.experiment.evaluation.draws == 0:
+        if self.experiment.evaluation.bootstrap_samples == 0:
             return drop
         normal, attack = self._resampled(clean_NK, seen_NK)
         return Drop(
@@ -136,7 +136,7 @@ class _EvasionScorer:
         ]
         share = float(_share(*values))
         interval = None
-        if self.experiment.evaluation.draws and math.isfinite(share):
+        if self.experiment.evaluation.bootstrap_samples and math.isfinite(share):
             draws = self._resampled(self.whole.clean[NONE], bare_NK, seen_NK)
             interval = percentiles(_share(*(one["balanced_accuracy"] for one in draws)))
         return {
@@ -145,7 +145,7 @@ class _EvasionScorer:
         }
 
     def _balanced_interval(self, seen_NK: Tensor) -> list[float] | None:
-        if self.experiment.evaluation.draws == 0:
+        if self.experiment.evaluation.bootstrap_samples == 0:
             return None
         [draws] = self._resampled(seen_NK)
         interval = percentiles(draws["balanced_accuracy"])
@@ -154,7 +154,7 @@ class _EvasionScorer:
     def _resampled(self, *conditions_NK: Tensor) -> list[dict[str, Tensor]]:
         """Of each condition all draws, the same in every call: everything is paired by images."""
         pairs = [(self.whole.labels, one.argmax(dim=1)) for one in conditions_NK]
-        num_classes, draws = conditions_NK[0].shape[1], self.experiment.evaluation.draws
+        num_classes, draws = conditions_NK[0].shape[1], self.experiment.evaluation.bootstrap_samples
         return resampled_metrics(
             pairs, num_classes, self.groups_N, draws, self.experiment.generator("bootstrap")
         )

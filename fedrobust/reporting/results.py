@@ -71,7 +71,7 @@ def _test_drops(
     groups = experiment.dataset.groups[rows]
     options: dict[str, Any] = {
         "generator": experiment.generator("bootstrap"),
-        "draws": experiment.evaluation.draws,
+        "draws": experiment.evaluation.bootstrap_samples,
     }
     return {
         name: measure_drop(labels, test[normal], test[attack], groups, **options).as_dict()
@@ -139,7 +139,9 @@ def clients_drop(experiment: Experiment, clients: Sequence[Mapping[str, Any]]) -
             ).combined
             by_kind[kind] = {"combined": combined, "num_clients": len(of_kind)}
     interval = clients_interval(
-        clients, experiment.evaluation.draws, experiment.generator("bootstrap", "clients")
+        clients,
+        experiment.evaluation.bootstrap_samples,
+        experiment.generator("bootstrap", "clients"),
     )
     return {
         **Drop(drop.per_metric, drop.combined, interval, drop.skipped).as_dict(),

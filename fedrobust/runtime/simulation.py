@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedrobust.data import TRAIN
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.experiment import build, compose, factories, settings
+from fedrobust.experiment import build, compose, factories, old_names, settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.inference import predict
 from fedrobust.reporting.console import Display, summary_table
@@ -73,17 +73,16 @@ def resume_job(asked: Resumption) -> dict[str, Any]:
     with exclusive_folder(asked.folder) as console:
         # again: it may have been finished by whoever held the lock before
         manifest = resume.read_manifest(asked.folder)
+        config = old_names.rename_config(manifest["config"])
         try:
-            settings.check_settings(manifest["config"])
+            settings.check_settings(config)
         except ConfigError as error:
             raise ConfigError(
                 f"{resume.KEY}{asked.folder}: written by another version of the "
                 f"program ({error}); start it anew"
             ) from error
-        engine = compose.change_engine(manifest["config"]["engine"], asked.engine_words)
-        if (engine.get("gpus_per_worker") == 0) != (
-            manifest["config"]["engine"].get("gpus_per_worker") == 0
-        ):
+        engine = compose.change_engine(config["engine"], asked.engine_words)
+        if (engine.get("gpus_per_worker") == 0) != (config["engine"].get("gpus_per_worker") == 0):
             raise ConfigError(
                 "engine.gpus_per_worker: 0 or not decides whether clients compute on "
                 "a GPU; leave it as the run had it"
@@ -282,6 +281,6 @@ def extra_data(experiment: Experiment) -> dict[str, int]:
     """The server's extra images that this run really used, and how many."""
     sizes = {"root": len(experiment.root), "proxy": len(experiment.proxy)}
     used = set(experiment.strategy.uses) | (
-        {"proxy"} if experiment.config["server"]["buffers"] == "recalibrate" else set()
+        {"proxy"} if experiment.config["server"]["batchnorm"] == "recalibrate" else set()
     )
     return {name: size for name, size in sizes.items() if name in used and size}

@@ -109,6 +109,6 @@ def _choices(group: str, word: str, options: Sequence[str]) -> str:
 
 def _unknown_remedy(key: str) -> str:
     """Keywords of torch and timm are not listed in our files: they are added, not set."""
-    if key.rpartition(".")[0] in ("client.optimizer", "client.plateau", "model.options"):
+    if key.rpartition(".")[0] in ("client.optimizer", "client.lr_plateau", "model.options"):
         return f"a keyword of the library is added with a plus sign: +{key}=..."
     return "`python -m fedrobust.simulate --cfg job` lists all keys"

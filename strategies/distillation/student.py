@@ -17,6 +17,7 @@ from fedrobust.strategies.distillation.teachers import DistillationLoss
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
+from fedrobust.learning.losses import DISTILLATION_LOSSES
 from fedrobust.state import State, load, take
 from fedrobust.utils import validation
 from fedrobust.utils.images import as_unit
@@ -39,7 +40,7 @@ class Schedule:
 class PeerSettings:
     """How mutual learning makes its teachers; the words are those of `_teachers`."""
 
-    reading: str
+    distillation_loss: str
     teacher: str
     min_confidence: float
 
@@ -56,12 +57,12 @@ def make_schedule(
     return Schedule(epochs, batch_size, learning_rate, proximal, temperature)
 
 
-def make_peer_settings(reading: str, teacher: str, min_confidence: float) -> PeerSettings:
+def make_peer_settings(distillation_loss: str, teacher: str, min_confidence: float) -> PeerSettings:
     """Checked Peers; raises ConfigError."""
-    validation.choice("strategy.reading", reading, ("full", "ground_truth"))
+    validation.choice("strategy.distillation_loss", distillation_loss, DISTILLATION_LOSSES)
     validation.choice("strategy.teacher", teacher, ("median", "mean"))
     validation.number("strategy.min_confidence", min_confidence, low=0, high=1)
-    return PeerSettings(reading, teacher, min_confidence)
+    return PeerSettings(distillation_loss, teacher, min_confidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def mutual_losses(
     none).
     """
     labels_P, scale = scratch.proxy_samples.labels, scratch.model.scale
-    if peers.reading == "ground_truth":
+    if peers.distillation_loss == "true_class":
         merged = teachers.merge_peers(scores_MPK, peers.teacher)
         merged = merged if permanent_PK is None else (merged + permanent_PK) / 2
         return [

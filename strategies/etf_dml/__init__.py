@@ -7,7 +7,7 @@ the updates, trust each client by its model's scores on the root set, distil on 
 send back what that made less aligned, aggregate.
 
 Memory: one model, the matrix of updates, and of further matrices the votes of the cohorts
-(`cohort`, one row each), or the trusted clients' rows where another rule takes the last step
+(`cohort_size`, one row each), or the trusted clients' rows where another rule takes the last step
 (`aggregation`). Work is linear in the number of clients, except that without cohorts each of N
 mutual learners has N - 1 teachers (whose medians are cheap beside its training); updates are
 compared pairwise on as many columns as a fixed number of multiplications allows.
@@ -46,7 +46,7 @@ def etf_dml(
     clip: bool = True,
     trust: str = "stacking",
     distillation: str = "ensemble",
-    reading: str = "full",
+    distillation_loss: str = "kl",
     teacher: str = "median",
     min_confidence: float = 0.5,
     temperature: float = 2.0,
@@ -55,8 +55,8 @@ def etf_dml(
     learning_rate: float = 5e-5,
     proximal: float = 0.0,
     recalibrate: bool = True,
-    fallback: bool = True,
-    cohort: int | None = None,
+    revert_if_misaligned: bool = True,
+    cohort_size: int | None = None,
     cohort_trim: float = 0.2,
     aggregation: Strategy | None = None,
 ) -> Strategy:
@@ -67,28 +67,32 @@ def etf_dml(
     alone by alignment and loss ("gate", `trust.gate_trust`), and then all together ("stacking",
     `trust.stacking_trust`); or not ("none"). distillation: "mutual" (every trusted member learns
     from its peers' leave-one-out median, N x N), "ensemble" (the aggregated model learns from the
-    weighted ensemble) or "none". For mutual: reading "full" (all inner products) or "ground_truth"
-    (those with the labelled anchor; uses the proxy labels), teacher "median" or "mean" (not robust:
-    for ablation), min_confidence: images on which the peers agree less are left out (full only).
-    temperature, epochs, batch_size, learning_rate (Adam), proximal (mu/2 |W - W_start|^2): of the
-    distillation. recalibrate: BatchNorm statistics re-estimated on the proxy images before every
-    use of a model. fallback: a student that got less aligned on the root set returns to its start
-    (with trust only). aggregation: another rule for the last step, on the trusted clients alone;
-    None: weighted mean.
+    weighted ensemble) or "none". For mutual: distillation_loss "kl" (all inner products) or
+    "true_class" (those with the labelled anchor; uses the proxy labels), teacher "median" or "mean"
+    (not robust: for ablation), min_confidence: images on which the peers agree less are left out
+    (kl only). temperature, epochs, batch_size, learning_rate (Adam), proximal (mu/2 |W -
+    W_start|^2): of the distillation. recalibrate: BatchNorm statistics re-estimated on the proxy
+    images before every use of a model. revert_if_misaligned: a student that got less aligned on the
+    root set returns to its start (with trust only). aggregation: another rule for the last step, on
+    the trusted clients alone; None: weighted mean.
 
-    cohort: for many clients (METHOD section 5 (B)): every round the clients are drawn anew into
-    random cohorts of at least so many. Mutual learning stays inside a cohort, where half of every
-    teacher is the global model as sent (its probabilities, or scores in the reading
-    "ground_truth"). The last step is the trimmed mean over the cohorts' votes: `cohort_trim` of
-    them are cut off on each side of every coordinate, so a cohort lost to attackers is one vote.
-    `cohorts.vote` says what the reported weights are then. Who was drawn where is recorded as
-    "cohort".
+    cohort_size: for many clients (METHOD section 5 (B)): every round the clients are drawn anew
+    into random cohorts of at least so many. Mutual learning stays inside a cohort, where half of
+    every teacher is the global model as sent (its probabilities, or scores with
+    distillation_loss="true_class"). The last step is the trimmed mean over the cohorts' votes:
+    `cohort_trim` of them are cut off on each side of every coordinate, so a cohort lost to
+    attackers is one vote. `cohorts.vote` says what the reported weights are then. Who was drawn
+    where is recorded as "cohort".
 
     The rule raises ConfigError without a root set unless trust=none; without proxy images it goes
     on without distillation and recalibration, and says so in its extras.
     """
     validation.choice("strategy.trust", trust, ("stacking", "gate", "none"))
-    for key, value in {"clip": clip, "recalibrate": recalibrate, "fallback": fallback}.items():
+    for key, value in {
+        "clip": clip,
+        "recalibrate": recalibrate,
+        "revert_if_misaligned": revert_if_misaligned,
+    }.items():
         validation.flag(f"strategy.{key}", value)
     validation.choice("strategy.distillation", distillation, ("mutual", "ensemble", "none"))
     if aggregation is not None and not isinstance(aggregation, Strategy):
@@ -96,20 +100,20 @@ def etf_dml(
             f"strategy.aggregation={aggregation}: must be null or a rule with a "
             "_target_, as in configs/strategy/median.yaml"
         )
-    if cohort is not None and aggregation is not None:
+    if cohort_size is not None and aggregation is not None:
         raise ConfigError(
             f"strategy.aggregation={aggregation.name}: excludes "
-            f"strategy.cohort={cohort}, whose last step is a trimmed mean"
+            f"strategy.cohort_size={cohort_size}, whose last step is a trimmed mean"
         )
     settings = EtfDmlSettings(
         clip,
         trust,
         distillation,
         student.make_schedule(epochs, batch_size, learning_rate, proximal, temperature),
-        student.make_peer_settings(reading, teacher, min_confidence),
+        student.make_peer_settings(distillation_loss, teacher, min_confidence),
         recalibrate,
-        fallback,
-        cohorts.make_cohorts(cohort, cohort_trim),
+        revert_if_misaligned,
+        cohorts.make_cohorts(cohort_size, cohort_trim),
         aggregation,
     )
     return Strategy(

@@ -44,7 +44,7 @@ def make_cohorts(size: int | None, trim: float) -> Cohorts | None:
     return (
         None
         if size is None
-        else Cohorts(validation.number("strategy.cohort", size, low=3, integer=True), trim)
+        else Cohorts(validation.number("strategy.cohort_size", size, low=3, integer=True), trim)
     )
 
 

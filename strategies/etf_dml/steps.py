@@ -37,7 +37,7 @@ class EtfDmlSettings:
     schedule: student.Schedule
     peers: student.PeerSettings
     recalibrate: bool
-    fallback: bool
+    revert_if_misaligned: bool
     cohorts: _cohorts.Cohorts | None
     aggregation: Strategy | None
 
@@ -130,7 +130,7 @@ def _learn(
     )
     before = (
         float(state_of_round.trust.alignment_N[n])
-        if state_of_round.trust and state_of_round.settings.fallback
+        if state_of_round.trust and state_of_round.settings.revert_if_misaligned
         else None
     )
     return student.distil(
@@ -148,7 +148,7 @@ def _ensemble(state_of_round: RoundState, state: State) -> student.DistilledMode
     whether it fell back or not."""
     settings, scratch = state_of_round.settings, state_of_round.scratch
     start = scratch.load_and_recalibrate(state)
-    before = scratch.alignment() if settings.trust and settings.fallback else None
+    before = scratch.alignment() if settings.trust and settings.revert_if_misaligned else None
     distillation_loss = student.ensemble_loss(
         scratch,
         state_of_round.member_scores.proxy_NPK,

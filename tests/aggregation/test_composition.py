@@ -222,7 +222,7 @@ def test_a_whole_round_of_the_three_on_real_clients() -> None:
         "strategy=median",
         "preaggregation=bucketing",
         "server_optimizer=fedyogi",
-        "server.buffers=mean",
+        "server.batchnorm=mean",
         "rounds=2",
     )
     server = federation.server(*words)

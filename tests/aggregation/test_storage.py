@@ -84,7 +84,7 @@ def test_the_file_is_closed_with_the_last_tensor(tmp_path: Path) -> None:
 
 def test_no_room_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ConfigError, match=r"^server\.scratch=/no/such: .* 4 MB.* server\.matrix_mb=2 "
+        ConfigError, match=r"^server\.scratch_dir=/no/such: .* 4 MB.* server\.max_updates_mb=2 "
     ):
         allocate(1, 1 << 20, budget_bytes=2 << 20, folder="/no/such")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))

@@ -3,8 +3,8 @@ import torch
 from fedrobust.clients.global_distillation import (
     accuracy,
     accuracy_dropped,
+    global_distillation,
     global_peer_loss,
-    mutual,
     warmup_factor,
 )
 from fedrobust.clients.sgd import sgd
@@ -54,14 +54,14 @@ def test_only_a_drop_of_more_than_five_points_counts(before, now, expected):
 
 
 def test_the_first_round_is_plain_training_bit_by_bit():
-    mine, result = trained(mutual(), round=1)
+    mine, result = trained(global_distillation(), round=1)
     assert torch.equal(mine, trained(sgd())[0])
     assert result.extras == {"mutual_weight": 0.0}
     assert "extra_loss" not in result.sums
 
 
 def test_later_rounds_learn_from_the_peer_too():
-    mine, result = trained(mutual(), round=6)
+    mine, result = trained(global_distillation(), round=6)
     assert result.extras == {"mutual_weight": 1.0}
     assert result.sums["extra_loss"] > 0
     assert not torch.equal(mine, trained(sgd())[0])
@@ -69,26 +69,28 @@ def test_later_rounds_learn_from_the_peer_too():
 
 
 def test_a_spoilt_global_model_gets_no_say():
-    _, result = trained(mutual(), round=6, memory={"global_accuracy": 100.0})
+    _, result = trained(global_distillation(), round=6, memory={"global_accuracy": 100.0})
     assert result.memory["global_accuracy"] < 95  # an untrained model
     assert result.extras == {"mutual_weight": 0.0}
-    _, patient = trained(mutual(max_drop=100.0), round=6, memory={"global_accuracy": 100.0})
+    _, patient = trained(
+        global_distillation(max_drop=100.0), round=6, memory={"global_accuracy": 100.0}
+    )
     assert patient.extras == {"mutual_weight": 1.0}
 
 
-@pytest.mark.parametrize("term", ["kl", "inner_product"])
-def test_the_term_by_its_definition(term):
+@pytest.mark.parametrize("distillation_loss", ["kl", "true_class"])
+def test_the_term_by_its_definition(distillation_loss):
     # student = twice the peer's first layer; peer in eval mode, frozen, unchanged by the student's
     # training
     model = tiny.model().train()
-    extra = global_peer_loss(model, term, 0.5, 2.0)
+    extra = global_peer_loss(model, distillation_loss, 0.5, 2.0)
     frozen = tiny.model().eval()
     with torch.no_grad():
         model.last.weight.add_(0.3)
     images, labels = tiny.samples(6).images / 255, tiny.samples(6).labels
     scores = model(images)
     taught = frozen(images).detach()
-    if term == "kl":
+    if distillation_loss == "kl":
         expected = 0.5 * losses.mutual_kl(scores, torch.softmax(16 * taught / 2, 1), 16.0, 2.0)
     else:
         expected = 0.5 * losses.inner_product_gap(scores, taught, labels)
@@ -103,7 +105,7 @@ def test_the_stronger_the_pull_the_nearer_to_the_peer():
         # an untrained model's statistics are not those of any data
         batchnorm.recalibrate(net, tiny.samples(48).images)
         before = net.eval()(images).detach()
-        trainer = mutual(
+        trainer = global_distillation(
             weight=weight, warmup=0, epochs=10, augment=False, optimizer={"name": "SGD", "lr": 0.02}
         )
         trainer(tiny.task(net, tiny.shard()))
@@ -127,9 +129,9 @@ def test_accuracy_in_percent():
         ({"warmup": 1.5}, r"client\.warmup=1\.5"),
         ({"temperature": 0}, r"client\.temperature=0"),
         ({"max_drop": "x"}, r"client\.max_drop=x"),
-        ({"term": "full"}, r"client\.term=full"),
+        ({"distillation_loss": "full"}, r"client\.distillation_loss=full"),
     ],
 )
 def test_wrong_settings(settings, match):
     with pytest.raises(ConfigError, match=match):
-        mutual(**settings)
+        global_distillation(**settings)

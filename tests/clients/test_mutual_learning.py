@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from fedrobust.clients.app import app
-from fedrobust.clients.mutual_learning import cohort, make_peers, peer_loss
+from fedrobust.clients.mutual_learning import make_peers, mutual_learning, peer_loss
 from flwr.app import Context, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ FACTORY = timm_model("resnet18", dimension=6, options=tiny.NARROW)
 
 def trained(seed=0, **given):
     net = tiny.resnet()
-    trainer = cohort(model=FACTORY, **{"steps": 2, "batch_size": 8, **given})
+    trainer = mutual_learning(model=FACTORY, **{"steps": 2, "batch_size": 8, **given})
     return (
         read(net, Layout.of(net)).parameters.clone(),
         trainer(tiny.task(net, tiny.shard(size=32), seed=seed)),
@@ -32,44 +32,46 @@ def trained(seed=0, **given):
     )
 
 
-def test_ground_truth_by_hand():
+def test_true_class_by_hand():
     # own score of the true class .5, peers' .1 and .9: 1/2 (.4^2 + .4^2) / 2 = .08 for one image;
     # with weight 3: .24
     own, low, high = (torch.tensor([[value, -0.2, 0.7]]) for value in (0.5, 0.1, 0.9))
-    loss = peer_loss(16.0, "ground_truth", 3.0, 2.0)
+    loss = peer_loss(16.0, "true_class", 3.0, 2.0)
     assert loss(own, [low, high], torch.tensor([0])).item() == pytest.approx(0.24)
     assert loss(own, [low], torch.tensor([1])).item() == 0  # the same score of the true class
 
 
-def test_full_by_hand():
+def test_kl_by_hand():
     # scale 2, T 2: softmax of the scores themselves. Peer (log 3, 0) -> (3/4, 1/4), own (0, 0) ->
     # (1/2, 1/2): KL = 3/4 log(3/2) + 1/4 log(1/2), times T^2 = 4; a second peer that agrees halves
     # it
     own, peer = torch.zeros(1, 2), torch.tensor([[math.log(3.0), 0.0]])
     expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    loss = peer_loss(2.0, "full", 1.0, 2.0)
+    loss = peer_loss(2.0, "kl", 1.0, 2.0)
     assert loss(own, [peer], torch.tensor([0])).item() == pytest.approx(expected, rel=1e-5)
     assert loss(own, [peer, own], torch.tensor([0])).item() == pytest.approx(expected / 2, rel=1e-5)
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**31), st.sampled_from(["full", "ground_truth"]), st.floats(0, 10))
-def test_nothing_is_learnt_from_those_who_agree_and_never_less_than_nothing(seed, reading, weight):
+@given(st.integers(0, 2**31), st.sampled_from(["kl", "true_class"]), st.floats(0, 10))
+def test_nothing_is_learnt_from_those_who_agree_and_never_less_than_nothing(
+    seed, distillation_loss, weight
+):
     g = generator(seed, "scores")
     own, other = 2 * torch.rand(5, 4, generator=g) - 1, 2 * torch.rand(5, 4, generator=g) - 1
     labels = torch.randint(4, (5,), generator=g)
-    loss = peer_loss(16.0, reading, weight, 2.0)
+    loss = peer_loss(16.0, distillation_loss, weight, 2.0)
     assert loss(own, [own, own], labels).item() == pytest.approx(0, abs=1e-4 * max(weight, 1))
     assert loss(own, [other], labels).item() >= -1e-5 * max(weight, 1)
 
 
-@pytest.mark.parametrize("reading", ["full", "ground_truth"])
-def test_the_same_generator_gives_the_same_bits_and_the_peers_matter(reading):
+@pytest.mark.parametrize("distillation_loss", ["kl", "true_class"])
+def test_the_same_generator_gives_the_same_bits_and_the_peers_matter(distillation_loss):
     (before, result, one), (_, _, two), (_, _, other), (_, _, alone) = (
-        trained(reading=reading),
-        trained(reading=reading),
-        trained(1, reading=reading),
-        trained(reading=reading, weight=0.0),
+        trained(distillation_loss=distillation_loss),
+        trained(distillation_loss=distillation_loss),
+        trained(1, distillation_loss=distillation_loss),
+        trained(distillation_loss=distillation_loss, weight=0.0),
     )
     states = [read(net, Layout.of(net)).parameters for net in (one, two, other, alone)]
     assert not torch.equal(states[0], before)
@@ -93,7 +95,7 @@ def test_peers_have_the_anchors_and_other_weights():
 def test_a_linear_head_has_peers_too():
     net = tiny.resnet("linear")
     factory = timm_model("resnet18", head="linear", options=tiny.NARROW)
-    result = cohort(model=factory, loss="cross_entropy", steps=1)(
+    result = mutual_learning(model=factory, loss="cross_entropy", steps=1)(
         tiny.task(net, tiny.shard(size=32))
     )
     assert math.isfinite(result.sums["loss"])
@@ -106,7 +108,7 @@ def test_epochs_are_reported_with_early_stopping():
 
 
 def test_in_a_federation():
-    server = federation.server(*federation.MEAN, "client=cohort", "client.size=3")
+    server = federation.server(*federation.MEAN, "client=mutual_learning", "client.size=3")
     records.set_identity()
     order = {
         "experiment": server.experiment.text,
@@ -137,11 +139,14 @@ def _sizes(server):
         ({"size": 2.5}, r"client\.size=2\.5: must be a whole number"),
         ({"weight": -1}, r"client\.weight=-1"),
         ({"temperature": 0}, r"client\.temperature=0"),
-        ({"reading": "half"}, r"client\.reading=half: must be one of full, ground_truth"),
+        (
+            {"distillation_loss": "half"},
+            r"client\.distillation_loss=half: must be one of kl, true_class",
+        ),
         ({"model": "resnet18"}, r"client\.model=resnet18: is that of the experiment"),
         ({"epochs": 0}, r"client\.epochs=0"),
     ],
 )
 def test_wrong_settings_are_refused(given, match):
     with pytest.raises(ConfigError, match=match):
-        cohort(**given)
+        mutual_learning(**given)

@@ -85,7 +85,7 @@ def test_a_linear_head_learns_with_cross_entropy():
 def test_the_learning_rate_schedule_lives_in_the_memory():
     # nothing counts as better
     trainer = sgd(
-        plateau={"patience": 0, "threshold": 1e9, "threshold_mode": "abs"}, optimizer=FAST
+        lr_plateau={"patience": 0, "threshold": 1e9, "threshold_mode": "abs"}, optimizer=FAST
     )
     net, data = tiny.model(), tiny.shard()
     first = trainer(tiny.task(net, data))

@@ -145,7 +145,7 @@ def test_carving_too_much_is_refused_with_the_largest_possible_number() -> None:
     ):
         reserve_server_data(data, 8, 0, generator(0))
     # half of 84, less the 2 x 7 of the root set
-    with pytest.raises(ConfigError, match=r"try server\.proxy=28"):
+    with pytest.raises(ConfigError, match=r"try server\.proxy_images=28"):
         reserve_server_data(data, 7, 29, generator(0))
     assert len(reserve_server_data(data, 7, 28, generator(0))[1]) == 28
 

@@ -53,14 +53,14 @@ def test_the_mode_returns_even_when_the_model_fails() -> None:
     assert net.training
 
 
-GOOD = {"draws": 0, "validation_images": 1, "batch_size": 1}
+GOOD = {"bootstrap_samples": 0, "validation_images": 1, "batch_size": 1}
 
 
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"draws": -1}, "evaluation.draws=-1: must be at least 0"),
-        ({"draws": 1.5}, "evaluation.draws=1.5: must be a whole number"),
+        ({"bootstrap_samples": -1}, "evaluation.bootstrap_samples=-1: must be at least 0"),
+        ({"bootstrap_samples": 1.5}, "evaluation.bootstrap_samples=1.5: must be a whole number"),
         ({"validation_images": 0}, "evaluation.validation_images=0: must be at least 1"),
         ({"batch_size": "big"}, "evaluation.batch_size=big: must be a whole number"),
         ({"batch_size": 0}, "evaluation.batch_size=0: must be at least 1"),

@@ -255,9 +255,12 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
         (["noise.std=-1"], "noise.std=-1: must be at least 0"),
         (["corruption.severity=6"], "corruption.severity=6: must be at most 5"),
         (["client.epochs=many"], "client.epochs=many: must be a whole number"),
-        (["evaluation.draws=-1"], "evaluation.draws=-1: must be at least 0"),
+        (
+            ["evaluation.bootstrap_samples=-1"],
+            "evaluation.bootstrap_samples=-1: must be at least 0",
+        ),
         (["evaluation.twin=1"], "evaluation.twin=1: must be true or false"),
-        (["server.proxy=100000"], "server.proxy=100000"),
+        (["server.proxy_images=100000"], "server.proxy_images=100000"),
         (["server.root_per_class=1000"], "server.root_per_class=1000"),
         (["num_clients=200"], "num_clients: 200 clients cannot have"),
     ],
@@ -278,10 +281,10 @@ def test_without_trust_no_root_images_are_needed() -> None:
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["purifier=tv", "server.buffers=mean"], "purifier=tv"),
-        (["server.buffers=recalibrate"], "recalibrate"),
-        (["purifier=tv", "server.buffers=mean", "evaluation.purified_statistics=false"], None),
-        (["server.buffers=mean"], None),
+        (["purifier=tv", "server.batchnorm=mean"], "purifier=tv"),
+        (["server.batchnorm=recalibrate"], "recalibrate"),
+        (["purifier=tv", "server.batchnorm=mean", "evaluation.purified_statistics=false"], None),
+        (["server.batchnorm=mean"], None),
     ],
 )
 def test_whole_patients_may_give_too_few_proxy_images(
@@ -294,14 +297,14 @@ def test_whole_patients_may_give_too_few_proxy_images(
         return rows[:0], rows[:1], rows[1:]  # one image, where two were asked for
 
     monkeypatch.setattr(build, "reserve_server_data", carved)
-    given = ("server.proxy=2", "server.root_per_class=0", "strategy=fedavg", *words)
+    given = ("server.proxy_images=2", "server.root_per_class=0", "strategy=fedavg", *words)
     if what is None:
         # not `experiment`, which keeps what it built
         assert len(build.build_experiment(federation.settings(*given)).proxy) == 1
     else:
         with pytest.raises(
             ConfigError,
-            match=rf"server\.proxy=2: whole patients or lesions gave 1 images, {what} "
+            match=rf"server\.proxy_images=2: whole patients or lesions gave 1 images, {what} "
             r"needs 2; raise it",
         ):
             build.build_experiment(federation.settings(*given))

@@ -71,28 +71,6 @@ def test_of_all_functions_in_all_rooms_only_those_that_make_the_right_thing_are_
     assert set(found["privacy"]) == {"none", "clipping", "local_dp", "secure_aggregation"}
 
 
-@pytest.mark.parametrize(
-    ("group", "old", "new"),
-    [
-        (
-            "contamination",
-            "fedrobust.contamination.alie.alie",
-            "fedrobust.contamination.updates.alie.alie",
-        ),
-        ("strategy", "strategies.krum.multi_krum", "fedrobust.strategies.krum.multi_krum"),
-        ("data", "fedrobust.data.own.own", "fedrobust.data.sources.one_site.one_site"),
-    ],
-)
-def test_names_in_manifests_of_older_runs_are_accepted_with_one_line(
-    group: str, old: str, new: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert find_factory(group, old) is find_factory(group, new)
-    assert (
-        capsys.readouterr().err
-        == f"note: {group}._target_={old} is now {new}; the old name works for one more release\n"
-    )
-
-
 def test_every_old_name_leads_to_a_factory() -> None:
     for new in OLD_TARGETS.values():
         assert any(

@@ -48,13 +48,18 @@ SEEDS = st.integers(0, 2**32 - 1)
 LINE = 2100  # characters of what a node says about a configuration
 ROOT = Path(__file__).parents[2]
 GOOD = (
-    ("strategy=etf_dml", "contamination=mixture", "server.proxy=32", "server.root_per_class=1"),
+    (
+        "strategy=etf_dml",
+        "contamination=mixture",
+        "server.proxy_images=32",
+        "server.root_per_class=1",
+    ),
     (
         "strategy=krum",
         "num_clients=12",
         "contamination=alie",
         "privacy=local_dp",
-        "server.buffers=recalibrate",
+        "server.batchnorm=recalibrate",
         "sanitiser=none",
     ),
     (

@@ -84,9 +84,9 @@ def submit(federation: LocalFederation, folder: str, *words: str) -> str:
         *(word for word in TINY if not word.startswith("data.")),
         "model=small",
         "strategy=fedavg",
-        "evaluation.draws=0",
+        "evaluation.bootstrap_samples=0",
     ]
-    few = ["num_clients=3", "server.root_per_class=1", "server.proxy=32"]
+    few = ["num_clients=3", "server.root_per_class=1", "server.proxy_images=32"]
     return federation.operator.submit(
         [*own, *tiny, *few, *words], folder=str(federation.folder / folder)
     )

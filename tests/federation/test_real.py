@@ -49,9 +49,9 @@ WORDS = [
         "num_clients=3",
         "rounds=2",
         "server.root_per_class=1",
-        "server.proxy=32",
+        "server.proxy_images=32",
     ),
-    *("evaluation.twin=false", "evaluation.draws=200"),
+    *("evaluation.twin=false", "evaluation.bootstrap_samples=200"),
 ]
 PARTITION = "partition=by_site" if REAL else "partition=iid"
 

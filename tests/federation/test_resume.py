@@ -23,7 +23,14 @@ from tests.federation.made_up import Flower
 from tests.helpers import federation
 from tests.helpers.federation import MEAN, TINY
 
-WORDS = ("experiment=smoke", *TINY, *MEAN, "poisoned=0", "rounds=2", "evaluation.draws=0")
+WORDS = (
+    "experiment=smoke",
+    *TINY,
+    *MEAN,
+    "poisoned=0",
+    "rounds=2",
+    "evaluation.bootstrap_samples=0",
+)
 NODES = {70: "c", 30: "a", 50: "b"}
 
 

@@ -25,7 +25,7 @@ TINY = (
     "client.steps=1",
     "client.batch_size=8",
 )
-MEAN = ("strategy=fedavg", "server.buffers=mean")
+MEAN = ("strategy=fedavg", "server.batchnorm=mean")
 
 
 def settings(*overrides: str) -> dict[str, Any]:

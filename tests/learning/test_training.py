@@ -205,7 +205,7 @@ def test_clipping_bounds_the_step():
     # SGD, lr .1, one step: |w' - w| = .1 * min(|g|, clip)
     net = tiny.model("linear")
     before = nn.utils.parameters_to_vector(net.parameters()).detach().clone()
-    train(net, tiny.shard(), optimizer=SGD, steps=1, clip=0.01)
+    train(net, tiny.shard(), optimizer=SGD, steps=1, max_grad_norm=0.01)
     assert (
         nn.utils.parameters_to_vector(net.parameters()) - before
     ).norm().item() == pytest.approx(0.001, rel=1e-3)
@@ -270,7 +270,7 @@ def test_without_an_end_the_best_epoch_is_kept_too():
 def test_plateau_lowers_the_rate_and_is_carried_by_memory():
     # patience 1, factor .1, losses 1 1 1 1 1: the third bad epoch lowers once -> 2e-3; the memory
     # goes on from there
-    settings = {"plateau": {"patience": 1, "factor": 0.1}}
+    settings = {"lr_plateau": {"patience": 1, "factor": 0.1}}
     first = train(tiny.model(), tiny.shard(), loss=judged([1.0] * 3), epochs=3, **settings)
     assert first.memory["rates"] == pytest.approx([0.002])
     second = train(
@@ -288,7 +288,11 @@ def test_plateau_lowers_the_rate_and_is_carried_by_memory():
 
 def test_without_validation_images_nothing_is_judged():
     fitted = train(
-        tiny.model(), tiny.shard(validation=0), epochs=3, early_stopping=1, plateau={"patience": 1}
+        tiny.model(),
+        tiny.shard(validation=0),
+        epochs=3,
+        early_stopping=1,
+        lr_plateau={"patience": 1},
     )
     assert fitted.seen == 3 * 48
     assert fitted.memory["rates"] == [0.02]
@@ -307,10 +311,10 @@ def test_without_validation_images_nothing_is_judged():
         ({"epochs": 0}, r"client\.epochs=0"),
         ({"steps": 1.5}, r"client\.steps=1\.5"),
         ({"batch_size": 1}, r"client\.batch_size=1: must be at least 2"),
-        ({"clip": "five"}, r"client\.clip=five"),
+        ({"max_grad_norm": "five"}, r"client\.max_grad_norm=five"),
         ({"early_stopping": 0}, r"client\.early_stopping=0"),
-        ({"plateau": {"factor": 2}}, r"client\.plateau="),
-        ({"plateau": 3}, r"client\.plateau=3"),
+        ({"lr_plateau": {"factor": 2}}, r"client\.lr_plateau="),
+        ({"lr_plateau": 3}, r"client\.lr_plateau=3"),
         ({"optimizer": "Adam"}, r"client\.optimizer=Adam: must be a mapping"),
         ({"optimizer": {"name": "Adan"}}, r"client\.optimizer\.name=Adan: .*Adam"),
         ({"optimizer": {"name": "LBFGS"}}, r"client\.optimizer\.name=LBFGS"),
@@ -441,7 +445,7 @@ def test_a_cohort_ends_when_all_of_it_would_and_each_keeps_its_own_best():
 
 
 def test_the_schedule_in_the_memory_is_that_of_the_first():
-    settings = {"plateau": {"patience": 0, "factor": 0.1}, "epochs": 1}
+    settings = {"lr_plateau": {"patience": 0, "factor": 0.1}, "epochs": 1}
     first, second = train_together(
         [tiny.model("linear") for _ in range(2)],
         tiny.shard(),
@@ -455,7 +459,7 @@ def test_the_schedule_in_the_memory_is_that_of_the_first():
 
 def _plateau():
     return train(
-        tiny.model(), tiny.shard(validation=0), plateau={"patience": 0, "factor": 0.1}
+        tiny.model(), tiny.shard(validation=0), lr_plateau={"patience": 0, "factor": 0.1}
     ).memory["plateau"]
 
 

@@ -109,8 +109,8 @@ def test_secret_noise_is_normal_and_never_twice_the_same() -> None:
         (("privacy=local_dp", "privacy.delta=0"), "privacy.delta=0: must be greater than 0"),
         (("privacy=clipping", "privacy.clip=-1"), "privacy.clip=-1"),
         (
-            ("privacy=local_dp", "server.buffers=mean"),
-            "server.buffers=mean: averages the hospitals' BatchNorm statistics",
+            ("privacy=local_dp", "server.batchnorm=mean"),
+            "server.batchnorm=mean: averages the hospitals' BatchNorm statistics",
         ),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_node_with_a_limit_counts_and_then_stops(tmp_path: Path) -> None:
 
 def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:
     words = ("strategy=fedavg", "privacy=local_dp", "privacy.noise_multiplier=2.0", "rounds=2")
-    words += ("evaluation.draws=10", "evaluation.twin=false")
+    words += ("evaluation.bootstrap_samples=10", "evaluation.twin=false")
     experiment, memory = federation.study(*words), Memory()
     with InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1) as grid:
         report, _ = run_experiment(

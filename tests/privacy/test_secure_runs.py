@@ -42,7 +42,7 @@ BASE = (
     "poisoned=0",
     "rounds=2",
     f"privacy.clip={CLIP}",
-    "evaluation.draws=10",
+    "evaluation.bootstrap_samples=10",
     "evaluation.twin=false",
 )
 SECURE, PLAIN = (*BASE, "privacy=secure_aggregation"), (*BASE, "privacy=clipping")
@@ -77,12 +77,17 @@ def assert_same_model(one: State, other: State) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [(), ("strategy.weighting=uniform",), ("server_optimizer=fedavgm",), ("server.buffers=local",)],
+    [
+        (),
+        ("strategy.weighting=uniform",),
+        ("server_optimizer=fedavgm",),
+        ("server.batchnorm=local",),
+    ],
 )
 def test_the_model_is_that_of_clipped_federated_averaging(more: tuple[str, ...]) -> None:
     plain, hidden = (finished((*words, *more))[0] for words in (PLAIN, SECURE))
     # the plain ones are merged for the global model, although every hospital uses its own
-    if "server.buffers=local" in more:
+    if "server.batchnorm=local" in more:
         plain = replace(plain, state=State(plain.state.parameters, hidden.state.buffers))
     assert_same_model(hidden.state, plain.state)
     start = build_server_context(federation.study(*SECURE)).initial.parameters

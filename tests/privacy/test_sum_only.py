@@ -101,9 +101,9 @@ def test_server_optimizers_see_the_mean_only(optimizer: str) -> None:
         (("preaggregation=nnm",), "preaggregation=nnm: compares single updates, and"),
         (("preaggregation=bucketing",), "preaggregation=bucketing: compares single updates, and"),
         (
-            ("server.buffers=mean",),
+            ("server.batchnorm=mean",),
             (
-                "server.buffers=mean: averages the hospitals' BatchNorm statistics, "
+                "server.batchnorm=mean: averages the hospitals' BatchNorm statistics, "
                 "which would each be seen"
             ),
         ),
@@ -156,9 +156,11 @@ def test_what_does_not_go_together_is_refused_in_one_line(
         ("contamination=backdoor_neurotoxin",),
         ("contamination=alie", "poisoned=0"),
         ("evasion=fgsm", "evaluation.adversarial_clients=false"),
-        ("server.buffers=local",),
+        ("server.batchnorm=local",),
         ("sanitiser=sphere", "rounds=4"),
-        ("client=mutual",),  # each hospital by itself: it learns from the model that all receive
+        (
+            "client=global_distillation",
+        ),  # each hospital by itself: it learns from the model that all receive
         ("num_clients=4", "privacy.threshold=3"),
         ("num_clients=9", "clients_per_round=3"),
     ],

@@ -21,7 +21,7 @@ from tests.helpers import federation, report_examples
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
-    plain = federation.study("poisoned=[1]", "evaluation.draws=200", "evasion=pgd")
+    plain = federation.study("poisoned=[1]", "evaluation.bootstrap_samples=200", "evasion=pgd")
     return replace(
         plain, purifier=Purifier("cure"), evasion=Evasion("pgd", lambda *given: given[1])
     )
@@ -111,7 +111,7 @@ def test_a_purifier_can_take_more_than_the_attack(experiment: Experiment) -> Non
 
 
 def test_without_draws_there_are_no_intervals(experiment: Experiment) -> None:
-    quick = replace(experiment, evaluation=replace(experiment.evaluation, draws=0))
+    quick = replace(experiment, evaluation=replace(experiment.evaluation, bootstrap_samples=0))
     section = judged(quick, scene())
     assert section["purifier_drop"]["ci95"] is None
     assert all(

@@ -61,7 +61,7 @@ def records(*weights: dict[int, float]) -> list[RoundRecord]:
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
-    return federation.study("poisoned=[1]", "noisy=[2]", "evaluation.draws=50")
+    return federation.study("poisoned=[1]", "noisy=[2]", "evaluation.bootstrap_samples=50")
 
 
 GOLDEN = [
@@ -244,7 +244,9 @@ def test_judge_by_hand(experiment: Experiment) -> None:
 def test_every_kind_of_verdict_is_a_valid_report(
     twin: bool, clients: tuple[int, ...], draws: int
 ) -> None:
-    experiment = federation.study("poisoned=[1]", "noisy=[2]", f"evaluation.draws={draws}")
+    experiment = federation.study(
+        "poisoned=[1]", "noisy=[2]", f"evaluation.bootstrap_samples={draws}"
+    )
     verdict = assemble_results(experiment, scores_of(experiment, twin, clients), records({0: 1.0}))
     report.validate({**facts(experiment), **verdict})
     assert (verdict["drops"]["corruption"]["ci95"] is None) == (draws == 0)

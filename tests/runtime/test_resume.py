@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from fedrobust import simulate
+from fedrobust.experiment import old_names
 from fedrobust.reporting import html, manifest
 from fedrobust.reporting import report as reporting
 from fedrobust.reporting.records import Recorder, read_rounds
@@ -24,6 +25,7 @@ from fedrobust.runtime import checkpoints, resume
 from fedrobust.types import RoundRecord
 from fedrobust.utils.locking import hold_lock
 from tests.helpers.federation import TINY
+from tests.helpers.old_names import age_run
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -32,14 +34,14 @@ SMALL = (
     "rounds=3",
     "engine=inline",
     "engine.threads=1",
-    "evaluation.draws=20",
+    "evaluation.bootstrap_samples=20",
 )
 # A trainer and a rule that remember, and BatchNorm statistics that never leave their client.
 WITH_MEMORY = (
-    "client=mutual",
-    "+client.plateau.factor=0.5",
-    "+client.plateau.patience=0",
-    "server.buffers=local",
+    "client=global_distillation",
+    "+client.lr_plateau.factor=0.5",
+    "+client.lr_plateau.patience=0",
+    "server.batchnorm=local",
 )
 
 # Runs command lines one after the other, each in a process of its own (forked after the long
@@ -50,6 +52,7 @@ import json, os, signal, sys
 from fedrobust.runtime import simulation as job
 from fedrobust.reporting import records
 from fedrobust import simulate
+from fedrobust.experiment import old_names
 from fedrobust.utils import tensor_files as tensorfile
 
 def mortal(moment, run, number):
@@ -180,7 +183,7 @@ def interrupted(
 
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "client_done", stop)
-        assert run(patch, *SMALL, f"hydra.run.dir={tmp_path / 'torn'}") == 130
+        assert run(patch, *SMALL, *WITH_MEMORY, f"hydra.run.dir={tmp_path / 'torn'}") == 130
     assert (
         capsys.readouterr().err
         == f"interrupted: go on with python -m fedrobust.simulate resume={tmp_path / 'torn'}\n"
@@ -206,7 +209,28 @@ def test_a_damaged_checkpoint_is_passed_over(
         "differs\nrun: goes on after round 1\n"
     ) in printed
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "other"))
-    assert run(monkeypatch, *SMALL, f"hydra.run.dir={tmp_path / 'whole'}") == 0
+    assert run(monkeypatch, *SMALL, *WITH_MEMORY, f"hydra.run.dir={tmp_path / 'whole'}") == 0
+    assert_same_end(tmp_path / "whole", interrupted)
+
+
+@pytest.mark.slow
+def test_a_run_that_an_older_version_began_goes_on(
+    interrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its manifest and its checkpoints have the names of its time, and keep them."""
+    age_run(interrupted)
+    old_names.tell.cache_clear()
+    assert run(monkeypatch, f"resume={interrupted}") == 0
+    printed = capsys.readouterr()
+    assert "run: goes on after round 2\n" in printed.out
+    assert printed.err.count("note: server.proxy is now server.proxy_images;") == 1
+    kept = json.loads((interrupted / "manifest.json").read_text())["config"]
+    assert "proxy" in kept["server"]
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "other"))
+    assert run(monkeypatch, *SMALL, *WITH_MEMORY, f"hydra.run.dir={tmp_path / 'whole'}") == 0
     assert_same_end(tmp_path / "whole", interrupted)
 
 

@@ -264,7 +264,7 @@ def test_limits_follow_the_papers() -> None:
             "strategy.pivot=7: this client did not reply in round 1",
         ),
         (lambda: geometric_median("size"), "strategy.weighting=size"),
-        (lambda: geometric_median(nu=0), "strategy.nu=0"),
+        (lambda: geometric_median(smoothing=0), "strategy.smoothing=0"),
         (lambda: geometric_median(iterations=0), "strategy.iterations=0"),
         (lambda: norm_clipping(0), "strategy.tau=0"),
         (lambda: norm_clipping(weighting="size"), "strategy.weighting=size"),

@@ -297,7 +297,7 @@ def test_rlr_agrees_with_counting(seed: int, threshold: int) -> None:
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: foolsgold.foolsgold(0), "strategy.confidence=0"),
+        (lambda: foolsgold.foolsgold(0), "strategy.kappa=0"),
         (lambda: flame.flame(-1), "strategy.noise=-1"),
         (lambda: signguard.signguard(shortest=2), "strategy.shortest=2"),
         (lambda: signguard.signguard(longest=0.5), "strategy.longest=0.5"),

@@ -256,7 +256,7 @@ def test_feddf_leaves_out_whose_scores_are_no_numbers(case: Round) -> None:
 
 def test_feddf_says_what_it_needs(case: Round) -> None:
     assert feddf().uses == {"proxy"}
-    with pytest.raises(ConfigError, match=r"^server\.proxy=0: strategy=feddf"):
+    with pytest.raises(ConfigError, match=r"^server\.proxy_images=0: strategy=feddf"):
         feddf().rule(replace(case, server_data=ServerData(case.server_data.model)))
 
 

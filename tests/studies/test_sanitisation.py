@@ -35,7 +35,7 @@ WORDS = (
         "client.loss=balanced_softmax",
         "strategy=fedavg",
         "evaluation.twin=false",
-        "evaluation.draws=0",
+        "evaluation.bootstrap_samples=0",
     ),
     *("sanitiser=sphere_etf", "sanitiser.quantile=0.3", "sanitiser.warmup=4"),
 )

@@ -37,7 +37,7 @@ def clear_memory(context: Context, order: Mapping[str, Any]) -> None:
 def save_memory(
     context: Context, order: Mapping[str, Any], memory: Mapping[str, Any], own: State | None
 ) -> None:
-    """The trainer's memory (JSON values) and, under server.buffers=local, the client's own
+    """The trainer's memory (JSON values) and, under server.batchnorm=local, the client's own
     BatchNorm statistics."""
     context.state[memory_key("memory", order)] = ConfigRecord({"json": json.dumps(dict(memory))})
     if own is not None:
@@ -61,8 +61,8 @@ def with_own_buffers(
     experiment: Experiment, state: State, context: Context, order: Mapping[str, Any]
 ) -> State:
     """The state with the client's own BatchNorm statistics, where the policy is
-    server.buffers=local and it has some."""
+    server.batchnorm=local and it has some."""
     record = context.state.get(memory_key("own", order))
-    if experiment.config["server"]["buffers"] != "local" or not isinstance(record, ArrayRecord):
+    if experiment.config["server"]["batchnorm"] != "local" or not isinstance(record, ArrayRecord):
         return state
     return State(state.parameters, records.read_state(record, (0, state.buffers.numel())).buffers)

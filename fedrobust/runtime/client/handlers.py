@@ -40,7 +40,7 @@ from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.sites import RECORD, read_assignment, site_info_reply
 from fedrobust.state import Layout, State, load, take
 from fedrobust.types import Samples, Shard, Task, TrainResult
-from fedrobust.utils import devices, strict_json
+from fedrobust.utils import devices
 from fedrobust.utils.watchdog import exit_after
 
 
@@ -96,7 +96,7 @@ def train(message: Message, context: Context) -> Message:
         context,
         order,
         result.memory,
-        trained if experiment.config["server"]["buffers"] == "local" else None,
+        trained if experiment.config["server"]["batchnorm"] == "local" else None,
     )
     sent = contamination.update(
         trained, reference, experiment.generator("update", client, order["round"])
@@ -175,7 +175,7 @@ def _experiment(text: str, message: Message, context: Context) -> tuple[Experime
     client = int(node.get("partition-id", -1))
     if node.get("simulation") is True:
         return _as_client(build.from_text(text), client)
-    settings = strict_json.read_object(text, "experiment")
+    settings = config.from_json(text)
     # the word "false" is no permission
     allowed = node.get("allow-contamination") is True
     if (settings.get("poisoned") or settings.get("noisy")) and not allowed:

@@ -101,7 +101,7 @@ def _session(message: Message, context: Context) -> tuple[dict[str, Any], Sessio
     """The message's settings, and this client's part in the round. The images are not looked at: a
     process that has to answer only this need not read them."""
     order = records.read_config(message.content)
-    settings = strict_json.read_object(order["experiment"], "experiment")
+    settings = config.from_json(order["experiment"])
     config.check_settings(settings)
     privacy: Privacy = factories.build_group(settings, "privacy")
     if not privacy.secure:

@@ -15,7 +15,6 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
-from fedrobust.experiment.old_targets import OLD_TARGETS
 
 # data format: the setting of its factory that names the place of the images
 FORMATS = {"ham10000": "root", "image_folder": "root", "csv": "path", "npz": "path"}
@@ -34,11 +33,7 @@ def names_data(node: Mapping[str, Any]) -> bool:
 def is_remote(config: Mapping[str, Any]) -> bool:
     """Whether a configuration leaves the images to the sites (partition=remote)."""
     partition = config.get("partition")
-    return (
-        isinstance(partition, Mapping)
-        and OLD_TARGETS.get(str(partition.get("_target_")), partition.get("_target_"))
-        == REMOTE["_target_"]
-    )
+    return isinstance(partition, Mapping) and partition.get("_target_") == REMOTE["_target_"]
 
 
 def own_config(

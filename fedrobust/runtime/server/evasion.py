@@ -139,7 +139,7 @@ def _attack(experiment: Experiment, threat: str) -> Attack:
     if threat == OBLIVIOUS:
         assert experiment.evasion.attack is not None
         return experiment.evasion.attack
-    adaptive, draws = ADAPTIVE[threat], experiment.evaluation.eot_draws
+    adaptive, draws = ADAPTIVE[threat], experiment.evaluation.eot_samples
 
     def attack(
         model: Classifier, images: Tensor, labels: Tensor, eps: float, generator: Generator
@@ -197,8 +197,8 @@ def _sample_test_rows(experiment: Experiment) -> Tensor:
 
 
 def _load(server: ServerContext, member: State) -> None:
-    """A client's model with the BatchNorm statistics that the policy server.buffers gives a model
+    """A client's model with the BatchNorm statistics that the policy server.batchnorm gives a model
     on the server."""
     load(server.model, server.layout, member)
-    if server.experiment.config["server"]["buffers"] == "recalibrate":
+    if server.experiment.config["server"]["batchnorm"] == "recalibrate":
         batchnorm.recalibrate(server.model, server.proxy.images)

@@ -293,7 +293,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
     def _budget(self) -> tuple[int, str | None]:
         """How many bytes of updates may lie in RAM, and the folder for more."""
         server = self.server.experiment.config["server"]
-        return server["matrix_mb"] << 20, server["scratch"]
+        return server["max_updates_mb"] << 20, server["scratch_dir"]
 
     def _check_enough(self, server_round: int, usable: int, failures: tuple[Failure, ...]) -> None:
         experiment = self.server.experiment
@@ -315,10 +315,10 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             )
 
     def _with_buffers(self, state: State) -> State:
-        """The policy server.buffers=recalibrate: BatchNorm statistics of the new model on the proxy
-        images, not of the old ones."""
+        """The policy server.batchnorm=recalibrate: BatchNorm statistics of the new model on the
+        proxy images, not of the old ones."""
         server = self.server
-        if server.experiment.config["server"]["buffers"] != "recalibrate":
+        if server.experiment.config["server"]["batchnorm"] != "recalibrate":
             return state
         load(server.model, server.layout, state)
         batchnorm.recalibrate(server.model, server.proxy.images)

@@ -63,8 +63,8 @@ CENTRAL = (
         "preaggregation=none",
         "server_optimizer=none",
         "server.root_per_class=0",
-        "server.proxy=0",
-        "server.buffers=mean",
+        "server.proxy_images=0",
+        "server.batchnorm=mean",
     ),
     *("server.checkpoint_every=0", "server.round_timeout=31536000"),
 )

@@ -15,8 +15,8 @@ from fedrobust.studies.ablation.results import CLEAN, NOISE, THRESHOLD, Ablation
 from fedrobust.studies.comparison.analysis import Ranking, rank
 
 Entry = dict[str, Any]
-# what all models share of `client`
-TRAINING = ("epochs", "batch_size", "optimizer", "early_stopping", "plateau", "augment")
+# what all models share of `client`; the summary keeps the name "plateau"
+TRAINING = ("epochs", "batch_size", "optimizer", "early_stopping", "lr_plateau", "augment")
 
 
 def make_summary(found: AblationResults) -> Entry:
@@ -62,7 +62,9 @@ def _setting(one: Trained) -> Entry:
             for key, value in config["model"].items()
             if key not in ("_target_", "head") and value is not None
         },
-        "training_settings": {key: config["client"].get(key) for key in TRAINING},
+        "training_settings": {
+            key.removeprefix("lr_"): config["client"].get(key) for key in TRAINING
+        },
         "noise_settings": dict(config["corruption"]),
         "program": one.result.program,
     }

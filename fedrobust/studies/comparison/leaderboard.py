@@ -166,11 +166,11 @@ def uses_note(found: ComparisonResults) -> list[str]:
         if any(found.uses.values())
         else []
     )
-    if any(one.cell.config["server"]["buffers"] == "recalibrate" for one in found.results):
+    if any(one.cell.config["server"]["batchnorm"] == "recalibrate" for one in found.results):
         lines += [
             "",
             (
-                "With server.buffers=recalibrate every rule's BatchNorm statistics come "
+                "With server.batchnorm=recalibrate every rule's BatchNorm statistics come "
                 "from the proxy images."
             ),
         ]

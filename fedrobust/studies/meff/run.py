@@ -50,7 +50,7 @@ def federated_models(experiment: Experiment, console: Console) -> dict[str, Clas
 
 
 def _recalibrate(server: ServerContext, model: Classifier) -> None:
-    if server.experiment.config["server"]["buffers"] == "recalibrate":
+    if server.experiment.config["server"]["batchnorm"] == "recalibrate":
         batchnorm.recalibrate(model, server.proxy.images)
 
 

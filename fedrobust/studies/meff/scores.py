@@ -90,10 +90,12 @@ def summarise_scores(
     experiment: Experiment, rows: Tensor, found: Sequence[Answers]
 ) -> list[ScoreRow]:
     """One row a model and condition. found: of every seed, all on the same images. Intervals
-    resample seeds and images, whole lesions or patients where they are known; `evaluation.draws=0`:
-    none."""
+    resample seeds and images, whole lesions or patients where they are known;
+    `evaluation.bootstrap_samples=0`: none."""
     measured = _replicates(experiment, rows, found)
-    counts = sample_seeds(len(found), experiment.evaluation.draws, generator(0, "meff", "seeds"))
+    counts = sample_seeds(
+        len(found), experiment.evaluation.bootstrap_samples, generator(0, "meff", "seeds")
+    )
     place = METRICS.index("balanced_accuracy")
     out = []
     for (model, condition), one in measured.items():
@@ -126,7 +128,7 @@ def _replicates(
     labels, groups, draws = (
         experiment.dataset.labels[rows],
         experiment.dataset.groups[rows],
-        experiment.evaluation.draws,
+        experiment.evaluation.bootstrap_samples,
     )
     keys = list(found[0])
     pairs = [(labels, one[key].argmax(dim=1)) for key in keys for one in found]

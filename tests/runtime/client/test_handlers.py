@@ -11,12 +11,14 @@ from fedrobust.clients.app import app
 from flwr.app import ArrayRecord, Context, Message, RecordDict
 
 from fedrobust.errors import ConfigError
+from fedrobust.experiment import settings
 from fedrobust.runtime.client import evaluation
 from fedrobust.runtime.messages import arrays, records
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import State, read
 from tests.helpers import federation
 from tests.helpers.federation import MEAN
+from tests.helpers.old_names import aged
 
 POISON = ("poisoned=[1]",)
 
@@ -127,6 +129,17 @@ def test_a_clean_run_needs_no_permission() -> None:
     assert trained(server, app(message(server), context(simulation=False))).num_examples > 0
 
 
+def test_the_message_of_an_older_server_gives_the_same_bits() -> None:
+    server = federation.server(*MEAN, "poisoned=0")
+    old = settings.to_json(aged(server.experiment.config))
+    assert '"buffers":' in old
+    one, other = (
+        trained(server, app(message(server, experiment=text), context(simulation=False)))
+        for text in (server.experiment.text, old)
+    )
+    assert torch.equal(one.state.parameters, other.state.parameters)
+
+
 @pytest.mark.parametrize("partition", [3, -1])
 def test_a_client_that_does_not_exist(partition: int) -> None:
     server = federation.server(*MEAN)
@@ -154,7 +167,7 @@ def test_a_wrong_etf_hash_and_a_wrong_state_are_refused() -> None:
 
 def test_memory_lasts_in_the_context_and_never_travels() -> None:
     server = federation.server(
-        *MEAN, "client=mutual", "client.steps=1", "client.plateau={patience: 0}"
+        *MEAN, "client=global_distillation", "client.steps=1", "client.lr_plateau={patience: 0}"
     )
     hospital = context(0)
     first = app(message(server, 0, 1), hospital)
@@ -174,7 +187,9 @@ def test_memory_lasts_in_the_context_and_never_travels() -> None:
 
 
 def test_a_run_that_starts_anew_forgets() -> None:
-    server = federation.server(*MEAN, "client=mutual", "client.steps=1", "client.warmup=0")
+    server = federation.server(
+        *MEAN, "client=global_distillation", "client.steps=1", "client.warmup=0"
+    )
     hospital = context(0)
     app(message(server, 0, 1), hospital)
     (name,) = hospital.state
@@ -184,7 +199,7 @@ def test_a_run_that_starts_anew_forgets() -> None:
 
 def test_local_buffers_stay_with_the_client() -> None:
     local, mean = (
-        federation.server("strategy=fedavg", "server.buffers=local"),
+        federation.server("strategy=fedavg", "server.batchnorm=local"),
         federation.server(*MEAN),
     )
     state = read(local.model, local.layout)
@@ -221,10 +236,10 @@ def _copy(hospital: Context) -> Context:
 
 def test_a_poisoned_update_is_what_is_sent_not_what_is_kept() -> None:
     # sign_flip of scale 2: reference - 2 (trained - reference); buffers as trained
-    clean = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=0")
+    clean = federation.server("strategy=fedavg", "server.batchnorm=local", "poisoned=0")
     flipped = federation.server(
         "strategy=fedavg",
-        "server.buffers=local",
+        "server.batchnorm=local",
         "contamination=sign_flip",
         "contamination.scale=2",
         *POISON,
@@ -295,7 +310,7 @@ def test_a_tracking_contamination_finds_what_was_received_before() -> None:
     # state, elsewhere as trained
     words = (
         "strategy=fedavg",
-        "server.buffers=mean",
+        "server.batchnorm=mean",
         "contamination=backdoor_neurotoxin",
         "contamination.kept=0.5",
         *POISON,

@@ -28,7 +28,7 @@ SMALL = [
     "data.num_images=300",
     "model.dimension=8",
     "model.options.channels=[8,8,16,16]",
-    "server.buffers=mean",
+    "server.batchnorm=mean",
 ]
 LONG = "client.steps=20"  # a quarter of a second and more, for a client to be caught at work
 RAY = ["engine=ray", "engine.workers=2", "engine.threads=1"]

@@ -25,7 +25,7 @@ from fedrobust.utils.images import as_unit
 from tests.helpers import federation
 
 ALL = ["oblivious", "bpda_eot", "differentiated"]
-SMALL = ("evaluation.eps_255=[2,8]", "evaluation.eot_draws=2", "evaluation.batch_size=16")
+SMALL = ("evaluation.eps_255=[2,8]", "evaluation.eot_samples=2", "evaluation.batch_size=16")
 
 
 def brighter(
@@ -192,8 +192,8 @@ def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
     [
         (["evasion=pgd", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier"),
         (
-            ["purifier=tv", "server.proxy=0", "server.buffers=mean"],
-            r"needs images on the server .*server\.proxy=0; set",
+            ["purifier=tv", "server.proxy_images=0", "server.batchnorm=mean"],
+            r"needs images on the server .*server\.proxy_images=0; set",
         ),
         (
             ["purifier=tv", "evaluation.threat_models=[oblivious,bpda_eot]"],
@@ -213,7 +213,7 @@ def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
         (["evaluation.eps_255=[4,4]"], r"without repetitions"),
         (["evaluation.eps_255=[0]"], r"evaluation\.eps_255=0"),
         (["evaluation.eps_255=[300]"], r"evaluation\.eps_255=300"),
-        (["evaluation.eot_draws=0"], r"evaluation\.eot_draws=0"),
+        (["evaluation.eot_samples=0"], r"evaluation\.eot_samples=0"),
         (["evaluation.adversarial_images=0"], r"evaluation\.adversarial_images=0"),
         (
             ["evaluation.fusion=true", "evasion=none"],

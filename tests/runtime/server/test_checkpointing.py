@@ -21,10 +21,10 @@ from tests.helpers.federation import MEAN, FakeGrid, Memory, honest
 
 WITH_MEMORY = (
     "rounds=4",
-    "server.buffers=local",
-    "client=mutual",
-    "+client.plateau.factor=0.5",
-    "+client.plateau.patience=0",
+    "server.batchnorm=local",
+    "client=global_distillation",
+    "+client.lr_plateau.factor=0.5",
+    "+client.lr_plateau.patience=0",
 )
 
 
@@ -174,11 +174,11 @@ def test_every_0_writes_nothing(tmp_path: Path) -> None:
 
 def test_checkpoints_of_the_twin_hold_both_runs_memories(tmp_path: Path) -> None:
     """The twin's checkpoints hold what the clients remember of the run as well, which the verdicts
-    need under server.buffers=local."""
+    need under server.batchnorm=local."""
     server = federation.server(*MEAN)
     grid = inline()
-    local = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=1")
-    clean = federation.server("strategy=fedavg", "server.buffers=local", "poisoned=0")
+    local = federation.server("strategy=fedavg", "server.batchnorm=local", "poisoned=1")
+    clean = federation.server("strategy=fedavg", "server.batchnorm=local", "poisoned=0")
     with grid, CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing:
         run_rounds(local, grid, Memory(), checkpointing=checkpointing)
         run_rounds(clean, grid, Memory(), "clean twin", checkpointing)

@@ -28,7 +28,7 @@ SMALL = (
     "strategy=fedavg",
     "evasion=fgsm",
     "evaluation.eps_255=[2,8]",
-    "evaluation.draws=20",
+    "evaluation.bootstrap_samples=20",
     "poisoned=[1]",
     "rounds=2",
 )
@@ -127,7 +127,7 @@ def test_fewer_images_are_drawn_by_the_seed() -> None:
 
 
 def test_a_member_that_has_run_away_is_named_and_left_out() -> None:
-    server, finished, memory = finish("server.buffers=mean")
+    server, finished, memory = finish("server.batchnorm=mean")
     members = dict(finished.client_models)
     members[1] = State(members[1].parameters * 1e30, members[1].buffers)
     section = evaluate_evasion(server, replace(finished, client_models=members.items()), memory)[
@@ -144,7 +144,7 @@ def test_a_member_that_has_run_away_is_named_and_left_out() -> None:
 def test_threat_models_that_know_the_purifier_are_for_the_global_model() -> None:
     threats = "evaluation.threat_models=[oblivious,bpda_eot]"
     server, finished, memory = finish(
-        "purifier=gaussian", threats, "evaluation.eot_draws=1", "evaluation.eps_255=[8]"
+        "purifier=gaussian", threats, "evaluation.eot_samples=1", "evaluation.eps_255=[8]"
     )
     section = evaluate_evasion(server, finished, memory)["evasion"]
     assert [(one["threat_model"], one["purifier"]) for one in section["attacks"]] == [

@@ -117,9 +117,9 @@ def test_a_real_run_repeats_bit_by_bit(buffers: str) -> None:
     for _ in range(2):
         server = federation.server(
             "strategy=fedavg",
-            f"server.buffers={buffers}",
+            f"server.batchnorm={buffers}",
             "rounds=2",
-            "client=mutual",
+            "client=global_distillation",
             "client.steps=1",
         )
         with inline() as grid:
@@ -131,7 +131,7 @@ def test_a_real_run_repeats_bit_by_bit(buffers: str) -> None:
 def test_a_second_run_on_one_grid_knows_nothing_of_the_first() -> None:
     """The clean twin shares the run's Grid, whose clients' Contexts last: neither memory nor
     BatchNorm statistics may cross over."""
-    clean = ("strategy=fedavg", "server.buffers=local", "rounds=2", "poisoned=0")
+    clean = ("strategy=fedavg", "server.batchnorm=local", "rounds=2", "poisoned=0")
     alone = federation.server(*clean)
     with inline() as grid:
         expected = run_rounds(alone, grid, Memory()).state
@@ -273,7 +273,10 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
     tmp_path: Path,
 ) -> None:
     experiment = federation.study(
-        *MEAN, "server.max_failures=1", "evaluation.draws=20", "contamination=backdoor_patch"
+        *MEAN,
+        "server.max_failures=1",
+        "evaluation.bootstrap_samples=20",
+        "contamination=backdoor_patch",
     )
 
     class Grid(InlineGrid):
@@ -305,7 +308,7 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
 
 
 def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
-    experiment = federation.study(*MEAN, "evaluation.draws=0", "evaluation.twin=false")
+    experiment = federation.study(*MEAN, "evaluation.bootstrap_samples=0", "evaluation.twin=false")
     with inline() as grid:
         report, _ = run.run_experiment(
             build_server_context(experiment), grid, tmp_path, Memory(), "inline"

@@ -306,7 +306,7 @@ def test_the_rule_sees_only_what_it_says_it_uses(uses: frozenset[str]) -> None:
 
 def test_images_that_the_server_has_not_are_none_not_empty() -> None:
     server = with_rule(
-        federation.server(*MEAN, "server.proxy=0", "server.root_per_class=0"),
+        federation.server(*MEAN, "server.proxy_images=0", "server.root_per_class=0"),
         lambda round: None,
         uses=frozenset({"root", "proxy"}),
     )
@@ -369,7 +369,7 @@ def test_nothing_that_is_shared_is_changed() -> None:
 def test_buffers_recalibrate_are_those_of_the_new_model_on_the_proxy_images() -> None:
     mean, recalibrated = (
         federation.server(*MEAN),
-        federation.server("strategy=fedavg", "server.buffers=recalibrate"),
+        federation.server("strategy=fedavg", "server.batchnorm=recalibrate"),
     )
     states = []
     for server in (mean, recalibrated):
@@ -489,7 +489,7 @@ def test_a_failed_client_leaves_no_gap_and_the_memory_of_the_matrix_is_used_agai
 
 def test_a_matrix_above_the_budget_gives_the_same_model(tmp_path) -> None:
     states = []
-    for room in ((), ("server.matrix_mb=0", f"server.scratch={tmp_path}")):
+    for room in ((), ("server.max_updates_mb=0", f"server.scratch_dir={tmp_path}")):
         server = federation.server(*MEAN, *room)
         strategy = federation.start(server)
         one_round(strategy, FakeGrid(3, honest(server)))

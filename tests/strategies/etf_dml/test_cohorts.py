@@ -31,7 +31,7 @@ def case() -> Round:
 
 
 def apply(case: Round, **changes: Any) -> Aggregate:
-    return etf_dml(**{"cohort": 3, **changes}).rule(
+    return etf_dml(**{"cohort_size": 3, **changes}).rule(
         replace(case, generator=Generator().manual_seed(1))
     )
 
@@ -176,7 +176,7 @@ def test_a_round_is_deterministic_and_its_draw_follows_its_generator(case: Round
     one, other = (apply(case, distillation="mutual") for _ in range(2))
     assert torch.equal(one.state.parameters, other.state.parameters)
     assert one.extras == other.extras
-    again = etf_dml(distillation="none", cohort=3).rule(
+    again = etf_dml(distillation="none", cohort_size=3).rule(
         replace(case, generator=Generator().manual_seed(2))
     )
     assert again.extras["cohort"] != one.extras["cohort"]
@@ -208,7 +208,7 @@ def test_learning_stays_inside_the_cohort_with_the_global_model_as_a_peer(
     for _, permanent in asked:
         torch.testing.assert_close(permanent, expected)
     asked.clear()
-    apply(case, trust="none", distillation="mutual", cohort=None)
+    apply(case, trust="none", distillation="mutual", cohort_size=None)
     assert asked == [(15, None)]
 
 
@@ -258,7 +258,7 @@ def test_the_work_is_linear_in_the_clients(distillation: str, clients: int) -> N
     [
         {"distillation": "mutual"},
         {"distillation": "none"},
-        {"cohort": None, "aggregation": median()},
+        {"cohort_size": None, "aggregation": median()},
     ],
 )
 def test_matrices_on_disk_change_nothing(case: Round, changes: dict[str, Any]) -> None:
@@ -280,7 +280,7 @@ def test_the_permanent_peer_gives_half_of_every_teacher(case: Round) -> None:
         torch.randn(4, 64, 4, generator=Generator().manual_seed(0)),
         torch.randn(64, 4, generator=Generator().manual_seed(1)),
     )
-    for reading, scale in (("full", 16.0 / 2), ("ground_truth", None)):
+    for reading, scale in (("kl", 16.0 / 2), ("true_class", None)):
         for member, (lesson, rows) in enumerate(
             _distillation.mutual_losses(
                 bench, scores, _distillation.PeerSettings(reading, "mean", 0.0), 2.0, permanent
@@ -299,25 +299,25 @@ def test_the_permanent_peer_gives_half_of_every_teacher(case: Round) -> None:
 
 
 def test_so_many_clients_that_a_vote_can_be_cut() -> None:
-    assert etf_dml(cohort=3).min_clients == 15
-    assert etf_dml(cohort=8, cohort_trim=0.1).min_clients == 80
+    assert etf_dml(cohort_size=3).min_clients == 15
+    assert etf_dml(cohort_size=8, cohort_trim=0.1).min_clients == 80
     # floor(.3 x 3) = 0, floor(.3 x 4) = 1
-    assert etf_dml(cohort=4, cohort_trim=0.3).min_clients == 16
-    assert etf_dml(cohort=5, cohort_trim=0.0).min_clients == 5
+    assert etf_dml(cohort_size=4, cohort_trim=0.3).min_clients == 16
+    assert etf_dml(cohort_size=5, cohort_trim=0.0).min_clients == 5
     assert etf_dml(cohort_trim=0.1).min_clients == 1
 
 
 @pytest.mark.parametrize(
     ("wrong", "key"),
     [
-        ({"cohort": 2}, "strategy.cohort=2: must be at least 3"),
-        ({"cohort": 4.0}, r"strategy.cohort=4\.0"),
-        ({"cohort": True}, "strategy.cohort=True"),
+        ({"cohort_size": 2}, "strategy.cohort_size=2: must be at least 3"),
+        ({"cohort_size": 4.0}, r"strategy.cohort_size=4\.0"),
+        ({"cohort_size": True}, "strategy.cohort_size=True"),
         ({"cohort_trim": 0.5}, r"strategy.cohort_trim=0\.5"),
         ({"cohort_trim": -0.1}, r"strategy.cohort_trim=-0\.1"),
         (
-            {"cohort": 4, "aggregation": median()},
-            "strategy.aggregation=median: excludes strategy.cohort=4",
+            {"cohort_size": 4, "aggregation": median()},
+            "strategy.aggregation=median: excludes strategy.cohort_size=4",
         ),
     ],
 )
@@ -329,7 +329,7 @@ def test_wrong_settings_are_named(wrong: dict[str, Any], key: str) -> None:
 def test_fifteen_hospitals_five_of_them_poisoned() -> None:
     plain, _ = toy.federate(fedavg(), rounds=3, clients=15, attackers=5)
     guarded, results = toy.federate(
-        etf_dml(distillation="mutual", cohort=3), rounds=3, clients=15, attackers=5
+        etf_dml(distillation="mutual", cohort_size=3), rounds=3, clients=15, attackers=5
     )
     assert guarded > plain + 0.05
     assert all(result.weights_N[:5].sum() < 0.15 for result in results)

@@ -216,7 +216,7 @@ def test_attackers_who_send_the_same_count_once(case: Round) -> None:
 
 def test_mutual_learning_moves_only_when_there_is_something_to_learn(case: Round) -> None:
     untouched = apply(case, distillation="none")
-    moved = apply(case, distillation="mutual", learning_rate=1e-3, fallback=False)
+    moved = apply(case, distillation="mutual", learning_rate=1e-3, revert_if_misaligned=False)
     assert not same(moved.state, untouched.state)
     assert moved.extras["distillation_loss"] > 0
     # nobody is that sure
@@ -234,7 +234,8 @@ def test_students_that_got_worse_return_to_their_start(case: Round, distillation
     )
     torch.testing.assert_close(result.state.parameters, untouched.state.parameters)
     assert (
-        apply(case, **ruined, fallback=False).state.parameters - untouched.state.parameters
+        apply(case, **ruined, revert_if_misaligned=False).state.parameters
+        - untouched.state.parameters
     ).norm() > 1
     if distillation == "mutual":
         assert result.extras["fell_back"] == (result.weights_N > 0).to(torch.float32).tolist()
@@ -279,7 +280,7 @@ def test_too_few_trusted_clients_for_the_last_step_end_the_run(case: Round) -> N
     [
         ({"trust": "yes"}, "strategy.trust=yes"),
         ({"distillation": "all"}, "strategy.distillation=all"),
-        ({"reading": "A"}, "strategy.reading=A"),
+        ({"distillation_loss": "A"}, "strategy.distillation_loss=A"),
         ({"teacher": "max"}, "strategy.teacher=max"),
         ({"temperature": 0}, "strategy.temperature=0"),
         ({"epochs": 1.5}, "strategy.epochs=1.5"),

@@ -26,9 +26,9 @@ SMALL = (
     "seeds=[0]",
     "draws=200",
     "severities=[3]",
-    "evaluation.draws=0",
+    "evaluation.bootstrap_samples=0",
 )
-MODELS = "models=[{ETF+Rect+DML: 'client=cohort client.early_stopping=1'}]"
+MODELS = "models=[{ETF+Rect+DML: 'client=mutual_learning client.early_stopping=1'}]"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -59,7 +59,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         ),
         (["poisonings=[]", "scenarios=[hair]", "severities=[9]"], r"corruption\.severity=9"),
         (
-            ["poisonings=[]", "scenarios=[]", "models=[{a: 'client.size=1 client=cohort'}]"],
+            [
+                "poisonings=[]",
+                "scenarios=[]",
+                "models=[{a: 'client.size=1 client=mutual_learning'}]",
+            ],
             r"a · none · .*client\.size=1: must be at least 2",
         ),
         (

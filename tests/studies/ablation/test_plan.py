@@ -36,7 +36,7 @@ def test_every_training_is_that_of_one_site_with_all_data() -> None:
             0,
             0,
         )
-        assert (config["server"]["root_per_class"], config["server"]["proxy"]) == (0, 0)
+        assert (config["server"]["root_per_class"], config["server"]["proxy_images"]) == (0, 0)
         assert "fedavg" in config["strategy"]["_target_"]
         assert config["client"]["epochs"] == 2  # those of experiment=quick
 
@@ -45,9 +45,12 @@ def test_the_poster_s_training() -> None:
     one, *_, last = cells(read_plan([*NOTHING, "seeds=0"]).grid)
     assert one.config["client"]["optimizer"] == {"name": "Adam", "lr": 1e-4, "weight_decay": 1e-3}
     assert one.config["client"]["early_stopping"] == 20
-    assert one.config["client"]["plateau"] == {"factor": 0.1, "patience": 10}
+    assert one.config["client"]["lr_plateau"] == {"factor": 0.1, "patience": 10}
     assert one.config["model"]["head"] == "linear"
-    assert (last.config["client"]["size"], last.config["client"]["reading"]) == (2, "ground_truth")
+    assert (last.config["client"]["size"], last.config["client"]["distillation_loss"]) == (
+        2,
+        "true_class",
+    )
 
 
 def test_poisoned_trainings_are_cells_of_their_own() -> None:
@@ -91,7 +94,7 @@ def test_equal_settings_are_equal_scenarios(chosen: dict[str, int]) -> None:
         (["seed=3"], r"seed=3: a grid takes several; give seeds=\[\.\.\.\]"),
         (["contamination=hair"], r"contamination=hair: a grid takes several; give poisonings"),
         (["num_clients=3"], r"num_clients=3: belongs to a federation"),
-        (["server.proxy=3"], r"server\.proxy=3: belongs to a federation"),
+        (["server.proxy_images=3"], r"server\.proxy_images=3: belongs to a federation"),
         (["+server.x=3"], r"belongs to a federation"),
         (["contamination@noise=hair"], r"belongs to a federation"),
         (["models=[{a: 'strategy=krum'}]"], r"strategy=krum: belongs to a federation"),

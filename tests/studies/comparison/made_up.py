@@ -39,7 +39,7 @@ def cell(
         "rule": rule,
         "device": "cpu",
         "contamination": {"_target_": attack, **contamination},
-        "server": {"buffers": "mean"},
+        "server": {"batchnorm": "mean"},
     }
     return Cell(rule, attack, poisoned, seed, config)
 

@@ -35,7 +35,17 @@ def test_client_models_are_fused_for_every_seed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "meff.json"
-    meff.main([*WORDS, "evasion=fgsm", "evaluation.draws=20", "--seeds", "0,1", "--json", str(out)])
+    meff.main(
+        [
+            *WORDS,
+            "evasion=fgsm",
+            "evaluation.bootstrap_samples=20",
+            "--seeds",
+            "0,1",
+            "--json",
+            str(out),
+        ]
+    )
     document = json.loads(out.read_text())
     assert (document["schema"], document["seeds"], document["attack"], document["images"]) == (
         1,
@@ -68,7 +78,7 @@ def test_members_are_trained_centrally(
         "client=prox model.options.channels=[8,8,16,32]",
     ]
     # settings on both sides of the options
-    meff.main([*WORDS, *members, "evaluation.draws=0", "--seeds", "0"])
+    meff.main([*WORDS, *members, "evaluation.bootstrap_samples=0", "--seeds", "0"])
     rows = shown(capsys)
     assert [row[:2] for row in rows] == [
         [name, "clean"] for name in ("member 0", "member 1", "fusion", "fusion, trained top")

@@ -15,7 +15,7 @@ from tests.helpers import federation
 def studied(draws: int) -> Experiment:
     config = federation.server().experiment.config
     return build.build_experiment(
-        {**config, "evaluation": {**config["evaluation"], "draws": draws}}
+        {**config, "evaluation": {**config["evaluation"], "bootstrap_samples": draws}}
     )
 
 

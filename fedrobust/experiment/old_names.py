@@ -1,0 +1,168 @@
+"""Old names of settings: accepted for one release, with one line on stderr that names the new one.
+
+Words of a command line are renamed before Hydra reads them, configurations (manifests of older
+runs, messages of older servers, a user's own yaml files) before anything is looked up in them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedrobust.experiment.old_targets import OLD_TARGETS
+
+_PAIRWISE = {"full": "kl", "ground_truth": "true_class", "inner_product": "true_class"}
+# Groups whose factories may hold a further one of the same group in a setting.
+_NESTED = {"strategy": "aggregation"}
+
+
+@dataclass(frozen=True, slots=True)
+class RenamedKey:
+    """A key of a group (or of `server`) that has a new name.
+
+    Args:
+        group: the key's first part.
+        old: what followed it.
+        new: what follows it now.
+        choices: of the group, by their old and new names, that have the key; empty: all of ours.
+        values: {old value: new value}; others stay.
+    """
+
+    group: str
+    old: str
+    new: str
+    choices: tuple[str, ...] = ()
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+KEYS = (
+    RenamedKey("server", "buffers", "batchnorm"),
+    RenamedKey("server", "proxy", "proxy_images"),
+    RenamedKey("server", "matrix_mb", "max_updates_mb"),
+    RenamedKey("server", "scratch", "scratch_dir"),
+    RenamedKey("client", "clip", "max_grad_norm"),
+    RenamedKey("client", "plateau", "lr_plateau"),
+    RenamedKey("client", "term", "distillation_loss", ("mutual", "global_distillation"), _PAIRWISE),
+    RenamedKey("client", "reading", "distillation_loss", ("cohort", "mutual_learning"), _PAIRWISE),
+    RenamedKey("strategy", "reading", "distillation_loss", ("etf_dml",), _PAIRWISE),
+    RenamedKey("strategy", "fallback", "revert_if_misaligned", ("etf_dml",)),
+    RenamedKey("strategy", "cohort", "cohort_size", ("etf_dml",)),
+    RenamedKey("strategy", "confidence", "kappa", ("foolsgold",)),
+    RenamedKey("strategy", "nu", "smoothing", ("geometric_median",)),
+    RenamedKey("evaluation", "draws", "bootstrap_samples"),
+    RenamedKey("evaluation", "eot_draws", "eot_samples"),
+)
+CHOICES: dict[str, dict[str, str]] = {
+    "client": {"cohort": "mutual_learning", "mutual": "global_distillation"}
+}
+_WORD = re.compile(
+    r"(?P<sign>\+{0,2}|~)(?P<key>[^=+~@]+)(?P<rest>@[^=]*)?(?:=(?P<value>.*))?", re.S
+)
+_SIMPLE = re.compile(r"[\w,'\" \[\]]*")
+
+
+@functools.cache
+def tell(old: str, new: str) -> None:
+    """Say on stderr, once in a process, which name has taken the place of an old one."""
+    print(f"note: {old} is now {new}; the old name works for one more release", file=sys.stderr)
+
+
+def rename_words(words: Sequence[str]) -> list[str]:
+    """Overrides of a command line with today's names; words that are no overrides stay."""
+    chosen = _chosen(words)
+    return [_rename_word(word, chosen) for word in words]
+
+
+def _chosen(words: Sequence[str]) -> dict[str, set[str]]:
+    """{group: its choices among these words}."""
+    found: dict[str, set[str]] = {}
+    for word in words:
+        match = _WORD.fullmatch(word)
+        if match and match["value"] is not None and "." not in match["key"]:
+            found.setdefault(match["key"], set()).update(re.split(r"[,\s]+", match["value"]))
+    return found
+
+
+def _rename_word(word: str, chosen: Mapping[str, set[str]]) -> str:
+    match = _WORD.fullmatch(word)
+    if match is None or word.startswith("-"):
+        return word
+    key, value = match["key"], match["value"]
+    new_key, values = (key, CHOICES[key]) if key in CHOICES else _new_key(key, chosen)
+    new_value = _new_value(value, values)
+    if (new_key, new_value) == (key, value):
+        return word
+    tell(_setting(key, value, values), _setting(new_key, new_value, values))
+    tail = "" if new_value is None else f"={new_value}"
+    return f"{match['sign']}{new_key}{match['rest'] or ''}{tail}"
+
+
+def _setting(key: str, value: object, values: Mapping[str, str]) -> str:
+    """A key, with its value where values have new names too."""
+    return f"{key}={value}" if values and value is not None else key
+
+
+def _new_value(value: str | None, values: Mapping[str, str]) -> str | None:
+    """Also of a sweep, as in a,b."""
+    if value is None or not values or not _SIMPLE.fullmatch(value):
+        return value
+    return re.sub(r"\w+", lambda one: values.get(one[0], one[0]), value)
+
+
+def _new_key(key: str, chosen: Mapping[str, set[str]]) -> tuple[str, Mapping[str, str]]:
+    group, _, rest = key.partition(".")
+    inner = f"{_NESTED[group]}." if group in _NESTED else None
+    if inner and rest.startswith(inner):  # which rule stands there is not known
+        new, values = _new_key(f"{group}.{rest.removeprefix(inner)}", {})
+        return f"{group}.{inner}{new.removeprefix(f'{group}.')}", values
+    for one in KEYS:
+        if one.group != group or not (rest == one.old or rest.startswith(f"{one.old}.")):
+            continue
+        if not one.choices or group not in chosen or chosen[group] & set(one.choices):
+            return f"{group}.{one.new}{rest.removeprefix(one.old)}", one.values
+    return key, {}
+
+
+def rename_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with today's names; the one given stays as it is. Old names win over new
+    ones: our own files never hold them, so somebody wrote them."""
+    return {str(group): _rename_group(str(group), inner) for group, inner in config.items()}
+
+
+def _rename_group(group: str, settings: Any) -> Any:
+    """The settings of one group, and those that lie inside them with a `_target_` of their own."""
+    if not isinstance(settings, Mapping):
+        return settings
+    found: dict[str, Any] = {
+        key: _rename_group(group, value)
+        if isinstance(value, Mapping) and "_target_" in value
+        else [_rename_group(group, one) for one in value]
+        if isinstance(value, list)
+        else value
+        for key, value in settings.items()
+    }
+    target = found.get("_target_")
+    if isinstance(target, str) and target in OLD_TARGETS:
+        tell(f"{group}._target_={target}", OLD_TARGETS[target])
+        found["_target_"] = OLD_TARGETS[target]
+    for one in _renamed_in(group, found):
+        value = found.pop(one.old)
+        new = one.values.get(value, value) if isinstance(value, str) else value
+        values = one.values if isinstance(value, str) else {}
+        tell(
+            _setting(f"{group}.{one.old}", value, values),
+            _setting(f"{group}.{one.new}", new, values),
+        )
+        found[one.new] = new
+    return found
+
+
+def _renamed_in(group: str, settings: Mapping[str, Any]) -> Iterator[RenamedKey]:
+    factory = str(settings.get("_target_", "")).rpartition(".")[2]
+    for one in KEYS:
+        if one.group == group and one.old in settings and factory in (one.choices or (factory,)):
+            yield one

@@ -1,0 +1,208 @@
+"""Old names of settings work wherever a configuration comes from, each with one line that names
+the new one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from fedrobust import simulate
+from fedrobust.experiment import build, compose, factories, old_names, settings
+from fedrobust.federation.server_run import compose_for_sites
+from fedrobust.studies.ablation.plan import read_plan
+from fedrobust.studies.comparison.grid import cells, read_grid
+from tests.helpers import federation
+from tests.helpers.old_names import aged
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet() -> Iterator[None]:
+    old_names.tell.cache_clear()
+    yield
+    old_names.tell.cache_clear()
+
+
+def said(*pairs: tuple[str, str]) -> str:
+    return "".join(
+        f"note: {old} is now {new}; the old name works for one more release\n" for old, new in pairs
+    )
+
+
+WORDS = [
+    (["server.proxy=3"], ["server.proxy_images=3"], ("server.proxy", "server.proxy_images")),
+    (["++server.proxy=3"], ["++server.proxy_images=3"], ("server.proxy", "server.proxy_images")),
+    (["~server.buffers"], ["~server.batchnorm"], ("server.buffers", "server.batchnorm")),
+    (
+        ["+client.plateau.factor=0.5"],
+        ["+client.lr_plateau.factor=0.5"],
+        ("client.plateau.factor", "client.lr_plateau.factor"),
+    ),
+    (["client=cohort"], ["client=mutual_learning"], ("client=cohort", "client=mutual_learning")),
+    (
+        ["client=sgd,mutual"],
+        ["client=sgd,global_distillation"],
+        ("client=sgd,mutual", "client=sgd,global_distillation"),
+    ),
+    (
+        ["client=mutual_learning", "client.reading=ground_truth"],
+        ["client=mutual_learning", "client.distillation_loss=true_class"],
+        ("client.reading=ground_truth", "client.distillation_loss=true_class"),
+    ),
+    (
+        ["client=global_distillation", "client.term=inner_product,kl"],
+        ["client=global_distillation", "client.distillation_loss=true_class,kl"],
+        ("client.term=inner_product,kl", "client.distillation_loss=true_class,kl"),
+    ),
+    (
+        ["strategy.reading='full'"],
+        ["strategy.distillation_loss='kl'"],
+        ("strategy.reading='full'", "strategy.distillation_loss='kl'"),
+    ),
+    (
+        ["strategy=geometric_median", "strategy.nu=1"],
+        ["strategy=geometric_median", "strategy.smoothing=1"],
+        ("strategy.nu", "strategy.smoothing"),
+    ),
+    (
+        ["strategy.aggregation.nu=1"],
+        ["strategy.aggregation.smoothing=1"],
+        ("strategy.aggregation.nu", "strategy.aggregation.smoothing"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "pair"), WORDS)
+def test_words(
+    old: list[str], new: list[str], pair: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert old_names.rename_words(old) == new
+    assert old_names.rename_words(old) == new  # is said once
+    assert capsys.readouterr().err == said(pair)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "server.proxy_images=3",
+        "privacy.clip=1.0",
+        "strategy.clip=true",
+        "client=sgd",
+        "-m",
+        "--cfg",
+        "data.path=server.proxy=3",
+        "=3",
+        "proxy=3",
+        "strategy.cohort_trim=0.1",
+    ],
+)
+def test_other_words_stay(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert old_names.rename_words([word]) == [word]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_rule_of_somebody_else_keeps_its_settings() -> None:
+    """Only those of ours that had the old name lose it."""
+    assert old_names.rename_words(["strategy=mine", "strategy.nu=1"])[1] == "strategy.nu=1"
+    mine = {"strategy": {"_target_": "fedrobust.strategies.mine.mine", "nu": 1}}
+    assert old_names.rename_config(mine) == mine
+
+
+def test_every_renamed_key_is_one_of_today() -> None:
+    for one in old_names.KEYS:
+        words = [f"{one.group}={one.choices[-1]}"] if one.choices else []
+        today = compose.compose(*words)[one.group]
+        assert one.new in today
+        assert one.old not in today
+    for group, names in old_names.CHOICES.items():
+        for new in names.values():
+            assert compose.compose(f"{group}={new}")
+
+
+def test_a_word_and_a_whole_group_in_the_composition() -> None:
+    old = compose.compose("client=cohort", "client.reading=ground_truth", "client.clip=5")
+    new = ("client.distillation_loss=true_class", "client.max_grad_norm=5")
+    assert old == compose.compose("client=mutual_learning", *new)
+    given = compose.compose("++server={proxy: 3}", "strategy=geometric_median", "++strategy.nu=1")
+    assert (given["server"]["proxy_images"], given["strategy"]["smoothing"]) == (3, 1)
+
+
+def test_simulate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["server.proxy=77", "client=mutual", "--cfg", "job", "--package", "server"]
+    monkeypatch.setattr(sys, "argv", ["simulate", *words])
+    simulate.main()
+    out, err = capsys.readouterr()
+    assert "proxy_images: 77\n" in out
+    assert err == said(
+        ("server.proxy", "server.proxy_images"), ("client=mutual", "client=global_distillation")
+    )
+
+
+def test_compare_and_its_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["strategies=[{a: 'strategy=geometric_median strategy.nu=1'}]", "poisoned=0"]
+    (one, *_) = cells(read_grid([*words, "server.buffers=mean"]))
+    assert one.config["strategy"]["smoothing"] == 1
+    assert one.config["server"]["batchnorm"] == "mean"
+    assert capsys.readouterr().err == said(
+        ("server.buffers", "server.batchnorm"), ("strategy.nu", "strategy.smoothing")
+    )
+
+
+def test_ablation_and_its_variants() -> None:
+    plan = read_plan(
+        ["models=[{a: 'client=cohort client.reading=full'}]", "poisonings=[]", "scenarios=[]"]
+    )
+    (one, *_) = cells(plan.grid)
+    assert one.config["client"]["_target_"].endswith(".mutual_learning")
+    assert one.config["client"]["distillation_loss"] == "kl"
+
+
+def test_the_overrides_of_a_flower_run() -> None:
+    config = compose_for_sites("client=mutual client.term=inner_product evaluation.draws=7", ())
+    assert config["client"]["distillation_loss"] == "true_class"
+    assert config["evaluation"]["bootstrap_samples"] == 7
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("client=mutual_learning", "client.distillation_loss=true_class"),
+        ("client=global_distillation",),
+        ("strategy=geometric_median", "client.lr_plateau={patience: 1}"),
+        ("strategy=foolsgold", "strategy.kappa=2", "partition=remote"),
+    ],
+)
+def test_a_configuration_of_an_older_run(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    today = compose.compose(*words)
+    old = aged(today)
+    assert "proxy" in old["server"]
+    assert old_names.rename_config(old) == today
+    assert settings.from_json(settings.to_json(old)) == today
+    assert "proxy" in old["server"]  # the one given stays as it is
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == len(set(notes)) > 10
+    assert all(line.startswith("note: ") and "one more release" in line for line in notes)
+
+
+def test_old_names_give_the_very_same_experiment() -> None:
+    today = federation.settings("client=mutual_learning")
+    one, other = build.build_experiment(today), build.from_text(settings.to_json(aged(today)))
+    assert one.config == other.config
+    assert [part.tolist() for part in one.parts] == [part.tolist() for part in other.parts]
+
+
+def test_nested_rules_too(capsys: pytest.CaptureFixture[str]) -> None:
+    inner = {"_target_": "strategies.geometric_median.geometric_median", "nu": 0.5}
+    outer = {"_target_": "strategies.etf_dml.etf_dml", "aggregation": inner, "fallback": False}
+    found = old_names.rename_config({"strategy": outer})["strategy"]
+    assert found["aggregation"] == {
+        "_target_": "fedrobust.strategies.geometric_median.geometric_median",
+        "smoothing": 0.5,
+    }
+    assert found["revert_if_misaligned"] is False
+    assert factories.build_group({"strategy": found}, "strategy").name == "etf_dml"
+    assert "strategy._target_=strategies.etf_dml.etf_dml is now fed" in capsys.readouterr().err
