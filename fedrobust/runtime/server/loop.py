@@ -121,7 +121,7 @@ def _train(
     observer.stage(run, "train")
     replies = _notify(asked, strategy, observer, run, "train")
     try:
-        strategy.aggregate_train(number, _call_after(replies, after_last))
+        strategy.aggregate(number, _call_after(replies, after_last))
     except RunError:
         _report_failures(number, strategy, observer, run)
         raise

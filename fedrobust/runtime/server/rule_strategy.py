@@ -86,7 +86,7 @@ class RoundOutcome:
 
 class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped here
     """Holds any `round.Strategy`. `state` is the global model, `memory` what the rule remembers,
-    `outcome` the last round's; all change with aggregate_train."""
+    `outcome` the last round's; all change with `aggregate`."""
 
     value_bytes = 4  # of a reply's numbers
 
@@ -179,8 +179,14 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
-        """Apply the rule to the usable replies. Raises RunError when too few are left or the new
-        model is not finite."""
+        """`aggregate` for Flower's own loop, which hands over whatever arrived."""
+        self.aggregate(server_round, self.validator.accept_first(replies))
+        return records.state_record(self.state), MetricRecord({})
+
+    def aggregate(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Apply the rule to the usable ones of these replies, of which each is the first of a
+        client that was asked (as `request_training` gives them). Raises RunError when too few are
+        usable or the new model is not finite."""
         updates, metrics, failures = self._collect(replies)
         # what is known of the round, should anything below end the run
         self.outcome = RoundOutcome((), failures, {})
@@ -207,7 +213,6 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             )
         self.state = state
         self.outcome = _outcome(updates, metrics, failures, aggregate)
-        return records.state_record(self.state), MetricRecord({})
 
     def client_models(self) -> Iterator[tuple[int, State]]:
         """Client by client the model that it sent in the last of all rounds; nothing before that
@@ -239,7 +244,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         )
         read_replies: dict[int, Report] = {}
         failures: dict[int, Failure] = {}
-        for message in self.validator.accept_first(replies):
+        for message in replies:
             client, reply = self.validator.client_of(message), self.validator.read_train(message)
             if isinstance(reply, Failure):
                 failures[client] = reply

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TypeVar, final
 
 import torch
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -107,15 +107,12 @@ class SecureStrategy(RuleStrategy):
             {**records.train_message(state, self._order), "shares": secure.table_record(own)}
         )
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord, MetricRecord]:
+    def aggregate(self, server_round: int, replies: Iterable[Message]) -> None:
         """The rule on the mean of the updates whose sum was opened. Raises RunError as
         `RuleStrategy` does, and where the sum cannot be opened or cannot be one of clipped
         updates."""
-        result = super().aggregate_train(server_round, replies)
+        super().aggregate(server_round, replies)
         self.outcome = replace(self.outcome, clients=self._participants)
-        return result
 
     def _collect(
         self, replies: Iterable[Message]

@@ -37,7 +37,7 @@ def server() -> ServerContext:
 
 
 def one_round(strategy: RuleStrategy, grid: FakeGrid, number: int = 1) -> None:
-    strategy.aggregate_train(number, strategy.request_training(number, grid))
+    strategy.aggregate(number, strategy.request_training(number, grid))
 
 
 def reply_of(server: ServerContext, message: Message, client: int = 1) -> Message:

@@ -13,7 +13,7 @@ from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggrega
 from fedrobust.errors import RunError
 from fedrobust.learning import batchnorm
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.server.replies import failure
+from fedrobust.runtime.server.replies import ReplyValidator, failure
 from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import State, load, read
 from fedrobust.types import Failure
@@ -495,3 +495,26 @@ def test_a_matrix_above_the_budget_gives_the_same_model(tmp_path) -> None:
         one_round(strategy, FakeGrid(3, honest(server)))
         states.append(strategy.state.parameters)
     assert torch.equal(*states)
+
+
+def test_replies_are_filtered_once_in_either_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours and Flower's own, which hands over whatever arrived; both end with the same bits."""
+    server, filtered = federation.server(*MEAN), []
+    accept_first = ReplyValidator.accept_first
+    monkeypatch.setattr(
+        ReplyValidator,
+        "accept_first",
+        lambda self, replies: filtered.append(self) or accept_first(self, replies),
+    )
+    answer = honest(server)
+    twice = lambda message: [answer(message), answer(message)]  # noqa: E731
+    ours, theirs = federation.start(server), federation.start(server)
+    for number in (1, 2):
+        ours.aggregate(number, ours.request_training(number, FakeGrid(3, twice)))
+    assert len(filtered) == len(set(map(id, filtered))) == 2
+    theirs.start(FakeGrid(3, twice), records.state_record(theirs.state), num_rounds=2)
+    assert len(filtered) == len(set(map(id, filtered))) == 2 + 4  # training, evaluation
+    assert [one.client for one in theirs.outcome.failures] == [0, 1, 2]
+    assert ours.outcome == theirs.outcome
+    assert torch.equal(ours.state.parameters, theirs.state.parameters)
+    assert torch.equal(ours.state.buffers, theirs.state.buffers)
