@@ -1,40 +1,84 @@
-"""A model's answers for many images, batch by batch."""
+"""What a model says of many images, batch by batch: probabilities, scores, features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedrobust.learning.classifier import Classifier
 from fedrobust.utils.images import as_unit
 
+BATCH = 128
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Within the context the model is in eval mode; every module's own mode returns."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
 
 @torch.no_grad()
+def run_batches(
+    model: nn.Module,
+    images: Tensor,
+    answer: Callable[[Tensor], Tensor],
+    batch_size: int = BATCH,
+) -> list[Tensor]:
+    """Answers to all images, batch by batch, in eval mode and without gradients.
+
+    Args:
+        model: Where its parameters lie, the batches are computed; every module's mode returns.
+        images: (N, C, H, W), uint8 or floats in [0, 1].
+        answer: What is wanted of a batch (B, C, H, W) of floats in [0, 1] on the model's device.
+        batch_size: Images in a batch, at least 1; it decides the last bits of a float32 result.
+
+    Returns:
+        One tensor per batch, as `answer` made it; none without images.
+    """
+    device = next(model.parameters()).device
+    with eval_mode(model):
+        return [
+            answer(as_unit(part.to(device)))
+            for part in torch.split(images, batch_size)
+            if len(part)
+        ]
+
+
 def predict(
     model: Classifier,
     images: Tensor,
-    batch_size: int = 128,
+    batch_size: int = BATCH,
     purify: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Class probabilities (N, K) float32 on the CPU for images (N, C, H, W), uint8 or float32 in
-    [0, 1].
+    """Class probabilities (N, K), float32 on the CPU (see `run_batches`). purify: what a batch goes
+    through before the model sees it."""
 
-    Eval mode, on the model's own device; the model's mode is restored. An empty batch gives (0, K).
-    purify: what a batch goes through before the model sees it.
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        batches = (
-            as_unit(part.to(device)) for part in torch.split(images, batch_size) if len(part)
-        )
-        parts = [
-            model.probabilities(model(batch if purify is None else purify(batch))).float().cpu()
-            for batch in batches
-        ]
-    finally:
-        model.train(was_training)
+    def answer(batch: Tensor) -> Tensor:
+        seen = batch if purify is None else purify(batch)
+        return model.probabilities(model(seen)).float().cpu()
+
+    parts = run_batches(model, images, answer, batch_size)
     return torch.cat(parts) if parts else torch.zeros(0, model.num_classes)
+
+
+def predict_scores(model: Classifier, images: Tensor, batch_size: int = BATCH) -> Tensor:
+    """Scores (N, K), inner products with the anchors or logits, float32 on the CPU (see
+    `run_batches`)."""
+    parts = run_batches(model, images, lambda batch: model(batch).float().cpu(), batch_size)
+    return torch.cat(parts) if parts else torch.zeros(0, model.num_classes)
+
+
+def embed(model: Classifier, images: Tensor, batch_size: int = BATCH) -> Tensor:
+    """Features (N, d), float32 on the CPU, of at least one image (see `run_batches`)."""
+    return torch.cat(
+        run_batches(model, images, lambda batch: model.features(batch).float().cpu(), batch_size)
+    )

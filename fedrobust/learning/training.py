@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from fedrobust.errors import RunError
 from fedrobust.learning import batchnorm, optimizers
 from fedrobust.learning.augmentation import augment
+from fedrobust.learning.inference import run_batches
 from fedrobust.learning.losses import Loss
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.seeding import isolated
@@ -266,14 +267,8 @@ class _Run:
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
         with self.autocast():
-            scores = torch.cat(
-                [self.model(as_unit(part)) for part in torch.split(self.validation.images, 128)]
-            )
-        for module, mode in modes.items():
-            module.training = mode
+            scores = torch.cat(run_batches(self.model, self.validation.images, self.model))
         return float(self.loss(scores, self.validation.labels))
 
     def restore_best(self) -> None:

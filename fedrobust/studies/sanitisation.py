@@ -19,7 +19,6 @@ from torch import Tensor
 from fedrobust.data import TRAIN
 from fedrobust.defences.sanitisation import Sanitiser, sanitise
 from fedrobust.defences.sanitisation.detection import Detection, altered_rows
-from fedrobust.defences.sanitisation.filtering import embed
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
 from fedrobust.errors import ConfigError
@@ -33,6 +32,7 @@ from fedrobust.evaluation.statistics import (
     wilson_interval,
 )
 from fedrobust.experiment import build
+from fedrobust.learning.inference import embed
 from fedrobust.reporting.manifest import MANIFEST
 from fedrobust.reporting.text import format_number
 from fedrobust.runtime.server.loop import build_server_context

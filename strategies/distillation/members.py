@@ -12,9 +12,9 @@ from fedrobust.aggregation.updates import Updates
 from fedrobust.learning import batchnorm
 from fedrobust.learning.alignment import alignment
 from fedrobust.learning.classifier import Classifier
+from fedrobust.learning.inference import predict_scores
 from fedrobust.state import Layout, State, load, read
 from fedrobust.types import Samples
-from fedrobust.utils.images import as_unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,9 @@ class ScratchModel:
         """How well the model in the scratch model is aligned with the root labels, in [-1, 1] (see
         `fedrobust.learning.alignment`)."""
         root = self.root_samples
-        return float(alignment(scores(self.model, root.images), root.labels, self.model.head))
+        return float(
+            alignment(predict_scores(self.model, root.images), root.labels, self.model.head)
+        )
 
 
 def _given(samples: Samples | None, name: str) -> Samples:
@@ -122,21 +124,7 @@ def score_members(
     for n in range(num_clients):
         buffers_NB[n] = scratch.load_and_recalibrate(members.state(n)).buffers
         if need_root:
-            root_NRK[n] = scores(scratch.model, scratch.root_samples.images)
+            root_NRK[n] = predict_scores(scratch.model, scratch.root_samples.images)
         if need_proxy:
-            proxy_NPK[n] = scores(scratch.model, scratch.proxy_samples.images)
+            proxy_NPK[n] = predict_scores(scratch.model, scratch.proxy_samples.images)
     return MemberScores(root_NRK, proxy_NPK, buffers_NB)
-
-
-@torch.no_grad()
-def scores(model: Classifier, images: Tensor, batch_size: int = 128) -> Tensor:
-    """Scores (n, K) float32 on the CPU, eval mode, for images (n, C, H, W), uint8 or unit floats.
-    Leaves the model in eval mode."""
-    model.eval()
-    device = next(model.parameters()).device
-    return torch.cat(
-        [
-            model(as_unit(batch.to(device))).float().cpu()
-            for batch in torch.split(images, batch_size)
-        ]
-    )

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from fedrobust.strategies.distillation import members as scoring
 from fedrobust.strategies.distillation import student
 from fedrobust.strategies.distillation.members import Members, MemberScores, ScratchModel
 from fedrobust.strategies.distillation.teachers import DistillationLoss
@@ -21,6 +20,7 @@ from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggrega
 from fedrobust.aggregation.storage import fetch, fill
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
+from fedrobust.learning.inference import predict_scores
 from fedrobust.state import State
 
 # rows of clients -> their (D,) updates, one after the other
@@ -118,7 +118,8 @@ def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
 
 def _global_scores(state_of_round: RoundState) -> Tensor:
     state_of_round.scratch.load_and_recalibrate(state_of_round.round.reference)
-    return scoring.scores(state_of_round.scratch.model, state_of_round.scratch.proxy_samples.images)
+    scratch = state_of_round.scratch
+    return predict_scores(scratch.model, scratch.proxy_samples.images)
 
 
 def _learn(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from fedrobust.learning.inference import eval_mode
 from fedrobust.learning.losses import cross_entropy
 
 # images (B, C, H, W) -> gradient of every image's own loss, of the same shape
@@ -20,14 +21,8 @@ Gradient = Callable[[Tensor], Tensor]
 def differentiable_eval(model: nn.Module) -> Iterator[None]:
     """Within the context the model is in eval mode and gradients flow, whatever surrounds it; every
     module's mode returns."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with eval_mode(model), torch.enable_grad():
+        yield
 
 
 def attack_loss(model: Any, images: Tensor, labels: Tensor) -> Tensor:

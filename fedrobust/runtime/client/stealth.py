@@ -11,11 +11,10 @@ from torch import Generator, Tensor
 from fedrobust.contamination.base import AttackerProbe, Stealth
 from fedrobust.learning import batchnorm
 from fedrobust.learning.classifier import Classifier
+from fedrobust.learning.inference import predict_scores
 from fedrobust.state import Layout, State, load, take
 from fedrobust.types import ClientTrainer, Samples, Shard, Task, TrainResult
 from fedrobust.utils.images import as_unit
-
-BATCH = 128
 
 
 def train_stealthily(
@@ -56,18 +55,13 @@ def concatenate(one: Samples, other: Samples) -> Samples:
 
 
 def make_probe(model: Classifier, layout: Layout, clean: Shard) -> AttackerProbe:
-    """The mirror of a client with these clean images; every look at a state loads it into the
-    model, and leaves that in eval mode."""
+    """What a client with these clean images can find out; every look at a state loads it into the
+    model."""
 
-    @torch.no_grad()
     def scores(state: State, images: Tensor) -> Tensor:
         load(model, layout, state)
         batchnorm.recalibrate(model, images)
-        model.eval()
-        device = next(model.parameters()).device
-        return torch.cat(
-            [model(as_unit(batch.to(device))).float().cpu() for batch in torch.split(images, BATCH)]
-        )
+        return predict_scores(model, images)
 
     return AttackerProbe(
         concatenate(clean.train, clean.validation), scores, model.head, model.scale

@@ -14,7 +14,8 @@ from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.updates.independent import sign_flip
 from fedrobust.contamination.updates.ipm import ipm
 from fedrobust.defences.sanitisation import none, sanitise
-from fedrobust.defences.sanitisation.filtering import embed, sanitise_shard
+from fedrobust.defences.sanitisation.filtering import sanitise_shard
+from fedrobust.learning.inference import embed
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
 from tests.helpers import tiny
