@@ -29,7 +29,6 @@ from fedrobust.studies.meff.run import EVERYBODY, central_models, federated_mode
 from fedrobust.studies.meff.scores import (
     Answers,
     predict_attacked,
-    sample_test_rows,
     scores_table,
     summarise_scores,
     to_plain_rows,
@@ -52,12 +51,12 @@ def _run(given: argparse.Namespace, console: Console) -> None:
         first = first or experiment
         if not torch.equal(first.test_rows(), experiment.test_rows()):
             raise ConfigError(f"--seeds: with {seed[0]} the test images are others; set data.seed")
-        found.append(predict_attacked(experiment, models, sample_test_rows(first)))
-        console.print(scores_table(summarise_scores(first, sample_test_rows(first), found)))
+        found.append(predict_attacked(experiment, models, first.attacked_rows()))
+        console.print(scores_table(summarise_scores(first, first.attacked_rows(), found)))
     assert first is not None
     if given.json is not None:
         text = json.dumps(
-            _document(given, first, sample_test_rows(first), found), indent=2, allow_nan=False
+            _document(given, first, first.attacked_rows(), found), indent=2, allow_nan=False
         )
         files.write(given.json, [text.encode(), b"\n"])
 

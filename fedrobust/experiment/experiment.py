@@ -19,11 +19,13 @@ from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.evaluation.settings import Evaluation
 from fedrobust.experiment import settings
+from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.secure import fixed_point
 from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, ClientTrainer, Purifier, Samples, Shard
+from fedrobust.utils import devices
 
 KINDS = ("clean", "noisy", "poisoned")
 ESTIMATION = 256  # images for BatchNorm statistics behind a purifier
@@ -73,6 +75,15 @@ class Experiment:
     @property
     def num_clients(self) -> int:
         return len(self.parts)
+
+    def new_model(self, *member: int) -> Classifier:
+        """An untrained model on the device of the run, with the one ETF of the run where its head
+        has one. member: numbers a further model, whose first weights are others."""
+        anchors = None
+        if self.model.head == "etf":
+            anchors = etf.simplex_etf(self.model.dimension, self.num_classes, self.generator("etf"))
+        built = self.model.build(self.num_classes, anchors, self.generator("init", *member))
+        return built.to(devices.resolve(self.config["device"]))
 
     def participants(self, server_round: int) -> list[int]:
         """The clients that train in this round, in ascending order."""
@@ -186,6 +197,15 @@ class Experiment:
 
     def test_rows(self) -> Tensor:
         return (self.dataset.splits == TEST).nonzero().reshape(-1)
+
+    def attacked_rows(self) -> Tensor:
+        """The test images on which the final models are attacked: all, or as many as the evaluation
+        allows, drawn by the seed."""
+        rows, most = self.test_rows(), self.evaluation.adversarial_images
+        if most is None or len(rows) <= most:
+            return rows
+        chosen = torch.randperm(len(rows), generator=self.generator("evasion", "images"))[:most]
+        return rows[chosen.sort().values]
 
     def validation(self) -> Samples:
         """At most `evaluation.validation_images` validation images of all clients together, the

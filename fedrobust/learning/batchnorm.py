@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedrobust.state import Layout, State, load, read
 from fedrobust.utils.images import as_unit
 
 
@@ -40,6 +41,18 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 64) -> None:
     with _estimating(model, found):
         for start in range(batches):
             model(as_unit(images[start::batches].to(device)))
+
+
+def load_and_recalibrate(
+    model: nn.Module, layout: Layout, state: State, images: Tensor | None
+) -> State:
+    """Load a state, and re-estimate its BatchNorm statistics on images where there are some (None:
+    it keeps its own; see `recalibrate`). Returns what the model then holds."""
+    load(model, layout, state)
+    if images is None:
+        return state
+    recalibrate(model, images)
+    return State(state.parameters, read(model, Layout((), layout.buffers)).buffers)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fedrobust.learning import batchnorm
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.fusion import Fusion
-from fedrobust.state import Layout, State, load
+from fedrobust.state import Layout, State
 
 
 class Frozen(nn.Module):
@@ -33,11 +34,14 @@ class Frozen(nn.Module):
         return self.classifier.features(images)
 
 
-def from_states(model: Classifier, layout: Layout, states: Sequence[State]) -> list[Classifier]:
-    """Copies of `model`, on its device, one for each state: the client models of a federation."""
+def from_states(
+    model: Classifier, layout: Layout, states: Sequence[State], images: Tensor | None = None
+) -> list[Classifier]:
+    """Copies of `model`, on its device, one for each state: the client models of a federation.
+    images: those on which their BatchNorm statistics are re-estimated (None: they keep theirs)."""
     members = [copy.deepcopy(model) for _ in states]
     for member, state in zip(members, states, strict=True):
-        load(member, layout, state)
+        batchnorm.load_and_recalibrate(member, layout, state, images)
     return members
 
 

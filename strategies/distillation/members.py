@@ -13,7 +13,7 @@ from fedrobust.learning import batchnorm
 from fedrobust.learning.alignment import alignment
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict_scores
-from fedrobust.state import Layout, State, load, read
+from fedrobust.state import Layout, State
 from fedrobust.types import Samples
 
 
@@ -41,11 +41,8 @@ class ScratchModel:
 
     def load_and_recalibrate(self, state: State) -> State:
         """Load a state and re-estimate its statistics; returns what the model now holds."""
-        load(self.model, self.layout, state)
-        if not self.recalibrate or self.proxy is None:
-            return state
-        batchnorm.recalibrate(self.model, self.proxy.images)
-        return State(state.parameters, read(self.model, Layout((), self.layout.buffers)).buffers)
+        images = self.proxy.images if self.recalibrate and self.proxy is not None else None
+        return batchnorm.load_and_recalibrate(self.model, self.layout, state, images)
 
     def alignment(self) -> float:
         """How well the model in the scratch model is aligned with the root labels, in [-1, 1] (see

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from fedrobust.learning import batchnorm
 from fedrobust.seeding import generator
+from fedrobust.state import Layout, load, read
 from tests.helpers import tiny
 
 
@@ -112,3 +115,17 @@ def test_frozen_keeps_statistics_while_the_rest_trains():
     assert model.backbone.norm.training
     model(images(4))
     assert not torch.equal(before, model.backbone.norm.running_mean)
+
+
+def test_a_loaded_state_is_recalibrated_where_there_are_images() -> None:
+    net, images = tiny.model(), tiny.samples(8).images
+    layout = Layout.of(net)
+    stale = replace(read(net, layout), buffers=torch.full((layout.num_buffers,), 3.0))
+    assert batchnorm.load_and_recalibrate(net, layout, stale, None) is stale
+    assert torch.equal(read(net, layout).buffers, stale.buffers)
+    found = batchnorm.load_and_recalibrate(net, layout, stale, images)
+    load(net, layout, stale)
+    batchnorm.recalibrate(net, images)
+    assert torch.equal(found.buffers, read(net, layout).buffers)
+    assert not torch.equal(found.buffers, stale.buffers)
+    assert found.parameters is stale.parameters

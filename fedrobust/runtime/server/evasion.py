@@ -25,7 +25,7 @@ from fedrobust.learning.inference import predict
 from fedrobust.reporting.evasion import evasion_section
 from fedrobust.runtime.server.loop import TrainingResult
 from fedrobust.runtime.server.rule_strategy import ServerContext
-from fedrobust.state import State, load
+from fedrobust.state import load
 from fedrobust.types import NO_PURIFIER, Observer, Samples
 from fedrobust.utils.images import as_unit
 
@@ -167,7 +167,9 @@ def evaluate_evasion(
         own = experiment.samples(experiment.rows(client, TEST))
         if not len(own):
             continue
-        _load(server, state)
+        batchnorm.load_and_recalibrate(
+            server.model, server.layout, state, server.recalibration_images
+        )
         try:
             members[client] = attack(server.model, own, "client", client, threats=[OBLIVIOUS])
         except ValueError as error:
@@ -175,30 +177,9 @@ def evaluate_evasion(
             continue
         if experiment.evaluation.fusion:
             fused.append(copy.deepcopy(server.model))
-    rows = _sample_test_rows(experiment)
+    rows = experiment.attacked_rows()
     test = experiment.samples(rows)
     load(server.model, server.layout, finished.state)
     whole = attack(server.model, test, "global", threats=experiment.evaluation.threat_models)
     together = attack(fuse(fused), test, "fusion", threats=[OBLIVIOUS]) if fused else None
     return {"evasion": evasion_section(experiment, rows, whole, members, (len(fused), together))}
-
-
-def _sample_test_rows(experiment: Experiment) -> Tensor:
-    """The test images on which the global model is attacked: all, or as many as the evaluation
-    allows, drawn by the seed."""
-    rows, most = experiment.test_rows(), experiment.evaluation.adversarial_images
-    if most is None or len(rows) <= most:
-        return rows
-    return rows[
-        torch.randperm(len(rows), generator=experiment.generator("evasion", "images"))[:most]
-        .sort()
-        .values
-    ]
-
-
-def _load(server: ServerContext, member: State) -> None:
-    """A client's model with the BatchNorm statistics that the policy server.batchnorm gives a model
-    on the server."""
-    load(server.model, server.layout, member)
-    if server.experiment.config["server"]["batchnorm"] == "recalibrate":
-        batchnorm.recalibrate(server.model, server.proxy.images)

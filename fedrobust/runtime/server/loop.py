@@ -12,7 +12,6 @@ from torch import Tensor
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
 from fedrobust.runtime.messages import records as wire
@@ -21,7 +20,6 @@ from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, 
 from fedrobust.runtime.server.secure_aggregation import make_flower_strategy
 from fedrobust.state import Layout, State, read, show
 from fedrobust.types import Failure, Observer, RoundRecord, Samples
-from fedrobust.utils import devices
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,7 @@ class TrainingResult:
 def build_server_context(experiment: Experiment) -> ServerContext:
     """The untrained model with the one fixed ETF of the run, and the server's own images, on the
     server's device."""
-    anchors = None
-    if experiment.model.head == "etf":
-        anchors = etf.simplex_etf(
-            experiment.model.dimension, experiment.num_classes, experiment.generator("etf")
-        )
-    model = experiment.model.build(experiment.num_classes, anchors, experiment.generator("init"))
-    model.to(devices.resolve(experiment.config["device"]))
+    model = experiment.new_model()
     _try(model, experiment)
     root, proxy = experiment.samples(experiment.root), experiment.samples(experiment.proxy)
     layout = Layout.of(model)

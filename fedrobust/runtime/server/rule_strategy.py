@@ -26,7 +26,7 @@ from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.upload_limits import limit_reply_size
 from fedrobust.runtime.server import collusion
 from fedrobust.runtime.server.replies import Expected, ReplyValidator
-from fedrobust.state import Layout, State, load, read
+from fedrobust.state import Layout, State
 from fedrobust.types import ClientRecord, Failure, Samples
 
 # The rounds know Flower through this module only.
@@ -54,6 +54,13 @@ class ServerContext:
     @property
     def etf_sha256(self) -> str:
         return "" if self.model.anchors is None else etf.digest(self.model.anchors)
+
+    @property
+    def recalibration_images(self) -> Tensor | None:
+        """The proxy images, on which the policy server.batchnorm=recalibrate re-estimates BatchNorm
+        statistics; None under any other policy."""
+        policy = self.experiment.config["server"]["batchnorm"]
+        return self.proxy.images if policy == "recalibrate" else None
 
     def message_config(self, server_round: int) -> dict[str, str | int | bytes]:
         """The settings in a round's messages (see `records.train_message`)."""
@@ -320,14 +327,12 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             )
 
     def _with_buffers(self, state: State) -> State:
-        """The policy server.batchnorm=recalibrate: BatchNorm statistics of the new model on the
-        proxy images, not of the old ones."""
-        server = self.server
-        if server.experiment.config["server"]["batchnorm"] != "recalibrate":
+        """The policy server.batchnorm=recalibrate: BatchNorm statistics of the new model on the proxy
+        images, not of the old ones."""
+        server, images = self.server, self.server.recalibration_images
+        if images is None:
             return state
-        load(server.model, server.layout, state)
-        batchnorm.recalibrate(server.model, server.proxy.images)
-        return State(state.parameters, read(server.model, server.layout).buffers)
+        return batchnorm.load_and_recalibrate(server.model, server.layout, state, images)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         """Clients' scores are pooled by `loop.evaluate_clients`, which needs them one by one;

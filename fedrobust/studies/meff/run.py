@@ -11,15 +11,12 @@ from fedrobust.data import TEST, TRAIN, VALIDATION
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import factories
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.learning import batchnorm, etf
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.ensemble import from_states, fuse
 from fedrobust.reporting.console import Display
 from fedrobust.runtime.server.loop import build_server_context, run_rounds
-from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.runtime.simulation import CLIENT_APP, work_seconds
 from fedrobust.types import Samples, Shard, Task
-from fedrobust.utils.devices import resolve
 
 # the client models of the last round are kept
 EVERYBODY = ("evaluation.twin=false", "evaluation.adversarial_clients=true")
@@ -43,15 +40,10 @@ def federated_models(experiment: Experiment, console: Console) -> dict[str, Clas
     ):
         finished = run_rounds(server, grid, display)
         states = [state for _, state in finished.client_models]
-    everybody = from_states(server.model, server.layout, [finished.state, *states])
-    for member in everybody:
-        _recalibrate(server, member)
+    everybody = from_states(
+        server.model, server.layout, [finished.state, *states], server.recalibration_images
+    )
     return {"global model": everybody[0], **fusions(experiment, everybody[1:], server.root)}
-
-
-def _recalibrate(server: ServerContext, model: Classifier) -> None:
-    if server.experiment.config["server"]["batchnorm"] == "recalibrate":
-        batchnorm.recalibrate(model, server.proxy.images)
 
 
 def central_models(experiments: Sequence[Experiment]) -> dict[str, Classifier]:
@@ -65,14 +57,7 @@ def central_models(experiments: Sequence[Experiment]) -> dict[str, Classifier]:
 
 
 def _train(experiment: Experiment, place: int) -> Classifier:
-    anchors = None
-    if experiment.model.head == "etf":
-        anchors = etf.simplex_etf(
-            experiment.model.dimension, experiment.num_classes, experiment.generator("etf")
-        )
-    model = experiment.model.build(
-        experiment.num_classes, anchors, experiment.generator("init", place)
-    ).to(resolve(experiment.config["device"]))
+    model = experiment.new_model(place)
     experiment.trainer(
         Task(model, _whole(experiment), 1, {}, {}, experiment.generator("meff", place))
     )

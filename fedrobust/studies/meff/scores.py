@@ -73,19 +73,6 @@ def predict_attacked(
     return out
 
 
-def sample_test_rows(experiment: Experiment) -> Tensor:
-    """The test images that are judged: all, or as many as the evaluation allows, drawn by the
-    seed."""
-    rows, most = experiment.test_rows(), experiment.evaluation.adversarial_images
-    if most is None or len(rows) <= most:
-        return rows
-    return rows[
-        torch.randperm(len(rows), generator=experiment.generator("evasion", "images"))[:most]
-        .sort()
-        .values
-    ]
-
-
 def summarise_scores(
     experiment: Experiment, rows: Tensor, found: Sequence[Answers]
 ) -> list[ScoreRow]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedrobust.experiment import build
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.studies.meff.scores import Answers, sample_test_rows, summarise_scores, to_plain_rows
+from fedrobust.studies.meff.scores import Answers, summarise_scores, to_plain_rows
 from tests.helpers import federation
 
 
@@ -21,14 +21,14 @@ def studied(draws: int) -> Experiment:
 
 def answered(experiment: Experiment, right: Tensor) -> Tensor:
     """Probabilities that name the label where `right`, else the next class."""
-    labels = experiment.dataset.labels[sample_test_rows(experiment)]
+    labels = experiment.dataset.labels[experiment.attacked_rows()]
     named = torch.where(right, labels, (labels + 1) % experiment.num_classes)
     return torch.nn.functional.one_hot(named, experiment.num_classes).float()
 
 
 def test_means_over_seeds_and_the_gain_over_single_models() -> None:
     experiment = studied(50)
-    every = torch.ones(len(sample_test_rows(experiment)), dtype=torch.bool)
+    every = torch.ones(len(experiment.attacked_rows()), dtype=torch.bool)
     # seed 0: members 100 and 0, fusion 100; seed 1: members 0 and 0, fusion 100. Means 50, 0, 100;
     # gain 100 - 25
     found: list[Answers] = [
@@ -39,7 +39,7 @@ def test_means_over_seeds_and_the_gain_over_single_models() -> None:
         }
         for seed in (0, 1)
     ]
-    rows = summarise_scores(experiment, sample_test_rows(experiment), found)
+    rows = summarise_scores(experiment, experiment.attacked_rows(), found)
     assert [row.metrics["balanced_accuracy"].value for row in rows] == [50, 0, 100]
     assert [row.gain is None for row in rows] == [True, True, False]
     gain = rows[2].gain
@@ -52,10 +52,10 @@ def test_means_over_seeds_and_the_gain_over_single_models() -> None:
 
 def test_without_draws_there_are_no_intervals() -> None:
     experiment = studied(0)
-    half = torch.arange(len(sample_test_rows(experiment))) % 2 == 0
+    half = torch.arange(len(experiment.attacked_rows())) % 2 == 0
     [row] = summarise_scores(
         experiment,
-        sample_test_rows(experiment),
+        experiment.attacked_rows(),
         [{("global model", "clean"): answered(experiment, half)}],
     )
     one = row.metrics["accuracy"]
