@@ -327,8 +327,8 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             )
 
     def _with_buffers(self, state: State) -> State:
-        """The policy server.batchnorm=recalibrate: BatchNorm statistics of the new model on the proxy
-        images, not of the old ones."""
+        """The policy server.batchnorm=recalibrate: BatchNorm statistics of the new model on the
+        proxy images, not of the old ones."""
         server, images = self.server, self.server.recalibration_images
         if images is None:
             return state

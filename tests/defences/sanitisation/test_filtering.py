@@ -15,9 +15,9 @@ from fedrobust.contamination.updates.independent import sign_flip
 from fedrobust.contamination.updates.ipm import ipm
 from fedrobust.defences.sanitisation import none, sanitise
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
-from fedrobust.learning.inference import embed
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
+from fedrobust.learning.inference import embed
 from tests.helpers import tiny
 
 
