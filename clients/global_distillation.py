@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from fedrobust.clients.sgd import train_local
 from torch import Tensor
-from torch.nn import functional
 
 from fedrobust.learning.inference import predict
-from fedrobust.learning.losses import DISTILLATION_LOSSES, inner_product_gap, mutual_kl
+from fedrobust.learning.losses import DISTILLATION_LOSSES, make_score_distillation
 from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, Samples, Task, TrainResult
@@ -94,17 +93,11 @@ def global_peer_loss(
 ) -> ExtraLoss:
     """The term that pulls `model` towards a frozen copy of what it is now."""
     peer = copy.deepcopy(model).eval().requires_grad_(False)
+    towards = make_score_distillation(distillation_loss, peer.scale, temperature)
 
     def loss(images: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             taught = peer(images)
-        if distillation_loss == "true_class":
-            return weight * inner_product_gap(scores, taught, labels)
-        return weight * mutual_kl(
-            scores,
-            functional.softmax(peer.scale / temperature * taught.float(), dim=1),
-            peer.scale,
-            temperature,
-        )
+        return weight * towards(scores, taught, labels)
 
     return loss

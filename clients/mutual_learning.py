@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from fedrobust.clients.sgd import task_loss, training_report
 from torch import Tensor
-from torch.nn import functional
 
 from fedrobust.errors import ConfigError
 from fedrobust.learning.classifier import Classifier, ModelFactory
-from fedrobust.learning.losses import DISTILLATION_LOSSES, inner_product_gap, mutual_kl
+from fedrobust.learning.losses import DISTILLATION_LOSSES, make_score_distillation
 from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import PeerLoss, fit_together
 from fedrobust.seeding import generator as named_generator
@@ -85,16 +84,7 @@ def make_peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier
 def peer_loss(scale: float, distillation_loss: str, weight: float, temperature: float) -> PeerLoss:
     """What pulls a member's scores towards those of its peers: weight times the mean over the
     peers."""
-
-    def one(scores: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
-        if distillation_loss == "true_class":
-            return inner_product_gap(scores, taught, labels)
-        return mutual_kl(
-            scores,
-            functional.softmax(scale / temperature * taught.float(), dim=1),
-            scale,
-            temperature,
-        )
+    one = make_score_distillation(distillation_loss, scale, temperature)
 
     def loss(scores: Tensor, others: Sequence[Tensor], labels: Tensor) -> Tensor:
         return weight * torch.stack([one(scores, taught, labels) for taught in others]).mean()

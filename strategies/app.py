@@ -16,9 +16,10 @@ from flwr.serverapp import Grid, ServerApp
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
 from fedrobust.federation.server_run import assemble, compose_for_sites, resume_command
+from fedrobust.reporting.console import print_line
 from fedrobust.runtime import resume
 from fedrobust.runtime.server.loop import build_server_context
-from fedrobust.runtime.simulation import exclusive_folder, print_line, run_into_folder
+from fedrobust.runtime.simulation import exclusive_folder, run_into_folder
 from fedrobust.utils.locking import is_empty
 from fedrobust.utils.validation import number
 

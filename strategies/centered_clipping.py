@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.aggregation.gram import squared_to
+from fedrobust.aggregation.norms import inner_products
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates, column_strips
 from fedrobust.utils import validation
@@ -54,13 +55,7 @@ def _with_centre(updates: Updates, centre_D: Tensor | None) -> Tensor:
     inner_MM[:n, :n] = updates.gram().cpu()
     if centre_D is None:
         return inner_MM
-    products_N = inner_MM.new_zeros(n)
-    for part, block_Nb in updates.blocks():
-        for inner, strip_Nb in column_strips(block_Nb):
-            products_N += (
-                strip_Nb.double() @ centre_D[part][inner].to(strip_Nb.device).double()
-            ).cpu()
-    inner_MM[-1, :n] = inner_MM[:n, -1] = products_N
+    inner_MM[-1, :n] = inner_MM[:n, -1] = inner_products(updates, centre_D)
     inner_MM[-1, -1] = sum(
         strip.double().square().sum() for _, strip in column_strips(centre_D[None])
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from fedrobust.strategies.fltrust import inner_products
 from torch import Tensor
 
+from fedrobust.aggregation.norms import inner_products
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.utils import validation
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedrobust.aggregation.norms import norms
+from fedrobust.aggregation.norms import inner_products, norms
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
-from fedrobust.aggregation.updates import Updates, column_strips, normalize
+from fedrobust.aggregation.updates import normalize
 from fedrobust.errors import ConfigError
 from fedrobust.state import load, read
 from fedrobust.types import Samples, Shard, Task
@@ -61,13 +61,3 @@ def root_update(round: Round) -> Tensor:
 def repeat_samples(samples: Samples, count: int) -> Samples:
     """The samples, over and over, `count` in all."""
     return samples.take(torch.arange(count) % len(samples))
-
-
-def inner_products(updates: Updates, vector_D: Tensor) -> Tensor:
-    """(N,) float64 inner products of the updates with a vector, on the CPU."""
-    total_N = updates.matrix_ND.new_zeros(len(updates), dtype=torch.float64)
-    for part, block_Nb in updates.blocks():
-        vector_b = vector_D[part].to(total_N)
-        for inner, strip_Nb in column_strips(block_Nb):
-            total_N += strip_Nb.to(torch.float64) @ vector_b[inner]
-    return total_N.cpu()

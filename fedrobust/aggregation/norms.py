@@ -1,5 +1,5 @@
-"""Limits on what one client can weigh: the length of its update and the number of images it
-claims."""
+"""Lengths of updates and their products with a vector; limits on what one client can weigh: the
+length of its update and the number of images it claims."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ def norms(updates: Updates) -> Tensor:
         for _, strip_Nb in column_strips(block_Nb):
             squares_N += strip_Nb.to(torch.float64).square_().sum(dim=1)
     return squares_N.sqrt().cpu()
+
+
+def inner_products(updates: Updates, vector_D: Tensor) -> Tensor:
+    """(N,) float64 inner products of the updates with a vector, on the CPU."""
+    total_N = updates.matrix_ND.new_zeros(len(updates), dtype=torch.float64)
+    for part, block_Nb in updates.blocks():
+        vector_b = vector_D[part].to(total_N)
+        for inner, strip_Nb in column_strips(block_Nb):
+            total_N += strip_Nb.to(torch.float64) @ vector_b[inner]
+    return total_N.cpu()
 
 
 def to_median(norms_N: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from torch.nn import functional
 from fedrobust.errors import ConfigError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+# (student_scores_BK, teacher_scores_BK, labels_B) -> scalar
+ScoreDistillation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 NAMES = ("dot_regression", "cross_entropy", "balanced_softmax")
 SCOPES = ("batch", "client")
@@ -142,6 +144,30 @@ def inner_product_gap(
     with full_precision(student_scores_BK):
         gap_BK = _wide(student_scores_BK) - _wide(teacher_scores_BK.detach())
         return _mean(0.5 * gap_BK.gather(1, labels_B[:, None])[:, 0].square())
+
+
+def make_score_distillation(
+    distillation_loss: str, scale: float, temperature: float
+) -> ScoreDistillation:
+    """What pulls a student's scores (B, K) towards a teacher's, given the labels (B,).
+
+    Args:
+        distillation_loss: "kl", `mutual_kl` on all inner products; "true_class",
+            `inner_product_gap` on that with the true anchor alone.
+        scale: Of both models' scores.
+        temperature: By which both sides are softened under "kl", above 0.
+
+    Returns:
+        (student_scores_BK, teacher_scores_BK, labels_B) -> scalar.
+    """
+    if distillation_loss == "true_class":
+        return inner_product_gap
+
+    def kl(student_BK: Tensor, teacher_BK: Tensor, labels_B: Tensor) -> Tensor:
+        taught_BK = functional.softmax(scale / temperature * teacher_BK.float(), dim=1)
+        return mutual_kl(student_BK, taught_BK, scale, temperature)
+
+    return kl
 
 
 def make_loss(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedrobust.data import TRAIN
@@ -20,8 +19,7 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import build, compose, factories, old_names, settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.inference import predict
-from fedrobust.reporting.console import Display, summary_table
-from fedrobust.reporting.console.live import clean_text
+from fedrobust.reporting.console import Display, print_line, summary_table
 from fedrobust.reporting.figures import draw_data, draw_results
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import (
@@ -113,11 +111,6 @@ def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
         go_on = f"once it can, go on with {command or resume.resume_command(folder)}"
         remedy = go_on if (folder / MANIFEST).exists() else "choose another hydra.run.dir"
         raise RunError(f"{folder}: cannot be written to ({error.strerror}); {remedy}") from error
-
-
-def print_line(console: Console, text: str) -> None:
-    """A plain line on the screen, whoever wrote the text."""
-    console.print(Text(clean_text(text)), soft_wrap=True, highlight=False)
 
 
 def _run(

@@ -317,3 +317,16 @@ def test_rect_can_be_switched_off_and_never_touches_cross_entropy():
 def test_wrong_settings(keywords, match):
     with pytest.raises(ConfigError, match=match):
         losses.make_loss(scale=1.0, **keywords)
+
+
+def test_distillation_of_scores_is_the_loss_of_its_name() -> None:
+    g = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(5, 4, generator=g), torch.randn(5, 4, generator=g)
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    kl = losses.make_score_distillation("kl", 16.0, 2.0)
+    taught = (16.0 / 2.0 * teacher).softmax(dim=1)
+    assert torch.equal(kl(student, teacher, labels), losses.mutual_kl(student, taught, 16.0, 2.0))
+    gap = losses.make_score_distillation("true_class", 16.0, 2.0)
+    assert torch.equal(
+        gap(student, teacher, labels), losses.inner_product_gap(student, teacher, labels)
+    )

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 import torch
 from fedrobust.clients.sgd import sgd
-from fedrobust.strategies.distillation import members
 from fedrobust.strategies.fedavg import fedavg
 from fedrobust.strategies.feddf import feddf
-from fedrobust.strategies.fltrust import fltrust, inner_products, repeat_samples, root_update
+from fedrobust.strategies.fltrust import fltrust, repeat_samples, root_update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
+from fedrobust.aggregation.norms import inner_products
 from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import ConfigError
+from fedrobust.learning.inference import predict_scores
 from fedrobust.state import Layout, State, load
 from fedrobust.types import Samples, Task, TrainResult
 from tests.strategies import toy
@@ -202,12 +203,12 @@ def divergence(case: Round, state: State, weights: Tensor) -> float:
             Layout.of(data.model),
             State(reference.parameters + case.updates.row(n), case.updates.buffers_NB[n]),
         )
-        scores.append(members.scores(data.model, data.proxy.images))
+        scores.append(predict_scores(data.model, data.proxy.images))
     teacher = (data.model.scale * torch.einsum("n,npk->pk", weights, torch.stack(scores))).softmax(
         dim=1
     )
     load(data.model, Layout.of(data.model), state)
-    student = (data.model.scale * members.scores(data.model, data.proxy.images)).log_softmax(dim=1)
+    student = (data.model.scale * predict_scores(data.model, data.proxy.images)).log_softmax(dim=1)
     return float((teacher * (teacher.log() - student)).sum(dim=1).mean())
 
 

@@ -1,7 +1,7 @@
-"""What a person sees: the live display of a run (`Display`) and the final screen
-(`summary_table`)."""
+"""What a person sees: the live display of a run (`Display`), its lines
+(`print_line`) and the final screen (`summary_table`)."""
 
-from fedrobust.reporting.console.live import Display
+from fedrobust.reporting.console.live import Display, print_line
 from fedrobust.reporting.console.summary import summary_table
 
-__all__ = ["Display", "summary_table"]
+__all__ = ["Display", "print_line", "summary_table"]

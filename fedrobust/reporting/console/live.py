@@ -149,8 +149,7 @@ class Display:
         self._print(text, "bold red")
 
     def _print(self, text: str, style: str = "") -> None:
-        shown = Text(clean_text(text), style=style if self._live is not None else "")
-        self._console.print(shown, soft_wrap=True, highlight=False)
+        print_line(self._console, text, style if self._live is not None else "")
 
     def _screen(self) -> Group:
         parts = [self._progress.get_renderable(), Text(self._now["stage"], style="cyan")]
@@ -159,6 +158,11 @@ class Display:
             if self._records
             else Group(*parts)
         )
+
+
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """A line on the screen that no width breaks, whoever wrote the text."""
+    console.print(Text(clean_text(text), style=style), soft_wrap=True, highlight=False)
 
 
 def clean_text(text: str) -> str:

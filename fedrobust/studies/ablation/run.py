@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedrobust.contamination.base import keep_data
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
+from fedrobust.reporting.console import print_line
 from fedrobust.studies.ablation import scenarios as judging
 from fedrobust.studies.ablation.figure import draw_figure
 from fedrobust.studies.ablation.markdown import page
@@ -21,7 +22,7 @@ from fedrobust.studies.ablation.summary import make_summary
 from fedrobust.studies.comparison.cell_results import long_table
 from fedrobust.studies.comparison.executor import CELLS
 from fedrobust.studies.comparison.grid import Cell, cells
-from fedrobust.studies.comparison.run import RESULTS, check_all, print_to_screen, run_grid
+from fedrobust.studies.comparison.run import RESULTS, check_all, run_grid
 from fedrobust.utils.files import write_text
 
 REPORT, PAGE, PICTURE = "ablation.json", "ablation.md", "drops.png"
@@ -66,7 +67,7 @@ def _finish(
     _evaluate_scenarios(
         plan, [cell for cell in wanted if not cell.poisoned and cell not in failed], screen
     )
-    print_to_screen(screen, "reading the results, resampling")
+    print_line(screen, "reading the results, resampling")
     found = collect(plan, [cell for cell in wanted if cell not in failed], failed)
     out = plan.grid.out
     write_text(
@@ -78,7 +79,7 @@ def _finish(
     if not found.trained:
         return
     _write(found)
-    print_to_screen(screen, f"report: {out / PAGE}")
+    print_line(screen, f"report: {out / PAGE}")
 
 
 def _write(found: AblationResults) -> None:
@@ -97,9 +98,7 @@ def _evaluate_scenarios(plan: Plan, clean: Sequence[Cell], screen: Console) -> N
     total = sum(len(scenarios) for scenarios in left.values())
     if not total:
         return
-    print_to_screen(
-        screen, f"judging {len(clean)} clean models under {len(plan.scenarios)} scenarios"
-    )
+    print_line(screen, f"judging {len(clean)} clean models under {len(plan.scenarios)} scenarios")
     columns = (
         TextColumn("scenarios"),
         BarColumn(bar_width=24),

@@ -17,9 +17,8 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.text import Text
 
-from fedrobust.reporting.console.live import clean_text
+from fedrobust.reporting.console import print_line
 from fedrobust.reporting.records import ROUND_FILES
 from fedrobust.reporting.text import format_duration
 from fedrobust.studies.comparison.grid import Cell
@@ -81,7 +80,7 @@ class Screen:
         outcome = "done" if reason is None else f"failed: {reason}"
         line = f"{self._done}/{self._total} {cell}: {outcome} ({format_duration(seconds)}; {left})"
         style = "bold red" if reason is not None and self._live is not None else ""
-        self._console.print(Text(clean_text(line), style=style), soft_wrap=True, highlight=False)
+        print_line(self._console, line, style)
 
     def tick(self) -> None:
         if self._live is None or time.monotonic() - self._looked < LOOK_SECONDS:
@@ -100,7 +99,7 @@ class Screen:
             f"stopping {running} running cells, which can go on from their last "
             "checkpoints; Ctrl-C again ends them at once"
         )
-        self._console.print(Text(text), soft_wrap=True, highlight=False)
+        print_line(self._console, text)
 
     def _left(self) -> str:
         """From the mean time of a cell so far; what runs side by side is in it."""

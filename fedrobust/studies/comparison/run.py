@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
 
-from fedrobust.reporting.console.live import clean_text
+from fedrobust.reporting.console import print_line
 from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.cell_results import long_table, read_result
 from fedrobust.studies.comparison.executor import CELLS, Machine, is_finished, run_cells
@@ -55,7 +54,7 @@ def run_grid(
         skipped = (
             f", {len(wanted) - len(waiting)} are finished" if len(waiting) < len(wanted) else ""
         )
-        print_to_screen(
+        print_line(
             screen,
             f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, "
             f"{machine.threads} threads each, in {grid.out}",
@@ -102,7 +101,7 @@ def _write(
     failed: Mapping[Cell, str],
     screen: Console,
 ) -> None:
-    print_to_screen(screen, "reading the results, resampling")
+    print_line(screen, "reading the results, resampling")
     results = tuple(
         read_result(cell, grid.out / CELLS / cell.folder) for cell in wanted if cell not in failed
     )
@@ -122,9 +121,4 @@ def _write(
     )
     shown = figures.draw_figures(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
-    print_to_screen(screen, f"leaderboard: {grid.out / LEADERBOARD}")
-
-
-def print_to_screen(screen: Console, text: str) -> None:
-    """One line, whatever is in it."""
-    screen.print(Text(clean_text(text)), soft_wrap=True, highlight=False)
+    print_line(screen, f"leaderboard: {grid.out / LEADERBOARD}")
