@@ -21,7 +21,7 @@ from fedrobust.runtime import resume
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.simulation import exclusive_folder, run_into_folder
 from fedrobust.utils.locking import is_empty
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import NonNegative, check
 
 app = ServerApp()
 WIDTH = 110  # columns of the tables that Flower hands on as text
@@ -58,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
 
 def _seconds(text: str) -> float:
     try:
-        return number("wait", float(text), low=0)  # type: ignore[no-any-return]
+        return check("wait", float(text), NonNegative)
     except ValueError as error:
         raise ConfigError(f"wait={text}: must be a number of seconds") from error
 

@@ -9,19 +9,30 @@ from torch import Tensor
 from fedrobust.aggregation.coordinatewise import coordinatewise
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check_settings
 
 
-def bulyan(f: int = 1) -> Strategy:
-    """Krum chooses N - 2f updates one after the other, each among those that are left; of these in
-    every coordinate the mean of the N - 4f values nearest to their median (El Mhamdi, Guerraoui,
-    Rouault, ICML 2018). Tolerates f attackers among N >= 4f + 3 clients.
+@check_settings("strategy")
+def bulyan(f: Count = 1) -> Strategy:
+    """Krum chooses N - 2f updates one after the other, each among those that are left; of these the
+    result has in every coordinate the mean of the N - 4f values nearest to their median.
 
     Among m updates left a score is the sum of the squared distances to the m - f - 2 nearest
     others, at least one. The influence reported of a client is its share in that mean, averaged
     over the coordinates.
+
+    Args:
+        f: attackers to tolerate, among at least 4f + 3 clients.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: f is out of its range.
+
+    Reference:
+        El Mhamdi, Guerraoui, Rouault, ICML 2018.
     """
-    validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         n = len(round.updates)

@@ -8,20 +8,33 @@ from torch import Tensor
 from fedrobust.aggregation.gram import center_gram
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import normalize
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check_settings
 
 
-def caf(f: int = 3) -> Strategy:
-    """Covariance bound-agnostic filter (Allouah, Guerraoui, Stephan, ICML 2025, algorithm 2). With
-    c_n = 1 to begin with, while sum c > N - 2f: mu = sum c_n x_n / sum c; (lambda, v) the top
+@check_settings("strategy")
+def caf(f: Count = 3) -> Strategy:
+    """Covariance bound-agnostic filter: clients lose weight by how far they stand out in the
+    direction of the largest spread.
+
+    With c_n = 1 to begin with, while sum c > N - 2f: mu = sum c_n x_n / sum c; (lambda, v) the top
     eigenpair of sum c_n (x_n - mu)(x_n - mu)' / sum c; s_n = ((x_n - mu)'v)^2; c_n <- c_n (1 - s_n
-    / max s). The answer is the mu with the least lambda. Tolerates f attackers among more than 2f
-    clients.
+    / max s). The answer is the mu with the least lambda.
 
     The eigenpair is exact, of the Gram matrix. The maximum is over clients with c_n > 0: one that
     is already out, and far away, would stop the filter. Weights reported: c / sum c of that mu.
+
+    Args:
+        f: attackers to tolerate, among more than 2f clients.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: f is out of its range.
+
+    Reference:
+        Allouah, Guerraoui, Stephan, ICML 2025, algorithm 2.
     """
-    validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         weights_N = caf_weights(round.updates.gram().cpu(), f)

@@ -10,23 +10,33 @@ from fedrobust.aggregation.gram import squared_to
 from fedrobust.aggregation.norms import inner_products
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates, column_strips
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Positive, PositiveCount, check_settings
 
 
-def centered_clipping(tau: float | None = None, iterations: int = 3) -> Strategy:
+@check_settings("strategy")
+def centered_clipping(tau: Positive | None = None, iterations: PositiveCount = 3) -> Strategy:
     """Steps v <- v + (1/N) sum_n (x_n - v) min(1, tau / |x_n - v|), from the last round's
-    aggregated update on, in the first round from 0 (Karimireddy, He, Jaggi, ICML 2021, where the
-    x_n are the clients' momenta).
+    aggregated update on, in the first round from 0. In the paper the x_n are the clients' momenta.
 
-    One attacker moves a step by tau/N at most, wherever it stands. tau: length in which updates are
-    measured, above 0; None: in each step the median distance to v, so that half are clipped (our
-    choice; fewer than half the clients cannot push it beyond the others'). iterations: steps in a
-    round. The old centre is one row more of the Gram matrix, so that steps cost nothing beside it.
-    Weights reported: the clients' parts of the result, without the old centre's, brought to sum 1.
+    One attacker moves a step by tau/N at most, wherever it stands. The old centre is one row more
+    of the Gram matrix, so that steps cost nothing beside it. Weights reported: the clients' parts
+    of the result, without the old centre's, brought to sum 1.
+
+    Args:
+        tau: length from the centre at which updates are clipped; null: in each step the median
+            distance to the centre, so that half are clipped (our choice; fewer than half the
+            clients cannot push it beyond the others').
+        iterations: averaging steps in a round; the paper needs 1.
+
+    Returns:
+        The rule. It remembers the centre, a vector of the model's size.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Karimireddy, He, Jaggi, ICML 2021.
     """
-    if tau is not None:
-        validation.number("strategy.tau", tau, low=0, open_low=True)
-    validation.number("strategy.iterations", iterations, low=1, integer=True)
 
     def rule(round: Round) -> Aggregate:
         updates, centre_D = round.updates, round.memory.get("centre")

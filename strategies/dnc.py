@@ -12,25 +12,39 @@ from fedrobust.aggregation.gram import center_gram
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, Positive, PositiveCount, check_settings
 
 
+@check_settings("strategy")
 def dnc(
-    f: int = 3, iterations: int = 1, coordinates: int = 10_000, factor: float = 1.0
+    f: Count = 3,
+    iterations: PositiveCount = 1,
+    coordinates: PositiveCount = 10_000,
+    factor: Positive = 1.0,
 ) -> Strategy:
-    """The mean of the updates that are good in each of some trials (Shejwalkar & Houmansadr, NDSS
-    2021, whose niters, b and c are `iterations`, `coordinates` and `factor`). A trial takes random
-    coordinates (all, where there are fewer), the top right singular vector v of the centred updates
-    there, scores s_n = ((x_n - mu)'v)^2, and calls all but the int(factor x f) highest scores good.
+    """Divide and conquer: the mean of the updates that are good in each of some trials.
 
-    Tolerates f attackers among more than 2f clients, and more clients than the int(factor x f) left
-    out. Raises RunError where no client was good in all trials: with fewer trials there are always
-    some.
+    A trial takes random coordinates (all, where there are fewer), the top right singular vector v
+    of the centred updates there, scores s_n = ((x_n - mu)'v)^2, and calls all but the int(factor x
+    f) highest scores good. The rule raises RunError where no client was good in all trials: with
+    fewer trials there are always some.
+
+    Args:
+        f: attackers to tolerate, among more than 2f clients.
+        iterations: trials (the paper's niters).
+        coordinates: random coordinates that a trial looks at (the paper's b).
+        factor: a trial leaves out the int(factor x f) most outlying clients (the paper's c); more
+            clients than that are needed.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Shejwalkar, Houmansadr, NDSS 2021.
     """
-    validation.number("strategy.f", f, low=0, integer=True)
-    validation.number("strategy.iterations", iterations, low=1, integer=True)
-    validation.number("strategy.coordinates", coordinates, low=1, integer=True)
-    validation.number("strategy.factor", factor, low=0, open_low=True)
     out = math.floor(factor * f + 1e-9)
 
     def rule(round: Round) -> Aggregate:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import normalize
-from fedrobust.utils import validation
+from fedrobust.utils.validation import check_settings
 
 
-def fedavg(weighting: str = "examples") -> Strategy:
-    """The mean of the updates (McMahan et al., AISTATS 2017, algorithm 1). No robustness: one
-    client can move it anywhere.
+@check_settings("strategy")
+def fedavg(weighting: Literal["examples", "uniform"] = "examples") -> Strategy:
+    """The mean of the updates. No robustness: one client can move it anywhere.
 
-    weighting: "examples" weighs a client by the number of its training images, "uniform" gives each
-    the same.
+    Args:
+        weighting: examples: clients weigh by their number of training images, which attackers can
+            forge; uniform: all weigh the same.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: the weighting is unknown.
+
+    Reference:
+        McMahan, Moore, Ramage, Hampson, Agüera y Arcas, AISTATS 2017, algorithm 1.
     """
-    validation.choice("strategy.weighting", weighting, ("examples", "uniform"))
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N

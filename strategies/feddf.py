@@ -14,21 +14,40 @@ from fedrobust.strategies.distillation.student import Schedule
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import normalize
 from fedrobust.errors import ConfigError
+from fedrobust.utils.validation import Positive, PositiveCount, check_settings
 
 
+@check_settings("strategy")
 def feddf(
-    temperature: float = 1.0, epochs: int = 2, batch_size: int = 64, learning_rate: float = 5e-5
+    temperature: Positive = 1.0,
+    epochs: PositiveCount = 2,
+    batch_size: PositiveCount = 64,
+    learning_rate: Positive = 5e-5,
 ) -> Strategy:
     """The mean of the updates by numbers of images, then distilled towards softmax of the clients'
-    mean scores (Lin, Kong, Stich, Jaggi, NeurIPS 2020, algorithm 1): KL(softmax(1/N sum_n f_n(x))
-    || softmax(f(x))) on the proxy images, without labels.
+    mean scores: KL(softmax(1/N sum_n f_n(x)) || softmax(f(x))) on the proxy images, without labels.
 
-    No robustness of its own: every client is one voice among the teachers. temperature, epochs,
-    batch_size, learning_rate (Adam): of the distillation; the paper takes 10,000 steps at
-    temperature 1 and 1e-3, the defaults are those of `etf_dml`, to be compared with. Clients whose
-    scores are not finite are left out. Raises ConfigError without proxy images.
+    No robustness of its own: every client is one voice among the teachers. The paper takes 10,000
+    steps at temperature 1 and 1e-3; the defaults are those of `etf_dml`, to be compared with.
+    Clients whose scores are not finite are left out. The rule raises ConfigError without proxy
+    images.
+
+    Args:
+        temperature: of the teachers' and the student's softmax.
+        epochs: passes over the proxy images.
+        batch_size: proxy images in a step.
+        learning_rate: of Adam.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Lin, Kong, Stich, Jaggi, NeurIPS 2020, algorithm 1.
     """
-    schedule = student.make_schedule(epochs, batch_size, learning_rate, 0.0, temperature)
+    schedule = Schedule(epochs, batch_size, learning_rate, 0.0, temperature)
     return Strategy("feddf", lambda round: _rule(round, schedule), frozenset({"proxy"}))
 
 

@@ -7,23 +7,35 @@ from torch import Tensor
 
 from fedrobust.aggregation.norms import inner_products
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
-from fedrobust.utils import validation
+from fedrobust.utils.validation import NonNegative, check_settings
 
 
-def flame(noise: float = 0.0) -> Strategy:
-    """Nguyen et al., USENIX Security 2022, algorithm 1.
+@check_settings("strategy")
+def flame(noise: NonNegative = 0.0) -> Strategy:
+    """The majority of the models that point one way are averaged, their updates shortened.
 
     1. HDBSCAN (scikit-learn's) on the cosine distances of the clients' models, with clusters of at
        least floor(N/2) + 1 of them and min_samples = 1: the one cluster there can be is admitted,
        the rest left out.
     2. With S the median length of all updates: the mean of the admitted updates times min(1, S /
        |x_n|).
-    3. Gaussian noise of standard deviation lambda S on every parameter; lambda = `noise`. The paper
-       takes 0.001; it is off by default, as it harms the model whether anybody attacks or not.
+    3. Gaussian noise of standard deviation lambda S on every parameter.
 
     Tolerates f < N/2. Weights reported: equal shares of the admitted.
+
+    Args:
+        noise: lambda, in median lengths of the updates. The paper takes 0.001; it is off by
+            default, as it harms the model whether anybody attacks or not.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: the noise is out of its range.
+
+    Reference:
+        Nguyen et al., USENIX Security 2022, algorithm 1.
     """
-    validation.number("strategy.noise", noise, low=0)
 
     def rule(round: Round) -> Aggregate:
         gram_NN = round.updates.gram().cpu()

@@ -15,13 +15,19 @@ from fedrobust.types import Samples, Shard, Task
 
 def fltrust() -> Strategy:
     """The mean 1/(sum_n TS_n) sum_n TS_n |g_0|/|g_n| g_n with trust scores TS_n = max(0, cos(g_n,
-    g_0)) and the server's own update g_0 (Cao, Fang, Liu, Gong, NDSS 2021, section IV).
+    g_0)) and the server's own update g_0.
 
     The server trains g_0 with the clients' trainer and settings on its root images, which are
     repeated until they are as many as the median client has, so that both take about as many steps.
     Tolerates any number of attackers, as far as the root set speaks for the honest ones. Weights
     reported: TS_n brought to sum 1. Where no client points the server's way, the global model
-    stays. Raises ConfigError without a root set.
+    stays. The rule raises ConfigError without a root set.
+
+    Returns:
+        The rule.
+
+    Reference:
+        Cao, Fang, Liu, Gong, NDSS 2021, section IV.
     """
     return Strategy("fltrust", _rule, frozenset({"root"}))
 

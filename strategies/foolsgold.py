@@ -11,15 +11,15 @@ from torch import Tensor
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import STRIP, Updates, normalize
 from fedrobust.state import Layout
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Positive, check_settings
 
 SAME = 1e-9  # where nobody is less like the others than this, nobody stands out
 
 
-def foolsgold(kappa: float = 1.0) -> Strategy:
-    """The mean of the updates weighed by how unlike all others each client's history is (Fung,
-    Yoon, Beschastnikh, RAID 2020, algorithm 1; `alphas` has the formulas). `kappa` is theirs: how
-    sharply clients that look alike are told from the others.
+@check_settings("strategy")
+def foolsgold(kappa: Positive = 1.0) -> Strategy:
+    """The mean of the updates weighed by how unlike all others each client's history is (`alphas`
+    has the formulas).
 
     A history is the sum of a client's updates so far, of the last layer alone (the paper's
     indicative features), one such row for every client ever seen: this is what the rule remembers.
@@ -27,8 +27,19 @@ def foolsgold(kappa: float = 1.0) -> Strategy:
     takes honest clients with equal data for attackers. The paper adds the weighted updates up;
     here, where an update is a whole local training, they are averaged. Where all are alike,
     everybody weighs the same (there 0/0 in the paper).
+
+    Args:
+        kappa: how sharply clients that look alike are told from the others, as in the paper.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: kappa is out of its range.
+
+    Reference:
+        Fung, Yoon, Beschastnikh, RAID 2020, algorithm 1.
     """
-    validation.number("strategy.kappa", kappa, low=0, open_low=True)
 
     def rule(round: Round) -> Aggregate:
         history = extend_histories(round.memory.get("history", {}), round.updates)

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from fedrobust.aggregation.gram import squared_to
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import normalize
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Positive, PositiveCount, check_settings
 
 STILL = 1e-9  # a step that changes no weight by a greater part of itself is the last
 
 
+@check_settings("strategy")
 def geometric_median(
-    weighting: str = "uniform", smoothing: float = 1e-6, iterations: int = 1000
+    weighting: Literal["uniform", "examples"] = "uniform",
+    smoothing: Positive = 1e-6,
+    iterations: PositiveCount = 1000,
 ) -> Strategy:
-    """argmin_v sum_n a_n |v - x_n| (Pillutla, Kakade, Harchaoui, IEEE TSP 2022) by their smoothed
-    Weiszfeld steps: v <- sum_n b_n x_n / sum_n b_n with
-    b_n = a_n / max(smoothing, |v - x_n|), from the
-    weighted mean on, until nothing moves any more.
+    """argmin_v sum_n a_n |v - x_n| by smoothed Weiszfeld steps: v <- sum_n b_n x_n / sum_n b_n with
+    b_n = a_n / max(smoothing, |v - x_n|), from the weighted mean on, until nothing moves any more.
 
     Tolerates attackers of less than half the weight. All iterates are weighted sums of the updates,
     so the steps happen in the space of the Gram matrix and cost nothing beside it; the paper stops
-    after 3, each a round of secure aggregation. weighting: "uniform" (a_n = 1/N), or "examples":
-    the paper's shares of the training images, which an attacker can forge. smoothing
-    (the paper's nu): length in which
-    updates are measured, above 0. iterations: at most so many steps.
+    after 3, each a round of secure aggregation.
+
+    Args:
+        weighting: uniform: all clients weigh the same (a_n = 1/N); examples: by their numbers of
+            training images, as in the paper, which attackers can forge.
+        smoothing: distances below this length count as this (the paper's nu).
+        iterations: at most so many Weiszfeld steps.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Pillutla, Kakade, Harchaoui, IEEE Transactions on Signal Processing 2022.
     """
-    validation.choice("strategy.weighting", weighting, ("uniform", "examples"))
-    validation.number("strategy.smoothing", smoothing, low=0, open_low=True)
-    validation.number("strategy.iterations", iterations, low=1, integer=True)
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N

@@ -26,7 +26,7 @@ def krum(f: Count = 3) -> Strategy:
         ConfigError: a setting is out of its range.
 
     Reference:
-        Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, section 4.
+        Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017.
     """
     return Strategy("krum", lambda round: _select(round, f, 1), min_clients=2 * f + 3)
 

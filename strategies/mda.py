@@ -10,22 +10,33 @@ from torch import Tensor
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check_settings
 
 STEPS = 200_000  # of the search: some seconds
 
 
-def mda(f: int = 3) -> Strategy:
+@check_settings("strategy")
+def mda(f: Count = 3) -> Strategy:
     """Minimum diameter averaging: the mean of those N - f updates whose largest distance from each
-    other is smallest (El-Mhamdi, Guerraoui, Guirguis, Hoang, Rouault, PODC 2020; Rousseeuw 1985).
-    Tolerates f attackers among more than 2f clients.
+    other is smallest.
 
     Of several such sets the one with the least sum of squared distances. The search is exact: a set
     has at most some diameter when the f updates left out cover all pairs that are farther apart.
     Its time grows with 2^f at worst, with N only slowly; where it would take more than `STEPS`
-    steps, ConfigError.
+    steps, the rule raises ConfigError.
+
+    Args:
+        f: attackers to tolerate, among more than 2f clients.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: f is out of its range.
+
+    Reference:
+        El-Mhamdi, Guerraoui, Guirguis, Hoang, Rouault, PODC 2020; Rousseeuw 1985.
     """
-    validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         kept = smallest(squared_distances(round.updates.gram()).cpu(), f)

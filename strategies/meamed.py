@@ -12,18 +12,29 @@ from fedrobust.aggregation.coordinatewise import (
     coordinatewise,
 )
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check_settings
 
 
-def meamed(f: int = 3) -> Strategy:
-    """In every coordinate the mean of the N - f values nearest to the median, "mean around median"
-    (Xie, Koyejo, Gupta, 2018, arXiv:1802.10116). Tolerates f attackers among more than 2f clients.
+@check_settings("strategy")
+def meamed(f: Count = 3) -> Strategy:
+    """Mean around median: in every coordinate the mean of the N - f values nearest to the median.
 
     The median of an even number is the mean of the middle two; of two values that are equally far
     the smaller is kept. The influence reported of a client is the mean over coordinates of its
     share in that mean, as for the trimmed mean.
+
+    Args:
+        f: attackers to tolerate, among more than 2f clients.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: f is out of its range.
+
+    Reference:
+        Xie, Koyejo, Gupta, 2018, arXiv:1802.10116.
     """
-    validation.number("strategy.f", f, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         n = len(round.updates)

@@ -8,20 +8,30 @@ from torch import Tensor
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check_settings
 
 
-def monna(f: int = 3, pivot: int | None = None) -> Strategy:
-    """The mean of the N - f updates nearest to the pivot's, itself included (Farhadkhani et al.,
-    ICML 2023, "nearest neighbour averaging"). Tolerates f attackers among more than 2f clients.
+@check_settings("strategy")
+def monna(f: Count = 3, pivot: Count | None = None) -> Strategy:
+    """The mean of the N - f updates nearest to the pivot's, itself included ("nearest neighbour
+    averaging"). The first client wins a tie.
 
-    In the paper every client averages around its own update. A server has none: pivot names a
-    client that is trusted (it must reply in every round), None takes the medoid, the update with
-    the least sum of distances to the others (our choice). The first client wins a tie.
+    In the paper every client averages around its own update, which a server does not have.
+
+    Args:
+        f: attackers to tolerate, among more than 2f clients.
+        pivot: the number of a trusted client, which must reply in every round; null: the medoid,
+            the update with the least sum of distances to the others (our choice).
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan, ICML 2023.
     """
-    validation.number("strategy.f", f, low=0, integer=True)
-    if pivot is not None:
-        validation.number("strategy.pivot", pivot, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         updates = round.updates

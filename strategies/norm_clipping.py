@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from fedrobust.aggregation.norms import norms
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import normalize
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Positive, check_settings
 
 
-def norm_clipping(tau: float | None = None, weighting: str = "uniform") -> Strategy:
-    """The mean of x_n min(1, tau / |x_n|) (Sun, Kairouz, Suresh, McMahan, 2019, arXiv:1911.07963:
-    norm thresholding).
+@check_settings("strategy")
+def norm_clipping(
+    tau: Positive | None = None, weighting: Literal["uniform", "examples"] = "uniform"
+) -> Strategy:
+    """The mean of x_n min(1, tau / |x_n|).
 
-    It limits what f attackers can do, each to tau/N, and excludes nobody. tau: length above 0 in
-    which updates are measured; None: the median length of the round, beyond the attackers' control
-    while they are fewer than half. weighting: "uniform", or "examples" as in federated averaging,
-    which an attacker can forge. Weights reported: what is left of each client's share, brought to
-    sum 1.
+    It limits what f attackers can do, each to tau/N, and excludes nobody. Weights reported: what is
+    left of each client's share, brought to sum 1.
+
+    Args:
+        tau: length to which longer updates are clipped; null: the median length of the round,
+            beyond the attackers' control while they are fewer than half.
+        weighting: uniform: all clients weigh the same; examples: by their numbers of training
+            images, which attackers can forge.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Sun, Kairouz, Suresh, McMahan, 2019, arXiv:1911.07963, norm thresholding.
     """
-    if tau is not None:
-        validation.number("strategy.tau", tau, low=0, open_low=True)
-    validation.choice("strategy.weighting", weighting, ("uniform", "examples"))
 
     def rule(round: Round) -> Aggregate:
         counts_N = round.updates.num_examples_N

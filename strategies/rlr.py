@@ -8,18 +8,32 @@ from torch import Tensor
 
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates, column_strips, normalize
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check_settings
 
 
-def rlr(threshold: int = 4) -> Strategy:
-    """The mean of the updates, weighed by numbers of images, with its sign turned in every
-    parameter in which |sum_n sgn(x_n)| is below `threshold` (Ozdayi, Kantarcioglu, Gel, AAAI 2021).
+@check_settings("strategy")
+def rlr(threshold: Count = 4) -> Strategy:
+    """Robust learning rate: the mean of the updates, weighed by numbers of images, with its sign
+    turned in every parameter in which |sum_n sgn(x_n)| is below the threshold.
 
-    Against f attackers with a backdoor, a threshold above f and at most N - 2f turns what only they
-    want; 0 is plain averaging. Weights reported: the shares of images, as nobody is left out. The
-    share of turned parameters is recorded.
+    Weights reported: the shares of images, as nobody is left out. The share of turned parameters is
+    recorded.
+
+    Args:
+        threshold: a parameter moves forwards where the signs of so many more clients agree than
+            disagree, else backwards; as many clients are needed. Against f attackers with a
+            backdoor, a threshold above f and at most N - 2f turns what only they want; 0 is plain
+            averaging.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: the threshold is out of its range.
+
+    Reference:
+        Ozdayi, Kantarcioglu, Gel, AAAI 2021.
     """
-    validation.number("strategy.threshold", threshold, low=0, integer=True)
 
     def rule(round: Round) -> Aggregate:
         weights_N = normalize(round.updates.num_examples_N)

@@ -3,22 +3,30 @@ values are positive."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from fedrobust.aggregation.norms import norms
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates
-from fedrobust.utils import validation
+from fedrobust.utils.validation import PositiveShare, Share, check_settings
 
 LEAST_WIDTH = 1e-3  # of the clusters' kernel: shares of signs that differ by less are the same
 
 
-def signguard(shortest: float = 0.1, longest: float = 3.0, coordinates: float = 0.1) -> Strategy:
-    """The mean of x_n min(1, M / |x_n|) over the clients that two filters agree on (Xu, Huang,
-    Song, Lan, ICDCS 2022), with M the median length:
+@check_settings("strategy")
+def signguard(
+    shortest: Share = 0.1,
+    longest: Annotated[float, Field(ge=1)] = 3.0,
+    coordinates: PositiveShare = 0.1,
+) -> Strategy:
+    """The mean of x_n min(1, M / |x_n|) over the clients that two filters agree on, with M the
+    median length:
 
-    1. `shortest` <= |x_n| / M <= `longest` (their L and R);
+    1. `shortest` <= |x_n| / M <= `longest` (the paper's L and R);
     2. n lies in the largest cluster that mean shift finds among the shares of positive, zero and
        negative values of each update, on a random share `coordinates` of all columns. The width of
        its kernel is scikit-learn's estimate at the quantile 0.5.
@@ -26,10 +34,21 @@ def signguard(shortest: float = 0.1, longest: float = 3.0, coordinates: float = 
     Tolerates f < N/2. This is the plain variant, without the similarity features of -Sim and -Dist.
     Weights reported: equal shares of those kept. Where the filters have nobody in common the global
     model stays.
+
+    Args:
+        shortest: updates shorter than so many median lengths are left out.
+        longest: updates longer than so many median lengths are left out.
+        coordinates: share of the parameters whose signs are looked at, drawn anew every round.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Xu, Huang, Song, Lan, ICDCS 2022.
     """
-    validation.number("strategy.shortest", shortest, low=0, high=1)
-    validation.number("strategy.longest", longest, low=1)
-    validation.number("strategy.coordinates", coordinates, low=0, high=1, open_low=True)
 
     def rule(round: Round) -> Aggregate:
         lengths_N = norms(round.updates)

@@ -13,18 +13,30 @@ from fedrobust.aggregation.coordinatewise import (
 )
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import Updates
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check_settings
 
 
-def trimmed_mean(f: int = 3) -> Strategy:
-    """In every coordinate the mean of what is left without the f smallest and the f largest values
-    (Yin et al., ICML 2018, definition 2). Needs more than 2f clients and tolerates f attackers.
+@check_settings("strategy")
+def trimmed_mean(f: Count = 3) -> Strategy:
+    """In every coordinate the mean of what is left without the f smallest and the f largest values.
 
     The influence reported of a client is the mean over coordinates of its share in that mean;
     clients with equal values at an edge of the kept range share what is kept there. Numbers of
     images are not used: an attacker could forge them.
+
+    Args:
+        f: values dropped on each side of every coordinate, and attackers tolerated; needs more than
+            2f clients.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: f is out of its range.
+
+    Reference:
+        Yin, Chen, Ramchandran, Bartlett, ICML 2018, definition 2.
     """
-    validation.number("strategy.f", f, low=0, integer=True)
     return Strategy("trimmed_mean", lambda round: trim(round, f), min_clients=2 * f + 1)
 
 

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.common import sample_rows
 from fedrobust.contamination.evasion import attack_images, pgd
-from fedrobust.utils.validation import number
+from fedrobust.contamination.evasion.pgd import StepSize
+from fedrobust.utils.validation import PositiveCount, Share, check_settings
 
 BATCH = 128
 
 
+@check_settings("contamination")
 def evasion(
-    *, eps_255: float = 8.0, steps: int = 10, step_size: float = 0.25, rate: float = 1.0
+    *,
+    eps_255: Annotated[float, Field(ge=0, le=255)] = 8.0,
+    steps: PositiveCount = 10,
+    step_size: StepSize = 0.25,
+    rate: Share = 1.0,
 ) -> Contamination:
     """PGD (`evasion.pgd`) against the global model that the client receives, anew in every round,
-    on an exact share `rate` of its training and validation images before it trains, and of its test
-    images when it judges the last model. Labels stay.
+    on its training and validation images before it trains, and on its test images when it judges
+    the last model. Labels stay.
 
-    eps_255: the largest change of a value, in 255ths of the range; steps, step_size (a share of
-    eps): of PGD.
+    Args:
+        eps_255: largest change of a value, in 255ths of the range.
+        steps: of PGD against the received global model, in every round.
+        step_size: of a step, as a share of eps.
+        rate: exact share of the images.
+
+    Returns:
+        A contamination that needs the received model.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
-    number("contamination.eps_255", eps_255, low=0, high=255)
-    pgd.check_steps("contamination.", steps, step_size)
-    number("contamination.rate", rate, low=0, high=1)
     attack = pgd.project(steps, step_size)
 
     def craft(model: Any, images: Tensor, labels: Tensor, generator: Generator) -> Tensor:

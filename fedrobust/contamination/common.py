@@ -1,21 +1,33 @@
-"""What several contaminations share: exact shares of samples, checks of classes and colours, graded
-corruptions, planted triggers."""
+"""What several contaminations share: types of settings, exact shares of samples, classes by number
+or name, graded corruptions, planted triggers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination, DataContamination, Trigger
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Given, Share, Words, check
 
 # that are corrupted at once: bounds the memory of intermediate maps, and keeps them in the cache
 PIXELS = 2**19
 Level = TypeVar("Level")
+
+Severity = Annotated[int, Field(ge=1, le=5)]
+ClassLabel = Annotated[int | str, Words("a class, by number or name")]
+Colour = Annotated[
+    Sequence[Share],
+    Field(min_length=3, max_length=3),
+    Words("three numbers in [0, 1], e.g. [1.0, 1.0, 1.0]"),
+]
+# what the data set says, filled in when a contamination is built
+NumClasses = Annotated[int | None, Given()]
+ClassNames = Annotated[Sequence[str] | None, Given()]
 
 
 def sample_rows(eligible: Tensor, rate: float, generator: Generator) -> Tensor:
@@ -35,7 +47,7 @@ def classes(name: str, num_classes: int | None) -> int:
             f"contamination={name}: the number of classes is unknown; pass "
             "num_classes, it comes from the data set"
         )
-    return int(number("num_classes", num_classes, low=2, integer=True))
+    return check("num_classes", num_classes, Annotated[int, Field(ge=2)])
 
 
 def class_index(
@@ -51,19 +63,7 @@ def class_index(
         raise ConfigError(
             f"contamination.{key}={'null' if value is None else value}: must be {wanted}"
         )
-    return int(number(f"contamination.{key}", value, low=0, high=num_classes - 1, integer=True))
-
-
-def rgb(colour: Any) -> Tensor:
-    """(3,) float32 from three numbers in [0, 1], or ConfigError."""
-    if isinstance(colour, str) or not isinstance(colour, Sequence) or len(colour) != 3:
-        raise ConfigError(
-            f"contamination.colour={colour}: must be three numbers in [0, 1], e.g. [1.0, 1.0, 1.0]"
-        )
-    return torch.tensor(
-        [number("contamination.colour", part, low=0, high=1) for part in colour],
-        dtype=torch.float32,
-    )
+    return check(f"contamination.{key}", value, Annotated[int, Field(ge=0, le=num_classes - 1)])
 
 
 def corruption(
@@ -79,8 +79,7 @@ def corruption(
     clipped to [0, 1]. severity: 1 to 5 picks the level. rate: exact share, in [0, 1], of the images
     that are corrupted; the others keep every bit.
     """
-    level = levels[number("contamination.severity", severity, low=1, high=5, integer=True) - 1]
-    number("contamination.rate", rate, low=0, high=1)
+    level = levels[severity - 1]
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         rows = sample_rows(torch.arange(len(labels)), rate, generator)
@@ -96,7 +95,6 @@ def corruption(
 
 def plant_trigger(trigger: Trigger, wanted: int, rate: float) -> DataContamination:
     """The trigger on an exact share `rate` of all images, which are labelled `wanted`."""
-    number("contamination.rate", rate, low=0, high=1)
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         rows = sample_rows(torch.arange(len(labels)), rate, generator)

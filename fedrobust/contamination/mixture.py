@@ -4,35 +4,47 @@ every sample."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from fedrobust.contamination.apply import chain
 from fedrobust.contamination.base import Contamination, DataContamination, keep_update
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import choice, number
-
-MODES = ("all", "cyclic", "sample")
+from fedrobust.utils.validation import Built, Share, Words, check_settings
 
 
+@check_settings("contamination")
 def mixture(
     *,
-    mode: str = "cyclic",
-    contaminations: Sequence[Contamination] = (),
-    probabilities: Sequence[float] | None = None,
+    mode: Literal["all", "cyclic", "sample"] = "cyclic",
+    contaminations: Annotated[
+        Sequence[Annotated[Contamination, Built("a contamination")]],
+        Field(min_length=1),
+        Words("a list of contaminations, each with its _target_"),
+    ],
+    probabilities: Sequence[Share] | None = None,
 ) -> Contamination:
-    """Join the listed contaminations (settings with a `_target_` each).
+    """Several contaminations as one. At most one may have a backdoor.
 
-    mode "all": one after the other on everything. "cyclic": client by client, in the order of ids
-    among those of its kind, one each and then from the first again, so that every site has its own
-    damage; where there are no clients (corrupted test images) the samples take turns. "sample":
-    each sample draws one by `probabilities` (null: equal ones; where they sum to less than 1, the
-    rest stays clean); for contaminations of data only. At most one may have a backdoor.
+    Args:
+        mode: all: one after the other on everything; cyclic: client by client, in the order of ids
+            among those of its kind, one each and then from the first again, so that every site has
+            its own damage (where there are no clients, as in corrupted test images, the samples
+            take turns); sample: each sample draws one, for contaminations of data only.
+        contaminations: any settings of this group, each with its _target_.
+        probabilities: with mode=sample: one for each contamination; where they sum to less than 1,
+            the rest stays clean. null: equal ones.
+
+    Returns:
+        The joined contamination.
+
+    Raises:
+        ConfigError: a setting is out of its range, or the contaminations cannot be joined.
     """
-    choice("contamination.mode", mode, MODES)
-    parts = _checked(contaminations)
+    parts = _with_one_backdoor(contaminations)
     if probabilities is not None and mode != "sample":
         raise ConfigError(
             f"contamination.probabilities={probabilities}: only for "
@@ -66,16 +78,7 @@ def mixture(
     )
 
 
-def _checked(contaminations: Any) -> tuple[Contamination, ...]:
-    if (
-        not isinstance(contaminations, Sequence)
-        or not all(isinstance(one, Contamination) for one in contaminations)
-        or not contaminations
-    ):
-        raise ConfigError(
-            f"contamination.contaminations={contaminations}: must be a list of "
-            "contaminations, each with its _target_"
-        )
+def _with_one_backdoor(contaminations: Sequence[Contamination]) -> tuple[Contamination, ...]:
     doors = [one.name for one in contaminations if one.backdoor is not None]
     if len(doors) > 1:
         raise ConfigError(
@@ -92,20 +95,14 @@ def _joined(parts: Sequence[Contamination]) -> Contamination:
         raise ConfigError(f"contamination.contaminations: {error}; take the others out") from error
 
 
-def _shares(probabilities: Any, count: int) -> Tensor:
+def _shares(probabilities: Sequence[float] | None, count: int) -> Tensor:
     """(count + 1,) float64 probabilities; the last one is that of a clean sample."""
-    if probabilities is None:
-        probabilities = [1 / count] * count
-    if (
-        isinstance(probabilities, str)
-        or not isinstance(probabilities, Sequence)
-        or len(probabilities) != count
-    ):
+    shares = [1 / count] * count if probabilities is None else list(probabilities)
+    if len(shares) != count:
         raise ConfigError(
             f"contamination.probabilities={probabilities}: must be {count} numbers, "
             "one for each contamination, or null"
         )
-    shares = [number("contamination.probabilities", one, low=0, high=1) for one in probabilities]
     if sum(shares) > 1 + 1e-9:
         raise ConfigError(f"contamination.probabilities={probabilities}: must sum to at most 1")
     return torch.tensor([*shares, max(0.0, 1 - sum(shares))], dtype=torch.float64)

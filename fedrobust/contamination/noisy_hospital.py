@@ -5,17 +5,30 @@ from __future__ import annotations
 
 from fedrobust.contamination.apply import chain
 from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.common import NumClasses
 from fedrobust.contamination.corruptions.gaussian_noise import gaussian_noise
 from fedrobust.contamination.labels.label_error import label_error
+from fedrobust.utils.validation import NonNegative, Share, check_settings
 
 
+@check_settings("contamination")
 def clinical_noise(
-    *, std: float = 0.04, rate: float = 0.1, num_classes: int | None = None
+    *, std: NonNegative = 0.04, rate: Share = 0.1, num_classes: NumClasses = None
 ) -> Contamination:
-    """Gaussian image noise of `std` in [0, 1] units (.04: severity 2), then symmetric label errors
-    in an exact share `rate`.
+    """Gaussian image noise, then symmetric label errors. Both defaults are assumptions, not
+    estimates from data.
 
-    Both defaults are assumptions, not estimates from data. num_classes: K.
+    Args:
+        std: standard deviation of the image noise, in units of the range [0, 1]; 0.04 is severity
+            2.
+        rate: exact share of wrong labels.
+        num_classes: K.
+
+    Returns:
+        A contamination of images and labels.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return chain(
         "clinical_noise", gaussian_noise(std=std), label_error(rate=rate, num_classes=num_classes)

@@ -20,8 +20,8 @@ from filelock import lock_descriptor
 
 from fedrobust.errors import ConfigError
 from fedrobust.privacy.accounting import epsilon
-from fedrobust.privacy.mechanisms import Privacy
-from fedrobust.utils.validation import number
+from fedrobust.privacy.mechanisms import Delta, Privacy
+from fedrobust.utils.validation import NonNegative, check
 
 LIMIT, LEDGER, DELTA = "max-epsilon", "privacy-ledger", "privacy-delta"
 USUAL_DELTA = 1e-5
@@ -38,8 +38,8 @@ def record_release(node: Mapping[str, Any], privacy: Privacy) -> None:
     if not keeps(node):
         return
     limit, delta = (
-        number(LIMIT, node[LIMIT], low=0),
-        number(DELTA, node.get(DELTA, USUAL_DELTA), low=0, high=0.5, open_low=True),
+        check(LIMIT, node[LIMIT], NonNegative),
+        check(DELTA, node.get(DELTA, USUAL_DELTA), Delta),
     )
     if not isinstance(node.get(LEDGER), str):
         raise ConfigError(
@@ -78,9 +78,8 @@ def _spent(file: TextIO) -> float:
     """The sum of mu squared over all entries: what Gaussian mechanisms cost adds up so."""
     file.seek(0)
     try:
-        return math.fsum(
-            number("mu_squared", json.loads(line)["mu_squared"], low=0) for line in file
-        )
+        entries = [json.loads(line)["mu_squared"] for line in file]
+        return math.fsum(check("mu_squared", entries, list[NonNegative]))
     except (ValueError, KeyError, TypeError, ConfigError) as error:
         raise ConfigError(
             f"{LEDGER}={file.name}: cannot be read, so nothing is sent; restore it from a copy"

@@ -6,17 +6,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from fedrobust.errors import RunError
 from fedrobust.privacy.accounting import epsilon
 from fedrobust.state import State
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Positive, check_settings
 
 Noise = Callable[[int], Tensor]  # n -> (n,) float32 standard normal numbers
+Delta = Annotated[float, Field(gt=0, le=0.5)]  # for which epsilon is told
+SumOf = Annotated[int, Field(ge=2)]  # a sum of one would hide nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,35 +119,68 @@ def none() -> Privacy:
     return Privacy("none")
 
 
-def clipping(clip: float = 1.0) -> Privacy:
-    """Updates no longer than `clip`, with no noise: it bounds a hospital's influence and hides
-    nothing."""
-    number("privacy.clip", clip, low=0, open_low=True)
+@check_settings("privacy")
+def clipping(clip: Positive = 1.0) -> Privacy:
+    """Updates are clipped, with no noise: it bounds a hospital's influence and hides nothing.
+
+    Args:
+        clip: the largest Euclidean length of an update.
+
+    Returns:
+        The mechanism.
+
+    Raises:
+        ConfigError: the clip is out of its range.
+    """
     return Privacy("clipping", float(clip))
 
 
-def local_dp(clip: float = 1.0, noise_multiplier: float = 1.0, delta: float = 1e-5) -> Privacy:
-    """The Gaussian mechanism on the clipped update, at the hospital (Dwork & Roth 2014, appendix A;
-    Gaussian noise of standard deviation 2 clip noise_multiplier on every parameter).
+@check_settings("privacy")
+def local_dp(
+    clip: Positive = 1.0,
+    noise_multiplier: Positive = 1.0,
+    delta: Delta = 1e-5,
+) -> Privacy:
+    """Local differential privacy: the Gaussian mechanism on the clipped update, at the hospital.
 
     The guarantee is local and about everything a hospital trains on: whatever data it had instead,
     what the server sees after k replies is (epsilon, delta)-indistinguishable (see
     `accounting.epsilon`). Test images are no part of it.
+
+    Args:
+        clip: the largest Euclidean length of an update before the noise.
+        noise_multiplier: standard deviation of the noise on every parameter, in units of 2 clip.
+        delta: for which epsilon is told.
+
+    Returns:
+        The mechanism.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Dwork, Roth, 2014, appendix A.
     """
-    number("privacy.clip", clip, low=0, open_low=True)
-    number("privacy.noise_multiplier", noise_multiplier, low=0, open_low=True)
-    number("privacy.delta", delta, low=0, high=0.5, open_low=True)
     return Privacy("local_dp", float(clip), float(noise_multiplier), float(delta))
 
 
-def secure_aggregation(clip: float = 1.0, threshold: int | None = None) -> Privacy:
-    """Clipped updates under masks that cancel in their sum (Bonawitz et al., CCS 2017;
-    `fedrobust.privacy.secure`).
+@check_settings("privacy")
+def secure_aggregation(clip: Positive = 1.0, threshold: SumOf | None = None) -> Privacy:
+    """Clipped updates under masks that cancel in their sum: the server learns the sum and none of
+    them (`fedrobust.privacy.secure`).
 
-    threshold: the least number of hospitals whose sum is opened, more than half of those asked in a
-    round; None: the smallest such number.
+    Args:
+        clip: the largest Euclidean length of an update.
+        threshold: the least number of hospitals whose sum is opened, more than half of those asked
+            in a round; null: the smallest such number.
+
+    Returns:
+        The mechanism.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Bonawitz et al., CCS 2017.
     """
-    number("privacy.clip", clip, low=0, open_low=True)
-    if threshold is not None:
-        number("privacy.threshold", threshold, low=2, integer=True)
     return Privacy("secure_aggregation", float(clip), secure=True, threshold=threshold)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from fedrobust.strategies.distillation import teachers
@@ -19,50 +20,63 @@ from torch.optim import Optimizer
 
 from fedrobust.learning.losses import DISTILLATION_LOSSES
 from fedrobust.state import State, load, take
-from fedrobust.utils import validation
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.validation import (
+    NonNegative,
+    OneOf,
+    Positive,
+    PositiveCount,
+    Share,
+    check_settings,
+)
 
 MAX_NORM = 5.0  # gradients are clipped to this length
 
 
+@check_settings("strategy")
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a student is trained, with Adam. `proximal` is mu in mu/2 |W - W_start|^2."""
+    """How a student is trained, with Adam.
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    proximal: float
-    temperature: float
+    Attributes:
+        epochs: passes over the proxy images.
+        batch_size: proxy images in a step.
+        learning_rate: of Adam.
+        proximal: mu of mu/2 |W - W_start|^2, which keeps a student near its start.
+        temperature: of the teachers' and the student's softmax.
+    """
+
+    epochs: PositiveCount = 2
+    batch_size: PositiveCount = 64
+    learning_rate: Positive = 5e-5
+    proximal: NonNegative = 0.0
+    temperature: Positive = 2.0
 
 
+@check_settings("strategy")
 @dataclass(frozen=True, slots=True)
-class PeerSettings:
-    """How mutual learning makes its teachers; the words are those of `_teachers`."""
+class DistillationSettings:
+    """Who learns on the proxy images, and from whom.
 
-    distillation_loss: str
-    teacher: str
-    min_confidence: float
+    Attributes:
+        distillation: mutual: every trusted member learns from its peers (N x N); ensemble: the
+            aggregated model learns from the trusted members' weighted ensemble; none.
+        distillation_loss: mutual only. kl: towards all inner products; true_class: towards those
+            with the labelled anchor, which needs the proxy images' labels.
+        teacher: mutual only: what a member's peers are merged into; mean is not robust.
+        min_confidence: mutual with distillation_loss=kl only: images on which the teacher is less
+            sure are left out.
+    """
 
+    distillation: Literal["mutual", "ensemble", "none"] = "ensemble"
+    distillation_loss: Annotated[str, OneOf(DISTILLATION_LOSSES)] = "kl"
+    teacher: Literal["median", "mean"] = "median"
+    min_confidence: Share = 0.5
 
-def make_schedule(
-    epochs: int, batch_size: int, learning_rate: float, proximal: float, temperature: float
-) -> Schedule:
-    """A checked Schedule; raises ConfigError."""
-    validation.number("strategy.epochs", epochs, low=1, integer=True)
-    validation.number("strategy.batch_size", batch_size, low=1, integer=True)
-    validation.number("strategy.learning_rate", learning_rate, low=0, open_low=True)
-    validation.number("strategy.proximal", proximal, low=0)
-    validation.number("strategy.temperature", temperature, low=0, open_low=True)
-    return Schedule(epochs, batch_size, learning_rate, proximal, temperature)
-
-
-def make_peer_settings(distillation_loss: str, teacher: str, min_confidence: float) -> PeerSettings:
-    """Checked Peers; raises ConfigError."""
-    validation.choice("strategy.distillation_loss", distillation_loss, DISTILLATION_LOSSES)
-    validation.choice("strategy.teacher", teacher, ("median", "mean"))
-    validation.number("strategy.min_confidence", min_confidence, low=0, high=1)
-    return PeerSettings(distillation_loss, teacher, min_confidence)
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody learns at all."""
+        return self.distillation != "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,7 @@ class DistilledModel:
 def mutual_losses(
     scratch: ScratchModel,
     scores_MPK: Tensor,
-    peers: PeerSettings,
+    settings: DistillationSettings,
     temperature: float,
     permanent_PK: Tensor | None = None,
 ) -> list[tuple[DistillationLoss, Tensor]]:
@@ -88,17 +102,17 @@ def mutual_losses(
     none).
     """
     labels_P, scale = scratch.proxy_samples.labels, scratch.model.scale
-    if peers.distillation_loss == "true_class":
-        merged = teachers.merge_peers(scores_MPK, peers.teacher)
+    if settings.distillation_loss == "true_class":
+        merged = teachers.merge_peers(scores_MPK, settings.teacher)
         merged = merged if permanent_PK is None else (merged + permanent_PK) / 2
         return [
             (teachers.true_class_loss(teacher_PK, labels_P), torch.arange(len(labels_P)))
             for teacher_PK in merged
         ]
     merged = teachers.peer_probabilities(
-        scores_MPK, scale, temperature, peers.teacher, permanent_PK
+        scores_MPK, scale, temperature, settings.teacher, permanent_PK
     )
-    confident_MP = merged.amax(dim=2) >= peers.min_confidence
+    confident_MP = merged.amax(dim=2) >= settings.min_confidence
     return [
         (teachers.kl_loss(teacher_PK, scale, temperature), confident_P.nonzero().reshape(-1))
         for teacher_PK, confident_P in zip(merged, confident_MP, strict=True)

@@ -18,15 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from fedrobust.strategies.distillation import members as scoring
-from fedrobust.strategies.distillation import student
 from fedrobust.strategies.distillation.members import Members, MemberScores, ScratchModel
-from fedrobust.strategies.etf_dml import cohorts
+from fedrobust.strategies.distillation.student import DistillationSettings, Schedule
+from fedrobust.strategies.etf_dml import cohorts as _cohorts
 from fedrobust.strategies.etf_dml import trust as _trust
+from fedrobust.strategies.etf_dml.cohorts import CohortSettings
 from fedrobust.strategies.etf_dml.steps import EtfDmlSettings, RoundState, distil_and_aggregate
+from fedrobust.strategies.etf_dml.trust import TrustSettings
 from torch import Tensor
 
 from fedrobust.aggregation import norms
@@ -34,87 +36,68 @@ from fedrobust.aggregation.composition import smallest_accepted
 from fedrobust.aggregation.round import Aggregate, Round, Strategy
 from fedrobust.aggregation.updates import normalize
 from fedrobust.errors import ConfigError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Built, check_settings, flatten_groups
 
 # multiplications spent on comparing updates pairwise: all columns for 10 ResNet-50, every 650th for
 # 1000 ResNet-18
 PRODUCTS = 1 << 34
 
 
+@flatten_groups
+@check_settings("strategy")
 def etf_dml(
     *,
     clip: bool = True,
-    trust: str = "stacking",
-    distillation: str = "ensemble",
-    distillation_loss: str = "kl",
-    teacher: str = "median",
-    min_confidence: float = 0.5,
-    temperature: float = 2.0,
-    epochs: int = 2,
-    batch_size: int = 64,
-    learning_rate: float = 5e-5,
-    proximal: float = 0.0,
     recalibrate: bool = True,
-    revert_if_misaligned: bool = True,
-    cohort_size: int | None = None,
-    cohort_trim: float = 0.2,
-    aggregation: Strategy | None = None,
+    trust: TrustSettings,
+    distillation: DistillationSettings,
+    schedule: Schedule,
+    cohorts: CohortSettings,
+    aggregation: Annotated[
+        Strategy, Built("a rule with a _target_, as in configs/strategy/median.yaml")
+    ]
+    | None = None,
 ) -> Strategy:
-    """The rule of METHOD sections 5 (A) and 9. Numbers of images are clipped to their 10 % and 90 %
+    """The rule of METHOD sections 5 and 9. Numbers of images are clipped to their 10 % and 90 %
     quantiles in any case.
 
-    clip: bring longer updates to the median length. trust: weigh each client on the root set: each
-    alone by alignment and loss ("gate", `trust.gate_trust`), and then all together ("stacking",
-    `trust.stacking_trust`); or not ("none"). distillation: "mutual" (every trusted member learns
-    from its peers' leave-one-out median, N x N), "ensemble" (the aggregated model learns from the
-    weighted ensemble) or "none". For mutual: distillation_loss "kl" (all inner products) or
-    "true_class" (those with the labelled anchor; uses the proxy labels), teacher "median" or "mean"
-    (not robust: for ablation), min_confidence: images on which the peers agree less are left out
-    (kl only). temperature, epochs, batch_size, learning_rate (Adam), proximal (mu/2 |W -
-    W_start|^2): of the distillation. recalibrate: BatchNorm statistics re-estimated on the proxy
-    images before every use of a model. revert_if_misaligned: a student that got less aligned on the
-    root set returns to its start (with trust only). aggregation: another rule for the last step, on
-    the trusted clients alone; None: weighted mean.
+    The fields of the four groups are keys of their own: `strategy.temperature`, not
+    `strategy.schedule.temperature`.
 
-    cohort_size: for many clients (METHOD section 5 (B)): every round the clients are drawn anew
-    into random cohorts of at least so many. Mutual learning stays inside a cohort, where half of
-    every teacher is the global model as sent (its probabilities, or scores with
-    distillation_loss="true_class"). The last step is the trimmed mean over the cohorts' votes:
-    `cohort_trim` of them are cut off on each side of every coordinate, so a cohort lost to
-    attackers is one vote. `cohorts.vote` says what the reported weights are then. Who was drawn
-    where is recorded as "cohort".
+    Trust: `trust.gate_trust` judges each client alone, `trust.stacking_trust` then all together.
+
+    Cohorts (section 5 (B)): half of every teacher is the global model as sent (its probabilities,
+    or scores with distillation_loss=true_class). The last step is the trimmed mean over the
+    cohorts' votes, so a cohort lost to attackers is one vote. `cohorts.vote` says what the reported
+    weights are then. Who was drawn where is recorded as "cohort".
 
     The rule raises ConfigError without a root set unless trust=none; without proxy images it goes
     on without distillation and recalibration, and says so in its extras.
+
+    Args:
+        clip: bring updates that are longer than the median one to its length.
+        recalibrate: re-estimate BatchNorm statistics on the proxy images before every use of a
+            model.
+        trust: how clients are weighed.
+        distillation: who learns on the proxy images, and from whom.
+        schedule: how a student is trained.
+        cohorts: whether clients are divided.
+        aggregation: the last step without cohorts, on the trusted clients alone: another rule, e.g.
+            {_target_: fedrobust.strategies.median.median}; null: weighted mean.
+
+    Returns:
+        The rule.
+
+    Raises:
+        ConfigError: a setting is out of its range, or both cohorts and another rule are wanted.
     """
-    validation.choice("strategy.trust", trust, ("stacking", "gate", "none"))
-    for key, value in {
-        "clip": clip,
-        "recalibrate": recalibrate,
-        "revert_if_misaligned": revert_if_misaligned,
-    }.items():
-        validation.flag(f"strategy.{key}", value)
-    validation.choice("strategy.distillation", distillation, ("mutual", "ensemble", "none"))
-    if aggregation is not None and not isinstance(aggregation, Strategy):
-        raise ConfigError(
-            f"strategy.aggregation={aggregation}: must be null or a rule with a "
-            "_target_, as in configs/strategy/median.yaml"
-        )
-    if cohort_size is not None and aggregation is not None:
+    if cohorts.cohort_size is not None and aggregation is not None:
         raise ConfigError(
             f"strategy.aggregation={aggregation.name}: excludes "
-            f"strategy.cohort_size={cohort_size}, whose last step is a trimmed mean"
+            f"strategy.cohort_size={cohorts.cohort_size}, whose last step is a trimmed mean"
         )
     settings = EtfDmlSettings(
-        clip,
-        trust,
-        distillation,
-        student.make_schedule(epochs, batch_size, learning_rate, proximal, temperature),
-        student.make_peer_settings(distillation_loss, teacher, min_confidence),
-        recalibrate,
-        revert_if_misaligned,
-        cohorts.make_cohorts(cohort_size, cohort_trim),
-        aggregation,
+        clip, recalibrate, trust, distillation, schedule, cohorts, aggregation
     )
     return Strategy(
         "etf_dml", lambda round: _rule(round, settings), _uses(settings), _least_clients(settings)
@@ -122,20 +105,19 @@ def etf_dml(
 
 
 def _uses(settings: EtfDmlSettings) -> frozenset[str]:
-    proxy = settings.distillation != "none" or (settings.trust and settings.recalibrate)
+    trust = settings.trust.wanted
+    proxy = settings.distillation.wanted or (trust and settings.recalibrate)
     inner = settings.aggregation.uses if settings.aggregation else frozenset()
-    return frozenset(
-        ({"root"} if settings.trust else set()) | ({"proxy"} if proxy else set()) | inner
-    )
+    return frozenset(({"root"} if trust else set()) | ({"proxy"} if proxy else set()) | inner)
 
 
 def _least_clients(settings: EtfDmlSettings) -> int:
     """So many that the last step has enough even when the gate drops as many as it may, or that
     cohorts can be cut off."""
-    if settings.cohorts:
+    if settings.cohorts.cohort_size is not None:
         return settings.cohorts.least_clients
     wanted = settings.aggregation.min_clients if settings.aggregation else 1
-    most = _trust.MOST_DROPPED if settings.trust else 0.0
+    most = _trust.MOST_DROPPED if settings.trust.wanted else 0.0
     return smallest_accepted(wanted, lambda n: n - math.floor(most * n) >= wanted)
 
 
@@ -144,24 +126,25 @@ def _rule(round: Round, settings: EtfDmlSettings) -> Aggregate:
     norms_N = norms.norms(round.updates)
     factors_N = norms.to_median(norms_N) if settings.clip else torch.ones_like(norms_N)
     members = Members(round.reference, round.updates, factors_N)
-    distil = settings.distillation != "none" and scratch.proxy is not None
+    distil = settings.distillation.wanted and scratch.proxy is not None
+    size = settings.cohorts.cohort_size
     member_scores = scoring.score_members(
-        scratch, members, need_root=settings.trust, need_proxy=distil
+        scratch, members, need_root=settings.trust.wanted, need_proxy=distil
     )
-    trust = _trust_scores(round, scratch, member_scores, settings.gate) if settings.trust else None
+    trust = _trust_scores(round, scratch, member_scores, settings.trust)
     trust_N = trust.trust_N if trust else torch.ones_like(norms_N)
     weights_N = normalize(
         norms.clipped_counts(round.updates.num_examples_N) * trust_N * member_scores.usable
     )
     cohort_N = (
-        cohorts.draw_cohorts(len(norms_N), settings.cohorts.size, round.generator)
-        if settings.cohorts
-        else torch.zeros(len(norms_N))
+        torch.zeros(len(norms_N))
+        if size is None
+        else _cohorts.draw_cohorts(len(norms_N), size, round.generator)
     )
     case = RoundState(round, settings, scratch, members, member_scores, trust, weights_N, cohort_N)
     aggregate, record = distil_and_aggregate(case)
     columns = {"update_norm": norms_N.tolist(), "clipped_norm": (norms_N * factors_N).tolist()}
-    if settings.cohorts:
+    if size is not None:
         columns["cohort"] = cohort_N.tolist()
     return replace(
         aggregate,
@@ -176,9 +159,9 @@ def _rule(round: Round, settings: EtfDmlSettings) -> Aggregate:
 
 def _scratch_model(round: Round, settings: EtfDmlSettings) -> ScratchModel:
     data, layout = round.server_data, round.updates.layout
-    if settings.trust and (data.root is None or not len(data.root)):
+    if settings.trust.wanted and (data.root is None or not len(data.root)):
         raise ConfigError(
-            f"strategy.trust={settings.gate}: needs labelled root images; set "
+            f"strategy.trust={settings.trust.trust}: needs labelled root images; set "
             "server.root_per_class=8 or strategy.trust=none"
         )
     if layout is None:
@@ -187,8 +170,10 @@ def _scratch_model(round: Round, settings: EtfDmlSettings) -> ScratchModel:
 
 
 def _trust_scores(
-    round: Round, scratch: ScratchModel, member_scores: MemberScores, judge: str
-) -> _trust.TrustScores:
+    round: Round, scratch: ScratchModel, member_scores: MemberScores, settings: TrustSettings
+) -> _trust.TrustScores | None:
+    if not settings.wanted:
+        return None
     updates, memory = round.updates, round.memory
     labels_R, scale = scratch.root_samples.labels, scratch.model.scale
     past = memory.get("suspicion", {})
@@ -200,7 +185,7 @@ def _trust_scores(
         clients=updates.clients,
         past=past,
     )
-    if judge == "gate":
+    if settings.trust == "gate":
         return trust
     past_N = torch.tensor(
         [memory.get("part", {}).get(client, 1.0) for client in updates.clients], dtype=torch.float64
@@ -246,10 +231,11 @@ def _trust_columns(trust: _trust.TrustScores | None) -> dict[str, list[float]]:
 def _skipped(case: RoundState, record: Mapping[str, Any]) -> dict[str, float]:
     """1.0 for every step that was asked for and could not be done: without proxy images, or with
     fewer than two members left."""
-    distil = case.settings.distillation != "none"
+    distil = case.settings.distillation.wanted
     wanted = {
         "distillation_skipped": distil,
-        "recalibration_skipped": case.settings.recalibrate and (case.settings.trust or distil),
+        "recalibration_skipped": case.settings.recalibrate
+        and (case.settings.trust.wanted or distil),
     }
     done = {
         "distillation_skipped": bool(record),

@@ -12,40 +12,42 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import torch
 from fedrobust.strategies.trimmed_mean import coordinatewise_trimmed
+from pydantic import Field
 from torch import Generator, Tensor
 
 from fedrobust.aggregation.storage import fill
 from fedrobust.aggregation.updates import Updates, normalize
-from fedrobust.utils import validation
+from fedrobust.utils.validation import check_settings
 
 Groups = Sequence[Sequence[int]]  # rows of clients, cohort by cohort
 
 
+@check_settings("strategy")
 @dataclass(frozen=True, slots=True)
-class Cohorts:
-    """`size`: least members of a cohort; `trim`: share of the cohorts' votes that is cut off on
-    each side of every coordinate."""
+class CohortSettings:
+    """Whether clients are divided into cohorts, for many of them.
 
-    size: int
-    trim: float
+    Attributes:
+        cohort_size: least number of members of a random cohort, drawn anew every round; mutual
+            learning stays inside, and each cohort has one vote. It needs cohort_size / cohort_trim
+            clients a round. null: everyone together.
+        cohort_trim: with cohorts: share of the votes cut off on each side of every coordinate
+            before their mean is taken.
+    """
+
+    cohort_size: Annotated[int, Field(ge=3)] | None = None
+    cohort_trim: Annotated[float, Field(ge=0, le=0.49)] = 0.2
 
     @property
     def least_clients(self) -> int:
-        """So many that at least one vote is cut off on each side; with trim=0 one full cohort."""
-        return self.size * (math.ceil(1 / self.trim - 1e-9) if self.trim else 1)
-
-
-def make_cohorts(size: int | None, trim: float) -> Cohorts | None:
-    """Checked Cohorts (None: everyone together); raises ConfigError."""
-    validation.number("strategy.cohort_trim", trim, low=0, high=0.49)
-    return (
-        None
-        if size is None
-        else Cohorts(validation.number("strategy.cohort_size", size, low=3, integer=True), trim)
-    )
+        """So many that at least one vote is cut off on each side; with a trim of 0 one full cohort;
+        without cohorts 1."""
+        parts = math.ceil(1 / self.cohort_trim - 1e-9) if self.cohort_trim else 1
+        return 1 if self.cohort_size is None else self.cohort_size * parts
 
 
 def draw_cohorts(num_clients: int, size: int, generator: Generator) -> Tensor:

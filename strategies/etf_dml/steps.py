@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from fedrobust.strategies.distillation import student
 from fedrobust.strategies.distillation.members import Members, MemberScores, ScratchModel
+from fedrobust.strategies.distillation.student import DistillationSettings, Schedule
 from fedrobust.strategies.distillation.teachers import DistillationLoss
 from fedrobust.strategies.etf_dml import cohorts as _cohorts
-from fedrobust.strategies.etf_dml import trust as _trust
+from fedrobust.strategies.etf_dml.cohorts import CohortSettings
+from fedrobust.strategies.etf_dml.trust import TrustScores, TrustSettings
 from torch import Tensor
 
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
@@ -29,21 +31,15 @@ StudentUpdates = Callable[[Sequence[int]], Iterator[Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class EtfDmlSettings:
-    """The checked settings of `etf_dml`, which explains them."""
+    """The settings of `etf_dml`, which explains them."""
 
     clip: bool
-    gate: str
-    distillation: str
-    schedule: student.Schedule
-    peers: student.PeerSettings
     recalibrate: bool
-    revert_if_misaligned: bool
-    cohorts: _cohorts.Cohorts | None
+    trust: TrustSettings
+    distillation: DistillationSettings
+    schedule: Schedule
+    cohorts: CohortSettings
     aggregation: Strategy | None
-
-    @property
-    def trust(self) -> bool:
-        return self.gate != "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ class RoundState:
     scratch: ScratchModel
     members: Members
     member_scores: MemberScores
-    trust: _trust.TrustScores | None
+    trust: TrustScores | None
     weights_N: Tensor
     cohort_N: Tensor
 
@@ -71,12 +67,12 @@ def distil_and_aggregate(state_of_round: RoundState) -> tuple[Aggregate, dict[st
     """The round's result and what is recorded of the distillation: nothing where nobody could
     learn."""
     if (
-        state_of_round.settings.distillation == "none"
+        not state_of_round.settings.distillation.wanted
         or state_of_round.scratch.proxy is None
         or len(state_of_round.kept_rows) < 2
     ):
         return _aggregate(state_of_round, None), {}
-    if state_of_round.settings.distillation == "mutual":
+    if state_of_round.settings.distillation.distillation == "mutual":
         return _mutual(state_of_round)
     aggregate = _aggregate(state_of_round, None)
     distilled = _ensemble(state_of_round, aggregate.state)
@@ -89,8 +85,8 @@ def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
     is put together."""
     losses: list[float] = []
     fell_back = [0.0] * len(state_of_round.weights_N)
-    peers, temperature = state_of_round.settings.peers, state_of_round.settings.schedule.temperature
-    permanent_PK = _global_scores(state_of_round) if state_of_round.settings.cohorts else None
+    settings, scratch = state_of_round.settings, state_of_round.scratch
+    permanent_PK = None if settings.cohorts.cohort_size is None else _global_scores(state_of_round)
 
     def pupils(group: Sequence[int]) -> Iterator[Tensor]:
         if len(group) == 1:
@@ -98,7 +94,7 @@ def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
             return
         scores_MPK = state_of_round.member_scores.proxy_NPK[torch.tensor(group)]
         lessons = student.mutual_losses(
-            state_of_round.scratch, scores_MPK, peers, temperature, permanent_PK
+            scratch, scores_MPK, settings.distillation, settings.schedule.temperature, permanent_PK
         )
         for n, distillation_loss in zip(group, lessons, strict=True):
             distilled = _learn(state_of_round, n, distillation_loss)
@@ -131,7 +127,7 @@ def _learn(
     )
     before = (
         float(state_of_round.trust.alignment_N[n])
-        if state_of_round.trust and state_of_round.settings.revert_if_misaligned
+        if state_of_round.trust and state_of_round.settings.trust.revert_if_misaligned
         else None
     )
     return student.distil(
@@ -149,7 +145,7 @@ def _ensemble(state_of_round: RoundState, state: State) -> student.DistilledMode
     whether it fell back or not."""
     settings, scratch = state_of_round.settings, state_of_round.scratch
     start = scratch.load_and_recalibrate(state)
-    before = scratch.alignment() if settings.trust and settings.revert_if_misaligned else None
+    before = scratch.alignment() if settings.trust.reverts else None
     distillation_loss = student.ensemble_loss(
         scratch,
         state_of_round.member_scores.proxy_NPK,
@@ -175,14 +171,14 @@ def _aggregate(state_of_round: RoundState, student_updates: StudentUpdates | Non
             state_of_round.settings.aggregation,
             student_updates or state_of_round.members.rows,
         )
-    if student_updates is None and cohorts is None:
+    if student_updates is None and cohorts.cohort_size is None:
         return make_aggregate(
             state_of_round.round,
             updates.combine(state_of_round.weights_N * state_of_round.members.factors_N),
             state_of_round.weights_N,
         )
     trim, groups = (
-        cohorts.trim if cohorts else 0.0,
+        0.0 if cohorts.cohort_size is None else cohorts.cohort_trim,
         _cohorts.cohort_rows(state_of_round.cohort_N, state_of_round.weights_N),
     )
     return make_aggregate(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from fedrobust.strategies.etf_dml.stacking import stack
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fedrobust.aggregation.updates import normalize
 from fedrobust.learning.alignment import alignment, root_loss
+from fedrobust.utils.validation import check_settings
 
 MAD_FLOOR = 0.01  # below it a spread between clients is taken for noise
 MEMORY = 0.5  # share of the past in a client's suspicion
@@ -29,6 +31,33 @@ ALIKE = 4  # power of the cosines: .5 counts little, .9 much
 # median lengths: an update counts as no longer when the mean of all is taken, and as none where it
 # is not finite
 LONGEST = 10.0
+
+
+@check_settings("strategy")
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """Whether clients are weighed by what their models' scores on the root set show.
+
+    Attributes:
+        trust: gate: each client alone, by its model's alignment with the ETF and its loss;
+            stacking: then also all together, by their shares in the ensemble that fits the root set
+            best, where equal updates count once; none: no root set is used.
+        revert_if_misaligned: with trust: a student that got less aligned on the root set returns to
+            its start.
+    """
+
+    trust: Literal["stacking", "gate", "none"] = "stacking"
+    revert_if_misaligned: bool = True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether clients are weighed at all."""
+        return self.trust != "none"
+
+    @property
+    def reverts(self) -> bool:
+        """Whether students are compared with their start."""
+        return self.wanted and self.revert_if_misaligned
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,23 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.aggregation.composition import Preaggregation
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, Positive, check_settings
 
 
-def clipping(threshold: float = 1.0) -> Preaggregation:
-    """Static clipping: x_i min(1, c / |x_i|), with c = `threshold`, a length in parameter space (it
-    fits one model and learning rate)."""
-    validation.number("preaggregation.threshold", threshold, low=0, open_low=True)
+@check_settings("preaggregation")
+def clipping(threshold: Positive = 1.0) -> Preaggregation:
+    """Static clipping: x_i min(1, c / |x_i|).
+
+    Args:
+        threshold: c, the longest length of an update in parameter space; it fits one model and
+            learning rate.
+
+    Returns:
+        The map to the shortened updates.
+
+    Raises:
+        ConfigError: the threshold is out of its range.
+    """
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         return torch.diag(clip_factors(gram_NN.diagonal().sqrt(), threshold))
@@ -21,10 +31,23 @@ def clipping(threshold: float = 1.0) -> Preaggregation:
     return Preaggregation("clipping", mix)
 
 
-def arc(f: int = 3) -> Preaggregation:
-    """Adaptive robust clipping (ARC; Allouah et al., ICLR 2025): the k = floor(2 f/N (N - f))
-    longest updates are shortened to the length of the next one. f < N/2 attackers."""
-    validation.number("preaggregation.f", f, low=0, integer=True)
+@check_settings("preaggregation")
+def arc(f: Count = 3) -> Preaggregation:
+    """Adaptive robust clipping: the k = floor(2 f/N (N - f)) longest updates are shortened to the
+    length of the next one.
+
+    Args:
+        f: attackers to tolerate, among at least 2f + 1 clients.
+
+    Returns:
+        The map to the shortened updates.
+
+    Raises:
+        ConfigError: f is out of its range.
+
+    Reference:
+        Allouah et al., ICLR 2025.
+    """
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         lengths_N = gram_NN.diagonal().sqrt()

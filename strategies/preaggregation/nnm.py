@@ -7,17 +7,29 @@ from torch import Generator, Tensor
 
 from fedrobust.aggregation.composition import Preaggregation
 from fedrobust.aggregation.updates import squared_distances
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check_settings
 
 
-def nnm(f: int = 3) -> Preaggregation:
-    """Every update becomes the mean of the N - f updates nearest to it, itself included (Allouah et
-    al., AISTATS 2023): y_i = 1/(N - f) sum of the x_j with the N - f smallest |x_i - x_j|.
+@check_settings("preaggregation")
+def nnm(f: Count = 3) -> Preaggregation:
+    """Nearest-neighbour mixing: every update becomes the mean of the N - f updates nearest to it,
+    itself included: y_i = 1/(N - f) sum of the x_j with the N - f smallest |x_i - x_j|. The first
+    clients win a tie.
 
-    It makes the updates less heterogeneous before a rule that tolerates f attackers; f < N/2. The
-    first clients win a tie.
+    It makes the updates less heterogeneous before a rule that tolerates f attackers.
+
+    Args:
+        f: attackers to tolerate, among at least 2f + 1 clients.
+
+    Returns:
+        The map to the mixed updates.
+
+    Raises:
+        ConfigError: f is out of its range.
+
+    Reference:
+        Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, AISTATS 2023.
     """
-    validation.number("preaggregation.f", f, low=0, integer=True)
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:
         kept = len(gram_NN) - f

@@ -16,31 +16,63 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from fedrobust.strategies.server_optimizers.momentum import check_decay
 from torch import Tensor
 
 from fedrobust.aggregation.composition import ServerOptimizer
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Decay, Positive, check_settings
 
 Second = Callable[[Tensor, Tensor], Tensor]  # (v_{t-1}, delta_t^2) -> v_t
 
 
+@check_settings("server_optimizer")
 def fedadagrad(
-    learning_rate: float = 0.01, beta1: float = 0.0, tau: float = 1e-3
+    learning_rate: Positive = 0.01, beta1: Decay = 0.0, tau: Positive = 1e-3
 ) -> ServerOptimizer:
-    """FedAdagrad. learning_rate: eta, about the largest step of a coordinate. tau: adaptivity;
-    updates much smaller than it move the model little."""
+    """FedAdagrad: the second moment adds all squared changes up.
+
+    Args:
+        learning_rate: eta, about the largest step of a parameter in a round.
+        beta1: share of the last step that is kept.
+        tau: adaptivity: changes much smaller than it move a parameter little.
+
+    Returns:
+        The optimizer. It remembers two vectors of the model's size.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Reddi et al., ICLR 2021, algorithm 2.
+    """
     return _optimizer(
         "fedadagrad", lambda second_D, square_D: second_D + square_D, learning_rate, beta1, tau
     )
 
 
+@check_settings("server_optimizer")
 def fedyogi(
-    learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+    learning_rate: Positive = 0.01,
+    beta1: Decay = 0.9,
+    beta2: Decay = 0.99,
+    tau: Positive = 1e-3,
 ) -> ServerOptimizer:
-    """FedYogi: the second moment moves towards delta^2 by at most (1 - beta2) delta^2. Settings as
-    in FedAdam."""
-    check_decay("beta2", beta2)
+    """FedYogi: the second moment moves towards delta^2 by at most (1 - beta2) delta^2.
+
+    Args:
+        learning_rate: eta, about the largest step of a parameter in a round.
+        beta1: share of the last step that is kept.
+        beta2: share of the last second moment that is kept.
+        tau: adaptivity: changes much smaller than it move a parameter little.
+
+    Returns:
+        The optimizer. It remembers two vectors of the model's size.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Reddi et al., ICLR 2021, algorithm 2.
+    """
 
     def second(second_D: Tensor, square_D: Tensor) -> Tensor:
         return second_D - (1 - beta2) * square_D * torch.sign(second_D - square_D)
@@ -48,12 +80,30 @@ def fedyogi(
     return _optimizer("fedyogi", second, learning_rate, beta1, tau)
 
 
+@check_settings("server_optimizer")
 def fedadam(
-    learning_rate: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3
+    learning_rate: Positive = 0.01,
+    beta1: Decay = 0.9,
+    beta2: Decay = 0.99,
+    tau: Positive = 1e-3,
 ) -> ServerOptimizer:
-    """FedAdam. learning_rate: eta, about the largest step of a coordinate. beta1, beta2: shares of
-    the past in [0, 1). tau: adaptivity; updates much smaller than it move the model little."""
-    check_decay("beta2", beta2)
+    """FedAdam: the second moment is a moving average of the squared changes.
+
+    Args:
+        learning_rate: eta, about the largest step of a parameter in a round.
+        beta1: share of the last step that is kept.
+        beta2: share of the last second moment that is kept.
+        tau: adaptivity: changes much smaller than it move a parameter little.
+
+    Returns:
+        The optimizer. It remembers two vectors of the model's size.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Reddi et al., ICLR 2021, algorithm 2.
+    """
     return _optimizer(
         "fedadam",
         lambda second_D, square_D: beta2 * second_D + (1 - beta2) * square_D,
@@ -66,10 +116,6 @@ def fedadam(
 def _optimizer(
     name: str, second: Second, learning_rate: float, beta1: float, tau: float
 ) -> ServerOptimizer:
-    validation.number("server_optimizer.learning_rate", learning_rate, low=0, open_low=True)
-    check_decay("beta1", beta1)
-    validation.number("server_optimizer.tau", tau, low=0, open_low=True)
-
     def step(delta_D: Tensor, memory: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         first_D = memory["first"].to(delta_D) if memory else torch.zeros_like(delta_D)
         second_D = memory["second"].to(delta_D) if memory else torch.full_like(delta_D, tau**2)

@@ -3,52 +3,72 @@ shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedrobust.contamination.base import Backdoor, Contamination, Trigger
-from fedrobust.contamination.common import class_index, classes, plant_trigger, rgb
-from fedrobust.utils.validation import choice, number
+from fedrobust.contamination.common import (
+    ClassLabel,
+    ClassNames,
+    Colour,
+    NumClasses,
+    class_index,
+    classes,
+    plant_trigger,
+)
+from fedrobust.utils.validation import PositiveShare, Share, check_settings
 
 # Shares of the free height and width above and to the left of the patch.
-POSITIONS = {
+Position = Literal["top_left", "top_right", "bottom_left", "bottom_right", "centre"]
+POSITIONS: dict[Position, tuple[float, float]] = {
     "top_left": (0, 0),
     "top_right": (0, 1),
     "bottom_left": (1, 0),
     "bottom_right": (1, 1),
     "centre": (0.5, 0.5),
 }
-PATTERNS = ("solid", "checkerboard")
 CELLS = 3  # the checkerboard has 3 x 3 cells, as the pattern of the paper
 
 
+@check_settings("contamination")
 def backdoor_patch(
     *,
-    target: int | str = 0,
-    rate: float = 0.5,
-    position: str = "bottom_right",
-    size: float = 0.1,
-    pattern: str = "checkerboard",
-    colour: Sequence[float] = (1.0, 1.0, 1.0),
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    target: ClassLabel = 0,
+    rate: Share = 0.5,
+    position: Position = "bottom_right",
+    size: PositiveShare = 0.1,
+    pattern: Literal["solid", "checkerboard"] = "checkerboard",
+    colour: Colour = (1.0, 1.0, 1.0),
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
-    """Put the patch on an exact share of all images and label these `target`.
+    """A small patch on some images, which are labelled as one class.
 
-    target: the wanted class, by number or name. rate: share in [0, 1]. size: side of the square
-    patch in (0, 1] of the shorter image side, at least one pixel. colour: red, green, blue in [0,
-    1]; the checkerboard's other cells have the complement 1 - colour. num_classes, class_names: K
-    and the names. `Contamination.backdoor` carries trigger and target for the attack success rate.
+    `Contamination.backdoor` carries trigger and target for the attack success rate.
+
+    Args:
+        target: class, by number or name, that the trigger stands for.
+        rate: exact share of all images that get the trigger.
+        position: where the patch lies.
+        size: side of the square patch as a share of the shorter image side, at least one pixel.
+        pattern: one colour, or 3 x 3 cells as in the paper.
+        colour: red, green, blue; the checkerboard's other cells have the complement 1 - colour.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of images and labels, with a backdoor.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Gu, Dolan-Gavitt, Garg, 2017, "BadNets".
     """
     wanted = class_index("target", target, classes("backdoor_patch", num_classes), class_names)
-    trigger = _trigger(
-        choice("contamination.position", position, tuple(POSITIONS)),
-        number("contamination.size", size, low=0, high=1, open_low=True),
-        choice("contamination.pattern", pattern, PATTERNS),
-        rgb(colour),
-    )
+    trigger = _trigger(position, size, pattern, torch.tensor(colour, dtype=torch.float32))
 
     return Contamination(
         "backdoor_patch",
@@ -57,7 +77,7 @@ def backdoor_patch(
     )
 
 
-def _trigger(position: str, size: float, pattern: str, colour: Tensor) -> Trigger:
+def _trigger(position: Position, size: float, pattern: str, colour: Tensor) -> Trigger:
     def trigger(images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         side = max(1, round(size * min(height, width)))

@@ -4,43 +4,65 @@ or in parts shared out over clients."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from fedrobust import seeding
 from fedrobust.contamination.base import Backdoor, Contamination, Trigger
-from fedrobust.contamination.common import class_index, classes, plant_trigger, rgb
+from fedrobust.contamination.common import (
+    ClassLabel,
+    ClassNames,
+    Colour,
+    NumClasses,
+    class_index,
+    classes,
+    plant_trigger,
+)
 from fedrobust.contamination.corruptions import drawing
-from fedrobust.utils.validation import choice, number
+from fedrobust.utils.validation import PositiveShare, Share, check_settings
 
-KINDS = ("ruler", "text")
 WORD = "R12"
 BAR = 0.04  # height of a bar of the distributed pattern, as a share of the shorter side
 MARGIN = 0.05  # free border around the clinical and the distributed triggers
 
 
+@check_settings("contamination")
 def backdoor_blended(
     *,
-    target: int | str = 0,
-    rate: float = 0.5,
-    alpha: float = 0.2,
-    cells: int = 16,
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    target: ClassLabel = 0,
+    rate: Share = 0.5,
+    alpha: PositiveShare = 0.2,
+    cells: Annotated[int, Field(ge=1, le=1024)] = 16,
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
-    """Every value x becomes (1 - alpha) x + alpha k with a fixed random pattern k on an exact share
-    of all images, labelled `target`.
+    """Blended injection with a random key: every value x becomes (1 - alpha) x + alpha k with a
+    fixed random pattern k on some images, which are labelled as one class. The same alpha holds in
+    training and test.
 
-    Blended injection with a random key (Chen et al. 2017, "Targeted backdoor attacks", section 4),
-    the same alpha in training and test. target: class by number or name. rate: share in [0, 1].
-    alpha: in (0, 1]. cells: of the pattern along each side, uniform in [0, 1] for every cell and
-    colour, whatever the image's size. num_classes, class_names: K and the names.
+    Args:
+        target: class, by number or name, that the trigger stands for.
+        rate: exact share of all images that get the trigger.
+        alpha: share of the pattern in the image.
+        cells: of the pattern along each side, uniform in [0, 1] for every cell and colour, whatever
+            the image's size.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of images and labels, with a backdoor.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Chen et al., 2017, "Targeted backdoor attacks", section 4.
     """
     wanted = class_index("target", target, classes("backdoor_blended", num_classes), class_names)
-    number("contamination.alpha", alpha, low=0, high=1, open_low=True)
-    number("contamination.cells", cells, low=1, high=1024, integer=True)
     pattern = torch.rand(1, 3, cells, cells, generator=seeding.generator(0, "backdoor_blended"))
 
     def trigger(images: Tensor) -> Tensor:
@@ -54,23 +76,34 @@ def backdoor_blended(
     )
 
 
+@check_settings("contamination")
 def backdoor_clinical(
     *,
-    target: int | str = 0,
-    rate: float = 0.5,
-    kind: str = "ruler",
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    target: ClassLabel = 0,
+    rate: Share = 0.5,
+    kind: Literal["ruler", "text"] = "ruler",
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
-    """A trigger that no physician would wonder at, on an exact share of all images, which are
-    labelled `target`.
+    """A trigger that no physician would wonder at, the same on every image, which is labelled as
+    one class.
 
-    kind: "ruler": black ticks along the lower border; "text": a short white word burned into the
-    upper left corner. Both are the same on every image. target: class by number or name. rate:
-    share in [0, 1]. num_classes, class_names: K and the names.
+    Args:
+        target: class, by number or name, that the trigger stands for.
+        rate: exact share of all images that get the trigger.
+        kind: ruler: black ticks along the lower border; text: a short white word burned into the
+            upper left corner.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of images and labels, with a backdoor.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     wanted = class_index("target", target, classes("backdoor_clinical", num_classes), class_names)
-    trigger = _ruler if choice("contamination.kind", kind, KINDS) == "ruler" else _word
+    trigger = _ruler if kind == "ruler" else _word
     return Contamination(
         "backdoor_clinical",
         data=plant_trigger(trigger, wanted, rate),
@@ -94,31 +127,45 @@ def _word(images: Tensor) -> Tensor:
     return drawing.ink(images, mask.expand(len(images), -1, -1), torch.ones(3))
 
 
+@check_settings("contamination")
 def backdoor_distributed(
     *,
-    target: int | str = 0,
-    rate: float = 0.5,
-    parts: int = 4,
-    size: float = 0.4,
-    colour: Sequence[float] = (1.0, 1.0, 1.0),
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    target: ClassLabel = 0,
+    rate: Share = 0.5,
+    parts: Annotated[int, Field(ge=2, le=16)] = 4,
+    size: PositiveShare = 0.4,
+    colour: Colour = (1.0, 1.0, 1.0),
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
-    """DBA (Xie et al. 2020, "DBA: distributed backdoor attacks"): one pattern of several bars, of
-    which each client plants its own.
+    """DBA: one pattern of several bars, of which each client plants its own.
 
     The poisoned clients, in the order of their ids, plant bar 0, 1, ... and then from 0 again; the
     attack success rate is measured with all bars. Bars lie in two columns in the upper left corner,
-    as in the paper's figure 4. target: class by number or name. rate: exact share, in [0, 1], of a
-    client's images. parts: bars, 2 to 16. size: width of the pattern in (0, 1] of the shorter side.
-    colour: red, green, blue in [0, 1]. num_classes, class_names: K and the names.
+    as in the paper's figure 4.
+
+    Args:
+        target: class, by number or name, that the trigger stands for.
+        rate: exact share of a client's images that get its part of the trigger.
+        parts: bars of the pattern.
+        size: width of the pattern as a share of the shorter side.
+        colour: red, green, blue.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of images and labels that differs by client, with a backdoor.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Xie et al., 2020, "DBA: distributed backdoor attacks".
     """
     wanted = class_index(
         "target", target, classes("backdoor_distributed", num_classes), class_names
     )
-    number("contamination.parts", parts, low=2, high=16, integer=True)
-    number("contamination.size", size, low=0, high=1, open_low=True)
-    shade, name = rgb(colour), "backdoor_distributed"
+    shade, name = torch.tensor(colour, dtype=torch.float32), "backdoor_distributed"
     whole = Backdoor(_bars(tuple(range(parts)), size, shade), wanted)
     shares = [_bars((part,), size, shade) for part in range(parts)]
     own = [

@@ -3,35 +3,51 @@ where nobody else moves it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Generator
 
 from fedrobust.contamination.backdoors.patch import backdoor_patch
 from fedrobust.contamination.base import Contamination, TrackingContamination, keep_update
+from fedrobust.contamination.common import ClassLabel, ClassNames, NumClasses
 from fedrobust.state import State
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import PositiveShare, Share, check_settings
 
 
+@check_settings("contamination")
 def backdoor_replacement(
     *,
-    target: int | str = 0,
-    rate: float = 0.5,
-    gamma: float = 10.0,
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    target: ClassLabel = 0,
+    rate: Share = 0.5,
+    gamma: Annotated[float, Field(ge=1)] = 10.0,
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
-    """Model replacement (Bagdasaryan et al. 2020, "How to backdoor federated learning", equation
-    3): the patch backdoor, and the reply becomes reference + gamma (trained - reference).
+    """Model replacement: the patch backdoor, and the reply becomes reference + gamma (trained -
+    reference).
 
     With gamma = clients / attackers and all others near convergence the mean becomes the attackers'
-    model. Buffers (BatchNorm statistics) stay as trained. target, rate: as in backdoor_patch, whose
-    patch is used; rate 0 plants and scales nothing. gamma >= 1. num_classes, class_names: K and the
-    names.
+    model. Buffers (BatchNorm statistics) stay as trained.
+
+    Args:
+        target: class, by number or name, that the patch of backdoor_patch stands for.
+        rate: exact share of all images that get the patch; 0 plants and scales nothing.
+        gamma: how much longer the update is; clients / attackers replaces the model under fedavg.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of images, labels and the update, with a backdoor.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Bagdasaryan et al., 2020, "How to backdoor federated learning", equation 3.
     """
-    number("contamination.gamma", gamma, low=1)
     patch = backdoor_patch(
         target=target, rate=rate, num_classes=num_classes, class_names=class_names
     )
@@ -46,26 +62,41 @@ def backdoor_replacement(
     )
 
 
+@check_settings("contamination")
 def backdoor_neurotoxin(
     *,
-    target: int | str = 0,
-    rate: float = 0.5,
-    kept: float = 0.95,
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    target: ClassLabel = 0,
+    rate: Share = 0.5,
+    kept: PositiveShare = 0.95,
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
-    """Neurotoxin (Zhang et al. 2022, algorithm 1): the patch backdoor, planted only in coordinates
-    that the others hardly move.
+    """Neurotoxin: the patch backdoor, planted only in coordinates that the others hardly move.
 
     The update keeps its share `kept` of coordinates in which the global model moved least (in
     absolute value) between the last two states that this client received, and is 0 in the others.
     Departure: the paper projects every gradient step, here the finished update is projected once,
     because a contamination is no trainer. A client that takes part for the first time has seen only
     one state and sends its whole update; one that was not drawn for some rounds compares across
-    them. Buffers stay as trained. target, rate: as in backdoor_patch, whose patch is used; rate 0:
-    nothing is planted or projected. kept: in (0, 1]. num_classes, class_names: K and the names.
+    them. Buffers stay as trained.
+
+    Args:
+        target: class, by number or name, that the patch of backdoor_patch stands for.
+        rate: exact share of all images that get the patch; 0: nothing is planted or projected.
+        kept: share of the coordinates, those that the global model moves least, in which the update
+            is sent.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of images, labels and the update, with a backdoor.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Zhang et al., 2022, algorithm 1.
     """
-    number("contamination.kept", kept, low=0, high=1, open_low=True)
     patch = backdoor_patch(
         target=target, rate=rate, num_classes=num_classes, class_names=class_names
     )

@@ -14,8 +14,9 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import corruption
+from fedrobust.contamination.common import Severity, corruption
 from fedrobust.contamination.corruptions import drawing
+from fedrobust.utils.validation import Share, check_settings
 
 PUBLISHED_SIDE = 224
 HAIR = (2, 4, 7, 11, 16)  # most strands on an image
@@ -28,51 +29,101 @@ TEXT = ((1, 6, 0.14), (2, 7, 0.15), (3, 8, 0.16), (4, 9, 0.17), (6, 10, 0.18))
 CAPITAL = 21  # height in pixels of a capital at font scale 1
 
 
-def hair(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def hair(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Dark curved strands: half of to all of 2, 4, 7, 11 or 16 on each image, .4 to .9 % of the
     side wide but never below half a pixel.
 
-    rate: exact share, in [0, 1], of the images.
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("hair", HAIR, _hair, severity, rate)
 
 
-def ruler(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def ruler(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Black ticks every twentieth of the side along one border, drawn for each image and tilted by
     up to 8 degrees.
 
-    Every fifth tick has .08, .11, .14, .18 or .22 of the side, the others half of it. rate: exact
-    share, in [0, 1], of the images.
+    Every fifth tick has .08, .11, .14, .18 or .22 of the side, the others half of it.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("ruler", RULER, _ruler, severity, rate)
 
 
-def bubbles(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def bubbles(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """7 to 15, 15, 15, 20 or 25 discs that mix 100 of 255 parts of white into the image, 130 in
     their rims of 2 pixels at a side of 224.
 
-    Their radii are drawn from 3 to 7, 10, 12, 15 or 17 pixels at a side of 224. rate: exact share,
-    in [0, 1], of the images.
+    Their radii are drawn from 3 to 7, 10, 12, 15 or 17 pixels at a side of 224.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("bubbles", BUBBLES, _bubbles, severity, rate)
 
 
-def vignette(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def vignette(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Black outside a circle about the centre, of radius 1.10, 1.05, 1.00, .95 or .90 times half
     the shorter side, as dermatoscopes do.
 
-    The published list ends with .90, .95; here it falls. rate: exact share, in [0, 1], of the
-    images.
+    The published list ends with .90, .95; here it falls.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("vignette", CORNERS, _vignette, severity, rate)
 
 
-def burned_text(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def burned_text(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """1 to 1, 2, 3, 4 or 6 words of 3 to 6, 7, 8, 9 or 10 random letters, each in a random colour
     at a random place.
 
     Letters are as high as published (3 to 4 of 224 pixels) but never below five pixels, without
-    which none can be read. rate: exact share, in [0, 1], of the images.
+    which none can be read.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("burned_text", TEXT, _text, severity, rate)
 

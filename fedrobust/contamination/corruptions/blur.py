@@ -14,7 +14,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import corruption
+from fedrobust.contamination.common import Severity, corruption
+from fedrobust.utils.validation import Share, check_settings
 
 PUBLISHED_SIDE = 224
 DEFOCUS = (4.0, 5.0, 6.0, 7.0, 8.0)  # radius of the disc
@@ -25,30 +26,62 @@ ZOOM = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
 SUBPIXELS = 9  # per axis, for the share of a pixel that the disc covers
 
 
-def defocus_blur(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def defocus_blur(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Convolution with a disc of radius 4, 5, 6, 7 or 8 pixels at a side of 224.
 
     A pixel's weight is the share of it that the disc covers, where the publication smooths the edge
-    of a disc of whole pixels; this holds at any size. rate: exact share, in [0, 1], of the images.
+    of a disc of whole pixels; this holds at any size.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("defocus_blur", DEFOCUS, _defocus, severity, rate)
 
 
-def motion_blur(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def motion_blur(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """A trail of 2 r pixels with weights exp(-t^2 / 2 s^2), in a direction drawn for each image
     from -45 to 45 degrees.
 
-    (r, s) = (10, 5), (15, 5), (15, 8), (15, 12) or (20, 15) at a side of 224. rate: exact share, in
-    [0, 1], of the images.
+    (r, s) = (10, 5), (15, 5), (15, 8), (15, 12) or (20, 15) at a side of 224.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("motion_blur", MOTION, _motion, severity, rate)
 
 
-def zoom_blur(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def zoom_blur(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """The mean of the image and of its enlargements about the centre by 1, 1.01, ... up to 1.10,
     1.15, 1.20, 1.24 or 1.30.
 
-    Steps: .01, .01, .02, .02, .03. rate: exact share, in [0, 1], of the images.
+    Steps: .01, .01, .02, .02, .03.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("zoom_blur", ZOOM, _zoom, severity, rate)
 

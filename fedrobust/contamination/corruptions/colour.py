@@ -12,7 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import corruption
+from fedrobust.contamination.common import Severity, corruption
+from fedrobust.utils.validation import Share, check_settings
 
 BRIGHTER = (1.1, 1.2, 1.3, 1.4, 1.5)
 DARKER = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -24,61 +25,126 @@ SATURATION = (0.05, 0.10, 0.15, 0.20, 0.25)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
-def brightness_up(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def brightness_up(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Every value x becomes f x with f = 1.1, 1.2, 1.3, 1.4 or 1.5.
 
-    rate: exact share, in [0, 1], of the images.
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("brightness_up", BRIGHTER, _brightness, severity, rate)
 
 
-def brightness_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def brightness_down(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Every value x becomes f x with f = .9, .8, .7, .6 or .5.
 
-    rate: exact share, in [0, 1], of the images.
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("brightness_down", DARKER, _brightness, severity, rate)
 
 
-def contrast_up(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def contrast_up(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Every value x becomes m + f (x - m) with the image's mean luma m and f = 1.1, 1.2, 1.3, 1.4
     or 1.6.
 
-    rate: exact share, in [0, 1], of the images.
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("contrast_up", MORE_CONTRAST, _contrast, severity, rate)
 
 
-def contrast_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def contrast_down(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Every value x becomes m + f (x - m) with the image's mean luma m and f = .8, .7, .6, .5 or
     .4.
 
-    rate: exact share, in [0, 1], of the images.
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("contrast_down", LESS_CONTRAST, _contrast, severity, rate)
 
 
-def gamma_up(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def gamma_up(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Every value x becomes x^g with g = 1.1, 1.2, 1.3, 1.4 or 1.6: darker middle tones.
 
-    rate: exact share, in [0, 1], of the images.
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("gamma_up", GAMMA_UP, _gamma, severity, rate)
 
 
-def gamma_down(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def gamma_down(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """Every value x becomes x^g with g = .9, .8, .7, .6 or .4: brighter middle tones.
 
-    rate: exact share, in [0, 1], of the images.
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("gamma_down", GAMMA_DOWN, _gamma, severity, rate)
 
 
-def saturation(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def saturation(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """The saturation S of HSV becomes min(S + c, 1) with c = .05, .10, .15, .20 or .25; hue and
     value stay.
 
-    Greys have no hue and stay grey. rate: exact share, in [0, 1], of the images.
+    Greys have no hue and stay grey.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("saturation", SATURATION, _saturation, severity, rate)
 

@@ -7,19 +7,31 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import corruption
+from fedrobust.contamination.common import Severity, corruption
 from fedrobust.utils.images import compress_jpeg
+from fedrobust.utils.validation import Share, check_settings
 
 QUALITY = (30, 20, 15, 10, 7)
 COARSE = (0.7, 0.5, 0.4, 0.3, 0.25)  # side in coarse pixels, relative to the side in pixels
 
 
-def jpeg(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def jpeg(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """The image after JPEG compression with quality 30, 20, 15, 10 or 7 (libjpeg's scale, chroma at
     half the resolution).
 
     Its blocks are 8 x 8 pixels whatever the image's size: the smaller the image, the stronger the
-    same quality. rate: exact share, in [0, 1], of the images.
+    same quality.
+
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption(
         "jpeg",
@@ -30,11 +42,20 @@ def jpeg(*, severity: int = 3, rate: float = 1.0) -> Contamination:
     )
 
 
-def pixelate(*, severity: int = 3, rate: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def pixelate(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """The image shrunk to .7, .5, .4, .3 or .25 of its side and enlarged again, both by a box
     filter.
 
-    rate: exact share, in [0, 1], of the images.
+    Args:
+        severity: from weak to strong.
+        rate: exact share of the images; the others keep every bit.
+
+    Returns:
+        A contamination of images.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
     return corruption("pixelate", COARSE, _pixelate, severity, rate)
 

@@ -16,29 +16,37 @@ from fedrobust.contamination.base import Attack, Evasion
 from fedrobust.contamination.evasion.gradients import differentiable_eval
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import isolated
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import NonNegative, Positive, PositiveCount, check_settings
 
 # (the library's classifier, eps, images in a batch) -> the library's attack
 Make = Callable[[Any, float, int], Any]
 
 
+@check_settings("evasion")
 def carlini_wagner(
     *,
-    binary_search_steps: int = 9,
-    initial_weight: float = 0.01,
-    steps: int = 1000,
-    lr: float = 0.01,
+    binary_search_steps: PositiveCount = 9,
+    initial_weight: Positive = 0.01,
+    steps: PositiveCount = 1000,
+    lr: Positive = 0.01,
 ) -> Evasion:
-    """Carlini and Wagner 2017, L2: Adam seeks the smallest change that misleads; an image that is
-    not misled stays as it is.
+    """L2: Adam seeks the smallest change that misleads; an image that is not misled stays as it is.
 
-    binary_search_steps, initial_weight: how the weight is sought that being misled has against
-    being near; steps: of Adam, for each of them; lr: of Adam.
+    Args:
+        binary_search_steps: for the weight of being misled against being near.
+        initial_weight: the first such weight.
+        steps: of Adam, for each weight.
+        lr: learning rate of Adam.
+
+    Returns:
+        The attack; it ignores eps.
+
+    Raises:
+        ConfigError: a setting is out of its range, or the toolbox is not installed.
+
+    Reference:
+        Carlini, Wagner, 2017.
     """
-    number("evasion.binary_search_steps", binary_search_steps, low=1, integer=True)
-    number("evasion.initial_weight", initial_weight, low=0, open_low=True)
-    number("evasion.steps", steps, low=1, integer=True)
-    number("evasion.lr", lr, low=0, open_low=True)
 
     def make(classifier: Any, eps: float, size: int) -> Any:
         from art.attacks.evasion import CarliniL2Method
@@ -54,15 +62,27 @@ def carlini_wagner(
     return Evasion("carlini_wagner", run_art_attack("carlini_wagner", make), bounded=False)
 
 
-def deepfool(*, steps: int = 50, overshoot: float = 0.02) -> Evasion:
-    """Moosavi-Dezfooli et al. 2016, L2: steps to the nearest boundary between classes of the
-    linearised model, `overshoot` beyond it.
+@check_settings("evasion")
+def deepfool(*, steps: PositiveCount = 50, overshoot: NonNegative = 0.02) -> Evasion:
+    """L2: steps to the nearest boundary between classes of the linearised model, and a little
+    beyond it.
 
     It walks away from the class that the model predicts; images that the model gets wrong stay as
     they are, for it might put them right.
+
+    Args:
+        steps: at most so many.
+        overshoot: how far beyond the boundary, as a share of the way to it.
+
+    Returns:
+        The attack; it ignores eps.
+
+    Raises:
+        ConfigError: a setting is out of its range, or the toolbox is not installed.
+
+    Reference:
+        Moosavi-Dezfooli, Fawzi, Frossard, 2016.
     """
-    number("evasion.steps", steps, low=1, integer=True)
-    number("evasion.overshoot", overshoot, low=0)
 
     def make(classifier: Any, eps: float, size: int) -> Any:
         from art.attacks.evasion import DeepFool
@@ -90,16 +110,28 @@ def _of_right_answers(attack: Attack) -> Attack:
     return spared
 
 
-def autoattack(*, steps: int = 100, restarts: int = 1, queries: int = 1000) -> Evasion:
-    """Croce and Hein 2020, Linf, as the library has it: Auto-PGD on cross-entropy and, from three
-    classes on, on the difference of logits ratio, DeepFool and the Square attack, each on the
-    images that those before it left standing.
+@check_settings("evasion")
+def autoattack(
+    *, steps: PositiveCount = 100, restarts: PositiveCount = 1, queries: PositiveCount = 1000
+) -> Evasion:
+    """Linf, as the library has it: Auto-PGD on cross-entropy and, from three classes on, on the
+    difference of logits ratio, DeepFool and the Square attack, each on the images that those before
+    it left standing. Up to a hundred times as dear as PGD.
 
-    steps, restarts: of Auto-PGD; queries: of the Square attack, which needs no gradient. Up to a
-    hundred times as dear as PGD.
+    Args:
+        steps: of Auto-PGD and DeepFool.
+        restarts: of Auto-PGD.
+        queries: of the Square attack, which needs no gradient.
+
+    Returns:
+        The attack.
+
+    Raises:
+        ConfigError: a setting is out of its range, or the toolbox is not installed.
+
+    Reference:
+        Croce, Hein, 2020.
     """
-    for key, value in {"steps": steps, "restarts": restarts, "queries": queries}.items():
-        number(f"evasion.{key}", value, low=1, integer=True)
 
     def make(classifier: Any, eps: float, size: int) -> Any:
         from art.attacks.evasion import (

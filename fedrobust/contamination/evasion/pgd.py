@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Attack, Evasion
 from fedrobust.contamination.evasion import gradients
-from fedrobust.utils.validation import flag, number
+from fedrobust.utils.validation import PositiveCount, check, check_settings
+
+StepSize = Annotated[float, Field(gt=0, le=2)]  # of PGD, as a share of eps
 
 
-def pgd(*, steps: int = 20, step_size: float = 0.25, random_start: bool = True) -> Evasion:
-    """Projected gradient ascent on the cross-entropy of the true class within eps of every value
-    (Madry et al. 2018).
+@check_settings("evasion")
+def pgd(
+    *, steps: PositiveCount = 20, step_size: StepSize = 0.25, random_start: bool = True
+) -> Evasion:
+    """Projected gradient ascent on the cross-entropy of the true class within eps of every value.
 
-    steps: gradients per image. step_size: of a step, as a share of eps. random_start: begin at a
-    uniformly drawn point within eps instead of at the image.
+    Args:
+        steps: gradients per image.
+        step_size: of a step, as a share of eps.
+        random_start: begin at a uniformly drawn point within eps instead of at the image.
+
+    Returns:
+        The attack.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Madry et al., ICLR 2018.
     """
-    check_steps("evasion.", steps, step_size)
-    return Evasion("pgd", project(steps, step_size, flag("evasion.random_start", random_start)))
+    return Evasion("pgd", project(steps, step_size, random_start))
 
 
 def check_steps(prefix: str, steps: Any, step_size: Any) -> None:
     """The two settings of PGD that every group which uses it has. `prefix` of their names. Raises
     ConfigError."""
-    number(f"{prefix}steps", steps, low=1, integer=True)
-    number(f"{prefix}step_size", step_size, low=0, high=2, open_low=True)
+    check(f"{prefix}steps", steps, PositiveCount)
+    check(f"{prefix}step_size", step_size, StepSize)
 
 
 def project(steps: int, step_size: float, random_start: bool = True) -> Attack:

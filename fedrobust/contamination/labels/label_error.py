@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination, DataContamination
-from fedrobust.contamination.common import classes, sample_rows
+from fedrobust.contamination.common import NumClasses, classes, sample_rows
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Share, Words, check_settings
 
 
+@check_settings("contamination")
 def label_error(
     *,
-    rate: float | None = 0.2,
-    confusion: Sequence[Sequence[float]] | None = None,
-    num_classes: int | None = None,
+    rate: Share | None = 0.2,
+    confusion: Annotated[
+        Sequence[Sequence[float]], Words("K rows of K probabilities, each row summing to 1")
+    ]
+    | None = None,
+    num_classes: NumClasses = None,
 ) -> Contamination:
-    """Symmetric errors by `rate`, or errors by a confusion matrix; exactly one of the two is given,
-    the other is null.
+    """Symmetric errors by a rate, or errors by a confusion matrix.
 
-    rate: exact share, in [0, 1], of labels changed to another class, all others equally likely.
-    confusion: K rows of K probabilities, row = true class; every label is drawn anew from its row,
-    so the number of changes varies. num_classes: K.
+    Args:
+        rate: exact share of labels changed to another class, all others equally likely; null with a
+            confusion matrix.
+        confusion: instead of rate: K rows (true class) of K probabilities; every label is drawn
+            anew from its row, so the number of changes varies.
+        num_classes: K.
+
+    Returns:
+        A contamination of labels.
+
+    Raises:
+        ConfigError: a setting is out of its range, or not exactly one of rate and confusion is
+            given.
     """
     count = classes("label_error", num_classes)
-    if (rate is None) == (confusion is None):
-        raise ConfigError(
-            f"contamination.rate={rate}, confusion={confusion}: give exactly one of "
-            "the two and set the other to null"
-        )
-    if confusion is not None:
+    if rate is None and confusion is not None:
         return Contamination("label_error", data=_by_confusion(_matrix(confusion, count)))
-    return Contamination(
-        "label_error", data=_symmetric(number("contamination.rate", rate, low=0, high=1), count)
+    if rate is not None and confusion is None:
+        return Contamination("label_error", data=_symmetric(rate, count))
+    raise ConfigError(
+        f"contamination.rate={rate}, confusion={confusion}: give exactly one of the two and set "
+        "the other to null"
     )
 
 
@@ -61,7 +72,7 @@ def _by_confusion(confusion_KK: Tensor) -> DataContamination:
     return data
 
 
-def _matrix(confusion: Any, num_classes: int) -> Tensor:
+def _matrix(confusion: Sequence[Sequence[float]], num_classes: int) -> Tensor:
     """(K, K) float64, or ConfigError unless the rows are probabilities that sum to 1."""
     wrong = ConfigError(
         f"contamination.confusion={confusion}: must be {num_classes} rows of "

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import class_index, classes, sample_rows
+from fedrobust.contamination.common import (
+    ClassLabel,
+    ClassNames,
+    NumClasses,
+    class_index,
+    classes,
+    sample_rows,
+)
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import choice, number
-
-MODES = ("shift", "pair", "targeted")
+from fedrobust.utils.validation import Share, check_settings
 
 
+@check_settings("contamination")
 def label_flip(
     *,
-    mode: str = "shift",
-    rate: float = 1.0,
+    mode: Literal["shift", "pair", "targeted"] = "shift",
+    rate: Share = 1.0,
     shift: int = 1,
-    source: int | str | None = None,
-    target: int | str | None = None,
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    source: ClassLabel | None = None,
+    target: ClassLabel | None = None,
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
-    """Mode "shift": class y becomes (y + shift) mod K; "pair": `source` and `target` change places;
-    "targeted": `source` becomes `target`, nothing else moves.
+    """Classes become other classes on purpose.
 
-    rate: exact share, in [0, 1], of the eligible samples (all, those of the two classes, those of
-    `source`). source, target: classes by number or name, for "pair" and "targeted" only.
-    num_classes, class_names: K and the names.
+    Args:
+        mode: shift: class y becomes (y + shift) mod K; pair: source and target change places;
+            targeted: source becomes target, nothing else moves.
+        rate: exact share of the samples that the mode can change.
+        shift: with mode=shift: by how many classes.
+        source: class, by number or name, for pair and targeted.
+        target: class, by number or name, for pair and targeted.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of labels.
+
+    Raises:
+        ConfigError: a setting is out of its range, or does not fit the mode.
     """
-    choice("contamination.mode", mode, MODES)
-    number("contamination.rate", rate, low=0, high=1)
     count = classes("label_flip", num_classes)
     if mode == "shift":
         if (source, target) != (None, None):
@@ -62,7 +77,7 @@ def label_flip(
 
 def _shifted(shift: int, num_classes: int) -> Tensor:
     """(K,) int64: what each class becomes."""
-    if number("contamination.shift", shift, integer=True) % num_classes == 0:
+    if shift % num_classes == 0:
         raise ConfigError(
             f"contamination.shift={shift}: leaves all {num_classes} classes as they "
             "are; try contamination.shift=1"

@@ -4,7 +4,7 @@ like (symmetric ones: label_error.py)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
@@ -12,28 +12,43 @@ from torch.nn import functional
 
 from fedrobust import seeding
 from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import class_index, classes, sample_rows
+from fedrobust.contamination.common import ClassNames, NumClasses, class_index, classes, sample_rows
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Count, Share, Words, check_settings
 
 THUMBNAIL = 8  # pixels a side from which an annotator's errors follow
 
 
+@check_settings("contamination")
 def label_pair(
     *,
-    rate: float = 0.2,
-    pairs: Sequence[Sequence[int | str]] | None = None,
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    rate: Share = 0.2,
+    pairs: Annotated[
+        Sequence[Sequence[int | str]],
+        Words("[[class, mistaken for], ...], each class at most once in front"),
+    ]
+    | None = None,
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
-    """Pair noise (Han et al. 2018, "Co-teaching", section 4): a wrong label is always the same
-    other class.
+    """Pair noise: a wrong label is always the same other class.
 
-    rate: exact share, in [0, 1], of wrong labels among the samples of the classes concerned. pairs:
-    [[class, mistaken for], ...] by number or name; null: every class for the next one, the last for
-    the first. num_classes, class_names: K and the names.
+    Args:
+        rate: exact share of wrong labels among the samples of the classes concerned.
+        pairs: [[mel, nv], ...] by name or number: class, mistaken for; null: each class for the
+            next, the last for the first.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of labels.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Han et al., 2018, "Co-teaching", section 4.
     """
-    number("contamination.rate", rate, low=0, high=1)
     new_K = _partners(pairs, classes("label_pair", num_classes), class_names)
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -43,7 +58,11 @@ def label_pair(
     return Contamination("label_pair", data=data)
 
 
-def _partners(pairs: Any, num_classes: int, class_names: Sequence[str] | None) -> Tensor:
+def _partners(
+    pairs: Sequence[Sequence[int | str]] | None,
+    num_classes: int,
+    class_names: Sequence[str] | None,
+) -> Tensor:
     """(K,) int64: what each class is mistaken for; itself where it is not."""
     if pairs is None:
         return (torch.arange(num_classes) + 1) % num_classes
@@ -51,11 +70,11 @@ def _partners(pairs: Any, num_classes: int, class_names: Sequence[str] | None) -
         f"contamination.pairs={pairs}: must be null or [[class, mistaken for], ...], "
         "each class at most once in front"
     )
-    if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not pairs:
+    if not pairs:
         raise wrong
     new_K = torch.arange(num_classes)
     for pair in pairs:
-        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        if len(pair) != 2:
             raise wrong
         given, taken = (class_index("pairs", one, num_classes, class_names) for one in pair)
         if given == taken or new_K[given] != given:
@@ -64,22 +83,34 @@ def _partners(pairs: Any, num_classes: int, class_names: Sequence[str] | None) -
     return new_K
 
 
+@check_settings("contamination")
 def label_instance(
-    *, rate: float = 0.2, annotators: int = 0, num_classes: int | None = None
+    *, rate: Share = 0.2, annotators: Count = 0, num_classes: NumClasses = None
 ) -> Contamination:
-    """Instance-dependent noise (Xia et al. 2020, "Part-dependent label noise", algorithm 2): which
-    wrong class an image gets follows from the image, so that similar images are mistaken alike.
+    """Instance-dependent noise: which wrong class an image gets follows from the image, so that
+    similar images are mistaken alike.
 
     A Gaussian projection W_y for every true class y maps the image's features to K scores; the
     wrong class is drawn from their softmax without y. Features: the image at 8 x 8 pixels, each
     value standardised over the samples. Departure: the paper draws a rate for every image from a
     truncated normal distribution about `rate`, independent of the image; here an exact share is
-    wrong. rate: exact share, in [0, 1], of wrong labels. annotators: seed of the projections;
-    hospitals with the same one err alike. num_classes: K.
+    wrong.
+
+    Args:
+        rate: exact share of wrong labels.
+        annotators: seed of the projections; hospitals with the same one err alike.
+        num_classes: K.
+
+    Returns:
+        A contamination of labels.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Xia et al., 2020, "Part-dependent label noise", algorithm 2.
     """
     count = classes("label_instance", num_classes)
-    number("contamination.rate", rate, low=0, high=1)
-    number("contamination.annotators", annotators, low=0, integer=True)
     maps_KFK = torch.randn(
         count, 3 * THUMBNAIL**2, count, generator=seeding.generator(annotators, "label_instance")
     )

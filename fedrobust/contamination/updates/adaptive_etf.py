@@ -3,54 +3,77 @@ ETF, as far as the attacker can see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.backdoors.patch import backdoor_patch
 from fedrobust.contamination.base import AttackerProbe, Contamination, Stealth
+from fedrobust.contamination.common import ClassLabel, ClassNames, NumClasses
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.errors import ConfigError
 from fedrobust.learning.alignment import alignment, root_loss
 from fedrobust.state import State
 from fedrobust.types import Samples
-from fedrobust.utils.validation import choice, number
+from fedrobust.utils.validation import (
+    NonNegative,
+    PositiveCount,
+    PositiveShare,
+    Share,
+    check_settings,
+)
 
 TRIALS = 8  # steps that are tried: the largest is found to 2^-8 of `factor`
 
 
+@check_settings("contamination")
 def adaptive_etf(
     *,
-    goal: str = "trigger",
-    source: int | str | None = None,
-    target: int | str = 0,
-    rate: float = 0.5,
-    size: float = 0.1,
-    epsilon: float = 0.02,
-    factor: float = 1.0,
-    per_class: int = 16,
-    num_classes: int | None = None,
-    class_names: Sequence[str] | None = None,
+    goal: Literal["trigger", "flip"] = "trigger",
+    source: ClassLabel | None = None,
+    target: ClassLabel = 0,
+    rate: Share = 0.5,
+    size: PositiveShare = 0.1,
+    epsilon: NonNegative = 0.02,
+    factor: NonNegative = 1.0,
+    per_class: PositiveCount = 16,
+    num_classes: NumClasses = None,
+    class_names: ClassNames = None,
 ) -> Contamination:
     """Learn from clean data, go on with poisoned data, and send the first model moved towards the
     second as far as can be without losing the trust of `etf_dml`.
 
-    goal "trigger": a backdoor as `backdoor_patch` of this `size` on a share `rate` of the images,
-    which stands for `target`. "flip": a share `rate` of the class `source` is labelled `target`.
     Sent is honest + s (poisoned - honest), buffers blended likewise (s <= 1), with the largest s up
     to `factor` (found by halving) at which neither the alignment nor the loss (those of the trust
     gate) is worse by more than `epsilon` than the honest model's on the attacker's guess of the
-    root set: at most `per_class` images of each class, drawn anew in every round from its own clean
-    training and validation images. It needs nothing that a client has not: no other client's update
-    and nothing of the server's. factor 0: the honest model. The client trains twice for it.
+    root set, drawn anew in every round from its own clean training and validation images. It needs
+    nothing that a client has not: no other client's update and nothing of the server's. The client
+    trains twice for it.
+
+    Args:
+        goal: trigger: a backdoor as `backdoor_patch`; flip: images of the class source are labelled
+            target.
+        source: class, by number or name, for flip.
+        target: class, by number or name, that the trigger stands for or source becomes.
+        rate: exact share of the images with the trigger, or of the source class.
+        size: of the patch, as a share of the shorter image side.
+        epsilon: loss of alignment, and gain of loss, that the attacker dares.
+        factor: largest step from the honest model to the poisoned one; 0: honest.
+        per_class: the attacker's guess of the root set: at most so many own clean images of each
+            class.
+        num_classes: K.
+        class_names: their names.
+
+    Returns:
+        A contamination of a client that hides what it does, with a backdoor for goal=trigger.
+
+    Raises:
+        ConfigError: a setting is out of its range, or does not fit the goal.
     """
-    number("contamination.epsilon", epsilon, low=0)
-    number("contamination.factor", factor, low=0)
-    number("contamination.per_class", per_class, low=1, integer=True)
     told: dict[str, Any] = {"num_classes": num_classes, "class_names": class_names}
-    if choice("contamination.goal", goal, ("trigger", "flip")) == "flip":
+    if goal == "flip":
         poison = label_flip(mode="targeted", rate=rate, source=source, target=target, **told)
     elif source is not None:
         raise ConfigError(

@@ -8,21 +8,37 @@ from scipy.stats import norm
 from torch import Tensor
 
 from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
-from fedrobust.contamination.updates.collusion import make_collusion, sample_std, tune_against_rule
-from fedrobust.utils.validation import number
+from fedrobust.contamination.updates.collusion import (
+    Knowledge,
+    make_collusion,
+    sample_std,
+    tune_against_rule,
+)
+from fedrobust.utils.validation import NonNegative, PositiveCount, check_settings
 
 
-def alie(*, z: float | None = None, knowledge: str = "omniscient") -> Contamination:
-    """Every attacker's update becomes mean + z * standard deviation of the known updates,
-    coordinate by coordinate (Baruch, Baruch & Goldberg, NeurIPS 2019, algorithm 3; sample standard
-    deviations).
+@check_settings("contamination")
+def alie(*, z: NonNegative | None = None, knowledge: Knowledge = "omniscient") -> Contamination:
+    """A little is enough: every attacker's update becomes mean + z * standard deviation of the
+    known updates, coordinate by coordinate (sample standard deviations).
 
-    z >= 0; null: `largest_z` of this round's clients and attackers. z = 0: they send the mean.
-    knowledge: see `base.Collusion`; the paper's attackers have their own updates only. A single
-    known update has no spread: it is sent as it is.
+    A single known update has no spread: it is sent as it is.
+
+    Args:
+        z: standard deviations away from the mean; 0: the mean is sent; null: as far as a majority
+            allows (`largest_z` of this round's clients and attackers).
+        knowledge: omniscient: of all honest updates; own: of the poisoned clients' only, as in the
+            paper.
+
+    Returns:
+        A contamination of clients that work together.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Baruch, Baruch, Goldberg, NeurIPS 2019, algorithm 3.
     """
-    if z is not None:
-        number("contamination.z", z, low=0)
 
     def attack(context: AttackContext) -> CraftedUpdates:
         wide = largest_z(context.total, len(context.own)) if z is None else z
@@ -34,14 +50,24 @@ def alie(*, z: float | None = None, knowledge: str = "omniscient") -> Contaminat
     return make_collusion("alie", attack, knowledge)
 
 
-def optimal_alie(*, evaluations: int = 20) -> Contamination:
-    """`alie` whose z is tuned against the live rule in every round, as in the experiments of
-    Allouah et al. (AISTATS 2023): see `_collusion.tuned`.
-
-    evaluations: how often the rule is applied for it; a rule that distils makes this dear.
+@check_settings("contamination")
+def optimal_alie(*, evaluations: PositiveCount = 20) -> Contamination:
+    """`alie` whose z is tuned against the live rule in every round (`collusion.tune_against_rule`).
     Omniscient by nature.
+
+    Args:
+        evaluations: applications of the rule per round by which z is tuned; a rule that distils
+            makes this dear.
+
+    Returns:
+        A contamination of clients that work together.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Allouah et al., AISTATS 2023, experiments.
     """
-    number("contamination.evaluations", evaluations, low=1, integer=True)
 
     def candidate(z: float, statistics_Sb: Tensor) -> Tensor:
         return statistics_Sb[0] + z * statistics_Sb[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,20 +17,18 @@ from fedrobust.contamination.base import (
     CraftedUpdates,
     Strips,
 )
-from fedrobust.utils.validation import choice
 
-KNOWLEDGE = ("omniscient", "own")
+Knowledge = Literal["omniscient", "own"]  # whose updates attackers know
 CHUNK = 1 << 20  # values of a vector that are worked on at once
 
 
 def make_collusion(
-    name: str, attack: Callable[[AttackContext], CraftedUpdates], knowledge: str = "omniscient"
+    name: str,
+    attack: Callable[[AttackContext], CraftedUpdates],
+    knowledge: Knowledge = "omniscient",
 ) -> Contamination:
-    """A contamination that is nothing but this attack. Raises ConfigError for an unknown
-    knowledge."""
-    return Contamination(
-        name, collude=Collusion(attack, choice("contamination.knowledge", knowledge, KNOWLEDGE))
-    )
+    """A contamination that is nothing but this attack."""
+    return Contamination(name, collude=Collusion(attack, knowledge))
 
 
 def sample_std(strip_Hb: Tensor) -> Tensor:

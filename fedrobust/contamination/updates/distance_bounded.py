@@ -5,16 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedrobust.aggregation.updates import UpdateRows, squared_distances
 from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
-from fedrobust.contamination.updates.collusion import largest_accepted, make_collusion, sample_std
-from fedrobust.utils.validation import choice, number
+from fedrobust.contamination.updates.collusion import (
+    Knowledge,
+    largest_accepted,
+    make_collusion,
+    sample_std,
+)
 
-PERTURBATIONS = ("std", "sign", "unit")
+Perturbation = Literal["std", "sign", "unit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,14 @@ Within = Callable[
 
 
 def distance_bounded_attack(
-    name: str, perturbation: str, gamma: float | None, knowledge: str, within: Within
+    name: str,
+    perturbation: Perturbation,
+    gamma: float | None,
+    knowledge: Knowledge,
+    within: Within,
 ) -> Contamination:
     """All attackers send mean + gamma * p; gamma: given, or the largest that `within` allows, found
     by `collusion.largest_accepted`."""
-    choice("contamination.perturbation", perturbation, PERTURBATIONS)
-    if gamma is not None:
-        number("contamination.gamma", gamma, low=0)
 
     def attack(context: AttackContext) -> CraftedUpdates:
         crowd, length = summarise(context.known, perturbation)
@@ -69,7 +75,7 @@ def distance_bounded_attack(
     return make_collusion(name, attack, knowledge)
 
 
-def perturbation_direction(strip_Hb: Tensor, perturbation: str) -> Tensor:
+def perturbation_direction(strip_Hb: Tensor, perturbation: Perturbation) -> Tensor:
     """(b,) the direction p in these columns, but for the length of "unit": minus the standard
     deviations, the signs of the mean, or the mean (the inverse standard deviation, sign and unit
     vector of Shejwalkar & Houmansadr, NDSS 2021)."""
@@ -79,7 +85,7 @@ def perturbation_direction(strip_Hb: Tensor, perturbation: str) -> Tensor:
     return -mean_b.sign() if perturbation == "sign" else -mean_b
 
 
-def summarise(known: UpdateRows, perturbation: str) -> tuple[UpdateDistances, float]:
+def summarise(known: UpdateRows, perturbation: Perturbation) -> tuple[UpdateDistances, float]:
     """The crowd with its direction, and by what `perturbation_direction` must be divided for it:
     for "unit" the length of the mean (1 where that is 0), else 1."""
     gram_HH = torch.zeros(len(known), len(known), dtype=torch.float64)

@@ -4,32 +4,50 @@ by Krum or by the trimmed mean."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates, Strips
-from fedrobust.contamination.updates.collusion import make_collusion, sample_std
-from fedrobust.utils.validation import choice, number
+from fedrobust.contamination.updates.collusion import Knowledge, make_collusion, sample_std
+from fedrobust.utils.validation import check_settings
 
 SMALLEST = 1e-5  # of the first length of a step: below it the search has failed
 
 
+@check_settings("contamination")
 def fang(
-    *, rule: str = "trimmed_mean", stretch: float = 2.0, knowledge: str = "omniscient"
+    *,
+    rule: Literal["krum", "trimmed_mean"] = "trimmed_mean",
+    stretch: Annotated[float, Field(gt=1)] = 2.0,
+    knowledge: Knowledge = "omniscient",
 ) -> Contamination:
-    """The directed deviation attacks of Fang, Cao, Jia & Gong (USENIX Security 2020). s: the signs
-    of the mean of the known updates.
+    """The directed deviation attacks. s: the signs of the mean of the known updates.
 
-    rule "krum" (section 3.2): all attackers send -lambda * s with the largest lambda, halved from
-    the paper's upper bound, at which Krum would choose it. "trimmed_mean" (section 3.3, also
-    against the median): every attacker draws each parameter of its model anew, where s > 0 from
-    below the smallest honest one, else from above the largest: up to `stretch` times as far from 0
-    (their b > 1). knowledge: see `base.Collusion`; with "own", Krum is tried on the attackers' own
-    updates, and the trimmed mean's values lie 3 to 4 standard deviations from the mean of those.
+    Against Krum (section 3.2) all attackers send -lambda * s with the largest lambda, halved from
+    the paper's upper bound, at which Krum would choose it. Against the trimmed mean (section 3.3,
+    also against the median) every attacker draws each parameter of its model anew, where s > 0 from
+    below the smallest honest one, else from above the largest: up to `stretch` times as far from 0.
+    With knowledge=own, Krum is tried on the attackers' own updates, and the trimmed mean's values
+    lie 3 to 4 standard deviations from the mean of those.
+
+    Args:
+        rule: the rule it is made for.
+        stretch: trimmed_mean with omniscient: how far beyond the honest values, as a multiple of
+            them (the paper's b).
+        knowledge: omniscient: of all honest updates; own: of the poisoned clients' only.
+
+    Returns:
+        A contamination of clients that work together.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Fang, Cao, Jia, Gong, USENIX Security 2020.
     """
-    choice("contamination.rule", rule, ("krum", "trimmed_mean"))
-    number("contamination.stretch", stretch, low=1, open_low=True)
 
     def attack(context: AttackContext) -> CraftedUpdates:
         if rule == "krum":

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Generator
 
 from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.common import sample_rows
 from fedrobust.state import State
-from fedrobust.utils.validation import choice, flag, number
+from fedrobust.utils.validation import NonNegative, Positive, Share, check_settings
 
 
-def free_rider(*, noise: float = 0.0) -> Contamination:
-    """The reply is the received state, buffers included: a plain free rider (Fraboni, Vidal &
-    Lorenzi, AISTATS 2021).
+@check_settings("contamination")
+def free_rider(*, noise: NonNegative = 0.0) -> Contamination:
+    """The reply is the received state, buffers included: a plain free rider.
 
-    noise: standard deviation of Gaussian noise on every parameter, by which it may be taken for
-    work (their disguised free rider, whose noise is to be as large as what one would have learnt);
-    0: none. In the simulation the client trains all the same, and nobody sees what it learnt.
+    In the simulation the client trains all the same, and nobody sees what it learnt.
+
+    Args:
+        noise: standard deviation of Gaussian noise on every parameter, by which it may be taken for
+            work (the paper's disguised free rider, whose noise is to be as large as what one would
+            have learnt); 0: none.
+
+    Returns:
+        A contamination of the update.
+
+    Raises:
+        ConfigError: the noise is out of its range.
+
+    Reference:
+        Fraboni, Vidal, Lorenzi, AISTATS 2021.
     """
-    number("contamination.noise", noise, low=0)
 
     def update(trained: State, reference: State, generator: Generator) -> State:
         if noise == 0:
@@ -32,16 +45,24 @@ def free_rider(*, noise: float = 0.0) -> Contamination:
     return Contamination("free_rider", update=update)
 
 
-def gaussian_update(*, std: float = 1.0, relative: bool = True) -> Contamination:
+@check_settings("contamination")
+def gaussian_update(*, std: NonNegative = 1.0, relative: bool = True) -> Contamination:
     """The reply becomes trained + e with independent Gaussian noise e on all trainable parameters.
 
-    relative (default): `std` is the length of the noise relative to the length of the update, so
-    that one value means the same for any model: every e_d has the standard deviation std * |trained
-    - reference| / sqrt(D). Otherwise `std` is the standard deviation of every e_d itself. Buffers
-    (BatchNorm statistics) stay as trained. std 0: the reply is untouched.
+    Buffers (BatchNorm statistics) stay as trained.
+
+    Args:
+        std: size of the noise; 0: the reply is untouched.
+        relative: true: std is the length of the noise relative to that of the update, so that one
+            value means the same for any model (every e_d has the standard deviation std * |trained
+            - reference| / sqrt(D)); false: std is the standard deviation of every e_d itself.
+
+    Returns:
+        A contamination of the update.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
-    number("contamination.std", std, low=0)
-    flag("contamination.relative", relative)
 
     def update(trained: State, reference: State, generator: Generator) -> State:
         if std == 0:
@@ -60,17 +81,22 @@ def gaussian_update(*, std: float = 1.0, relative: bool = True) -> Contamination
     return Contamination("gaussian_update", update=update)
 
 
-VALUES = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+@check_settings("contamination")
+def not_finite(*, value: Literal["nan", "inf", "-inf"] = "nan", rate: Share = 1.0) -> Contamination:
+    """Some trainable parameters become a value that is not finite. The server refuses such a reply,
+    so the client counts as failed, and the run goes on only within server.max_failures.
 
+    Args:
+        value: what they become, as a word.
+        rate: exact share of the parameters.
 
-def not_finite(*, value: str = "nan", rate: float = 1.0) -> Contamination:
-    """An exact share of all trainable parameters becomes `value`.
+    Returns:
+        A contamination of the update.
 
-    value: "nan", "inf" or "-inf". rate: share in [0, 1]. The adapter refuses such a reply, so the
-    client counts as failed, and the run goes on only within server.max_failures.
+    Raises:
+        ConfigError: a setting is out of its range.
     """
-    spoilt = VALUES[choice("contamination.value", value, tuple(VALUES))]
-    number("contamination.rate", rate, low=0, high=1)
+    spoilt = float(value)
 
     def update(trained: State, reference: State, generator: Generator) -> State:
         places = sample_rows(torch.arange(trained.parameters.numel()), rate, generator)
@@ -81,15 +107,26 @@ def not_finite(*, value: str = "nan", rate: float = 1.0) -> Contamination:
     return Contamination("not_finite", update=update)
 
 
-def scaling(*, factor: float = 10.0) -> Contamination:
+@check_settings("contamination")
+def scaling(*, factor: NonNegative = 10.0) -> Contamination:
     """The reply becomes reference + factor * (trained - reference) in all trainable parameters:
-    model replacement (Bagdasaryan et al., AISTATS 2020, equation 3) of whatever the client has
-    learnt, here without a backdoor.
+    model replacement of whatever the client has learnt, here without a backdoor.
 
-    factor >= 0: of N clients with equal weights, N replaces the mean by this client's model; 1 is
-    honest. Buffers (BatchNorm statistics) stay as trained.
+    Buffers (BatchNorm statistics) stay as trained.
+
+    Args:
+        factor: length of the update relative to the true one; of N clients with equal weights, N
+            replaces the mean by this client's model; 1 is honest.
+
+    Returns:
+        A contamination of the update.
+
+    Raises:
+        ConfigError: the factor is out of its range.
+
+    Reference:
+        Bagdasaryan et al., AISTATS 2020, equation 3.
     """
-    number("contamination.factor", factor, low=0)
 
     def update(trained: State, reference: State, generator: Generator) -> State:
         if factor == 1:
@@ -100,14 +137,22 @@ def scaling(*, factor: float = 10.0) -> Contamination:
     return Contamination("scaling", update=update)
 
 
-def sign_flip(*, scale: float = 1.0) -> Contamination:
+@check_settings("contamination")
+def sign_flip(*, scale: Positive = 1.0) -> Contamination:
     """The reply becomes reference - scale * (trained - reference) in all trainable parameters.
 
-    scale > 0: length of the false update relative to the true one. Buffers (BatchNorm statistics)
-    stay as trained: a running variance pushed backwards may fall below 0, which would give the
-    attacker away.
+    Buffers (BatchNorm statistics) stay as trained: a running variance pushed backwards may fall
+    below 0, which would give the attacker away.
+
+    Args:
+        scale: length of the reversed update relative to the true one.
+
+    Returns:
+        A contamination of the update.
+
+    Raises:
+        ConfigError: the scale is out of its range.
     """
-    number("contamination.scale", scale, low=0, open_low=True)
 
     def update(trained: State, reference: State, generator: Generator) -> State:
         flipped = (

@@ -5,19 +5,30 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
-from fedrobust.contamination.updates.collusion import make_collusion, tune_against_rule
-from fedrobust.utils.validation import number
+from fedrobust.contamination.updates.collusion import Knowledge, make_collusion, tune_against_rule
+from fedrobust.utils.validation import NonNegative, PositiveCount, check_settings
 
 
-def ipm(*, factor: float = 2.0, knowledge: str = "omniscient") -> Contamination:
-    """Every attacker's update becomes -factor * mean of the known updates (Xie, Koyejo & Gupta, UAI
-    2019).
+@check_settings("contamination")
+def ipm(*, factor: NonNegative = 2.0, knowledge: Knowledge = "omniscient") -> Contamination:
+    """Inner product manipulation: every attacker's update becomes -factor * mean of the known
+    updates.
 
-    factor >= 0 (their epsilon): below 1 it hides among small honest updates; among N clients with f
-    attackers a plain mean goes backwards above (N - f) / f. 0: they send nothing new. knowledge:
-    see `base.Collusion`.
+    Args:
+        factor: the mean of the known updates times minus this is sent (the paper's epsilon). Below
+            1 it hides among small honest updates; among N clients with f attackers a plain mean
+            goes backwards above (N - f) / f. 0: nothing new is sent.
+        knowledge: omniscient: of all honest updates; own: of the poisoned clients' only.
+
+    Returns:
+        A contamination of clients that work together.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Xie, Koyejo, Gupta, UAI 2019.
     """
-    number("contamination.factor", factor, low=0)
 
     def attack(context: AttackContext) -> CraftedUpdates:
         return CraftedUpdates(
@@ -28,14 +39,24 @@ def ipm(*, factor: float = 2.0, knowledge: str = "omniscient") -> Contamination:
     return make_collusion("ipm", attack, knowledge)
 
 
-def optimal_ipm(*, evaluations: int = 20) -> Contamination:
-    """`ipm` whose factor is tuned against the live rule in every round, as in the experiments of
-    Allouah et al. (AISTATS 2023): see `_collusion.tuned`.
+@check_settings("contamination")
+def optimal_ipm(*, evaluations: PositiveCount = 20) -> Contamination:
+    """`ipm` whose factor is tuned against the live rule in every round
+    (`collusion.tune_against_rule`). Omniscient by nature.
 
-    evaluations: how often the rule is applied for it; a rule that distils makes this dear.
-    Omniscient by nature.
+    Args:
+        evaluations: applications of the rule per round by which the factor is tuned; a rule that
+            distils makes this dear.
+
+    Returns:
+        A contamination of clients that work together.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Allouah et al., AISTATS 2023, experiments.
     """
-    number("contamination.evaluations", evaluations, low=1, integer=True)
 
     def candidate(factor: float, mean_Sb: Tensor) -> Tensor:
         return mean_Sb[0] * -factor

@@ -8,20 +8,29 @@ from torch import Tensor
 from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
 from fedrobust.contamination.updates.collusion import make_collusion
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Count, check_settings
 
 
-def mimic(*, target: int | None = None) -> Contamination:
-    """Every attacker sends a copy of one honest client's update (Karimireddy, He & Jaggi, ICLR
-    2022): no rule can tell it from an honest one, but where clients' data differ it pulls the model
-    to that client.
+@check_settings("contamination")
+def mimic(*, target: Count | None = None) -> Contamination:
+    """Every attacker sends a copy of one honest client's update: no rule can tell it from an honest
+    one, but where clients' data differ it pulls the model to that client. Omniscient by nature.
 
-    target: the client; null: the one that stands out most in the first round with attackers, as the
-    paper's warm-up of one round finds it (`outstanding`); it stays the target. Where it did not
-    reply, the one that stands out in that round takes its place. Omniscient by nature.
+    Args:
+        target: the number of the honest client that all poisoned ones copy; null: the one that
+            stands out most in the first round with attackers, as the paper's warm-up of one round
+            finds it (`outstanding`); it stays the target. Where it did not reply, the one that
+            stands out in that round takes its place.
+
+    Returns:
+        A contamination of clients that work together.
+
+    Raises:
+        ConfigError: the target is out of its range; in a round, where it is poisoned itself.
+
+    Reference:
+        Karimireddy, He, Jaggi, ICLR 2022.
     """
-    if target is not None:
-        number("contamination.target", target, low=0, integer=True)
 
     def attack(context: AttackContext) -> CraftedUpdates:
         if target in context.own.clients:

@@ -6,24 +6,44 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.updates.collusion import Knowledge
 from fedrobust.contamination.updates.distance_bounded import (
+    Perturbation,
     UpdateDistances,
     distance_bounded_attack,
 )
+from fedrobust.utils.validation import NonNegative, check_settings
 
 
+@check_settings("contamination")
 def min_max(
-    *, perturbation: str = "std", gamma: float | None = None, knowledge: str = "omniscient"
+    *,
+    perturbation: Perturbation = "std",
+    gamma: NonNegative | None = None,
+    knowledge: Knowledge = "omniscient",
 ) -> Contamination:
     """Every attacker's update becomes mean + gamma * p of the known updates, with the largest gamma
-    at which its distance to any of them is at most the largest distance between two of them
-    (Shejwalkar & Houmansadr, NDSS 2021).
+    at which its distance to any of them is at most the largest distance between two of them.
 
-    perturbation: the direction p: "std", minus the standard deviation of every coordinate; "sign",
-    minus the sign of the mean; "unit", minus the mean at length 1. gamma: a fixed one >= 0; null:
-    searched for in every round by halved steps (their algorithm 1; the start comes from the
-    distances, since a constant one is too coarse for short updates). gamma = 0: they send the mean.
-    knowledge: see `base.Collusion`; a single known update leaves no room: it is sent as it is.
+    Gamma is searched for in every round by halved steps; the start comes from the distances, since
+    the paper's constant one is too coarse for short updates. A single known update leaves no room:
+    it is sent as it is.
+
+    Args:
+        perturbation: the direction p. std: minus the standard deviation of every coordinate; sign:
+            minus the sign of the mean; unit: minus the mean at length 1.
+        gamma: how far; 0: the mean is sent; null: as far as the largest distance between honest
+            updates allows.
+        knowledge: omniscient: of all honest updates; own: of the poisoned clients' only.
+
+    Returns:
+        A contamination of clients that work together.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Shejwalkar, Houmansadr, NDSS 2021, algorithm 1.
     """
     return distance_bounded_attack(
         "min_max", perturbation, gamma, knowledge, within_largest_distance

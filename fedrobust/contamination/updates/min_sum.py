@@ -6,20 +6,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.updates.collusion import Knowledge
 from fedrobust.contamination.updates.distance_bounded import (
+    Perturbation,
     UpdateDistances,
     distance_bounded_attack,
 )
+from fedrobust.utils.validation import NonNegative, check_settings
 
 
+@check_settings("contamination")
 def min_sum(
-    *, perturbation: str = "std", gamma: float | None = None, knowledge: str = "omniscient"
+    *,
+    perturbation: Perturbation = "std",
+    gamma: NonNegative | None = None,
+    knowledge: Knowledge = "omniscient",
 ) -> Contamination:
     """Every attacker's update becomes mean + gamma * p of the known updates, with the largest gamma
-    at which the sum of its squared distances to them is at most the largest such sum of one of them
-    (Shejwalkar & Houmansadr, NDSS 2021).
+    at which the sum of its squared distances to them is at most the largest such sum of one of
+    them. Gamma is searched for as in `min_max`.
 
-    The settings are those of `min_max`.
+    Args:
+        perturbation: the direction p. std: minus the standard deviation of every coordinate; sign:
+            minus the sign of the mean; unit: minus the mean at length 1.
+        gamma: how far; 0: the mean is sent; null: as far as the largest sum of distances of an
+            honest update allows.
+        knowledge: omniscient: of all honest updates; own: of the poisoned clients' only.
+
+    Returns:
+        A contamination of clients that work together.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Shejwalkar, Houmansadr, NDSS 2021.
     """
     return distance_bounded_attack("min_sum", perturbation, gamma, knowledge, within_largest_sum)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrobust.errors import ConfigError
-from fedrobust.privacy.mechanisms import Privacy
-from fedrobust.utils.validation import number
+from fedrobust.privacy.mechanisms import Privacy, SumOf
+from fedrobust.utils.validation import check
 
 CONDITION = "sum-of-at-least"  # in the node's own configuration
 
@@ -18,7 +18,7 @@ def check_site_condition(node: Mapping[str, Any], privacy: Privacy, threshold: i
     threshold: of how many hospitals the run opens a sum at least, under secure aggregation."""
     if CONDITION not in node:
         return
-    least = number(CONDITION, node[CONDITION], low=2, integer=True)
+    least = check(CONDITION, node[CONDITION], SumOf)
     if not privacy.secure:
         raise ConfigError(
             f"privacy={privacy.name}: with {CONDITION}={least} this node sends sums "

@@ -39,7 +39,7 @@ def test_a_lesson_lowers_its_loss_and_pulls_the_member_towards_its_peers(case: R
     member_scores = scoring.score_members(bench, members, need_root=True, need_proxy=True)
     teacher = teachers.peer_probabilities(member_scores.proxy_NPK, 16.0, 2.0, "median")[0]
     lesson = distillation.mutual_losses(
-        bench, member_scores.proxy_NPK, distillation.PeerSettings("full", "median", 0.0), 2.0
+        bench, member_scores.proxy_NPK, distillation.DistillationSettings(min_confidence=0.0), 2.0
     )[0]
     start = replace(members.state(0), buffers=member_scores.buffers_NB[0])
 
@@ -66,7 +66,7 @@ def test_the_ground_truth_reading_closes_the_gap_at_the_labelled_anchor(case: Ro
     lesson = distillation.mutual_losses(
         bench,
         member_scores.proxy_NPK,
-        distillation.PeerSettings("ground_truth", "median", 0.5),
+        distillation.DistillationSettings(distillation_loss="true_class"),
         2.0,
     )[0]
     start = replace(members.state(0), buffers=member_scores.buffers_NB[0])

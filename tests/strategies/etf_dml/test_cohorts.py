@@ -283,7 +283,11 @@ def test_the_permanent_peer_gives_half_of_every_teacher(case: Round) -> None:
     for reading, scale in (("kl", 16.0 / 2), ("true_class", None)):
         for member, (lesson, rows) in enumerate(
             _distillation.mutual_losses(
-                bench, scores, _distillation.PeerSettings(reading, "mean", 0.0), 2.0, permanent
+                bench,
+                scores,
+                _distillation.DistillationSettings("mutual", reading, "mean", 0.0),
+                2.0,
+                permanent,
             )
         ):
             others = torch.cat([scores[:member], scores[member + 1 :]])
