@@ -30,9 +30,9 @@ from fedrobust.errors import ConfigError
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.server.loop import run_rounds
 from fedrobust.utils import nested
-from tests.helpers import federation
-from tests.helpers.federation import Memory
-from tests.strategies.bare import SMALL, a_round, apply, mixing, normal
+from tests.helpers import federations
+from tests.helpers.federations import Memory
+from tests.helpers.rounds import SMALL, apply_rule, matrix_round, mixing, normal
 
 seeds = st.integers(0, 2**32)
 NOTHING, PLAIN = preaggregation.none(), server_optimizers.none()
@@ -46,7 +46,7 @@ def test_none_and_none_are_the_rule_itself() -> None:
 def test_a_run_with_none_has_the_bits_of_one_without_the_groups() -> None:
     """The default experiment's rule is the built one itself, and doing nothing the long way
     (buckets of one, a plain step) gives the same model up to rounding."""
-    experiment = federation.study("strategy=krum", "strategy.f=0", "num_clients=3")
+    experiment = federations.build_experiment("strategy=krum", "strategy.f=0", "num_clients=3")
     assert experiment.strategy.name == "krum"
     assert (experiment.config["preaggregation"], experiment.config["server_optimizer"]) == (
         {"_target_": "fedrobust.strategies.preaggregation.none"},
@@ -54,8 +54,8 @@ def test_a_run_with_none_has_the_bits_of_one_without_the_groups() -> None:
     )
     matrix = normal(0, 5, 40)
     plain, long = (
-        apply(krum(1), matrix),
-        apply(compose_strategy(krum(1), bucketing(1), fedavgm(1.0, 0.0)), matrix),
+        apply_rule(krum(1), matrix),
+        apply_rule(compose_strategy(krum(1), bucketing(1), fedavgm(1.0, 0.0)), matrix),
     )
     torch.testing.assert_close(plain.state.parameters, long.state.parameters)
     torch.testing.assert_close(plain.weights_N, long.weights_N)
@@ -75,7 +75,8 @@ def test_a_mixture_on_disk_gives_the_same_bits(
     for before in (nnm(2), bucketing(2), arc(2)):
         for rule in (median(), krum(0)):
             one, other = (
-                apply(compose_strategy(rule, before, PLAIN), values) for values in (matrix, mapped)
+                apply_rule(compose_strategy(rule, before, PLAIN), values)
+                for values in (matrix, mapped)
             )
             assert torch.equal(one.state.parameters, other.state.parameters)
             assert torch.equal(one.weights_N, other.weights_N)
@@ -98,20 +99,20 @@ def test_every_part_has_enough_clients(rule: Strategy, before: Preaggregation, l
     both = compose_strategy(rule, before, fedadam())
     assert both.min_clients == least
     assert both.name == f"{before.name}+{rule.name}+fedadam"
-    assert apply(both, normal(0, least, 6)).state.parameters.isfinite().all()
+    assert apply_rule(both, normal(0, least, 6)).state.parameters.isfinite().all()
 
 
 def test_influence_goes_through_the_mixture() -> None:
     # NNM of SMALL with f = 1, see above: rows (.5, 2), (.5, 2), (2.5, 4) of clients 01, 01, 02; a
     # plain mean weighs client 0: 1/3 (1/2 + 1/2 + 1/2), client 1: 1/3 (1/2 + 1/2), client 2: 1/3
     # 1/2
-    result = apply(compose_strategy(fedavg("uniform"), nnm(1), PLAIN), SMALL)
+    result = apply_rule(compose_strategy(fedavg("uniform"), nnm(1), PLAIN), SMALL)
     torch.testing.assert_close(
         result.weights_N, torch.tensor([1 / 2, 1 / 3, 1 / 6], dtype=torch.float64)
     )
     torch.testing.assert_close(result.state.parameters, torch.tensor([3.5 / 3, 8 / 3]))
     # clipping to 2 leaves 2/3, 1 and 2/7.0711 of the updates: shares of 1.94952
-    result = apply(compose_strategy(fedavg("uniform"), clipping(2.0), PLAIN), SMALL)
+    result = apply_rule(compose_strategy(fedavg("uniform"), clipping(2.0), PLAIN), SMALL)
     torch.testing.assert_close(
         result.weights_N,
         torch.tensor([0.34196, 0.51295, 0.14508], dtype=torch.float64),
@@ -124,7 +125,7 @@ def test_influence_goes_through_the_mixture() -> None:
 @given(seeds, st.integers(1, 4))
 def test_columns_of_buckets_become_columns_of_clients(seed: int, size: int) -> None:
     matrix = normal(seed, 12, 6)
-    result = apply(compose_strategy(multi_krum(0), bucketing(size), PLAIN), matrix, seed)
+    result = apply_rule(compose_strategy(multi_krum(0), bucketing(size), PLAIN), matrix, seed)
     assert len(result.weights_N) == len(result.extras["krum_score"]) == 12
     torch.testing.assert_close(result.weights_N.sum(), torch.tensor(1.0, dtype=torch.float64))
     found = mixing(bucketing(size), matrix, seed)
@@ -136,7 +137,9 @@ def test_an_infinite_column_stays_with_its_bucket() -> None:
     def rule(round: Round) -> Aggregate:
         return replace(fedavg().rule(round), extras={"score": [float("inf"), 1.0], "plain": 2.0})
 
-    extras = apply(compose_strategy(Strategy("made_up", rule), bucketing(2), PLAIN), SMALL).extras
+    extras = apply_rule(
+        compose_strategy(Strategy("made_up", rule), bucketing(2), PLAIN), SMALL
+    ).extras
     assert extras["plain"] == 2
     assert sorted(extras["score"]) in ([1, 1, float("inf")], [1, float("inf"), float("inf")])
 
@@ -165,17 +168,26 @@ def test_rules_of_another_kind_are_refused() -> None:
         (lambda: fedadam(beta2=1.0), "server_optimizer.beta2=1.0: must be less than 1"),
         (lambda: fedyogi(beta2=1.5), "server_optimizer.beta2=1.5: must be less than 1"),
         (lambda: fedadagrad(tau=0), "server_optimizer.tau=0"),
-        (lambda: federation.study("preaggregation=nnm"), "num_clients=3: strategy=nnm\\+"),
         (
-            lambda: federation.study("preaggregation=bucketing", "preaggregation.size=x"),
+            lambda: federations.build_experiment("preaggregation=nnm"),
+            "num_clients=3: strategy=nnm\\+",
+        ),
+        (
+            lambda: federations.build_experiment(
+                "preaggregation=bucketing", "preaggregation.size=x"
+            ),
             "preaggregation.size=x",
         ),
         (
-            lambda: federation.study("server_optimizer._target_=fedrobust.strategies.krum.krum"),
+            lambda: federations.build_experiment(
+                "server_optimizer._target_=fedrobust.strategies.krum.krum"
+            ),
             "must name a function in fedrobust.strategies.server_optimizers",
         ),
         (
-            lambda: federation.study("server_optimizer=fedadam", "+server_optimizer.f=3"),
+            lambda: federations.build_experiment(
+                "server_optimizer=fedadam", "+server_optimizer.f=3"
+            ),
             "server_optimizer.f=3: unknown setting",
         ),
     ],
@@ -193,12 +205,12 @@ def test_what_is_remembered_survives_a_checkpoint_and_is_never_changed(
     optimizer: ServerOptimizer,
 ) -> None:
     rule = compose_strategy(fedavg(), NOTHING, optimizer)
-    first = rule.rule(a_round(Updates.of(normal(0, 3, 5)), normal(9, 5)))
+    first = rule.rule(matrix_round(Updates.of(normal(0, 3, 5)), normal(9, 5)))
     kept, tensors = nested.flatten(dict(first.memory))
     copies = [tensor.clone() for tensor in tensors]
     again = Updates.of(normal(1, 3, 5))
-    one = rule.rule(a_round(again, first.state.parameters, first.memory))
-    other = rule.rule(a_round(again, first.state.parameters, nested.unflatten(kept, copies)))
+    one = rule.rule(matrix_round(again, first.state.parameters, first.memory))
+    other = rule.rule(matrix_round(again, first.state.parameters, nested.unflatten(kept, copies)))
     assert torch.equal(one.state.parameters, other.state.parameters)
     assert all(torch.equal(a, b) for a, b in zip(tensors, copies, strict=True))
 
@@ -209,8 +221,8 @@ def test_the_rule_and_the_optimizer_have_memories_of_their_own() -> None:
         return replace(result, memory={"rounds": round.memory.get("rounds", 0) + 1})
 
     both = compose_strategy(Strategy("counting", rule), nnm(0), fedavgm())
-    first = both.rule(a_round(Updates.of(SMALL)))
-    second = both.rule(a_round(Updates.of(SMALL), memory=first.memory))
+    first = both.rule(matrix_round(Updates.of(SMALL)))
+    second = both.rule(matrix_round(Updates.of(SMALL), memory=first.memory))
     assert second.memory["rule"] == {"rounds": 2}
     assert second.memory["server_optimizer"]["momentum"].tolist() == pytest.approx(
         [2 * 1.9, 3 * 1.9]
@@ -225,7 +237,7 @@ def test_a_whole_round_of_the_three_on_real_clients() -> None:
         "server.batchnorm=mean",
         "rounds=2",
     )
-    server = federation.server(*words)
+    server = federations.build_server(*words)
     with InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1) as grid:
         finished = run_rounds(server, grid, Memory())
     assert server.experiment.strategy.name == "bucketing+median+fedyogi"

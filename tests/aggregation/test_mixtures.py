@@ -11,7 +11,7 @@ from fedrobust.aggregation.mixtures import MixedUpdates, mix_updates
 from fedrobust.aggregation.round import merge_buffers
 from fedrobust.aggregation.updates import Updates
 from fedrobust.state import Layout
-from tests.strategies.bare import SMALL, normal
+from tests.helpers.rounds import SMALL, normal
 
 laws = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 2**32)

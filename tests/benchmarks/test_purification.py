@@ -18,7 +18,7 @@ from benchmarks.common.report import Spread
 from benchmarks.tasks import purification as task
 from fedrobust.defences.purification.mdda import mdda
 from fedrobust.learning.model_files import save_state
-from tests.helpers import federation
+from tests.helpers import federations
 
 
 def measured(result: dict[str, Any]) -> Measurement:
@@ -193,7 +193,7 @@ def test_the_share_given_back_by_hand() -> None:
 def test_a_run_from_its_folder_to_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = federation.server()
+    server = federations.build_server()
     (tmp_path / "manifest.json").write_text(json.dumps({"config": server.experiment.config}))
     save_state(tmp_path / "model.safetensors", server.layout, server.initial, server.model.anchors)
     monkeypatch.setattr(

@@ -13,18 +13,18 @@ from fedrobust.learning.losses import dot_regression
 from fedrobust.seeding import generator
 from fedrobust.state import Layout, read
 from fedrobust.utils.images import as_unit
-from tests.helpers import tiny
+from tests.helpers import models
 
 FAST = {"loss": "cross_entropy", "augment": False, "optimizer": {"name": "Adam", "lr": 0.02}}
 
 
 def trained(trainer: Any) -> tuple[Any, Any]:
-    net = tiny.model()
-    return net, trainer(tiny.task(net, tiny.shard()))
+    net = models.classifier()
+    return net, trainer(models.task(net, models.shard()))
 
 
 def robust_accuracy(net: Any, eps: float) -> float:
-    data = tiny.shard().test
+    data = models.shard().test
     attack = pgd().attack
     assert attack is not None
     images = attack(net, as_unit(data.images), data.labels, eps, generator(0, "judge"))
@@ -43,10 +43,10 @@ def test_it_makes_the_model_harder_to_mislead() -> None:
 
 def test_the_loss_by_hand() -> None:
     """An attack that makes everything black; weight 3 times the loss on black images."""
-    net, data = tiny.model().eval(), tiny.samples(6)
+    net, data = models.classifier().eval(), models.samples(6)
     images = as_unit(data.images)
     loss = attacked_loss(
-        tiny.task(net, tiny.shard()),
+        models.task(net, models.shard()),
         dot_regression,
         lambda model, x, y, eps, g: x * 0,
         eps=0.1,

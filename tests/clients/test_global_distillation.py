@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from fedrobust.errors import ConfigError
 from fedrobust.learning import batchnorm, losses
 from fedrobust.state import Layout, read
-from tests.helpers import tiny
+from tests.helpers import models
 
 
 def trained(trainer, **keywords):
-    net = tiny.model()
-    result = trainer(tiny.task(net, tiny.shard(), **keywords))
+    net = models.classifier()
+    result = trainer(models.task(net, models.shard(), **keywords))
     return read(net, Layout.of(net)).parameters, result
 
 
@@ -82,12 +82,12 @@ def test_a_spoilt_global_model_gets_no_say():
 def test_the_term_by_its_definition(distillation_loss):
     # student = twice the peer's first layer; peer in eval mode, frozen, unchanged by the student's
     # training
-    model = tiny.model().train()
+    model = models.classifier().train()
     extra = global_peer_loss(model, distillation_loss, 0.5, 2.0)
-    frozen = tiny.model().eval()
+    frozen = models.classifier().eval()
     with torch.no_grad():
         model.last.weight.add_(0.3)
-    images, labels = tiny.samples(6).images / 255, tiny.samples(6).labels
+    images, labels = models.samples(6).images / 255, models.samples(6).labels
     scores = model(images)
     taught = frozen(images).detach()
     if distillation_loss == "kl":
@@ -99,23 +99,23 @@ def test_the_term_by_its_definition(distillation_loss):
 
 
 def test_the_stronger_the_pull_the_nearer_to_the_peer():
-    moved, images = [], tiny.samples(12).images / 255
+    moved, images = [], models.samples(12).images / 255
     for weight in (0.0, 0.3, 3.0):
-        net = tiny.model()
+        net = models.classifier()
         # an untrained model's statistics are not those of any data
-        batchnorm.recalibrate(net, tiny.samples(48).images)
+        batchnorm.recalibrate(net, models.samples(48).images)
         before = net.eval()(images).detach()
         trainer = global_distillation(
             weight=weight, warmup=0, epochs=10, augment=False, optimizer={"name": "SGD", "lr": 0.02}
         )
-        trainer(tiny.task(net, tiny.shard()))
+        trainer(models.task(net, models.shard()))
         moved.append((net.eval()(images) - before).norm().item())
     assert moved[0] > moved[1] > moved[2]
 
 
 def test_accuracy_in_percent():
     # 3 of the 12 images get another label than the model's own answer: 75 %
-    net, data = tiny.model(), tiny.samples(12)
+    net, data = models.classifier(), models.samples(12)
     answers = net.eval()(data.images / 255).argmax(1)
     wrong = torch.where(torch.arange(12) < 3, (answers + 1) % 3, answers)
     assert accuracy(net, type(data)(data.images, wrong)) == 75.0

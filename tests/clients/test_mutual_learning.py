@@ -17,17 +17,17 @@ from fedrobust.learning.classifier import timm_model
 from fedrobust.runtime.messages import records
 from fedrobust.seeding import generator
 from fedrobust.state import Layout, read
-from tests.helpers import federation, tiny
+from tests.helpers import federations, models
 
-FACTORY = timm_model("resnet18", dimension=6, options=tiny.NARROW)
+FACTORY = timm_model("resnet18", dimension=6, options=models.NARROW)
 
 
 def trained(seed=0, **given):
-    net = tiny.resnet()
+    net = models.resnet()
     trainer = mutual_learning(model=FACTORY, **{"steps": 2, "batch_size": 8, **given})
     return (
         read(net, Layout.of(net)).parameters.clone(),
-        trainer(tiny.task(net, tiny.shard(size=32), seed=seed)),
+        trainer(models.task(net, models.shard(size=32), seed=seed)),
         net,
     )
 
@@ -83,7 +83,7 @@ def test_the_same_generator_gives_the_same_bits_and_the_peers_matter(distillatio
 
 
 def test_peers_have_the_anchors_and_other_weights():
-    task = tiny.task(tiny.resnet(), tiny.shard(size=32))
+    task = models.task(models.resnet(), models.shard(size=32))
     found = make_peers(task, FACTORY, 2)
     assert {etf.digest(one.anchors) for one in found} == {etf.digest(task.model.anchors)}
     weights = [one.last.weight for one in (task.model, *found)]
@@ -93,10 +93,10 @@ def test_peers_have_the_anchors_and_other_weights():
 
 
 def test_a_linear_head_has_peers_too():
-    net = tiny.resnet("linear")
-    factory = timm_model("resnet18", head="linear", options=tiny.NARROW)
+    net = models.resnet("linear")
+    factory = timm_model("resnet18", head="linear", options=models.NARROW)
     result = mutual_learning(model=factory, loss="cross_entropy", steps=1)(
-        tiny.task(net, tiny.shard(size=32))
+        models.task(net, models.shard(size=32))
     )
     assert math.isfinite(result.sums["loss"])
 
@@ -108,7 +108,7 @@ def test_epochs_are_reported_with_early_stopping():
 
 
 def test_in_a_federation():
-    server = federation.server(*federation.MEAN, "client=mutual_learning", "client.size=3")
+    server = federations.build_server(*federations.MEAN, "client=mutual_learning", "client.size=3")
     records.set_identity()
     order = {
         "experiment": server.experiment.text,

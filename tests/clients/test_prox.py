@@ -6,16 +6,16 @@ from torch import nn
 
 from fedrobust.errors import ConfigError
 from fedrobust.state import Layout, read
-from tests.helpers import tiny
+from tests.helpers import models
 
 SLOW = {"name": "SGD", "lr": 0.05}
 
 
 def trained(trainer):
-    net = tiny.model()
+    net = models.classifier()
     layout = Layout.of(net)
     start = read(net, layout).parameters
-    result = trainer(tiny.task(net, tiny.shard()))
+    result = trainer(models.task(net, models.shard()))
     return read(net, layout).parameters, start, result
 
 

@@ -10,21 +10,21 @@ from fedrobust.learning.settings import TrainingSettings
 from fedrobust.seeding import generator
 from fedrobust.state import Layout, read
 from fedrobust.types import Samples, Shard
-from tests.helpers import tiny
+from tests.helpers import models
 
 FAST = {"name": "Adam", "lr": 0.02}
 
 
 def uneven():
-    data = tiny.shard(train=30)
+    data = models.shard(train=30)
     keep = torch.cat([(data.train.labels == k).nonzero()[:n, 0] for k, n in enumerate((10, 5, 1))])
     return Shard(data.train.take(keep), data.validation, data.test)
 
 
 def test_it_learns_and_reports_means_times_images():
-    net, data = tiny.model(), tiny.shard()
+    net, data = models.classifier(), models.shard()
     before = etf.digest(net.anchors)
-    result = sgd(epochs=15, optimizer=FAST)(tiny.task(net, data))
+    result = sgd(epochs=15, optimizer=FAST)(models.task(net, data))
     assert (predict(net, data.test.images).argmax(1) == data.test.labels).double().mean() > 0.9
     assert result.num_examples == 48
     assert 0 <= result.sums["correct"] <= 48
@@ -37,8 +37,8 @@ def test_it_learns_and_reports_means_times_images():
 def test_equal_tasks_give_equal_bits():
     states = []
     for _ in range(2):
-        net = tiny.resnet()
-        sgd(epochs=2)(tiny.task(net, tiny.shard(size=32, train=12)))
+        net = models.resnet()
+        sgd(epochs=2)(models.task(net, models.shard(size=32, train=12)))
         states.append(read(net, Layout.of(net)))
     assert torch.equal(states[0].parameters, states[1].parameters)
     assert torch.equal(states[0].buffers, states[1].buffers)
@@ -50,7 +50,7 @@ def test_rect_counts_by_scope(scope):
     labels = torch.tensor([0, 0, 2])
     scores = torch.rand(3, 3, generator=generator(0, "scores"))
     counts = {"batch": None, "client": torch.tensor([10.0, 5.0, 1.0])}[scope]
-    task = tiny.task(tiny.model(), uneven())
+    task = models.task(models.classifier(), uneven())
     loss = task_loss(task, TrainingSettings(rect_scope=scope))(scores, labels)
     assert torch.equal(
         loss, dot_regression(scores, labels, rect_lengths(labels, 3, counts_K=counts))
@@ -59,15 +59,15 @@ def test_rect_counts_by_scope(scope):
 
 def test_balanced_softmax_knows_the_client_s_counts_and_the_scale():
     scores, labels = torch.rand(3, 3, generator=generator(0, "scores")), torch.tensor([0, 0, 2])
-    loss = task_loss(tiny.task(tiny.model(), uneven()), TrainingSettings(loss="balanced_softmax"))(
-        scores, labels
-    )
+    loss = task_loss(
+        models.task(models.classifier(), uneven()), TrainingSettings(loss="balanced_softmax")
+    )(scores, labels)
     assert torch.equal(loss, balanced_softmax(scores, labels, torch.tensor([10.0, 5.0, 1.0]), 16.0))
 
 
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(ConfigError, match=r"client\.loss=dot_regression: needs model\.head=etf"):
-        sgd()(tiny.task(tiny.model("linear"), tiny.shard()))
+        sgd()(models.task(models.classifier("linear"), models.shard()))
     with pytest.raises(
         ConfigError, match=r"client\.rect_scope=global: must be one of batch, client"
     ):
@@ -77,8 +77,8 @@ def test_what_does_not_go_together_is_refused():
 
 
 def test_a_linear_head_learns_with_cross_entropy():
-    net, data = tiny.model("linear"), tiny.shard()
-    sgd(loss="cross_entropy", epochs=15, optimizer=FAST)(tiny.task(net, data))
+    net, data = models.classifier("linear"), models.shard()
+    sgd(loss="cross_entropy", epochs=15, optimizer=FAST)(models.task(net, data))
     assert (predict(net, data.test.images).argmax(1) == data.test.labels).double().mean() > 0.9
 
 
@@ -87,9 +87,9 @@ def test_the_learning_rate_schedule_lives_in_the_memory():
     trainer = sgd(
         lr_plateau={"patience": 0, "threshold": 1e9, "threshold_mode": "abs"}, optimizer=FAST
     )
-    net, data = tiny.model(), tiny.shard()
-    first = trainer(tiny.task(net, data))
-    second = trainer(tiny.task(net, data, memory=first.memory))
+    net, data = models.classifier(), models.shard()
+    first = trainer(models.task(net, data))
+    second = trainer(models.task(net, data, memory=first.memory))
     # the first loss beats the infinity it starts with, the second one, a round later, does not: .02
     # -> .002
     assert (first.memory["rates"], second.memory["rates"]) == (
@@ -100,10 +100,11 @@ def test_the_learning_rate_schedule_lives_in_the_memory():
 
 @pytest.mark.parametrize("count", [1, 2, 33])
 def test_any_number_of_images(count):
-    samples = tiny.samples(count, size=32)
+    samples = models.samples(count, size=32)
     result = sgd()(
-        tiny.task(
-            tiny.resnet(), Shard(samples, Samples(samples.images[:0], samples.labels[:0]), samples)
+        models.task(
+            models.resnet(),
+            Shard(samples, Samples(samples.images[:0], samples.labels[:0]), samples),
         )
     )
     assert result.num_examples == count

@@ -23,15 +23,14 @@ from fedrobust.runtime.client.stealth import make_probe, stealth_training_set
 from fedrobust.runtime.messages import records
 from fedrobust.state import Layout, State, read
 from fedrobust.types import Samples
-from tests.contamination.worlds import LARGE, client, federate, only
-from tests.helpers import federation
-from tests.helpers.federation import MEAN
+from tests.helpers import clusters, federations
+from tests.helpers.attacked_federations import LARGE, client, federate, only
+from tests.helpers.federations import MEAN
 from tests.runtime.client.test_handlers import context, message
-from tests.strategies import toy
 
 
 def trigger(**settings: Any) -> Contamination:
-    return adaptive_etf(num_classes=toy.CLASSES, **{"size": 0.4, **settings})
+    return adaptive_etf(num_classes=clusters.CLASSES, **{"size": 0.4, **settings})
 
 
 def test_the_adaptive_attack_plants_its_trigger_in_the_mean_and_keeps_clean_accuracy() -> None:
@@ -97,9 +96,9 @@ def test_steps_and_blends() -> None:
 
 
 def test_a_disguised_model_is_as_aligned_as_its_attacker_dares() -> None:
-    model, clean = toy.make_model(), toy.make_samples(10, 40)
+    model, clean = clusters.make_model(), clusters.make_samples(10, 40)
     layout = Layout.of(model)
-    start = client(None, read(model, layout), toy.make_samples(60, 48), clean, number=0)
+    start = client(None, read(model, layout), clusters.make_samples(60, 48), clean, number=0)
     flip = {"goal": "flip", "source": 1, "rate": 1.0, "per_class": 100}
     damage, rash = trigger(epsilon=0.02, **flip), trigger(epsilon=100.0, **flip)
     poisoned = contaminate(clean, damage, Generator().manual_seed(0))
@@ -127,7 +126,7 @@ def test_on_a_client_no_step_is_what_an_honest_client_sends() -> None:
         ("poisoned=[1]", "contamination.factor=0.0"),
         ("poisoned=[1]", "contamination.epsilon=1000"),
     ):
-        server = federation.server(*MEAN, "contamination=adaptive_etf", *words)
+        server = federations.build_server(*MEAN, "contamination=adaptive_etf", *words)
         reply = app(message(server, 1), context(1)).content
         states.append(
             records.read_train_reply(

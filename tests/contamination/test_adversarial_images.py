@@ -18,7 +18,7 @@ from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.seeding import generator
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_unit
-from tests.helpers import federation, tiny
+from tests.helpers import federations, models
 
 
 def loss_of(model: object, samples: Samples) -> Tensor:
@@ -27,7 +27,7 @@ def loss_of(model: object, samples: Samples) -> Tensor:
 
 
 def test_the_model_decides_and_labels_stay() -> None:
-    model, data = tiny.model().eval(), tiny.samples(20)
+    model, data = models.classifier().eval(), models.samples(20)
     stored = data.images.clone()
     found = craft_samples(data, evasion(), model, generator(0))
     assert torch.equal(data.images, stored)
@@ -36,35 +36,35 @@ def test_the_model_decides_and_labels_stay() -> None:
     assert loss_of(model, found) > loss_of(model, data)
     assert torch.equal(found.images, craft_samples(data, evasion(), model, generator(0)).images)
     assert not torch.equal(
-        found.images, craft_samples(data, evasion(), tiny.model(seed=1), generator(0)).images
+        found.images, craft_samples(data, evasion(), models.classifier(seed=1), generator(0)).images
     )
 
 
 def test_an_exact_share_is_attacked() -> None:
-    data = tiny.samples(20)
-    found = craft_samples(data, evasion(rate=0.35), tiny.model(), generator(0))
+    data = models.samples(20)
+    found = craft_samples(data, evasion(rate=0.35), models.classifier(), generator(0))
     assert int((found.images != as_unit(data.images)).flatten(1).any(dim=1).sum()) == 7
     for nothing in (evasion(rate=0.0), evasion(eps_255=0.0), CLEAN):
-        assert craft_samples(data, nothing, tiny.model(), generator(0)) is data
-    assert len(craft_samples(tiny.samples(0), evasion(), tiny.model(), generator(0))) == 0
+        assert craft_samples(data, nothing, models.classifier(), generator(0)) is data
+    assert len(craft_samples(models.samples(0), evasion(), models.classifier(), generator(0))) == 0
 
 
 def test_it_joins_others_and_is_no_matter_of_single_samples() -> None:
     both = chain("both", label_flip(num_classes=3), evasion())
     assert both.craft is not None
-    found = craft_samples(tiny.samples(9), both, tiny.model(), generator(0))
-    assert (found.images != as_unit(tiny.samples(9).images)).any()
+    found = craft_samples(models.samples(9), both, models.classifier(), generator(0))
+    assert (found.images != as_unit(models.samples(9).images)).any()
     with pytest.raises(ConfigError, match="evasion does not change single samples"):
         mixture(mode="sample", contaminations=[evasion(), Contamination("other")])
 
 
 def test_there_is_no_model_to_attack_for_the_corruption_of_test_images() -> None:
     with pytest.raises(ConfigError, match=r"corruption=evasion: .*use evasion=pgd"):
-        federation.study("contamination@corruption=evasion")
+        federations.build_experiment("contamination@corruption=evasion")
 
 
 def test_hospitals_craft_their_images_in_every_round_and_keep_their_test_images() -> None:
-    experiment = federation.study("poisoned=[1]", "contamination=evasion")
+    experiment = federations.build_experiment("poisoned=[1]", "contamination=evasion")
     model = build_server_context(experiment).model
     for client in range(3):
         shard = experiment.shard(client)
@@ -83,7 +83,7 @@ def test_hospitals_craft_their_images_in_every_round_and_keep_their_test_images(
 
 
 def test_with_a_purifier_both_conditions_are_judged_behind_it_too() -> None:
-    experiment = federation.study("poisoned=[1]", "purifier=gaussian")
+    experiment = federations.build_experiment("poisoned=[1]", "purifier=gaussian")
     answers = predict_conditions(experiment, 1, build_server_context(experiment).model)
     assert list(answers) == ["clean", "contaminated", "purified_clean", "purified_contaminated"]
     assert not torch.equal(answers["clean"][0], answers["purified_clean"][0])

@@ -24,7 +24,7 @@ from fedrobust.contamination.updates.mimic import mimic, outstanding
 from fedrobust.contamination.updates.min_max import min_max
 from fedrobust.contamination.updates.min_sum import min_sum
 from fedrobust.errors import ConfigError
-from tests.contamination.scenes import attacked, normal, round_of
+from tests.helpers.attacks import attack_matrix, normal, round_of
 
 # Three honest clients with mean (2, 2) and sample standard deviations (1, 2), two poisoned ones
 # with mean (1, 2).
@@ -40,7 +40,7 @@ def forged(
     **more: Any,
 ) -> list[Any]:
     """What the poisoned clients send; the others' rows must be as they were."""
-    after = attacked(contamination, matrix, poisoned, **more)
+    after = attack_matrix(contamination, matrix, poisoned, **more)
     honest = [n for n in range(len(matrix)) if n not in poisoned]
     assert torch.equal(after[honest], matrix[honest])
     rows: list[Any] = after[list(poisoned)].tolist()
@@ -145,7 +145,7 @@ def test_min_max_and_min_sum_go_just_as_far_as_they_may(
         (min_max, torch.Tensor.max, squares.max()),
         (min_sum, torch.Tensor.sum, squares.sum(1).max()),
     ):
-        row = attacked(attack(perturbation=perturbation), matrix, (5, 6))[6].double()
+        row = attack_matrix(attack(perturbation=perturbation), matrix, (5, 6))[6].double()
         away = row - honest.mean(0)
         reached, beyond = (
             measure(((honest.mean(0) + f * away - honest) ** 2).sum(1)) for f in (1.0, 1.001)
@@ -188,7 +188,7 @@ def test_krum_takes_what_fang_sends(seed: int, attackers: int) -> None:
     honest = normal(seed, 12 - attackers, 30) + 0.3 * normal(seed + 1, 30)
     matrix = torch.cat([honest, honest[:attackers]])
     poisoned = tuple(range(12 - attackers, 12))
-    after = attacked(fang(rule="krum"), matrix, poisoned)
+    after = attack_matrix(fang(rule="krum"), matrix, poisoned)
     chosen = krum(f=attackers).rule(round_of(Updates.of(after))).weights_N
     assert float(chosen[list(poisoned)].sum()) == 1
     assert float(after[-1] @ honest.mean(0)) < 0
@@ -201,7 +201,7 @@ def test_fang_on_the_trimmed_mean_golden() -> None:
     reference = torch.tensor([1.0, -1, 0.5, 5])
     low, high = torch.tensor([0.0, -1, -1, -1]), torch.tensor([1.0, 0, -0.75, 3])
     matrix = torch.cat([honest, torch.zeros(40, 4)])
-    rows = attacked(fang(), matrix, range(3, 43), reference_D=reference)[3:]
+    rows = attack_matrix(fang(), matrix, range(3, 43), reference_D=reference)[3:]
     assert (rows >= low).all()
     assert (rows <= high).all()
     assert (rows.amin(0) < low + 0.1 * (high - low)).all()
@@ -209,7 +209,7 @@ def test_fang_on_the_trimmed_mean_golden() -> None:
     # own: 3 to 4 deviations from the mean, against its sign; of 3, 5: mean 4, deviation sqrt(2); of
     # -3, -5 likewise
     own = torch.tensor([[0.0, 0], [3, -3], [5, -5]])
-    some = attacked(fang(knowledge="own"), own, (1, 2))[1:]
+    some = attack_matrix(fang(knowledge="own"), own, (1, 2))[1:]
     assert ((4 - some[:, 0]) / 2**0.5 - 3.5).abs().max() <= 0.5
     assert ((some[:, 1] + 4) / 2**0.5 - 3.5).abs().max() <= 0.5
 
@@ -253,7 +253,7 @@ BYZFL = {
 def test_as_byzfl(name: str) -> None:
     ours, theirs = BYZFL[name]
     matrix = normal(3, 10, 40)
-    rows = attacked(ours, matrix, (7, 8, 9))[7:]
+    rows = attack_matrix(ours, matrix, (7, 8, 9))[7:]
     torch.testing.assert_close(rows, theirs(matrix[:7]).float().expand(3, -1))
 
 
@@ -266,7 +266,7 @@ def test_tuned_as_byzfl(rule: str, seed: int) -> None:
         (optimal_ipm(), byzfl.attacks.Optimal_InnerProductManipulation(aggregator, [], 3)),
         (optimal_alie(), byzfl.attacks.Optimal_ALittleIsEnough(aggregator, [], 3)),
     ):
-        rows = attacked(ours, matrix, (7, 8, 9), rule=live)[7:]
+        rows = attack_matrix(ours, matrix, (7, 8, 9), rule=live)[7:]
         torch.testing.assert_close(
             rows, theirs(matrix[:7]).float().expand(3, -1), rtol=1e-4, atol=1e-4
         )

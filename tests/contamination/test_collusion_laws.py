@@ -25,7 +25,7 @@ from fedrobust.contamination.updates.ipm import ipm
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import factories
 from fedrobust.runtime.server.collusion import apply_collusion
-from tests.contamination.scenes import attacked, normal, round_of
+from tests.helpers.attacks import attack_matrix, normal, round_of
 
 FOLDER = Path(configs.__file__).parent / "contamination"
 # Variants of one yaml that are attacks of their own.
@@ -83,7 +83,7 @@ def test_only_the_poisoned_rows_change_and_equal_seeds_give_equal_rows(
     name: str, variant: dict[str, Any], seed: int
 ) -> None:
     matrix, built = normal(seed, 9, 33), build(name, **variant)
-    one, two = (attacked(built, matrix, POISONED, rule=rule, seed=seed) for _ in range(2))
+    one, two = (attack_matrix(built, matrix, POISONED, rule=rule, seed=seed) for _ in range(2))
     assert torch.equal(one, two)
     honest = [n for n in range(9) if n not in POISONED]
     assert torch.equal(one[honest], matrix[honest])
@@ -102,7 +102,7 @@ def test_own_knowledge_never_reads_an_honest_row(
     blind[list(POISONED)] = matrix[list(POISONED)]
     built = build(name, **variant, knowledge="own")
     seen, unseen = (
-        attacked(built, one, POISONED, seed=seed)[list(POISONED)] for one in (matrix, blind)
+        attack_matrix(built, one, POISONED, seed=seed)[list(POISONED)] for one in (matrix, blind)
     )
     assert unseen.isfinite().all()
     assert torch.equal(seen, unseen)
@@ -114,7 +114,7 @@ def test_omniscience_does_not_look_at_its_own_rows(name: str, variant: dict[str,
     blind = matrix.clone()
     blind[list(POISONED)] = torch.nan
     built = build(name, **variant)
-    seen, unseen = (attacked(built, one, POISONED, rule=rule) for one in (matrix, blind))
+    seen, unseen = (attack_matrix(built, one, POISONED, rule=rule) for one in (matrix, blind))
     assert torch.equal(seen, unseen)
 
 
@@ -123,7 +123,7 @@ def test_the_order_of_the_honest_does_not_matter(name: str, variant: dict[str, A
     matrix, built = normal(4, 9, 33), build(name, **variant)
     order = [8, 1, 0, 2, 4, 7, 6, 5, 3]  # the poisoned ones stay where they are
     one, two = (
-        attacked(built, some, POISONED, rule=rule)[list(POISONED)]
+        attack_matrix(built, some, POISONED, rule=rule)[list(POISONED)]
         for some in (matrix, matrix[order])
     )
     torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
@@ -134,13 +134,13 @@ def test_wide_matrices_are_worked_on_in_strips(
     name: str, variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matrix, built = normal(5, 9, 33), build(name, **variant)
-    whole = attacked(built, matrix, POISONED, rule=rule)
+    whole = attack_matrix(built, matrix, POISONED, rule=rule)
     blocks = Updates.blocks
     monkeypatch.setattr(
         Updates, "blocks", lambda self, _width=None, rows=None: blocks(self, 5, rows)
     )
     torch.testing.assert_close(
-        attacked(built, matrix, POISONED, rule=rule), whole, rtol=1e-4, atol=1e-5
+        attack_matrix(built, matrix, POISONED, rule=rule), whole, rtol=1e-4, atol=1e-5
     )
 
 
@@ -149,7 +149,11 @@ def test_wide_matrices_are_worked_on_in_strips(
 def test_one_attacker_and_nobody_else_are_enough(
     name: str, variant: dict[str, Any], poisoned: tuple[int, ...]
 ) -> None:
-    assert attacked(build(name, **variant), normal(6, 9, 33), poisoned, rule=rule).isfinite().all()
+    assert (
+        attack_matrix(build(name, **variant), normal(6, 9, 33), poisoned, rule=rule)
+        .isfinite()
+        .all()
+    )
 
 
 @every
@@ -183,7 +187,7 @@ def test_too_strong_an_attack_ends_the_round_in_one_line() -> None:
     with pytest.raises(
         RunError, match="round 1: the attackers' updates are not finite; lower the strength"
     ):
-        attacked(ipm(factor=1e30), 1e30 * normal(8, 4, 9), (0,))
+        attack_matrix(ipm(factor=1e30), 1e30 * normal(8, 4, 9), (0,))
 
 
 def test_a_collusion_is_joined_with_poisoned_data_but_not_with_another() -> None:

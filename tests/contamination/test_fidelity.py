@@ -29,10 +29,10 @@ from fedrobust.contamination.labels.label_noise import label_instance, label_pai
 from fedrobust.contamination.mixture import mixture
 from fedrobust.seeding import generator
 from fedrobust.types import Samples
-from tests.contamination import arena
 from tests.contamination.test_corruptions import GRADED
+from tests.helpers import image_federations
 
-K = {"num_classes": arena.CLASSES}
+K = {"num_classes": image_federations.CLASSES}
 SWAPS = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
 
 # Contamination, poisoned clients of five, points of accuracy that it costs at least.
@@ -78,7 +78,7 @@ NOTHING = {
 
 @cache
 def clean(rare: bool = False) -> float:
-    return arena.federate(rare=rare)[0]
+    return image_federations.federate(rare=rare)[0]
 
 
 def test_without_an_attack_fedavg_is_right() -> None:
@@ -89,13 +89,13 @@ def test_without_an_attack_fedavg_is_right() -> None:
 @pytest.mark.parametrize("name", LABELS)
 def test_wrong_labels_cost_accuracy(name: str) -> None:
     contamination, poisoned, points = LABELS[name]
-    assert arena.federate(contamination, poisoned)[0] <= clean() - points
+    assert image_federations.federate(contamination, poisoned)[0] <= clean() - points
 
 
 @pytest.mark.parametrize("name", BACKDOORS)
 def test_a_backdoor_opens_and_the_clean_images_hide_it(name: str) -> None:
     contamination, points = BACKDOORS[name]
-    accuracy, success = arena.federate(contamination)
+    accuracy, success = image_federations.federate(contamination)
     assert success >= shut(name) + points
     assert accuracy >= clean() - 5
 
@@ -106,34 +106,36 @@ def shut(name: str) -> float:
         "ruler": backdoor_clinical(rate=0, **K),
         "text": backdoor_clinical(rate=0, kind="text", **K),
     }
-    return arena.federate(without[name] if name in without else NOTHING[name])[1]
+    return image_federations.federate(without[name] if name in without else NOTHING[name])[1]
 
 
 def test_replacement_gets_one_attacker_through_where_the_patch_alone_fails() -> None:
     # gamma = clients / attackers = 5
     assert (
-        arena.federate(backdoor_replacement(gamma=5, **K), poisoned=1)[1]
-        >= arena.federate(backdoor_patch(**K), poisoned=1)[1] + 40
+        image_federations.federate(backdoor_replacement(gamma=5, **K), poisoned=1)[1]
+        >= image_federations.federate(backdoor_patch(**K), poisoned=1)[1] + 40
     )
 
 
 def test_the_parts_of_a_distributed_backdoor_open_it_together() -> None:
     # one attacker with one bar of three does not
     door = backdoor_distributed(parts=3, size=0.8, **K)
-    assert arena.federate(door, poisoned=1)[1] <= arena.federate(door)[1] - 40
+    assert (
+        image_federations.federate(door, poisoned=1)[1] <= image_federations.federate(door)[1] - 40
+    )
 
 
 def test_an_edge_case_takes_a_rare_class_and_nothing_else() -> None:
     # one in twenty images; the other three classes are three quarters of the test images
-    accuracy, success = arena.federate(backdoor_edge_case(**K), rare=True)
-    nothing = arena.federate(NOTHING["edge_case"], rare=True)
+    accuracy, success = image_federations.federate(backdoor_edge_case(**K), rare=True)
+    nothing = image_federations.federate(NOTHING["edge_case"], rare=True)
     assert success >= nothing[1] + 60
     assert accuracy >= 72
 
 
 @pytest.mark.parametrize("name", NOTHING)
 def test_at_strength_zero_the_run_is_the_clean_run(name: str) -> None:
-    accuracy, success = arena.federate(NOTHING[name])
+    accuracy, success = image_federations.federate(NOTHING[name])
     assert accuracy == clean()
     assert success <= 10
 
@@ -144,11 +146,13 @@ FAINT = {"ruler", "bubbles"}
 
 def corrupted(contamination: Contamination, striped: bool) -> float:
     net, fresh = (
-        arena.clean_model(striped),
-        arena.stripes(500, 400) if striped else arena.blots(500, 400, faint=True),
+        image_federations.clean_model(striped),
+        image_federations.stripes(500, 400)
+        if striped
+        else image_federations.blots(500, 400, faint=True),
     )
     images, labels = contamination.data(fresh.images, fresh.labels, generator(0))
-    return arena.right(net, Samples(images, labels))
+    return image_federations.right(net, Samples(images, labels))
 
 
 @pytest.mark.parametrize("striped", [True, False])
@@ -164,7 +168,7 @@ def test_a_corruption_of_severity_five_costs_accuracy(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRADED)
 def test_a_corruption_of_no_image_is_none(name: str) -> None:
-    fresh = arena.stripes(500, 400)
+    fresh = image_federations.stripes(500, 400)
     assert torch.equal(
         GRADED[name](severity=5, rate=0).data(fresh.images, fresh.labels, generator(0))[0],
         fresh.images,

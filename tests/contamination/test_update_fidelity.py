@@ -21,8 +21,8 @@ from fedrobust.contamination.updates.mimic import mimic
 from fedrobust.contamination.updates.min_max import min_max
 from fedrobust.contamination.updates.min_sum import min_sum
 from fedrobust.state import Layout, read
-from tests.contamination.worlds import ATTACKERS, client, federate
-from tests.strategies import toy
+from tests.helpers import clusters
+from tests.helpers.attacked_federations import ATTACKERS, client, federate
 
 FOUR = (0, 1, 2, 3)
 # Attackers among ten clients, and by how much the accuracy of plain averaging falls after two
@@ -66,7 +66,7 @@ HARMLESS = {
     "min_max": min_max(gamma=0.0),
     "min_sum": min_sum(gamma=0.0),
     "free_rider": free_rider(),
-    "adaptive_etf": adaptive_etf(factor=0.0, num_classes=toy.CLASSES),
+    "adaptive_etf": adaptive_etf(factor=0.0, num_classes=clusters.CLASSES),
 }
 
 
@@ -80,7 +80,7 @@ def test_free_riders_slow_the_mean_by_their_share() -> None:
     lazy, all_work = (
         federate(free_rider(), who, fedavg(weighting="uniform"), 1) for who in (ATTACKERS, ())
     )
-    model = toy.make_model()
+    model = clusters.make_model()
     start = read(model, Layout.of(model)).parameters
     short, full = (one.rounds[0].state.parameters - start for one in (lazy, all_work))
     assert float(short.norm() / full.norm()) == pytest.approx(0.7, abs=0.08)
@@ -89,10 +89,10 @@ def test_free_riders_slow_the_mean_by_their_share() -> None:
 def test_mimics_pull_the_mean_towards_the_one_they_copy() -> None:
     result = federate(mimic(target=7), rounds=1)
     plain = federate(mimic(target=7), (), rounds=1)
-    model = toy.make_model()
+    model = clusters.make_model()
     layout = Layout.of(model)
     alone = client(
-        None, read(model, layout), toy.make_samples(17, 40), toy.make_samples(17, 40)
+        None, read(model, layout), clusters.make_samples(17, 40), clusters.make_samples(17, 40)
     ).parameters
     near, far = (float((one.rounds[0].state.parameters - alone).norm()) for one in (result, plain))
     assert near < 0.8 * far  # four of ten votes instead of one

@@ -14,7 +14,7 @@ from fedrobust.data.sources.ham10000 import CLASSES, ham10000
 from fedrobust.data.sources.medmnist import medmnist
 from fedrobust.data.sources.npz_archive import npz
 from fedrobust.errors import ConfigError, DataError
-from tests.data.toys import picture
+from tests.helpers.datasets import picture
 
 Arrays = dict[str, NDArray[np.generic]]
 

@@ -16,7 +16,7 @@ from fedrobust.data.sources.image_folder import image_folder
 from fedrobust.data.table import chosen_rows, options, subset
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.seeding import generator
-from tests.data.toys import encoded, picture
+from tests.helpers.datasets import encoded, picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
 COLOURS = {"nevus": (200, 10, 10), "melanoma": (10, 10, 200)}

@@ -12,7 +12,7 @@ from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.partition import Partitioner, by_site, class_table, dirichlet, iid, quantity
 from fedrobust.errors import ConfigError
 from fedrobust.seeding import generator
-from tests.data.toys import toy
+from tests.helpers.datasets import one_pixel_dataset
 
 RULES = {
     "iid": iid(),
@@ -31,7 +31,7 @@ def balanced(per_cell: int, classes: int = 2, sites: int = 2) -> Dataset:
     cells = torch.cartesian_prod(
         torch.arange(3), torch.arange(classes), torch.arange(sites), torch.arange(per_cell)
     )
-    return toy(cells[:, 1], splits=cells[:, 0], sites=cells[:, 2])
+    return one_pixel_dataset(cells[:, 1], splits=cells[:, 0], sites=cells[:, 2])
 
 
 def test_largest_remainder_by_hand() -> None:
@@ -71,7 +71,7 @@ def test_iid_by_hand() -> None:
 @settings(deadline=None, max_examples=20)
 def test_iid_sizes_differ_by_one_at_most(clients: int, seed: int) -> None:
     labels = torch.arange(300).remainder(7).sort().values
-    data = toy(labels)
+    data = one_pixel_dataset(labels)
     parts = share(iid(), data, clients, seed)
     for split in range(3):
         counts = class_table(data, parts, split)
@@ -116,7 +116,7 @@ def test_by_site_with_as_many_clients_as_sites_is_the_sites() -> None:
 def site_sizes(*sizes: int) -> Dataset:
     """Sites of these many images per split, one class."""
     sites = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).repeat(3)
-    return toy(
+    return one_pixel_dataset(
         torch.zeros_like(sites), splits=torch.arange(3).repeat_interleave(sum(sizes)), sites=sites
     )
 
@@ -134,7 +134,9 @@ def test_by_site_splits_the_biggest_and_joins_the_smallest() -> None:
 
 def test_by_site_never_borrows_from_a_foreign_site() -> None:
     data = balanced(per_cell=2)
-    lonely = toy(data.labels, splits=torch.where(data.sites == 1, 0, data.splits), sites=data.sites)
+    lonely = one_pixel_dataset(
+        data.labels, splits=torch.where(data.sites == 1, 0, data.splits), sites=data.sites
+    )
     with pytest.raises(ConfigError, match="1 of 0 validation images"):
         share(by_site(), lonely, 2)
     assert len(share(by_site(), lonely, 1)[0]) == len(lonely)
@@ -170,7 +172,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
     groups = torch.randint(2 * count // 3, (count,), generator=source)
     kinds, places = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     labels = torch.randint(kinds, (count,), generator=source)[groups]
-    return toy(
+    return one_pixel_dataset(
         torch.unique(labels, return_inverse=True)[1],
         sites=torch.randint(places, (count,), generator=source),
         groups=groups,
@@ -256,7 +258,7 @@ def test_repairs_find_a_donor_that_is_not_the_richest() -> None:
 
 def test_a_group_too_big_to_share_is_refused() -> None:
     groups = torch.tensor([0] * 10 + [1] * 10 + [2] * 10)
-    data = toy(
+    data = one_pixel_dataset(
         torch.zeros(30, dtype=torch.int64),
         splits=torch.arange(3).repeat_interleave(10),
         groups=groups,

@@ -10,7 +10,7 @@ from fedrobust.data import TRAIN, make_dataset, reserve_server_data
 from fedrobust.data.splits import complete_splits
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.seeding import generator
-from tests.data.toys import toy
+from tests.helpers.datasets import one_pixel_dataset
 
 
 def counts(splits: Tensor, labels: Tensor) -> list[list[int]]:
@@ -94,7 +94,7 @@ def test_no_group_straddles_and_the_ratio_is_near(data: tuple[Tensor, Tensor], s
 
 def test_carving_by_hand() -> None:
     labels = torch.tensor([0] * 100 + [1] * 50)
-    data = toy(labels)  # train: 70 and 35
+    data = one_pixel_dataset(labels)  # train: 70 and 35
     root, proxy, rest = reserve_server_data(data, 5, 20, generator(0))
     assert torch.bincount(labels[root]).tolist() == [5, 5]
     assert len(proxy) == 20
@@ -103,7 +103,7 @@ def test_carving_by_hand() -> None:
 
 
 def test_carving_nothing_leaves_everything() -> None:
-    data = toy(torch.arange(60) % 3)
+    data = one_pixel_dataset(torch.arange(60) % 3)
     root, proxy, rest = reserve_server_data(data, 0, 0, generator(0))
     assert len(root) == len(proxy) == 0
     assert torch.equal(rest, torch.arange(60))
@@ -118,7 +118,7 @@ def test_carved_parts_are_disjoint_whole_groups_of_train(
 ) -> None:
     labels, groups = data
     try:
-        whole = toy(labels, groups=groups)
+        whole = one_pixel_dataset(labels, groups=groups)
         parts = reserve_server_data(whole, per_class, proxy, generator(seed))
     except (ConfigError, DataError):
         return  # too small for this request; the refusals have their own tests
@@ -138,7 +138,7 @@ def test_carved_parts_are_disjoint_whole_groups_of_train(
 
 
 def test_carving_too_much_is_refused_with_the_largest_possible_number() -> None:
-    data = toy(torch.tensor([0] * 100 + [1] * 20))  # train 70 and 14
+    data = one_pixel_dataset(torch.tensor([0] * 100 + [1] * 20))  # train 70 and 14
     with pytest.raises(
         ConfigError,
         match=r"class class 1 has only 14 training images; try server\.root_per_class=7",
@@ -152,7 +152,7 @@ def test_carving_too_much_is_refused_with_the_largest_possible_number() -> None:
 
 def test_a_root_set_smaller_than_every_group_is_refused() -> None:
     groups = torch.arange(20).repeat_interleave(5)
-    data = toy(torch.zeros(100, dtype=torch.int64), groups=groups)
+    data = one_pixel_dataset(torch.zeros(100, dtype=torch.int64), groups=groups)
     with pytest.raises(ConfigError, match="no whole group of class class 0 is that small"):
         reserve_server_data(data, 4, 0, generator(0))
 

@@ -11,12 +11,12 @@ from fedrobust.evaluation.settings import Evaluation
 from fedrobust.learning.inference import predict
 from fedrobust.state import Layout, read
 from fedrobust.utils.images import as_unit
-from tests.helpers import tiny
+from tests.helpers import models
 
 
 @pytest.mark.parametrize("head", ["etf", "linear"])
 def test_probabilities_by_hand_in_the_order_of_the_images(head: str) -> None:
-    net, images = tiny.model(head).eval(), tiny.samples(7).images
+    net, images = models.classifier(head).eval(), models.samples(7).images
     with torch.no_grad():
         expected = torch.softmax(net.scale * net(as_unit(images)), dim=1)
     for batch_size in (1, 3, 7, 100):
@@ -26,18 +26,18 @@ def test_probabilities_by_hand_in_the_order_of_the_images(head: str) -> None:
 
 
 def test_bytes_and_unit_floats_give_the_same_bits() -> None:
-    net, images = tiny.model(), tiny.samples(6).images
+    net, images = models.classifier(), models.samples(6).images
     assert torch.equal(predict(net, images), predict(net, as_unit(images)))
 
 
 def test_no_images_no_rows() -> None:
-    assert predict(tiny.model(), tiny.samples(4).images[:0]).shape == (0, 3)
+    assert predict(models.classifier(), models.samples(4).images[:0]).shape == (0, 3)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_judged_in_eval_mode_and_left_as_it_was(training: bool) -> None:
-    net = tiny.model(dropout=0.5).train(training)
-    layout, images = Layout.of(net), tiny.samples(8).images
+    net = models.classifier(dropout=0.5).train(training)
+    layout, images = Layout.of(net), models.samples(8).images
     before = read(net, layout)
     first, second = predict(net, images), predict(net, images)
     assert torch.equal(first, second)  # no dropout, no batch statistics
@@ -47,7 +47,7 @@ def test_the_model_is_judged_in_eval_mode_and_left_as_it_was(training: bool) -> 
 
 
 def test_the_mode_returns_even_when_the_model_fails() -> None:
-    net = tiny.model().train()
+    net = models.classifier().train()
     with pytest.raises(RuntimeError):
         predict(net, torch.zeros(2, 5, 8, 8))
     assert net.training

@@ -17,7 +17,7 @@ from fedrobust.experiment import settings as config
 from fedrobust.experiment.experiment import assign_roles
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_unit
-from tests.helpers import federation
+from tests.helpers import federations
 
 LESS = settings(deadline=None, max_examples=40)
 
@@ -69,7 +69,7 @@ def test_seeds_draw_other_clients() -> None:
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet", "by_site"])
 def test_every_image_is_in_one_place_and_the_server_s_come_from_training(partition: str) -> None:
-    study = federation.study(f"partition={partition}", "data.num_images=600")
+    study = federations.build_experiment(f"partition={partition}", "data.num_images=600")
     everything = torch.cat([*study.parts, study.root, study.proxy])
     assert torch.equal(everything.sort().values, torch.arange(600))
     own = torch.cat([study.root, study.proxy])
@@ -91,7 +91,7 @@ def test_every_image_is_in_one_place_and_the_server_s_come_from_training(partiti
 
 def test_a_label_flipper_s_shard_has_wrong_labels_in_an_exact_share_and_a_clean_test_part() -> None:
     # shift by one class, all classes eligible
-    study = federation.study("poisoned=[1]", "contamination.rate=0.5")
+    study = federations.build_experiment("poisoned=[1]", "contamination.rate=0.5")
     shard = study.shard(1)
     for split, part in ((TRAIN, shard.train), (VALIDATION, shard.validation)):
         truth = study.samples(study.rows(1, split))
@@ -108,7 +108,7 @@ def test_a_label_flipper_s_shard_has_wrong_labels_in_an_exact_share_and_a_clean_
 
 
 def test_a_noisy_hospital_s_images_differ_and_its_parts_have_noise_of_their_own() -> None:
-    study = federation.study(
+    study = federations.build_experiment(
         "poisoned=0", "noisy=[0]", "contamination@noise=gaussian_noise", "noise.std=0.1"
     )
     shard, truth = study.shard(0), study.samples(study.rows(0, TRAIN))
@@ -121,7 +121,7 @@ def test_a_noisy_hospital_s_images_differ_and_its_parts_have_noise_of_their_own(
 
 
 def test_a_clean_hospital_s_shard_is_its_images() -> None:
-    study = federation.study("poisoned=[1]")
+    study = federations.build_experiment("poisoned=[1]")
     shard = study.shard(0)
     assert same(shard.train, study.samples(study.rows(0, TRAIN)))
     assert same(shard.validation, study.samples(study.rows(0, VALIDATION)))
@@ -135,7 +135,7 @@ def same(one: Samples, two: Samples) -> bool:
 
 
 def test_the_same_text_means_the_same_everywhere() -> None:
-    settings_ = federation.settings(
+    settings_ = federations.compose_settings(
         "poisoned=1", "noisy=1", "partition=dirichlet", "data.num_images=600"
     )
     one, two = (
@@ -161,21 +161,21 @@ def test_the_same_text_means_the_same_everywhere() -> None:
 
 
 def test_another_seed_shares_the_images_out_anew_and_keeps_the_test_set() -> None:
-    one, two = federation.study(), federation.study("seed=1")
+    one, two = federations.build_experiment(), federations.build_experiment("seed=1")
     assert not torch.equal(one.parts[0], two.parts[0])
     assert torch.equal(one.test_rows(), two.test_rows())
     assert one.dataset.digest == two.dataset.digest
 
 
 def test_validation_images_are_bounded_and_all_of_that_split() -> None:
-    study = federation.study("evaluation.validation_images=20")
+    study = federations.build_experiment("evaluation.validation_images=20")
     assert len(study.validation()) == 20
-    whole = federation.study()
+    whole = federations.build_experiment()
     assert len(whole.validation()) == int((whole.dataset.splits == VALIDATION).sum())
 
 
 def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
-    settings_ = federation.settings("poisoned=[0]", "noisy=[2]")
+    settings_ = federations.compose_settings("poisoned=[0]", "noisy=[2]")
     kept = json.dumps(settings_)
     study = build.build_experiment(settings_)
     twin = study.clean_twin()
@@ -196,13 +196,13 @@ def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
 
 
 def test_clients_of_the_process_that_built_an_experiment_get_that_one() -> None:
-    study = federation.study("poisoned=1")
+    study = federations.build_experiment("poisoned=1")
     assert build.from_text(study.text) is study
     twin = build.remember(study.clean_twin())
     assert build.from_text(twin.text) is twin
     assert build.from_text(study.text) is study
     for seed in range(1, 5):  # four are kept
-        federation.study(f"seed={seed}")
+        federations.build_experiment(f"seed={seed}")
     assert build.from_text(study.text) is not study
     assert build.from_text(study.text).text == study.text
 
@@ -214,11 +214,11 @@ def test_a_text_that_no_client_could_read_is_refused_where_it_is_built() -> None
         ({"device": "c" * (1 << 20)}, "characters, more than"),
     ):
         with pytest.raises(ConfigError, match=line):
-            build.build_experiment({**federation.settings(), **changed})
+            build.build_experiment({**federations.compose_settings(), **changed})
 
 
 def test_the_data_are_loaded_once_for_equal_settings() -> None:
-    one, two = federation.study("seed=3"), federation.study("seed=4")
+    one, two = federations.build_experiment("seed=3"), federations.build_experiment("seed=4")
     assert one.dataset is two.dataset
 
 
@@ -267,13 +267,13 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
 )
 def test_what_cannot_be_is_refused_in_one_line(overrides: list[str], line: str) -> None:
     with pytest.raises(ConfigError) as error:
-        build.build_experiment(federation.settings(*overrides))
+        build.build_experiment(federations.compose_settings(*overrides))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_without_trust_no_root_images_are_needed() -> None:
-    study = federation.study("server.root_per_class=0", "strategy.trust=none")
+    study = federations.build_experiment("server.root_per_class=0", "strategy.trust=none")
     assert len(study.root) == 0
     assert len(study.samples(study.root)) == 0
 
@@ -300,11 +300,11 @@ def test_whole_patients_may_give_too_few_proxy_images(
     given = ("server.proxy_images=2", "server.root_per_class=0", "strategy=fedavg", *words)
     if what is None:
         # not `experiment`, which keeps what it built
-        assert len(build.build_experiment(federation.settings(*given)).proxy) == 1
+        assert len(build.build_experiment(federations.compose_settings(*given)).proxy) == 1
     else:
         with pytest.raises(
             ConfigError,
             match=rf"server\.proxy_images=2: whole patients or lesions gave 1 images, {what} "
             r"needs 2; raise it",
         ):
-            build.build_experiment(federation.settings(*given))
+            build.build_experiment(federations.compose_settings(*given))

@@ -13,7 +13,7 @@ from fedrobust.experiment import build, compose, factories, old_names, settings
 from fedrobust.federation.server_run import compose_for_sites
 from fedrobust.studies.ablation.plan import read_plan
 from fedrobust.studies.comparison.grid import cells, read_grid
-from tests.helpers import federation
+from tests.helpers import federations
 from tests.helpers.old_names import aged
 
 
@@ -189,7 +189,7 @@ def test_a_configuration_of_an_older_run(
 
 
 def test_old_names_give_the_very_same_experiment() -> None:
-    today = federation.settings("client=mutual_learning")
+    today = federations.compose_settings("client=mutual_learning")
     one, other = build.build_experiment(today), build.from_text(settings.to_json(aged(today)))
     assert one.config == other.config
     assert [part.tolist() for part in one.parts] == [part.tolist() for part in other.parts]

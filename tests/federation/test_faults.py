@@ -30,7 +30,7 @@ from fedrobust.federation.demo import share_out
 from fedrobust.federation.local_federation import LocalFederation
 from fedrobust.federation.operator import COMPLETED
 from fedrobust.federation.processes import free_ports
-from tests.helpers.federation import TINY
+from tests.helpers.federations import SMALL_RUN
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,7 +81,7 @@ def submit(federation: LocalFederation, folder: str, *words: str) -> str:
         "data.size=16",
     ]
     tiny = [
-        *(word for word in TINY if not word.startswith("data.")),
+        *(word for word in SMALL_RUN if not word.startswith("data.")),
         "model=small",
         "strategy=fedavg",
         "evaluation.bootstrap_samples=0",

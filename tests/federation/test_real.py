@@ -28,7 +28,7 @@ from fedrobust.federation.operator import COMPLETED
 from fedrobust.federation.preflight import connection
 from fedrobust.federation.processes import free_ports
 from fedrobust.reporting.report import read_report
-from tests.helpers.federation import TINY
+from tests.helpers.federations import SMALL_RUN
 
 pytestmark = pytest.mark.slow
 SECONDS = 600.0  # a deadline for a machine that is busy with other things
@@ -42,7 +42,7 @@ DATA = (
 )
 WORDS = [
     *DATA,
-    *(word for word in TINY if not word.startswith("data.")),
+    *(word for word in SMALL_RUN if not word.startswith("data.")),
     *(
         "model=small",
         "strategy=etf_dml",

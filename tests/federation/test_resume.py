@@ -19,13 +19,13 @@ from fedrobust.federation.demo import write_npz
 from fedrobust.federation.server_run import resume_command
 from fedrobust.reporting.report import read_report
 from fedrobust.runtime.simulation import exclusive_folder
-from tests.federation.made_up import Flower
-from tests.helpers import federation
-from tests.helpers.federation import MEAN, TINY
+from tests.helpers import federations
+from tests.helpers.federations import MEAN, SMALL_RUN
+from tests.helpers.flower import FakeFlower
 
 WORDS = (
     "experiment=smoke",
-    *TINY,
+    *SMALL_RUN,
     *MEAN,
     "poisoned=0",
     "rounds=2",
@@ -38,10 +38,10 @@ class CutError(Exception):
     """The moment at which the server's process is killed."""
 
 
-def nodes(folder: Path, before: Callable[[Message], None]) -> Flower:
+def nodes(folder: Path, before: Callable[[Message], None]) -> FakeFlower:
     """Three sites with a file each, which remember what a node remembers; before(message) is called
     first."""
-    experiment = federation.study(*MEAN, "poisoned=0")
+    experiment = federations.build_experiment(*MEAN, "poisoned=0")
     configs: dict[int, dict[str, str]] = {}
     for client, node in enumerate(sorted(NODES, key=lambda one: NODES[one])):
         mask = torch.zeros(len(experiment.dataset), dtype=torch.bool)
@@ -55,10 +55,10 @@ def nodes(folder: Path, before: Callable[[Message], None]) -> Flower:
         node = message.metadata.dst_node_id
         return [app(message, Context(1, node, configs[node], states[node], {}))]
 
-    return Flower(dict(NODES), answer)
+    return FakeFlower(dict(NODES), answer)
 
 
-def serve(flower: Flower, **settings: str) -> None:
+def serve(flower: FakeFlower, **settings: str) -> None:
     known = {"overrides": " ".join(WORDS), "sites": "", "wait": "1", "folder": "", "resume": ""}
     main(flower, Context(1, 0, {}, RecordDict(), {**known, **settings}))
 
@@ -98,4 +98,4 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").touch()
     with pytest.raises(ConfigError, match="already holds files"):
-        serve(Flower(dict(NODES), lambda _: []), folder=str(tmp_path / "used"))
+        serve(FakeFlower(dict(NODES), lambda _: []), folder=str(tmp_path / "used"))

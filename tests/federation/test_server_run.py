@@ -11,9 +11,9 @@ from fedrobust.experiment.experiment import Experiment
 from fedrobust.federation.server_run import assemble, compose_for_sites
 from fedrobust.runtime.engines import site_grid
 from fedrobust.runtime.messages.sites import WORDS, site_info_reply
-from tests.federation.made_up import Flower
-from tests.helpers import federation
-from tests.helpers.federation import MEAN
+from tests.helpers import federations
+from tests.helpers.federations import MEAN
+from tests.helpers.flower import FakeFlower
 
 NODES = {70: "c", 30: "a", 50: "b"}
 
@@ -25,7 +25,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def experiment() -> Experiment:
-    return federation.study(*MEAN, "poisoned=0", "partition=remote")
+    return federations.build_experiment(*MEAN, "poisoned=0", "partition=remote")
 
 
 def answer(message: Message) -> list[Message]:
@@ -36,7 +36,7 @@ def answer(message: Message) -> list[Message]:
 
 def test_sites_are_numbered_by_their_registered_names(experiment: Experiment) -> None:
     told: list[str] = []
-    grid, known = assemble(Flower(dict(NODES), answer), experiment, (), 1, told.append)
+    grid, known = assemble(FakeFlower(dict(NODES), answer), experiment, (), 1, told.append)
     assert grid.get_node_ids() == [0, 1, 2]
     assert known.sites == ("a", "b", "c")
     assert [known.num_examples(client) for client in range(3)] == [30, 50, 70]
@@ -47,16 +47,18 @@ def test_sites_are_numbered_by_their_registered_names(experiment: Experiment) ->
 
 def test_a_list_decides_who_takes_part_and_in_which_order(experiment: Experiment) -> None:
     _, known = assemble(
-        Flower({**NODES, 90: "d"}, answer), experiment, ("c", "d", "a"), 1, lambda _: None
+        FakeFlower({**NODES, 90: "d"}, answer), experiment, ("c", "d", "a"), 1, lambda _: None
     )
     assert (known.sites, known.reported_sizes) == (("c", "d", "a"), (70, 90, 30))
     few = {30: "a", 50: "b"}
     with pytest.raises(
         RunError, match=r"2 of 3 sites are connected \(missing: c; server.max_failures=0\)"
     ):
-        assemble(Flower(few, answer), experiment, ("a", "b", "c"), 0.05, lambda _: None)
-    patient = federation.study(*MEAN, "poisoned=0", "partition=remote", "server.max_failures=1")
-    _, known = assemble(Flower(few, answer), patient, ("a", "c", "b"), 0.05, lambda _: None)
+        assemble(FakeFlower(few, answer), experiment, ("a", "b", "c"), 0.05, lambda _: None)
+    patient = federations.build_experiment(
+        *MEAN, "poisoned=0", "partition=remote", "server.max_failures=1"
+    )
+    _, known = assemble(FakeFlower(few, answer), patient, ("a", "c", "b"), 0.05, lambda _: None)
     assert (known.sites, known.reported_sizes) == (("a", "c", "b"), (30, 0, 50))
 
 
@@ -64,9 +66,9 @@ def test_too_few_and_too_many(experiment: Experiment) -> None:
     with pytest.raises(
         RunError, match=r"2 of 3 sites are connected \(connect the others, or raise wait\)"
     ):
-        assemble(Flower({30: "a", 50: "b"}, answer), experiment, (), 0.05, lambda _: None)
+        assemble(FakeFlower({30: "a", 50: "b"}, answer), experiment, (), 0.05, lambda _: None)
     with pytest.raises(ConfigError, match="num_clients=3: 4 nodes are connected"):
-        assemble(Flower({**NODES, 90: "d"}, answer), experiment, (), 1, lambda _: None)
+        assemble(FakeFlower({**NODES, 90: "d"}, answer), experiment, (), 1, lambda _: None)
 
 
 def test_a_site_that_cannot_take_part_ends_the_run_with_its_reason(experiment: Experiment) -> None:
@@ -81,7 +83,7 @@ def test_a_site_that_cannot_take_part_ends_the_run_with_its_reason(experiment: E
         ]
 
     with pytest.raises(RunError, match="site b cannot take part: DataError: /data: does not exist"):
-        assemble(Flower(dict(NODES), broken), experiment, (), 1, lambda _: None)
+        assemble(FakeFlower(dict(NODES), broken), experiment, (), 1, lambda _: None)
 
 
 def test_the_words_of_a_run() -> None:

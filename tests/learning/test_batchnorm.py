@@ -7,7 +7,7 @@ from torch import nn
 from fedrobust.learning import batchnorm
 from fedrobust.seeding import generator
 from fedrobust.state import Layout, load, read
-from tests.helpers import tiny
+from tests.helpers import models
 
 
 def norm_only(momentum=0.1):
@@ -46,7 +46,7 @@ def test_several_batches_count_the_same():
 
 
 def test_nothing_but_the_running_statistics_changes():
-    model = tiny.resnet()
+    model = models.resnet()
     model.train()
     model.backbone.layer1.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -64,7 +64,7 @@ def test_nothing_but_the_running_statistics_changes():
 
 
 def test_the_result_depends_on_the_images_alone():
-    one, two = tiny.resnet().eval(), tiny.resnet().train()
+    one, two = models.resnet().eval(), models.resnet().train()
     for layer in batchnorm.layers(two):
         layer.running_var.fill_(float("nan"))
     batchnorm.recalibrate(one, (255 * images(9, 32)).to(torch.uint8))
@@ -105,7 +105,7 @@ def test_a_failing_pass_restores_the_modes():
 
 
 def test_frozen_keeps_statistics_while_the_rest_trains():
-    model = tiny.model(dropout=0.5).train()
+    model = models.classifier(dropout=0.5).train()
     with batchnorm.freeze_statistics(model):
         assert model.backbone.drop.training
         before = model.backbone.norm.running_mean.clone()
@@ -118,7 +118,7 @@ def test_frozen_keeps_statistics_while_the_rest_trains():
 
 
 def test_a_loaded_state_is_recalibrated_where_there_are_images() -> None:
-    net, images = tiny.model(), tiny.samples(8).images
+    net, images = models.classifier(), models.samples(8).images
     layout = Layout.of(net)
     stale = replace(read(net, layout), buffers=torch.full((layout.num_buffers,), 3.0))
     assert batchnorm.load_and_recalibrate(net, layout, stale, None) is stale

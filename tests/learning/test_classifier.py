@@ -12,7 +12,7 @@ from fedrobust.learning.etf import simplex_etf
 from fedrobust.learning.model_files import save_state
 from fedrobust.seeding import generator
 from fedrobust.state import Layout, State, load, read
-from tests.helpers import tiny
+from tests.helpers import models
 
 ANCHORS = simplex_etf(6, 3, generator(0, "etf"))
 
@@ -22,7 +22,7 @@ def images(count=4, size=32, seed=0):
 
 
 def test_etf_head_scores_are_inner_products_of_unit_features():
-    model = tiny.resnet().eval()
+    model = models.resnet().eval()
     features, scores = model.features(images()), model(images())
     assert features.shape == (4, 6)
     assert torch.allclose(features.norm(dim=1), torch.ones(4), atol=1e-6)
@@ -32,7 +32,7 @@ def test_etf_head_scores_are_inner_products_of_unit_features():
 
 
 def test_linear_head():
-    model = tiny.resnet("linear").eval()
+    model = models.resnet("linear").eval()
     assert model.anchors is None
     assert (model.head, model.scale) == ("linear", 1.0)
     assert torch.allclose(
@@ -43,14 +43,14 @@ def test_linear_head():
 
 def test_probabilities_by_hand():
     # scale 16, scores (0, log(3)/16, 0): softmax of (0, log 3, 0) = 1/5, 3/5, 1/5
-    model = tiny.model()
+    model = models.classifier()
     assert model.probabilities(torch.tensor([[0.0, math.log(3) / 16, 0.0]])).tolist()[
         0
     ] == pytest.approx([0.2, 0.6, 0.2])
 
 
 def test_the_anchors_are_neither_parameter_nor_state():
-    model = tiny.resnet()
+    model = models.resnet()
     assert not any(
         "anchors" in name for name in [*model.state_dict(), *dict(model.named_parameters())]
     )
@@ -60,7 +60,7 @@ def test_the_anchors_are_neither_parameter_nor_state():
     assert "last.weight" in names
     assert not model.anchors.requires_grad
     given = ANCHORS.clone()
-    built = timm_model("resnet18", dimension=6, options=tiny.NARROW).build(
+    built = timm_model("resnet18", dimension=6, options=models.NARROW).build(
         3, given, generator(0, "init")
     )
     given.zero_()  # the model keeps its own copy
@@ -68,7 +68,7 @@ def test_the_anchors_are_neither_parameter_nor_state():
 
 
 def test_a_zero_feature_is_no_nan():
-    model = tiny.resnet().eval()
+    model = models.resnet().eval()
     with torch.no_grad():
         model.last.weight.zero_()
     scores = model(images())
@@ -78,7 +78,7 @@ def test_a_zero_feature_is_no_nan():
 
 
 def test_scores_are_float32_under_autocast():
-    model = tiny.resnet().eval()
+    model = models.resnet().eval()
     with torch.autocast("cpu", torch.bfloat16):
         assert model(images()).dtype == torch.float32
         assert model.features(images()).norm(dim=1).sub(1).abs().max() < 1e-6
@@ -86,30 +86,30 @@ def test_scores_are_float32_under_autocast():
 
 def test_normalisation_is_inside():
     # timm's resnet18: ImageNet's mean .485 .456 .406 and standard deviation .229 .224 .225
-    model = tiny.resnet()
+    model = models.resnet()
     assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
     assert model.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
-    assert tiny.model().mean.flatten().tolist() == [0.5] * 3
-    assert tiny.model().std.flatten().tolist() == [0.25] * 3
+    assert models.classifier().mean.flatten().tolist() == [0.5] * 3
+    assert models.classifier().std.flatten().tolist() == [0.25] * 3
 
 
 def test_initialisation_comes_from_the_generator_alone():
     before = torch.get_rng_state()
-    one = tiny.resnet(seed=1).state_dict()
+    one = models.resnet(seed=1).state_dict()
     torch.rand(3)
-    two = tiny.resnet(seed=1).state_dict()
-    other = tiny.resnet(seed=2).state_dict()
+    two = models.resnet(seed=1).state_dict()
+    other = models.resnet(seed=2).state_dict()
     torch.set_rng_state(before)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["backbone.conv1.weight"], other["backbone.conv1.weight"])
-    tiny.resnet(stem="small")
+    models.resnet(stem="small")
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_batchnorm_momentum_reaches_every_layer():
     found = [
         m.momentum
-        for m in tiny.resnet(bn_momentum=0.5).modules()
+        for m in models.resnet(bn_momentum=0.5).modules()
         if isinstance(m, torch.nn.BatchNorm2d)
     ]
     assert set(found) == {0.5}
@@ -120,7 +120,7 @@ def test_small_stem_sees_four_times_the_pixels():
     # 32 px: 7x7 of stride 2 -> 16, pool -> 8; 3x3 of stride 1 -> 32, pool -> 16
     sizes = {}
     for stem in ("standard", "small"):
-        model = tiny.resnet(stem=stem).eval()
+        model = models.resnet(stem=stem).eval()
         model.backbone.maxpool.register_forward_hook(
             lambda module, args, out, stem=stem: sizes.update({stem: out.shape[-1]})
         )
@@ -135,7 +135,7 @@ def test_a_backbone_whose_head_has_a_hidden_layer():
 
 @pytest.mark.parametrize("size", [28, 33])
 def test_other_sizes(size):
-    assert tiny.resnet(stem="small").eval()(images(2, size)).shape == (2, 3)
+    assert models.resnet(stem="small").eval()(images(2, size)).shape == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_weights_that_cannot_be_had_end_in_one_line(monkeypatch):
 )
 def test_anchors_must_fit_the_head(head, anchors):
     with pytest.raises(ValueError, match="anchors"):
-        timm_model("resnet18", head=head, dimension=6, options=tiny.NARROW).build(
+        timm_model("resnet18", head=head, dimension=6, options=models.NARROW).build(
             3, anchors, generator(0, "init")
         )
 
@@ -193,11 +193,14 @@ def test_anchors_must_fit_the_head(head, anchors):
 
 
 def test_a_run_s_checkpoint_comes_back(tmp_path):
-    model = tiny.resnet(seed=0)
+    model = models.resnet(seed=0)
     layout = Layout.of(model)
     save_state(tmp_path / "model.safetensors", layout, read(model, layout), model.anchors)
     factory = timm_model(
-        "resnet18", dimension=6, options=tiny.NARROW, checkpoint=str(tmp_path / "model.safetensors")
+        "resnet18",
+        dimension=6,
+        options=models.NARROW,
+        checkpoint=str(tmp_path / "model.safetensors"),
     )
     loaded = factory.build(3, ANCHORS, generator(9, "init"))
     assert torch.equal(read(loaded, layout).parameters, read(model, layout).parameters)
@@ -206,11 +209,14 @@ def test_a_run_s_checkpoint_comes_back(tmp_path):
 
 
 def test_a_checkpoint_of_another_dimension(tmp_path):
-    model = tiny.resnet()
+    model = models.resnet()
     layout = Layout.of(model)
     save_state(tmp_path / "bare.safetensors", layout, read(model, layout))
     factory = timm_model(
-        "resnet18", dimension=8, options=tiny.NARROW, checkpoint=str(tmp_path / "bare.safetensors")
+        "resnet18",
+        dimension=8,
+        options=models.NARROW,
+        checkpoint=str(tmp_path / "bare.safetensors"),
     )
     with pytest.raises(ConfigError, match=r"last\.weight has shape \(6, 16\) instead of \(8, 16\)"):
         factory.build(3, simplex_etf(8, 3, generator(1, "etf")), generator(9, "init"))
@@ -225,12 +231,15 @@ def test_a_timm_backbone_without_its_own_classifier(tmp_path):
         tmp_path / "timm.safetensors",
     )
     factory = timm_model(
-        "resnet18", dimension=6, options=tiny.NARROW, checkpoint=str(tmp_path / "timm.safetensors")
+        "resnet18",
+        dimension=6,
+        options=models.NARROW,
+        checkpoint=str(tmp_path / "timm.safetensors"),
     )
     model = factory.build(3, ANCHORS, generator(0, "init"))
     assert torch.equal(model.backbone.conv1.weight, source.conv1.weight)
     # the projection is fresh
-    assert torch.equal(model.last.weight, tiny.resnet(seed=0).last.weight)
+    assert torch.equal(model.last.weight, models.resnet(seed=0).last.weight)
 
 
 @pytest.mark.parametrize(
@@ -242,23 +251,23 @@ def test_a_timm_backbone_without_its_own_classifier(tmp_path):
     ],
 )
 def test_checkpoints_that_do_not_fit(tmp_path, tensors, match):
-    source = tiny.resnet().backbone.state_dict() if tensors else {"bn1.weight": torch.zeros(64)}
+    source = models.resnet().backbone.state_dict() if tensors else {"bn1.weight": torch.zeros(64)}
     save_file(
         {name: tensor.contiguous() for name, tensor in {**source, **tensors}.items()},
         tmp_path / "bad.safetensors",
     )
     with pytest.raises(ConfigError, match=match):
-        tiny.resnet(checkpoint=str(tmp_path / "bad.safetensors"))
+        models.resnet(checkpoint=str(tmp_path / "bad.safetensors"))
 
 
 def test_unreadable_checkpoints(tmp_path):
     with pytest.raises(
         ConfigError, match=r"model\.checkpoint=.*missing.* not a readable safetensors file"
     ):
-        tiny.resnet(checkpoint=str(tmp_path / "missing.safetensors"))
+        models.resnet(checkpoint=str(tmp_path / "missing.safetensors"))
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ConfigError, match="not a readable safetensors file"):
-        tiny.resnet(checkpoint=str(tmp_path / "text.safetensors"))
+        models.resnet(checkpoint=str(tmp_path / "text.safetensors"))
 
 
 # the compiler's own
@@ -268,7 +277,7 @@ def test_unreadable_checkpoints(tmp_path):
 def test_a_compiled_model_is_the_same_model_under_another_engine():
     """With the compiler's front half only (aot_eager): what it traces is what the model does,
     before and after a state is swapped in."""
-    factory = timm_model("resnet18", dimension=6, options=tiny.NARROW)
+    factory = timm_model("resnet18", dimension=6, options=models.NARROW)
     plain, compiled = (
         replace(factory, compile=compile).build(3, ANCHORS, generator(1, "init"))
         for compile in (None, "aot_eager")

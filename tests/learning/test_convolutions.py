@@ -16,7 +16,7 @@ from torch import nn
 from fedrobust.errors import exit_reason
 from fedrobust.learning.convolutions import BLOCK, avoid_strided_pointwise
 from fedrobust.reporting.manifest import processor
-from tests.helpers import tiny
+from tests.helpers import models
 
 PROGRAM = Path(__file__).with_name("convolution_shapes.py")
 # glibc's checks of the heap, where the system has them
@@ -68,7 +68,7 @@ def test_other_layers_are_left_alone(layer: nn.Conv2d) -> None:
 
 
 def test_a_factory_keeps_its_models_clear_of_it() -> None:
-    model = tiny.resnet(options={**tiny.NARROW, "channels": [4, 4, 8, 8]})
+    model = models.resnet(options={**models.NARROW, "channels": [4, 4, 8, 8]})
     narrow = [
         one
         for one in model.modules()

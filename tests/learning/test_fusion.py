@@ -21,11 +21,11 @@ from fedrobust.learning.model_files import save_state
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.seeding import generator
 from fedrobust.state import Layout, State, read
-from tests.helpers import tiny
+from tests.helpers import models
 
 TWO = [
-    {"name": "resnet18", "options": tiny.NARROW},
-    {"name": "resnet18", "options": {**tiny.NARROW, "channels": [8, 8, 16, 32]}},
+    {"name": "resnet18", "options": models.NARROW},
+    {"name": "resnet18", "options": {**models.NARROW, "channels": [8, 8, 16, 32]}},
 ]
 
 
@@ -94,7 +94,7 @@ def test_the_model_option_is_a_classifier_of_which_every_member_learns(head: str
     assert not torch.equal(
         before.parameters, read(built(1, head=head), Layout.of(model)).parameters
     )
-    scores = model(unit(tiny.samples(4).images))
+    scores = model(unit(models.samples(4).images))
     assert scores.shape == (4, 3)
     nn.functional.cross_entropy(model.scale * scores, torch.tensor([0, 1, 2, 0])).backward()
     for member in model.backbone.members:
@@ -104,7 +104,7 @@ def test_the_model_option_is_a_classifier_of_which_every_member_learns(head: str
 def test_members_see_images_in_their_own_normalisation() -> None:
     model = built()
     member = model.backbone.members[0]
-    images = unit(tiny.samples(4).images)
+    images = unit(models.samples(4).images)
     model.eval()
     normal = (images - member.mean) / member.std
     assert float((normal - images).abs().max()) > 0.1
@@ -115,7 +115,7 @@ def test_members_see_images_in_their_own_normalisation() -> None:
 
 
 def test_a_member_starts_from_a_finished_model_s_backbone(tmp_path: Path) -> None:
-    finished = tiny.resnet(seed=5)
+    finished = models.resnet(seed=5)
     layout = Layout.of(finished)
     save_state(tmp_path / "model.safetensors", layout, read(finished, layout), finished.anchors)
     factory = meff(
@@ -170,7 +170,7 @@ def test_wrong_settings_end_in_one_line(given: dict[str, object], line: str) -> 
 
 def clients(count: int = 3):
     """Client models as a server has them: one model, several states."""
-    model = tiny.model()
+    model = models.classifier()
     layout, start = Layout.of(model), read(model, Layout.of(model))
     noise = [
         0.1 * torch.randn(layout.num_parameters, generator=generator(one, "noise"))
@@ -190,7 +190,7 @@ def test_client_models_are_the_states() -> None:
 @pytest.mark.parametrize("fusion", ["mean", "concatenate"])
 def test_under_one_etf_an_untrained_ensemble_is_the_mean_of_unit_features(fusion: str) -> None:
     members = from_states(*clients())
-    images = unit(tiny.samples(6).images)
+    images = unit(models.samples(6).images)
     mean = torch.stack([member.eval().features(images) for member in members]).mean(0)
     expected = nn.functional.normalize(mean, dim=1) @ members[0].anchors
     assert torch.allclose(fuse(members, fusion).eval()(images), expected, atol=1e-5)
@@ -198,22 +198,22 @@ def test_under_one_etf_an_untrained_ensemble_is_the_mean_of_unit_features(fusion
 
 def test_an_ensemble_of_one_is_that_one() -> None:
     (member,) = from_states(*clients(1))
-    images = unit(tiny.samples(6).images)
+    images = unit(models.samples(6).images)
     expected = member.eval()(images)
     assert torch.allclose(fuse([member])(images), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", ["etf", "linear"])
 def test_training_changes_the_classifier_on_top_and_nothing_else(head: str) -> None:
-    members = [tiny.model(head), tiny.model(head, seed=0)]
+    members = [models.classifier(head), models.classifier(head, seed=0)]
     fused = fuse(members, "concatenate")
-    frozen = [read(one, Layout.of(tiny.model(head))).buffers.clone() for one in members]
+    frozen = [read(one, Layout.of(models.classifier(head))).buffers.clone() for one in members]
     kept = {name: value.clone() for name, value in fused.backbone.state_dict().items()}
     last = fused.last.weight.clone()
     loss = dot_regression if head == "etf" else nn.functional.cross_entropy
     training.fit(
         fused,
-        tiny.shard(),
+        models.shard(),
         loss,
         TrainingSettings(epochs=1, loss="cross_entropy"),
         generator(0, "fit"),
@@ -222,7 +222,7 @@ def test_training_changes_the_classifier_on_top_and_nothing_else(head: str) -> N
         torch.equal(value, kept[name]) for name, value in fused.backbone.state_dict().items()
     )
     assert all(
-        torch.equal(read(one, Layout.of(tiny.model(head))).buffers, two)
+        torch.equal(read(one, Layout.of(models.classifier(head))).buffers, two)
         for one, two in zip(members, frozen, strict=True)
     )
     assert not torch.equal(fused.last.weight, last)
@@ -232,7 +232,7 @@ def test_training_changes_the_classifier_on_top_and_nothing_else(head: str) -> N
 
 
 def test_gradients_reach_the_image_through_frozen_members() -> None:
-    images = unit(tiny.samples(2).images).requires_grad_()
+    images = unit(models.samples(2).images).requires_grad_()
     fuse(from_states(*clients()))(images).square().sum().backward()
     assert float(images.grad.abs().sum()) > 0
 
@@ -241,9 +241,9 @@ def test_gradients_reach_the_image_through_frozen_members() -> None:
     "members",
     [
         [],
-        [tiny.model(), tiny.model("linear")],
-        [tiny.model(), tiny.model(num_classes=4)],
-        [tiny.model(seed=0), tiny.model(seed=1)],
+        [models.classifier(), models.classifier("linear")],
+        [models.classifier(), models.classifier(num_classes=4)],
+        [models.classifier(seed=0), models.classifier(seed=1)],
     ],
 )
 def test_members_that_do_not_go_together_are_refused(members) -> None:

@@ -6,11 +6,11 @@ import torch
 
 from fedrobust.learning.inference import embed, predict, predict_scores, run_batches
 from fedrobust.utils.images import as_unit
-from tests.helpers import tiny
+from tests.helpers import models
 
 
 def test_probabilities_scores_and_features_are_the_model_s_of_the_same_batches() -> None:
-    net, images = tiny.model(), tiny.samples(7).images
+    net, images = models.classifier(), models.samples(7).images
     with torch.no_grad():
         net.eval()
         parts = [as_unit(part) for part in images.split(3)]
@@ -23,7 +23,7 @@ def test_probabilities_scores_and_features_are_the_model_s_of_the_same_batches()
 
 
 def test_every_module_s_own_mode_returns_and_nothing_has_a_gradient() -> None:
-    net, images = tiny.model().train(), tiny.samples(5).images
+    net, images = models.classifier().train(), models.samples(5).images
     frozen = list(net.modules())[-1]
     frozen.eval()
     seen = run_batches(net, images, lambda batch: torch.tensor(net.training), 2)
@@ -35,6 +35,6 @@ def test_every_module_s_own_mode_returns_and_nothing_has_a_gradient() -> None:
 
 
 def test_without_images_there_are_no_rows() -> None:
-    net, images = tiny.model(), tiny.samples(4).images[:0]
+    net, images = models.classifier(), models.samples(4).images[:0]
     assert run_batches(net, images, net) == []
     assert predict_scores(net, images).shape == predict(net, images).shape == (0, 3)

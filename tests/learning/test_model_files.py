@@ -14,11 +14,11 @@ from torch import nn
 from fedrobust.errors import DataError
 from fedrobust.learning.model_files import load_state, save_state
 from fedrobust.state import Layout, State, read
-from tests.helpers import tiny
+from tests.helpers import models
 
 
 def test_a_state_comes_back_bit_by_bit_with_its_notes(tmp_path: Path) -> None:
-    net = tiny.resnet()
+    net = models.resnet()
     layout, path = Layout.of(net), tmp_path / "deep" / "model.safetensors"
     state = read(net, layout)
     save_state(path, layout, state, net.anchors, {"class_names": "a|b"})
@@ -98,7 +98,7 @@ def test_an_old_file_survives_a_failed_write(
 
 
 def test_equal_states_are_equal_bytes(tmp_path: Path) -> None:
-    net = tiny.resnet()
+    net = models.resnet()
     for name in ("one", "two"):
         save_state(
             tmp_path / name,

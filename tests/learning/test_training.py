@@ -13,7 +13,7 @@ from fedrobust.learning.settings import TrainingSettings, with_settings
 from fedrobust.learning.training import fit, fit_together
 from fedrobust.seeding import generator
 from fedrobust.types import Samples, Shard
-from tests.helpers import tiny
+from tests.helpers import models
 
 FAST = {"name": "Adam", "lr": 0.02}
 SGD = {"name": "SGD", "lr": 0.1}
@@ -42,7 +42,7 @@ def same(one, two):
 )
 @pytest.mark.parametrize("augment", [False, True])
 def test_it_learns(head, loss, augment):
-    net, data = tiny.model(head), tiny.shard()
+    net, data = models.classifier(head), models.shard()
     chosen = make_loss(loss, scale=net.scale, counts_K=torch.full((3,), 16.0))
     train(net, data, loss=chosen, epochs=15, augment=augment)
     assert (predict(net, data.test.images).argmax(1) == data.test.labels).double().mean() > 0.9
@@ -51,8 +51,8 @@ def test_it_learns(head, loss, augment):
 def test_one_step_by_hand():
     # SGD on a model with one weight row: w' = w - lr * dL/dw, from torch's own gradient of the same
     # loss
-    net, data = tiny.model("linear"), tiny.shard(train=6)
-    twin = tiny.model("linear").train()
+    net, data = models.classifier("linear"), models.shard(train=6)
+    twin = models.classifier("linear").train()
     images = data.train.images.float() / 255
     order = torch.randperm(6, generator=_after_isolation(0))
     cross_entropy(twin(images[order]), data.train.labels[order]).backward()
@@ -69,7 +69,7 @@ def _after_isolation(seed):
 
 
 def test_sums_are_those_of_the_images_seen():
-    net, data = tiny.model(), tiny.shard(train=20)
+    net, data = models.classifier(), models.shard(train=20)
     still = {"name": "SGD", "lr": 0.0}
     fitted = train(net, data, optimizer=still, epochs=2, batch_size=20)
     net.train()
@@ -82,9 +82,9 @@ def test_sums_are_those_of_the_images_seen():
 
 
 def test_the_etf_is_bit_identical_after_training_and_in_no_optimizer():
-    net = tiny.resnet()
+    net = models.resnet()
     before = etf.digest(net.anchors)
-    train(net, tiny.shard(size=32), steps=2)
+    train(net, models.shard(size=32), steps=2)
     assert etf.digest(net.anchors) == before
     pointers = {p.data_ptr() for p in net.parameters()}
     assert net.anchors.data_ptr() not in pointers
@@ -93,8 +93,8 @@ def test_the_etf_is_bit_identical_after_training_and_in_no_optimizer():
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_the_same_generator_gives_the_same_bits_and_no_other_randomness_is_touched(dropout):
-    data, before = tiny.shard(), torch.get_rng_state()
-    nets = [tiny.model(dropout=dropout) for _ in range(3)]
+    data, before = models.shard(), torch.get_rng_state()
+    nets = [models.classifier(dropout=dropout) for _ in range(3)]
     results = [
         train(net, data, seed, augment=True, epochs=2)
         for net, seed in zip(nets, (0, 0, 1), strict=True)
@@ -106,14 +106,14 @@ def test_the_same_generator_gives_the_same_bits_and_no_other_randomness_is_touch
 
 
 def test_bytes_and_unit_floats_train_alike_and_stay_as_they_are():
-    data = tiny.shard(size=16)
+    data = models.shard(size=16)
     floats = Shard(
         *(
             Samples(part.images / 255, part.labels)
             for part in (data.train, data.validation, data.test)
         )
     )
-    kept, nets = data.train.images.clone(), [tiny.model(), tiny.model()]
+    kept, nets = data.train.images.clone(), [models.classifier(), models.classifier()]
     for net, shard in zip(nets, (data, floats), strict=True):
         train(net, shard, augment=True)
     assert same(*nets)
@@ -126,8 +126,8 @@ def test_bytes_and_unit_floats_train_alike_and_stay_as_they_are():
 def test_a_last_batch_of_one_joins_the_batch_before(count, batches):
     sizes = []
     train(
-        tiny.model(),
-        tiny.shard(train=count),
+        models.classifier(),
+        models.shard(train=count),
         batch_size=4,
         extra_loss=lambda images, s, y: sizes.append(len(y)) or s.sum() * 0,
     )
@@ -136,18 +136,18 @@ def test_a_last_batch_of_one_joins_the_batch_before(count, batches):
 
 def test_one_image_trains_with_batchnorm_frozen():
     # a ResNet at 32 px ends in 1x1 maps: BatchNorm in train mode would raise on a single image
-    net = tiny.resnet()
+    net = models.resnet()
     mean, weight = net.backbone.bn1.running_mean.clone(), net.last.weight.detach().clone()
-    fitted = train(net, tiny.shard(train=1, size=32), epochs=2)
+    fitted = train(net, models.shard(train=1, size=32), epochs=2)
     assert fitted.seen == 2
     assert torch.equal(net.backbone.bn1.running_mean, mean)
     assert not torch.equal(net.last.weight, weight)
 
 
 def test_one_class_only():
-    data = tiny.shard()
+    data = models.shard()
     only = data.train.take((data.train.labels == 1).nonzero()[:, 0])
-    net = tiny.model()
+    net = models.classifier()
     fitted = train(net, Shard(only, data.validation, data.test), epochs=15)
     assert math.isfinite(fitted.sums["loss"])
     assert predict(net, only.images).argmax(1).eq(1).all()
@@ -158,8 +158,8 @@ def test_steps_take_the_place_of_epochs(steps, seen):
     # 20 images in batches 8 8 4: passes of three steps
     sizes = []
     fitted = train(
-        tiny.model(),
-        tiny.shard(train=20),
+        models.classifier(),
+        models.shard(train=20),
         steps=steps,
         epochs=99,
         batch_size=8,
@@ -171,14 +171,14 @@ def test_steps_take_the_place_of_epochs(steps, seen):
 
 def test_every_pass_sees_every_image_once_in_another_order():
     seen = []
-    data = tiny.shard(train=12)
+    data = models.shard(train=12)
     marked = Shard(
         Samples(torch.arange(12).view(12, 1, 1, 1).expand(12, 3, 8, 8) / 12, data.train.labels),
         data.validation,
         data.test,
     )
     train(
-        tiny.model(),
+        models.classifier(),
         marked,
         epochs=2,
         batch_size=4,
@@ -189,11 +189,11 @@ def test_every_pass_sees_every_image_once_in_another_order():
 
 
 def test_extra_loss_is_added_and_reported():
-    plain, pulled = tiny.model(), tiny.model()
-    train(plain, tiny.shard())
+    plain, pulled = models.classifier(), models.classifier()
+    train(plain, models.shard())
     fitted = train(
         pulled,
-        tiny.shard(),
+        models.shard(),
         extra_loss=lambda images, scores, labels: 3 + 0.5 * pulled.last.weight.square().sum(),
     )
     assert pulled.last.weight.norm() < plain.last.weight.norm()
@@ -203,9 +203,9 @@ def test_extra_loss_is_added_and_reported():
 
 def test_clipping_bounds_the_step():
     # SGD, lr .1, one step: |w' - w| = .1 * min(|g|, clip)
-    net = tiny.model("linear")
+    net = models.classifier("linear")
     before = nn.utils.parameters_to_vector(net.parameters()).detach().clone()
-    train(net, tiny.shard(), optimizer=SGD, steps=1, max_grad_norm=0.01)
+    train(net, models.shard(), optimizer=SGD, steps=1, max_grad_norm=0.01)
     assert (
         nn.utils.parameters_to_vector(net.parameters()) - before
     ).norm().item() == pytest.approx(0.001, rel=1e-3)
@@ -214,11 +214,11 @@ def test_clipping_bounds_the_step():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_ends_the_training(value):
     with pytest.raises(RunError, match=r"training: loss; lower client\.optimizer\.lr=0\.02"):
-        train(tiny.model(), tiny.shard(), loss=lambda scores, labels: scores.sum() * value)
+        train(models.classifier(), models.shard(), loss=lambda scores, labels: scores.sum() * value)
     with pytest.raises(RunError, match="training: extra_loss;"):
         train(
-            tiny.model(),
-            tiny.shard(),
+            models.classifier(),
+            models.shard(),
             steps=1,
             extra_loss=lambda images, scores, labels: scores.sum() * value,
         )
@@ -226,12 +226,12 @@ def test_a_loss_that_is_not_finite_ends_the_training(value):
 
 def test_no_images():
     with pytest.raises(RunError, match="no training images"):
-        train(tiny.model(), tiny.shard(train=0))
+        train(models.classifier(), models.shard(train=0))
 
 
 def test_the_mode_of_the_model_returns():
-    net = tiny.model().eval()
-    train(net, tiny.shard(), early_stopping=1)
+    net = models.classifier().eval()
+    train(net, models.shard(), early_stopping=1)
     assert not any(module.training for module in net.modules())
 
 
@@ -251,19 +251,19 @@ def judged(values):
 
 def test_early_stopping_goes_back_to_the_best_epoch():
     # validation losses 3 2 4 5: best after epoch 2, patience 2 ends after epoch 4
-    stopped, reference = tiny.model(), tiny.model()
+    stopped, reference = models.classifier(), models.classifier()
     fitted = train(
-        stopped, tiny.shard(), loss=judged([3.0, 2.0, 4.0, 5.0]), epochs=50, early_stopping=2
+        stopped, models.shard(), loss=judged([3.0, 2.0, 4.0, 5.0]), epochs=50, early_stopping=2
     )
-    train(reference, tiny.shard(), epochs=2)
+    train(reference, models.shard(), epochs=2)
     assert fitted.seen == 4 * 48
     assert same(stopped, reference)
 
 
 def test_without_an_end_the_best_epoch_is_kept_too():
-    stopped, reference = tiny.model(), tiny.model()
-    train(stopped, tiny.shard(), loss=judged([1.0, 2.0, 3.0]), epochs=3, early_stopping=20)
-    train(reference, tiny.shard(), epochs=1)
+    stopped, reference = models.classifier(), models.classifier()
+    train(stopped, models.shard(), loss=judged([1.0, 2.0, 3.0]), epochs=3, early_stopping=20)
+    train(reference, models.shard(), epochs=1)
     assert same(stopped, reference)
 
 
@@ -271,11 +271,11 @@ def test_plateau_lowers_the_rate_and_is_carried_by_memory():
     # patience 1, factor .1, losses 1 1 1 1 1: the third bad epoch lowers once -> 2e-3; the memory
     # goes on from there
     settings = {"lr_plateau": {"patience": 1, "factor": 0.1}}
-    first = train(tiny.model(), tiny.shard(), loss=judged([1.0] * 3), epochs=3, **settings)
+    first = train(models.classifier(), models.shard(), loss=judged([1.0] * 3), epochs=3, **settings)
     assert first.memory["rates"] == pytest.approx([0.002])
     second = train(
-        tiny.model(),
-        tiny.shard(),
+        models.classifier(),
+        models.shard(),
         loss=judged([1.0] * 2),
         epochs=2,
         memory=first.memory,
@@ -283,13 +283,13 @@ def test_plateau_lowers_the_rate_and_is_carried_by_memory():
     )
     assert second.memory["rates"] == pytest.approx([0.0002])
     assert first.memory["rates"] == pytest.approx([0.002])
-    assert train(tiny.model(), tiny.shard()).memory == {}
+    assert train(models.classifier(), models.shard()).memory == {}
 
 
 def test_without_validation_images_nothing_is_judged():
     fitted = train(
-        tiny.model(),
-        tiny.shard(validation=0),
+        models.classifier(),
+        models.shard(validation=0),
         epochs=3,
         early_stopping=1,
         lr_plateau={"patience": 1},
@@ -367,9 +367,9 @@ def no_peers(scores, others, labels):
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_cohort_that_learns_nothing_from_its_peers_trains_as_each_alone(augment):
     data, together, alone = (
-        tiny.shard(),
-        [tiny.model("linear", seed=seed) for seed in (0, 1)],
-        [tiny.model("linear", seed=s) for s in (0, 1)],
+        models.shard(),
+        [models.classifier("linear", seed=seed) for seed in (0, 1)],
+        [models.classifier("linear", seed=s) for s in (0, 1)],
     )
     results = train_together(together, data, no_peers, epochs=2, augment=augment)
     singles = [
@@ -385,8 +385,8 @@ def test_a_cohort_that_learns_nothing_from_its_peers_trains_as_each_alone(augmen
 def test_one_step_of_a_cohort_by_hand():
     # all members answer before any is changed: w_k' = w_k - lr * d/dw_k (CE_k + 1/2 mean |scores_k
     # - scores_l|^2), scores_l constant
-    data, nets = tiny.shard(train=6), [tiny.model("linear", seed=seed) for seed in (0, 1)]
-    twins = [tiny.model("linear", seed=seed).train() for seed in (0, 1)]
+    data, nets = models.shard(train=6), [models.classifier("linear", seed=seed) for seed in (0, 1)]
+    twins = [models.classifier("linear", seed=seed).train() for seed in (0, 1)]
     order = torch.randperm(6, generator=_after_isolation(0))
     images, labels = data.train.images[order].float() / 255, data.train.labels[order]
     scores = [twin(images) for twin in twins]
@@ -420,7 +420,7 @@ def test_peers_come_in_their_order_and_without_gradients():
         return own.sum() * 0
 
     train_together(
-        [tiny.model("linear", seed=seed) for seed in range(3)], tiny.shard(), note, steps=1
+        [models.classifier("linear", seed=seed) for seed in range(3)], models.shard(), note, steps=1
     )
     assert all(own and not any(others) for own, others, _ in seen)
     (_, _, (a, b, c)), second, third = seen
@@ -431,15 +431,15 @@ def test_a_cohort_ends_when_all_of_it_would_and_each_keeps_its_own_best():
     # validation losses of member 0: 1 2 3 4, of member 1: 4 1 2 3, patience 2: 0 would end after
     # three epochs, 1 after four
     values = [1.0, 4.0, 2.0, 1.0, 3.0, 2.0, 4.0, 3.0]
-    nets, one, two = ([tiny.model("linear", seed=seed) for seed in (0, 1)] for _ in range(3))
+    nets, one, two = ([models.classifier("linear", seed=seed) for seed in (0, 1)] for _ in range(3))
     usual, left = make_loss("cross_entropy", scale=1.0), iter(values)
     loss = lambda s, y: (  # noqa: E731
         torch.tensor(next(left)) if len(y) == 24 and not s.requires_grad else usual(s, y)
     )
-    fitted = train_together(nets, tiny.shard(), no_peers, loss=loss, epochs=50, early_stopping=2)
+    fitted = train_together(nets, models.shard(), no_peers, loss=loss, epochs=50, early_stopping=2)
     assert [result.seen for result in fitted] == [4 * 48, 4 * 48]
-    train_together(one, tiny.shard(), no_peers, epochs=1)
-    train_together(two, tiny.shard(), no_peers, epochs=2)
+    train_together(one, models.shard(), no_peers, epochs=1)
+    train_together(two, models.shard(), no_peers, epochs=2)
     assert same(nets[0], one[0])
     assert same(nets[1], two[1])
 
@@ -447,8 +447,8 @@ def test_a_cohort_ends_when_all_of_it_would_and_each_keeps_its_own_best():
 def test_the_schedule_in_the_memory_is_that_of_the_first():
     settings = {"lr_plateau": {"patience": 0, "factor": 0.1}, "epochs": 1}
     first, second = train_together(
-        [tiny.model("linear") for _ in range(2)],
-        tiny.shard(),
+        [models.classifier("linear") for _ in range(2)],
+        models.shard(),
         no_peers,
         memory={"plateau": _plateau(), "rates": [0.005]},
         **settings,
@@ -459,19 +459,19 @@ def test_the_schedule_in_the_memory_is_that_of_the_first():
 
 def _plateau():
     return train(
-        tiny.model(), tiny.shard(validation=0), lr_plateau={"patience": 0, "factor": 0.1}
+        models.classifier(), models.shard(validation=0), lr_plateau={"patience": 0, "factor": 0.1}
     ).memory["plateau"]
 
 
 def test_a_cohort_without_images_or_with_a_loss_that_is_not_finite():
-    nets = [tiny.model("linear", seed=seed) for seed in (0, 1)]
+    nets = [models.classifier("linear", seed=seed) for seed in (0, 1)]
     with pytest.raises(RunError, match="no training images"):
-        train_together(nets, tiny.shard(train=0), no_peers)
+        train_together(nets, models.shard(train=0), no_peers)
     with pytest.raises(RunError, match="training: loss, extra_loss; lower"):
-        train_together(nets, tiny.shard(), lambda own, others, labels: own.sum() * math.nan)
+        train_together(nets, models.shard(), lambda own, others, labels: own.sum() * math.nan)
     fitted = train_together(
-        [tiny.resnet("linear", seed=seed) for seed in (0, 1)],
-        tiny.shard(train=1, size=32),
+        [models.resnet("linear", seed=seed) for seed in (0, 1)],
+        models.shard(train=1, size=32),
         no_peers,
         epochs=2,
     )

@@ -17,7 +17,7 @@ from fedrobust.errors import RunError
 from fedrobust.privacy.secure import ciphers, secret_sharing, seeded_random, server
 from fedrobust.privacy.secure import client as hospital
 from fedrobust.seeding import generator
-from tests.privacy.sitting import Table, seated, whole_numbers
+from tests.helpers.secure_rounds import SecureRound, after_key_exchange, whole_numbers
 
 
 def test_masks_cancel_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_masks_cancel_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ciphers, "agree", agree)
     monkeypatch.setattr(ciphers, "add_mask", add_mask)
-    table = Table(3, 2)
+    table = SecureRound(3, 2)
     table.make_keys()
     for client in range(3):
         # the first that is drawn for the shares is the own seed
@@ -64,7 +64,7 @@ def test_a_lost_client_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         ciphers, "add_mask", lambda vector, seed, sign: vector.add_(sign * int.from_bytes(seed))
     )
-    table = Table(3, 2)
+    table = SecureRound(3, 2)
     table.make_keys()
     for client in range(3):
         seeds = [((client + 1) * 100).to_bytes(32)]
@@ -91,7 +91,7 @@ def test_the_sum_of_whoever_arrives_is_exact(data: st.DataObject, number: int, s
             )
         )
 
-    table = Table(number, threshold)
+    table = SecureRound(number, threshold)
     with_keys = some_of(list(range(number)))
     table.make_keys(with_keys)
     shared = some_of(with_keys)
@@ -140,7 +140,10 @@ def test_what_one_client_sends_looks_like_nothing() -> None:
     all of them."""
     zeros = torch.zeros(20_000, dtype=torch.int64)
     sent = [
-        seated(3, 2, random=seeded_random(generator(seed, "x"))).mask(0, zeros).numpy().tobytes()
+        after_key_exchange(3, 2, random=seeded_random(generator(seed, "x")))
+        .mask(0, zeros)
+        .numpy()
+        .tobytes()
         for seed in (0, 1)
     ]
     counts = torch.bincount(
@@ -149,7 +152,12 @@ def test_what_one_client_sends_looks_like_nothing() -> None:
     assert chisquare(counts.numpy()).pvalue > 1e-4  # the seed is fixed
     same = sum(one == other for one, other in zip(*sent, strict=True)) / len(sent[0])
     assert same == pytest.approx(1 / 256, rel=0.1)  # as by chance
-    again = seated(3, 2, random=seeded_random(generator(0, "x"))).mask(0, zeros).numpy().tobytes()
+    again = (
+        after_key_exchange(3, 2, random=seeded_random(generator(0, "x")))
+        .mask(0, zeros)
+        .numpy()
+        .tobytes()
+    )
     assert again == sent[0]
 
 
@@ -163,8 +171,8 @@ def refused(action: Any, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def masked_table() -> Table:
-    table = seated(5, 3)
+def masked_table() -> SecureRound:
+    table = after_key_exchange(5, 3)
     for client in range(5):
         table.mask(client, torch.zeros(2, dtype=torch.int64))
     return table
@@ -194,26 +202,26 @@ def test_fewer_than_the_threshold_are_refused_at_every_stage() -> None:
     refused(
         lambda: masked_table().unmask(0, [0, 1]), "2 clients are left, and no sum of fewer than 3"
     )
-    table = seated(5, 3)
+    table = after_key_exchange(5, 3)
     table.letters = {client: table.letters[client] for client in (0, 1)}
     refused(lambda: table.mask(0, torch.zeros(2, dtype=torch.int64)), "2 clients are left")
-    table = Table(5, 3)
+    table = SecureRound(5, 3)
     table.make_keys([0, 1])
     refused(table.make_shares, "2 clients are left")
-    refused(Table(3, 1).make_keys, "a sum of one would be opened")
+    refused(SecureRound(3, 1).make_keys, "a sum of one would be opened")
 
 
 def test_a_threshold_of_half_is_refused() -> None:
     """With 2 of 4 a server could show one pair that client 0 arrived and the other that it did not,
     and have both its secrets."""
-    table = Table(4, 2)
+    table = SecureRound(4, 2)
     table.make_keys()
     refused(table.make_shares, "2 of 4 shares would open a secret; it must take more than half")
 
 
 def test_nothing_is_answered_out_of_turn() -> None:
     vector = torch.zeros(2, dtype=torch.int64)
-    table = Table(3, 2)
+    table = SecureRound(3, 2)
     table.make_keys()
     refused(lambda: table.mask(0, vector), "out of turn .last answered: keys.")
     refused(lambda: table.unmask(0, [0, 1]), "out of turn .last answered: keys.")
@@ -252,14 +260,14 @@ def test_what_came_back_changed_or_twice_is_refused() -> None:
         (lambda keys: keys | {2: bytes(64)}, "one public key stands there twice"),
         (lambda keys: keys | {2: bytes(32) + keys[2][32:]}, "a public key that leaves no secret"),
     ):
-        table = Table(3, 2)
+        table = SecureRound(3, 2)
         table.make_keys()
         table.keys = spoil(table.keys)
         refused(lambda: table.make_shares([0]), words)  # noqa: B023
 
 
 def test_letters_of_strangers_are_refused_and_letters_that_do_not_open_spoil_nothing() -> None:
-    table, vectors = seated(4, 3), whole_numbers(0, 4, 5)
+    table, vectors = after_key_exchange(4, 3), whole_numbers(0, 4, 5)
     refused(
         lambda: hospital.check_masking(table.session(0), table.kept[0], [1, 2, 9]),
         r"shares of strangers came: \[9\]",
@@ -281,7 +289,7 @@ def test_letters_of_strangers_are_refused_and_letters_that_do_not_open_spoil_not
 
 
 def test_a_letter_opens_for_its_receiver_and_in_its_direction_only() -> None:
-    table = seated(3, 2)
+    table = after_key_exchange(3, 2)
     private, public = table.kept[0]["letters"], table.keys[1][:32]
     key = ciphers.agree(private, public, hospital.sealing_purpose("task", 1, 0))
     letter = table.letters[1][0]
@@ -293,7 +301,7 @@ def test_a_letter_opens_for_its_receiver_and_in_its_direction_only() -> None:
 
 
 def test_secrets_go_as_soon_as_they_are_not_needed() -> None:
-    table = seated(3, 2)
+    table = after_key_exchange(3, 2)
     secrets = [table.kept[0][name] for name in ("letters", "masks", "seed")]
     table.mask(0, torch.zeros(2, dtype=torch.int64))
     assert set(table.kept[0]) == {"round", "task", "stage", "clients", "holding", "held"}
@@ -306,7 +314,7 @@ def test_secrets_go_as_soon_as_they_are_not_needed() -> None:
 
 
 def test_wrong_shares_of_a_key_are_noticed_and_too_few_named() -> None:
-    table = seated(4, 3)
+    table = after_key_exchange(4, 3)
     total = sum(
         (table.mask(client, torch.ones(3, dtype=torch.int64)) for client in (0, 1, 2)),
         torch.zeros(3, dtype=torch.int64),

@@ -14,7 +14,7 @@ from fedrobust.privacy import mechanisms
 from fedrobust.privacy.noise import secret_noise, seeded_noise
 from fedrobust.seeding import generator
 from fedrobust.state import State
-from tests.helpers import federation
+from tests.helpers import federations
 
 REFERENCE = State(torch.tensor([1.0, -1.0, 0.0]), torch.tensor([5.0]))
 SENT = State(torch.tensor([4.0, 3.0, 0.0]), torch.tensor([7.0]))  # update (3, 4, 0), of length 5
@@ -118,15 +118,15 @@ def test_what_does_not_go_together_is_refused_in_one_line(
     words: tuple[str, ...], line: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        build.build_experiment(federation.settings(*words))
+        build.build_experiment(federations.compose_settings(*words))
     assert line in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_how_often_the_hospital_asked_most_often_replies() -> None:
     everybody, some = (
-        federation.study(),
-        federation.study("num_clients=6", "clients_per_round=2", "rounds=5"),
+        federations.build_experiment(),
+        federations.build_experiment("num_clients=6", "clients_per_round=2", "rounds=5"),
     )
     assert [everybody.max_replies(number) for number in (1, 2)] == [1, 2]
     asked = [client for number in range(1, 6) for client in some.participants(number)]

@@ -20,8 +20,8 @@ from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.runtime.server.run import run_experiment
 from fedrobust.state import read
-from tests.helpers import federation
-from tests.helpers.federation import Memory
+from tests.helpers import federations
+from tests.helpers.federations import Memory
 
 DP = (
     "strategy=fedavg",
@@ -59,7 +59,7 @@ def released(server: ServerContext, **node) -> records.TrainReply:
 
 
 def test_a_private_reply_holds_the_noisy_update_and_nothing_else() -> None:
-    server = federation.server(*DP)
+    server = federations.build_server(*DP)
     start = read(server.model, server.layout)
     one, again = released(server, simulation=True), released(server, simulation=True)
     assert (one.num_examples, one.metrics, one.extras) == (1, {}, {})
@@ -71,7 +71,7 @@ def test_a_private_reply_holds_the_noisy_update_and_nothing_else() -> None:
 
 
 def test_a_real_hospital_draws_in_secret() -> None:
-    server = federation.server(*DP)
+    server = federations.build_server(*DP)
     one, two = released(server), released(server)
     assert not torch.equal(one.state.parameters, two.state.parameters)
     simulated = released(server, simulation=True)
@@ -81,8 +81,10 @@ def test_a_real_hospital_draws_in_secret() -> None:
 
 
 def test_clipping_in_the_app() -> None:
-    plain = federation.server(*DP[:1], "poisoned=0")
-    clipped = federation.server(*DP[:1], "poisoned=0", "privacy=clipping", "privacy.clip=0.01")
+    plain = federations.build_server(*DP[:1], "poisoned=0")
+    clipped = federations.build_server(
+        *DP[:1], "poisoned=0", "privacy=clipping", "privacy.clip=0.01"
+    )
     start = read(plain.model, plain.layout)
     honest, short = (released(server, simulation=True) for server in (plain, clipped))
     update, cut = (reply.state.parameters - start.parameters for reply in (honest, short))
@@ -94,14 +96,14 @@ def test_clipping_in_the_app() -> None:
 
 
 def test_a_node_with_a_limit_counts_and_then_stops(tmp_path: Path) -> None:
-    server, path = federation.server(*DP), tmp_path / "ledger.jsonl"
+    server, path = federations.build_server(*DP), tmp_path / "ledger.jsonl"
     limit = {"max-epsilon": epsilon(0.1, 2, 1e-5) + 1e-3, "privacy-ledger": str(path)}
     for _ in range(2):
         released(server, **limit)
     with pytest.raises(ConfigError, match="it sends no more"):
         released(server, **limit)
     assert len(path.read_text().splitlines()) == 2
-    open_server = federation.server("strategy=fedavg", "poisoned=0")
+    open_server = federations.build_server("strategy=fedavg", "poisoned=0")
     with pytest.raises(ConfigError, match="sends nothing without local DP"):
         released(open_server, **limit)
     with pytest.raises(ConfigError, match="tells nothing of its test images"):
@@ -111,7 +113,7 @@ def test_a_node_with_a_limit_counts_and_then_stops(tmp_path: Path) -> None:
 def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:
     words = ("strategy=fedavg", "privacy=local_dp", "privacy.noise_multiplier=2.0", "rounds=2")
     words += ("evaluation.bootstrap_samples=10", "evaluation.twin=false")
-    experiment, memory = federation.study(*words), Memory()
+    experiment, memory = federations.build_experiment(*words), Memory()
     with InlineGrid("fedrobust.clients.app:app", 3, {"simulation": True}, threads=1) as grid:
         report, _ = run_experiment(
             build_server_context(experiment), grid, tmp_path, memory, "inline"

@@ -13,7 +13,7 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.runtime.messages import arrays, secure
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server.loop import build_server_context
-from tests.helpers import federation
+from tests.helpers import federations
 from tests.privacy.test_secure_runs import FIVE, PLAIN, SECURE, finished
 
 # --- what arrives damaged ---
@@ -146,7 +146,7 @@ def test_wrong_values_that_look_right_end_the_run_with_a_reason(place: int, why:
 
 
 def asked(kind: str, number: int, **records: ConfigRecord) -> Message:
-    server = build_server_context(federation.study(*SECURE))
+    server = build_server_context(federations.build_experiment(*SECURE))
     content = wire.train_message(wire.state_record(server.initial), server.message_config(number))
     return Message(RecordDict({**content, **records}), 0, kind)
 
@@ -192,7 +192,7 @@ def test_on_a_real_site_keys_come_from_the_system_and_round_1_is_no_excuse() -> 
 
 def test_a_message_of_the_protocol_under_another_configuration_is_refused() -> None:
     wire.set_identity()
-    server = build_server_context(federation.study(*PLAIN))
+    server = build_server_context(federations.build_experiment(*PLAIN))
     context = Context(
         1, 0, {"partition-id": 0, "num-partitions": 3, "simulation": True}, RecordDict(), {}
     )
@@ -219,7 +219,7 @@ def test_a_hospital_that_insists_on_sums_of_so_many_sends_nothing_else(
     words: tuple[str, ...], line: str
 ) -> None:
     wire.set_identity()
-    server = build_server_context(federation.study(*words))
+    server = build_server_context(federations.build_experiment(*words))
     content = wire.train_message(wire.state_record(server.initial), server.message_config(1))
     context = Context(
         1, 0, {"partition-id": 0, "num-partitions": 3, "sum-of-at-least": 3}, RecordDict(), {}

@@ -29,8 +29,8 @@ from fedrobust.runtime.server.loop import TrainingResult, build_server_context, 
 from fedrobust.runtime.server.run import run_experiment
 from fedrobust.runtime.server.secure_aggregation import SecureStrategy
 from fedrobust.state import State
-from tests.helpers import federation
-from tests.helpers.federation import Memory
+from tests.helpers import federations
+from tests.helpers.federations import Memory
 from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, checkpoints
 
 CLIP = 0.05  # shorter than the updates of one step
@@ -63,7 +63,7 @@ def losing(*lost: tuple[int, int, str]) -> ClientApp:
 
 
 def finished(words: Iterable[str], client_app: ClientApp = app) -> tuple[TrainingResult, Memory]:
-    study, memory = federation.study(*words), Memory()
+    study, memory = federations.build_experiment(*words), Memory()
     with InlineGrid(client_app, study.num_clients, {"simulation": True}, threads=1) as grid:
         return run_rounds(build_server_context(study), grid, memory), memory
 
@@ -90,7 +90,7 @@ def test_the_model_is_that_of_clipped_federated_averaging(more: tuple[str, ...])
     if "server.batchnorm=local" in more:
         plain = replace(plain, state=State(plain.state.parameters, hidden.state.buffers))
     assert_same_model(hidden.state, plain.state)
-    start = build_server_context(federation.study(*SECURE)).initial.parameters
+    start = build_server_context(federations.build_experiment(*SECURE)).initial.parameters
     assert float((hidden.state.parameters - start).norm()) > CLIP / 2  # something was learnt
     weights = [(one.client, one.num_examples, one.weight) for one in hidden.records[-1].clients]
     assert weights == [
@@ -114,14 +114,14 @@ def test_one_round_is_exact_up_to_the_rounding_that_is_told(
     )
     result, _ = finished((*SECURE, "rounds=1"))
     start, total = (
-        build_server_context(federation.study(*SECURE)).initial.parameters.double(),
+        build_server_context(federations.build_experiment(*SECURE)).initial.parameters.double(),
         sum(weight for _, weight in seen),
     )
     mean = sum((update * weight for update, weight in seen), torch.zeros_like(start)) / total
     assert len(seen) == 3
     assert all(float(update.norm()) <= CLIP * (1 + 1e-6) for update, _ in seen)
     bound = fixed_point.error(
-        3, total, experiment.sum_scale(federation.study(*SECURE))
+        3, total, experiment.sum_scale(federations.build_experiment(*SECURE))
     ) + 2.0**-23 * float((start + mean).abs().max())
     assert float((result.state.parameters.double() - (start + mean)).abs().max()) <= bound
     assert bound < 1e-5 * CLIP + 2.0**-22 * float(start.abs().max())
@@ -218,7 +218,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(
     undisturbed, _ = finished(words, losing((1, 1, "train"), (2, 2, "train.unmask")))
 
     def go(observer: Memory) -> TrainingResult:
-        server = federation.server(*words)
+        server = federations.build_server(*words)
         app_ = losing((1, 1, "train"), (2, 2, "train.unmask"))
         with (
             InlineGrid(app_, 5, {"simulation": True}, threads=1) as grid,
@@ -238,7 +238,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(
 
 @pytest.mark.slow
 def test_inline_and_ray_give_the_same_bits() -> None:
-    server, states = build_server_context(federation.study(*SECURE, *FIVE)), []
+    server, states = build_server_context(federations.build_experiment(*SECURE, *FIVE)), []
     for engine in (inline_engine(threads=1), ray_engine(workers=2, threads=1)):
         with engine.open("fedrobust.clients.app:app", 5, {"simulation": True}) as grid:
             states.append(run_rounds(server, grid, Memory()).state)
@@ -253,7 +253,7 @@ class Listening(InlineGrid):
     """A Grid that keeps what goes to and fro, as a server that writes everything down would."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        self.study = federation.study(*words)
+        self.study = federations.build_experiment(*words)
         super().__init__(app, self.study.num_clients, {"simulation": True}, threads=1)
         self.replies: list[tuple[str, int, RecordDict]] = []
 
@@ -317,7 +317,7 @@ def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch)
     """Each client's encoded update is looked for in every tensor that is alive while the server
     works; and of the masked ones it keeps no more than their sum, and the last."""
     plain: list[Tensor] = []
-    server = build_server_context(federation.study(*SECURE, *FIVE))
+    server = build_server_context(federations.build_experiment(*SECURE, *FIVE))
     size, looks = server.layout.num_parameters, []
 
     def encode(update_D: Tensor, weight: int, s: float) -> Tensor:
@@ -374,7 +374,7 @@ def test_what_hospitals_keep_is_gone_after_the_round() -> None:
 
 
 def test_the_report_says_who_was_needed_and_who_was_lost(tmp_path: Path) -> None:
-    study = federation.study(*SECURE, *FIVE)
+    study = federations.build_experiment(*SECURE, *FIVE)
     with InlineGrid(
         losing((1, 1, "train"), (3, 2, "train.keys")), 5, {"simulation": True}, threads=1
     ) as grid:

@@ -17,7 +17,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, compose, factories
 from fedrobust.state import State
 from fedrobust.utils.cli import explain
-from tests.helpers import federation
+from tests.helpers import federations
 
 STRATEGIES = sorted(
     path.stem for path in (Path(configs.__file__).parent / "strategy").glob("*.yaml")
@@ -35,7 +35,7 @@ def rule(name: str) -> Strategy:
 
 def refused(*words: str) -> str:
     with pytest.raises(ConfigError) as error:
-        build.build_experiment(federation.settings(*words))
+        build.build_experiment(federations.compose_settings(*words))
     line, code = explain(error.value)
     assert code == 2
     assert line is not None
@@ -47,7 +47,7 @@ def refused(*words: str) -> str:
 def test_every_strategy_says_whether_it_works_on_sums_and_all_others_are_refused(name: str) -> None:
     words = ("privacy=secure_aggregation", f"strategy={name}", *ROOMY)
     if rule(name).sums is not None:
-        assert build.build_experiment(federation.settings(*words)).privacy.secure
+        assert build.build_experiment(federations.compose_settings(*words)).privacy.secure
         return
     line = refused(*words)
     assert (
@@ -91,7 +91,9 @@ def test_a_rule_that_works_on_sums_gives_the_same_from_their_mean_alone(
 
 @pytest.mark.parametrize("optimizer", ["none", "fedavgm", "fedadam", "fedyogi", "fedadagrad"])
 def test_server_optimizers_see_the_mean_only(optimizer: str) -> None:
-    experiment = federation.study(*SECURE, f"server_optimizer={optimizer}", "poisoned=0")
+    experiment = federations.build_experiment(
+        *SECURE, f"server_optimizer={optimizer}", "poisoned=0"
+    )
     assert experiment.strategy.sums == "examples"
 
 
@@ -166,11 +168,11 @@ def test_what_does_not_go_together_is_refused_in_one_line(
     ],
 )
 def test_what_needs_no_single_updates_is_allowed(words: tuple[str, ...]) -> None:
-    assert build.build_experiment(federation.settings(*SECURE, *words)).privacy.secure
+    assert build.build_experiment(federations.compose_settings(*SECURE, *words)).privacy.secure
 
 
 @pytest.mark.parametrize(("asked", "least"), [(2, 2), (3, 2), (4, 3), (10, 6), (11, 6)])
 def test_by_default_it_takes_more_than_half(asked: int, least: int) -> None:
-    experiment = federation.study(*SECURE, f"num_clients={asked}", "poisoned=0")
+    experiment = federations.build_experiment(*SECURE, f"num_clients={asked}", "poisoned=0")
     assert experiment.privacy.least(asked) == least
     assert 2 * least > asked

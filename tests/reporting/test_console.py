@@ -12,7 +12,7 @@ from fedrobust.reporting.console import Display, summary_table
 from fedrobust.reporting.console.live import clean_text
 from fedrobust.reporting.console.summary import MOST_CLIENTS
 from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
-from tests.helpers import report_examples as examples
+from tests.helpers import reports
 
 
 def on_screen(report: dict[str, Any], uses: dict[str, int] | None = None) -> str:
@@ -22,7 +22,7 @@ def on_screen(report: dict[str, Any], uses: dict[str, int] | None = None) -> str
 
 
 def test_the_summary_fits_80_columns_and_says_everything() -> None:
-    text = on_screen(examples.report(), {"root": 84, "proxy": 300})
+    text = on_screen(reports.report(), {"root": 84, "proxy": 300})
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     for part in (
@@ -44,13 +44,13 @@ def test_the_summary_fits_80_columns_and_says_everything() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])
 def test_edge_cases_of_the_summary(shape: tuple[int, int, int, bool]) -> None:
-    report = examples.report(*shape)
+    report = reports.report(*shape)
     report["clients"][0] |= {
-        "clean": examples.undefined(),
-        "contaminated": examples.undefined(),
+        "clean": reports.undefined(),
+        "contaminated": reports.undefined(),
         "combined_drop": None,
     }
-    report["evaluations"]["corrupted_severity_5"] = examples.evaluation(30.0)
+    report["evaluations"]["corrupted_severity_5"] = reports.evaluation(30.0)
     text = on_screen(report)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
@@ -61,7 +61,7 @@ def test_edge_cases_of_the_summary(shape: tuple[int, int, int, bool]) -> None:
 
 
 def test_large_numbers_fit() -> None:
-    report = examples.report()
+    report = reports.report()
     report["drops"]["total"] |= {"combined": -1234.5, "ci95": [-2345.6, -1000.1]}
     report["clients"][0] |= {
         "id": 12345,

@@ -16,12 +16,14 @@ from fedrobust.experiment.experiment import Experiment
 from fedrobust.reporting import report
 from fedrobust.reporting.evasion import evasion_section
 from fedrobust.types import Purifier
-from tests.helpers import federation, report_examples
+from tests.helpers import federations, reports
 
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
-    plain = federation.study("poisoned=[1]", "evaluation.bootstrap_samples=200", "evasion=pgd")
+    plain = federations.build_experiment(
+        "poisoned=[1]", "evaluation.bootstrap_samples=200", "evasion=pgd"
+    )
     return replace(
         plain, purifier=Purifier("cure"), evasion=Evasion("pgd", lambda *given: given[1])
     )
@@ -61,7 +63,7 @@ def judged(
         dataset=replace(experiment.dataset, groups=torch.arange(len(experiment.dataset.labels))),
     )
     section = evasion_section(experiment, torch.arange(140), whole, members or {})
-    report.validate({**report_examples.report(), "evasion": section})
+    report.validate({**reports.report(), "evasion": section})
     return section
 
 

@@ -16,12 +16,11 @@ from fedrobust.reporting.console import summary_table
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import write_manifest
 from fedrobust.reporting.report import read_report, validate, write_report
-from tests.helpers import evasion_example as example
-from tests.helpers import report_examples as examples
+from tests.helpers import evasion_reports, reports
 
 
 def report(**section: Any) -> dict[str, Any]:
-    return {**examples.report(), "evasion": {**example.section(), **section}}
+    return {**reports.report(), "evasion": {**evasion_reports.section(), **section}}
 
 
 def on_screen(made: dict[str, Any]) -> str:
@@ -32,7 +31,7 @@ def on_screen(made: dict[str, Any]) -> str:
 
 def fused() -> dict[str, Any]:
     """With the clients' models fused into one."""
-    section = example.section((4.0,))
+    section = evasion_reports.section((4.0,))
     part = {key: section[key] for key in ("clean", "purifier_drop", "attacks")}
     return report(**section, fusion={"members": 3, **part})
 
@@ -54,7 +53,7 @@ def test_fused_client_models_are_reported_and_shown(tmp_path: Path) -> None:
 def test_a_good_section_passes_and_comes_back(
     tmp_path: Path, eps: tuple[float | None, ...]
 ) -> None:
-    good = report(**example.section(eps))
+    good = report(**evasion_reports.section(eps))
     write_report(tmp_path, good)
     assert read_report(tmp_path) == good
 
@@ -124,10 +123,10 @@ def test_wrong_values_are_refused(key: str, value: Any) -> None:
 
 
 def test_clients_behind_a_purifier_are_part_of_the_contract() -> None:
-    good = examples.report()
+    good = reports.report()
     good["clients"][0]["purified"] = {
-        "clean": examples.evaluation(40.0),
-        "contaminated": examples.evaluation(30.0),
+        "clean": reports.evaluation(40.0),
+        "contaminated": reports.evaluation(30.0),
     }
     validate(good)
     del good["clients"][0]["purified"]["clean"]
@@ -149,28 +148,33 @@ def test_the_screen_says_it_within_80_columns() -> None:
         "eps 8",
     ):
         assert part in text, part
-    assert "Evasion" not in on_screen(examples.report())
+    assert "Evasion" not in on_screen(reports.report())
 
 
 def test_edge_cases_of_the_screen() -> None:
-    section = example.section((None,), clients=60)
+    section = evasion_reports.section((None,), clients=60)
     section["purifier_drop"] = None
     section["attacks"][1]["recovered"] = {"percent": None, "ci95": None}
     section["attacks"][0]["balanced_ci95"] = None
     section["clean"].pop("mdda")
-    text = on_screen({**examples.report(), "evasion": section})
+    text = on_screen({**reports.report(), "evasion": section})
     assert "None" not in text
     assert "and 20 more in report.json" in text
     assert max(map(len, text.splitlines())) <= 80
     many = on_screen(
         {
-            **examples.report(),
-            "evasion": example.section(tuple(float(one) for one in range(1, 12)), clients=0),
+            **reports.report(),
+            "evasion": evasion_reports.section(
+                tuple(float(one) for one in range(1, 12)), clients=0
+            ),
         }
     )
     assert "own model" not in many
     wide = on_screen(
-        {**examples.report(), "evasion": example.section(tuple(float(one) for one in range(1, 12)))}
+        {
+            **reports.report(),
+            "evasion": evasion_reports.section(tuple(float(one) for one in range(1, 12))),
+        }
     )
     assert max(map(len, wide.splitlines())) <= 80
 
@@ -188,7 +192,7 @@ def test_the_page_has_the_section(tmp_path: Path) -> None:
         device="cpu",
         command_line=["simulate.py"],
     )
-    page = write_html(tmp_path, report(), manifest, {"run": examples.rounds()}).read_text(
+    page = write_html(tmp_path, report(), manifest, {"run": reports.rounds()}).read_text(
         encoding="utf-8"
     )
     for part in (

@@ -12,7 +12,7 @@ from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import write_manifest
 from fedrobust.reporting.plots.drops import plot_drops
 from fedrobust.types import Failure
-from tests.helpers import report_examples as examples
+from tests.helpers import reports
 
 EVIL = '</pre><script>alert("x")</script>'
 
@@ -59,11 +59,11 @@ def write(
         device="cpu",
         command_line=["simulate.py"],
     )
-    rounds = examples.rounds()
+    rounds = reports.rounds()
     failure = Failure(3, f"ValueError: {EVIL}", f"Traceback {EVIL}")
     rounds[1] = replace(rounds[1], failures=(failure,))
     by_run = {"run": rounds, "clean twin": rounds if twin else []}
-    return write_html(folder, report or examples.report(), manifest, by_run, uses)
+    return write_html(folder, report or reports.report(), manifest, by_run, uses)
 
 
 def read(page: Path) -> Reader:
@@ -74,7 +74,7 @@ def read(page: Path) -> Reader:
 
 
 def test_the_page_shows_the_numbers_and_needs_no_network(tmp_path: Path) -> None:
-    report = examples.report()
+    report = reports.report()
     plot_drops(report["drops"], tmp_path / "drops.png")
     reader = read(write(tmp_path, report, uses={"root": 84, "proxy": 300}))
     text = " ".join(reader.words)
@@ -98,7 +98,7 @@ def test_headline_numbers_come_before_the_tables(tmp_path: Path) -> None:
 
 
 def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
-    report = examples.report() | {
+    report = reports.report() | {
         "strategy": EVIL,
         "engine": EVIL,
         "device": EVIL,
@@ -113,21 +113,21 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])
 def test_edge_cases(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
-    report = examples.report(*shape)
+    report = reports.report(*shape)
     for one in report["clients"]:
         one |= {
-            "clean": examples.undefined(),
-            "contaminated": examples.undefined(),
+            "clean": reports.undefined(),
+            "contaminated": reports.undefined(),
             "combined_drop": None,
         }
-    report["drops"]["corruption"] = examples.skipped_drop() | {"combined": None}
+    report["drops"]["corruption"] = reports.skipped_drop() | {"combined": None}
     reader = read(write(tmp_path, report, twin=shape[3]))
     assert "None" not in " ".join(reader.words)
     assert ("Combined drop: poisoning" in reader.words) == shape[3]
 
 
 def test_small_normal_values_are_called_unstable(tmp_path: Path) -> None:
-    report = examples.report()
+    report = reports.report()
     report["drops"]["total"]["per_metric"]["f1"] = {"normal": 4.9, "attack": 1.0, "drop": 79.6}
     text = " ".join(read(write(tmp_path, report)).words)
     assert "total: unstable, a ratio to less than 5: F1" in text
@@ -136,4 +136,4 @@ def test_small_normal_values_are_called_unstable(tmp_path: Path) -> None:
 def test_rounds_and_failures_of_both_runs_are_listed(tmp_path: Path) -> None:
     words = read(write(tmp_path)).words
     assert sum("round 1: client 3" in word for word in words) == 2
-    assert words.count("clean twin") == len(examples.rounds())
+    assert words.count("clean twin") == len(reports.rounds())

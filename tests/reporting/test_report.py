@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from fedrobust.evaluation.detection import detection_scores
 from fedrobust.reporting.report import read_report, validate, write_report
 from fedrobust.utils.files import write_text
-from tests.helpers import report_examples as examples
+from tests.helpers import reports
 
 
 def changed(
     path: str, value: Any = None, remove: bool = False, twin: bool = True
 ) -> dict[str, Any]:
     """The example report with one entry set or removed; `path` with dots, numbers index lists."""
-    report = copy.deepcopy(examples.report(twin=twin))
+    report = copy.deepcopy(reports.report(twin=twin))
     *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
     place: Any = report
     for step in parents:
@@ -37,12 +37,12 @@ def changed(
     [(10, 3, 1, True), (10, 0, 0, True), (1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, False)],
 )
 def test_good_reports_pass_and_come_back(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
-    report = examples.report(*shape)
+    report = reports.report(*shape)
     write_report(tmp_path, report)
     assert read_report(tmp_path) == report
 
 
-@pytest.mark.parametrize("key", sorted(examples.report()))
+@pytest.mark.parametrize("key", sorted(reports.report()))
 def test_every_top_level_key_is_required(key: str) -> None:
     with pytest.raises(ValueError, match=key):
         validate(changed(key, remove=True))
@@ -136,8 +136,8 @@ def test_the_path_of_the_fault_is_named() -> None:
 
 
 def test_a_run_without_twin_has_no_twin_drops() -> None:
-    report = examples.report(twin=False)
-    report["drops"]["total"] = examples.skipped_drop()
+    report = reports.report(twin=False)
+    report["drops"]["total"] = reports.skipped_drop()
     with pytest.raises(ValueError, match="drops"):
         validate(report)
 
@@ -159,7 +159,7 @@ def test_tuples_are_written_as_lists_and_inputs_stay(tmp_path: Path) -> None:
 
 
 def test_equal_reports_are_equal_bytes(tmp_path: Path) -> None:
-    report = examples.report()
+    report = reports.report()
     shuffled = dict(reversed(report.items()))
     assert (
         write_report(tmp_path / "a", report).read_bytes()

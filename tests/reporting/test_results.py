@@ -25,7 +25,7 @@ from fedrobust.reporting.results import (
 )
 from fedrobust.seeding import generator
 from fedrobust.types import ClientRecord, RoundRecord
-from tests.helpers import federation
+from tests.helpers import federations
 
 LESS = settings(deadline=None, max_examples=40)
 
@@ -61,7 +61,9 @@ def records(*weights: dict[int, float]) -> list[RoundRecord]:
 
 @pytest.fixture(scope="module")
 def experiment() -> Experiment:
-    return federation.study("poisoned=[1]", "noisy=[2]", "evaluation.bootstrap_samples=50")
+    return federations.build_experiment(
+        "poisoned=[1]", "noisy=[2]", "evaluation.bootstrap_samples=50"
+    )
 
 
 GOLDEN = [
@@ -244,7 +246,7 @@ def test_judge_by_hand(experiment: Experiment) -> None:
 def test_every_kind_of_verdict_is_a_valid_report(
     twin: bool, clients: tuple[int, ...], draws: int
 ) -> None:
-    experiment = federation.study(
+    experiment = federations.build_experiment(
         "poisoned=[1]", "noisy=[2]", f"evaluation.bootstrap_samples={draws}"
     )
     verdict = assemble_results(experiment, scores_of(experiment, twin, clients), records({0: 1.0}))

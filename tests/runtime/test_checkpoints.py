@@ -16,9 +16,9 @@ from fedrobust.runtime.checkpoints import EXTRA, Checkpoint, Checkpoints, record
 from fedrobust.state import Layout, State
 from fedrobust.types import ClientRecord, Failure, RoundRecord
 from fedrobust.utils import files, nested, tensor_files
-from tests.helpers import tiny
+from tests.helpers import models
 
-LAYOUT = Layout.of(tiny.model())
+LAYOUT = Layout.of(models.classifier())
 
 
 def record(number: int) -> RoundRecord:
@@ -206,7 +206,7 @@ def test_whole_files_of_others_are_not_usable(tmp_path: Path) -> None:
     assert where.latest("clean twin")[1] == [
         "twin-000001.safetensors: belongs to another configuration or program"
     ]
-    wider = replace(where, layout=Layout.of(tiny.model(num_classes=4, head="linear")))
+    wider = replace(where, layout=Layout.of(models.classifier(num_classes=4, head="linear")))
     assert "belongs to another model" in (save(where, 2) and wider.latest("run")[1][0])
     bare = files.write(
         where.folder / "run-000003.safetensors",

@@ -12,7 +12,6 @@ import io
 import math
 import random
 import tracemalloc
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -41,8 +40,6 @@ PROFILE = settings(
 )
 SIZES, CLASSES = (6, 4), 3
 SEEDS = st.integers(0, 2**32 - 1)
-DONE: Counter[str] = Counter()
-ACCEPTED: Counter[str] = Counter()
 MOST_BYTES = 1 << 20
 
 NUMBERS = [0, 1, -1, 2, 7, 2**31, 2**63 - 1, -(2**63), 2**64, 10**30, 10**400]
@@ -335,67 +332,92 @@ def mutate(r: random.Random, content: RecordDict) -> RecordDict:
 # --- the decoders ---
 
 
-def judged(
+def fuzz(batch: Callable[[int], int]) -> int:
+    """How many cases are accepted in 50 batches, each drawn from a seed of its own. A share of the
+    mutations must leave a message valid, or nothing deep is ever reached."""
+    accepted: list[int] = []
+
+    @PROFILE
+    @given(SEEDS)
+    def run(seed: int) -> None:
+        accepted.append(batch(seed))
+
+    run()
+    assert len(accepted) == PROFILE.max_examples
+    return sum(accepted)
+
+
+def is_accepted(
     name: str, seed: int, number: int, decode: Callable[[], object], valid: Callable[[], bool]
-) -> None:
+) -> bool:
     """One case: refused with one printable line, or accepted and valid by this file's own
     measure."""
-    DONE[name] += 1
     try:
         decode()
     except (WireError, ConfigError) as error:
         line = str(error)
         assert line.isprintable(), f"seed {seed}, number {number}: {line!r}"
-        return
+        return False
     except BaseException:
         note(f"{name}: seed {seed}, number {number}")
         raise
-    ACCEPTED[name] += 1
     assert valid(), f"{name}: seed {seed}, number {number}: accepted although it is not valid"
+    return True
 
 
 # numpy's, of sums that overflow in this file's own check
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@PROFILE
-@given(SEEDS)
-def test_train_replies(seed: int) -> None:
-    r, good = random.Random(seed), train_reply()
-    for number in range(BATCH):
-        content = mutate(r, good)
-        judged(
-            "train",
-            seed,
-            number,
-            lambda: wire.read_train_reply(content, SIZES),  # noqa: B023
-            lambda: valid_train_reply(content),  # noqa: B023
-        )
+def test_train_replies() -> None:
+    good = train_reply()
+
+    def batch(seed: int) -> int:
+        r, accepted = random.Random(seed), 0
+        for number in range(BATCH):
+            content = mutate(r, good)
+            accepted += is_accepted(
+                "train",
+                seed,
+                number,
+                lambda: wire.read_train_reply(content, SIZES),  # noqa: B023
+                lambda: valid_train_reply(content),  # noqa: B023
+            )
+        return accepted
+
+    assert fuzz(batch) > 50
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@PROFILE
-@given(SEEDS)
-def test_evaluate_replies(seed: int) -> None:
-    r, good = random.Random(seed), evaluate_reply()
-    for number in range(BATCH):
-        content = mutate(r, good)
-        judged(
-            "evaluate",
-            seed,
-            number,
-            lambda: wire.read_evaluate_reply(content, CLASSES),  # noqa: B023
-            lambda: valid_evaluate_reply(content),  # noqa: B023
-        )
+def test_evaluate_replies() -> None:
+    good = evaluate_reply()
+
+    def batch(seed: int) -> int:
+        r, accepted = random.Random(seed), 0
+        for number in range(BATCH):
+            content = mutate(r, good)
+            accepted += is_accepted(
+                "evaluate",
+                seed,
+                number,
+                lambda: wire.read_evaluate_reply(content, CLASSES),  # noqa: B023
+                lambda: valid_evaluate_reply(content),  # noqa: B023
+            )
+        return accepted
+
+    assert fuzz(batch) > 50
 
 
-@PROFILE
-@given(SEEDS)
-def test_instructions_as_a_client_reads_them(seed: int) -> None:
+def test_instructions_as_a_client_reads_them() -> None:
+    assert fuzz(read_instructions) > 50
+
+
+def read_instructions(seed: int) -> int:
     order = {"experiment": "{}", "round": 3, "etf": b"\x01", "etf-sha256": "ab"}
     state = wire.state_record(State(torch.ones(6), torch.ones(4)))
     r, good = (
         random.Random(seed),
         plain(wire.train_message(state, order, {"x": 1.0, "t": torch.ones(2)})),
     )
+    accepted = 0
     for number in range(BATCH):
         content = mutate(r, good)
 
@@ -415,7 +437,8 @@ def test_instructions_as_a_client_reads_them(seed: int) -> None:
                 str,
             ]
 
-        judged("instruction", seed, number, decode, valid)
+        accepted += is_accepted("instruction", seed, number, decode, valid)
+    return accepted
 
 
 def uploaded(content: RecordDict) -> tuple[str, dict[str, bytes]]:
@@ -444,11 +467,13 @@ def fetched(root: str, contents: dict[str, bytes]) -> RecordDict:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@PROFILE
-@given(SEEDS)
-def test_uploads_byte_by_byte(seed: int) -> None:
+def test_uploads_byte_by_byte() -> None:
     """What Flower decodes before we see it: heads, names, JSON bodies, protobuf, chunks."""
-    r = random.Random(seed)
+    assert fuzz(fetch_uploads) > 10
+
+
+def fetch_uploads(seed: int) -> int:
+    r, accepted = random.Random(seed), 0
     root, good = uploaded(train_reply())
     for number in range(BATCH):
         contents = dict(good)
@@ -462,7 +487,14 @@ def test_uploads_byte_by_byte(seed: int) -> None:
             box.append(fetched(root, contents))  # noqa: B023
             return wire.read_train_reply(box[0], SIZES)  # noqa: B023
 
-        judged("upload", seed, number, decode, lambda: valid_train_reply(box[0]))  # noqa: B023
+        accepted += is_accepted(
+            "upload",
+            seed,
+            number,
+            decode,
+            lambda: valid_train_reply(box[0]),  # noqa: B023
+        )
+    return accepted
 
 
 # --- memory ---
@@ -524,12 +556,3 @@ def test_an_upload_that_does_not_end_is_left_off() -> None:
     with pytest.raises(ObjectPullError, match="more than 8388608 bytes"):
         pull([str(number) for number in range(1000)], chunk)
     assert len(asked) <= 10
-
-
-def test_so_many_cases_were_tried_and_some_of_them_were_valid() -> None:
-    """Runs last in this file; a share of the mutations must leave a message valid, or nothing deep
-    was ever reached."""
-    if not DONE["upload"]:
-        pytest.skip("the tests before were not run")
-    assert sum(DONE.values()) >= 10_000, DONE
-    assert ACCEPTED["train"] > 50

@@ -23,15 +23,15 @@ from fedrobust.privacy.secure import client as hospital
 from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.server.loop import build_server_context
-from tests.helpers import federation
-from tests.privacy.sitting import seated
+from tests.helpers import federations
+from tests.helpers.secure_rounds import after_key_exchange
 from tests.runtime.test_fuzz import (
-    ACCEPTED,
     BATCH,
     NUMBERS,
     PROFILE,
     SEEDS,
-    judged,
+    fuzz,
+    is_accepted,
     mutate,
     other_value,
     plain,
@@ -39,7 +39,7 @@ from tests.runtime.test_fuzz import (
 )
 
 INFO = {"etf-sha256": "ab" * 32, "task": "cd" * 32}
-TABLE = seated(4, 3)
+TABLE = after_key_exchange(4, 3)
 SIZE = 6
 
 
@@ -144,26 +144,23 @@ def mutated(r: random.Random, content: RecordDict) -> RecordDict:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("stage", READERS)
-@PROFILE
-@given(SEEDS)
-def test_replies(stage: str, seed: int) -> None:
-    r, good = random.Random(seed), replies()[stage]
-    for number in range(BATCH // 2):
-        content = mutated(r, good)
-        judged(
-            f"secure {stage}",
-            seed,
-            number,
-            lambda: READERS[stage](content),  # noqa: B023
-            lambda: valid(stage, content),  # noqa: B023
-        )
+def test_replies(stage: str) -> None:
+    good = replies()[stage]
 
+    def batch(seed: int) -> int:
+        r, accepted = random.Random(seed), 0
+        for number in range(BATCH // 2):
+            content = mutated(r, good)
+            accepted += is_accepted(
+                f"secure {stage}",
+                seed,
+                number,
+                lambda: READERS[stage](content),  # noqa: B023
+                lambda: valid(stage, content),  # noqa: B023
+            )
+        return accepted
 
-def test_some_of_them_were_valid() -> None:
-    counts = {stage: ACCEPTED[f"secure {stage}"] for stage in READERS}
-    if not any(counts.values()):
-        pytest.skip("the tests before were not run")
-    assert all(count >= 20 for count in counts.values()), counts
+    assert fuzz(batch) >= 20
 
 
 # --- orders through the app ---
@@ -172,11 +169,11 @@ def test_some_of_them_were_valid() -> None:
 def orders() -> Iterator[tuple[str, RecordDict]]:
     """(kind, a good order) for each stage but training, as client 0 of three gets them in turn."""
     server = build_server_context(
-        federation.study("strategy=fedavg", "privacy=secure_aggregation", "poisoned=0")
+        federations.build_experiment("strategy=fedavg", "privacy=secure_aggregation", "poisoned=0")
     )
     config = server.message_config(1)
     yield "train.keys", secure.stage_message(config)
-    yield "train.shares", secure.stage_message(config, keys=seated(3, 2).keys)
+    yield "train.shares", secure.stage_message(config, keys=after_key_exchange(3, 2).keys)
     yield "train.unmask", secure.stage_message(config, survivors={0: b"", 1: b""})
 
 

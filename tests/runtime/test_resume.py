@@ -24,13 +24,13 @@ from fedrobust.reporting.report import read_report
 from fedrobust.runtime import checkpoints, resume
 from fedrobust.types import RoundRecord
 from fedrobust.utils.locking import hold_lock
-from tests.helpers.federation import TINY
+from tests.helpers.federations import SMALL_RUN
 from tests.helpers.old_names import age_run
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
     "experiment=smoke",
-    *TINY,
+    *SMALL_RUN,
     "rounds=3",
     "engine=inline",
     "engine.threads=1",

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from fedrobust.aggregation.composition import Preaggregation, compose_strategy
-from tests.strategies.bare import SMALL, apply, mixing, normal, rows
+from tests.helpers.rounds import SMALL, apply_rule, mixing, normal, rows
 
 laws = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 2**32)
@@ -63,7 +63,7 @@ def test_nnm_arc_and_clipping_agree_with_byzfl(n: int, f: int, seed: int) -> Non
     ):
         wanted = theirs(matrix.double().numpy().copy())
         np.testing.assert_allclose(rows(ours, matrix), wanted, rtol=1e-6, atol=1e-9)
-        found = apply(compose_strategy(trimmed_mean(f), ours, PLAIN), matrix).state.parameters
+        found = apply_rule(compose_strategy(trimmed_mean(f), ours, PLAIN), matrix).state.parameters
         np.testing.assert_allclose(found, byzfl.TrMean(f)(wanted), rtol=1e-4, atol=1e-5)
 
 
@@ -79,7 +79,9 @@ def test_bucketing_agrees_with_byzfl_in_the_same_order(n: int, size: int, seed: 
     np.testing.assert_allclose(
         found[found[:, 0].argsort()], wanted[wanted[:, 0].argsort()], rtol=1e-9, atol=1e-9
     )
-    found = apply(compose_strategy(median(), bucketing(size), PLAIN), matrix, seed).state.parameters
+    found = apply_rule(
+        compose_strategy(median(), bucketing(size), PLAIN), matrix, seed
+    ).state.parameters
     np.testing.assert_allclose(found, byzfl.Median()(wanted), rtol=1e-4, atol=1e-5)
 
 
@@ -113,7 +115,7 @@ def test_the_order_of_clients_does_not_matter(before: Preaggregation, seed: int)
     order = torch.randperm(7, generator=Generator().manual_seed(seed))
     torch.testing.assert_close(rows(before, matrix)[order], rows(before, matrix[order]))
     one, other = (
-        apply(compose_strategy(median(), before, PLAIN), values)
+        apply_rule(compose_strategy(median(), before, PLAIN), values)
         for values in (matrix, matrix[order])
     )
     torch.testing.assert_close(one.state.parameters, other.state.parameters)
@@ -130,7 +132,7 @@ def test_mixing_neighbours_keeps_far_attackers_out_of_the_honest_rows(
     found = mixing(nnm(2), matrix)
     if far > 1000:
         assert found[2:, :2].abs().max() == 0
-    result = apply(compose_strategy(trimmed_mean(2), nnm(2), PLAIN), matrix).state.parameters
+    result = apply_rule(compose_strategy(trimmed_mean(2), nnm(2), PLAIN), matrix).state.parameters
     honest = matrix[2:]
     assert (result <= honest.amax(dim=0) + 1e-3).all()
     assert (result >= honest.amin(dim=0) - 1e-3).all()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrobust.aggregation.composition import ServerOptimizer
-from tests.strategies.bare import normal
+from tests.helpers.rounds import normal
 
 seeds = st.integers(0, 2**32)
 

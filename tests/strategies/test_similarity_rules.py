@@ -21,8 +21,8 @@ from fedrobust.aggregation.updates import Updates, squared_distances
 from fedrobust.errors import ConfigError
 from fedrobust.state import Layout
 from fedrobust.utils import nested
-from tests.strategies import toy
-from tests.strategies.bare import SMALL, a_round, apply, normal
+from tests.helpers import clusters
+from tests.helpers.rounds import SMALL, apply_rule, matrix_round, normal
 
 laws = settings(deadline=None, max_examples=25)
 seeds = st.integers(0, 2**32)
@@ -53,7 +53,7 @@ def alphas(history_NF: Tensor, confidence: float) -> Tensor:
     ],
 )
 def test_foolsgold_by_hand(matrix: list[list[float]], weights: list[float]) -> None:
-    result = apply(foolsgold.foolsgold(), torch.tensor(matrix))
+    result = apply_rule(foolsgold.foolsgold(), torch.tensor(matrix))
     torch.testing.assert_close(
         result.weights_N, torch.tensor(weights, dtype=torch.float64), atol=1e-5, rtol=0
     )
@@ -117,7 +117,7 @@ def test_foolsgold_remembers_sums_of_the_last_layer_of_everybody() -> None:
             layout=layout,
             clients=clients,
         )
-        case = replace(a_round(torch.zeros(2, 9)), updates=updates, memory=memory)
+        case = replace(matrix_round(torch.zeros(2, 9)), updates=updates, memory=memory)
         kept, tensors = nested.flatten(dict(foolsgold.foolsgold().rule(case).memory))
         memory = nested.unflatten(kept, tensors)  # as a checkpoint would
     history = memory["history"]
@@ -136,7 +136,7 @@ def test_attackers_who_work_together_are_found_in_time() -> None:
     needs, memory = normal(0, 10, 30), {}
     needs[:3] = needs[0]
     for number in range(5):
-        case = a_round(needs + normal(number + 1, 10, 30), memory=memory)
+        case = matrix_round(needs + normal(number + 1, 10, 30), memory=memory)
         result = foolsgold.foolsgold().rule(case)
         memory = dict(result.memory)
     assert result.weights_N[:3].sum() < 0.05
@@ -149,7 +149,7 @@ def test_attackers_who_work_together_are_found_in_time() -> None:
 def test_flame_by_hand() -> None:
     # three directions: clients 0 and 1 point the same way, 2 of 3 are the majority; lengths 1 5 3,
     # median 3: (1 + 3)/2
-    result = apply(flame.flame(), torch.tensor([[1.0, 0], [5, 0], [0, 3]]))
+    result = apply_rule(flame.flame(), torch.tensor([[1.0, 0], [5, 0], [0, 3]]))
     assert result.state.parameters.tolist() == [2, 0]
     assert result.weights_N.tolist() == [0.5, 0.5, 0]
     assert result.extras["clipping_bound"] == 3
@@ -160,7 +160,7 @@ def test_flame_measures_models_not_updates() -> None:
     # zeros: 0
     matrix = torch.tensor([[0.0, 4], [-3, 0], [0, 0]])
     found = flame.model_distances(
-        a_round(matrix, reference_D=torch.tensor([3.0, 0])), Updates.of(matrix).gram()
+        matrix_round(matrix, reference_D=torch.tensor([3.0, 0])), Updates.of(matrix).gram()
     )
     torch.testing.assert_close(found, torch.tensor([[0, 1, 0.4], [1, 0, 1], [0.4, 1, 0]]).double())
 
@@ -184,7 +184,7 @@ def test_the_majority_is_the_tightest_chain_of_more_than_half(seed: int, n: int)
 @given(seeds, st.floats(5, 1e20))
 def test_flame_leaves_a_far_minority_out(seed: int, far: float) -> None:
     honest, evil = torch.ones(8) + 0.1 * normal(seed, 6, 8), far * normal(seed + 1, 4, 8)
-    result = apply(flame.flame(), torch.cat([honest, evil]), reference_D=torch.ones(8))
+    result = apply_rule(flame.flame(), torch.cat([honest, evil]), reference_D=torch.ones(8))
     assert (result.weights_N[:6] > 0).sum() >= 4
     update = result.state.parameters - 1
     assert update.norm() <= torch.cat([honest, evil]).norm(dim=1).quantile(0.5) * (1 + 1e-4)
@@ -193,7 +193,7 @@ def test_flame_leaves_a_far_minority_out(seed: int, far: float) -> None:
 
 def test_flame_s_noise_is_drawn_by_the_round_in_median_lengths() -> None:
     matrix = 100 * torch.ones(3, 10_000)  # of length 10,000
-    one, other = (apply(flame.flame(0.001), matrix).state.parameters for _ in range(2))
+    one, other = (apply_rule(flame.flame(0.001), matrix).state.parameters for _ in range(2))
     assert torch.equal(one, other)
     assert float((one - 100).std()) == pytest.approx(10, rel=0.05)
     assert float((one - 100).mean()) == pytest.approx(0, abs=0.5)
@@ -202,11 +202,11 @@ def test_flame_s_noise_is_drawn_by_the_round_in_median_lengths() -> None:
 @pytest.mark.parametrize("rule", [foolsgold.foolsgold(), flame.flame()], ids=lambda one: one.name)
 def test_ten_hospitals_three_of_them_with_shifted_labels(rule: Strategy) -> None:
     """Plain averaging gets .915 right, and gives the three a share of .3."""
-    accuracy, results = toy.federate(rule, 6)
+    accuracy, results = clusters.federate(rule, 6)
     assert accuracy > 0.97
     assert sum(float(result.weights_N[:3].sum()) for result in results) / 6 < 0.15
-    assert toy.federate(fedavg(), 6)[0] < 0.95
-    assert toy.federate(rule, 6, attackers=0)[0] > 0.98
+    assert clusters.federate(fedavg(), 6)[0] < 0.95
+    assert clusters.federate(rule, 6, attackers=0)[0] > 0.98
 
 
 # SignGuard
@@ -216,12 +216,12 @@ def test_signguard_by_hand() -> None:
     # lengths 1.4142 2.8284 4.2426 2.8284 141.42: median 2.8284; the last is 50 times that. Signs +
     # + + - +: client 3 is alone shortened to the median: (1, 1), (2, 2), (2, 2): 5/3
     matrix = torch.tensor([[1.0, 1], [2, 2], [3, 3], [-2, -2], [100, 100]])
-    result = apply(signguard.signguard(), matrix)
+    result = apply_rule(signguard.signguard(), matrix)
     torch.testing.assert_close(result.state.parameters, torch.tensor([5 / 3, 5 / 3]))
     torch.testing.assert_close(result.weights_N, torch.tensor([1 / 3, 1 / 3, 1 / 3, 0, 0]).double())
     assert result.extras["positive_share"] == [1, 1, 1, 0, 1]
     # a hundredth of the median length is too short
-    assert apply(
+    assert apply_rule(
         signguard.signguard(), torch.tensor([[0.02, 0.02], [2, 2], [2, 2]])
     ).weights_N.tolist() == [0, 0.5, 0.5]
 
@@ -250,7 +250,7 @@ def test_sign_shares_are_shares_of_all_columns(seed: int, width: int) -> None:
 def test_signguard_drops_turned_updates_and_bounds_the_rest(seed: int) -> None:
     honest = 0.5 + normal(seed, 7, 300)
     evil = -honest[:3]
-    result = apply(signguard.signguard(coordinates=1.0), torch.cat([honest, evil]))
+    result = apply_rule(signguard.signguard(coordinates=1.0), torch.cat([honest, evil]))
     assert result.weights_N[7:].sum() == 0
     assert (result.weights_N[:7] > 0).sum() >= 4
     assert result.state.parameters.norm() <= torch.cat([honest, evil]).norm(dim=1).quantile(0.5) * (
@@ -265,7 +265,7 @@ def test_signguard_leaves_the_model_where_its_filters_disagree(
     # largest cluster
     signs = torch.tensor([[1.0, 0, 0]] * 3 + [[0, 0, 1.0]] * 2 + [[0, 1.0, 0]])
     monkeypatch.setattr(signguard, "sign_shares", lambda *_: signs)
-    result = apply(signguard.signguard(), torch.tensor([[1.0, 0]] * 3 + [[100.0, 0]] * 3))
+    result = apply_rule(signguard.signguard(), torch.tensor([[1.0, 0]] * 3 + [[100.0, 0]] * 3))
     assert result.weights_N.tolist() == [0] * 6
     assert result.state.parameters.tolist() == [0, 0]
 
@@ -276,7 +276,7 @@ def test_signguard_leaves_the_model_where_its_filters_disagree(
 @pytest.mark.parametrize(("threshold", "update"), [(0, [2, 3]), (2, [2, 3]), (3, [-2, 3])])
 def test_rlr_by_hand(threshold: int, update: list[float]) -> None:
     # columns (0, 1, 5): |0 + 1 + 1| = 2 agree, mean 2; (3, 1, 5): 3 agree, mean 3
-    result = apply(rlr(threshold), SMALL)
+    result = apply_rule(rlr(threshold), SMALL)
     assert result.state.parameters.tolist() == update
     assert result.weights_N.tolist() == pytest.approx([1 / 3] * 3)
     assert result.extras["turned_share"] == (0.5 if threshold == 3 else 0)
@@ -287,7 +287,7 @@ def test_rlr_by_hand(threshold: int, update: list[float]) -> None:
 @given(seeds, st.integers(0, 6))
 def test_rlr_agrees_with_counting(seed: int, threshold: int) -> None:
     matrix = normal(seed, 6, 12).round()
-    result = apply(rlr(threshold), matrix)
+    result = apply_rule(rlr(threshold), matrix)
     for column, found in zip(matrix.T.tolist(), result.state.parameters.tolist(), strict=True):
         ups, downs = sum(value > 0 for value in column), sum(value < 0 for value in column)
         sign = 1 if abs(ups - downs) >= threshold else -1

@@ -23,8 +23,8 @@ from fedrobust.errors import ConfigError
 from fedrobust.learning.inference import predict_scores
 from fedrobust.state import Layout, State, load
 from fedrobust.types import Samples, Task, TrainResult
-from tests.strategies import toy
-from tests.strategies.bare import SMALL, a_round, normal
+from tests.helpers import clusters
+from tests.helpers.rounds import SMALL, matrix_round, normal
 
 laws = settings(deadline=None, max_examples=25)
 seeds = st.integers(0, 2**32)
@@ -48,7 +48,7 @@ def with_root(
 
     root = Samples(torch.arange(4 * 12).reshape(4, 3, 2, 2).to(torch.uint8), torch.arange(4))
     case = replace(
-        a_round(matrix_ND, normal(99, matrix_ND.shape[1])),
+        matrix_round(matrix_ND, normal(99, matrix_ND.shape[1])),
         server_data=ServerData(model, root=root, trainer=trainer),
     )
     examples = torch.ones(len(matrix_ND)) if counts is None else torch.tensor(counts)
@@ -133,7 +133,7 @@ def test_the_server_trains_as_a_client_with_the_median_s_number_of_images() -> N
 def test_fltrust_trains_its_root_update_with_the_clients_own_trainer() -> None:
     """A hospital with shifted labels loses most of its influence to the others, whose update is
     like the server's own."""
-    case = toy.one_round(attackers=2)
+    case = clusters.one_round(attackers=2)
     trainer = sgd(
         loss="cross_entropy", augment=False, epochs=3, optimizer={"name": "Adam", "lr": 3e-3}
     )
@@ -158,7 +158,7 @@ def test_fltrust_in_a_federation_of_ten_with_three_attackers() -> None:
             replace(round, server_data=replace(round.server_data, trainer=trainer))
         )
 
-    accuracy, results = toy.federate(Strategy("fltrust", rule), 6)
+    accuracy, results = clusters.federate(Strategy("fltrust", rule), 6)
     assert accuracy > 0.97  # plain averaging: .915
     assert max(float(result.weights_N[:3].sum()) for result in results[1:]) < 0.1
 
@@ -188,7 +188,7 @@ def test_products_are_inner_products(seed: int) -> None:
 def case() -> Round:
     """Two of five hospitals have shifted labels, and all go twice as far as they learnt: the mean
     and the ensemble differ."""
-    found = toy.one_round(attackers=2)
+    found = clusters.one_round(attackers=2)
     return replace(found, updates=replace(found.updates, matrix_ND=2 * found.updates.matrix_ND))
 
 

@@ -18,15 +18,15 @@ from fedrobust.defences.purification.mdda import mdda
 from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, Purifier
 from fedrobust.utils.images import as_unit
-from tests.helpers import tiny
+from tests.helpers import models
 
 EPS = 8 / 255
 both = pytest.mark.parametrize("attack", [bpda_eot, differentiate_through])
 
 
 def scene() -> tuple[torch.nn.Module, Tensor, Tensor]:
-    samples = tiny.samples(12, size=8)
-    return tiny.model().eval(), as_unit(samples.images), samples.labels
+    samples = models.samples(12, size=8)
+    return models.classifier().eval(), as_unit(samples.images), samples.labels
 
 
 def random() -> torch.Generator:

@@ -16,7 +16,7 @@ from fedrobust.contamination.evasion.gradients import differentiable_eval
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.seeding import generator
 from fedrobust.utils.images import as_unit
-from tests.helpers import tiny
+from tests.helpers import models
 
 pytest.importorskip("art", reason="the extra attacks is not installed")
 
@@ -26,9 +26,9 @@ from fedrobust.contamination.evasion import art_attacks
 @pytest.fixture(scope="module", params=["etf", "linear"])
 def scene(request: pytest.FixtureRequest) -> tuple[Any, Tensor, Tensor]:
     """A model that gets its test images right, and those."""
-    net, data = tiny.model(request.param), tiny.shard()
+    net, data = models.classifier(request.param), models.shard()
     sgd(loss="cross_entropy", epochs=12, augment=False, optimizer={"name": "Adam", "lr": 0.02})(
-        tiny.task(net, data)
+        models.task(net, data)
     )
     return net, as_unit(data.test.images), data.test.labels
 
@@ -113,9 +113,9 @@ def test_numpy_is_seeded_by_the_generator_alone() -> None:
             return x + np.random.uniform(0, 0.1, x.shape).astype(np.float32)
 
     attack = art_attacks.run_art_attack("noise", lambda classifier, eps, size: Noise())
-    images, labels = as_unit(tiny.samples(4).images), tiny.samples(4).labels
+    images, labels = as_unit(models.samples(4).images), models.samples(4).labels
     one, two, other = (
-        attack(tiny.model(), images, labels, 0.1, generator(seed)) for seed in (1, 1, 2)
+        attack(models.classifier(), images, labels, 0.1, generator(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)

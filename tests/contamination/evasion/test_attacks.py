@@ -23,7 +23,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import factories
 from fedrobust.seeding import generator
 from fedrobust.utils.images import as_unit
-from tests.helpers import tiny
+from tests.helpers import models
 
 FOLDER = Path(configs.__file__).parent / "evasion"
 OWN = ("fgsm", "pgd")
@@ -108,7 +108,7 @@ def test_steps_by_hand() -> None:
 def test_never_further_than_eps_and_always_in_range(
     name: str, eps_255: float, seed: int, head: str
 ) -> None:
-    (images, labels), model = pictures(seed=seed), tiny.model(head, seed=seed % 7)
+    (images, labels), model = pictures(seed=seed), models.classifier(head, seed=seed % 7)
     before = images.clone()
     found = run(
         build(name, **({"steps": 4} if name == "pgd" else {})),
@@ -129,14 +129,14 @@ def test_never_further_than_eps_and_always_in_range(
 @own
 def test_eps_zero_is_the_identity(name: str) -> None:
     images, labels = pictures()
-    assert torch.equal(run(build(name), tiny.model(), images, labels, 0.0), images)
+    assert torch.equal(run(build(name), models.classifier(), images, labels, 0.0), images)
 
 
 @own
 def test_the_generator_decides_everything(name: str) -> None:
     images, labels = pictures()
     one, two, other = (
-        run(build(name), tiny.model(), images, labels, 0.05, seed=seed) for seed in (1, 1, 2)
+        run(build(name), models.classifier(), images, labels, 0.05, seed=seed) for seed in (1, 1, 2)
     )
     assert torch.equal(one, two)
     assert torch.equal(one, other) == (name == "fgsm")  # which has no randomness
@@ -146,7 +146,7 @@ def test_the_generator_decides_everything(name: str) -> None:
 @pytest.mark.parametrize("head", ["etf", "linear"])
 def test_every_images_loss_goes_up(name: str, head: str) -> None:
     images, labels = pictures(12)
-    model = tiny.model(head).eval()
+    model = models.classifier(head).eval()
     found = run(build(name), model, images, labels, 1 / 255)
     with torch.no_grad():
         before, after = (
@@ -162,7 +162,7 @@ def test_every_images_loss_goes_up(name: str, head: str) -> None:
 
 
 def test_the_gradient_is_that_of_central_differences() -> None:
-    (images, labels), model = pictures(2), tiny.model("linear").double().eval()
+    (images, labels), model = pictures(2), models.classifier("linear").double().eval()
     images = images.double()
     slope = gradients.loss_gradient(model, images, labels)
     for place in ((0, 0, 3, 3), (1, 2, 7, 0)):
@@ -177,7 +177,7 @@ def test_the_gradient_is_that_of_central_differences() -> None:
 
 @own
 def test_the_model_is_left_as_it_was_found(name: str) -> None:
-    model = tiny.model(dropout=0.5).train()
+    model = models.classifier(dropout=0.5).train()
     model.backbone.norm.eval()
     frozen = next(model.parameters()).requires_grad_(False)
     state = {key: value.clone() for key, value in model.state_dict().items()}
@@ -205,21 +205,27 @@ def test_batches_are_attacked_one_by_one_in_their_order() -> None:
         return x * 0.5 + eps
 
     found = attack_images(
-        shift, tiny.model(), stored, labels, eps=0.25, generator=generator(0), batch_size=3
+        shift, models.classifier(), stored, labels, eps=0.25, generator=generator(0), batch_size=3
     )
     assert sizes == [3, 3, 1]
     torch.testing.assert_close(found, as_unit(stored) * 0.5 + 0.25)
     assert attack_images(
-        shift, tiny.model(), stored[:0], labels[:0], eps=0.25, generator=generator(0), batch_size=3
+        shift,
+        models.classifier(),
+        stored[:0],
+        labels[:0],
+        eps=0.25,
+        generator=generator(0),
+        batch_size=3,
     ).shape == (0, 3, 8, 8)
 
 
 def test_it_misleads_a_trained_model() -> None:
     """The class is a colour brighter by .4: an honest model needs to be moved by about .2 a
     value."""
-    net, data = tiny.model(), tiny.shard()
+    net, data = models.classifier(), models.shard()
     sgd(loss="cross_entropy", epochs=12, augment=False, optimizer={"name": "Adam", "lr": 0.02})(
-        tiny.task(net, data)
+        models.task(net, data)
     )
     net.eval()
     images, labels = as_unit(data.test.images), data.test.labels

@@ -9,11 +9,11 @@ from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.learning import batchnorm
 from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER
-from tests.helpers import federation
+from tests.helpers import federations
 
 
 def test_its_statistics_are_those_of_purified_images() -> None:
-    model = federation.server().model
+    model = federations.build_server().model
     images = torch.rand(12, 3, 16, 16, generator=generator(0, "images"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     purifier = gaussian(std=1.0)
@@ -26,7 +26,7 @@ def test_its_statistics_are_those_of_purified_images() -> None:
 
 
 def test_without_a_purifier_they_are_those_of_the_images() -> None:
-    model = federation.server().model
+    model = federations.build_server().model
     images = (255 * torch.rand(12, 3, 16, 16, generator=generator(0, "images"))).to(torch.uint8)
     adapted = with_purified_statistics(model, NO_PURIFIER, images, generator(0, "purifier"))
     batchnorm.recalibrate(model, images)

@@ -12,11 +12,11 @@ from fedrobust.defences.sanitisation.detection import (
 )
 from fedrobust.types import ClientRecord, RoundRecord, Samples
 from fedrobust.utils.images import as_unit
-from tests.helpers import tiny
+from tests.helpers import models
 
 
 def test_flipped_and_triggered_samples_are_altered() -> None:
-    clean = tiny.samples(6)
+    clean = models.samples(6)
     images, labels = as_unit(clean.images), clean.labels.clone()
     images[1, 0, 0, 0] = 1 - images[1, 0, 0, 0]
     labels[4] = (labels[4] + 1) % 3

@@ -18,14 +18,14 @@ from fedrobust.defences.sanitisation.filtering import sanitise_shard
 from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
 from fedrobust.learning.inference import embed
-from tests.helpers import tiny
+from tests.helpers import models
 
 
 def test_features_are_the_model_s_in_eval_mode_and_its_modes_return() -> None:
-    net = tiny.model(dropout=0.5)
+    net = models.classifier(dropout=0.5)
     net.train()
     net.backbone.norm.eval()
-    images = tiny.samples(7).images
+    images = models.samples(7).images
     found = embed(net, images, batch_size=3)
     assert net.training
     assert not net.backbone.norm.training
@@ -38,8 +38,8 @@ def test_features_are_the_model_s_in_eval_mode_and_its_modes_return() -> None:
 
 @pytest.mark.parametrize("sanitiser", [none(), sphere(warmup=3), sphere(quantile=0.0, warmup=0)])
 def test_where_nothing_is_dropped(sanitiser) -> None:
-    shard = tiny.shard()
-    data, kept = sanitise_shard(sanitiser, tiny.model(), shard, 3)
+    shard = models.shard()
+    data, kept = sanitise_shard(sanitiser, models.classifier(), shard, 3)
     assert kept.all()
     assert torch.equal(data.train.images, shard.train.images)
     if not sanitiser.active(3):
@@ -48,7 +48,7 @@ def test_where_nothing_is_dropped(sanitiser) -> None:
 
 @pytest.mark.parametrize("head", ["etf", "linear"])
 def test_only_training_images_go(head: str) -> None:
-    shard, net = tiny.shard(), tiny.model(head)
+    shard, net = models.shard(), models.classifier(head)
     data, kept = sanitise_shard(slab(quantile=0.25, warmup=0), net, shard, 1)
     expected = sanitise(
         slab(quantile=0.25), embed(net, shard.train.images), shard.train.labels
@@ -63,19 +63,19 @@ def test_only_training_images_go(head: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_shard_of_nothing_or_of_one_image_is_left_alone(count: int) -> None:
-    shard = replace(tiny.shard(), train=tiny.samples(3).take(torch.arange(count)))
+    shard = replace(models.shard(), train=models.samples(3).take(torch.arange(count)))
     data, kept = sanitise_shard(
-        sphere(anchors="etf", quantile=0.9, warmup=0), tiny.model(), shard, 1
+        sphere(anchors="etf", quantile=0.9, warmup=0), models.classifier(), shard, 1
     )
     assert (len(data.train), kept.tolist()) == (count, [True] * count)
 
 
 def test_a_model_that_has_run_away_is_refused() -> None:
-    net = tiny.model()
+    net = models.classifier()
     with torch.no_grad():
         net.last.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="not finite"):
-        sanitise_shard(sphere(warmup=0), net, tiny.shard(), 1)
+        sanitise_shard(sphere(warmup=0), net, models.shard(), 1)
 
 
 def test_who_owns_the_client_does_not_sanitise_itself() -> None:

@@ -14,7 +14,7 @@ from fedrobust.reporting.plots.curves import plot_influence, plot_validation
 from fedrobust.reporting.plots.drops import plot_drops
 from fedrobust.reporting.plots.style import KIND_COLOURS, KIND_DASHES, KIND_MARKERS
 from fedrobust.seeding import generator
-from tests.helpers import report_examples as examples
+from tests.helpers import reports
 
 
 def is_picture(path: Path) -> bool:
@@ -41,10 +41,10 @@ def test_the_three_kinds_differ_in_colour_marker_and_dashes() -> None:
 @pytest.mark.parametrize("total", [0, 1, 5, 60])
 @pytest.mark.parametrize("with_twin", [True, False])
 def test_validation_curves(tmp_path: Path, total: int, with_twin: bool) -> None:
-    rounds = examples.rounds(total=total, gain=1.0)
+    rounds = reports.rounds(total=total, gain=1.0)
     assert is_picture(
         plot_validation(
-            rounds, examples.rounds(total=total) if with_twin else [], tmp_path / "new" / "a.png"
+            rounds, reports.rounds(total=total) if with_twin else [], tmp_path / "new" / "a.png"
         )
     )
 
@@ -52,7 +52,7 @@ def test_validation_curves(tmp_path: Path, total: int, with_twin: bool) -> None:
 def test_undefined_metrics_leave_gaps(tmp_path: Path) -> None:
     rounds = [
         replace(record, metrics=dict.fromkeys(record.metrics, None))
-        for record in examples.rounds(total=3)
+        for record in reports.rounds(total=3)
     ]
     rounds[2] = replace(rounds[2], metrics={**rounds[2].metrics, "f1": 40.0})
     assert is_picture(plot_validation(rounds, [], tmp_path / "a.png"))
@@ -61,9 +61,9 @@ def test_undefined_metrics_leave_gaps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(1, 0, 0), (1, 1, 0), (10, 3, 1), (100, 30, 10)])
 @pytest.mark.parametrize("total", [0, 1, 4])
 def test_influence(tmp_path: Path, shape: tuple[int, int, int], total: int) -> None:
-    kinds = [examples.kind_of(client, *shape[1:]) for client in range(shape[0])]
+    kinds = [reports.kind_of(client, *shape[1:]) for client in range(shape[0])]
     assert is_picture(
-        plot_influence(examples.rounds(*shape, total=total), kinds, tmp_path / "a.png")
+        plot_influence(reports.rounds(*shape, total=total), kinds, tmp_path / "a.png")
     )
 
 
@@ -71,9 +71,9 @@ def test_influence(tmp_path: Path, shape: tuple[int, int, int], total: int) -> N
 def test_influence_with_clients_that_never_replied(tmp_path: Path, number: int) -> None:
     rounds = [
         replace(record, clients=record.clients[1:])
-        for record in examples.rounds(number, 1, 0, total=3)
+        for record in reports.rounds(number, 1, 0, total=3)
     ]
-    kinds = [examples.kind_of(client, 1, 0) for client in range(number)]
+    kinds = [reports.kind_of(client, 1, 0) for client in range(number)]
     assert is_picture(plot_influence(rounds, kinds, tmp_path / "a.png"))
 
 
@@ -105,11 +105,11 @@ def test_long_names_are_cut_and_formulas_disarmed() -> None:
 
 @pytest.mark.parametrize("shape", [(10, 3, 1, True), (1, 0, 0, False), (100, 30, 10, True)])
 def test_drops(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
-    assert is_picture(plot_drops(examples.report(*shape)["drops"], tmp_path / "a.png"))
+    assert is_picture(plot_drops(reports.report(*shape)["drops"], tmp_path / "a.png"))
 
 
 def test_undefined_drops_and_gains(tmp_path: Path) -> None:
-    drops = examples.report()["drops"]
+    drops = reports.report()["drops"]
     drops["total"] |= {"combined": None, "ci95": None}
     drops["corruption"] |= {"combined": -80.0, "ci95": [-120.0, -40.0]}
     drops["poisoning"] |= {"combined": 0.0, "ci95": None}

@@ -16,8 +16,8 @@ from fedrobust.runtime.client import evaluation
 from fedrobust.runtime.messages import arrays, records
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import State, read
-from tests.helpers import federation
-from tests.helpers.federation import MEAN
+from tests.helpers import federations
+from tests.helpers.federations import MEAN
 from tests.helpers.old_names import aged
 
 POISON = ("poisoned=[1]",)
@@ -63,18 +63,18 @@ def judged(server: ServerContext, reply: Message) -> records.ConditionPrediction
 
 
 def test_the_reply_says_how_many_images_what_loss_and_which_etf() -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     reply = trained(server, app(message(server, 2), context(2)))
     assert reply.num_examples == len(server.experiment.rows(2, 0))
     assert set(reply.metrics) == {"loss", "correct"}
     assert 0 <= reply.metrics["correct"] <= 1
-    assert reply.info == federation.info_of(message(server, 2))
+    assert reply.info == federations.info_of(message(server, 2))
     assert reply.extras == {}
     assert not torch.equal(reply.state.parameters, read(server.model, server.layout).parameters)
 
 
 def test_the_same_message_twice_gives_the_same_bits_and_other_clients_others() -> None:
-    server = federation.server(*MEAN, "poisoned=0")
+    server = federations.build_server(*MEAN, "poisoned=0")
     one, two, other, later = (
         trained(server, app(message(server, client, number), context(client))).state
         for client, number in ((0, 1), (0, 1), (2, 1), (0, 2))
@@ -86,7 +86,7 @@ def test_the_same_message_twice_gives_the_same_bits_and_other_clients_others() -
 
 
 def test_what_was_received_is_never_written_to() -> None:
-    server = federation.server(*MEAN, "contamination=sign_flip", *POISON)
+    server = federations.build_server(*MEAN, "contamination=sign_flip", *POISON)
     state = read(server.model, server.layout)
     kept = State(state.parameters.clone(), state.buffers.clone())
     reply = trained(server, app(message(server, 1, state=state), context(1)))
@@ -97,7 +97,7 @@ def test_what_was_received_is_never_written_to() -> None:
 
 
 def test_a_reply_lives_on_when_the_resident_model_serves_the_next_client() -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     reply = trained(server, app(message(server, 0), context(0)))
     kept = reply.state.parameters.clone()
     app(message(server, 2), context(2))
@@ -107,7 +107,7 @@ def test_a_reply_lives_on_when_the_resident_model_serves_the_next_client() -> No
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 @pytest.mark.parametrize("what", ["poisoned=1", "poisoned=[0]", "noisy=1"])
 def test_a_node_outside_a_simulation_refuses_contamination(kind: str, what: str) -> None:
-    server = federation.server(*MEAN, "poisoned=0", what)
+    server = federations.build_server(*MEAN, "poisoned=0", what)
     for node in (
         {"simulation": False},
         {"simulation": "false"},
@@ -125,12 +125,12 @@ def test_a_node_outside_a_simulation_refuses_contamination(kind: str, what: str)
 
 
 def test_a_clean_run_needs_no_permission() -> None:
-    server = federation.server(*MEAN, "poisoned=0", "noisy=[]")
+    server = federations.build_server(*MEAN, "poisoned=0", "noisy=[]")
     assert trained(server, app(message(server), context(simulation=False))).num_examples > 0
 
 
 def test_the_message_of_an_older_server_gives_the_same_bits() -> None:
-    server = federation.server(*MEAN, "poisoned=0")
+    server = federations.build_server(*MEAN, "poisoned=0")
     old = settings.to_json(aged(server.experiment.config))
     assert '"buffers":' in old
     one, other = (
@@ -142,7 +142,7 @@ def test_the_message_of_an_older_server_gives_the_same_bits() -> None:
 
 @pytest.mark.parametrize("partition", [3, -1])
 def test_a_client_that_does_not_exist(partition: int) -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     with pytest.raises(
         ConfigError, match=f"^partition-id={partition}: must be 0 or more and below num_clients=3"
     ):
@@ -150,14 +150,14 @@ def test_a_client_that_does_not_exist(partition: int) -> None:
 
 
 def test_a_node_without_a_partition_id_is_told_so() -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     nobody = Context(1, 0, {"simulation": True}, RecordDict(), {})
     with pytest.raises(ConfigError, match=r"partition-id=-1: .*set it in the node config"):
         app(message(server), nobody)
 
 
 def test_a_wrong_etf_hash_and_a_wrong_state_are_refused() -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     with pytest.raises(ValueError, match=r"(?i)sha"):
         app(message(server, **{"etf-sha256": "0" * 64}), context())
     state = read(server.model, server.layout)
@@ -166,7 +166,7 @@ def test_a_wrong_etf_hash_and_a_wrong_state_are_refused() -> None:
 
 
 def test_memory_lasts_in_the_context_and_never_travels() -> None:
-    server = federation.server(
+    server = federations.build_server(
         *MEAN, "client=global_distillation", "client.steps=1", "client.lr_plateau={patience: 0}"
     )
     hospital = context(0)
@@ -187,7 +187,7 @@ def test_memory_lasts_in_the_context_and_never_travels() -> None:
 
 
 def test_a_run_that_starts_anew_forgets() -> None:
-    server = federation.server(
+    server = federations.build_server(
         *MEAN, "client=global_distillation", "client.steps=1", "client.warmup=0"
     )
     hospital = context(0)
@@ -199,8 +199,8 @@ def test_a_run_that_starts_anew_forgets() -> None:
 
 def test_local_buffers_stay_with_the_client() -> None:
     local, mean = (
-        federation.server("strategy=fedavg", "server.batchnorm=local"),
-        federation.server(*MEAN),
+        federations.build_server("strategy=fedavg", "server.batchnorm=local"),
+        federations.build_server(*MEAN),
     )
     state = read(local.model, local.layout)
     spoilt = State(state.parameters, state.buffers + 3.0)  # statistics that cannot be this client's
@@ -236,8 +236,8 @@ def _copy(hospital: Context) -> Context:
 
 def test_a_poisoned_update_is_what_is_sent_not_what_is_kept() -> None:
     # sign_flip of scale 2: reference - 2 (trained - reference); buffers as trained
-    clean = federation.server("strategy=fedavg", "server.batchnorm=local", "poisoned=0")
-    flipped = federation.server(
+    clean = federations.build_server("strategy=fedavg", "server.batchnorm=local", "poisoned=0")
+    flipped = federations.build_server(
         "strategy=fedavg",
         "server.batchnorm=local",
         "contamination=sign_flip",
@@ -276,7 +276,7 @@ def test_images_that_are_the_same_are_judged_once(
         evaluation, "predict", lambda *given: calls.append(given) or original(*given)
     )
     how = "label_flip" if contamination == "clean" else contamination
-    server = federation.server(
+    server = federations.build_server(
         *MEAN, f"contamination={how}", "poisoned=[]" if contamination == "clean" else "poisoned=[0]"
     )
     scores = judged(server, app(message(server, kind="evaluate"), context()))
@@ -293,7 +293,7 @@ def test_images_that_are_the_same_are_judged_once(
 
 
 def test_evaluating_repeats_and_changes_nothing_in_the_context() -> None:
-    server = federation.server(*MEAN, "noisy=[0]", "poisoned=[]")
+    server = federations.build_server(*MEAN, "noisy=[0]", "poisoned=[]")
     hospital = context(0)
     one, two = (judged(server, app(message(server, kind="evaluate"), hospital)) for _ in range(2))
     assert all(torch.equal(one[name][part], two[name][part]) for name in one for part in (0, 1))
@@ -301,7 +301,7 @@ def test_evaluating_repeats_and_changes_nothing_in_the_context() -> None:
 
 
 def test_a_linear_head_needs_no_anchors() -> None:
-    server = federation.server(*MEAN, "model.head=linear", "client.loss=cross_entropy")
+    server = federations.build_server(*MEAN, "model.head=linear", "client.loss=cross_entropy")
     assert trained(server, app(message(server), context())).info["etf-sha256"] == ""
 
 
@@ -316,8 +316,8 @@ def test_a_tracking_contamination_finds_what_was_received_before() -> None:
         *POISON,
     )
     server, patch = (
-        federation.server(*words),
-        federation.server(*words[:2], "contamination=backdoor_patch", *POISON),
+        federations.build_server(*words),
+        federations.build_server(*words[:2], "contamination=backdoor_patch", *POISON),
     )
     start = read(server.model, server.layout)
     halves = torch.arange(start.parameters.numel()) % 2 == 0

@@ -7,8 +7,8 @@ import torch
 from fedrobust.clients.app import app
 
 from fedrobust.runtime.server.rule_strategy import ServerContext
-from tests.helpers import federation
-from tests.helpers.federation import MEAN
+from tests.helpers import federations
+from tests.helpers.federations import MEAN
 from tests.runtime.client.test_handlers import context, message, trained
 
 FLIP = ("poisoned=[1]", "contamination=label_flip", "contamination.rate=0.25", "rounds=3")
@@ -20,7 +20,7 @@ def reply(server: ServerContext, client: int, number: int, **node):
 
 
 def test_nothing_is_left_out_before_the_warm_up_ends_and_a_share_after_it() -> None:
-    server = federation.server(*MEAN, *FLIP, *SPHERE)
+    server = federations.build_server(*MEAN, *FLIP, *SPHERE)
     images = len(server.experiment.rows(1, 0))
     first, second = (reply(server, 1, number) for number in (1, 2))
     wrong = float(round(0.25 * images))
@@ -41,8 +41,8 @@ def test_nothing_is_left_out_before_the_warm_up_ends_and_a_share_after_it() -> N
 
 @pytest.mark.parametrize("sanitiser", ["sphere", "slab", "sphere_etf", "slab_etf"])
 def test_equal_messages_give_equal_bits_and_leaving_out_changes_them(sanitiser: str) -> None:
-    server = federation.server(*MEAN, *FLIP, f"sanitiser={sanitiser}", "sanitiser.warmup=0")
-    plain = federation.server(*MEAN, *FLIP)
+    server = federations.build_server(*MEAN, *FLIP, f"sanitiser={sanitiser}", "sanitiser.warmup=0")
+    plain = federations.build_server(*MEAN, *FLIP)
     one, two, other = (reply(which, 1, 1) for which in (server, server, plain))
     assert torch.equal(one.state.parameters, two.state.parameters)
     assert not torch.equal(one.state.parameters, other.state.parameters)
@@ -50,10 +50,10 @@ def test_equal_messages_give_equal_bits_and_leaving_out_changes_them(sanitiser: 
 
 
 def test_an_attacker_that_owns_its_client_sanitises_nothing() -> None:
-    server = federation.server(
+    server = federations.build_server(
         *MEAN, "poisoned=[1]", "contamination=sign_flip", *SPHERE, "sanitiser.warmup=0", "rounds=3"
     )
-    plain = federation.server(*MEAN, "poisoned=[1]", "contamination=sign_flip", "rounds=3")
+    plain = federations.build_server(*MEAN, "poisoned=[1]", "contamination=sign_flip", "rounds=3")
     attacker, honest = reply(server, 1, 1), reply(server, 0, 1)
     assert "dropped" not in attacker.metrics
     assert torch.equal(attacker.state.parameters, reply(plain, 1, 1).state.parameters)
@@ -67,14 +67,16 @@ def test_a_triggered_image_counts_as_altered_and_a_noisy_one_does_not() -> None:
         "contamination@noise=gaussian_noise",
         "noise.std=0.1",
     )
-    server = federation.server(*MEAN, *words, "poisoned=[1]", "noisy=[2]", *SPHERE, "rounds=3")
+    server = federations.build_server(
+        *MEAN, *words, "poisoned=[1]", "noisy=[2]", *SPHERE, "rounds=3"
+    )
     images = len(server.experiment.rows(1, 0))
     assert reply(server, 1, 2).metrics["altered"] == round(0.5 * images)
     assert reply(server, 2, 2).metrics["altered"] == 0.0
 
 
 def test_outside_a_simulation_nobody_knows_what_was_altered() -> None:
-    server = federation.server(*MEAN, "poisoned=0", *SPHERE, "rounds=3")
+    server = federations.build_server(*MEAN, "poisoned=0", *SPHERE, "rounds=3")
     found = reply(server, 0, 2, simulation=False).metrics
     assert set(found) == {"loss", "correct", "dropped"}
     assert found["dropped"] > 0

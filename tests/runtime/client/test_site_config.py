@@ -23,8 +23,8 @@ from fedrobust.runtime.messages.sites import (
     assignment_record,
     read_site_info,
 )
-from tests.helpers import federation
-from tests.helpers.federation import MEAN
+from tests.helpers import federations
+from tests.helpers.federations import MEAN
 
 CLASSES = ("a", "b", "c")
 
@@ -79,7 +79,7 @@ def test_a_node_config_that_cannot_be_used(node: dict[str, object], words: str) 
 
 @pytest.fixture
 def study() -> experiment.Experiment:
-    return federation.study(*MEAN, "poisoned=0")
+    return federations.build_experiment(*MEAN, "poisoned=0")
 
 
 def ask(
@@ -92,7 +92,7 @@ def ask(
     """A message as the server of a real federation sends it, answered by a node."""
     records.set_identity()
     text = settings.to_json(
-        federation.settings(*MEAN, "poisoned=0", "partition=remote", *overrides)
+        federations.compose_settings(*MEAN, "poisoned=0", "partition=remote", *overrides)
     )
     instruction = {"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""}
     told = SiteAssignment(
@@ -180,10 +180,10 @@ def federation_picture(path: Path, shade: int) -> None:
 
 
 def test_the_server_of_real_sites_holds_no_client_s_image() -> None:
-    study = federation.study(*MEAN, "poisoned=0", "partition=remote")
+    study = federations.build_experiment(*MEAN, "poisoned=0", "partition=remote")
     assert study.remote
     assert [len(part) for part in study.parts] == [0, 0, 0]
-    simulated = federation.study(*MEAN, "poisoned=0")
+    simulated = federations.build_experiment(*MEAN, "poisoned=0")
     assert not simulated.remote
     assert torch.equal(study.root, simulated.root)
     assert torch.equal(study.proxy, simulated.proxy)

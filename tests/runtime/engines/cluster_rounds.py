@@ -15,7 +15,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from fedrobust.runtime.engines import inline_engine, ray_engine
-from tests.runtime.engines.helpers import by_client, messages
+from tests.helpers.engine_messages import by_client, messages
 
 CLIENTS = 6
 NODE = {"object_store_memory": 100_000_000}

@@ -9,7 +9,7 @@ from fedrobust.errors import RunError
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records
 from fedrobust.state import State
-from tests.runtime.engines.helpers import by_client, messages
+from tests.helpers.engine_messages import by_client, messages
 
 
 def test_replies_come_in_order_one_by_one_with_the_clients_answer(client_app):

@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages.arrays import FlatArray
-from tests.runtime.engines.helpers import by_client, messages
+from tests.helpers.engine_messages import by_client, messages
 
 
 def test_states_are_those_of_clients_that_remember_something(client_app):

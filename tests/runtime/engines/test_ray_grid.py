@@ -16,7 +16,7 @@ from fedrobust.runtime.engines.ray_cluster import Workers
 from fedrobust.runtime.engines.ray_grid import RayGrid
 from fedrobust.runtime.engines.ray_scheduler import AHEAD
 from fedrobust.state import State
-from tests.runtime.engines.helpers import by_client, messages
+from tests.helpers.engine_messages import by_client, messages
 
 pytestmark = pytest.mark.slow
 CLIENTS = 6

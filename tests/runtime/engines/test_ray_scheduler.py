@@ -11,7 +11,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from fedrobust.errors import RunError
 from fedrobust.runtime.engines import ray_scheduler
 from fedrobust.runtime.engines.ray_scheduler import MessageScheduler
-from tests.runtime.engines.helpers import messages
+from tests.helpers.engine_messages import messages
 
 
 class Workers:

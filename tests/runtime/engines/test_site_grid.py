@@ -14,12 +14,14 @@ from fedrobust.runtime.engines.site_grid import FederationGrid, ask, collect_sit
 from fedrobust.runtime.engines.site_numbers import Node
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.sites import RECORD, WORDS, read_assignment, site_info_reply
-from tests.federation.made_up import NOWHERE, Flower, echo
+from tests.helpers.flower import NOWHERE, FakeFlower, echo
 from tests.runtime.messages.test_upload_limits import grid_of, objects
 
 
 def grid(
-    flower: Flower, nodes: dict[int, Node] | None = None, names: tuple[str, ...] = ("a", "b", "c")
+    flower: FakeFlower,
+    nodes: dict[int, Node] | None = None,
+    names: tuple[str, ...] = ("a", "b", "c"),
 ) -> FederationGrid:
     known = {0: Node(900, "a"), 1: Node(30, "b"), 2: Node(5, "c")} if nodes is None else nodes
     return FederationGrid(flower, known, names, size=16, classes=("x", "y"))
@@ -41,7 +43,7 @@ ALL = {30: "b", 900: "a", 5: "c"}
 
 
 def test_each_message_reaches_its_site_with_its_number_and_replies_come_from_clients() -> None:
-    flower = Flower(dict(ALL), echo)
+    flower = FakeFlower(dict(ALL), echo)
     one = grid(flower)
     replies = list(one.send_and_receive(messages(), timeout=5))
     assert one.get_node_ids() == [0, 1, 2]
@@ -56,7 +58,7 @@ def test_each_message_reaches_its_site_with_its_number_and_replies_come_from_cli
 
 
 def test_a_site_that_is_away_fails_at_once_and_is_found_again_by_name() -> None:
-    flower = Flower({30: "b", 5: "c"}, echo)
+    flower = FakeFlower({30: "b", 5: "c"}, echo)
     one = grid(flower)
     replies = {
         reply.metadata.src_node_id: reply for reply in one.send_and_receive(messages(), timeout=5)
@@ -69,7 +71,7 @@ def test_a_site_that_is_away_fails_at_once_and_is_found_again_by_name() -> None:
 
 def test_silence_becomes_an_error_after_the_deadline() -> None:
     one = grid(
-        Flower(
+        FakeFlower(
             dict(ALL), lambda message: [] if message.metadata.dst_node_id == 30 else echo(message)
         )
     )
@@ -90,7 +92,7 @@ def test_flower_s_own_errors_are_the_client_s_that_was_asked() -> None:
         reply.metadata.__dict__["_src_node_id"] = NOWHERE
         return [reply]
 
-    replies = list(grid(Flower(dict(ALL), dead)).send_and_receive(messages([2]), timeout=5))
+    replies = list(grid(FakeFlower(dict(ALL), dead)).send_and_receive(messages([2]), timeout=5))
     assert [(reply.metadata.src_node_id, reply.error.reason) for reply in replies] == [
         (2, "Node Unavailable")
     ]
@@ -98,7 +100,7 @@ def test_flower_s_own_errors_are_the_client_s_that_was_asked() -> None:
 
 def test_what_a_client_raised_is_shown_as_python_shows_it() -> None:
     reason = "<class 'fedrobust.errors.DataError'>:<'/data: holds 'nothing''>"
-    one = grid(Flower(dict(ALL), lambda message: [Message(Error(2, reason), reply_to=message)]))
+    one = grid(FakeFlower(dict(ALL), lambda message: [Message(Error(2, reason), reply_to=message)]))
     [reply] = one.send_and_receive(messages([0]), timeout=5)
     assert reply.error.reason == "DataError: /data: holds 'nothing'"
 
@@ -111,14 +113,14 @@ def test_a_reply_that_flower_cannot_decode_is_that_site_s_failure() -> None:
 
     replies = {
         reply.metadata.src_node_id: reply
-        for reply in grid(Flower(dict(ALL), broken)).send_and_receive(messages(), timeout=5)
+        for reply in grid(FakeFlower(dict(ALL), broken)).send_and_receive(messages(), timeout=5)
     }
     assert replies[2].error.reason.startswith("unusable reply: Flower cannot decode it (ValueError")
     assert not replies[0].has_error()
 
 
 def test_a_message_that_the_superlink_does_not_take_ends_the_run() -> None:
-    flower = Flower(dict(ALL), echo)
+    flower = FakeFlower(dict(ALL), echo)
     flower.push_messages = lambda messages: []  # what HttpGrid gives for a body that is too large
     with pytest.raises(RunError, match="the SuperLink did not take a message"):
         list(grid(flower).send_and_receive(messages(), timeout=5))
@@ -127,11 +129,13 @@ def test_a_message_that_the_superlink_does_not_take_ends_the_run() -> None:
 def test_waiting_ends_with_the_last_site_or_with_the_time() -> None:
     told: list[str] = []
     assert [
-        node.id for node in collect_site_info(Flower(dict(ALL), echo), 3, (), 5, told.append)
+        node.id for node in collect_site_info(FakeFlower(dict(ALL), echo), 3, (), 5, told.append)
     ] == [30, 900, 5]
     assert told == ["connected: 3 of 3 nodes: a, b, c"]
-    assert len(collect_site_info(Flower({30: "b"}, echo), 3, (), 0.05, told.append)) == 1
-    assert len(collect_site_info(Flower({30: "b", 31: ""}, echo), 5, ("b",), 5, told.append)) == 2
+    assert len(collect_site_info(FakeFlower({30: "b"}, echo), 3, (), 0.05, told.append)) == 1
+    assert (
+        len(collect_site_info(FakeFlower({30: "b", 31: ""}, echo), 5, ("b",), 5, told.append)) == 2
+    )
 
 
 def test_asking_who_they_are() -> None:
@@ -143,7 +147,7 @@ def test_asking_who_they_are() -> None:
             Message(site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word")), reply_to=message)
         ]
 
-    flower = Flower(dict(ALL), answer)
+    flower = FakeFlower(dict(ALL), answer)
     unnumbered = FederationGrid(
         flower, {0: Node(900), 1: Node(5)}, ["a", "c"], size=16, classes=("x", "y"), numbered=False
     )
@@ -180,7 +184,7 @@ def test_an_answer_that_cannot_be_true_is_no_census(
             )
         return [Message(content, reply_to=message)]
 
-    found = ask(grid(Flower({900: "a"}, answer), {0: Node(900, "a")}, ("a",)), "{}", 5)
+    found = ask(grid(FakeFlower({900: "a"}, answer), {0: Node(900, "a")}, ("a",)), "{}", 5)
     assert str(found[0]).startswith("unusable answer: census: ")
     assert reason in str(found[0])
 
@@ -200,6 +204,6 @@ def test_an_answer_of_gigabytes_is_not_fetched(array: Array) -> None:
     records.set_identity()
     upload = Message(content, reply_to=Message(RecordDict(), 900, "query"))
     real = grid_of(upload, objects(upload))
-    flower = Flower({900: "a"}, lambda _: list(real.pull_messages(["asked"])))
+    flower = FakeFlower({900: "a"}, lambda _: list(real.pull_messages(["asked"])))
     found = ask(grid(flower, {0: Node(900, "a")}, ("a",)), "{}", 5)
     assert "upload: " in str(found[0])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.engines.processes import alive, left_after, started
+from tests.helpers.processes import alive, left_after, started
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]

@@ -22,7 +22,7 @@ from fedrobust.runtime.server.evasion import evaluate_attacks
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.types import Purifier
 from fedrobust.utils.images import as_unit
-from tests.helpers import federation
+from tests.helpers import federations
 
 ALL = ["oblivious", "bpda_eot", "differentiated"]
 SMALL = ("evaluation.eps_255=[2,8]", "evaluation.eot_samples=2", "evaluation.batch_size=16")
@@ -54,7 +54,7 @@ def made(
 
 
 def test_every_threat_bound_and_purifier_has_its_turn() -> None:
-    experiment = federation.study(
+    experiment = federations.build_experiment(
         "evasion=fgsm", "purifier=gaussian", f"evaluation.threat_models=[{','.join(ALL)}]", *SMALL
     )
     found, said = made(experiment, ALL)
@@ -77,7 +77,7 @@ def test_by_hand() -> None:
     black = Purifier("black", lambda images, generator: torch.zeros_like(images))
     words = ("evasion=fgsm", "evaluation.eps_255=[4]", "evaluation.purified_statistics=false")
     experiment = replace(
-        federation.study(*words), evasion=Evasion("brighter", brighter), purifier=black
+        federations.build_experiment(*words), evasion=Evasion("brighter", brighter), purifier=black
     )
     found, _ = made(experiment, ["oblivious"], slice(0, 20))
     model, images = (
@@ -102,7 +102,9 @@ def test_behind_the_purifier_stands_the_model_with_statistics_of_purified_images
         "purifier=tv",
         f"evaluation.purified_statistics={str(purified).lower()}",
     )
-    experiment = replace(federation.study(*words), evasion=Evasion("brighter", brighter))
+    experiment = replace(
+        federations.build_experiment(*words), evasion=Evasion("brighter", brighter)
+    )
     found, _ = made(experiment, ["oblivious"], slice(0, 20))
     model, test = (
         build_server_context(experiment).model,
@@ -133,7 +135,7 @@ def test_who_knows_the_purifier_attacks_the_model_behind_it(
         return images
 
     monkeypatch.setitem(fedrobust_attempts.ADAPTIVE, "bpda_eot", adaptive)
-    experiment = federation.study(
+    experiment = federations.build_experiment(
         "evasion=fgsm", "purifier=gaussian", "evaluation.threat_models=[oblivious,bpda_eot]", *SMALL
     )
     found, _ = made(experiment, ALL[:2])
@@ -148,7 +150,7 @@ def test_who_knows_the_purifier_attacks_the_model_behind_it(
 
 
 def test_nothing_depends_on_what_else_is_attacked() -> None:
-    experiment = federation.study(
+    experiment = federations.build_experiment(
         "evasion=pgd", "evasion.steps=2", "purifier=mdda", "evaluation.eps_255=[2,8]"
     )
     *_, bare, last = made(experiment, ["oblivious"])[0].made
@@ -160,7 +162,8 @@ def test_nothing_depends_on_what_else_is_attacked() -> None:
 
 def test_an_attack_without_a_bound_is_made_once() -> None:
     experiment = replace(
-        federation.study("evasion=fgsm"), evasion=Evasion("brighter", brighter, bounded=False)
+        federations.build_experiment("evasion=fgsm"),
+        evasion=Evasion("brighter", brighter, bounded=False),
     )
     found, said = made(experiment, ["oblivious"])
     assert [one.eps_255 for one in found.made] == [None]
@@ -168,7 +171,7 @@ def test_an_attack_without_a_bound_is_made_once() -> None:
 
 
 def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
-    experiment = federation.study("evasion=fgsm")
+    experiment = federations.build_experiment("evasion=fgsm")
     model, samples = (
         build_server_context(experiment).model,
         experiment.samples(experiment.test_rows()[:4]),
@@ -238,5 +241,5 @@ def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
 )
 def test_wrong_settings_end_in_one_line(words: list[str], line: str) -> None:
     with pytest.raises(ConfigError, match=line) as error:
-        federation.study(*words)
+        federations.build_experiment(*words)
     assert "\n" not in str(error.value)

@@ -16,8 +16,8 @@ from fedrobust.runtime.server.loop import TrainingResult, run_rounds
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.types import RoundRecord
 from fedrobust.utils import files
-from tests.helpers import federation
-from tests.helpers.federation import MEAN, FakeGrid, Memory, honest
+from tests.helpers import federations
+from tests.helpers.federations import MEAN, FakeGrid, Memory, honest
 
 WITH_MEMORY = (
     "rounds=4",
@@ -58,7 +58,7 @@ def go(
     folder: Path, observer: Memory, *overrides: str, said: list[str] | None = None
 ) -> TrainingResult:
     """A run in what might be a new process: another server, other clients."""
-    server = federation.server("strategy=etf_dml", "strategy.distillation=none", *overrides)
+    server = federations.build_server("strategy=etf_dml", "strategy.distillation=none", *overrides)
     say = [].append if said is None else said.append
     with (
         inline() as grid,
@@ -87,7 +87,7 @@ def test_wherever_it_was_stopped_the_end_is_the_same(tmp_path: Path, stop: int) 
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    server, observer = federation.server(*MEAN, "rounds=2"), Memory()
+    server, observer = federations.build_server(*MEAN, "rounds=2"), Memory()
     with CheckpointManager(
         checkpoints(server, tmp_path), FakeGrid(3, honest(server)), print
     ) as checkpointing:
@@ -107,7 +107,7 @@ def test_damaged_ones_are_passed_over_and_that_is_said(tmp_path: Path, usable: b
     undisturbed = go(tmp_path / "a", Memory(), "rounds=3")
     with pytest.raises(StoppedError):
         go(tmp_path / "b", StopAfter(3), "rounds=3")
-    newest, before = checkpoints(federation.server(), tmp_path / "b").files("run")
+    newest, before = checkpoints(federations.build_server(), tmp_path / "b").files("run")
     newest.write_bytes(newest.read_bytes()[:-1])
     if not usable:
         before.write_bytes(b"")
@@ -127,7 +127,7 @@ def test_damaged_ones_are_passed_over_and_that_is_said(tmp_path: Path, usable: b
 
 
 def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = federation.server(*MEAN, "rounds=3")
+    server = federations.build_server(*MEAN, "rounds=3")
     grid, plain = FakeGrid(3, honest(server)), files.write
 
     def full(path: Path, pieces: object) -> Path:
@@ -148,7 +148,7 @@ def test_a_full_disk_at_the_very_end_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last checkpoint is written when nobody waits for it any more."""
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     grid = FakeGrid(3, honest(server))
 
     def full(*_: object) -> Path:
@@ -163,7 +163,7 @@ def test_a_full_disk_at_the_very_end_is_no_success(
 
 
 def test_every_0_writes_nothing(tmp_path: Path) -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     grid = FakeGrid(3, honest(server))
     with CheckpointManager(
         checkpoints(server, tmp_path / "none", every=0), grid, print
@@ -175,10 +175,10 @@ def test_every_0_writes_nothing(tmp_path: Path) -> None:
 def test_checkpoints_of_the_twin_hold_both_runs_memories(tmp_path: Path) -> None:
     """The twin's checkpoints hold what the clients remember of the run as well, which the verdicts
     need under server.batchnorm=local."""
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     grid = inline()
-    local = federation.server("strategy=fedavg", "server.batchnorm=local", "poisoned=1")
-    clean = federation.server("strategy=fedavg", "server.batchnorm=local", "poisoned=0")
+    local = federations.build_server("strategy=fedavg", "server.batchnorm=local", "poisoned=1")
+    clean = federations.build_server("strategy=fedavg", "server.batchnorm=local", "poisoned=0")
     with grid, CheckpointManager(checkpoints(server, tmp_path), grid, print) as checkpointing:
         run_rounds(local, grid, Memory(), checkpointing=checkpointing)
         run_rounds(clean, grid, Memory(), "clean twin", checkpointing)

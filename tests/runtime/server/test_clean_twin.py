@@ -14,7 +14,7 @@ from fedrobust.reporting import manifest
 from fedrobust.runtime.server import clean_twin
 from fedrobust.state import Layout, State
 from fedrobust.types import ClientRecord, Failure, RoundRecord
-from tests.helpers import tiny
+from tests.helpers import models
 
 RECORD = RoundRecord(
     2,
@@ -40,7 +40,7 @@ def name(
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Layout, State]:
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
-    layout = Layout.of(tiny.model())
+    layout = Layout.of(models.classifier())
     state = State(torch.rand(layout.num_parameters), torch.rand(layout.num_buffers))
     clean_twin.save_twin("twin", layout, state, [RECORD])
     return tmp_path / "twins" / "twin.safetensors", layout, state
@@ -161,7 +161,10 @@ def test_a_damaged_twin_counts_as_none_and_is_replaced(
 
 
 def test_another_model_s_twin_is_none(saved: tuple[Path, Layout, State]) -> None:
-    assert clean_twin.load_twin("twin", Layout.of(tiny.model(num_classes=4, head="linear"))) is None
+    assert (
+        clean_twin.load_twin("twin", Layout.of(models.classifier(num_classes=4, head="linear")))
+        is None
+    )
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.server.rule_strategy import RuleStrategy
 from fedrobust.state import State
-from tests.helpers import federation
-from tests.helpers.federation import MEAN, FakeGrid, Memory, honest, reply_with, trained
+from tests.helpers import federations
+from tests.helpers.federations import MEAN, FakeGrid, Memory, honest, reply_with, trained
 from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, go
 
 
@@ -29,8 +29,8 @@ def one_round(strategy: RuleStrategy, grid: FakeGrid, number: int = 1) -> None:
 
 
 def test_the_adapter_replaces_the_poisoned_row_and_nothing_else() -> None:
-    server = federation.server(*MEAN, "contamination=ipm", "poisoned=[1]")
-    strategy = federation.start(server)
+    server = federations.build_server(*MEAN, "contamination=ipm", "poisoned=[1]")
+    strategy = federations.build_strategy(server)
     before = strategy.state
     one_round(strategy, FakeGrid(3, honest(server)))
     sent = [trained(server.layout, before, client) for client in range(3)]
@@ -41,7 +41,7 @@ def test_the_adapter_replaces_the_poisoned_row_and_nothing_else() -> None:
         (n + 1) / 6 * update for n, update in enumerate(updates)
     )
     assert torch.allclose(strategy.state.parameters.double(), expected, atol=1e-6)
-    plain = federation.start(federation.server(*MEAN, "poisoned=0"))
+    plain = federations.build_strategy(federations.build_server(*MEAN, "poisoned=0"))
     one_round(plain, FakeGrid(3, honest(server)))
     assert torch.equal(strategy.state.buffers, plain.state.buffers)
     assert [one.num_examples for one in strategy.outcome.clients] == [10, 20, 30]
@@ -56,10 +56,14 @@ class ForeignGrid:
 
 def test_on_real_sites_nobody_works_together() -> None:
     def asked(*words: str) -> int:
-        server = federation.server(*MEAN, *words)
+        server = federations.build_server(*MEAN, *words)
         arrays = records.state_record(server.initial)
         return len(
-            list(federation.start(server).configure_train(1, arrays, ConfigRecord(), ForeignGrid()))
+            list(
+                federations.build_strategy(server).configure_train(
+                    1, arrays, ConfigRecord(), ForeignGrid()
+                )
+            )
         )
 
     assert (
@@ -78,7 +82,7 @@ def test_only_poisoned_clients_work_together() -> None:
     with pytest.raises(
         ConfigError, match="noise=alie: only poisoned clients work together; use contamination=alie"
     ):
-        federation.server(*MEAN, "contamination@noise=alie", "noisy=1")
+        federations.build_server(*MEAN, "contamination@noise=alie", "noisy=1")
 
 
 def test_the_rule_sees_neither_who_is_poisoned_nor_what_attackers_remember() -> None:
@@ -94,9 +98,9 @@ def test_the_rule_sees_neither_who_is_poisoned_nor_what_attackers_remember() -> 
             memory={"rounds": round.number},
         )
 
-    server = federation.server(*MEAN, "contamination=mimic", "poisoned=[1]")
+    server = federations.build_server(*MEAN, "contamination=mimic", "poisoned=[1]")
     server = replace(server, experiment=replace(server.experiment, strategy=Strategy("spy", rule)))
-    strategy = federation.start(server)
+    strategy = federations.build_strategy(server)
     for number in (1, 2):
         one_round(strategy, FakeGrid(3, honest(server)), number)
     assert seen == [{}, {"rounds": 1}]
@@ -118,11 +122,11 @@ def test_a_tuned_attack_tries_the_live_rule_with_the_luck_of_the_round() -> None
             memory={"seen": len(drawn)},
         )
 
-    server = federation.server(
+    server = federations.build_server(
         *MEAN, "contamination=optimal_ipm", "contamination.evaluations=4", "poisoned=[1]"
     )
     server = replace(server, experiment=replace(server.experiment, strategy=Strategy("spy", rule)))
-    strategy = federation.start(server)
+    strategy = federations.build_strategy(server)
     one_round(strategy, FakeGrid(3, honest(server)))
     assert len(drawn) == 5
     assert len(set(drawn)) == 1
@@ -138,8 +142,8 @@ def test_values_that_are_no_numbers_are_refused_and_the_round_goes_on_within_its
             "poisoned=[1]",
         )
         for allowed in (0, 1):
-            server = federation.server(*MEAN, *words, f"server.max_failures={allowed}")
-            strategy, answer = federation.start(server), honest(server)
+            server = federations.build_server(*MEAN, *words, f"server.max_failures={allowed}")
+            strategy, answer = federations.build_strategy(server), honest(server)
 
             def reply(
                 message: Any,

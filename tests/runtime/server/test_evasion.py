@@ -20,8 +20,8 @@ from fedrobust.runtime.server.evasion import evaluate_evasion
 from fedrobust.runtime.server.loop import run_rounds
 from fedrobust.runtime.server.run import run_experiment
 from fedrobust.state import State, load
-from tests.helpers import federation, report_examples
-from tests.helpers.federation import FakeGrid, Memory, honest
+from tests.helpers import federations, reports
+from tests.helpers.federations import FakeGrid, Memory, honest
 from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, go, inline
 
 SMALL = (
@@ -35,21 +35,21 @@ SMALL = (
 
 
 def finish(*words: str, server: Any = None) -> tuple[Any, Any, Memory]:
-    server, memory = server or federation.server(*SMALL, *words), Memory()
+    server, memory = server or federations.build_server(*SMALL, *words), Memory()
     return server, run_rounds(server, FakeGrid(3, honest(server)), memory), memory
 
 
 def test_the_members_are_what_was_sent_in_the_last_round() -> None:
     server, finished, _ = finish()
     reference = None
-    once = federation.server(*SMALL, "rounds=1")
+    once = federations.build_server(*SMALL, "rounds=1")
     _, before, _ = finish(server=once)
     reference = before.state  # the same first round
     found = dict(finished.client_models)
     assert list(found) == [0, 1, 2]
     clients = sorted(FakeGrid(3, honest(server)).get_node_ids())
     for client, state in found.items():
-        expected = federation.trained(server.layout, reference, clients[client])
+        expected = federations.trained(server.layout, reference, clients[client])
         torch.testing.assert_close(state.parameters, expected.parameters, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(state.buffers, expected.buffers)
     assert list(finished.client_models) == []  # for the first who asks
@@ -63,7 +63,7 @@ def test_no_members_are_kept_where_nobody_wants_them(words: tuple[str, ...]) -> 
 def test_the_section_of_a_run() -> None:
     server, finished, memory = finish()
     section = evaluate_evasion(server, finished, memory)["evasion"]
-    reporting.validate({**report_examples.report(), "evasion": section})
+    reporting.validate({**reports.report(), "evasion": section})
     experiment = server.experiment
     assert section["images"] == len(experiment.test_rows())
     assert [one["eps_255"] for one in section["attacks"]] == [2, 8]
@@ -87,7 +87,7 @@ def test_the_section_of_a_run() -> None:
 def test_the_clients_models_fused() -> None:
     server, finished, memory = finish("evaluation.fusion=true")
     section = evaluate_evasion(server, finished, memory)["evasion"]
-    reporting.validate({**report_examples.report(), "evasion": section})
+    reporting.validate({**reports.report(), "evasion": section})
     fusion = section["fusion"]
     assert fusion["members"] == 3
     assert [one["eps_255"] for one in fusion["attacks"]] == [2, 8]
@@ -185,7 +185,7 @@ def test_a_whole_run_with_everything(tmp_path: Path) -> None:
         "contamination.steps=1",
         "purifier=gaussian",
     )
-    server = federation.server(*SMALL[1:], *words, "rounds=1", "evaluation.eps_255=[8]")
+    server = federations.build_server(*SMALL[1:], *words, "rounds=1", "evaluation.eps_255=[8]")
     with inline() as grid:
         run_experiment(server, grid, tmp_path, Memory(), "inline")
     report = reporting.read_report(tmp_path)

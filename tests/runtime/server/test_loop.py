@@ -22,8 +22,8 @@ from fedrobust.runtime.server.loop import (
     run_rounds,
 )
 from fedrobust.state import State, read
-from tests.helpers import federation
-from tests.helpers.federation import MEAN, FakeGrid, Memory, error_reply, honest
+from tests.helpers import federations
+from tests.helpers.federations import MEAN, FakeGrid, Memory, error_reply, honest
 
 CLIENTS = "fedrobust.clients.app:app"
 
@@ -33,7 +33,7 @@ def inline(num_clients: int = 3) -> InlineGrid:
 
 
 def test_rounds_are_reported_in_order_from_the_untrained_model_on() -> None:
-    server, memory = federation.server(*MEAN, "rounds=2"), Memory()
+    server, memory = federations.build_server(*MEAN, "rounds=2"), Memory()
     untrained = read(server.model, server.layout)
     grid = FakeGrid(3, honest(server))
     finished = run_rounds(server, grid, memory)
@@ -59,7 +59,7 @@ def test_rounds_are_reported_in_order_from_the_untrained_model_on() -> None:
 
 
 def test_failures_are_recorded_round_by_round() -> None:
-    server, memory = federation.server(*MEAN, "rounds=2", "server.max_failures=1"), Memory()
+    server, memory = federations.build_server(*MEAN, "rounds=2", "server.max_failures=1"), Memory()
 
     def answer(message: Message) -> Message:
         first = wire.read_config(message.content)["round"] == 1
@@ -80,7 +80,7 @@ def test_failures_are_recorded_round_by_round() -> None:
 
 
 def test_the_round_that_ends_a_run_is_recorded_with_the_tracebacks(tmp_path: Path) -> None:
-    server = federation.server(*MEAN, "rounds=2")
+    server = federations.build_server(*MEAN, "rounds=2")
     with pytest.raises(RunError, match="round 1: 3 clients failed"):
         run_rounds(
             server,
@@ -95,18 +95,18 @@ def test_the_round_that_ends_a_run_is_recorded_with_the_tracebacks(tmp_path: Pat
 def test_a_model_that_has_run_away_ends_the_run_in_one_line() -> None:
     """Finite parameters can still answer with NaN: that is the run's failure, not a defect of
     ours."""
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     with pytest.raises(RunError, match="strategy=fedavg answers with values that are not finite"):
         run_rounds(server, FakeGrid(3, honest(server, scale=1e30)), Memory())
 
 
 def test_two_servers_of_one_experiment_start_alike() -> None:
-    one, two = federation.server(), build_server_context(federation.study())
+    one, two = federations.build_server(), build_server_context(federations.build_experiment())
     assert torch.equal(
         read(one.model, one.layout).parameters, read(two.model, two.layout).parameters
     )
     assert one.etf_sha256 == two.etf_sha256
-    other = federation.server("seed=1")
+    other = federations.build_server("seed=1")
     assert other.etf_sha256 != one.etf_sha256
     assert (len(one.root), len(one.proxy)) == (28, 32)
 
@@ -115,7 +115,7 @@ def test_two_servers_of_one_experiment_start_alike() -> None:
 def test_a_real_run_repeats_bit_by_bit(buffers: str) -> None:
     states = []
     for _ in range(2):
-        server = federation.server(
+        server = federations.build_server(
             "strategy=fedavg",
             f"server.batchnorm={buffers}",
             "rounds=2",
@@ -132,15 +132,15 @@ def test_a_second_run_on_one_grid_knows_nothing_of_the_first() -> None:
     """The clean twin shares the run's Grid, whose clients' Contexts last: neither memory nor
     BatchNorm statistics may cross over."""
     clean = ("strategy=fedavg", "server.batchnorm=local", "rounds=2", "poisoned=0")
-    alone = federation.server(*clean)
+    alone = federations.build_server(*clean)
     with inline() as grid:
         expected = run_rounds(alone, grid, Memory()).state
-        again = run_rounds(federation.server(*clean), grid, Memory()).state
-    poisoned = federation.server(*clean, "poisoned=3")
+        again = run_rounds(federations.build_server(*clean), grid, Memory()).state
+    poisoned = federations.build_server(*clean, "poisoned=3")
     with inline() as grid:
         damaged = run_rounds(poisoned, grid, Memory()).state
         before = evaluate_clients(poisoned, damaged, grid, Memory())
-        after_it = run_rounds(federation.server(*clean), grid, Memory()).state
+        after_it = run_rounds(federations.build_server(*clean), grid, Memory()).state
         after = evaluate_clients(poisoned, damaged, grid, Memory())
     for state in (again, after_it):
         assert torch.equal(state.parameters, expected.parameters)
@@ -158,7 +158,7 @@ def scores_reply(
     labels = torch.arange(7) if labels is None else labels
     predictions = {name: (part, labels) for name, part in conditions.items()}
     return Message(
-        wire.evaluate_reply(predictions, {}, federation.info_of(message)), reply_to=message
+        wire.evaluate_reply(predictions, {}, federations.info_of(message)), reply_to=message
     )
 
 
@@ -193,21 +193,21 @@ WRONG = {
 def test_bad_scores_are_failures(kind: str) -> None:
     wrong, reason = WRONG[kind]
     answer = lambda m: wrong(m) if m.metadata.dst_node_id == 1 else scores_reply(m)  # noqa: E731
-    server, memory = federation.server(*MEAN), Memory()
+    server, memory = federations.build_server(*MEAN), Memory()
     state = read(server.model, server.layout)
     with pytest.raises(RunError, match=r"^evaluation: 1 clients failed \(client 1: ") as error:
         evaluate_clients(server, state, FakeGrid(3, answer), memory)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
     assert [one.client for one in memory.records[-1][1].failures] == [1]
-    tolerant = federation.server(*MEAN, "server.max_failures=1")
+    tolerant = federations.build_server(*MEAN, "server.max_failures=1")
     assert list(
         evaluate_clients(tolerant, state, FakeGrid(3, answer, lambda r: r[::-1]), Memory())
     ) == [0, 2]
 
 
 def test_of_two_verdicts_of_one_client_the_first_counts() -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     state = read(server.model, server.layout)
     worse = {"clean": torch.eye(7).flip(0), "contaminated": torch.eye(7)}
     twice = evaluate_clients(
@@ -220,7 +220,7 @@ def test_of_two_verdicts_of_one_client_the_first_counts() -> None:
 
 
 def test_probabilities_are_those_of_the_given_state() -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     samples = server.experiment.validation()
     state = read(server.model, server.layout)
     first = predict_global(server, state, samples)
@@ -233,11 +233,11 @@ def test_the_twin_is_this_run_where_nobody_is_contaminated_and_cached_for_all_ot
     monkeypatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
-    clean = federation.server(*MEAN, "poisoned=0")
+    clean = federations.build_server(*MEAN, "poisoned=0")
     with inline() as grid:
         finished = run_rounds(clean, grid, Memory())
         assert clean_twin.train_clean_twin(clean.experiment, finished, grid, Memory()) is finished
-        poisoned = federation.server(*MEAN, "poisoned=2")
+        poisoned = federations.build_server(*MEAN, "poisoned=2")
         bad = run_rounds(poisoned, grid, Memory())
         assert not torch.equal(bad.state.parameters, finished.state.parameters)
         cached = clean_twin.train_clean_twin(
@@ -260,7 +260,7 @@ def test_the_twin_is_this_run_where_nobody_is_contaminated_and_cached_for_all_ot
 
 def test_a_twin_that_lost_a_client_is_not_kept(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
-    poisoned = federation.server(*MEAN, "server.max_failures=1")
+    poisoned = federations.build_server(*MEAN, "server.max_failures=1")
     finished = run_rounds(poisoned, FakeGrid(3, honest(poisoned)), Memory())
     answer = lambda m: (  # noqa: E731
         error_reply(m, "a bad moment") if m.metadata.dst_node_id == 0 else honest(poisoned)(m)
@@ -272,7 +272,7 @@ def test_a_twin_that_lost_a_client_is_not_kept(monkeypatch, tmp_path: Path) -> N
 def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missing(
     tmp_path: Path,
 ) -> None:
-    experiment = federation.study(
+    experiment = federations.build_experiment(
         *MEAN,
         "server.max_failures=1",
         "evaluation.bootstrap_samples=20",
@@ -308,7 +308,9 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
 
 
 def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
-    experiment = federation.study(*MEAN, "evaluation.bootstrap_samples=0", "evaluation.twin=false")
+    experiment = federations.build_experiment(
+        *MEAN, "evaluation.bootstrap_samples=0", "evaluation.twin=false"
+    )
     with inline() as grid:
         report, _ = run.run_experiment(
             build_server_context(experiment), grid, tmp_path, Memory(), "inline"
@@ -319,8 +321,8 @@ def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
 
 
 def test_an_experiment_is_not_changed_by_its_run() -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     config = dict(server.experiment.config)
     run_rounds(server, FakeGrid(3, honest(server)), Memory())
     assert server.experiment.config == config
-    assert replace(server.experiment).text == federation.study(*MEAN).text
+    assert replace(server.experiment).text == federations.build_experiment(*MEAN).text

@@ -17,8 +17,8 @@ from fedrobust.runtime.server.replies import failure
 from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import views
 from fedrobust.types import ClientRecord, Failure, RoundRecord
-from tests.helpers import federation
-from tests.helpers.federation import (
+from tests.helpers import federations
+from tests.helpers.federations import (
     MEAN,
     FakeGrid,
     Memory,
@@ -33,7 +33,7 @@ TOLERANT = (*MEAN, "server.max_failures=1")
 
 @pytest.fixture(scope="module")
 def server() -> ServerContext:
-    return federation.server(*TOLERANT)
+    return federations.build_server(*TOLERANT)
 
 
 def one_round(strategy: RuleStrategy, grid: FakeGrid, number: int = 1) -> None:
@@ -58,7 +58,7 @@ def with_metrics(server: ServerContext, message: Message, **changed) -> Message:
 
 def with_info(server: ServerContext, message: Message, **changed) -> Message:
     return with_records(
-        server, message, info=ConfigRecord({**federation.info_of(message), **changed})
+        server, message, info=ConfigRecord({**federations.info_of(message), **changed})
     )
 
 
@@ -183,7 +183,7 @@ def nothing(message: Message) -> Message:
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_reply_is_quarantined_with_its_reason(server: ServerContext, kind: str) -> None:
     spoil, reason = BAD[kind]
-    strategy, answer = federation.start(server), honest(server)
+    strategy, answer = federations.build_strategy(server), honest(server)
     one_round(
         strategy,
         FakeGrid(3, lambda m: spoil(server, m) if m.metadata.dst_node_id == 1 else answer(m)),
@@ -197,8 +197,8 @@ def test_a_bad_reply_is_quarantined_with_its_reason(server: ServerContext, kind:
 
 
 def test_more_images_than_count_are_cut_down_and_noted(server: ServerContext) -> None:
-    strict = federation.server(*MEAN, "server.max_examples=20")
-    strategy = federation.start(strict)
+    strict = federations.build_server(*MEAN, "server.max_examples=20")
+    strategy = federations.build_strategy(strict)
     one_round(strategy, FakeGrid(3, honest(strict)))  # honest clients claim 10, 20 and 30
     assert [one.num_examples for one in strategy.outcome.clients] == [10, 20, 20]
     assert [one.weight for one in strategy.outcome.clients] == pytest.approx([0.2, 0.4, 0.4])
@@ -221,7 +221,7 @@ def test_a_reply_to_another_message_is_put_aside(server: ServerContext) -> None:
         return reply
 
     for spoil in (other_kind, other_id):
-        strategy, answer = federation.start(server), honest(server)
+        strategy, answer = federations.build_strategy(server), honest(server)
         one_round(
             strategy,
             FakeGrid(3, lambda m: spoil(m) if m.metadata.dst_node_id == 1 else answer(m)),  # noqa: B023
@@ -233,7 +233,7 @@ def test_a_reply_to_another_message_is_put_aside(server: ServerContext) -> None:
 
 
 def test_a_flood_of_stray_replies_is_noted_up_to_a_bound(server: ServerContext) -> None:
-    strategy, answer = federation.start(server), honest(server)
+    strategy, answer = federations.build_strategy(server), honest(server)
     flood = [Message(RecordDict(), node, "train") for node in range(10, 1010)]
     one_round(
         strategy,
@@ -254,7 +254,7 @@ def test_no_metric_can_write_over_a_column(server: ServerContext) -> None:
 
 
 def test_a_foreign_traceback_is_cut_and_printable() -> None:
-    federation.wire.set_identity()
+    federations.wire.set_identity()
     message = Message(RecordDict(), 1, "train")
     long = failure(0, error_reply(message, "line\n" * 10**5 + "ValueError: \x1b[2J\u2028end"))
     assert long.reason == "end"
@@ -284,11 +284,11 @@ def test_bad_verdicts_are_failures(server: ServerContext, kind: str) -> None:
     def answer(message: Message) -> Message:
         bad = message.metadata.dst_node_id == 1
         counts = {"clean": clean, "contaminated": contaminated if bad else clean}
-        info = change(federation.info_of(message)) if bad else federation.info_of(message)
+        info = change(federations.info_of(message)) if bad else federations.info_of(message)
         parts = {name: (shares[:count], labels[:count]) for name, count in counts.items()}
         return Message(wire.evaluate_reply(parts, {}, info), reply_to=message)
 
-    strategy = federation.start(server)
+    strategy = federations.build_strategy(server)
     verdicts = {
         strategy.validator.client_of(one): strategy.validator.read_evaluate(one)
         for one in strategy.request_evaluation(1, FakeGrid(3, answer))
@@ -304,7 +304,7 @@ def test_shares_that_do_not_sum_to_one_are_refused() -> None:
 
 
 def test_what_was_put_aside_is_shown_and_recorded(server: ServerContext, tmp_path) -> None:
-    strategy, memory = federation.start(server), Memory()
+    strategy, memory = federations.build_strategy(server), Memory()
     answer = honest(server)
     one_round(
         strategy,

@@ -17,8 +17,8 @@ from fedrobust.runtime.server.replies import ReplyValidator, failure
 from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import State, load, read
 from fedrobust.types import Failure
-from tests.helpers import federation
-from tests.helpers.federation import MEAN, FakeGrid, error_reply, honest, reply_with, trained
+from tests.helpers import federations
+from tests.helpers.federations import MEAN, FakeGrid, error_reply, honest, reply_with, trained
 
 TOLERANT = (*MEAN, "server.max_failures=2")
 
@@ -43,8 +43,8 @@ def spoilt(server: ServerContext, wrong):
 
 
 def test_the_mean_of_the_replies_by_hand() -> None:
-    server = federation.server(*MEAN)
-    strategy = federation.start(server)
+    server = federations.build_server(*MEAN)
+    strategy = federations.build_strategy(server)
     before = strategy.state
     one_round(strategy, FakeGrid(3, honest(server)))
     states = [trained(server.layout, before, client) for client in range(3)]
@@ -63,10 +63,10 @@ def test_the_mean_of_the_replies_by_hand() -> None:
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
 def test_the_order_of_replies_changes_no_bit(order: tuple[int, ...]) -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     states = []
     for permute in (list, lambda replies: [replies[place] for place in order]):
-        strategy = federation.start(server)
+        strategy = federations.build_strategy(server)
         one_round(strategy, FakeGrid(3, honest(server), permute))
         states.append(strategy.state)
     assert torch.equal(states[0].parameters, states[1].parameters)
@@ -74,8 +74,8 @@ def test_the_order_of_replies_changes_no_bit(order: tuple[int, ...]) -> None:
 
 
 def test_the_message_holds_all_a_client_needs_and_one_shared_state() -> None:
-    server = federation.server(*MEAN)
-    strategy = federation.start(server)
+    server = federations.build_server(*MEAN)
+    strategy = federations.build_strategy(server)
     grid = FakeGrid(3, honest(server))
     one_round(strategy, grid, 4)
     config = records.read_config(grid.sent[2].content)
@@ -89,9 +89,9 @@ def test_the_message_holds_all_a_client_needs_and_one_shared_state() -> None:
 
 
 def test_a_linear_head_has_no_etf() -> None:
-    server = federation.server(*MEAN, "model.head=linear", "client.loss=cross_entropy")
+    server = federations.build_server(*MEAN, "model.head=linear", "client.loss=cross_entropy")
     assert (server.etf_bytes, server.etf_sha256) == (b"", "")
-    one_round(federation.start(server), FakeGrid(3, honest(server)))
+    one_round(federations.build_strategy(server), FakeGrid(3, honest(server)))
 
 
 def bad_replies(server: ServerContext) -> dict[str, tuple]:
@@ -138,9 +138,9 @@ def bad_replies(server: ServerContext) -> dict[str, tuple]:
     ["raises", "silent", "nan", "infinite", "short", "no images", "another etf", "empty", "never"],
 )
 def test_a_bad_reply_is_a_failure_with_its_reason_and_the_others_go_on(kind: str) -> None:
-    server = federation.server(*TOLERANT)
+    server = federations.build_server(*TOLERANT)
     wrong, reason = bad_replies(server)[kind]
-    strategy = federation.start(server)
+    strategy = federations.build_strategy(server)
     before = strategy.state
     one_round(strategy, FakeGrid(3, spoilt(server, wrong)))
     (failed,) = strategy.outcome.failures
@@ -156,9 +156,9 @@ def test_a_bad_reply_is_a_failure_with_its_reason_and_the_others_go_on(kind: str
 
 @pytest.mark.parametrize("kind", ["raises", "nan", "never"])
 def test_more_failures_than_allowed_end_the_round(kind: str) -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     wrong, reason = bad_replies(server)[kind]
-    strategy = federation.start(server)
+    strategy = federations.build_strategy(server)
     before = strategy.state
     with pytest.raises(
         RunError, match=r"^round 1: 1 clients failed, server\.max_failures=0 \(client 1: "
@@ -172,11 +172,11 @@ def test_more_failures_than_allowed_end_the_round(kind: str) -> None:
 
 def test_too_few_replies_for_the_rule() -> None:
     server = with_rule(
-        federation.server(*TOLERANT),
+        federations.build_server(*TOLERANT),
         lambda round: pytest.fail("the rule was called"),
         min_clients=3,
     )
-    strategy = federation.start(server)
+    strategy = federations.build_strategy(server)
     with pytest.raises(
         RunError, match=r"round 1: 2 usable replies, strategy=spy needs 3 \(client 1: "
     ):
@@ -186,8 +186,8 @@ def test_too_few_replies_for_the_rule() -> None:
 
 @pytest.mark.parametrize("second", ["good", "bad"])
 def test_of_two_replies_the_first_counts(second: str) -> None:
-    server = federation.server(*MEAN)
-    alone, twice = federation.start(server), federation.start(server)
+    server = federations.build_server(*MEAN)
+    alone, twice = federations.build_strategy(server), federations.build_strategy(server)
     one_round(alone, FakeGrid(3, honest(server)))
 
     def answer(message: Message) -> list[Message]:
@@ -210,8 +210,8 @@ def test_of_two_replies_the_first_counts(second: str) -> None:
 
 
 def test_a_failed_client_cannot_come_back_in_the_same_round() -> None:
-    server = federation.server(*TOLERANT)
-    strategy = federation.start(server)
+    server = federations.build_server(*TOLERANT)
+    strategy = federations.build_strategy(server)
     one_round(
         strategy,
         FakeGrid(3, spoilt(server, lambda m: [error_reply(m, "trouble"), honest(server)(m)])),
@@ -224,8 +224,8 @@ def test_a_failed_client_cannot_come_back_in_the_same_round() -> None:
 
 
 def test_a_reply_from_a_node_that_was_not_asked_is_put_aside_and_noted() -> None:
-    server = federation.server(*MEAN)
-    alone, visited = federation.start(server), federation.start(server)
+    server = federations.build_server(*MEAN)
+    alone, visited = federations.build_strategy(server), federations.build_strategy(server)
     one_round(alone, FakeGrid(3, honest(server)))
 
     def answer(message: Message) -> list[Message]:
@@ -244,9 +244,9 @@ def test_a_reply_from_a_node_that_was_not_asked_is_put_aside_and_noted() -> None
 
 
 def test_a_round_without_any_reply_ends_the_run_even_where_all_may_fail() -> None:
-    server = federation.server(*MEAN, "server.max_failures=3")
+    server = federations.build_server(*MEAN, "server.max_failures=3")
     with pytest.raises(RunError, match="0 usable replies, strategy=fedavg needs 1"):
-        one_round(federation.start(server), FakeGrid(3, lambda m: []))
+        one_round(federations.build_strategy(server), FakeGrid(3, lambda m: []))
 
 
 @pytest.mark.parametrize("part", ["parameters", "buffers"])
@@ -264,8 +264,8 @@ def test_a_rule_that_gives_nan_ends_the_run_and_leaves_the_state(part: str) -> N
             ),
         )
 
-    server = with_rule(federation.server(*TOLERANT), rule)
-    strategy = federation.start(server)
+    server = with_rule(federations.build_server(*TOLERANT), rule)
+    strategy = federations.build_strategy(server)
     before = strategy.state
     with pytest.raises(
         RunError,
@@ -284,8 +284,8 @@ def test_a_rule_that_ends_the_run_leaves_this_round_s_failures_not_the_last_one_
             round, torch.zeros(round.updates.matrix_ND.shape[1]), torch.ones(len(round.updates))
         )
 
-    server = with_rule(federation.server(*TOLERANT), rule)
-    strategy = federation.start(server)
+    server = with_rule(federations.build_server(*TOLERANT), rule)
+    strategy = federations.build_strategy(server)
     one_round(strategy, FakeGrid(3, spoilt(server, lambda m: error_reply(m, "first"))), 1)
     with pytest.raises(RunError, match="nobody is trusted"):
         one_round(strategy, FakeGrid(3, spoilt(server, lambda m: error_reply(m, "second"))), 2)
@@ -297,7 +297,7 @@ def test_a_rule_that_ends_the_run_leaves_this_round_s_failures_not_the_last_one_
     "uses", [frozenset(), frozenset({"root"}), frozenset({"proxy"}), frozenset({"root", "proxy"})]
 )
 def test_the_rule_sees_only_what_it_says_it_uses(uses: frozenset[str]) -> None:
-    server = federation.server(*MEAN)
+    server = federations.build_server(*MEAN)
     assert len(server.root) == 7 * 4
     assert len(server.proxy) == 32
     data = with_rule(server, lambda round: None, uses=uses).data_for_rule()
@@ -306,7 +306,7 @@ def test_the_rule_sees_only_what_it_says_it_uses(uses: frozenset[str]) -> None:
 
 def test_images_that_the_server_has_not_are_none_not_empty() -> None:
     server = with_rule(
-        federation.server(*MEAN, "server.proxy_images=0", "server.root_per_class=0"),
+        federations.build_server(*MEAN, "server.proxy_images=0", "server.root_per_class=0"),
         lambda round: None,
         uses=frozenset({"root", "proxy"}),
     )
@@ -327,8 +327,8 @@ def test_memory_extras_and_generator_of_the_rule() -> None:
             round, update, torch.ones(n), extras=extras, memory={"rounds": round.number}
         )
 
-    server = with_rule(federation.server(*MEAN), rule)
-    strategy = federation.start(server)
+    server = with_rule(federations.build_server(*MEAN), rule)
+    strategy = federations.build_strategy(server)
     for number in (1, 2):
         one_round(strategy, FakeGrid(3, honest(server)), number)
     assert [(number, memory) for number, memory, _ in seen] == [(1, {}), (2, {"rounds": 1})]
@@ -344,8 +344,10 @@ def test_memory_extras_and_generator_of_the_rule() -> None:
 def test_nothing_that_is_shared_is_changed() -> None:
     """States travel without copies: neither the reference nor what clients sent may be written
     to."""
-    server = federation.server("strategy.epochs=1")  # etf_dml, recalibrate: the rule that does most
-    strategy = federation.start(server)
+    server = federations.build_server(
+        "strategy.epochs=1"
+    )  # etf_dml, recalibrate: the rule that does most
+    strategy = federations.build_strategy(server)
     reference = strategy.state
     kept, replies = reference.parameters.clone(), []
 
@@ -368,16 +370,16 @@ def test_nothing_that_is_shared_is_changed() -> None:
 
 def test_buffers_recalibrate_are_those_of_the_new_model_on_the_proxy_images() -> None:
     mean, recalibrated = (
-        federation.server(*MEAN),
-        federation.server("strategy=fedavg", "server.batchnorm=recalibrate"),
+        federations.build_server(*MEAN),
+        federations.build_server("strategy=fedavg", "server.batchnorm=recalibrate"),
     )
     states = []
     for server in (mean, recalibrated):
-        strategy = federation.start(server)
+        strategy = federations.build_strategy(server)
         one_round(strategy, FakeGrid(3, honest(server)))
         states.append(strategy.state)
     assert torch.equal(states[0].parameters, states[1].parameters)
-    fresh = federation.server(*MEAN)
+    fresh = federations.build_server(*MEAN)
     load(fresh.model, fresh.layout, states[0])
     batchnorm.recalibrate(fresh.model, recalibrated.proxy.images)
     assert torch.equal(states[1].buffers, read(fresh.model, fresh.layout).buffers)
@@ -385,8 +387,8 @@ def test_buffers_recalibrate_are_those_of_the_new_model_on_the_proxy_images() ->
 
 
 def test_flower_s_own_evaluation_gets_the_pooled_accuracy() -> None:
-    server = federation.server(*MEAN)
-    strategy = federation.start(server)
+    server = federations.build_server(*MEAN)
+    strategy = federations.build_strategy(server)
     probabilities, labels = torch.eye(7), torch.tensor([0, 1, 2, 3, 4, 5, 0])
 
     def answer(message: Message) -> Message:
@@ -395,7 +397,7 @@ def test_flower_s_own_evaluation_gets_the_pooled_accuracy() -> None:
         count = 7 if message.metadata.dst_node_id == 0 else 1
         one = dict.fromkeys(("clean", "contaminated"), (probabilities[:count], labels[:count]))
         return Message(
-            records.evaluate_reply(one, {}, federation.info_of(message)), reply_to=message
+            records.evaluate_reply(one, {}, federations.info_of(message)), reply_to=message
         )
 
     grid = FakeGrid(3, answer)
@@ -417,7 +419,7 @@ def test_the_reason_of_a_failure_is_the_last_line() -> None:
 
 
 def test_a_summary_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    federation.start(federation.server(*MEAN)).summary()
+    federations.build_strategy(federations.build_server(*MEAN)).summary()
     assert "fedavg for 3 clients" in capsys.readouterr().out
 
 
@@ -425,8 +427,8 @@ SAMPLED = (*MEAN, "num_clients=6", "clients_per_round=3")
 
 
 def test_a_sample_of_the_clients_is_asked_and_keeps_its_numbers() -> None:
-    server = federation.server(*SAMPLED)
-    strategy, asked = federation.start(server), []
+    server = federations.build_server(*SAMPLED)
+    strategy, asked = federations.build_strategy(server), []
     for number in range(1, 9):
         grid = FakeGrid(6, honest(server))
         before = strategy.state
@@ -450,8 +452,8 @@ def test_a_sample_of_the_clients_is_asked_and_keeps_its_numbers() -> None:
 
 
 def test_everybody_is_asked_for_a_verdict() -> None:
-    server = federation.server(*SAMPLED)
-    strategy = federation.start(server)
+    server = federations.build_server(*SAMPLED)
+    strategy = federations.build_strategy(server)
     messages = strategy.configure_evaluate(
         1, records.state_record(strategy.state), ConfigRecord(), FakeGrid(6, honest(server))
     )
@@ -459,8 +461,8 @@ def test_everybody_is_asked_for_a_verdict() -> None:
 
 
 def test_a_failed_client_leaves_no_gap_and_the_memory_of_the_matrix_is_used_again() -> None:
-    server = federation.server(*TOLERANT)
-    strategy = federation.start(server)
+    server = federations.build_server(*TOLERANT)
+    strategy = federations.build_strategy(server)
     seen = []
 
     def rule(round: Round) -> Aggregate:
@@ -475,7 +477,7 @@ def test_a_failed_client_leaves_no_gap_and_the_memory_of_the_matrix_is_used_agai
             round, torch.zeros_like(round.reference.parameters), torch.ones(len(round.updates))
         )
 
-    strategy = federation.start(with_rule(server, rule))
+    strategy = federations.build_strategy(with_rule(server, rule))
     before = strategy.state
     one_round(strategy, FakeGrid(3, spoilt(server, lambda message: error_reply(message, "gone"))))
     one_round(strategy, FakeGrid(3, honest(server)), 2)
@@ -490,8 +492,8 @@ def test_a_failed_client_leaves_no_gap_and_the_memory_of_the_matrix_is_used_agai
 def test_a_matrix_above_the_budget_gives_the_same_model(tmp_path) -> None:
     states = []
     for room in ((), ("server.max_updates_mb=0", f"server.scratch_dir={tmp_path}")):
-        server = federation.server(*MEAN, *room)
-        strategy = federation.start(server)
+        server = federations.build_server(*MEAN, *room)
+        strategy = federations.build_strategy(server)
         one_round(strategy, FakeGrid(3, honest(server)))
         states.append(strategy.state.parameters)
     assert torch.equal(*states)
@@ -499,7 +501,7 @@ def test_a_matrix_above_the_budget_gives_the_same_model(tmp_path) -> None:
 
 def test_replies_are_filtered_once_in_either_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours and Flower's own, which hands over whatever arrived; both end with the same bits."""
-    server, filtered = federation.server(*MEAN), []
+    server, filtered = federations.build_server(*MEAN), []
     accept_first = ReplyValidator.accept_first
     monkeypatch.setattr(
         ReplyValidator,
@@ -508,7 +510,7 @@ def test_replies_are_filtered_once_in_either_loop(monkeypatch: pytest.MonkeyPatc
     )
     answer = honest(server)
     twice = lambda message: [answer(message), answer(message)]  # noqa: E731
-    ours, theirs = federation.start(server), federation.start(server)
+    ours, theirs = federations.build_strategy(server), federations.build_strategy(server)
     for number in (1, 2):
         ours.aggregate(number, ours.request_training(number, FakeGrid(3, twice)))
     assert len(filtered) == len(set(map(id, filtered))) == 2

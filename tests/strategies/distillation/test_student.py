@@ -14,13 +14,13 @@ from torch import Tensor
 
 from fedrobust.aggregation.round import Round
 from fedrobust.learning.losses import mutual_kl
-from tests.strategies import toy
+from tests.helpers import clusters
 
 
 @pytest.fixture(scope="module")
 def case() -> Round:
     """Five hospitals, the first with shifted labels."""
-    return toy.one_round()
+    return clusters.one_round()
 
 
 def bench_of(case: Round) -> scoring.ScratchModel:
@@ -48,7 +48,7 @@ def test_a_lesson_lowers_its_loss_and_pulls_the_member_towards_its_peers(case: R
         student = distillation.distil(
             bench, start, lesson, schedule, torch.Generator().manual_seed(0), alignment=None
         ).state
-        after = toy.scores_of(case, student, bench.proxy_samples.images)
+        after = clusters.scores_of(case, student, bench.proxy_samples.images)
         return float(mutual_kl(after, teacher, 16.0)), float(
             (student.parameters - start.parameters).norm()
         )
@@ -80,6 +80,6 @@ def test_the_ground_truth_reading_closes_the_gap_at_the_labelled_anchor(case: Ro
     def gap(scores: Tensor) -> float:
         return float((scores.gather(1, labels) - wanted).square().mean())
 
-    assert gap(toy.scores_of(case, student, bench.proxy_samples.images)) < 0.5 * gap(
+    assert gap(clusters.scores_of(case, student, bench.proxy_samples.images)) < 0.5 * gap(
         member_scores.proxy_NPK[0]
     )

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from fedrobust.aggregation.round import Aggregate, Round
 from fedrobust.aggregation.updates import Updates, normalize
 from fedrobust.errors import ConfigError
-from tests.strategies import toy
+from tests.helpers import clusters
 
 FIVE_PAIRS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
 
@@ -27,7 +27,7 @@ FIVE_PAIRS = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
 @pytest.fixture(scope="module")
 def case() -> Round:
     """Fifteen hospitals, the first three with shifted labels."""
-    return toy.one_round(clients=15, attackers=3)
+    return clusters.one_round(clients=15, attackers=3)
 
 
 def apply(case: Round, **changes: Any) -> Aggregate:
@@ -203,7 +203,7 @@ def test_learning_stays_inside_the_cohort_with_the_global_model_as_a_peer(
 
     monkeypatch.setattr(_distillation, "mutual_losses", listen)
     apply(case, trust="none", distillation="mutual")
-    expected = toy.scores_of(case, case.reference, case.server_data.proxy.images)  # type: ignore[union-attr]
+    expected = clusters.scores_of(case, case.reference, case.server_data.proxy.images)  # type: ignore[union-attr]
     assert [members for members, _ in asked] == [3] * 5
     for _, permanent in asked:
         torch.testing.assert_close(permanent, expected)
@@ -239,7 +239,7 @@ def test_the_work_is_linear_in_the_clients(distillation: str, clients: int) -> N
     """P = 64, R = 32; a visit: statistics, root, scores; a lesson: 2 epochs, statistics, root; the
     global model: statistics, scores; the ensemble's student: statistics, root, 2 epochs,
     statistics, root."""
-    case = toy.one_round(clients=clients, attackers=0)
+    case = clusters.one_round(clients=clients, attackers=0)
     seen: list[int] = []
     hook = case.server_data.model.register_forward_hook(
         lambda _model, inputs, _output: seen.append(len(inputs[0]))
@@ -331,8 +331,8 @@ def test_wrong_settings_are_named(wrong: dict[str, Any], key: str) -> None:
 
 
 def test_fifteen_hospitals_five_of_them_poisoned() -> None:
-    plain, _ = toy.federate(fedavg(), rounds=3, clients=15, attackers=5)
-    guarded, results = toy.federate(
+    plain, _ = clusters.federate(fedavg(), rounds=3, clients=15, attackers=5)
+    guarded, results = clusters.federate(
         etf_dml(distillation="mutual", cohort_size=3), rounds=3, clients=15, attackers=5
     )
     assert guarded > plain + 0.05

@@ -18,13 +18,13 @@ from fedrobust.aggregation.round import Aggregate, Round, Strategy
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.state import State
-from tests.strategies import toy
+from tests.helpers import clusters
 
 
 @pytest.fixture(scope="module")
 def case() -> Round:
     """Five hospitals, the first with shifted labels."""
-    return toy.one_round()
+    return clusters.one_round()
 
 
 def apply(case: Round, **settings: Any) -> Aggregate:
@@ -54,7 +54,7 @@ def test_with_all_switches_off_it_is_fedavg_on_clipped_counts(case: Round) -> No
 @pytest.mark.parametrize("head", ["etf", "linear"])
 def test_the_poisoned_client_loses_its_influence(head: str, trust: str) -> None:
     for distillation in ("none", "ensemble", "mutual"):
-        result = apply(toy.one_round(head), distillation=distillation, trust=trust)
+        result = apply(clusters.one_round(head), distillation=distillation, trust=trust)
         assert result.extras["trust"][0] == 0
         assert result.weights_N[0] == 0
         assert result.weights_N[1:].min() > 0.05
@@ -321,7 +321,7 @@ def test_no_member_is_visited_twice(case: Round, distillation: str, images: int)
 @pytest.mark.parametrize("trust", ["stacking", "gate"])
 @pytest.mark.parametrize("distillation", ["none", "ensemble", "mutual"])
 def test_ten_hospitals_three_of_them_poisoned(distillation: str, trust: str) -> None:
-    plain, _ = toy.federate(fedavg(), rounds=3)
-    guarded, results = toy.federate(etf_dml(distillation=distillation, trust=trust), rounds=3)
+    plain, _ = clusters.federate(fedavg(), rounds=3)
+    guarded, results = clusters.federate(etf_dml(distillation=distillation, trust=trust), rounds=3)
     assert guarded > plain + 0.05
     assert all(result.weights_N[:3].sum() < 0.1 for result in results)

@@ -17,8 +17,8 @@ from fedrobust.studies.ablation.markdown import page, value
 from fedrobust.studies.ablation.poster import VALUES
 from fedrobust.studies.ablation.results import AblationResults
 from fedrobust.studies.ablation.summary import Entry, make_summary
-from tests.studies.ablation.made_up import FLIPS, RIGHT, findings
-from tests.studies.comparison.made_up import CLASSES
+from tests.helpers.ablations import FLIPS, RIGHT, findings
+from tests.helpers.comparisons import CLASSES
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.analysis import enough_draws, rank, resample
 from fedrobust.studies.comparison.cell_results import COLUMNS, long_table, severity
 from fedrobust.studies.comparison.results_table import ComparisonResults
-from tests.studies.comparison.made_up import (
+from tests.helpers.comparisons import (
     CLASSES,
     IMAGES,
     LABELS,

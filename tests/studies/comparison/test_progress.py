@@ -11,7 +11,7 @@ from rich.console import Console
 from fedrobust.reporting.text import format_duration
 from fedrobust.studies.comparison import progress
 from fedrobust.studies.comparison.progress import Screen
-from tests.studies.comparison.made_up import cell
+from tests.helpers.comparisons import cell
 
 
 def test_lines_where_there_is_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from fedrobust import meff
-from tests.helpers.federation import TINY
+from tests.helpers.federations import SMALL_RUN
 
 WORDS = (
     "experiment=smoke",
-    *TINY,
+    *SMALL_RUN,
     "engine.threads=1",
     "strategy=fedavg",
     "evaluation.adversarial_images=20",

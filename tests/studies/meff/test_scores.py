@@ -9,11 +9,11 @@ from torch import Tensor
 from fedrobust.experiment import build
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.studies.meff.scores import Answers, summarise_scores, to_plain_rows
-from tests.helpers import federation
+from tests.helpers import federations
 
 
 def studied(draws: int) -> Experiment:
-    config = federation.server().experiment.config
+    config = federations.build_server().experiment.config
     return build.build_experiment(
         {**config, "evaluation": {**config["evaluation"], "bootstrap_samples": draws}}
     )

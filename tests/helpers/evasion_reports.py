@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.helpers.report_examples import drop, evaluation
+from tests.helpers.reports import drop, evaluation
 
 LEVELS = {
     ("oblivious", "none"): 12.0,

@@ -12,7 +12,7 @@ from fedrobust.data import Dataset, make_dataset
 from fedrobust.data.splits import complete_splits
 
 
-def toy(
+def one_pixel_dataset(
     labels: Tensor,
     *,
     splits: Tensor | None = None,

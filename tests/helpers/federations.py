@@ -18,7 +18,7 @@ from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import Layout, State, read
 from fedrobust.types import RoundRecord
 
-TINY = (
+SMALL_RUN = (
     "model.dimension=8",
     "model.options.channels=[8,8,16,16]",
     "data.num_images=300",
@@ -28,22 +28,22 @@ TINY = (
 MEAN = ("strategy=fedavg", "server.batchnorm=mean")
 
 
-def settings(*overrides: str) -> dict[str, Any]:
+def compose_settings(*overrides: str) -> dict[str, Any]:
     """The smoke experiment, made smaller still: 300 images of 16 px, three hospitals, one training
     step each."""
-    return compose.compose("experiment=smoke", *TINY, *overrides)
+    return compose.compose("experiment=smoke", *SMALL_RUN, *overrides)
 
 
-def study(*overrides: str) -> Experiment:
-    return build.build_experiment(settings(*overrides))
+def build_experiment(*overrides: str) -> Experiment:
+    return build.build_experiment(compose_settings(*overrides))
 
 
-def server(*overrides: str) -> ServerContext:
+def build_server(*overrides: str) -> ServerContext:
     """A new server of the experiment."""
-    return build_server_context(study(*overrides))
+    return build_server_context(build_experiment(*overrides))
 
 
-def start(one: ServerContext) -> RuleStrategy:
+def build_strategy(one: ServerContext) -> RuleStrategy:
     return RuleStrategy(one, read(one.model, one.layout))
 
 

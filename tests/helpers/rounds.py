@@ -20,7 +20,7 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=Generator().manual_seed(seed))
 
 
-def a_round(
+def matrix_round(
     rows: Updates | Tensor,
     reference_D: Tensor | None = None,
     memory: Mapping[str, Any] | None = None,
@@ -39,10 +39,10 @@ def a_round(
     )
 
 
-def apply(
+def apply_rule(
     strategy: Strategy, matrix_ND: Tensor, seed: int = 0, reference_D: Tensor | None = None
 ) -> Aggregate:
-    return strategy.rule(a_round(matrix_ND, reference_D, seed=seed))
+    return strategy.rule(matrix_round(matrix_ND, reference_D, seed=seed))
 
 
 def mixing(before: Preaggregation, matrix_ND: Tensor, seed: int = 0) -> Tensor:

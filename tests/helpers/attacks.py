@@ -31,7 +31,7 @@ def round_of(updates: Updates, reference_D: Tensor | None = None) -> Round:
     )
 
 
-def attacked(
+def attack_matrix(
     contamination: Contamination,
     matrix_ND: Tensor,
     poisoned: Collection[int],

@@ -14,7 +14,7 @@ from fedrobust.seeding import generator
 from fedrobust.studies.comparison.cell_results import Result
 from fedrobust.studies.comparison.grid import NOBODY, Cell
 from fedrobust.studies.comparison.results_table import ComparisonResults
-from tests.helpers import report_examples
+from tests.helpers import reports
 
 CLASSES, IMAGES = 4, 240
 LABELS = torch.arange(IMAGES) % CLASSES
@@ -48,7 +48,7 @@ def result(folder: Path, one: Cell, scores: dict[str, torch.Tensor]) -> Result:
     """scores: at least twin_clean, clean and corrupted."""
     place = folder / one.folder
     write_predictions(place, LABELS, torch.arange(IMAGES), scores)
-    report = report_examples.report(10, one.poisoned, 0)
+    report = reports.report(10, one.poisoned, 0)
     report["evaluations"] = {
         name: classification_metrics(part, LABELS) for name, part in scores.items()
     }
@@ -61,9 +61,7 @@ def result(folder: Path, one: Cell, scores: dict[str, torch.Tensor]) -> Result:
         ).as_dict()
     report |= {"seed": one.seed, "strategy": one.strategy}
     cost = {"seconds": 10.0, "peak_memory": 5e8, "peak_gpu_memory": None}
-    return Result(
-        one, place, report, report_examples.rounds(10, one.poisoned, 0), cost, "program", 1000
-    )
+    return Result(one, place, report, reports.rounds(10, one.poisoned, 0), cost, "program", 1000)
 
 
 def scores(right: float, *purpose: Any, grades: bool = False) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ NOWHERE = 1  # the SuperLink's own node id, from which Flower's own errors come
 Answer = Callable[[Message], list[Message]]
 
 
-class Flower(Grid):
+class FakeFlower(Grid):
     """nodes: {node id: registered name}; answer(message) gives what can be pulled for it, at the
     first try."""
 

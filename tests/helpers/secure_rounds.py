@@ -17,7 +17,7 @@ from fedrobust.privacy.secure.server import RevealedSecrets, ServerSession, reco
 
 
 @dataclass
-class Table:
+class SecureRound:
     """Clients 0 ... N-1 at one table, stage by stage. kept: what each remembers."""
 
     number: int
@@ -74,9 +74,9 @@ class Table:
         return out
 
 
-def seated(number: int, threshold: int, **more: Any) -> Table:
+def after_key_exchange(number: int, threshold: int, **more: Any) -> SecureRound:
     """A table at which the keys and shares of all are exchanged."""
-    table = Table(number, threshold, **more)
+    table = SecureRound(number, threshold, **more)
     table.make_keys()
     table.make_shares()
     return table

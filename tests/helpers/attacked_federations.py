@@ -21,15 +21,15 @@ from fedrobust.runtime.client.stealth import make_probe, stealth_training_set
 from fedrobust.runtime.server.collusion import apply_collusion
 from fedrobust.state import Layout, State, load, read
 from fedrobust.types import Samples, Shard
-from tests.strategies import toy
+from tests.helpers import clusters
 
 CLIENTS, ATTACKERS = 10, (0, 1, 2)
 
 
 def large_samples(seed: int, count: int) -> Samples:
     """16 x 16 pixels: a coarse picture per class, and noise upon it."""
-    centres = torch.rand(toy.CLASSES, 3, 4, 4, generator=Generator().manual_seed(99))
-    labels = torch.arange(count) % toy.CLASSES
+    centres = torch.rand(clusters.CLASSES, 3, 4, 4, generator=Generator().manual_seed(99))
+    labels = torch.arange(count) % clusters.CLASSES
     noise = 0.2 * torch.randn(count, 3, 16, 16, generator=Generator().manual_seed(seed))
     return Samples(
         (centres.repeat_interleave(4, 2).repeat_interleave(4, 3)[labels] + noise).clamp(0, 1),
@@ -45,8 +45,8 @@ def large_model() -> Classifier:
         return Classifier(
             backbone,
             32,
-            toy.CLASSES,
-            simplex_etf(12, toy.CLASSES, Generator().manual_seed(0)),
+            clusters.CLASSES,
+            simplex_etf(12, clusters.CLASSES, Generator().manual_seed(0)),
             16.0,
         )
 
@@ -59,7 +59,7 @@ class World:
     samples: Callable[[int, int], Samples]
 
 
-SMALL = World(toy.make_model, toy.make_samples)
+SMALL = World(clusters.make_model, clusters.make_samples)
 LARGE = World(large_model, large_samples)  # 16 x 16 pixels, where a patch of two pixels has room
 
 
@@ -80,7 +80,7 @@ def federate(
     rounds: int = 4,
     world: World = SMALL,
 ) -> Outcome:
-    """A toy federation as in `toy.federate`, with any contamination of these clients."""
+    """A toy federation as in `clusters.federate`, with any contamination of these clients."""
     rule = (strategy or fedavg()).rule
     model = world.make_model()
     layout, state, results = Layout.of(model), read(model, Layout.of(model)), []
@@ -102,8 +102,8 @@ def federate(
             )
             for n in range(CLIENTS)
         ]
-        task = toy.make_round(
-            toy.gather(state, sent, layout),
+        task = clusters.make_round(
+            clusters.gather(state, sent, layout),
             state,
             data,
             number,
@@ -134,10 +134,10 @@ def client(
     model, g = world.make_model(), Generator().manual_seed(number)
     layout = Layout.of(model)
     if damage is None or damage.stealth is None:
-        learnt = toy.train(model, layout, start, poisoned, g)
+        learnt = clusters.train(model, layout, start, poisoned, g)
         return learnt if damage is None else damage.update(learnt, start, g)
-    learnt = toy.train(model, layout, start, clean, g)
-    further = toy.train(model, layout, learnt, stealth_training_set(clean, poisoned), g)
+    learnt = clusters.train(model, layout, start, clean, g)
+    further = clusters.train(model, layout, learnt, stealth_training_set(clean, poisoned), g)
     return damage.stealth(learnt, further, make_probe(model, layout, only(clean)), g)
 
 

@@ -11,7 +11,7 @@ from fedrobust.types import Samples, Shard, Task
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 
 
-class Net(nn.Module):
+class SmallNet(nn.Module):
     """One convolution, BatchNorm, pooling: 8 features."""
 
     num_features = 8
@@ -28,11 +28,13 @@ class Net(nn.Module):
         return self.drop(self.norm(self.conv(images)).relu().mean((2, 3)))
 
 
-def model(head="etf", num_classes=3, seed=0, dropout=0.0):
+def classifier(head="etf", num_classes=3, seed=0, dropout=0.0):
     anchors = simplex_etf(6, num_classes, generator(seed, "etf")) if head == "etf" else None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Classifier(Net(dropout), 8, num_classes, anchors, 16.0 if head == "etf" else 1.0)
+        return Classifier(
+            SmallNet(dropout), 8, num_classes, anchors, 16.0 if head == "etf" else 1.0
+        )
 
 
 def resnet(head="etf", num_classes=3, seed=0, **settings):

@@ -11,7 +11,7 @@ from fedrobust.studies.ablation.plan import Plan, Scenario
 from fedrobust.studies.ablation.results import AblationResults, _trained
 from fedrobust.studies.ablation.scenarios import answers_path
 from fedrobust.studies.comparison.grid import NOBODY, Cell, Grid, Variant
-from tests.studies.comparison.made_up import CLASSES, IMAGES, LABELS, answers, cell, result
+from tests.helpers.comparisons import CLASSES, IMAGES, LABELS, answers, cell, result
 
 # the share of clean images that a model answers rightly
 RIGHT = {"baseline": 0.6, "ETF": 0.8, "mine": 0.8}
