@@ -20,7 +20,7 @@ from fedrobust.studies.comparison import grid
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 READERS: dict[str, Callable[[list[str]], object]] = {
-    "fedrobust.simulate": lambda words: config.check_settings(compose.compose(*words)),
+    "fedrobust.simulate": lambda words: config.read_settings(compose.compose(*words)),
     "fedrobust.compare": grid.read_grid,
     "fedrobust.ablation": plan.read_plan,
 }

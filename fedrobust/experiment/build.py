@@ -13,14 +13,9 @@ from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.data import Dataset, reserve_server_data
 from fedrobust.data.partition import Remote
 from fedrobust.errors import ConfigError
-from fedrobust.experiment import (
-    compatibility,
-    factories,
-    old_names,
-    secure_compatibility,
-    settings,
-)
+from fedrobust.experiment import compatibility, factories, old_names, secure_compatibility
 from fedrobust.experiment.experiment import Experiment, assign_roles
+from fedrobust.experiment.settings import GroupSettings, Settings, read_settings, to_json
 from fedrobust.seeding import generator
 from fedrobust.utils import strict_json
 
@@ -68,7 +63,7 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
         ConfigError: A setting is wrong, or two do not go together.
         DataError: The data cannot be read.
     """
-    text = settings.to_json(config)
+    text = to_json(config)
     strict_json.check_object(dict(config), text, "experiment")
     return remember(_build(config, text))
 
@@ -85,7 +80,7 @@ def from_text(text: str) -> Experiment:
 
     def build() -> Experiment:
         config = strict_json.read_object(text, "experiment")
-        return _build(config, settings.to_json(config))
+        return _build(config, to_json(config))
 
     return _EXPERIMENTS.get(text, build)
 
@@ -94,7 +89,7 @@ def _build(config: Mapping[str, Any], text: str) -> Experiment:
     """text: the canonical one of the configuration, in the names of its time: memories and
     checkpoints are known by it."""
     config = old_names.rename_config(config)
-    settings.check_settings(config)
+    settings = read_settings(config)
     built: dict[str, Any] = {}
     for group in GROUPS:  # "model" comes before "client", whose factories may need to know it
         built[group] = factories.build_group(
@@ -104,10 +99,10 @@ def _build(config: Mapping[str, Any], text: str) -> Experiment:
         built["strategy"], built["preaggregation"], built["server_optimizer"]
     )
     secure_compatibility.check_sum_only(
-        config, built["privacy"], built["strategy"], built["preaggregation"]
+        settings, built["privacy"], built["strategy"], built["preaggregation"]
     )
-    compatibility.check_compatibility(config, built, strategy)
-    dataset = _DATASETS.get(settings.to_json(config["data"]), built["data"].load)
+    compatibility.check_compatibility(settings, built, strategy)
+    dataset = _DATASETS.get(to_json(settings.data.written), built["data"].load)
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {
         group: factories.build_group(config, group, **classes)
@@ -115,27 +110,28 @@ def _build(config: Mapping[str, Any], text: str) -> Experiment:
     }
     compatibility.check_contaminations(damage)
     secure_compatibility.check_update_readers(
-        config, built["privacy"], built["evaluation"], built["evasion"], damage["contamination"]
+        settings, built["privacy"], built["evaluation"], built["evasion"], damage["contamination"]
     )
-    seed = config["seed"]
-    reason = compatibility.needs_proxy(config, built["evaluation"], built["purifier"])
-    root, proxy, rest = _server_images(config, dataset, built["partition"], reason)
-    parts = built["partition"](dataset, rest, config["num_clients"], generator(seed, "partition"))
+    reason = compatibility.needs_proxy(settings, built["evaluation"], built["purifier"])
+    root, proxy, rest = _server_images(settings, dataset, built["partition"], reason)
+    num_clients, seed = settings.num_clients, settings.seed
+    parts = built["partition"](dataset, rest, num_clients, generator(seed, "partition"))
     return Experiment(
         config=config,
         text=text,
+        settings=settings,
         dataset=dataset,
         parts=tuple(parts),
         root=root,
         proxy=proxy,
-        roles=assign_roles(config["num_clients"], *settings.contaminated_clients(config), seed),
+        roles=assign_roles(num_clients, settings.poisoned, settings.noisy, seed),
         contaminations={
             "clean": CLEAN,
             "noisy": damage["noise"],
             "poisoned": damage["contamination"],
         },
         corruption=damage["corruption"],
-        severities=_severities(config, classes),
+        severities=_severities(settings.corruption, classes),
         model=built["model"],
         trainer=built["client"],
         strategy=strategy,
@@ -148,34 +144,31 @@ def _build(config: Mapping[str, Any], text: str) -> Experiment:
 
 
 def _server_images(
-    config: Mapping[str, Any], dataset: Dataset, partition: object, reason: str
+    settings: Settings, dataset: Dataset, partition: object, reason: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows (root, proxy, rest); on the node of a real site all images are its own. reason: what
     needs proxy images, or nothing."""
-    server = config["server"]
     if isinstance(partition, Remote) and partition.client is not None:
         nothing = torch.zeros(0, dtype=torch.int64)
         return nothing, nothing, torch.arange(len(dataset))
+    server = settings.server
     root, proxy, rest = reserve_server_data(
-        dataset,
-        server["root_per_class"],
-        server["proxy_images"],
-        generator(config["seed"], "carve"),
+        dataset, server.root_per_class, server.proxy_images, generator(settings.seed, "carve")
     )
     if reason and len(proxy) < 2:
         raise ConfigError(
-            f"server.proxy_images={server['proxy_images']}: whole patients or lesions gave "
+            f"server.proxy_images={server.proxy_images}: whole patients or lesions gave "
             f"{len(proxy)} images, {reason} needs 2; raise it"
         )
     return root, proxy, rest
 
 
-def _severities(config: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, Contamination]:
+def _severities(corruption: GroupSettings, classes: Mapping[str, Any]) -> dict[str, Contamination]:
     """The corruption at severities 1 to 5, where its settings have a severity."""
-    if "severity" not in config["corruption"]:
+    if "severity" not in corruption.written:
         return {}
     graded = {
-        f"corrupted_s{grade}": {**config["corruption"], "severity": grade} for grade in range(1, 6)
+        f"corrupted_s{grade}": {**corruption.written, "severity": grade} for grade in range(1, 6)
     }
     return {
         name: factories.build_group({"corruption": one}, "corruption", **classes)

@@ -11,30 +11,28 @@ from fedrobust.contamination.base import Contamination, Evasion
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.settings import OBLIVIOUS, Evaluation
-from fedrobust.experiment import settings
+from fedrobust.experiment.settings import Settings
 from fedrobust.learning.classifier import ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.types import NO_PURIFIER, Purifier
 
 
-def check_compatibility(
-    config: Mapping[str, Any], built: Mapping[str, Any], strategy: Strategy
-) -> None:
+def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: Strategy) -> None:
     """Everything that can be seen without the data. built: the objects of the groups; strategy:
     composed. Raises ConfigError."""
     evaluation, evasion, purifier = built["evaluation"], built["evasion"], built["purifier"]
-    _check_together(config, strategy)
+    _check_together(settings, strategy)
     _check_evasion(evaluation, evasion, purifier)
-    _check_statistics(config, evaluation, purifier)
+    _check_statistics(settings, evaluation, purifier)
     _check_fusion(evaluation, evasion, built["model"])
-    _check_sanitiser(config, built["sanitiser"])
-    _check_privacy(config, built["privacy"])
+    _check_sanitiser(settings, built["sanitiser"])
+    _check_privacy(settings, built["privacy"])
 
 
-def needs_proxy(config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier) -> str:
+def needs_proxy(settings: Settings, evaluation: Evaluation, purifier: Purifier) -> str:
     """What estimates BatchNorm statistics on the server's proxy images, of which it takes two; ""
     where nothing does."""
-    if config["server"]["batchnorm"] == "recalibrate":
+    if settings.server.batchnorm == "recalibrate":
         return "recalibrate"
     return f"purifier={purifier.name}" if _estimates(evaluation, purifier) else ""
 
@@ -43,43 +41,42 @@ def _estimates(evaluation: Evaluation, purifier: Purifier) -> bool:
     return evaluation.purified_statistics and purifier.name != NO_PURIFIER.name
 
 
-def _check_together(config: Mapping[str, Any], strategy: Strategy) -> None:
-    clients, server = settings.clients_per_round(config), config["server"]
-    if clients < strategy.min_clients:
-        key = "num_clients" if config["clients_per_round"] is None else "clients_per_round"
+def _check_together(settings: Settings, strategy: Strategy) -> None:
+    if settings.num_participants < strategy.min_clients:
+        key = settings.participants_key
         raise ConfigError(
-            f"{key}={config[key]}: strategy={strategy.name} needs at least "
+            f"{key}={getattr(settings, key)}: strategy={strategy.name} needs at least "
             f"{strategy.min_clients} a round; raise {key} or lower its f"
         )
-    if "root" in strategy.uses and server["root_per_class"] == 0:
-        other = " or strategy.trust=none" if "trust" in config["strategy"] else ""
+    if "root" in strategy.uses and settings.server.root_per_class == 0:
+        other = " or strategy.trust=none" if "trust" in settings.strategy.written else ""
         raise ConfigError(
             f"server.root_per_class=0: strategy={strategy.name} needs root images; "
             f"set server.root_per_class=8{other}"
         )
-    if config["model"].get("head") == "linear" and config["client"].get("loss") == "dot_regression":
+    if settings.model.get("head") == "linear" and settings.client.get("loss") == "dot_regression":
         raise ConfigError(
             "client.loss=dot_regression: needs model.head=etf; use "
             "client.loss=cross_entropy or balanced_softmax"
         )
 
 
-def _check_sanitiser(config: Mapping[str, Any], sanitiser: Sanitiser) -> None:
-    if sanitiser.score is not None and not sanitiser.active(config["rounds"]):
+def _check_sanitiser(settings: Settings, sanitiser: Sanitiser) -> None:
+    if sanitiser.score is not None and not sanitiser.active(settings.rounds):
         raise ConfigError(
             f"sanitiser.warmup={sanitiser.warmup}: nothing would be left out in "
-            f"rounds={config['rounds']}; lower it or raise rounds"
+            f"rounds={settings.rounds}; lower it or raise rounds"
         )
-    if sanitiser.anchors == "etf" and config["model"].get("head") == "linear":
+    if sanitiser.anchors == "etf" and settings.model.get("head") == "linear":
         raise ConfigError(
             "sanitiser.anchors=etf: needs model.head=etf; use sanitiser.anchors=centroid"
         )
 
 
-def _check_privacy(config: Mapping[str, Any], privacy: Privacy) -> None:
+def _check_privacy(settings: Settings, privacy: Privacy) -> None:
     """Nothing that is computed from a hospital's images may leave it but its noisy or masked
     update."""
-    if not privacy.sends_buffers and config["server"]["batchnorm"] == "mean":
+    if not privacy.sends_buffers and settings.server.batchnorm == "mean":
         hidden = "would each be seen" if privacy.secure else "hold no noise"
         why = f"averages the hospitals' BatchNorm statistics, which {hidden} and are not sent"
         raise ConfigError(
@@ -105,14 +102,12 @@ def _check_evasion(evaluation: Evaluation, evasion: Evasion, purifier: Purifier)
         )
 
 
-def _check_statistics(
-    config: Mapping[str, Any], evaluation: Evaluation, purifier: Purifier
-) -> None:
+def _check_statistics(settings: Settings, evaluation: Evaluation, purifier: Purifier) -> None:
     """The server estimates BatchNorm statistics behind a purifier on its proxy images."""
-    if _estimates(evaluation, purifier) and config["server"]["proxy_images"] < 2:
+    if _estimates(evaluation, purifier) and settings.server.proxy_images < 2:
         why = (
             f"needs images on the server behind purifier={purifier.name}, "
-            f"server.proxy_images={config['server']['proxy_images']}"
+            f"server.proxy_images={settings.server.proxy_images}"
         )
         raise ConfigError(
             f"evaluation.purified_statistics=true: {why}; set server.proxy_images=128 or "

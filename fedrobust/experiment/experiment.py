@@ -4,7 +4,7 @@ gets its text."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset
 from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.evaluation.settings import Evaluation
-from fedrobust.experiment import settings
+from fedrobust.experiment.settings import Settings, read_settings, to_json, without_contamination
 from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
@@ -34,7 +34,8 @@ CONDITIONS = ("clean", "contaminated")  # under which a client judges its own te
 
 @dataclass(frozen=True)
 class Experiment:
-    """A built configuration. parts[i]: the rows of the data set that client i holds; roles[i] of
+    """A built configuration. config: as plain JSON values, only to be handed on; settings: the same
+    to be read. parts[i]: the rows of the data set that client i holds; roles[i] of
     KINDS; root and proxy: the server's rows. severities: the corruption by severity,
     {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that travels to the
     clients. sites, reported_sizes: of a real federation, the sites' names by client number, and how
@@ -42,6 +43,7 @@ class Experiment:
 
     config: Mapping[str, Any]
     text: str
+    settings: Settings
     dataset: Dataset
     parts: tuple[Tensor, ...]
     root: Tensor
@@ -64,13 +66,18 @@ class Experiment:
     def clean_twin(self) -> Experiment:
         """The same experiment without any contamination: the same data, parts and objects, every
         client clean."""
-        config = settings.without_contamination(self.config)
-        text = settings.to_json(settings.without_contamination(json.loads(self.text)))
-        return replace(self, config=config, text=text, roles=("clean",) * len(self.roles))
+        config = without_contamination(self.config)
+        return replace(
+            self,
+            config=config,
+            text=to_json(without_contamination(json.loads(self.text))),
+            settings=read_settings(config),
+            roles=("clean",) * len(self.roles),
+        )
 
     @property
     def seed(self) -> int:
-        return int(self.config["seed"])
+        return self.settings.seed
 
     @property
     def num_clients(self) -> int:
@@ -83,14 +90,14 @@ class Experiment:
         if self.model.head == "etf":
             anchors = etf.simplex_etf(self.model.dimension, self.num_classes, self.generator("etf"))
         built = self.model.build(self.num_classes, anchors, self.generator("init", *member))
-        return built.to(devices.resolve(self.config["device"]))
+        return built.to(devices.resolve(self.settings.device))
 
     def participants(self, server_round: int) -> list[int]:
         """The clients that train in this round, in ascending order."""
         order = torch.randperm(
             self.num_clients, generator=self.generator("participants", server_round)
         )
-        return sorted(order[: settings.clients_per_round(self.config)].tolist())
+        return sorted(order[: self.settings.num_participants].tolist())
 
     @property
     def remote(self) -> bool:
@@ -126,7 +133,7 @@ class Experiment:
     def max_replies(self, server_round: int) -> int:
         """How many train messages the hospital that was asked most often had to answer up to this
         round."""
-        if self.config["clients_per_round"] is None:
+        if self.settings.clients_per_round is None:
             return server_round
         asked = [0] * self.num_clients
         for number in range(1, server_round + 1):
@@ -235,7 +242,7 @@ class Experiment:
 
 
 def assign_roles(
-    num_clients: int, poisoned: int | list[int], noisy: int | list[int], seed: int
+    num_clients: int, poisoned: int | Sequence[int], noisy: int | Sequence[int], seed: int
 ) -> tuple[str, ...]:
     """Which client is what. Given lists are taken as they are; numbers are drawn from those left:
     poisoned from one end of one random order, noisy from the other, so that under one seed more of
@@ -247,7 +254,7 @@ def assign_roles(
     for kind, which in sorted(wanted.items(), key=lambda item: isinstance(item[1], int)):
         ends = order if kind == "poisoned" else order[::-1]
         free = [client for client in ends if out[client] == "clean"]
-        for client in which if isinstance(which, list) else free[:which]:
+        for client in free[:which] if isinstance(which, int) else which:
             out[client] = kind
     return tuple(out)
 
@@ -260,8 +267,4 @@ def sum_scale(experiment: Experiment) -> float:
 
 def most_weight(experiment: Experiment) -> int:
     """The most that one client can weigh in such a sum."""
-    return (
-        int(experiment.config["server"]["max_examples"])
-        if experiment.strategy.sums == "examples"
-        else 1
-    )
+    return experiment.settings.server.max_examples if experiment.strategy.sums == "examples" else 1

@@ -4,15 +4,12 @@ refused here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from fedrobust.aggregation.composition import Preaggregation
 from fedrobust.aggregation.round import Strategy
 from fedrobust.contamination.base import Contamination, Evasion
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.settings import Evaluation
-from fedrobust.experiment.settings import clients_per_round, contaminated_clients
+from fedrobust.experiment.settings import Settings
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.secure.fixed_point import MOST_CLIENTS, MOST_WEIGHT
 
@@ -20,7 +17,7 @@ WHY = "the server learns no more than their sum under privacy=secure_aggregation
 
 
 def check_sum_only(
-    config: Mapping[str, Any], privacy: Privacy, strategy: Strategy, preaggregation: Preaggregation
+    settings: Settings, privacy: Privacy, strategy: Strategy, preaggregation: Preaggregation
 ) -> None:
     """The rule and the numbers of hospitals. strategy: before it is composed with others. Raises
     ConfigError."""
@@ -36,11 +33,11 @@ def check_sum_only(
             f"preaggregation={preaggregation.name}: compares single updates, and "
             f"{WHY}; use preaggregation=none"
         )
-    _check_numbers(config, privacy)
+    _check_numbers(settings, privacy)
 
 
 def check_update_readers(
-    config: Mapping[str, Any],
+    settings: Settings,
     privacy: Privacy,
     evaluation: Evaluation,
     evasion: Evasion,
@@ -60,7 +57,7 @@ def check_update_readers(
         raise ConfigError(
             f"evaluation.adversarial_clients=true: {why}; set evaluation.adversarial_clients=false"
         )
-    if damage.collude is not None and contaminated_clients(config)[0]:
+    if damage.collude is not None and settings.poisoned:
         why = f"its attackers write their updates on the server, and {WHY}"
         raise ConfigError(
             f"contamination={damage.name}: {why}; choose one that a client does by "
@@ -68,12 +65,11 @@ def check_update_readers(
         )
 
 
-def _check_numbers(config: Mapping[str, Any], privacy: Privacy) -> None:
-    asked, server = clients_per_round(config), config["server"]
-    key = "num_clients" if config["clients_per_round"] is None else "clients_per_round"
+def _check_numbers(settings: Settings, privacy: Privacy) -> None:
+    asked, key = settings.num_participants, settings.participants_key
     if not 2 <= asked <= MOST_CLIENTS:
         raise ConfigError(
-            f"{key}={config[key]}: {asked} hospitals a round, "
+            f"{key}={getattr(settings, key)}: {asked} hospitals a round, "
             f"privacy=secure_aggregation sums 2 to {MOST_CLIENTS}; change it"
         )
     least = privacy.least(asked)
@@ -82,9 +78,9 @@ def _check_numbers(config: Mapping[str, Any], privacy: Privacy) -> None:
         raise ConfigError(
             f"privacy.threshold={least}: {why}; set it to {asked // 2 + 1} ... {asked}, or to null"
         )
-    if server["max_examples"] > MOST_WEIGHT:
+    if settings.server.max_examples > MOST_WEIGHT:
         why = (
             f"weights in a sum of whole numbers are at most {MOST_WEIGHT} under "
             "privacy=secure_aggregation"
         )
-        raise ConfigError(f"server.max_examples={server['max_examples']}: {why}; lower it")
+        raise ConfigError(f"server.max_examples={settings.server.max_examples}: {why}; lower it")

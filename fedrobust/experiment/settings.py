@@ -1,159 +1,312 @@
-"""The settings outside the groups: checks, and a configuration as canonical text."""
+"""The configuration as typed, checked values (each setting once: type, range, default and meaning),
+and as canonical text."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+)
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.utils import strict_json
-from fedrobust.utils.validation import choice, number
+from fedrobust.utils.validation import number
 
-SERVER_KEYS = {
-    *(
-        "root_per_class",
-        "proxy_images",
-        "batchnorm",
-        "max_failures",
-        "round_timeout",
-        "max_updates_mb",
-        "scratch_dir",
-    ),
-    *("checkpoint_every", "keep_checkpoints", "max_examples"),
-}
 MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory, whoever wrote the number
-PLAIN_KEYS = {
-    "num_clients",
-    "clients_per_round",
-    "poisoned",
-    "noisy",
-    "rounds",
-    "seed",
-    "device",
-    "server",
-}
+MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be counted in
+# Settings that cannot change a clean run's weights: who computes does not matter, only the device
+# and the threads do.
+_IRRELEVANT = frozenset(
+    {"contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine"}
+)
+_IRRELEVANT_OF_THE_SERVER = frozenset({"checkpoint_every", "keep_checkpoints"})
+
+Whole = Annotated[int, Field(ge=0, le=MOST)]
+Positive = Annotated[int, Field(ge=1, le=MOST)]
 
 
-def check_settings(config: Mapping[str, Any]) -> None:
-    """The settings outside the groups, and what no group can see alone. Raises ConfigError."""
-    for key in config:
-        if key not in PLAIN_KEYS and key not in FACTORY_PACKAGES:
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """One group as it was written: `_target_`, the factory, and that factory's own settings."""
+
+    written: Mapping[str, Any]
+
+    @property
+    def target(self) -> str:
+        """The factory with its module."""
+        return str(self.written["_target_"])
+
+    @property
+    def factory(self) -> str:
+        """The factory's name."""
+        return self.target.rpartition(".")[2]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """One of its settings; `default` where it was not written."""
+        return self.written.get(name, default)
+
+
+def _as_group(written: Any, info: ValidationInfo) -> GroupSettings:
+    if not isinstance(written, Mapping) or "_target_" not in written:
+        raise ConfigError(
+            f"{info.field_name}={written}: must be a group with a _target_; "
+            f"see configs/{info.field_name}"
+        )
+    return GroupSettings(written)
+
+
+def _as_clients(written: Any, info: ValidationInfo) -> int | tuple[int, ...]:
+    """A number of clients, or their ids without doubles."""
+    key = str(info.field_name)
+    if not isinstance(written, list):
+        return int(number(key, written, low=0, integer=True))
+    for client in written:
+        number(key, client, low=0, integer=True)
+    if len(set(written)) != len(written):
+        raise ConfigError(f"{key}={written}: names a client twice; name each once")
+    return tuple(written)
+
+
+def _as_participation(written: Any, info: ValidationInfo) -> int | float | None:
+    """A share of the clients, a number of them, or all."""
+    key = str(info.field_name)
+    if isinstance(written, float):
+        return float(number(key, written, low=0, high=1, open_low=True))
+    return None if written is None else int(number(key, written, low=1, integer=True))
+
+
+Group = Annotated[GroupSettings, BeforeValidator(_as_group)]
+Clients = Annotated[int | tuple[int, ...], PlainValidator(_as_clients)]
+Participation = Annotated[int | float | None, PlainValidator(_as_participation)]
+
+
+class _Settings(BaseModel):
+    """Strict: no value is turned into another type. Frozen: nothing changes while a run lasts."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class ServerSettings(_Settings):
+    """What the server does besides its rule: `server.*`."""
+
+    root_per_class: Whole = Field(
+        8, description="trusted labelled images per class, taken from the training images"
+    )
+    proxy_images: Whole = Field(
+        128, description="images for distillation and BatchNorm statistics, taken likewise"
+    )
+    batchnorm: Literal["mean", "local", "recalibrate"] = Field(
+        "recalibrate",
+        description="BatchNorm statistics of the global model; recalibrate: on the proxy images",
+    )
+    max_failures: Whole = Field(
+        0, description="a round may lose this many clients before the run is ended"
+    )
+    max_examples: Positive = Field(
+        1_000_000, description="a client that claims more training images counts as having so many"
+    )
+    round_timeout: float = Field(
+        3600, gt=0, description="seconds after which a client without a reply counts as failed"
+    )
+    checkpoint_every: Whole = Field(
+        1, description="rounds between two checkpoints, from which a run is resumed; 0: none"
+    )
+    keep_checkpoints: Positive = Field(2, description="how many are kept while the run lasts")
+    max_updates_mb: Whole = Field(
+        2048, description="MiB above which the matrix of updates lies in a file, not in RAM"
+    )
+    scratch_dir: str | None = Field(
+        None, description="a folder for that file, or null for the system's temporary one"
+    )
+
+
+class Settings(_Settings):
+    """A whole resolved configuration: the plain settings, and every group as it was written."""
+
+    num_clients: int = Field(10, ge=1, le=MOST_CLIENTS, description="hospitals that take part")
+    clients_per_round: Participation = Field(
+        None,
+        description="how many of them train in a round, drawn by the seed: a whole number, a share "
+        "such as 0.1, or null: all",
+    )
+    poisoned: Clients = Field(
+        0, description="how many clients are poisoned, drawn by the seed, or a list of their ids"
+    )
+    noisy: Clients = Field(0, description="how many others are noisy, or a list of their ids")
+    rounds: Positive = Field(5, description="rounds of federated training")
+    seed: Whole = Field(0, description="of all randomness: equal seeds give equal results")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the server computes; clients use their worker's device"
+    )
+    server: ServerSettings = Field(description="what the server does besides its rule")
+
+    data: Group = Field(description="the data set")
+    partition: Group = Field(description="how its images are shared out among the hospitals")
+    model: Group = Field(description="what is trained")
+    client: Group = Field(description="how a hospital trains")
+    strategy: Group = Field(description="the server's rule")
+    preaggregation: Group = Field(
+        description="what happens to the updates before the rule sees them"
+    )
+    server_optimizer: Group = Field(description="what the server makes of the rule's result")
+    sanitiser: Group = Field(description="which training images hospitals leave out of a round")
+    engine: Group = Field(description="in which processes hospitals train")
+    evaluation: Group = Field(description="what is measured at the end")
+    evasion: Group = Field(description="how trained models are attacked at test time")
+    purifier: Group = Field(
+        description="what images go through at test time before a model sees them"
+    )
+    privacy: Group = Field(description="privacy mechanism applied to an update before it is sent")
+    contamination: Group = Field(description="what poisoned clients do")
+    noise: Group = Field(description="what noisy clients suffer")
+    corruption: Group = Field(description="what happens to the test images for the corruption drop")
+
+    @property
+    def num_participants(self) -> int:
+        """How many clients train in a round, at least one."""
+        if self.clients_per_round is None:
+            return self.num_clients
+        if isinstance(self.clients_per_round, float):
+            return max(1, round(self.clients_per_round * self.num_clients))
+        return self.clients_per_round
+
+    @property
+    def participants_key(self) -> str:
+        """The setting that says how many train in a round."""
+        return "num_clients" if self.clients_per_round is None else "clients_per_round"
+
+
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """The typed form of a resolved configuration. Groups are not built.
+
+    Raises:
+        ConfigError: for an unknown, missing or wrong setting, with its key, its value, the reason
+            and the remedy.
+    """
+    _check_keys(Settings, config)
+    if not isinstance(config["server"], Mapping):
+        raise ConfigError(
+            f"server={config['server']}: must hold {', '.join(sorted(ServerSettings.model_fields))}"
+            "; set one of them, e.g. server.proxy_images=128"
+        )
+    _check_keys(ServerSettings, config["server"], "server.")
+    try:
+        found = Settings.model_validate(config)
+    except ValidationError as error:
+        raise ConfigError(_refusal(error)) from error
+    _check_clients(found)
+    _check_server(found.server)
+    return found
+
+
+def settings_from_text(text: str) -> Settings:
+    """The typed form of a configuration that came as text. Raises ConfigError."""
+    return read_settings(from_json(text))
+
+
+def _check_keys(kind: type[BaseModel], given: Mapping[str, Any], path: str = "") -> None:
+    for key in given:
+        if key not in kind.model_fields:
             raise ConfigError(
-                f"{key}={config[key]}: unknown key; known are "
-                f"{', '.join(sorted(PLAIN_KEYS | set(FACTORY_PACKAGES)))}"
+                f"{path}{key}={given[key]}: unknown key; known are "
+                f"{', '.join(sorted(kind.model_fields))}"
             )
-    _require(config, PLAIN_KEYS | set(FACTORY_PACKAGES))
-    number("num_clients", config["num_clients"], low=1, high=MOST_CLIENTS, integer=True)
-    number("rounds", config["rounds"], low=1, integer=True)
-    number("seed", config["seed"], low=0, integer=True)
-    choice("device", config["device"], ("auto", "cpu", "cuda"))
-    _check_server(config["server"])
-    clients_per_round(config)
-    contaminated_clients(config)
-
-
-def _require(config: Mapping[str, Any], keys: Collection[str], path: str = "") -> None:
-    for key in sorted(keys):
-        if key not in config:
+    for key in sorted(kind.model_fields):
+        if key not in given:
             raise ConfigError(f"{path}{key}: is missing; set {path}{key}=...")
 
 
-def _check_server(server: Any) -> None:
-    if not isinstance(server, Mapping):
+def _refusal(error: ValidationError) -> str:
+    """One line for the first of the things that are wrong."""
+    first = error.errors(include_url=False)[0]
+    key, value = ".".join(str(part) for part in first["loc"]), first["input"]
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"{key}: must be a number of at most 64 bits"
+    reason = {
+        "greater_than": "greater than {gt}",
+        "greater_than_equal": "at least {ge}",
+        "less_than_equal": "at most {le}",
+        "literal_error": "one of {expected}",
+        "string_type": str(ServerSettings.model_fields[str(first["loc"][-1])].description)
+        if first["loc"][0] == "server"
+        else "text",
+    }.get(first["type"], "a whole number" if first["type"].startswith("int_") else "a number")
+    words = {
+        name: f"{one:g}" if isinstance(one, float) else str(one)
+        for name, one in first.get("ctx", {}).items()
+    }
+    words["expected"] = words.get("expected", "").replace("'", "").replace(" or ", ", ")
+    return f"{key}={value}: must be {reason.format(**words)}"
+
+
+def _check_clients(settings: Settings) -> None:
+    """Numbers and ids of clients, as many as there are."""
+    total = settings.num_clients
+    if settings.num_participants > total:
         raise ConfigError(
-            f"server={server}: must hold {', '.join(sorted(SERVER_KEYS))}; set one of "
-            "them, e.g. server.proxy_images=128"
+            f"clients_per_round={settings.clients_per_round}: more than num_clients={total}; lower "
+            "it or raise num_clients"
         )
-    for key in server:
-        if key not in SERVER_KEYS:
+    wanted = {"poisoned": settings.poisoned, "noisy": settings.noisy}
+    for key, which in wanted.items():
+        if isinstance(which, int) and which > total:
             raise ConfigError(
-                f"server.{key}={server[key]}: unknown key; known are "
-                f"{', '.join(sorted(SERVER_KEYS))}"
+                f"{key}={which}: more than num_clients={total}; lower it or raise num_clients"
             )
-    _require(server, SERVER_KEYS, "server.")
-    number("server.root_per_class", server["root_per_class"], low=0, integer=True)
-    number("server.proxy_images", server["proxy_images"], low=0, integer=True)
-    number("server.max_failures", server["max_failures"], low=0, integer=True)
-    number("server.max_examples", server["max_examples"], low=1, integer=True)
-    number("server.round_timeout", server["round_timeout"], low=0, open_low=True)
-    number("server.max_updates_mb", server["max_updates_mb"], low=0, integer=True)
-    if server["scratch_dir"] is not None and not isinstance(server["scratch_dir"], str):
+        for client in () if isinstance(which, int) else which:
+            number(key, client, high=total - 1)
+    if sum(one if isinstance(one, int) else len(one) for one in wanted.values()) > total:
+        both = " ".join(f"{key}={_as_written(which)}" for key, which in wanted.items())
+        raise ConfigError(f"{both}: together more than num_clients={total}; lower one")
+    lists = [set(one) for one in wanted.values() if not isinstance(one, int)]
+    if len(lists) == 2 and lists[0] & lists[1]:
         raise ConfigError(
-            f"server.scratch_dir={server['scratch_dir']}: must be a folder, or null for the "
-            "system's temporary one"
-        )
-    number("server.checkpoint_every", server["checkpoint_every"], low=0, integer=True)
-    number("server.keep_checkpoints", server["keep_checkpoints"], low=1, integer=True)
-    choice("server.batchnorm", server["batchnorm"], ("mean", "local", "recalibrate"))
-    if server["batchnorm"] == "recalibrate" and server["proxy_images"] < 2:
-        raise ConfigError(
-            "server.batchnorm=recalibrate: needs proxy images, "
-            f"server.proxy_images={server['proxy_images']}; raise it or set server.batchnorm=mean"
-        )
-
-
-def clients_per_round(config: Mapping[str, Any]) -> int:
-    """How many clients train in a round: clients_per_round as a whole number, as a share in (0, 1]
-    (at least one client), or null: all."""
-    wanted, total = config["clients_per_round"], int(config["num_clients"])
-    if wanted is None:
-        return total
-    if isinstance(wanted, float):
-        number("clients_per_round", wanted, low=0, high=1, open_low=True)
-        return max(1, round(wanted * total))
-    number("clients_per_round", wanted, low=1, integer=True)
-    if wanted > total:
-        raise ConfigError(
-            f"clients_per_round={wanted}: more than num_clients={total}; lower it or "
-            "raise num_clients"
-        )
-    return int(wanted)
-
-
-def contaminated_clients(config: Mapping[str, Any]) -> tuple[int | list[int], int | list[int]]:
-    """The checked (poisoned, noisy) settings: how many, or which ids."""
-    total = 0
-    for key in ("poisoned", "noisy"):
-        total += _check_contaminated(key, config[key], config["num_clients"])
-    if total > config["num_clients"]:
-        raise ConfigError(
-            f"poisoned={config['poisoned']} noisy={config['noisy']}: together more "
-            f"than num_clients={config['num_clients']}; lower one"
-        )
-    if (
-        isinstance(config["poisoned"], list)
-        and isinstance(config["noisy"], list)
-        and set(config["poisoned"]) & set(config["noisy"])
-    ):
-        raise ConfigError(
-            f"noisy={config['noisy']}: a client cannot be both poisoned and noisy; "
+            f"noisy={_as_written(settings.noisy)}: a client cannot be both poisoned and noisy; "
             "take it out of one list"
         )
-    return config["poisoned"], config["noisy"]
 
 
-def _check_contaminated(key: str, value: Any, num_clients: int) -> int:
-    if not isinstance(value, list):
-        number(key, value, low=0, integer=True)
-        if value > num_clients:
-            raise ConfigError(
-                f"{key}={value}: more than num_clients={num_clients}; lower it or raise num_clients"
-            )
-        return int(value)
-    for client in value:
-        number(key, client, low=0, high=num_clients - 1, integer=True)
-    if len(set(value)) != len(value):
-        raise ConfigError(f"{key}={value}: names a client twice; name each once")
-    return len(value)
+def _as_written(which: int | tuple[int, ...]) -> int | list[int]:
+    return which if isinstance(which, int) else list(which)
+
+
+def _check_server(server: ServerSettings) -> None:
+    if server.batchnorm == "recalibrate" and server.proxy_images < 2:
+        raise ConfigError(
+            "server.batchnorm=recalibrate: needs proxy images, "
+            f"server.proxy_images={server.proxy_images}; raise it or set server.batchnorm=mean"
+        )
 
 
 def without_contamination(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the same run without any contamination."""
     return {**config, "poisoned": 0, "noisy": 0}
+
+
+def twin_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a clean twin's configuration decides its weights. config: the twin's."""
+    twin = read_settings(config)
+    kept = {name: value for name, value in config.items() if name not in _IRRELEVANT}
+    kept["server"] = {
+        name: value
+        for name, value in config["server"].items()
+        if name not in _IRRELEVANT_OF_THE_SERVER
+    }
+    kept["validation_images"] = twin.evaluation.get("validation_images")
+    kept["gpus_per_worker"] = twin.engine.get("gpus_per_worker")
+    return kept
 
 
 def to_json(config: Mapping[str, Any]) -> str:

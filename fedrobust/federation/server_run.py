@@ -74,7 +74,7 @@ def assemble(
         classes=classes,
         numbered=False,
     )
-    answers = ask(asked, experiment.text, experiment.config["server"]["round_timeout"])
+    answers = ask(asked, experiment.text, experiment.settings.server.round_timeout)
     chosen, counts = _number_sites(unnumbered, answers, names)
     _check_enough(experiment, chosen, names)
     sites = {client: node.name for client, node in chosen.items()}
@@ -115,7 +115,7 @@ def _check_enough(
     missing, nobody may."""
     missing, allowed = (
         experiment.num_clients - len(chosen),
-        experiment.config["server"]["max_failures"] if names else 0,
+        experiment.settings.server.max_failures if names else 0,
     )
     if missing > allowed:
         who = ", ".join(name for client, name in enumerate(names) if client not in chosen)

@@ -33,6 +33,7 @@ from fedrobust.reporting.records import Observers, Recorder
 from fedrobust.runtime import resume
 from fedrobust.runtime.checkpoints import FOLDER as CHECKPOINTS
 from fedrobust.runtime.checkpoints import Checkpoints
+from fedrobust.runtime.engines import Engine
 from fedrobust.runtime.engines.base import SimulationGrid
 from fedrobust.runtime.engines.site_grid import FederationGrid
 from fedrobust.runtime.resume import Resumption
@@ -58,7 +59,9 @@ def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Returns the report. Raises FedrobustError and OSError.
     """
     with exclusive_folder(folder) as console:
-        return _run(config, config["engine"], folder, console)
+        # the quickest of all refusals come first
+        engine = settings.read_settings(config).engine.written
+        return _run(config, factories.build_group({"engine": engine}, "engine"), folder, console)
 
 
 def resume_job(asked: Resumption) -> dict[str, Any]:
@@ -73,19 +76,20 @@ def resume_job(asked: Resumption) -> dict[str, Any]:
         manifest = resume.read_manifest(asked.folder)
         config = old_names.rename_config(manifest["config"])
         try:
-            settings.check_settings(config)
+            before = settings.read_settings(config)
         except ConfigError as error:
             raise ConfigError(
                 f"{resume.KEY}{asked.folder}: written by another version of the "
                 f"program ({error}); start it anew"
             ) from error
-        engine = compose.change_engine(config["engine"], asked.engine_words)
-        if (engine.get("gpus_per_worker") == 0) != (config["engine"].get("gpus_per_worker") == 0):
+        engine = compose.change_engine(before.engine.written, asked.engine_words)
+        if (engine.get("gpus_per_worker") == 0) != (before.engine.get("gpus_per_worker") == 0):
             raise ConfigError(
                 "engine.gpus_per_worker: 0 or not decides whether clients compute on "
                 "a GPU; leave it as the run had it"
             )
-        return _run(manifest["config"], engine, asked.folder, console, manifest)
+        opener = factories.build_group({"engine": engine}, "engine")
+        return _run(manifest["config"], opener, asked.folder, console, manifest)
 
 
 @contextmanager
@@ -115,14 +119,12 @@ def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
 
 def _run(
     config: Mapping[str, Any],
-    engine: Mapping[str, Any],
+    engine: Engine,
     folder: Path,
     console: Console,
     manifest: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """manifest: of the run that is taken up again."""
-    # the quickest of all refusals comes first
-    opener = factories.build_group({"engine": engine}, "engine")
     experiment = build.build_experiment(config)
     if manifest is not None and manifest["data"]["digest"] != experiment.dataset.digest:
         raise ConfigError(
@@ -135,7 +137,7 @@ def _run(
             "another one, e.g. partition=by_site"
         )
     server = build_server_context(experiment)
-    opened = opener.open(
+    opened = engine.open(
         CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server)
     )
     return run_into_folder(server, opened, folder, console, manifest)
@@ -192,7 +194,7 @@ def _write_manifest(
 ) -> tuple[bool, dict[str, Any]]:
     """Write the manifest, or note in that of an earlier process that the run goes on. Gives whether
     all is as it was, and the manifest."""
-    computes = devices.device_name(devices.resolve(experiment.config["device"]))
+    computes = devices.device_name(devices.resolve(experiment.settings.device))
     if earlier is None:
         facts: dict[str, Any] = {
             "seed": experiment.seed,
@@ -216,13 +218,13 @@ def _write_manifest(
 
 def _checkpoints(experiment: Experiment, server: ServerContext, folder: Path) -> Checkpoints:
     """Those of the run in this folder, rid of what a killed process left half-written."""
-    kept, digest = experiment.config["server"], hashlib.sha256(experiment.text.encode()).hexdigest()
+    kept, digest = experiment.settings.server, hashlib.sha256(experiment.text.encode()).hexdigest()
     found = Checkpoints(
         folder / CHECKPOINTS,
         server.layout,
         digest,
-        kept["checkpoint_every"],
-        kept["keep_checkpoints"],
+        kept.checkpoint_every,
+        kept.keep_checkpoints,
     )
     found.sweep()
     return found
@@ -241,8 +243,8 @@ def work_seconds(server: ServerContext) -> float:
         predict(server.model, experiment.dataset.images[:1])
     images = sum(len(experiment.rows(client, TRAIN)) for client in range(experiment.num_clients))
     epochs, rounds = (
-        float(experiment.config["client"].get("epochs", 1)),
-        float(experiment.config["rounds"]),
+        float(experiment.settings.client.get("epochs", 1)),
+        float(experiment.settings.rounds),
     )
     runs = 2 if experiment.evaluation.twin else 1
     return (
@@ -274,6 +276,6 @@ def extra_data(experiment: Experiment) -> dict[str, int]:
     """The server's extra images that this run really used, and how many."""
     sizes = {"root": len(experiment.root), "proxy": len(experiment.proxy)}
     used = set(experiment.strategy.uses) | (
-        {"proxy"} if experiment.config["server"]["batchnorm"] == "recalibrate" else set()
+        {"proxy"} if experiment.settings.server.batchnorm == "recalibrate" else set()
     )
     return {name: size for name, size in sizes.items() if name in used and size}

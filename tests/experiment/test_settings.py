@@ -33,14 +33,14 @@ def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path)
     }
     (tmp_path / "set.npz").touch()
     composed = compose.compose(f"{group}={name}", *(needs.get(name, []) if group == "data" else []))
-    settings.check_settings(composed)
+    settings.read_settings(composed)
     assert factories.build_group(composed, group, num_classes=7) is not None
 
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_composes_and_checks(name: str) -> None:
     composed = compose.compose(f"experiment={name}")
-    settings.check_settings(composed)
+    settings.read_settings(composed)
     for group in (
         "partition",
         "contamination",
@@ -94,7 +94,7 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
 def test_wrong_settings_end_in_one_line(overrides: list[str], words: str) -> None:
     composed = compose.compose(*overrides)
     with pytest.raises(ConfigError) as error:
-        settings.check_settings(composed)
+        settings.read_settings(composed)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -167,7 +167,10 @@ def test_canonical_text_ignores_order_and_refuses_nan() -> None:
     ("wanted", "count"), [("null", 10), ("1", 1), ("10", 10), ("1.0", 10), ("0.25", 2), ("0.01", 1)]
 )
 def test_a_share_or_a_number_of_clients_per_round(wanted: str, count: int) -> None:
-    assert settings.clients_per_round(compose.compose(f"clients_per_round={wanted}")) == count
+    assert (
+        settings.read_settings(compose.compose(f"clients_per_round={wanted}")).num_participants
+        == count
+    )
 
 
 @pytest.mark.parametrize(

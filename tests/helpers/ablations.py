@@ -40,13 +40,15 @@ def one_cell(model: str, poisoning: str, seed: int) -> Cell:
         model, "flip" if poisoning != NOBODY else NOBODY, int(poisoning != NOBODY), seed, rate=rate
     )
     shared = {
+        "_target_": "a.trainer",
         "epochs": 9,
         "batch_size": 8,
         "optimizer": {"name": "Adam", "lr": 1e-4},
         "early_stopping": 3,
     }
     more = {
-        "data": {"size": 28}, "model": {"name": "small"}, "client": shared,
+        "data": {"_target_": "some.images", "size": 28}, "client": shared,
+        "model": {"_target_": "a.model", "name": "small"},
         "corruption": {"_target_": "a.noise", "std": 0.01, "severity": None},
     }  # fmt: skip
     return Cell(model, poisoning, made.poisoned, seed, {**made.config, **more})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from fedrobust.evaluation.drops import combined_drop
 from fedrobust.evaluation.metrics import classification_metrics
+from fedrobust.experiment.compose import compose
 from fedrobust.reporting.predictions import write_predictions
 from fedrobust.seeding import generator
 from fedrobust.studies.comparison.cell_results import Result
@@ -27,19 +29,21 @@ def answers(right: float, *purpose: Any) -> torch.Tensor:
     return 0.9 * torch.eye(CLASSES)[torch.where(hit, LABELS, (LABELS + 1) % CLASSES)] + 0.025
 
 
+@lru_cache
+def plain_config() -> dict[str, Any]:
+    """Of ten clients and five rounds."""
+    return compose("device=cpu", "server.batchnorm=mean")
+
+
 def cell(
     rule: str, attack: str = NOBODY, poisoned: int = 0, seed: int = 0, **contamination: Any
 ) -> Cell:
     config = {
-        "num_clients": 10,
-        "rounds": 5,
-        "noisy": 0,
+        **plain_config(),
         "seed": seed,
         "poisoned": poisoned,
-        "rule": rule,
-        "device": "cpu",
+        "strategy": {"_target_": rule},
         "contamination": {"_target_": attack, **contamination},
-        "server": {"batchnorm": "mean"},
     }
     return Cell(rule, attack, poisoned, seed, config)
 

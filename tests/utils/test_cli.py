@@ -74,7 +74,7 @@ def test_hydra_s_refusals_are_one_line_and_name_what_was_written(
 def test_values_of_a_wrong_type_pass_hydra_and_end_in_our_line(override: str) -> None:
     composed = compose.compose(override)
     with pytest.raises(ConfigError) as caught:
-        settings.check_settings(composed)
+        settings.read_settings(composed)
     line, code = explain(caught.value)
     assert code == 2
     assert line is not None

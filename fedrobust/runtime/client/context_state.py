@@ -63,6 +63,6 @@ def with_own_buffers(
     """The state with the client's own BatchNorm statistics, where the policy is
     server.batchnorm=local and it has some."""
     record = context.state.get(memory_key("own", order))
-    if experiment.config["server"]["batchnorm"] != "local" or not isinstance(record, ArrayRecord):
+    if experiment.settings.server.batchnorm != "local" or not isinstance(record, ArrayRecord):
         return state
     return State(state.parameters, records.read_state(record, (0, state.buffers.numel())).buffers)

@@ -19,8 +19,8 @@ from fedrobust.defences.sanitisation.detection import altered_rows, detection_co
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
-from fedrobust.experiment import settings as config
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.settings import Settings, from_json, read_settings, to_json
 from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier
 from fedrobust.privacy import ledger
@@ -68,7 +68,7 @@ def train(message: Message, context: Context) -> Message:
     site_condition.check_site_condition(
         context.node_config,
         experiment.privacy,
-        experiment.privacy.least(config.clients_per_round(experiment.config)),
+        experiment.privacy.least(experiment.settings.num_participants),
     )
     if experiment.privacy.secure:
         secure_aggregation.check_masking_request(message, context)
@@ -96,7 +96,7 @@ def train(message: Message, context: Context) -> Message:
         context,
         order,
         result.memory,
-        trained if experiment.config["server"]["batchnorm"] == "local" else None,
+        trained if experiment.settings.server.batchnorm == "local" else None,
     )
     sent = contamination.update(
         trained, reference, experiment.generator("update", client, order["round"])
@@ -172,18 +172,18 @@ def _experiment(text: str, message: Message, context: Context) -> tuple[Experime
     """The experiment and this client's number. Contamination is refused outside a simulation unless
     the node itself allows it: a server must never be able to order a hospital to poison."""
     node = context.node_config
-    client = int(node.get("partition-id", -1))
     if node.get("simulation") is True:
-        return _as_client(build.from_text(text), client)
-    settings = config.from_json(text)
+        return _as_client(build.from_text(text), int(node.get("partition-id", -1)))
+    config = from_json(text)
+    settings = read_settings(config)
     # the word "false" is no permission
     allowed = node.get("allow-contamination") is True
-    if (settings.get("poisoned") or settings.get("noisy")) and not allowed:
+    if (settings.poisoned or settings.noisy) and not allowed:
         raise ConfigError(
             "poisoned/noisy: this node refuses contamination; its own node config "
             "may set allow-contamination=true"
         )
-    return _at_site(text, settings, message, node, client)
+    return _at_site(text, config, settings, message, node)
 
 
 def _as_client(experiment: Experiment, client: int) -> tuple[Experiment, int]:
@@ -196,7 +196,11 @@ def _as_client(experiment: Experiment, client: int) -> tuple[Experiment, int]:
 
 
 def _at_site(
-    text: str, settings: dict[str, Any], message: Message, node: Mapping[str, Any], partition: int
+    text: str,
+    config: dict[str, Any],
+    settings: Settings,
+    message: Message,
+    node: Mapping[str, Any],
 ) -> tuple[Experiment, int]:
     """The same on a real node: the images are those that its own configuration names, and the
     server tells it its number."""
@@ -205,11 +209,12 @@ def _at_site(
     if not site_config.is_remote(settings):
         site_config.check_readable(settings, node)
         given = read_assignment(message.content).client if RECORD in message.content else -1
+        partition = int(node.get("partition-id", -1))
         return _as_client(build.from_text(text), partition if given < 0 else given)
     order = read_assignment(message.content)
     client = max(order.client, 0)  # any number will do while the sites are only counted
-    own = site_config.own_config(settings, node, client, size=order.size, classes=order.classes)
-    experiment = build.from_text(config.to_json(own))
+    own = site_config.own_config(config, node, client, size=order.size, classes=order.classes)
+    experiment = build.from_text(to_json(own))
     if experiment.dataset.class_names != order.classes:
         wanted, found = ", ".join(order.classes), ", ".join(experiment.dataset.class_names)
         raise ConfigError(
@@ -248,9 +253,7 @@ def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
     model = experiment.model.untrained().build(
         experiment.num_classes, etf_dK, experiment.generator("init")
     )  # the weights come with the message
-    model.to(
-        "cuda" if torch.cuda.is_available() and experiment.config["device"] != "cpu" else "cpu"
-    )
+    model.to("cuda" if torch.cuda.is_available() and experiment.settings.device != "cpu" else "cpu")
     return model, Layout.of(model)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import factories
-from fedrobust.experiment import settings as config
 from fedrobust.experiment.experiment import Experiment, most_weight, sum_scale
+from fedrobust.experiment.settings import settings_from_text
 from fedrobust.privacy import ledger
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.secure import Random, Session, fixed_point, seeded_random, site_condition
@@ -22,7 +22,6 @@ from fedrobust.runtime.client import context_state
 from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.messages.sites import RECORD, read_assignment
 from fedrobust.seeding import generator
-from fedrobust.utils import strict_json
 
 
 def answer_keys(message: Message, context: Context) -> Message:
@@ -101,9 +100,8 @@ def _session(message: Message, context: Context) -> tuple[dict[str, Any], Sessio
     """The message's settings, and this client's part in the round. The images are not looked at: a
     process that has to answer only this need not read them."""
     order = records.read_config(message.content)
-    settings = config.from_json(order["experiment"])
-    config.check_settings(settings)
-    privacy: Privacy = factories.build_group(settings, "privacy")
+    settings = settings_from_text(order["experiment"])
+    privacy: Privacy = factories.build_group({"privacy": settings.privacy.written}, "privacy")
     if not privacy.secure:
         raise ConfigError(
             f"privacy={privacy.name}: a message of privacy=secure_aggregation came; "
@@ -112,7 +110,7 @@ def _session(message: Message, context: Context) -> tuple[dict[str, Any], Sessio
     ledger.record_release(context.node_config, privacy)
     given = read_assignment(message.content).client if RECORD in message.content else -1
     client = given if given >= 0 else int(context.node_config.get("partition-id", -1))
-    threshold = privacy.least(config.clients_per_round(settings))
+    threshold = privacy.least(settings.num_participants)
     site_condition.check_site_condition(context.node_config, privacy, threshold)
     return order, Session(records.task_digest(order), order["round"], client, threshold)
 
@@ -122,7 +120,7 @@ def _random(context: Context, order: Mapping[str, Any], session: Session, stage:
     server knows the seed."""
     if context.node_config.get("simulation") is not True:
         return os.urandom
-    seed = int(strict_json.read_object(order["experiment"], "experiment")["seed"])
+    seed = settings_from_text(order["experiment"]).seed
     return seeded_random(
         generator(seed, "secure aggregation", session.client, session.round, stage)
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
+from fedrobust.experiment.settings import Settings
 
 # data format: the setting of its factory that names the place of the images
 FORMATS = {"ham10000": "root", "image_folder": "root", "csv": "path", "npz": "path"}
@@ -30,10 +31,9 @@ def names_data(node: Mapping[str, Any]) -> bool:
     return f"{PREFIX}root" in node
 
 
-def is_remote(config: Mapping[str, Any]) -> bool:
+def is_remote(settings: Settings) -> bool:
     """Whether a configuration leaves the images to the sites (partition=remote)."""
-    partition = config.get("partition")
-    return isinstance(partition, Mapping) and partition.get("_target_") == REMOTE["_target_"]
+    return settings.partition.target == REMOTE["_target_"]
 
 
 def own_config(
@@ -95,7 +95,7 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
     }
 
 
-def check_readable(config: Mapping[str, Any], node: Mapping[str, Any]) -> None:
+def check_readable(settings: Settings, node: Mapping[str, Any]) -> None:
     """For runs that do not leave the images to the sites: only the drawn data set may be shared out
     among nodes, and no node with data of its own takes part. Raises ConfigError."""
     if names_data(node):
@@ -103,9 +103,8 @@ def check_readable(config: Mapping[str, Any], node: Mapping[str, Any]) -> None:
             "partition: this node has data of its own; run with partition=remote, or "
             "leave data-root out"
         )
-    target = config["data"].get("_target_") if isinstance(config.get("data"), Mapping) else None
-    if target != HARMLESS:
+    if settings.data.target != HARMLESS:
         raise ConfigError(
-            f"data={target}: a node reads only what its own configuration names; set "
+            f"data={settings.data.target}: a node reads only what its own configuration names; set "
             "data-root and data-format there"
         )

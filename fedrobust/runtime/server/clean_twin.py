@@ -16,7 +16,7 @@ from fedrobust.data import cache
 from fedrobust.errors import DataError
 from fedrobust.experiment import build
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.experiment.settings import to_json
+from fedrobust.experiment.settings import to_json, twin_settings
 from fedrobust.learning.model_files import load_state, save_state
 from fedrobust.reporting.manifest import program_digest
 from fedrobust.reporting.records import TWIN, record_from
@@ -25,19 +25,6 @@ from fedrobust.runtime.server.loop import TrainingResult, build_server_context, 
 from fedrobust.runtime.server.rule_strategy import Grid
 from fedrobust.state import Layout, State
 from fedrobust.types import Observer, RoundRecord
-
-# Settings that cannot change a clean run's weights: who computes does not matter, only the device
-# and the threads do.
-_IRRELEVANT = (
-    "contamination",
-    "noise",
-    "corruption",
-    "evaluation",
-    "evasion",
-    "purifier",
-    "engine",
-)
-_IRRELEVANT_OF_THE_SERVER = ("checkpoint_every", "keep_checkpoints")
 
 
 def cache_folder() -> Path:
@@ -51,14 +38,7 @@ def twin_key(
     """SHA-256 over all that decides the twin's weights: its configuration, the data, the program,
     the device, and the torch threads of the server and of a client (float sums differ between
     thread counts)."""
-    settings = {name: value for name, value in twin_config.items() if name not in _IRRELEVANT}
-    settings["server"] = {
-        name: value
-        for name, value in twin_config["server"].items()
-        if name not in _IRRELEVANT_OF_THE_SERVER
-    }
-    settings["validation_images"] = twin_config["evaluation"].get("validation_images")
-    settings["gpus_per_worker"] = twin_config["engine"].get("gpus_per_worker")
+    settings = twin_settings(twin_config)
     facts = {
         "data": data_digest,
         "device": device,
@@ -113,7 +93,7 @@ def train_clean_twin(
         _cache_twin(name, server.layout, trained, observer, checkpointing)
         return trained
     state, records = cached
-    observer.run_started(TWIN, clean.config["rounds"], clean.num_clients)
+    observer.run_started(TWIN, clean.settings.rounds, clean.num_clients)
     for record in records:
         observer.round_finished(TWIN, record)
     observer.stage(TWIN, "taken from the cache")

@@ -70,7 +70,7 @@ def run_rounds(
 
     Raises RunError by the failure policy, OSError where a checkpoint cannot be written.
     """
-    experiment, rounds = server.experiment, server.experiment.config["rounds"]
+    experiment, rounds = server.experiment, server.experiment.settings.rounds
     validation = experiment.validation()
     wanted = run == "run" and experiment.attacks_members
     begun = None if checkpointing is None else checkpointing.restore(run)
@@ -194,7 +194,7 @@ def evaluate_clients(
     """
     strategy = RuleStrategy(server, state)
     observer.stage(run, "evaluate clients")
-    rounds = server.experiment.config["rounds"]
+    rounds = server.experiment.settings.rounds
     scores: dict[int, wire.ConditionPredictions] = {}
     failures: dict[int, Failure] = {}
     for reply in _notify(
@@ -210,7 +210,7 @@ def evaluate_clients(
             scores[client] = reply_or_failure
     for client in set(range(server.experiment.num_clients)) - scores.keys() - failures.keys():
         failures[client] = Failure(client, "no reply")
-    if len(failures) > server.experiment.config["server"]["max_failures"]:
+    if len(failures) > server.experiment.settings.server.max_failures:
         listed = tuple(failures[client] for client in sorted(failures))
         observer.round_finished(run, RoundRecord(rounds, {}, failures=listed))
         raise RunError(

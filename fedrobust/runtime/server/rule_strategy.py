@@ -59,7 +59,7 @@ class ServerContext:
     def recalibration_images(self) -> Tensor | None:
         """The proxy images, on which the policy server.batchnorm=recalibrate re-estimates BatchNorm
         statistics; None under any other policy."""
-        policy = self.experiment.config["server"]["batchnorm"]
+        policy = self.experiment.settings.server.batchnorm
         return self.proxy.images if policy == "recalibrate" else None
 
     def message_config(self, server_round: int) -> dict[str, str | int | bytes]:
@@ -126,7 +126,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         )
 
     def _ask(self, grid: Grid, messages: Iterable[Message]) -> Iterator[Message]:
-        timeout = float(self.server.experiment.config["server"]["round_timeout"])
+        timeout = self.server.experiment.settings.server.round_timeout
         replies = self.validator.accept_first(grid.send_and_receive(messages, timeout=timeout))
         values = self.server.layout.num_parameters + self.server.layout.num_buffers
         return (
@@ -172,7 +172,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
     def _expected(self, task: str) -> Expected:
         experiment, most = (
             self.server.experiment,
-            self.server.experiment.config["server"]["max_examples"],
+            self.server.experiment.settings.server.max_examples,
         )
         return Expected(
             self.server.layout,
@@ -208,7 +208,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             memory=collusion.without_attacker_memory(self.memory),
         )
         remembered = collusion.apply_attackers(experiment, task, self.memory)
-        if server_round == experiment.config["rounds"]:
+        if server_round == experiment.settings.rounds:
             self._sent = (self.state, updates)
         aggregate = experiment.strategy.rule(task)
         self.memory = {**aggregate.memory, **remembered}
@@ -267,7 +267,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         for client in row_of.keys() - read_replies.keys() - failures.keys():
             failures[client] = Failure(
                 client,
-                f"no reply within {self.server.experiment.config['server']['round_timeout']} s",
+                f"no reply within {self.server.experiment.settings.server.round_timeout:g} s",
             )
         clients = tuple(sorted(read_replies))
         # close the gaps that failed clients left, where they are
@@ -304,13 +304,13 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
 
     def _budget(self) -> tuple[int, str | None]:
         """How many bytes of updates may lie in RAM, and the folder for more."""
-        server = self.server.experiment.config["server"]
-        return server["max_updates_mb"] << 20, server["scratch_dir"]
+        server = self.server.experiment.settings.server
+        return server.max_updates_mb << 20, server.scratch_dir
 
     def _check_enough(self, server_round: int, usable: int, failures: tuple[Failure, ...]) -> None:
         experiment = self.server.experiment
         allowed, least = (
-            experiment.config["server"]["max_failures"],
+            experiment.settings.server.max_failures,
             experiment.strategy.min_clients,
         )
         lost = [one for one in failures if one.counts]

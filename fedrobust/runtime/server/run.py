@@ -11,7 +11,6 @@ from typing import Any
 
 from fedrobust.contamination.apply import trigger_samples
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.experiment.settings import clients_per_round
 from fedrobust.learning.model_files import save_state
 from fedrobust.reporting.predictions import write_predictions
 from fedrobust.reporting.report import write_report
@@ -145,19 +144,19 @@ def _facts(experiment: Experiment, engine: str) -> dict[str, Any]:
         "poisoned": experiment.clients_of_kind("poisoned"),
         "noisy": experiment.clients_of_kind("noisy"),
         "seed": experiment.seed,
-        "rounds": experiment.config["rounds"],
+        "rounds": experiment.settings.rounds,
         "engine": engine,
-        "device": devices.device_name(devices.resolve(experiment.config["device"])),
+        "device": devices.device_name(devices.resolve(experiment.settings.device)),
     }
 
 
 def _privacy(experiment: Experiment, finished: TrainingResult) -> dict[str, Any]:
-    facts = experiment.privacy.facts(experiment.max_replies(experiment.config["rounds"]))
+    facts = experiment.privacy.facts(experiment.max_replies(experiment.settings.rounds))
     if facts is None:
         return {}
     if not experiment.privacy.secure:
         return {"privacy": facts}
-    asked = clients_per_round(experiment.config)
+    asked = experiment.settings.num_participants
     dropped = sum(one.counts for record in finished.records for one in record.failures)
     return {
         "privacy": {

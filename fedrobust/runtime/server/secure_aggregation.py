@@ -16,7 +16,6 @@ from torch import Tensor
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
 from fedrobust.experiment.experiment import most_weight, sum_scale
-from fedrobust.experiment.settings import clients_per_round
 from fedrobust.privacy.secure import fixed_point
 from fedrobust.privacy.secure import server as coordinator
 from fedrobust.privacy.secure.server import RevealedSecrets, ServerSession
@@ -59,7 +58,7 @@ class SecureStrategy(RuleStrategy):
         super().__init__(server, state)
         experiment = server.experiment
         self._threshold, self._scale = (
-            experiment.privacy.least(clients_per_round(experiment.config)),
+            experiment.privacy.least(experiment.settings.num_participants),
             sum_scale(experiment),
         )
         self._grid: Grid | None = None
@@ -177,7 +176,7 @@ class SecureStrategy(RuleStrategy):
         """What each hospital weighs by the numbers of images that are known without its reply
         (docs/privacy.md)."""
         experiment = self.server.experiment
-        most = experiment.config["server"]["max_examples"]
+        most = experiment.settings.server.max_examples
         counts = {client: min(experiment.num_examples(client), most) for client in survivors}
         weights = counts if experiment.strategy.sums == "examples" else dict.fromkeys(survivors, 1)
         total = max(sum(weights.values()), 1)
@@ -232,10 +231,10 @@ class SecureStrategy(RuleStrategy):
     def _conclude(self, asked: Collection[int], answered: Collection[int]) -> None:
         """Whoever did not answer has failed. Raises RunError by server.max_failures and the
         threshold."""
-        server = self.server.experiment.config["server"]
-        allowed = server["max_failures"]
+        server = self.server.experiment.settings.server
+        allowed = server.max_failures
         for client in set(asked) - set(answered) - self._failures.keys():
-            self._failures[client] = Failure(client, f"no reply within {server['round_timeout']} s")
+            self._failures[client] = Failure(client, f"no reply within {server.round_timeout:g} s")
         self._notes += self.validator.notes
         # what is known of the round, should it end the run here
         self.outcome = RoundOutcome((), self._lost(), {})

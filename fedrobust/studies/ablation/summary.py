@@ -53,19 +53,19 @@ def estimate_entry(one: Estimate) -> Entry:
 
 
 def _setting(one: Trained) -> Entry:
-    config = one.result.cell.config
+    settings = one.result.cell.settings
     manifest = json.loads((one.result.folder / MANIFEST).read_text(encoding="utf-8"))
     return {
-        "data": {**manifest["data"], "size": config["data"].get("size")},
+        "data": {**manifest["data"], "size": settings.data.get("size")},
         "model": {
             key: value
-            for key, value in config["model"].items()
+            for key, value in settings.model.written.items()
             if key not in ("_target_", "head") and value is not None
         },
         "training_settings": {
-            key.removeprefix("lr_"): config["client"].get(key) for key in TRAINING
+            key.removeprefix("lr_"): settings.client.get(key) for key in TRAINING
         },
-        "noise_settings": dict(config["corruption"]),
+        "noise_settings": dict(settings.corruption.written),
         "program": one.result.program,
     }
 
@@ -121,7 +121,7 @@ def _poisoned(found: AblationResults, poisoning: str) -> Entry:
     """Strength: its rate or severity, where it has one; family: the same for poisonings that differ
     in nothing else."""
     one = next((one for one in found.trained if one.result.cell.contamination == poisoning), None)
-    settings = {} if one is None else dict(one.result.cell.config["contamination"])
+    settings = {} if one is None else dict(one.result.cell.settings.contamination.written)
     key = next(
         (key for key in ("rate", "severity") if isinstance(settings.get(key), int | float)), None
     )

@@ -98,7 +98,7 @@ def _product(shape: Sequence[int]) -> int:
 
 def severity(cell: Cell) -> float | None:
     """The graded severity of the cell's attack, where it has one."""
-    value = None if cell.contamination == NOBODY else cell.config["contamination"].get("severity")
+    value = None if cell.contamination == NOBODY else cell.settings.contamination.get("severity")
     return value if isinstance(value, int | float) else None
 
 
@@ -123,7 +123,7 @@ def _labels(cell: Cell) -> dict[str, Any]:
         "contamination": cell.contamination,
         "severity": severity(cell),
         "poisoned": cell.poisoned,
-        "share": 100 * cell.poisoned / cell.config["num_clients"],
+        "share": 100 * cell.poisoned / cell.settings.num_clients,
         "seed": cell.seed,
     }
 

@@ -63,6 +63,11 @@ class Cell:
     config: Mapping[str, Any] = field(hash=False)
 
     @property
+    def settings(self) -> settings.Settings:
+        """Its configuration to be read. Raises ConfigError."""
+        return settings.read_settings(self.config)
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the whole configuration: what is finished is known by it."""
         return config_digest(self.config)

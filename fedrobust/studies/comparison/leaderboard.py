@@ -166,7 +166,7 @@ def uses_note(found: ComparisonResults) -> list[str]:
         if any(found.uses.values())
         else []
     )
-    if any(one.cell.config["server"]["batchnorm"] == "recalibrate" for one in found.results):
+    if any(one.cell.settings.server.batchnorm == "recalibrate" for one in found.results):
         lines += [
             "",
             (

@@ -51,7 +51,7 @@ def check_cells(
         families[cell.folder] = clean_twin.twin_key(
             settings.without_contamination(cell.config),
             experiment.dataset.digest,
-            experiment.config["device"],
+            experiment.settings.device,
             (threads, threads),
         )
         uses[cell.strategy] = experiment.strategy.uses
@@ -68,7 +68,9 @@ def _build(cell: Cell, models: set[str]) -> Experiment:
         raise ConfigError(
             "evaluation.twin=false: drops are measured against the clean twin; leave it true"
         )
-    kind = settings.to_json({group: cell.config[group] for group in ("model", "data")})
+    kind = settings.to_json(
+        {"model": experiment.settings.model.written, "data": experiment.settings.data.written}
+    )
     if kind not in models:
         build_server_context(build.build_experiment({**cell.config, "device": "cpu"}))
         models.add(kind)

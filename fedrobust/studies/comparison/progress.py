@@ -63,8 +63,8 @@ class Screen:
             self._live.stop()
 
     def started(self, cell: Cell) -> None:
-        contaminated = bool(cell.poisoned or cell.config["noisy"])
-        rounds = cell.config["rounds"] * (1 + contaminated)  # those of the clean twin too
+        contaminated = bool(cell.poisoned or cell.settings.noisy)
+        rounds = cell.settings.rounds * (1 + contaminated)  # those of the clean twin too
         self._tasks[cell.folder] = (
             cell,
             self._bars.add_task(f"  {cell}", total=rounds, note="rounds"),

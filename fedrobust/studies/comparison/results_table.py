@@ -127,7 +127,7 @@ class ComparisonResults:
             if grade is not None:
                 rest = {
                     key: value
-                    for key, value in result.cell.config["contamination"].items()
+                    for key, value in result.cell.settings.contamination.written.items()
                     if key != "severity"
                 }
                 families.setdefault(to_json(rest), {})[grade] = result.cell.contamination

@@ -86,8 +86,8 @@ def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> CheckedGri
 def machine_for(grid: Grid, cell: Cell) -> Machine:
     """How many cells at once: as asked for; else one a GPU, or as many as the cores have room for;
     one where a cell has an engine of many processes of its own."""
-    alone = cell.config["engine"]["_target_"].endswith("inline_engine")
-    number = gpus() if cell.config["device"] != "cpu" else 0
+    alone = cell.settings.engine.factory == "inline_engine"
+    number = gpus() if cell.settings.device != "cpu" else 0
     parallel = grid.parallel or ((number or max(1, cores() // grid.threads)) if alone else 1)
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = tuple(given.split(",")) if given else tuple(str(one) for one in range(number))

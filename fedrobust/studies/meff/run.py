@@ -31,7 +31,7 @@ def federated_models(experiment: Experiment, console: Console) -> dict[str, Clas
             "set evasion=pgd or evasion=fgsm"
         )
     server = build_server_context(experiment)
-    opener = factories.build_group(experiment.config, "engine")
+    opener = factories.build_group({"engine": experiment.settings.engine.written}, "engine")
     with (
         opener.open(
             CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server)

@@ -203,4 +203,4 @@ def test_an_experiment_can_hold_the_grid_and_is_of_use_to_the_main_job_too() -> 
     assert nnm.words == ("strategy=krum", "preaggregation=nnm")
     config = compose.compose("experiment=leaderboard", *nnm.words)
     assert "compare" not in config
-    settings.check_settings(config)
+    settings.read_settings(config)
