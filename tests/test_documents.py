@@ -80,7 +80,7 @@ def test_every_setting_of_the_documents_can_be_read(page: Path, words: list[str]
     ids=lambda one: str(one)[-50:],
 )
 def test_every_word_to_the_federation_helper_is_understood(page: Path, words: list[str]) -> None:
-    federation._ask(
+    federation.parse_command_line(
         [word for word in words[1:] if word not in {"--help", "-h"}] or ["demo", "folder"]
     )
 

@@ -3,7 +3,7 @@
 Every rule draws one matrix of shares (strata x clients) and one function applies it to the
 training, validation and test images alike, so a client is tested on the class mix it was trained
 on. Counts follow the largest-remainder rule; images of one patient or lesion and class stay
-together. What a client then lacks is moved to it from the client that has most (`_repair`).
+together. What a client then lacks is moved to it from the client that has most (`ensure_min_size`).
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _share_out(
             mine = rows[np.isin(owner_n[rows], clients)]
             if len(mine) < need * len(clients):
                 raise _too_few(len(clients), len(mine), word, need)
-            owner_n[mine] = _repair(owner_n[mine], groups_n[mine], clients, need, word)
+            owner_n[mine] = ensure_min_size(owner_n[mine], groups_n[mine], clients, need, word)
     return [
         index[torch.from_numpy(np.flatnonzero(owner_n == client))].sort().values
         for client in range(len(pools_C))
@@ -234,7 +234,7 @@ def _allocate(
     return owner_n
 
 
-def _repair(owner_n: Ints, groups_n: Ints, clients: Ints, need: int, word: str) -> Ints:
+def ensure_min_size(owner_n: Ints, groups_n: Ints, clients: Ints, need: int, word: str) -> Ints:
     """Owners after moving whole groups, the smallest first, from the richest client that can spare
     one to the poorest, until each client has `need` images."""
     owner_n = owner_n.copy()

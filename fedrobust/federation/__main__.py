@@ -262,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ask(words: Sequence[str] | None) -> argparse.Namespace:
+def parse_command_line(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line; key=value words may stand before, between and after options."""
     parser = _parser()
     asked, rest = parser.parse_known_args(words)
@@ -275,7 +275,7 @@ def _ask(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    asked = _ask(words)
+    asked = parse_command_line(words)
     return run_command(lambda: asked.do(asked))
 
 

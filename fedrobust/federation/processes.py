@@ -45,12 +45,12 @@ class Processes:
             MARK: self._mark,
         }
         self._started: dict[str, subprocess.Popen[bytes]] = {}
-        self._process_guard: subprocess.Popen[bytes] | None = None
+        self.process_guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, "-m", __name__, self._mark]
-        self._process_guard = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+        self.process_guard = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
         return self
 
     def __exit__(
@@ -144,9 +144,9 @@ class Processes:
         _signal_all(self._mark, signal.SIGKILL)
         self._wait_for_all(GRACE_SECONDS)
         self._started = {}
-        if self._process_guard is not None:
-            self._process_guard.communicate()  # ends its standard input; it finds nothing to do
-            self._process_guard = None
+        if self.process_guard is not None:
+            self.process_guard.communicate()  # ends its standard input; it finds nothing to do
+            self.process_guard = None
 
     def _wait_for_all(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -250,7 +250,7 @@ def test_repairs_find_a_donor_that_is_not_the_richest() -> None:
     # class 0: one lesion of 6 images (client with most images, nothing to spare); class 1: three
     # single images
     groups = torch.tensor([0] * 6 + [1, 2, 3])
-    owners = partition._repair(
+    owners = partition.ensure_min_size(
         np.array([0] * 6 + [1] * 3), groups.numpy(), np.arange(3), 1, "train"
     )
     assert owners.tolist() == [0] * 6 + [2, 1, 1]

@@ -419,7 +419,7 @@ class Place:
         order = assignment_record(SiteAssignment(client=1, size=16, classes=self.classes))
         instruction = ConfigRecord({"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""})
         message = Message(RecordDict({"config": instruction, RECORD: order}), 1, "query")
-        return handlers._experiment(
+        return handlers.read_experiment(
             records.read_config(message.content)["experiment"],
             message,
             Context(1, 7, self.node, RecordDict(), {}),

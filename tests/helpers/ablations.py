@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedrobust.reporting.predictions import write_predictions
 from fedrobust.studies.ablation.plan import Plan, Scenario
-from fedrobust.studies.ablation.results import AblationResults, _trained
+from fedrobust.studies.ablation.results import AblationResults, summarise_training
 from fedrobust.studies.ablation.scenarios import answers_path
 from fedrobust.studies.comparison.grid import NOBODY, Cell, Grid, Variant
 from tests.helpers.comparisons import CLASSES, IMAGES, LABELS, answers, cell, result
@@ -87,7 +87,7 @@ def findings(
                 for name, part in {"clean": clean, "twin_clean": clean, **noisy, **asked}.items()
             }
             made.append(
-                _trained(
+                summarise_training(
                     one,
                     predicted,
                     chosen.grid.draws,
@@ -104,7 +104,7 @@ def findings(
                 )
                 both = {"clean": hit.argmax(1), "twin_clean": clean.argmax(1)}
                 made.append(
-                    _trained(
+                    summarise_training(
                         two,
                         both,
                         chosen.grid.draws,

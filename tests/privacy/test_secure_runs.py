@@ -18,6 +18,7 @@ from torch import Tensor
 from fedrobust.errors import RunError
 from fedrobust.experiment import experiment
 from fedrobust.privacy.secure import fixed_point
+from fedrobust.privacy.secure import server as secure_server
 from fedrobust.reporting import report as reporting
 from fedrobust.reporting.text import privacy_text
 from fedrobust.runtime.client import secure_aggregation
@@ -27,7 +28,6 @@ from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.loop import TrainingResult, build_server_context, run_rounds
 from fedrobust.runtime.server.run import run_experiment
-from fedrobust.runtime.server.secure_aggregation import SecureStrategy
 from fedrobust.state import State
 from tests.helpers import federations
 from tests.helpers.federations import Memory
@@ -325,7 +325,7 @@ def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch)
         plain.append(vector.clone())
         return vector
 
-    def look(strategy: SecureStrategy, *_: object) -> None:
+    def look() -> None:
         mine, found = {id(one) for one in plain}, 0
         for thing in gc.get_objects():
             if (
@@ -342,16 +342,9 @@ def test_the_server_never_holds_a_single_update(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         secure_aggregation, "fixed_point", type("Spy", (), {"encode": staticmethod(encode)})
     )
-    monkeypatch.setattr(
-        SecureStrategy,
-        "_mean",
-        lambda self, *a, real=SecureStrategy._mean: (look(self), real(self, *a))[1],
-    )
-    monkeypatch.setattr(
-        SecureStrategy,
-        "_open",
-        lambda self, *a, real=SecureStrategy._open: (look(self), real(self, *a))[1],
-    )
+    for module, name in ((secure_server, "recover_secrets"), (fixed_point, "decode")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, real=real: (look(), real(*given))[1])
     with InlineGrid(app, 5, {"simulation": True}, threads=1) as grid:
         run_rounds(server, grid, Memory())
     assert len(looks) == 4  # before and after the masks are taken off, in two rounds

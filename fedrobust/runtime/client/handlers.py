@@ -60,7 +60,7 @@ def train(message: Message, context: Context) -> Message:
     """Train the received global model on the hospital's shard and send the result, contaminated if
     this client is poisoned."""
     order = records.read_config(message.content)
-    experiment, client = _experiment(order["experiment"], message, context)
+    experiment, client = read_experiment(order["experiment"], message, context)
     model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
     reference = records.read_state(
         message.content["state"], (layout.num_parameters, layout.num_buffers)
@@ -134,7 +134,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Judge the received global model on the hospital's own test shard, clean and under the
     hospital's contamination."""
     order = records.read_config(message.content)
-    experiment, client = _experiment(order["experiment"], message, context)
+    experiment, client = read_experiment(order["experiment"], message, context)
     model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
     state = records.read_state(
         message.content["state"], (layout.num_parameters, layout.num_buffers)
@@ -154,7 +154,7 @@ def report_site_info(message: Message, context: Context) -> Message:
     """Of a real site, before anything is trained: how many images it holds, after reading all of
     them, and on what it computes."""
     text = records.read_config(message.content)["experiment"]
-    experiment, client = _experiment(text, message, context)
+    experiment, client = read_experiment(text, message, context)
     counts = [len(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)]
     words = {
         "site": str(context.node_config.get("site", "")),
@@ -168,7 +168,7 @@ def report_site_info(message: Message, context: Context) -> Message:
     )
 
 
-def _experiment(text: str, message: Message, context: Context) -> tuple[Experiment, int]:
+def read_experiment(text: str, message: Message, context: Context) -> tuple[Experiment, int]:
     """The experiment and this client's number. Contamination is refused outside a simulation unless
     the node itself allows it: a server must never be able to order a hospital to poison."""
     node = context.node_config

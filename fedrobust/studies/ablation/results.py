@@ -151,11 +151,13 @@ def collect(plan: Plan, finished: Sequence[Cell], failed: Mapping[Cell, str]) ->
         }
         if not cell.poisoned:
             predicted |= {str(one): read_answers(result.folder, one) for one in plan.scenarios}
-        trained.append(_trained(result, predicted, plan.grid.draws, found.num_classes, first))
+        trained.append(
+            summarise_training(result, predicted, plan.grid.draws, found.num_classes, first)
+        )
     return AblationResults(plan, tuple(trained), failed)
 
 
-def _trained(
+def summarise_training(
     result: Result,
     predicted: Mapping[str, Tensor],
     draws: int,

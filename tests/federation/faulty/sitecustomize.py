@@ -54,7 +54,7 @@ def faulty(self, message, context):
     if word == "die":
         os._exit(3)
     if word == "hang":  # in the midst of the app, as on a disk that does not answer
-        sys.modules["fedrobust.runtime.client.handlers"]._study = lambda *_: time.sleep(86400)
+        sys.modules["fedrobust.runtime.client.handlers"].load_memory = lambda *_: time.sleep(86400)
     reply = answer(self, message, context)
     if word:
         spoilt(word, reply.content)

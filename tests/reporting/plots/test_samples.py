@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedrobust.reporting.plots import samples as module
+from fedrobust.reporting.plots import samples
 from fedrobust.reporting.plots.samples import plot_samples
 from fedrobust.types import Samples
 
@@ -21,14 +21,18 @@ def block(n: int, labels: list[int] | None = None) -> Samples:
     )
 
 
-def test_shows_images_and_labels_before_and_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Any] = []
-    real = module.save_figure
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are saved."""
+    figures: list[Any] = []
+    real = samples.save_figure
     monkeypatch.setattr(
-        module, "save_figure", lambda figure, path: drawn.append(figure) or real(figure, path)
+        samples, "save_figure", lambda figure, path: figures.append(figure) or real(figure, path)
     )
+    return figures
+
+
+def test_shows_images_and_labels_before_and_after(tmp_path: Path, drawn: list[Any]) -> None:
     floats = Samples(torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 1]))
     path = plot_samples(
         [("client 3", block(3, [0, 0, 1]), floats), ("client 5", block(2), block(2))],
@@ -48,10 +52,20 @@ def test_shows_images_and_labels_before_and_after(
     assert [one.get_ylabel() for one in axes if one.get_ylabel()] == ["clean", "contaminated"] * 2
 
 
-def test_long_names_are_broken_and_cut() -> None:
-    assert module._fitting(["melanoma", "nevus"]) == "melanoma\n→ nevus"
-    assert module._fitting(["dermatofibroma"]) == "dermatofibro…"
-    assert module._fitting(["actinic keratosis", "bcc"]) == "actinic kera…\n→ bcc"
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (("melanoma", "nevus"), "melanoma\n→ nevus"),
+        (("dermatofibroma",), "dermatofibro…"),
+        (("actinic keratosis", "bcc"), "actinic kera…\n→ bcc"),
+    ],
+)
+def test_long_names_are_broken_and_cut(
+    names: tuple[str, ...], label: str, tmp_path: Path, drawn: list[Any]
+) -> None:
+    after = Samples(torch.rand(1, 3, 8, 8), torch.tensor([len(names) - 1]))
+    plot_samples([("client 1", block(1), after)], names, tmp_path / "samples.png")
+    assert [one.get_xlabel() for one in drawn[0].get_axes() if one.get_xlabel()][-1] == label
 
 
 @pytest.mark.parametrize(

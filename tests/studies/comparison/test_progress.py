@@ -44,8 +44,9 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
     with Screen(2, tmp_path, Console(file=text, width=120, force_terminal=True)) as screen:
         screen.started(one)
         screen.tick()
-        screen._live.refresh()
-        assert "2/10" in text.getvalue()  # 5 rounds of the run and 5 of its twin
+    assert "2/10" in text.getvalue()  # 5 rounds of the run and 5 of its twin
+    with Screen(2, tmp_path, Console(file=text, width=120, force_terminal=True)) as screen:
+        screen.started(one)
         screen.ended(one, None, 3)
     assert "1/2" in text.getvalue()
 
