@@ -1,4 +1,4 @@
-"""How a run grows with the number of clients: start-up, training per client, aggregation, memory of
+"""Growth of a run with the number of clients: start-up, training per client, aggregation, memory of
 the one process (engine=inline).
 
 Every client has four training images, so that what is seen is the cost of a client and not that of

@@ -1,4 +1,4 @@
-"""What secure aggregation costs a hospital and the server in a round, apart from training and the
+"""Cost of secure aggregation for a hospital and the server in a round, apart from training and the
 network; one hospital is lost.
 
 OMP_NUM_THREADS=1 python -m benchmarks.secure_aggregation --hospitals 30

@@ -1,4 +1,4 @@
-"""What starting costs: the help text, a run of two hospitals and two rounds inline and on Ray, and
+"""Cost of starting: the help text, a run of two hospitals and two rounds inline and on Ray, and
 where the imports' time goes.
 
 Every run is a fresh process, after one that fills the caches (of files, and of fedrobust's drawn

@@ -1,5 +1,5 @@
-"""What can go wrong, by who can mend it. Apart from `types`, so that a command line can start
-without torch."""
+"""Errors, by who can mend them. Apart from `types`, so that a command line can start without
+torch."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""SignGuard: attackers betray themselves by the length of their updates and by how many of their
-values are positive."""
+"""SignGuard: flags updates by their norms and sign statistics."""
 
 from __future__ import annotations
 

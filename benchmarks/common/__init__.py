@@ -1,1 +1,1 @@
-"""What all benchmarks share: measuring, processes, work, reports."""
+"""Common parts of the benchmarks: measuring, processes, work, reports."""

@@ -1,4 +1,4 @@
-"""What a command costs: a fresh process, watched with all that it starts until it ends, with marks
+"""Cost of a command: a fresh process, watched with all that it starts until it ends, with marks
 that it sets itself."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a benchmark says at its end: tables on the screen, and a JSON file with the machine and the
+"""Reports of the benchmarks: tables on the screen, and a JSON file with the machine and the
 versions but no host names or paths."""
 
 from __future__ import annotations

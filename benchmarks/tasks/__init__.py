@@ -1,2 +1,2 @@
-"""What the other benchmarks measure, each in a process of its own: `python -m benchmarks.tasks NAME
-SETTINGS` runs one."""
+"""Measurements of the other benchmarks, each in a process of its own: `python -m benchmarks.tasks
+NAME SETTINGS` runs one."""

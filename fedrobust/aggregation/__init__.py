@@ -1,2 +1,2 @@
-"""What every aggregation rule is made of: rounds, updates, their Gram matrix, norms, sorting by
-coordinate, mixtures."""
+"""Building blocks of the aggregation rules: rounds, updates, their Gram matrix, norms,
+coordinate-wise sorting, mixtures."""

@@ -1,5 +1,5 @@
-"""What may stand before and after a server rule: pre-aggregation -> rule -> server optimizer, which
-together are a rule again."""
+"""Composition of strategies: pre-aggregation -> rule -> server optimizer, which together are a rule
+again."""
 
 from __future__ import annotations
 

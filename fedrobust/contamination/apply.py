@@ -1,4 +1,4 @@
-"""How contaminations are joined and applied to a client's images and updates."""
+"""Joining contaminations and applying them to a client's images and updates."""
 
 from __future__ import annotations
 

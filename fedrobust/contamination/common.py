@@ -1,4 +1,4 @@
-"""What several contaminations share: types of settings, exact shares of samples, classes by number
+"""Helpers of several contaminations: types of settings, exact shares of samples, classes by number
 or name, graded corruptions, planted triggers."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which hospital gets which images.
+"""Partition of the images into hospitals.
 
 Every rule draws one matrix of shares (strata x clients) and one function applies it to the
 training, validation and test images alike, so a client is tested on the class mix it was trained

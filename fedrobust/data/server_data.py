@@ -1,4 +1,4 @@
-"""What the server itself owns, taken out of the training images before the hospitals get theirs."""
+"""The server's own images, taken out of the training images before the hospitals get theirs."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What is measured: metrics, drops with intervals, statistics over runs, detection, evasion."""
+"""Measures: metrics, drops with intervals, statistics over runs, detection, evasion."""

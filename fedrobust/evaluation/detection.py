@@ -1,4 +1,4 @@
-"""How well the influence that a rule gives tells the poisoned clients."""
+"""Detection of poisoned clients by the influence that a rule gives them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""How much performance is lost between a normal and an attacked condition: the combined drop and
-its intervals (docs/drops.md).
+"""Performance drop between a normal and an attacked condition: the combined drop and its intervals
+(docs/drops.md).
 
 Per metric M: Drop_M = 100 (M_normal - M_attack) / M_normal, a percentage of the normal value;
 combined: the mean of the usable Drop_M. A gain is a negative drop and keeps its sign. A metric

@@ -1,4 +1,4 @@
-"""How good predictions are: one set of images in, a handful of percentages out.
+"""Classification metrics in percent of one set of images.
 
 Macro averages run over the classes that occur among the labels or the predictions; a class that is
 never predicted has precision 0 and a class with no hit has F1 0 (scikit-learn's `zero_division=0`).

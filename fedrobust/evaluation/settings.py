@@ -1,4 +1,4 @@
-"""How a run is evaluated: the settings of the group `evaluation`."""
+"""Settings of the group `evaluation`."""
 
 from __future__ import annotations
 

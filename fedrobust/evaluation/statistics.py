@@ -1,5 +1,5 @@
-"""What a grid says and how sure that is: intervals over seeds and test images, paired differences,
-groups (docs/compare.md).
+"""Statistics of a grid of runs: intervals over seeds and test images, paired differences, groups
+(docs/compare.md).
 
 Axes: R rules, A attacks, S seeds, B bootstrap replicates. NaN: a run that is missing, or a
 replicate in which nothing is defined.

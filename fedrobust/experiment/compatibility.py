@@ -1,5 +1,5 @@
-"""What the settings of one group ask of another's: each line of refusal names a key, its value, the
-reason and the remedy. What goes together with secure aggregation stands in `sum_only`."""
+"""Cross-group validation; every ConfigError names key, value, reason and remedy. Rules for secure
+aggregation are in `secure_compatibility`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a configuration may call by `_target_`: the factories of its groups, each in its room, and
+"""Factories that a configuration may call by `_target_`: those of its groups, each in its room, and
 nothing else whoever wrote it."""
 
 from __future__ import annotations

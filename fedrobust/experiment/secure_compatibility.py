@@ -1,5 +1,5 @@
-"""What goes together with secure aggregation, where the server learns nothing of the updates but
-their sum. Everything else of the program that reads single updates or models on the server is
+"""Settings that go together with secure aggregation, where the server learns nothing of the updates
+but their sum. Everything else of the program that reads single updates or models on the server is
 refused here."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the server's administrator does: start a run, follow it, learn how it really ended (`flwr
-run` ends with 0 even if it failed)."""
+"""The administrator's side of a run: start it, follow it, learn how it really ended (`flwr run`
+ends with 0 even if it failed)."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
-"""What one hospital learns with: classifier, ETF, losses, training loop, inference, BatchNorm,
-model files."""
+"""Learning at one hospital: classifier, ETF, losses, training loop, inference, BatchNorm, model
+files."""

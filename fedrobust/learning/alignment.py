@@ -1,5 +1,5 @@
-"""How well a model's scores on labelled images agree with the labels: what trust is made of, and
-what a disguise must keep."""
+"""Agreement of a model's scores with the labels of labelled images: the basis of trust, and what a
+stealthy attacker must keep."""
 
 from __future__ import annotations
 

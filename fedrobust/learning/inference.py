@@ -1,4 +1,4 @@
-"""What a model says of many images, batch by batch: probabilities, scores, features."""
+"""Inference on many images, batch by batch: probabilities, scores, features."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a configuration may have timm build: nothing that reads or fetches a file, and nothing that
-eats the machine's memory.
+"""Limits to what a configuration may have timm build: nothing that reads or fetches a file, and
+nothing that exhausts the machine's memory.
 
 A hospital's node builds the model of whatever configuration it is sent, so "as large as the
 settings say" is no answer there.

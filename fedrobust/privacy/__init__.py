@@ -1,1 +1,1 @@
-"""What a hospital does to its update before sending it, what that costs, and secure aggregation."""
+"""Privacy mechanisms applied to an update before it is sent, their cost, and secure aggregation."""

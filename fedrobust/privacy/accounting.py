@@ -1,4 +1,4 @@
-"""What a sequence of Gaussian mechanisms costs: exact, in closed form up to one root.
+"""Privacy cost of a sequence of Gaussian mechanisms: exact, in closed form up to one root.
 
 k releases with noise multiplier z are together one Gaussian mechanism with mu = sqrt(k) / z (Dong,
 Roth & Su, JRSS B 2022, corollary 3.3; also where a release depends on those before), for which

@@ -1,5 +1,5 @@
-"""What a node has given away over all runs, in a file of its own: no server can make it forget
-that, or count differently.
+"""A node's ledger of all that it has released over all runs, in a file of its own: no server can
+make it forget that, or count differently.
 
 A node that sets `max-epsilon` in its own configuration keeps the ledger `privacy-ledger` and sends
 an update only under local DP and only while all updates that it ever sent stay together within that

@@ -1,5 +1,5 @@
-"""What a hospital does to its update before it leaves the house (`configs/privacy/`): nothing, a
-bound on its length, local DP, masks under which the server sees sums only."""
+"""Privacy mechanisms applied to an update before it is sent (`configs/privacy/`): none, clipping,
+local DP, masks under which the server sees sums only."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run leaves behind and shows: report, records, manifest, text, screen, figures, page."""
+"""Reporting of a run: report, records, manifest, text, screen, figures, page."""

@@ -1,5 +1,5 @@
-"""What happened in each round, written while it happens: rounds.jsonl and clients.csv, and what
-reads them again."""
+"""Records of each round, written while it happens: rounds.jsonl and clients.csv, and their
+readers."""
 
 from __future__ import annotations
 

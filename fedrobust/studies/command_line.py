@@ -1,5 +1,4 @@
-"""What the command lines of grids have in common: help, and an exit code that says whether all
-cells were finished."""
+"""Command lines of grids: help, and an exit code that says whether all cells were finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sphere and slab defences would drop from the pooled training images of finished runs."""
+"""Sphere and slab defences on the pooled training images of finished runs."""
 
 from __future__ import annotations
 

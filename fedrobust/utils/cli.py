@@ -1,4 +1,4 @@
-"""What a command line shows of an error: one line and an exit code."""
+"""Errors on the command line: one line and an exit code."""
 
 from __future__ import annotations
 

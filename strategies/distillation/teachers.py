@@ -1,5 +1,4 @@
-"""Whom a member learns from: teachers made of the members' scores on the proxy images, and the
-losses towards them.
+"""Teachers made of the members' scores on the proxy images, and the losses towards them.
 
 Pure functions. M members, P proxy images, K classes; scores are inner products with the ETF (or
 logits), `scale` is the model's.

@@ -1,5 +1,4 @@
-"""How far the server trusts each client, judged by its model's scores on the small labelled root
-set.
+"""Trust in each client, from its model's scores on the small labelled root set.
 
 Pure functions on score matrices; no model here. N members (clients' models), R root images, K
 classes.

@@ -1,4 +1,4 @@
-"""What lies between the lesion and the sensor, or is written over it, graded in severity: hair,
+"""Artefacts between the lesion and the sensor or written over the image, graded in severity: hair,
 ruler, gel bubbles, dark corners, text.
 
 Levels of the dark corners and of text are those of DermaMNIST-C, of the bubbles those of

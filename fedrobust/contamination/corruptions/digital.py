@@ -1,5 +1,5 @@
-"""What storing images does, graded in severity: JPEG compression and coarse pixels. Levels:
-DermaMNIST-C (Di Salvo et al. 2024)."""
+"""Digital corruptions, graded in severity: JPEG compression and coarse pixels. Levels: DermaMNIST-C
+(Di Salvo et al. 2024)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What gradient attacks are made of: the loss's gradient in the image, and the ascent along its
-signs within a distance eps."""
+"""Gradients for evasion attacks: the loss's gradient in the image, and the ascent along its signs
+within a distance eps."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What attacks of clients that work together share: statistics of updates by strips, and the
-searches for a factor."""
+"""Helpers of colluding attacks: statistics of updates by column strips, and the searches for a
+factor."""
 
 from __future__ import annotations
 

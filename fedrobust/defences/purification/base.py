@@ -1,4 +1,4 @@
-"""What the purifiers share: checked images in portions, resampling and smoothing that keep what is
+"""Helpers of the purifiers: checked images in portions, resampling and smoothing that keep what is
 even."""
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""What the compiled loops of `total_variation_cpu` and `resampling_cpu` share: how they are
-compiled, and how many of them run side by side. Without numba (the extra `fast`) tensor operations
-take their place.
+"""Compilation of the loops of `total_variation_cpu` and `resampling_cpu`, and the number of them
+that run side by side. Without numba (the extra `fast`) tensor operations take their place.
 
 Not by numba's own threads: those of its OpenMP layer change the number of torch's in the same
 process.

@@ -1,4 +1,4 @@
-"""What the defences share: the centres of the classes, and which share of a class is dropped."""
+"""Helpers of the sanitisers: class centres, and the share of a class that is dropped."""
 
 from __future__ import annotations
 

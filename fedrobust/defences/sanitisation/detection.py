@@ -1,5 +1,5 @@
-"""How well a defence finds altered images. Only an experiment can know: it holds the images as they
-were before the contamination."""
+"""Detection rates of a sanitiser on altered images. Only an experiment can know them: it holds the
+images as they were before the contamination."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a person sees: the live display of a run (`Display`), its lines
-(`print_line`) and the final screen (`summary_table`)."""
+"""Screen output: the live display of a run (`Display`), its lines (`print_line`) and the final
+screen (`summary_table`)."""
 
 from fedrobust.reporting.console.live import Display, print_line
 from fedrobust.reporting.console.summary import summary_table

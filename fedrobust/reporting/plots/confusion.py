@@ -1,5 +1,4 @@
-"""Which classes are taken for which: the confusion matrices of the clean twin and of the run, side
-by side."""
+"""Confusion matrices of the clean twin and of the run, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which hospital holds how much of which class: one stacked bar per client."""
+"""Class counts of every hospital: one stacked bar per client."""
 
 from __future__ import annotations
 

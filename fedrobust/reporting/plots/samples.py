@@ -1,4 +1,4 @@
-"""What a contamination does to images and labels, before and after, client by client."""
+"""Images and labels before and after contamination, client by client."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a client does with a message."""
+"""The client's side of a run: answers to messages."""

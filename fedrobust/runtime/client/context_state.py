@@ -1,4 +1,4 @@
-"""What a client keeps from one message to the next, in Flower's Context: it never leaves the
+"""State that a client keeps from one message to the next, in Flower's Context: it never leaves the
 hospital."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a hospital's images are exposed to where that depends on the model which it received."""
+"""Evaluation of a hospital's images, crafted against the received model where its contamination
+says so."""
 
 from __future__ import annotations
 

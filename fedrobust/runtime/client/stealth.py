@@ -1,5 +1,5 @@
-"""An attacker among the clients that must not be noticed: it learns twice, and looks at itself
-before it sends."""
+"""Stealthy attacker: trains on clean, then on poisoned data, and sends the largest blend that its
+own checks accept."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Where the clients run: in this process, or in Ray's workers on this machine or a cluster; one
-app, the same messages.
+"""Engines that run the clients: in this process, or in Ray's workers on this machine or a cluster;
+one app, the same messages.
 
 Equal seeds give bit-equal results on both on a CPU, provided that torch uses the same number of
 threads: give the same `engine.threads` to both (by default inline uses all cores and each of W

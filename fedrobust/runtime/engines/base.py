@@ -1,5 +1,5 @@
-"""What our two Grids have in common: clients 0 ... N-1 on this machine or cluster, without any
-server process of Flower."""
+"""Base of the simulation Grids: clients 0 ... N-1 on this machine or cluster, without any server
+process of Flower."""
 
 from __future__ import annotations
 

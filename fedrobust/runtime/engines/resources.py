@@ -1,4 +1,4 @@
-"""How many workers pay off on how many cores and GPUs."""
+"""Number of workers that pay off on so many cores and GPUs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Which client number a real site gets: never by the order in which its node happened to
-connect."""
+"""Client numbers of real sites: never by the order in which their nodes happened to connect."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What clients remember (their Contexts' records) as plain nested values for
-`fedrobust.utils.nested`, and back."""
+"""Clients' states (their Contexts' records) as plain nested values for `fedrobust.utils.nested`,
+and back."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""How much a message may hold besides its arrays of known size, and what its names and numbers may
-be."""
+"""Limits to what a message holds besides its arrays of known size, and to its names and numbers."""
 
 from __future__ import annotations
 

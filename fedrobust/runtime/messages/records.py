@@ -1,4 +1,4 @@
-"""What the messages hold: states, settings, metrics and per-sample results as Flower records, and
+"""Contents of the messages: states, settings, metrics and per-sample results as Flower records, and
 back with every check.
 
 A train message is {"state": ArrayRecord, "config": ConfigRecord}, its reply {"state", "metrics",

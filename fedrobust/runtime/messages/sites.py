@@ -1,5 +1,5 @@
-"""What the server of a real federation tells each site, and what a site answers when it is asked
-who it is."""
+"""Messages of a real federation: the server's assignment to each site, and a site's information on
+itself."""
 
 from __future__ import annotations
 

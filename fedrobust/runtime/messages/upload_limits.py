@@ -1,5 +1,5 @@
-"""What a SuperNode uploads, before Flower makes a message of it: a reply is a tree of objects, each
-a short head and a body.
+"""Checks of a SuperNode's upload, before Flower makes a message of it: a reply is a tree of
+objects, each a short head and a body.
 
 Flower (1.41) believes them: an array's body names the chunks that make it up, and may name one
 chunk a million times, so that a few kilobytes become any number of gigabytes in the server's

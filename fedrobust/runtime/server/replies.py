@@ -1,5 +1,5 @@
-"""What arrives from the clients, and what of it may be used: the first reply of everybody who was
-asked, to what was asked."""
+"""Validation of the clients' replies: the first reply of everybody who was asked, to what was
+asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the poster prints, what its own formula gives for its own values, and how its combined
+"""The poster's printed values, what its own formula gives for its own values, and how its combined
 column arose (docs/drops.md).
 
 Clean and noisy values: the only numbers of three decimals that agree with all that is known of the

@@ -1,5 +1,5 @@
-"""What a cleanly trained model answers on the test images under every scenario, kept beside its
-training so that it is asked once."""
+"""Predictions of a cleanly trained model under every scenario, kept beside its training so that
+they are made once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cells left behind, read again, and all of it as one long table."""
+"""Results of the cells, read again, and all of them as one long table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pictures a comparison has, by file name, and what stands in them."""
+"""Figures of a comparison, by file name."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What a person sees while a grid runs: bars on a terminal, a line a finished cell anywhere
-else."""
+"""Progress of a grid on the screen: bars on a terminal, a line per finished cell anywhere else."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What `fedrobust.meff` found, over seeds: each model on the images as they are and under the
-attack, with intervals; table and JSON."""
+"""Scores of `fedrobust.meff` over seeds: each model on clean and on attacked images, with
+intervals; table and JSON."""
 
 from __future__ import annotations
 
