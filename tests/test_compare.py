@@ -148,9 +148,7 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
     frame = pd.read_csv(out / "results.csv")
     assert frame[frame.metric == "failed"].strategy.tolist() == ["runaway"]
     drops = frame[frame.metric == "drop.poisoning.combined"].set_index("strategy").value
-    assert drops["fedavg"] == pytest.approx(
-        read_report(folders["fedavg"])["drops"]["poisoning"]["combined"]
-    )
+    assert drops["fedavg"] == pytest.approx(read_report(folders["fedavg"]).drops.poisoning.combined)
     page = (out / "leaderboard.md").read_text()
     assert "| runaway · label_flip · 1 poisoned · seed 0 | round 1: 3 clients failed" in page
     pictures = {"heatmap.png", "drop_by_share.png", "influence.png", "drop_by_severity.png"}
@@ -187,5 +185,5 @@ def test_the_uncontaminated_cell_is_everybody_s_twin(
     assert set(cells) == {"none", "label_flip"}
     assert "taken from the cache" in (cells["label_flip"] / "run.log").read_text()
     clean, poisoned = read_report(cells["none"]), read_report(cells["label_flip"])
-    assert clean["evaluations"]["clean"] == poisoned["evaluations"]["twin_clean"]
-    assert clean["drops"]["poisoning"]["combined"] == 0
+    assert clean.evaluations["clean"] == poisoned.evaluations["twin_clean"]
+    assert clean.drops.poisoning.combined == 0

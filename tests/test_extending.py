@@ -46,7 +46,7 @@ def test_the_documented_strategy_and_contamination_work(tmp_path: Path) -> None:
         command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert read_report(tmp_path / "out")["strategy"] == "averaged+clipped_mean"
+    assert read_report(tmp_path / "out").strategy == "averaged+clipped_mean"
     sources = [name for name, _ in files if name.endswith(".py")]
     lint = [
         sys.executable,

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 
-def detection_scores(clients: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
-    """How well the influence given to clients tells the poisoned ones, in percent.
+class WeightedClient(Protocol):
+    """What the detection reads of a client: its kind, its number of training images and its
+    influence in [0, 1]."""
 
-    `clients`: the report's items; of each, `kind`, `num_examples` and `weight` (influence in [0,
-    1]) are read. A client counts as flagged when its weight is below half of min(1/N, n_i / sum n):
-    less than half of what both an equal share and a share by size would give, so that neither small
-    nor large honest clients look suspicious under size-weighted or clipped rules. precision: share
-    of the flagged that are poisoned (None: nobody flagged); recall: share of the poisoned that are
-    flagged. None where no client is poisoned.
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def num_examples(self) -> int: ...
+
+    @property
+    def weight(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionScores:
+    """In percent. precision: share of the flagged clients that are poisoned, None where nobody was
+    flagged; recall: share of the poisoned clients that are flagged."""
+
+    precision: float | None
+    recall: float
+
+
+def detection_scores(clients: Sequence[WeightedClient]) -> DetectionScores | None:
+    """How well the influence given to clients tells the poisoned ones.
+
+    A client counts as flagged when its weight is below half of min(1/N, n_i / sum n): less than
+    half of what both an equal share and a share by size would give, so that neither small nor large
+    honest clients look suspicious under size-weighted or clipped rules.
+
+    Args:
+        clients: all clients of the run.
+
+    Returns:
+        The scores; None where no client is poisoned.
     """
-    poisoned = [client["kind"] == "poisoned" for client in clients]
+    poisoned = [client.kind == "poisoned" for client in clients]
     if not any(poisoned):
         return None
-    total = sum(client["num_examples"] for client in clients)
-    fair = [min(1 / len(clients), client["num_examples"] / total) for client in clients]
-    flagged = [client["weight"] < share / 2 for client, share in zip(clients, fair, strict=True)]
+    total = sum(client.num_examples for client in clients)
+    fair = [min(1 / len(clients), client.num_examples / total) for client in clients]
+    flagged = [client.weight < share / 2 for client, share in zip(clients, fair, strict=True)]
     hits = sum(bad and caught for bad, caught in zip(poisoned, flagged, strict=True))
-    return {
-        "precision": 100 * hits / sum(flagged) if any(flagged) else None,
-        "recall": 100 * hits / sum(poisoned),
-    }
+    return DetectionScores(
+        100 * hits / sum(flagged) if any(flagged) else None, 100 * hits / sum(poisoned)
+    )

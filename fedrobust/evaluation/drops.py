@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +20,6 @@ from fedrobust.evaluation.metrics import Counts, classification_metrics, hit_tab
 from fedrobust.evaluation.statistics import Interval, percentiles
 
 METRICS = ("accuracy", "f1", "precision")
-UNSTABLE_BELOW = 5.0
 _CELLS = 1 << 22  # resampling counts held at once: 16 MB, whatever the number of draws
 
 
@@ -35,26 +33,6 @@ class Drop:
     combined: float | None
     ci95: Interval | None = None
     skipped: tuple[str, ...] = ()
-
-    @property
-    def unstable(self) -> tuple[str, ...]:
-        """Metrics whose normal value is below 5 %: a ratio to so small a number says little; show
-        it with a warning."""
-        normals = {name: row["normal"] for name, row in self.per_metric.items()}
-        return tuple(
-            name
-            for name, normal in normals.items()
-            if normal is not None and 0 < normal < UNSTABLE_BELOW
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """The entry of report.json."""
-        return {
-            "per_metric": {name: dict(row) for name, row in self.per_metric.items()},
-            "combined": self.combined,
-            "ci95": None if self.ci95 is None else list(self.ci95),
-            "skipped": list(self.skipped),
-        }
 
 
 def relative_drop(normal: float | None, attack: float | None) -> float | None:

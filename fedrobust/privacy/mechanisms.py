@@ -92,27 +92,6 @@ class Privacy:
         """Epsilon of a hospital after so many replies; None where there is no guarantee."""
         return epsilon(self.noise_multiplier, releases, self.delta) if self.noisy else None
 
-    def facts(self, releases: int) -> dict[str, Any] | None:
-        """What the report says; None where nothing is done."""
-        if self.clip is None:
-            return None
-        spent = (
-            {
-                "delta": self.delta,
-                "epsilon_per_reply": self.spent(1),
-                "epsilon": self.spent(releases),
-            }
-            if self.noisy
-            else {}
-        )
-        return {
-            "name": self.name,
-            "clip": self.clip,
-            "noise_multiplier": self.noise_multiplier,
-            "replies": releases,
-            **spent,
-        }
-
 
 def none() -> Privacy:
     """Updates leave as they are."""

@@ -5,23 +5,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from fedrobust.evaluation.drops import (
-    Drop,
     combined_draws,
     combined_drop,
     resampled_metrics,
 )
 from fedrobust.evaluation.evasion import AttackResult, AttackResults
-from fedrobust.evaluation.metrics import Metrics, classification_metrics
+from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.evaluation.settings import OBLIVIOUS
-from fedrobust.evaluation.statistics import percentiles
+from fedrobust.evaluation.statistics import Interval, percentiles
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.reporting.report import (
+    AttackedModel,
+    AttackOutcome,
+    ClientAttackOutcome,
+    ClientEvasion,
+    ConditionDrop,
+    ConditionMetrics,
+    EvasionSection,
+    FusedModel,
+    RecoveredShare,
+)
 from fedrobust.types import NO_PURIFIER
 
 NONE = NO_PURIFIER.name
@@ -33,41 +42,49 @@ def evasion_section(
     whole: AttackResults,
     members: Mapping[int, AttackResults],
     fusion: tuple[int, AttackResults | None] = (0, None),
-) -> dict[str, Any]:
-    """The section. rows: the test images (of the data set) on which the global model was attacked;
-    whole: the attempts on it; members: those on the clients' own models, on their own test images;
-    fusion: how many of these were fused, and the attempts on the model that came of it, on the same
-    images as the global one."""
+) -> EvasionSection:
+    """The section.
+
+    Args:
+        experiment: what was run.
+        rows: the test images (of the data set) on which the global model was attacked.
+        whole: the attempts on it.
+        members: those on the clients' own models, on their own test images, by client.
+        fusion: how many of these were fused, and the attempts on the model that came of it, on the
+            same images as the global one.
+    """
     number, together = fusion
-    return {
-        "attack": experiment.evasion.name,
-        "purifier": experiment.purifier.name,
-        "images": len(rows),
-        **_entries(experiment, rows, whole),
-        "clients": [_member(experiment, client, one) for client, one in sorted(members.items())],
-        **(
-            {}
-            if together is None
-            else {"fusion": {"members": number, **_entries(experiment, rows, together)}}
-        ),
-    }
-
-
-def _entries(experiment: Experiment, rows: Tensor, whole: AttackResults) -> dict[str, Any]:
-    """The entries on one model that was attacked on test images."""
-    scorer, purified = (
-        _EvasionScorer(experiment, experiment.dataset.groups[rows], whole),
-        experiment.purifier.name,
+    fused = None
+    if together is not None:
+        fused = FusedModel(members=number, **dict(_attacked_model(experiment, rows, together)))
+    return EvasionSection(
+        attack=experiment.evasion.name,
+        purifier=experiment.purifier.name,
+        images=len(rows),
+        clients=tuple(_member(experiment, client, one) for client, one in sorted(members.items())),
+        fusion=fused,
+        **dict(_attacked_model(experiment, rows, whole)),
     )
-    return {
-        "clean": {
-            name: classification_metrics(part, whole.labels) for name, part in whole.clean.items()
-        },
-        "purifier_drop": scorer.drop(whole.clean[purified]).as_dict()
-        if purified in whole.clean and purified != NONE
-        else None,
-        "attacks": [scorer.entry(one) for one in whole.made],
-    }
+
+
+def _attacked_model(experiment: Experiment, rows: Tensor, whole: AttackResults) -> AttackedModel:
+    """One model that was attacked on test images."""
+    scorer = _EvasionScorer(experiment, experiment.dataset.groups[rows], whole)
+    purified = experiment.purifier.name
+    behind = purified in whole.clean and purified != NONE
+    return AttackedModel(
+        clean=_clean_metrics(whole),
+        purifier_drop=scorer.drop(whole.clean[purified]) if behind else None,
+        attacks=tuple(scorer.outcome(one) for one in whole.made),
+    )
+
+
+def _clean_metrics(found: AttackResults) -> dict[str, ConditionMetrics]:
+    return {name: _metrics(part, found.labels) for name, part in found.clean.items()}
+
+
+def _metrics(probabilities_NK: Tensor, labels_N: Tensor) -> ConditionMetrics:
+    return ConditionMetrics.model_validate(classification_metrics(probabilities_NK, labels_N))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,38 +96,33 @@ class _EvasionScorer:
     groups_N: Tensor
     whole: AttackResults
 
-    def drop(self, seen_NK: Tensor) -> Drop:
+    def drop(self, seen_NK: Tensor) -> ConditionDrop:
         """From the clean images as they are to what the model says in this condition."""
         labels_N, clean_NK = self.whole.labels, self.whole.clean[NONE]
         drop = combined_drop(
             classification_metrics(clean_NK, labels_N), classification_metrics(seen_NK, labels_N)
         )
-        if self.experiment.evaluation.bootstrap_samples == 0:
-            return drop
-        normal, attack = self._resampled(clean_NK, seen_NK)
-        return Drop(
-            drop.per_metric,
-            drop.combined,
-            percentiles(combined_draws(normal, attack)),
-            drop.skipped,
-        )
+        if self.experiment.evaluation.bootstrap_samples:
+            normal, attack = self._resampled(clean_NK, seen_NK)
+            drop = replace(drop, ci95=percentiles(combined_draws(normal, attack)))
+        return ConditionDrop.model_validate(drop)
 
-    def entry(self, attempt: AttackResult) -> dict[str, Any]:
-        metrics = classification_metrics(attempt.probabilities, self.whole.labels)
-        bare = self._bare(attempt)
-        return {
-            "threat_model": attempt.threat_model,
-            "eps_255": attempt.eps_255,
-            "purifier": attempt.purifier,
-            "linf": attempt.linf,
-            "l2": attempt.l2,
-            "metrics": metrics,
-            "balanced_ci95": self._balanced_interval(attempt.probabilities),
-            "drop": self.drop(attempt.probabilities).as_dict(),
-            "recovered": None
-            if attempt.purifier == NONE
-            else self._recovered(attempt.probabilities, bare),
-        }
+    def outcome(self, attempt: AttackResult) -> AttackOutcome:
+        """What an attack made of the model."""
+        seen_NK, recovered = attempt.probabilities, None
+        if attempt.purifier != NONE:
+            recovered = self._recovered(seen_NK, self._bare(attempt))
+        return AttackOutcome(
+            threat_model=attempt.threat_model,
+            eps_255=attempt.eps_255,
+            purifier=attempt.purifier,
+            linf=attempt.linf,
+            l2=attempt.l2,
+            metrics=_metrics(seen_NK, self.whole.labels),
+            balanced_ci95=self._balanced_interval(seen_NK),
+            drop=self.drop(seen_NK),
+            recovered=recovered,
+        )
 
     def _bare(self, attempt: AttackResult) -> Tensor:
         """The undefended model's answers (N, K) to the oblivious attack with the same bound."""
@@ -122,7 +134,7 @@ class _EvasionScorer:
         )
         return next(same).probabilities
 
-    def _recovered(self, seen_NK: Tensor, bare_NK: Tensor) -> dict[str, Any]:
+    def _recovered(self, seen_NK: Tensor, bare_NK: Tensor) -> RecoveredShare:
         """Of the balanced accuracy that the attack takes from the undefended model, the share in
         percent that is there with the purifier; None where the attack takes nothing."""
         labels_N = self.whole.labels
@@ -139,17 +151,13 @@ class _EvasionScorer:
         if self.experiment.evaluation.bootstrap_samples and math.isfinite(share):
             draws = self._resampled(self.whole.clean[NONE], bare_NK, seen_NK)
             interval = percentiles(_share(*(one["balanced_accuracy"] for one in draws)))
-        return {
-            "percent": share if math.isfinite(share) else None,
-            "ci95": None if interval is None else list(interval),
-        }
+        return RecoveredShare(percent=share if math.isfinite(share) else None, ci95=interval)
 
-    def _balanced_interval(self, seen_NK: Tensor) -> list[float] | None:
+    def _balanced_interval(self, seen_NK: Tensor) -> Interval | None:
         if self.experiment.evaluation.bootstrap_samples == 0:
             return None
         [draws] = self._resampled(seen_NK)
-        interval = percentiles(draws["balanced_accuracy"])
-        return None if interval is None else list(interval)
+        return percentiles(draws["balanced_accuracy"])
 
     def _resampled(self, *conditions_NK: Tensor) -> list[dict[str, Tensor]]:
         """Of each condition all draws, the same in every call: everything is paired by images."""
@@ -166,24 +174,24 @@ def _share(clean: Tensor, bare: Tensor, seen: Tensor) -> Tensor:
     return torch.where(lost > 0, 100 * (seen - bare) / lost, math.nan)
 
 
-def _member(experiment: Experiment, client: int, own: AttackResults) -> dict[str, Any]:
-    clean: dict[str, Metrics] = {
-        name: classification_metrics(part, own.labels) for name, part in own.clean.items()
-    }
-    return {
-        "id": client,
-        "kind": experiment.roles[client],
-        "clean": clean,
-        "attacks": [_short(one, own.labels, clean[NONE]) for one in own.made],
-    }
+def _member(experiment: Experiment, client: int, own: AttackResults) -> ClientEvasion:
+    clean = _clean_metrics(own)
+    return ClientEvasion(
+        id=client,
+        kind=experiment.roles[client],
+        clean=clean,
+        attacks=tuple(_client_outcome(one, own.labels, clean[NONE]) for one in own.made),
+    )
 
 
-def _short(attempt: AttackResult, labels_N: Tensor, clean: Metrics) -> dict[str, Any]:
-    metrics = classification_metrics(attempt.probabilities, labels_N)
-    return {
-        "threat_model": attempt.threat_model,
-        "eps_255": attempt.eps_255,
-        "purifier": attempt.purifier,
-        "metrics": metrics,
-        "combined_drop": combined_drop(clean, metrics).combined,
-    }
+def _client_outcome(
+    attempt: AttackResult, labels_N: Tensor, clean: ConditionMetrics
+) -> ClientAttackOutcome:
+    metrics = _metrics(attempt.probabilities, labels_N)
+    return ClientAttackOutcome(
+        threat_model=attempt.threat_model,
+        eps_255=attempt.eps_255,
+        purifier=attempt.purifier,
+        metrics=metrics,
+        combined_drop=combined_drop(clean.values, metrics.values).combined,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from fedrobust.reporting.plots.drops import plot_drops
 from fedrobust.reporting.plots.partition import plot_partition
 from fedrobust.reporting.plots.samples import plot_samples
 from fedrobust.reporting.records import TWIN
+from fedrobust.reporting.report import Report
 from fedrobust.seeding import generator
 from fedrobust.types import RoundRecord, Samples
 from fedrobust.utils.images import as_bytes
@@ -72,7 +72,7 @@ def _few(clean: Samples, contaminated: Samples) -> tuple[Samples, Samples]:
 
 def draw_results(
     experiment: Experiment,
-    report: Mapping[str, Any],
+    report: Report,
     test: Mapping[str, Tensor],
     rounds: Mapping[str, Sequence[RoundRecord]],
     folder: Path,
@@ -81,7 +81,7 @@ def draw_results(
     evaluation name; rounds: by run."""
     plot_validation(rounds["run"], rounds[TWIN], folder / "curves.png")
     plot_influence(rounds["run"], list(experiment.roles), folder / "influence.png")
-    plot_drops(report["drops"], folder / "drops.png")
+    plot_drops(report.drops, folder / "drops.png")
     labels = experiment.dataset.labels[experiment.test_rows()]
     tables = {name: _confusion(labels, part) for name, part in test.items()}
     plot_confusion(

@@ -12,6 +12,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedrobust.reporting import text
+from fedrobust.reporting.report import Report, round_measured
 from fedrobust.types import RoundRecord
 from fedrobust.utils.files import write_text
 
@@ -33,7 +34,7 @@ PICTURES: Final[dict[str, str]] = {
 
 def write_html(
     folder: Path,
-    report: Mapping[str, Any],
+    report: Report,
     manifest: Mapping[str, Any],
     rounds: Mapping[str, Sequence[RoundRecord]],
     uses: Mapping[str, int] | None = None,
@@ -42,7 +43,7 @@ def write_html(
 
     Args:
         folder: the output folder.
-        report: the validated report.
+        report: of the run.
         manifest: what manifest.json holds.
         rounds: by run ("run", "clean twin"), oldest first.
         uses: extra information that the strategy had on the server, with its number of images,
@@ -56,7 +57,7 @@ def write_html(
 
 
 def render(
-    report: Mapping[str, Any],
+    report: Report,
     manifest: Mapping[str, Any],
     rounds: Mapping[str, Sequence[RoundRecord]],
     images: list[dict[str, str]],
@@ -83,6 +84,7 @@ def render(
         manifest=manifest,
         rounds=lines,
         failures=[(run, record, one) for run, record in lines for one in record.failures],
+        timing={stage: round_measured(spent) for stage, spent in report.timing.items()},
         images=images,
         uses=uses,
         wording=text,

@@ -4,7 +4,7 @@ functions, nothing is run here."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,20 @@ from fedrobust.evaluation.drops import (
 )
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.evaluation.statistics import Interval, number_or_nan, percentiles
-from fedrobust.experiment.experiment import CONDITIONS, KINDS, Experiment
+from fedrobust.experiment.experiment import KINDS, Experiment
+from fedrobust.reporting.report import (
+    ClientResult,
+    ClientsDrop,
+    ConditionDrop,
+    ConditionMetrics,
+    DetectionSection,
+    DropsSection,
+    EvaluationMetrics,
+    KindDrop,
+    PredictionResults,
+    PurifiedMetrics,
+    SanitisingSection,
+)
 from fedrobust.types import RoundRecord
 
 Scored = tuple[Tensor, Tensor]  # probabilities (n, K), labels (n,)
@@ -40,31 +53,38 @@ class RunPredictions:
 
 def assemble_results(
     experiment: Experiment, scores: RunPredictions, records: Sequence[RoundRecord]
-) -> dict[str, Any]:
-    """The report's entries that follow from predictions: evaluations, drops, clients,
-    attack_success_rate, detection, and sanitising where hospitals left images out."""
+) -> PredictionResults:
+    """The report's entries that follow from predictions.
+
+    Args:
+        experiment: what was run.
+        scores: what the models predicted.
+        records: the run's rounds.
+    """
     rows = experiment.test_rows()
     labels = experiment.dataset.labels[rows]
     clients = client_results(experiment, scores.clients, records)
+    found = detection_scores(clients)
     left_out = pool_detections(records, experiment.sanitiser.warmup)
-    return {
-        "evaluations": {
-            name: classification_metrics(part, labels) for name, part in scores.test.items()
+    return PredictionResults(
+        evaluations={
+            name: EvaluationMetrics.model_validate(classification_metrics(part, labels))
+            for name, part in scores.test.items()
         },
-        "drops": {
+        drops=DropsSection(
             **_test_drops(experiment, scores.test, labels, rows),
-            "clients": clients_drop(experiment, clients),
-        },
-        "clients": clients,
-        "attack_success_rate": _success(experiment, scores.triggered),
-        "detection": detection_scores(clients),
-        **({} if left_out is None else {"sanitising": left_out.as_dict()}),
-    }
+            clients=clients_drop(experiment, clients),
+        ),
+        clients=clients,
+        attack_success_rate=_success(experiment, scores.triggered),
+        detection=None if found is None else DetectionSection.model_validate(found),
+        sanitising=None if left_out is None else SanitisingSection.model_validate(left_out),
+    )
 
 
 def _test_drops(
     experiment: Experiment, test: Mapping[str, Tensor], labels: Tensor, rows: Tensor
-) -> dict[str, Any]:
+) -> dict[str, ConditionDrop]:
     pairs = {"corruption": ("clean", "corrupted")}
     if "twin_clean" in test:
         pairs |= {"poisoning": ("twin_clean", "clean"), "total": ("twin_clean", "corrupted")}
@@ -74,7 +94,9 @@ def _test_drops(
         "draws": experiment.evaluation.bootstrap_samples,
     }
     return {
-        name: measure_drop(labels, test[normal], test[attack], groups, **options).as_dict()
+        name: ConditionDrop.model_validate(
+            measure_drop(labels, test[normal], test[attack], groups, **options)
+        )
         for name, (normal, attack) in sorted(pairs.items())
     }
 
@@ -83,7 +105,7 @@ def client_results(
     experiment: Experiment,
     scores: Mapping[int, Mapping[str, Scored]],
     records: Sequence[RoundRecord],
-) -> list[dict[str, Any]]:
+) -> tuple[ClientResult, ...]:
     """A row per client: the global model on its own test shard, clean and under its contamination.
     Where the evaluation did not arrive (server.max_failures) all metrics are undefined, n is 0."""
     rounds = [record for record in records if record.number > 0]
@@ -93,86 +115,90 @@ def client_results(
             weights[one.client] += one.weight / len(rounds)
     nothing = torch.zeros(0, experiment.num_classes), torch.zeros(0, dtype=torch.int64)
     absent = {"clean": nothing, "contaminated": nothing}
-    return [
+    return tuple(
         _client_result(experiment, client, scores.get(client, absent), weight)
         for client, weight in weights.items()
-    ]
+    )
 
 
 def _client_result(
     experiment: Experiment, client: int, scored: Mapping[str, Scored], weight: float
-) -> dict[str, Any]:
-    clean, contaminated = (
-        classification_metrics(*scored["clean"]),
-        classification_metrics(*scored["contaminated"]),
+) -> ClientResult:
+    metrics = {
+        name: ConditionMetrics.model_validate(classification_metrics(*part))
+        for name, part in scored.items()
+    }
+    clean, contaminated = metrics["clean"], metrics["contaminated"]
+    purified = None
+    if "purified_clean" in metrics:
+        purified = PurifiedMetrics(
+            clean=metrics["purified_clean"], contaminated=metrics["purified_contaminated"]
+        )
+    return ClientResult(
+        id=client,
+        site=experiment.sites[client] if experiment.sites else None,
+        kind=experiment.roles[client],
+        num_examples=experiment.num_examples(client),
+        clean=clean,
+        contaminated=contaminated,
+        purified=purified,
+        combined_drop=combined_drop(clean.values, contaminated.values).combined,
+        weight=min(weight, 1.0),
     )
-    purified = {
-        name: classification_metrics(*scored[f"purified_{name}"])
-        for name in CONDITIONS
-        if f"purified_{name}" in scored
-    }
-    return {
-        "id": client,
-        **({"site": experiment.sites[client]} if experiment.sites else {}),
-        "kind": experiment.roles[client],
-        "num_examples": experiment.num_examples(client),
-        "clean": clean,
-        "contaminated": contaminated,
-        **({"purified": purified} if purified else {}),
-        "combined_drop": combined_drop(clean, contaminated).combined,
-        "weight": min(weight, 1.0),
-    }
 
 
-def clients_drop(experiment: Experiment, clients: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def clients_drop(experiment: Experiment, clients: Sequence[ClientResult]) -> ClientsDrop:
     """The drop of the metrics' means over clients (every client counts alike), for all and by kind.
 
     The interval resamples clients, since they are what is averaged; None for fewer than two.
     """
-    drop = combined_drop(_mean(clients, "clean"), _mean(clients, "contaminated"))
+    drop = _drop_of_means(clients)
     by_kind = {}
     for kind in KINDS:
-        of_kind = [client for client in clients if client["kind"] == kind and client["clean"]["n"]]
+        of_kind = [client for client in clients if client.kind == kind and client.clean.n]
         if of_kind:
-            combined = combined_drop(
-                _mean(of_kind, "clean"), _mean(of_kind, "contaminated")
-            ).combined
-            by_kind[kind] = {"combined": combined, "num_clients": len(of_kind)}
+            combined = _drop_of_means(of_kind).combined
+            by_kind[kind] = KindDrop(combined=combined, num_clients=len(of_kind))
     interval = clients_interval(
         clients,
         experiment.evaluation.bootstrap_samples,
         experiment.generator("bootstrap", "clients"),
     )
-    return {
-        **Drop(drop.per_metric, drop.combined, interval, drop.skipped).as_dict(),
-        "by_kind": by_kind,
-    }
+    return ClientsDrop(
+        **dict(ConditionDrop.model_validate(replace(drop, ci95=interval))), by_kind=by_kind
+    )
 
 
-def _mean(clients: Sequence[Mapping[str, Any]], condition: str) -> dict[str, float | None]:
+def _drop_of_means(clients: Sequence[ClientResult]) -> Drop:
+    return combined_drop(
+        _mean([client.clean for client in clients]),
+        _mean([client.contaminated for client in clients]),
+    )
+
+
+def _mean(found: Sequence[ConditionMetrics]) -> dict[str, float | None]:
     """Mean of each metric over the clients where it is defined."""
     out: dict[str, float | None] = {}
     for metric in METRICS:
-        values = [
-            client[condition][metric] for client in clients if client[condition][metric] is not None
-        ]
-        out[metric] = sum(values) / len(values) if values else None
+        values = [one.values[metric] for one in found]
+        known = [value for value in values if value is not None]
+        out[metric] = sum(known) / len(known) if known else None
     return out
 
 
 def clients_interval(
-    clients: Sequence[Mapping[str, Any]], draws: int, generator: torch.Generator
+    clients: Sequence[ClientResult], draws: int, generator: torch.Generator
 ) -> Interval | None:
     """95 % percentile interval of the clients' combined drop over resampled clients (paired: a
     client keeps both conditions), those without an evaluation left out."""
-    clients = [client for client in clients if client["clean"]["n"]]
+    clients = [client for client in clients if client.clean.n]
     if len(clients) < 2 or draws == 0:
         return None
     values_NSM = torch.tensor(
         [
             [
-                [number_or_nan(client[side][metric]) for metric in METRICS]
-                for side in ("clean", "contaminated")
+                [number_or_nan(side.values[metric]) for metric in METRICS]
+                for side in (client.clean, client.contaminated)
             ]
             for client in clients
         ],

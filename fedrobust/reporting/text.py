@@ -4,10 +4,26 @@ drops, values as text."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-# the same as in drops.py, which is slow to import; a test compares them
-UNSTABLE_BELOW: Final = 5.0
+from fedrobust.reporting.report import (
+    KIND_NAMES,
+    AttackedModel,
+    ClientAttackOutcome,
+    ClientEvasion,
+    ClientResult,
+    ConditionDrop,
+    ConditionMetrics,
+    DropsSection,
+    EvasionSection,
+    FusedModel,
+    PrivacySection,
+    Report,
+    SanitisingSection,
+)
+
+UNSTABLE_BELOW: Final = 5.0  # percent; a ratio to a normal value below it says little
+COMBINED: Final = "Combined"
 
 METRIC_NAMES: Final[dict[str, str]] = {
     "accuracy": "Accuracy",
@@ -61,6 +77,19 @@ DROP_MEANINGS: Final[dict[str, str]] = {
     ),
 }
 
+EVALUATION_COLUMNS: Final = ("Model on", *METRIC_NAMES.values(), "Images")
+DROP_COLUMNS: Final = ("Drop", "Metric", "normal → attack", "drop", "95 % interval")
+# short, and where there is room
+CLIENT_COLUMNS: Final[dict[str, str]] = {
+    "Client": "Client",
+    "Kind": "Kind",
+    "Images": "Images",
+    "Influence": "Influence",
+    "clean": "Balanced, clean",
+    "contaminated": "Balanced, contaminated",
+    COMBINED: "Combined drop",
+}
+
 THREAT_MEANINGS: Final[dict[str, str]] = {
     "oblivious": "the attacker knows the model, but of no purifier",
     "bpda_eot": (
@@ -82,9 +111,9 @@ EVASION_COLUMNS: Final = (
     "recovered",
 )
 EVASION_MEANING: Final = (
-    "eps: largest change of a value in 255ths of the range; Combined: drop from the images as they "
-    "are; recovered: of the balanced accuracy that the oblivious attack takes from the undefended "
-    "model, the share that the purifier gives back"
+    "eps: largest change of a value in 255ths of the range; Combined: drop from the images as "
+    "they are; recovered: of the balanced accuracy that the oblivious attack takes from the "
+    "undefended model, the share that the purifier gives back"
 )
 MOST_BOUNDS: Final = 5  # columns of the clients' table
 
@@ -127,44 +156,42 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def count_kinds(report: Mapping[str, Any]) -> dict[str, int]:
+def count_kinds(report: Report) -> dict[str, int]:
     """Number of clients of each kind."""
-    kinds = [client["kind"] for client in report["clients"]]
-    return {kind: kinds.count(kind) for kind in ("clean", "noisy", "poisoned")}
+    kinds = [client.kind for client in report.clients]
+    return {kind: kinds.count(kind) for kind in KIND_NAMES}
 
 
-def headline(report: Mapping[str, Any]) -> str:
+def headline(report: Report) -> str:
     """One line that says what was run."""
-    kinds, total, rounds = count_kinds(report), report["num_clients"], report["rounds"]
+    kinds, total, rounds = count_kinds(report), report.num_clients, report.rounds
     return (
-        f"{report['strategy']} · {total} hospital{'s' * (total != 1)} "
+        f"{report.strategy} · {total} hospital{'s' * (total != 1)} "
         f"({kinds['poisoned']} poisoned, {kinds['noisy']} noisy)"
-        f" · {rounds} round{'s' * (rounds != 1)} · seed {report['seed']}"
+        f" · {rounds} round{'s' * (rounds != 1)} · seed {report.seed}"
     )
 
 
-def privacy_text(privacy: Mapping[str, Any] | None) -> str:
+def privacy_text(privacy: PrivacySection | None) -> str:
     """What hospitals did to their updates and what it promises; empty where that is nothing."""
-    if not privacy:
+    if privacy is None:
         return ""
-    text = f"privacy={privacy['name']}: updates no longer than {privacy['clip']:g}"
-    if "threshold" in privacy:
-        opened = (
-            f"of at least {privacy['threshold']} of {privacy['participants']} hospitals a round"
-        )
+    text = f"privacy={privacy.name}: updates no longer than {privacy.clip:g}"
+    if privacy.threshold is not None:
+        opened = f"of at least {privacy.threshold} of {privacy.participants} hospitals a round"
         return (
             f"{text}, of which the server saw only sums, {opened}; left out or "
-            f"lost: {privacy['dropped']}"
+            f"lost: {privacy.dropped}"
         )
-    if "epsilon" not in privacy:
+    if privacy.epsilon is None:
         return f"{text}, no noise, no guarantee"
     spent = (
-        f"epsilon {privacy['epsilon']:.3g} after {privacy['replies']} replies, "
-        f"{privacy['epsilon_per_reply']:.3g} for one"
+        f"epsilon {privacy.epsilon:.3g} after {privacy.replies} replies, "
+        f"{privacy.epsilon_per_reply:.3g} for one"
     )
     return (
-        f"{text}, noise {privacy['noise_multiplier']:g} x 2 x that; {spent}, at "
-        f"delta {privacy['delta']:g}"
+        f"{text}, noise {privacy.noise_multiplier:g} x 2 x that; {spent}, at "
+        f"delta {privacy.delta:g}"
     )
 
 
@@ -185,108 +212,176 @@ def format_interval(ci95: Sequence[float] | None) -> str:
     return "-" if ci95 is None else f"{format_number(ci95[0])} to {format_number(ci95[1])}"
 
 
-def order_drops(drops: Mapping[str, Any]) -> list[str]:
-    """The names of the drops that a report has, in the order in which people read them."""
-    return [name for name in DROP_MEANINGS if name in drops]
+def drop_rows(drops: DropsSection) -> list[tuple[str, ...]]:
+    """Rows under DROP_COLUMNS: of each drop every metric, then COMBINED with its interval."""
+    rows: list[tuple[str, ...]] = []
+    for name, drop in drops.present.items():
+        for place, (metric, one) in enumerate(drop.per_metric.items()):
+            change = f"{format_number(one.normal)} → {format_number(one.attack)}"
+            rows.append(
+                ("" if place else name, metric_label(metric), change, drop_text(one.drop), "")
+            )
+        rows.append(("", COMBINED, "", drop_text(drop.combined), format_interval(drop.ci95)))
+    return rows
 
 
-def drop_notes(drops: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def drop_notes(drops: DropsSection) -> list[str]:
     """Metrics that were left out or say little, and the clients' drop by kind."""
     notes = [
-        f"{name}: left out of Combined: {', '.join(map(metric_label, drops[name]['skipped']))}"
-        for name in drops
-        if drops[name]["skipped"]
+        f"{name}: left out of Combined: {', '.join(map(metric_label, drop.skipped))}"
+        for name, drop in drops.present.items()
+        if drop.skipped
     ]
-    shaky = {name: ", ".join(unstable(drops[name]["per_metric"])) for name in order_drops(drops)}
+    shaky = {name: ", ".join(unstable_metrics(drop)) for name, drop in drops.present.items()}
     notes += [
         f"{name}: unstable, a ratio to less than {UNSTABLE_BELOW:.0f}: {metrics}"
         for name, metrics in shaky.items()
         if metrics
     ]
-    kinds = drops["clients"]["by_kind"].items()
-    return [
-        *notes,
-        "clients by kind: "
-        + ", ".join(
-            f"{kind} {format_number(one['combined'])} ({one['num_clients']})" for kind, one in kinds
-        ),
-    ]
+    kinds = ", ".join(
+        f"{kind} {format_number(one.combined)} ({one.num_clients})"
+        for kind, one in drops.clients.by_kind.items()
+    )
+    return [*notes, f"clients by kind: {kinds}"]
 
 
-def unstable(per_metric: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+def unstable_metrics(drop: ConditionDrop) -> list[str]:
     """Metrics whose normal value is so small that the ratio says little."""
     return [
         metric_label(metric)
-        for metric, one in per_metric.items()
-        if 0 < (one["normal"] or 0) < UNSTABLE_BELOW
+        for metric, one in drop.per_metric.items()
+        if 0 < (one.normal or 0) < UNSTABLE_BELOW
     ]
 
 
-def evaluation_names(evaluations: Mapping[str, Any]) -> list[str]:
-    """The names of the evaluations, the well-known ones first."""
-    return [name for name in EVALUATION_MEANINGS if name in evaluations] + sorted(
-        set(evaluations) - set(EVALUATION_MEANINGS)
-    )
+def evaluation_rows(evaluations: Mapping[str, ConditionMetrics]) -> list[tuple[str, ...]]:
+    """A row an evaluation under EVALUATION_COLUMNS, the well-known ones first."""
+    names = [name for name in EVALUATION_MEANINGS if name in evaluations]
+    names += sorted(set(evaluations) - set(EVALUATION_MEANINGS))
+    return [
+        (
+            metric_label(name),
+            *(format_number(value) for value in evaluations[name].values.values()),
+            str(evaluations[name].n),
+        )
+        for name in names
+    ]
 
 
-def sanitising_text(found: Mapping[str, Any]) -> str:
+def client_rows(clients: Sequence[ClientResult]) -> list[tuple[str, ...]]:
+    """A row a client under CLIENT_COLUMNS; the second cell is its kind."""
+    return [
+        (
+            str(one.id) if one.site is None else f"{one.id} {one.site}",
+            one.kind,
+            str(one.num_examples),
+            format_number(one.weight, 3),
+            format_number(one.clean.balanced_accuracy),
+            format_number(one.contaminated.balanced_accuracy),
+            drop_text(one.combined_drop),
+        )
+        for one in clients
+    ]
+
+
+def headline_values(report: Report) -> list[tuple[str, str, str]]:
+    """(title, value, note) of each number that a reader looks for first."""
+    clean, twin = report.evaluations["clean"], report.evaluations.get("twin_clean")
+    found = [
+        (
+            "Balanced accuracy, clean",
+            format_number(clean.balanced_accuracy),
+            f"this run's model, {clean.n} test images",
+        )
+    ]
+    if twin is not None:
+        value = format_number(twin.balanced_accuracy)
+        found.append(("Balanced accuracy, clean twin", value, "nobody contaminated, same seed"))
+    for name, drop in report.drops.present.items():
+        note = f"95 % interval {format_interval(drop.ci95)}" if drop.ci95 else "no interval"
+        found.append((f"Combined drop: {name}", drop_text(drop.combined), note))
+    if report.attack_success_rate is not None:
+        rate = format_number(report.attack_success_rate)
+        found.append(("Attack success rate", rate, "backdoor"))
+    for title, part in (
+        ("Poisoned clients found", report.detection),
+        ("Altered images left out", report.sanitising),
+    ):
+        if part is not None:
+            precision = f"precision {format_number(part.precision)}"
+            found.append((title, format_number(part.recall), precision))
+    return found
+
+
+def attack_lines(report: Report) -> list[str]:
+    """Attack success rate, detection and what a sanitiser found, where they exist."""
+    lines = []
+    if report.attack_success_rate is not None:
+        lines.append(f"attack success rate: {format_number(report.attack_success_rate)}")
+    if report.detection is not None:
+        lines.append(
+            "detection of poisoned clients: precision "
+            f"{format_number(report.detection.precision)}, recall "
+            f"{format_number(report.detection.recall)}"
+        )
+    if report.sanitising is not None:
+        lines.append(sanitising_text(report.sanitising))
+    return lines
+
+
+def sanitising_text(found: SanitisingSection) -> str:
     """The report's section `sanitising` in one line, with what chance would reach."""
-    images = max(found["images"], 1)
+    images = max(found.images, 1)
     by_chance = (
-        f"by chance {format_number(100 * found['altered'] / images)} and "
-        f"{format_number(100 * found['dropped'] / images)}"
+        f"by chance {format_number(100 * found.altered / images)} and "
+        f"{format_number(100 * found.dropped / images)}"
     )
     verdict = (
-        f"precision {format_number(found['precision'])}, recall "
-        f"{format_number(found['recall'])} ({by_chance})"
+        f"precision {format_number(found.precision)}, recall "
+        f"{format_number(found.recall)} ({by_chance})"
     )
     left_out = (
-        f"{found['dropped']} of {found['images']} images, {found['found']} of "
-        f"{found['altered']} altered ones"
+        f"{found.dropped} of {found.images} images, {found.found} of {found.altered} altered ones"
     )
     return f"sanitising left out {left_out}: {verdict}"
 
 
-def evasion_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:
     """Of the report's section `evasion`, or its part `fusion`, the model's rows under
     EVASION_COLUMNS, those without an attack first."""
-    cost = section["purifier_drop"]
+    cost = None if section.purifier_drop is None else section.purifier_drop.combined
     rows: list[tuple[str, ...]] = [
         (
             "none",
             "-",
             name,
-            format_number(one["balanced_accuracy"]),
+            format_number(one.balanced_accuracy),
             "-",
-            "-" if name == "none" else drop_text(cost["combined"]),
+            "-" if name == "none" else drop_text(cost),
             "-",
         )
-        for name, one in section["clean"].items()
+        for name, one in section.clean.items()
     ]
-    for one in section["attacks"]:
-        found = "-" if one["recovered"] is None else format_number(one["recovered"]["percent"])
-        balanced = (
-            format_number(one["metrics"]["balanced_accuracy"]),
-            format_interval(one["balanced_ci95"]),
+    rows += [
+        (
+            metric_label(one.threat_model),
+            format_eps(one.eps_255),
+            one.purifier,
+            format_number(one.metrics.balanced_accuracy),
+            format_interval(one.balanced_ci95),
+            drop_text(one.drop.combined),
+            "-" if one.recovered is None else format_number(one.recovered.percent),
         )
-        rows.append(
-            (
-                metric_label(one["threat_model"]),
-                format_eps(one["eps_255"]),
-                one["purifier"],
-                *balanced,
-                drop_text(one["drop"]["combined"]),
-                found,
-            )
-        )
+        for one in section.attacks
+    ]
     return rows
 
 
-def fusion_title(section: Mapping[str, Any]) -> str:
+def fusion_title(section: EvasionSection, fused: FusedModel) -> str:
     """Of the table on the clients' models fused into one."""
     return (
-        f"Evasion: {section['attack']} on the {section['fusion']['members']} "
-        f"client models fused (MEFF), {section['images']} test images"
+        f"Evasion: {section.attack} on the {fused.members} "
+        f"client models fused (MEFF), {section.images} test images"
     )
 
 
@@ -296,9 +391,9 @@ def format_eps(eps_255: float | None) -> str:
     return "-" if eps_255 is None else f"{eps_255:g}"
 
 
-def evasion_meanings(section: Mapping[str, Any]) -> list[str]:
+def evasion_meanings(section: EvasionSection) -> list[str]:
     """What the attackers of the section know, and what its columns are."""
-    found = {one["threat_model"] for one in section["attacks"]}
+    found = {one.threat_model for one in section.attacks}
     return [
         f"{metric_label(name)}: {meaning}"
         for name, meaning in THREAT_MEANINGS.items()
@@ -306,30 +401,28 @@ def evasion_meanings(section: Mapping[str, Any]) -> list[str]:
     ] + [EVASION_MEANING]
 
 
-def member_columns(section: Mapping[str, Any]) -> tuple[str, ...]:
+def member_columns(section: EvasionSection) -> tuple[str, ...]:
     """The columns of the clients' own models: balanced accuracy by bound, without a purifier."""
     return (
         "Client",
         "Kind",
         "no attack",
-        *(f"eps {format_eps(one['eps_255'])}" for one in _bare(section["clients"][0])),
+        *(f"eps {format_eps(one.eps_255)}" for one in _bare(section.clients[0])),
     )
 
 
-def member_rows(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def member_rows(section: EvasionSection) -> list[tuple[str, ...]]:
     """A row a client under `member_columns`."""
     return [
         (
-            *(
-                str(one["id"]),
-                one["kind"],
-                format_number(one["clean"]["none"]["balanced_accuracy"]),
-            ),
-            *(format_number(attack["metrics"]["balanced_accuracy"]) for attack in _bare(one)),
+            str(one.id),
+            one.kind,
+            format_number(one.clean["none"].balanced_accuracy),
+            *(format_number(attack.metrics.balanced_accuracy) for attack in _bare(one)),
         )
-        for one in section["clients"]
+        for one in section.clients
     ]
 
 
-def _bare(client: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [one for one in client["attacks"] if one["purifier"] == "none"][:MOST_BOUNDS]
+def _bare(client: ClientEvasion) -> list[ClientAttackOutcome]:
+    return [one for one in client.attacks if one.purifier == "none"][:MOST_BOUNDS]

@@ -30,6 +30,7 @@ from fedrobust.reporting.manifest import (
     write_manifest,
 )
 from fedrobust.reporting.records import Observers, Recorder
+from fedrobust.reporting.report import Report
 from fedrobust.runtime import resume
 from fedrobust.runtime.checkpoints import FOLDER as CHECKPOINTS
 from fedrobust.runtime.checkpoints import Checkpoints
@@ -52,7 +53,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, e
 CORE_SPEED = 5e10
 
 
-def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def run_job(config: Mapping[str, Any], folder: Path) -> Report:
     """Everything of one run in an empty folder; the manifest and the pictures of the data are
     written before anything is trained.
 
@@ -64,7 +65,7 @@ def run_job(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return _run(config, factories.build_group({"engine": engine}, "engine"), folder, console)
 
 
-def resume_job(asked: Resumption) -> dict[str, Any]:
+def resume_job(asked: Resumption) -> Report:
     """Go on with the run of a folder after its last usable checkpoint, as it would have gone on by
     itself. Returns the report.
 
@@ -123,7 +124,7 @@ def _run(
     folder: Path,
     console: Console,
     manifest: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Report:
     """manifest: of the run that is taken up again."""
     experiment = build.build_experiment(config)
     if manifest is not None and manifest["data"]["digest"] != experiment.dataset.digest:
@@ -149,7 +150,7 @@ def run_into_folder(
     folder: Path,
     console: Console,
     manifest: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+) -> Report:
     """Everything of one run over a Grid, in its folder. manifest: of the run that is taken up
     again. Returns the report."""
     experiment = server.experiment

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -33,6 +32,7 @@ from fedrobust.evaluation.statistics import (
 )
 from fedrobust.experiment import build
 from fedrobust.learning.inference import embed
+from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.manifest import MANIFEST
 from fedrobust.reporting.text import format_number
 from fedrobust.runtime.server.loop import build_server_context
@@ -169,13 +169,8 @@ def detection_shares(detections: Sequence[Detection]) -> tuple[Estimate, Estimat
 def defences_table(rows: Sequence[DefenceRow], title: str) -> Table:
     """One row a defence, all shares in percent with their intervals; of several runs the images of
     all."""
-    out = Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False
-    )
-    for place, name in enumerate(
-        ("Defence", "dropped", "found", "precision (95 %)", "recall (95 %)", "AUROC")
-    ):
-        out.add_column(name, justify="right" if place else "left", no_wrap=True)
+    columns = ("Defence", "dropped", "found", "precision (95 %)", "recall (95 %)", "AUROC")
+    out = new_table(title, columns)
     for row in rows:
         precision, recall = detection_shares(row.detections)
         dropped, found = (

@@ -120,17 +120,17 @@ def test_the_weights_are_bit_equal_to_the_simulation_s(done: Done, tmp_path: Pat
     simulate(WORDS, tmp_path / "out")
     assert_same_weights(done.folder, tmp_path / "out")
     ours, theirs = read_report(done.folder), read_report(tmp_path / "out")
-    assert ours["evaluations"] == theirs["evaluations"]
-    assert [{**client, "site": ""} for client in ours["clients"]] == [
-        {**client, "site": ""} for client in theirs["clients"]
-    ]
+    assert ours.evaluations == theirs.evaluations
+    assert [client.model_copy(update={"site": None}) for client in ours.clients] == list(
+        theirs.clients
+    )
 
 
 def test_the_folder_is_that_of_a_run_with_the_sites_named_and_no_twin(done: Done) -> None:
     report = read_report(done.folder)
-    assert [client["site"] for client in report["clients"]] == ["charlie", "alpha", "bravo"]
-    assert set(report["drops"]) == {"corruption", "clients"}
-    assert report["engine"] == "flower, sites: 3"
+    assert [client.site for client in report.clients] == ["charlie", "alpha", "bravo"]
+    assert set(report.drops.present) == {"corruption", "clients"}
+    assert report.engine == "flower, sites: 3"
     for name in (
         "manifest.json",
         "report.html",
@@ -163,8 +163,9 @@ def test_secure_aggregation_ends_with_the_weights_of_the_simulation(
     simulate(words, tmp_path / "out")
     assert_same_weights(tmp_path / "run", tmp_path / "out")
     report = read_report(tmp_path / "run")
-    assert report["privacy"] == read_report(tmp_path / "out")["privacy"]
-    assert (report["privacy"]["name"], report["privacy"]["dropped"]) == ("secure_aggregation", 0)
+    assert report.privacy is not None
+    assert report.privacy == read_report(tmp_path / "out").privacy
+    assert (report.privacy.name, report.privacy.dropped) == ("secure_aggregation", 0)
 
 
 def test_a_run_that_fails_ends_with_its_reason_and_an_exit_code(

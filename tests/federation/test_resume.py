@@ -78,8 +78,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> N
     serve(nodes(tmp_path, lambda _: None), resume=str(cut))
     one, other = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert read_report(cut)["evaluations"] == read_report(whole)["evaluations"]
-    assert [client["site"] for client in read_report(cut)["clients"]] == ["a", "b", "c"]
+    assert read_report(cut).evaluations == read_report(whole).evaluations
+    assert [client.site for client in read_report(cut).clients] == ["a", "b", "c"]
     with pytest.raises(ConfigError, match="this run is finished"):
         serve(nodes(tmp_path, lambda _: None), resume=str(cut))
 

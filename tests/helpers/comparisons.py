@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,25 @@ def result(folder: Path, one: Cell, scores: dict[str, torch.Tensor]) -> Result:
     report["evaluations"] = {
         name: classification_metrics(part, LABELS) for name, part in scores.items()
     }
+    report["evaluations"]["twin_corrupted"] = report["evaluations"]["twin_clean"]
     for name, (normal, attack) in {
         "poisoning": ("twin_clean", "clean"),
         "total": ("twin_clean", "corrupted"),
     }.items():
-        report["drops"][name] = combined_drop(
-            report["evaluations"][normal], report["evaluations"][attack]
-        ).as_dict()
+        report["drops"][name] = asdict(
+            combined_drop(report["evaluations"][normal], report["evaluations"][attack])
+        )
     report |= {"seed": one.seed, "strategy": one.strategy}
     cost = {"seconds": 10.0, "peak_memory": 5e8, "peak_gpu_memory": None}
-    return Result(one, place, report, reports.rounds(10, one.poisoned, 0), cost, "program", 1000)
+    return Result(
+        one,
+        place,
+        reports.typed(report),
+        reports.rounds(10, one.poisoned, 0),
+        cost,
+        "program",
+        1000,
+    )
 
 
 def scores(right: float, *purpose: Any, grades: bool = False) -> dict[str, torch.Tensor]:

@@ -3,11 +3,15 @@ results."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from fedrobust.evaluation.detection import detection_scores
+from fedrobust.reporting.report import Report, parse_report, report_text
 from fedrobust.seeding import generator
 from fedrobust.types import ClientRecord, RoundRecord
 
@@ -75,6 +79,31 @@ def clients(number: int, poisoned: int, noisy: int) -> list[dict[str, Any]]:
     return out
 
 
+def detection(people: list[dict[str, Any]]) -> dict[str, float | None] | None:
+    found = detection_scores([SimpleNamespace(**one) for one in people])
+    return None if found is None else asdict(found)
+
+
+def typed(document: dict[str, Any]) -> Report:
+    """The report that a JSON document holds."""
+    return parse_report(json.dumps(document))
+
+
+def plain(made: Report) -> dict[str, Any]:
+    """The JSON document of a report."""
+    document: dict[str, Any] = json.loads(report_text(made))
+    return document
+
+
+def rounded(value: Any) -> Any:
+    """A document whose numbers are all rounded to the 4 decimals of a percentage."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def report(
     number: int = 10, poisoned: int = 3, noisy: int = 1, twin: bool = True
 ) -> dict[str, Any]:
@@ -113,7 +142,7 @@ def report(
         "drops": drops,
         "clients": people,
         "attack_success_rate": 11.3 if poisoned else None,
-        "detection": detection_scores(people),
+        "detection": detection(people),
         "timing": {"data": 3.2, "train": 261.4, "aggregate": 20.5, "evaluate": 18.0},
         "engine": "inline",
         "device": "cpu",

@@ -31,7 +31,7 @@ def test_none_gives_the_very_same_state() -> None:
         {"loss": 1.0},
         {"x": 1},
     )
-    assert (mechanisms.none().facts(3), mechanisms.none().spent(3)) == (None, None)
+    assert mechanisms.none().spent(3) is None
 
 
 def test_clipping_by_hand() -> None:
@@ -44,12 +44,7 @@ def test_clipping_by_hand() -> None:
     )
     assert torch.equal(SENT.parameters, torch.tensor([4.0, 3.0, 0.0]))
     assert torch.equal(REFERENCE.parameters, torch.tensor([1.0, -1.0, 0.0]))
-    assert mechanisms.clipping(2.0).facts(3) == {
-        "name": "clipping",
-        "clip": 2.0,
-        "noise_multiplier": 0.0,
-        "replies": 3,
-    }
+    assert mechanisms.clipping(2.0).spent(3) is None
 
 
 def test_noise_is_added_to_the_clipped_update_and_nothing_else_is_told() -> None:
@@ -71,12 +66,7 @@ def test_the_noise_has_the_length_that_epsilon_is_told_for() -> None:
     # variance (2 * 0.5 * 1.5)^2 = 2.25; the clipped update adds 0.5^2 / number; the estimate's own
     # error is 2.25 sqrt(2 / number) = 0.7 %
     assert float(released.parameters.var()) == pytest.approx(2.25, rel=0.03)
-    assert (
-        mechanism.facts(10)["epsilon"]
-        == mechanism.spent(10)
-        > mechanism.spent(1)
-        == mechanism.facts(10)["epsilon_per_reply"]
-    )
+    assert mechanism.spent(10) > mechanism.spent(1) > 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from flwr.app import Context, Message, RecordDict
 from fedrobust.errors import ConfigError
 from fedrobust.privacy.accounting import epsilon
 from fedrobust.reporting import report as reporting
+from fedrobust.reporting.report import PrivacySection
 from fedrobust.reporting.text import privacy_text
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records
@@ -123,25 +123,27 @@ def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:
         epsilon(2.0, 1, 1e-5),
         epsilon(2.0, 2, 1e-5),
     ]
-    assert report["privacy"] == {
-        "name": "local_dp",
-        "clip": 1.0,
-        "noise_multiplier": 2.0,
-        "replies": 2,
-        "delta": 1e-5,
-        "epsilon_per_reply": epsilon(2.0, 1, 1e-5),
-        "epsilon": epsilon(2.0, 2, 1e-5),
-    }
-    assert reporting.read_report(tmp_path)["privacy"] == json.loads(json.dumps(report["privacy"]))
+    assert report.privacy == PrivacySection(
+        name="local_dp",
+        clip=1.0,
+        noise_multiplier=2.0,
+        replies=2,
+        delta=1e-5,
+        epsilon_per_reply=epsilon(2.0, 1, 1e-5),
+        epsilon=epsilon(2.0, 2, 1e-5),
+    )
+    written = reporting.read_report(tmp_path).privacy
+    assert written is not None
+    assert 0 <= written.epsilon - epsilon(2.0, 2, 1e-5) < 1e-5  # rounded, and never down
     # mu = 1/2: epsilon 1.98 (delta 1e-5); mu = sqrt(2)/2: 2.92
-    assert privacy_text(report["privacy"]).startswith(
+    assert privacy_text(report.privacy).startswith(
         "privacy=local_dp: updates no longer than 1, noise 2 x 2 x that; epsilon 2.9"
     )
 
 
 def test_words_for_what_promises_nothing() -> None:
     assert privacy_text(None) == ""
-    facts = {"name": "clipping", "clip": 0.5, "noise_multiplier": 0.0, "replies": 3}
+    facts = PrivacySection(name="clipping", clip=0.5, noise_multiplier=0.0, replies=3)
     assert (
         privacy_text(facts)
         == "privacy=clipping: updates no longer than 0.5, no noise, no guarantee"

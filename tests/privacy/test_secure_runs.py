@@ -20,6 +20,7 @@ from fedrobust.experiment import experiment
 from fedrobust.privacy.secure import fixed_point
 from fedrobust.privacy.secure import server as secure_server
 from fedrobust.reporting import report as reporting
+from fedrobust.reporting.report import PrivacySection
 from fedrobust.reporting.text import privacy_text
 from fedrobust.runtime.client import secure_aggregation
 from fedrobust.runtime.engines import inline_engine, ray_engine
@@ -372,17 +373,17 @@ def test_the_report_says_who_was_needed_and_who_was_lost(tmp_path: Path) -> None
         losing((1, 1, "train"), (3, 2, "train.keys")), 5, {"simulation": True}, threads=1
     ) as grid:
         report, _ = run_experiment(build_server_context(study), grid, tmp_path, Memory(), "inline")
-    assert report["privacy"] == {
-        "name": "secure_aggregation",
-        "clip": CLIP,
-        "noise_multiplier": 0.0,
-        "replies": 2,
-        "threshold": 3,
-        "participants": 5,
-        "dropped": 2,
-    }
-    assert reporting.read_report(tmp_path)["privacy"] == report["privacy"]
-    text = privacy_text(report["privacy"])
+    assert report.privacy == PrivacySection(
+        name="secure_aggregation",
+        clip=CLIP,
+        noise_multiplier=0.0,
+        replies=2,
+        threshold=3,
+        participants=5,
+        dropped=2,
+    )
+    assert reporting.read_report(tmp_path).privacy == report.privacy
+    text = privacy_text(report.privacy)
     assert text == (
         "privacy=secure_aggregation: updates no longer than 0.05, of which the server saw only "
         "sums, of at least 3 of 5 hospitals a round; left out or lost: 2"

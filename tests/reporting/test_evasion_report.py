@@ -15,7 +15,7 @@ from fedrobust.reporting import text as wording
 from fedrobust.reporting.console import summary_table
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import write_manifest
-from fedrobust.reporting.report import read_report, validate, write_report
+from fedrobust.reporting.report import read_report, write_report
 from tests.helpers import evasion_reports, reports
 
 
@@ -25,7 +25,7 @@ def report(**section: Any) -> dict[str, Any]:
 
 def on_screen(made: dict[str, Any]) -> str:
     console = Console(record=True, width=80, file=io.StringIO())
-    console.print(summary_table(made))
+    console.print(summary_table(reports.typed(made)))
     return console.export_text()
 
 
@@ -38,15 +38,16 @@ def fused() -> dict[str, Any]:
 
 def test_fused_client_models_are_reported_and_shown(tmp_path: Path) -> None:
     good = fused()
-    write_report(tmp_path, good)
-    assert read_report(tmp_path) == good
+    write_report(tmp_path, reports.typed(good))
+    found = reports.plain(read_report(tmp_path))
+    assert reports.rounded(found) == reports.rounded(good)
     text = " ".join(on_screen(good).split())
     assert "pgd on the 3 client models fused (MEFF), 240 test images" in text
     for key in ("members", "clean", "purifier_drop", "attacks"):
         bad = fused()
         del bad["evasion"]["fusion"][key]
         with pytest.raises(ValueError, match=key):
-            validate(bad)
+            reports.typed(bad)
 
 
 @pytest.mark.parametrize("eps", [(4.0,), (1.0, 2.5, 4.0, 8.0), (None,)])
@@ -54,8 +55,9 @@ def test_a_good_section_passes_and_comes_back(
     tmp_path: Path, eps: tuple[float | None, ...]
 ) -> None:
     good = report(**evasion_reports.section(eps))
-    write_report(tmp_path, good)
-    assert read_report(tmp_path) == good
+    write_report(tmp_path, reports.typed(good))
+    found = reports.plain(read_report(tmp_path))
+    assert reports.rounded(found) == reports.rounded(good)
 
 
 PLACES = [
@@ -100,7 +102,7 @@ def test_a_missing_entry_is_refused(place: tuple[str | int, ...]) -> None:
         inner = inner[step]
     del inner[last]
     with pytest.raises(ValueError, match=str(last)):
-        validate(bad)
+        reports.typed(bad)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_wrong_values_are_refused(key: str, value: Any) -> None:
     bad = copy.deepcopy(report())
     bad["evasion"]["attacks"][0][key] = value
     with pytest.raises(ValueError, match="evasion"):
-        validate(bad)
+        reports.typed(bad)
 
 
 def test_clients_behind_a_purifier_are_part_of_the_contract() -> None:
@@ -128,10 +130,10 @@ def test_clients_behind_a_purifier_are_part_of_the_contract() -> None:
         "clean": reports.evaluation(40.0),
         "contaminated": reports.evaluation(30.0),
     }
-    validate(good)
+    reports.typed(good)
     del good["clients"][0]["purified"]["clean"]
     with pytest.raises(ValueError, match="clean"):
-        validate(good)
+        reports.typed(good)
 
 
 def test_the_screen_says_it_within_80_columns() -> None:
@@ -192,9 +194,9 @@ def test_the_page_has_the_section(tmp_path: Path) -> None:
         device="cpu",
         command_line=["simulate.py"],
     )
-    page = write_html(tmp_path, report(), manifest, {"run": reports.rounds()}).read_text(
-        encoding="utf-8"
-    )
+    page = write_html(
+        tmp_path, reports.typed(report()), manifest, {"run": reports.rounds()}
+    ).read_text(encoding="utf-8")
     for part in (
         "<h2>Evasion attacks</h2>",
         "pgd on the global model, 240 test images",

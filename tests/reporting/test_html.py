@@ -63,7 +63,7 @@ def write(
     failure = Failure(3, f"ValueError: {EVIL}", f"Traceback {EVIL}")
     rounds[1] = replace(rounds[1], failures=(failure,))
     by_run = {"run": rounds, "clean twin": rounds if twin else []}
-    return write_html(folder, report or reports.report(), manifest, by_run, uses)
+    return write_html(folder, reports.typed(report or reports.report()), manifest, by_run, uses)
 
 
 def read(page: Path) -> Reader:
@@ -75,7 +75,7 @@ def read(page: Path) -> Reader:
 
 def test_the_page_shows_the_numbers_and_needs_no_network(tmp_path: Path) -> None:
     report = reports.report()
-    plot_drops(report["drops"], tmp_path / "drops.png")
+    plot_drops(reports.typed(report).drops, tmp_path / "drops.png")
     reader = read(write(tmp_path, report, uses={"root": 84, "proxy": 300}))
     text = " ".join(reader.words)
     for part in (
@@ -104,7 +104,7 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
         "device": EVIL,
         "timing": {EVIL: 1.0},
     }
-    plot_drops(report["drops"], tmp_path / "<script>x.png")
+    plot_drops(reports.typed(report).drops, tmp_path / "<script>x.png")
     config = {"data": {"class_names": [EVIL], EVIL: EVIL}}
     reader = read(write(tmp_path, report, config, uses={EVIL: 1}))
     assert "script" not in reader.tags

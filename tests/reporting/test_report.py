@@ -3,17 +3,38 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
-from fedrobust.evaluation.detection import detection_scores
-from fedrobust.reporting.report import read_report, validate, write_report
+from fedrobust.evaluation.detection import DetectionScores, detection_scores
+from fedrobust.evaluation.metrics import NAMES
+from fedrobust.evaluation.settings import THREAT_MODELS
+from fedrobust.experiment.experiment import KINDS
+from fedrobust.reporting import report as report_module
+from fedrobust.reporting.report import (
+    KIND_NAMES,
+    METRIC_FIELDS,
+    SCHEMA,
+    THREAT_NAMES,
+    ReportSection,
+    read_report,
+    report_text,
+    round_measured,
+    round_percent,
+    round_up,
+    schema_text,
+    write_report,
+)
 from fedrobust.utils.files import write_text
-from tests.helpers import reports
+from tests.helpers import evasion_reports, reports
+from tests.helpers.reports import typed
 
 
 def changed(
@@ -38,14 +59,16 @@ def changed(
 )
 def test_good_reports_pass_and_come_back(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
     report = reports.report(*shape)
-    write_report(tmp_path, report)
-    assert read_report(tmp_path) == report
+    write_report(tmp_path, typed(report))
+    found = read_report(tmp_path)
+    assert reports.rounded(reports.plain(found)) == reports.rounded(report)
+    assert report_text(found) == (tmp_path / "report.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("key", sorted(reports.report()))
 def test_every_top_level_key_is_required(key: str) -> None:
     with pytest.raises(ValueError, match=key):
-        validate(changed(key, remove=True))
+        typed(changed(key, remove=True))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +93,7 @@ def test_every_top_level_key_is_required(key: str) -> None:
 )
 def test_missing_inner_keys_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match=path.rsplit(".", maxsplit=1)[-1]):
-        validate(changed(path, remove=True))
+        typed(changed(path, remove=True))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +112,7 @@ def test_missing_inner_keys_are_refused(path: str) -> None:
 )
 def test_unknown_keys_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"at \$"):
-        validate(changed(path, 1))
+        typed(changed(path, 1))
 
 
 @pytest.mark.parametrize(
@@ -114,32 +137,31 @@ def test_unknown_keys_are_refused(path: str) -> None:
         ("clients.3.kind", "evil"),
         ("timing.train", -1.0),
         ("engine", None),
-        ("device", Path("cpu")),
+        ("privacy", None),
     ],
 )
 def test_wrong_types_and_ranges_are_refused_with_their_path(path: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r"report.json at \$"):
-        validate(changed(path, value))
+        typed(changed(path, value))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("path", ["drops.total.combined", "clients.3.clean.f1", "timing.train"])
-def test_values_that_are_not_finite_are_refused(path: str, value: float, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a finite number"):
-        write_report(tmp_path, changed(path, value))
-    assert list(tmp_path.iterdir()) == []
+def test_values_that_are_not_finite_are_refused(path: str, value: float) -> None:
+    with pytest.raises(ValueError, match="should be a finite number"):
+        typed(changed(path, value))
 
 
 def test_the_path_of_the_fault_is_named() -> None:
     with pytest.raises(ValueError, match=r"\$\.clients\[3\]\.weight: 1.5"):
-        validate(changed("clients.3.weight", 1.5))
+        typed(changed("clients.3.weight", 1.5))
 
 
 def test_a_run_without_twin_has_no_twin_drops() -> None:
     report = reports.report(twin=False)
     report["drops"]["total"] = reports.skipped_drop()
     with pytest.raises(ValueError, match="drops"):
-        validate(report)
+        typed(report)
 
 
 @pytest.mark.parametrize(
@@ -147,23 +169,15 @@ def test_a_run_without_twin_has_no_twin_drops() -> None:
 )
 def test_lists_that_contradict_each_other_are_refused(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match="clients"):
-        validate(changed(key, value))
-
-
-def test_tuples_are_written_as_lists_and_inputs_stay(tmp_path: Path) -> None:
-    report = changed("drops.total.ci95", (1.0, 2.0))
-    before = copy.deepcopy(report)
-    write_report(tmp_path, report)
-    assert report == before
-    assert read_report(tmp_path)["drops"]["total"]["ci95"] == [1.0, 2.0]
+        typed(changed(key, value))
 
 
 def test_equal_reports_are_equal_bytes(tmp_path: Path) -> None:
     report = reports.report()
     shuffled = dict(reversed(report.items()))
     assert (
-        write_report(tmp_path / "a", report).read_bytes()
-        == write_report(tmp_path / "b", shuffled).read_bytes()
+        write_report(tmp_path / "a", typed(report)).read_bytes()
+        == write_report(tmp_path / "b", typed(shuffled)).read_bytes()
     )
 
 
@@ -181,8 +195,129 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
 
 
-def people(*rows: tuple[str, int, float]) -> list[dict[str, Any]]:
-    return [{"kind": kind, "num_examples": size, "weight": weight} for kind, size, weight in rows]
+def sections(model: type[ReportSection] = ReportSection) -> Iterator[type[ReportSection]]:
+    for inner in model.__subclasses__():
+        yield inner
+        yield from sections(inner)
+
+
+def test_the_schema_file_is_that_of_the_model() -> None:
+    path = Path(report_module.__file__).with_name(SCHEMA)
+    assert path.read_text(encoding="utf-8") == schema_text(), (
+        "run python -m fedrobust.reporting.report"
+    )
+
+
+def test_every_entry_says_what_it_is_in_one_line() -> None:
+    for section in sections():
+        for name, field in section.model_fields.items():
+            assert field.description, (section, name)
+            assert "\n" not in field.description, (section, name)
+
+
+def test_the_contract_knows_the_names_of_the_program() -> None:
+    assert KIND_NAMES == KINDS
+    assert METRIC_FIELDS == NAMES
+    assert THREAT_NAMES == THREAT_MODELS
+
+
+def test_the_schema_says_the_same_of_reports_as_the_model() -> None:
+    """Of an example, and of it with any one entry removed, set to null or to another value."""
+    judge = Draft202012Validator(json.loads(schema_text()))
+    assert judge.is_valid(reports.report(twin=False))
+    section = evasion_reports.section((4.0,), clients=1)
+    whole = {**reports.report(2, 1, 1), "evasion": section}
+    whole["clients"][0]["site"] = "a hospital"
+    assert judge.is_valid(whole)
+    for path in paths(whole):
+        for value in (REMOVED, None, -0.5):
+            spoilt = copy.deepcopy(whole)
+            *parents, last = path
+            place: Any = spoilt
+            for step in parents:
+                place = place[step]
+            if value is not REMOVED:
+                place[last] = value
+            elif isinstance(place, dict):
+                del place[last]
+            fault = refusal(spoilt)
+            # no schema can say which clients there are
+            beyond = fault.startswith(
+                tuple(f"report.json at $: {key}:" for key in ("clients", "poisoned", "noisy"))
+            )
+            assert judge.is_valid(spoilt) == (not fault or beyond), (path, value, fault)
+
+
+REMOVED = object()
+
+
+def refusal(document: dict[str, Any]) -> str:
+    """Why a document is no report; empty where it is one."""
+    try:
+        typed(document)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def paths(value: Any) -> Iterator[tuple[Any, ...]]:
+    """Of every entry; of lists the first item only."""
+    items = value.items() if isinstance(value, dict) else enumerate(value[:1])
+    for key, inner in items:
+        yield (key,)
+        if isinstance(inner, dict | list):
+            yield from ((key, *rest) for rest in paths(inner))
+
+
+def test_numbers_are_written_as_they_are_meant() -> None:
+    report = changed("evaluations.clean.accuracy", 85.00000238418579)
+    report["drops"]["total"] |= {"combined": -1.23456789, "ci95": [-0.00001, 7.000049]}
+    report["clients"][0] |= {"weight": 1 / 3, "combined_drop": 99.99999}
+    report["timing"] = {"run": 1234.56789, "judge": 0.000123456789}
+    report["privacy"] = {
+        "name": "local_dp",
+        "clip": 1 / 3,
+        "noise_multiplier": 1.0000001,
+        "replies": 2,
+        "delta": 1.23456789e-5,
+        "epsilon_per_reply": 2.0000001,
+        "epsilon": 2.5,
+    }
+    made = typed(report)
+    assert made.evaluations["clean"].accuracy == 85.00000238418579  # in memory
+    written = reports.plain(made)
+    assert written["evaluations"]["clean"]["accuracy"] == 85.0
+    assert written["drops"]["total"]["combined"] == -1.2346
+    assert written["drops"]["total"]["ci95"] == [0.0, 7.0]
+    assert '"-0.0' not in report_text(made)
+    assert (written["clients"][0]["weight"], written["clients"][0]["combined_drop"]) == (
+        0.333333,
+        100.0,
+    )
+    assert written["timing"] == {"run": 1234.57, "judge": 0.000123457}
+    # settings as they are; no smaller epsilon than holds
+    assert written["privacy"] == {
+        **report["privacy"],
+        "epsilon_per_reply": 2.00001,
+        "epsilon": 2.5,
+    }
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.floats(0, 1e6))
+def test_rounding_twice_changes_nothing(value: float) -> None:
+    for rounding in (round_percent, round_measured, round_up):
+        once = rounding(value)
+        assert rounding(once) == once
+    assert round_up(value) >= value
+    assert abs(round_percent(value) - value) <= 0.5001e-4
+    assert round_measured(value) == pytest.approx(value, rel=0.51e-5)
+
+
+def people(*rows: tuple[str, int, float]) -> list[SimpleNamespace]:
+    return [
+        SimpleNamespace(kind=kind, num_examples=size, weight=weight) for kind, size, weight in rows
+    ]
 
 
 def test_detection_by_hand() -> None:
@@ -193,7 +328,7 @@ def test_detection_by_hand() -> None:
             ("poisoned", 100, 0.1), ("poisoned", 100, 0.3), ("clean", 100, 0.5), ("clean", 100, 0.1)
         )
     )
-    assert found == {"precision": 50.0, "recall": 50.0}
+    assert found == DetectionScores(50.0, 50.0)
 
 
 def test_a_small_or_clipped_honest_client_is_not_flagged() -> None:
@@ -202,15 +337,14 @@ def test_a_small_or_clipped_honest_client_is_not_flagged() -> None:
     found = detection_scores(
         people(("clean", 900, 0.6), ("clean", 10, 0.0099), ("poisoned", 100, 0.0))
     )
-    assert found == {"precision": 100.0, "recall": 100.0}
+    assert found == DetectionScores(100.0, 100.0)
 
 
 def test_detection_where_there_is_nothing_to_find() -> None:
     assert detection_scores(people(("clean", 1, 0.5), ("noisy", 1, 0.0))) is None
-    assert detection_scores(people(("clean", 1, 0.5), ("poisoned", 1, 0.5))) == {
-        "precision": None,
-        "recall": 0.0,
-    }
+    assert detection_scores(people(("clean", 1, 0.5), ("poisoned", 1, 0.5))) == DetectionScores(
+        None, 0.0
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -228,5 +362,5 @@ def test_weights_by_size_flag_nobody_and_zero_weights_everybody(
     bad = sum(kind == "poisoned" for kind, _ in rows)
     by_size = detection_scores(people(*((kind, size, size / total) for kind, size in rows)))
     nothing = detection_scores(people(*((kind, size, 0.0) for kind, size in rows)))
-    assert by_size == ({"precision": None, "recall": 0.0} if bad else None)
-    assert nothing == ({"precision": 100 * bad / len(rows), "recall": 100.0} if bad else None)
+    assert by_size == (DetectionScores(None, 0.0) if bad else None)
+    assert nothing == (DetectionScores(100 * bad / len(rows), 100.0) if bad else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,15 @@ from fedrobust.data import TRAIN
 from fedrobust.evaluation.drops import METRICS
 from fedrobust.evaluation.metrics import NAMES
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.reporting import report
+from fedrobust.reporting.report import (
+    ClientResult,
+    ConditionMetrics,
+    DetectionSection,
+    PredictionResults,
+    Report,
+    parse_report,
+    report_text,
+)
 from fedrobust.reporting.results import (
     RunPredictions,
     assemble_results,
@@ -35,12 +42,21 @@ def client(
     clean: tuple[float | None, ...],
     contaminated: tuple[float | None, ...],
     number: int = 0,
-) -> dict[str, Any]:
+) -> ClientResult:
     """A client's row with accuracy, F1 and precision."""
-    sides = {"clean": clean, "contaminated": contaminated}
-    return {"id": number, "kind": kind} | {
-        side: dict(zip(METRICS, values, strict=True)) | {"n": 9} for side, values in sides.items()
-    }
+    sides = [
+        ConditionMetrics(**dict.fromkeys(NAMES) | dict(zip(METRICS, side, strict=True)), n=9)
+        for side in (clean, contaminated)
+    ]
+    return ClientResult(
+        id=number,
+        kind=kind,
+        num_examples=9,
+        clean=sides[0],
+        contaminated=sides[1],
+        combined_drop=None,
+        weight=0.0,
+    )
 
 
 def sure(labels: torch.Tensor) -> torch.Tensor:
@@ -78,36 +94,38 @@ def test_the_clients_drop_by_hand(experiment: Experiment) -> None:
     # (where it is defined) drops: 100 (60 - 43.333)/60 = 27.778; 100 (50 - 40)/50 = 20; 100 (40 -
     # 55)/40 = -37.5; mean 3.426
     found = clients_drop(experiment, GOLDEN)
-    assert found["per_metric"]["accuracy"] == pytest.approx(
+    assert dict(found.per_metric["accuracy"]) == pytest.approx(
         {"normal": 60, "attack": 130 / 3, "drop": 27.7778}, abs=1e-3
     )
-    assert found["per_metric"]["precision"] == pytest.approx(
+    assert dict(found.per_metric["precision"]) == pytest.approx(
         {"normal": 40, "attack": 55, "drop": -37.5}
     )
-    assert found["combined"] == pytest.approx((27.7778 + 20 - 37.5) / 3, abs=1e-3)
+    assert found.combined == pytest.approx((27.7778 + 20 - 37.5) / 3, abs=1e-3)
     # noisy: 100 (60-40)/60 = 33.333, 0, 100 (40-50)/40 = -25: mean 2.778; poisoned: 75, 100 and no
     # precision: mean 87.5
-    assert {kind: one["combined"] for kind, one in found["by_kind"].items()} == pytest.approx(
+    assert {kind: one.combined for kind, one in found.by_kind.items()} == pytest.approx(
         {"clean": 0, "noisy": 2.7778, "poisoned": 87.5}, abs=1e-3
     )
-    assert {kind: one["num_clients"] for kind, one in found["by_kind"].items()} == {
+    assert {kind: one.num_clients for kind, one in found.by_kind.items()} == {
         "clean": 1,
         "noisy": 1,
         "poisoned": 1,
     }
-    assert found["skipped"] == []
+    assert found.skipped == ()
 
 
 def test_clients_without_an_evaluation_count_nowhere(experiment: Experiment) -> None:
-    nobody = client("poisoned", (None,) * 3, (None,) * 3, 3)
-    nobody["clean"]["n"] = nobody["contaminated"]["n"] = 0
+    nothing = ConditionMetrics(**dict.fromkeys(NAMES), n=0)
+    nobody = client("poisoned", (None,) * 3, (None,) * 3, 3).model_copy(
+        update={"clean": nothing, "contaminated": nothing}
+    )
     with_it, without = clients_drop(experiment, [*GOLDEN, nobody]), clients_drop(experiment, GOLDEN)
     assert with_it == without
 
 
 @pytest.mark.parametrize(("clients", "draws"), [(GOLDEN[:1], 100), ([], 100), (GOLDEN, 0)])
 def test_no_interval_without_several_clients_or_draws(
-    clients: list[dict[str, Any]], draws: int
+    clients: list[ClientResult], draws: int
 ) -> None:
     assert clients_interval(clients, draws, generator(0)) is None
 
@@ -147,9 +165,9 @@ def test_equal_clients_leave_no_doubt() -> None:
 def test_weights_are_means_over_rounds_and_absence_counts_zero(experiment: Experiment) -> None:
     found = client_results(experiment, {}, records({0: 0.5, 1: 0.5}, {0: 0.25, 1: 0.25, 2: 0.5}))
     # (.5 + .25)/2, (.5 + .25)/2, (0 + .5)/2
-    assert [one["weight"] for one in found] == pytest.approx([0.375, 0.375, 0.25])
+    assert [one.weight for one in found] == pytest.approx([0.375, 0.375, 0.25])
     thirds = client_results(experiment, {}, records(*[{0: 1.0}] * 3))
-    assert [one["weight"] for one in thirds] == [1.0, 0.0, 0.0]
+    assert [one.weight for one in thirds] == [1.0, 0.0, 0.0]
 
 
 def test_a_verdict_by_hand(experiment: Experiment) -> None:
@@ -159,23 +177,21 @@ def test_a_verdict_by_hand(experiment: Experiment) -> None:
     scores = {1: {"clean": (sure(zeros), zeros), "contaminated": (sure(called), zeros)}}
     rows = client_results(experiment, scores, records({0: 0.5, 1: 0.5}))
     one = rows[1]
-    assert (one["id"], one["kind"], one["num_examples"]) == (
+    assert (one.id, one.kind, one.num_examples) == (
         1,
         "poisoned",
         len(experiment.rows(1, TRAIN)),
     )
-    assert (one["clean"]["accuracy"], one["contaminated"]["accuracy"], one["clean"]["n"]) == (
+    assert (one.clean.accuracy, one.contaminated.accuracy, one.clean.n) == (
         100,
         25,
         4,
     )
     # F1 of class 0: 2*1/(4+1) = .4, of class 1: 0 -> 20 %; precision of class 0: 1, of class 1: 0
     # -> 50 %
-    assert (one["contaminated"]["f1"], one["contaminated"]["precision"]) == pytest.approx((20, 50))
-    assert one["combined_drop"] == pytest.approx((75 + 80 + 50) / 3)
-    assert [(row["clean"]["n"], row["combined_drop"]) for row in (rows[0], rows[2])] == [
-        (0, None)
-    ] * 2
+    assert (one.contaminated.f1, one.contaminated.precision) == pytest.approx((20, 50))
+    assert one.combined_drop == pytest.approx((75 + 80 + 50) / 3)
+    assert [(row.clean.n, row.combined_drop) for row in (rows[0], rows[2])] == [(0, None)] * 2
 
 
 def scores_of(
@@ -198,31 +214,34 @@ def scores_of(
     return RunPredictions(test, verdicts)
 
 
-def facts(experiment: Experiment) -> dict[str, Any]:
-    names = ("poisoned", "noisy")
-    marked = {name: experiment.clients_of_kind(name) for name in names}
-    plain = {
-        "schema": 1,
-        "strategy": "x",
-        "num_clients": 3,
-        "seed": 0,
-        "rounds": 1,
-        "timing": {},
-        "engine": "x",
-        "device": "cpu",
-    }
-    return {**plain, **marked}
+def assert_valid(experiment: Experiment, results: PredictionResults) -> None:
+    """They make a report that can be written and read."""
+    made = Report(
+        schema=1,
+        strategy="x",
+        num_clients=3,
+        poisoned=tuple(experiment.clients_of_kind("poisoned")),
+        noisy=tuple(experiment.clients_of_kind("noisy")),
+        seed=0,
+        rounds=1,
+        timing={},
+        engine="x",
+        device="cpu",
+        **dict(results),
+    )
+    text = report_text(made)
+    assert report_text(parse_report(text)) == text
 
 
 def test_judge_by_hand(experiment: Experiment) -> None:
     verdict = assemble_results(experiment, scores_of(experiment), records({0: 0.5, 1: 0.0, 2: 0.5}))
     n = len(experiment.test_rows())
-    evaluations = verdict["evaluations"]
+    evaluations = verdict.evaluations
     assert set(evaluations) == {"clean", "corrupted", "twin_clean", "twin_corrupted"}
-    assert all(set(one) == {*NAMES, "n"} for one in evaluations.values())
-    assert evaluations["clean"]["accuracy"] == pytest.approx(100 * (n - n // 4) / n)
+    assert all(set(one.values) == set(NAMES) for one in evaluations.values())
+    assert evaluations["clean"].accuracy == pytest.approx(100 * (n - n // 4) / n)
     accuracy = {
-        name: one["per_metric"]["accuracy"]["drop"] for name, one in verdict["drops"].items()
+        name: one.per_metric["accuracy"].drop for name, one in verdict.drops.present.items()
     }
     kept, half = (n - n // 4) / n, (n - n // 2) / n
     assert accuracy["poisoning"] == pytest.approx(100 * (1 - kept))
@@ -230,13 +249,13 @@ def test_judge_by_hand(experiment: Experiment) -> None:
     assert accuracy["total"] == pytest.approx(100 * (1 - half))
     # hospital 1 flips every label, so its contaminated shard has no hit; hospital 2's label errors:
     # 10 % of its test images
-    assert verdict["clients"][1]["contaminated"]["accuracy"] == 0
-    assert verdict["clients"][0]["combined_drop"] == 0
+    assert verdict.clients[1].contaminated.accuracy == 0
+    assert verdict.clients[0].combined_drop == 0
     # weights .5, 0, .5 of nearly equal shards: only the poisoned one lies below half of its fair
     # share
-    assert verdict["detection"] == {"precision": 100.0, "recall": 100.0}
-    assert verdict["attack_success_rate"] is None
-    report.validate({**facts(experiment), **verdict})
+    assert verdict.detection == DetectionSection(precision=100.0, recall=100.0)
+    assert verdict.attack_success_rate is None
+    assert_valid(experiment, verdict)
 
 
 @pytest.mark.parametrize(
@@ -250,9 +269,9 @@ def test_every_kind_of_verdict_is_a_valid_report(
         "poisoned=[1]", "noisy=[2]", f"evaluation.bootstrap_samples={draws}"
     )
     verdict = assemble_results(experiment, scores_of(experiment, twin, clients), records({0: 1.0}))
-    report.validate({**facts(experiment), **verdict})
-    assert (verdict["drops"]["corruption"]["ci95"] is None) == (draws == 0)
-    assert len(verdict["clients"]) == 3
+    assert_valid(experiment, verdict)
+    assert (verdict.drops.corruption.ci95 is None) == (draws == 0)
+    assert len(verdict.clients) == 3
 
 
 def test_judging_repeats(experiment: Experiment) -> None:
@@ -273,21 +292,21 @@ def test_the_attack_success_rate_by_hand(experiment: Experiment) -> None:
     plain = scores_of(experiment)
     marked = sure(torch.tensor([3, 3, 0, 3]))
     assert (
-        assemble_results(attacked, replace(plain, triggered=marked), records({0: 1.0}))[
-            "attack_success_rate"
-        ]
+        assemble_results(
+            attacked, replace(plain, triggered=marked), records({0: 1.0})
+        ).attack_success_rate
         == 75
     )
     assert (
-        assemble_results(attacked, replace(plain, triggered=marked[:0]), records({0: 1.0}))[
-            "attack_success_rate"
-        ]
+        assemble_results(
+            attacked, replace(plain, triggered=marked[:0]), records({0: 1.0})
+        ).attack_success_rate
         is None
     )
-    assert assemble_results(attacked, plain, records({0: 1.0}))["attack_success_rate"] is None
+    assert assemble_results(attacked, plain, records({0: 1.0})).attack_success_rate is None
     assert (
-        assemble_results(experiment, replace(plain, triggered=marked), records({0: 1.0}))[
-            "attack_success_rate"
-        ]
+        assemble_results(
+            experiment, replace(plain, triggered=marked), records({0: 1.0})
+        ).attack_success_rate
         is None
     )

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,7 +19,7 @@ from fedrobust.experiment import old_names
 from fedrobust.reporting import html, manifest
 from fedrobust.reporting import report as reporting
 from fedrobust.reporting.records import Recorder, read_rounds
-from fedrobust.reporting.report import read_report
+from fedrobust.reporting.report import Report, read_report
 from fedrobust.runtime import checkpoints, resume
 from fedrobust.types import RoundRecord
 from fedrobust.utils.locking import hold_lock
@@ -120,11 +119,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return 0
 
 
-def untimed(folder: Path) -> dict[str, Any]:
-    """report.json without what a clock says."""
-    report = read_report(folder)
-    report.pop("timing")
-    return report
+def untimed(folder: Path) -> Report:
+    """The report without what a clock says."""
+    return read_report(folder).model_copy(update={"timing": {}})
 
 
 def rounds(folder: Path, name: str) -> list[RoundRecord]:

@@ -53,14 +53,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_run_finds_flipped_images_better_than_chance_and_says_so(folder: Path) -> None:
-    found = read_report(folder)["sanitising"]
-    assert found["recall"] > 1.5 * 100 * found["dropped"] / found["images"]
-    assert found["precision"] > 1.5 * 100 * found["altered"] / found["images"]
+    found = read_report(folder).sanitising
+    assert found.recall > 1.5 * 100 * found.dropped / found.images
+    assert found.precision > 1.5 * 100 * found.altered / found.images
     table = pd.read_csv(folder / "clients.csv")
     assert (table[table["round"] <= 4]["dropped"] == 0).all()
     late = table[table["round"] > 4]
-    assert late["dropped"].sum() == found["dropped"] > 0
-    assert late["found"].sum() == found["found"]
+    assert late["dropped"].sum() == found.dropped > 0
+    assert late["found"].sum() == found.found
     assert (late[late["kind"] == "clean"]["altered"] == 0).all()
     assert (folder / "report.html").read_text().count("Altered images left out") == 1
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]

@@ -64,16 +64,6 @@ class Detection:
     def recall(self) -> float | None:
         return 100 * self.found / self.altered if self.altered else None
 
-    def as_dict(self) -> dict[str, float | None]:
-        """The report's section `sanitising`."""
-        sizes = {
-            "images": self.images,
-            DROPPED: self.dropped,
-            ALTERED: self.altered,
-            FOUND: self.found,
-        }
-        return {**sizes, "precision": self.precision, "recall": self.recall}
-
 
 def pool_detections(records: Iterable[RoundRecord], warmup: int) -> Detection | None:
     """All verdicts of all clients in the rounds after the warm-up together (an image is judged anew

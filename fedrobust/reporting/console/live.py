@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from types import TracebackType
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -21,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.text import format_number, metric_label
 from fedrobust.types import Failure, RoundRecord
 
@@ -201,19 +201,8 @@ def seconds(record: RoundRecord) -> float:
 
 def rounds_table(run: str, records: Sequence[RoundRecord]) -> Table:
     """The last rounds: validation metrics in percent, seconds and failures."""
-    table = Table(
-        box=SIMPLE_HEAD,
-        title=Text(f"{run}: validation, %"),
-        title_justify="left",
-        title_style="bold",
-    )
-    for name in (
-        "Round",
-        *(metric_label(metric) for metric in SHOWN_METRICS),
-        "Seconds",
-        "Failures",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("Round", *map(metric_label, SHOWN_METRICS), "Seconds", "Failures")
+    table = new_table(f"{run}: validation, %", columns, words=0)
     for record in records:
         values = [format_number(record.metrics.get(name)) for name in SHOWN_METRICS]
         failures = Text(str(len(record.failures)), style="bold red" if record.failures else "dim")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,20 @@ from fedrobust.reporting.plots.style import (
     save_figure,
     tidy,
 )
-from fedrobust.reporting.text import format_number, order_drops
+from fedrobust.reporting.report import DropsSection
+from fedrobust.reporting.text import format_number
 
 
-def plot_drops(drops: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+def plot_drops(drops: DropsSection, path: Path) -> Path:
     """One bar a drop of report.json, in percent, with its 95 % interval; a negative bar is a gain,
     an undefined drop has no bar."""
-    names = order_drops(drops)
-    combined = [drops[name]["combined"] for name in names]
+    names = list(drops.present)
+    combined = [drop.combined for drop in drops.present.values()]
     figure = new_figure(7.0, 0.9 + 0.55 * len(names))
     axes = figure.subplots()
     axes.barh(names, [value or 0.0 for value in combined], color=LINE_COLOURS[0], height=0.6)
-    for place, (name, value) in enumerate(zip(names, combined, strict=True)):
-        _annotate(axes, place, value, drops[name]["ci95"])
+    for place, drop in enumerate(drops.present.values()):
+        _annotate(axes, place, drop.combined, drop.ci95)
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.invert_yaxis()
     axes.margins(x=0.18)
@@ -35,7 +35,7 @@ def plot_drops(drops: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _annotate(axes: Any, place: int, value: float | None, ci95: list[float] | None) -> None:
+def _annotate(axes: Any, place: int, value: float | None, ci95: tuple[float, float] | None) -> None:
     """The interval as a line with caps and the number beyond the farther end."""
     low, high = (value or 0.0, value or 0.0) if ci95 is None else ci95
     if ci95 is not None:

@@ -7,7 +7,6 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -23,6 +22,7 @@ from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.ensemble import fuse
 from fedrobust.learning.inference import predict
 from fedrobust.reporting.evasion import evasion_section
+from fedrobust.reporting.report import EvasionSection
 from fedrobust.runtime.server.loop import TrainingResult
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import load
@@ -151,8 +151,8 @@ def _attack(experiment: Experiment, threat: str) -> Attack:
 
 def evaluate_evasion(
     server: ServerContext, finished: TrainingResult, observer: Observer
-) -> dict[str, Any]:
-    """The report's entry `evasion`, for an experiment with an attack. Uses up
+) -> EvasionSection:
+    """The report's section `evasion`, for an experiment with an attack. Uses up
     `finished.client_models`.
 
     The clients' models, and all of them fused where the experiment wants that, are attacked by the
@@ -182,4 +182,4 @@ def evaluate_evasion(
     load(server.model, server.layout, finished.state)
     whole = attack(server.model, test, "global", threats=experiment.evaluation.threat_models)
     together = attack(fuse(fused), test, "fusion", threats=[OBLIVIOUS]) if fused else None
-    return {"evasion": evasion_section(experiment, rows, whole, members, (len(fused), together))}
+    return evasion_section(experiment, rows, whole, members, (len(fused), together))

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from fedrobust.contamination.apply import trigger_samples
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.model_files import save_state
 from fedrobust.reporting.predictions import write_predictions
-from fedrobust.reporting.report import write_report
+from fedrobust.reporting.report import EvasionSection, PrivacySection, Report, write_report
 from fedrobust.reporting.results import RunPredictions, assemble_results
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.clean_twin import train_clean_twin
@@ -53,7 +52,7 @@ def run_experiment(
     engine: str,
     *,
     checkpointing: CheckpointManager | None = None,
-) -> tuple[dict[str, Any], RunPredictions]:
+) -> tuple[Report, RunPredictions]:
     """Run the server's experiment and its clean twin, judge both, write model.safetensors,
     predictions.npz and report.json.
 
@@ -68,7 +67,7 @@ def run_experiment(
     save_state(
         folder / "model.safetensors", server.layout, finished.state, server.model.anchors, notes
     )
-    evasion: dict[str, Any] = {}
+    evasion: EvasionSection | None = None
     # before the twin, while the clients' models are still there
     if experiment.evasion.attack is not None:
         with clock.stage("evasion"):
@@ -85,13 +84,21 @@ def run_experiment(
     write_predictions(
         folder, experiment.dataset.labels[rows], experiment.dataset.groups[rows], scores.test
     )
-    report = {
-        **_facts(experiment, engine),
-        **_privacy(experiment, finished),
-        **results,
-        **evasion,
-        "timing": {**clock.seconds, **_stages(finished)},
-    }
+    report = Report(
+        schema=1,
+        strategy=experiment.strategy.name,
+        num_clients=experiment.num_clients,
+        poisoned=tuple(experiment.clients_of_kind("poisoned")),
+        noisy=tuple(experiment.clients_of_kind("noisy")),
+        seed=experiment.seed,
+        rounds=experiment.settings.rounds,
+        engine=engine,
+        device=devices.device_name(devices.resolve(experiment.settings.device)),
+        privacy=_privacy(experiment, finished),
+        evasion=evasion,
+        timing={**clock.seconds, **_stages(finished)},
+        **dict(results),
+    )
     write_report(folder, report)
     return report, scores
 
@@ -136,36 +143,24 @@ def _scores(
     return RunPredictions(test, clients, marked)
 
 
-def _facts(experiment: Experiment, engine: str) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "strategy": experiment.strategy.name,
-        "num_clients": experiment.num_clients,
-        "poisoned": experiment.clients_of_kind("poisoned"),
-        "noisy": experiment.clients_of_kind("noisy"),
-        "seed": experiment.seed,
-        "rounds": experiment.settings.rounds,
-        "engine": engine,
-        "device": devices.device_name(devices.resolve(experiment.settings.device)),
-    }
-
-
-def _privacy(experiment: Experiment, finished: TrainingResult) -> dict[str, Any]:
-    facts = experiment.privacy.facts(experiment.max_replies(experiment.settings.rounds))
-    if facts is None:
-        return {}
-    if not experiment.privacy.secure:
-        return {"privacy": facts}
-    asked = experiment.settings.num_participants
+def _privacy(experiment: Experiment, finished: TrainingResult) -> PrivacySection | None:
+    privacy, rounds = experiment.privacy, experiment.settings.rounds
+    if privacy.clip is None:
+        return None
+    replies, asked = experiment.max_replies(rounds), experiment.settings.num_participants
     dropped = sum(one.counts for record in finished.records for one in record.failures)
-    return {
-        "privacy": {
-            **facts,
-            "threshold": experiment.privacy.least(asked),
-            "participants": asked,
-            "dropped": dropped,
-        }
-    }
+    return PrivacySection(
+        name=privacy.name,
+        clip=privacy.clip,
+        noise_multiplier=privacy.noise_multiplier,
+        replies=replies,
+        delta=privacy.delta if privacy.noisy else None,
+        epsilon_per_reply=privacy.spent(1),
+        epsilon=privacy.spent(replies),
+        threshold=privacy.least(asked) if privacy.secure else None,
+        participants=asked if privacy.secure else None,
+        dropped=dropped if privacy.secure else None,
+    )
 
 
 def _stages(finished: TrainingResult) -> dict[str, float]:

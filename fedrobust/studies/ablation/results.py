@@ -176,8 +176,8 @@ def summarise_training(
     evaluations = {name: _metrics(labels, part, num_classes) for name, part in predicted.items()}
     # AUROC and ECE too
     known = {
-        name: {**evaluations.get(name, {}), **one}
-        for name, one in result.report["evaluations"].items()
+        name: {**evaluations.get(name, {}), **one.values}
+        for name, one in result.report.evaluations.items()
     }
     levels = {
         name: {metric: metrics[name][metric] for metric in THRESHOLD}

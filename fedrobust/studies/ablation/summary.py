@@ -187,7 +187,7 @@ def _training(found: AblationResults, model: str) -> Entry:
     clean = list(found.clean(model))
     return {
         "epochs": [_epochs(one) for one in clean],
-        "seconds": [one.result.report["timing"].get("run") for one in clean],
+        "seconds": [one.result.report.timing.get("run") for one in clean],
     }
 
 

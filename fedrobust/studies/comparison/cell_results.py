@@ -15,7 +15,7 @@ from fedrobust.evaluation.drops import METRICS
 from fedrobust.learning.model_files import ETF
 from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import read_rounds
-from fedrobust.reporting.report import read_report
+from fedrobust.reporting.report import Report, read_report
 from fedrobust.runtime.resume import MANIFEST
 from fedrobust.studies.comparison.grid import NOBODY, Cell
 from fedrobust.studies.comparison.worker import COST
@@ -37,7 +37,7 @@ class Result:
 
     cell: Cell
     folder: Path
-    report: Mapping[str, Any]
+    report: Report
     rounds: Sequence[RoundRecord]
     cost: Mapping[str, float | None]
     program: str | None
@@ -46,7 +46,7 @@ class Result:
     @property
     def poisoned_weights(self) -> list[tuple[int, float]]:
         """(round, summed influence of the poisoned clients) for every round with replies."""
-        poisoned = set(self.report["poisoned"])
+        poisoned = set(self.report.poisoned)
         trained = [record for record in self.rounds if record.clients]
         return [
             (
@@ -62,7 +62,7 @@ class Result:
         goes to every client of a round and comes back from those that answer, and goes once more to
         all clients to be judged; whatever else travels is not counted."""
         models = sum(2 * len(one.clients) + len(one.failures) for one in self.rounds)
-        return (models + int(self.report["num_clients"])) * self.state_bytes
+        return (models + self.report.num_clients) * self.state_bytes
 
     def predictions(self) -> Predictions:
         """Raises DataError."""
@@ -130,18 +130,18 @@ def _labels(cell: Cell) -> dict[str, Any]:
 
 def _metrics(result: Result) -> Iterator[dict[str, Any]]:
     report = result.report
-    for name, evaluation in sorted(report["evaluations"].items()):
-        for metric, value in evaluation.items():
+    for name, evaluation in sorted(report.evaluations.items()):
+        for metric, value in sorted({**evaluation.values, "n": evaluation.n}.items()):
             yield {
                 "metric": f"{name}.{metric}",
                 "value": value,
                 "unit": "images" if metric == "n" else "%",
             }
-    for name, drop in sorted(report["drops"].items()):
-        low, high = drop["ci95"] or (None, None)
+    for name, drop in sorted(report.drops.present.items()):
+        low, high = drop.ci95 or (None, None)
         yield {
             "metric": f"drop.{name}.combined",
-            "value": drop["combined"],
+            "value": drop.combined,
             "low": low,
             "high": high,
             "unit": "%",
@@ -149,16 +149,16 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
         for metric in METRICS:
             yield {
                 "metric": f"drop.{name}.{metric}",
-                "value": drop["per_metric"][metric]["drop"],
+                "value": drop.per_metric[metric].drop,
                 "unit": "%",
             }
-    yield {"metric": "attack_success_rate", "value": report["attack_success_rate"], "unit": "%"}
-    for name in ("precision", "recall"):
-        yield {
-            "metric": f"detection.{name}",
-            "value": (report["detection"] or {}).get(name),
-            "unit": "%",
-        }
+    yield {"metric": "attack_success_rate", "value": report.attack_success_rate, "unit": "%"}
+    found = report.detection
+    for name, share in (
+        ("precision", None if found is None else found.precision),
+        ("recall", None if found is None else found.recall),
+    ):
+        yield {"metric": f"detection.{name}", "value": share, "unit": "%"}
     weights = [weight for _, weight in result.poisoned_weights]
     if result.cell.poisoned:
         yield {
@@ -167,7 +167,7 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
             "unit": "share",
         }
     for name in ("run", "aggregate"):
-        yield {"metric": f"seconds.{name}", "value": report["timing"].get(name), "unit": "s"}
+        yield {"metric": f"seconds.{name}", "value": report.timing.get(name), "unit": "s"}
     for name in ("peak_memory", "peak_gpu_memory"):
         yield {"metric": name, "value": result.cost.get(name), "unit": "bytes"}
     yield {"metric": "bytes_sent", "value": result.bytes_sent, "unit": "bytes", "note": "computed"}

@@ -37,7 +37,7 @@ def _heatmap(found: ComparisonResults, folder: Path) -> str:
 
 
 def _clients(found: ComparisonResults) -> int:
-    return int(found.results[0].report["num_clients"])
+    return found.results[0].report.num_clients
 
 
 def _shares(found: ComparisonResults, folder: Path) -> str:

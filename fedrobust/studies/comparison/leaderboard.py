@@ -107,8 +107,7 @@ def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
         mean, worst = value(ranking.means[rule]), value(ranking.table.worst(rule))
         kept = format_number(
             _mean(
-                one.report["evaluations"]["clean"]["f1"]
-                for one in found.all(found.rules[rule], poisoned)
+                one.report.evaluations["clean"].f1 for one in found.all(found.rules[rule], poisoned)
             )
         )
         rows.append(
@@ -185,8 +184,7 @@ def clean(found: ComparisonResults) -> str:
     for rule, name in enumerate(found.rules):
         behind = "" if rule == baseline else value(judged.difference(rule, baseline))
         accuracy = _mean(
-            one.report["evaluations"]["twin_clean"]["accuracy"]
-            for one in _one_a_seed(found.all(name))
+            one.report.evaluations["twin_clean"].accuracy for one in _one_a_seed(found.all(name))
         )
         rows.append(
             [mark_rule(found, rule), value(judged.one(rule, 0)), behind, format_number(accuracy)]
@@ -219,8 +217,7 @@ def attack_success(found: ComparisonResults) -> list[str]:
         for poisoned in found.counts:
             rates = [
                 _mean(
-                    one.report["attack_success_rate"]
-                    for one in _under(found, name, attack, poisoned)
+                    one.report.attack_success_rate for one in _under(found, name, attack, poisoned)
                 )
                 for attack in found.attacks
             ]
@@ -262,11 +259,15 @@ def detection_section(found: ComparisonResults) -> list[str]:
     rows = []
     for rule, name in enumerate(found.rules):
         for poisoned in found.counts:
-            detections = [one.report["detection"] for one in found.all(name, poisoned)]
-            silent = sum(one["precision"] is None for one in detections)
+            detections = [
+                one.report.detection
+                for one in found.all(name, poisoned)
+                if one.report.detection is not None
+            ]
+            silent = sum(one.precision is None for one in detections)
             scores = [
-                format_number(_mean(one[key] for one in detections))
-                for key in ("precision", "recall")
+                format_number(_mean(one.precision for one in detections)),
+                format_number(_mean(one.recall for one in detections)),
             ]
             weights = [
                 weight for one in found.all(name, poisoned) for _, weight in one.poisoned_weights
@@ -302,7 +303,7 @@ def cost(found: ComparisonResults) -> str:
     for rule, name in enumerate(found.rules):
         cells = found.all(name)
         seconds = [
-            format_number(_mean(one.report["timing"].get(part) for one in cells))
+            format_number(_mean(one.report.timing.get(part) for one in cells))
             for part in ("run", "aggregate")
         ]
         memory = max((one.cost.get("peak_memory") or 0 for one in cells), default=0)

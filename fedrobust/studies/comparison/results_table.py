@@ -104,9 +104,7 @@ class ComparisonResults:
             twin = next((one for one in self.all(rule) if one.cell.seed == seed), None)
             if twin is None:
                 return None
-            return twin.report["evaluations"]["twin_clean"]["f1"], self._draws.clean_f1[
-                twin.folder.name
-            ]
+            return twin.report.evaluations["twin_clean"].f1, self._draws.clean_f1[twin.folder.name]
 
         return drop_table((self.rules, [NOBODY], self.seeds), find, self.draws)
 
@@ -136,10 +134,11 @@ class ComparisonResults:
 
 def graded_severities(result: Result) -> list[str]:
     """The names of the graded corruptions among a cell's evaluations."""
-    return sorted(name for name in result.report["evaluations"] if name.startswith(GRADE))
+    return sorted(name for name in result.report.evaluations if name.startswith(GRADE))
 
 
 def drop_between(result: Result, evaluation: str) -> float | None:
     """The combined drop from the clean twin to an evaluation, as measured."""
-    evaluations = result.report["evaluations"]
-    return combined_drop(evaluations["twin_clean"], evaluations[evaluation]).combined
+    evaluations = result.report.evaluations
+    normal, attack = evaluations["twin_clean"].values, evaluations[evaluation].values
+    return combined_drop(normal, attack).combined

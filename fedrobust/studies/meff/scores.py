@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from fedrobust.evaluation.statistics import (
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
+from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.text import format_number
 from fedrobust.seeding import generator
 
@@ -150,15 +150,8 @@ def _estimate(one: Replicates, counts_SB: Tensor) -> Estimate:
 def scores_table(found: Sequence[ScoreRow]) -> Table:
     """All rows, values in percent; intervals of the balanced accuracy and of what fusing gains of
     it."""
-    out = Table(
-        box=SIMPLE_HEAD,
-        title="Test images, in % (95 % intervals)",
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-    )
-    for place, name in enumerate(("Model", "Images", "Accuracy", "Balanced", "F1", "Gain, points")):
-        out.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
+    columns = ("Model", "Images", "Accuracy", "Balanced", "F1", "Gain, points")
+    out = new_table("Test images, in % (95 % intervals)", columns, words=2)
     for row in found:
         accuracy, balanced, f1 = (row.metrics[metric] for metric in METRICS)
         gain = "" if row.gain is None else _text(row.gain)

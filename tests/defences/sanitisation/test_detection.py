@@ -61,17 +61,9 @@ def test_rounds_after_the_warm_up_are_pooled() -> None:
         RoundRecord(3, {}, (client(0, 7, dropped=3.0, altered=4.0, found=3.0),)),
     ]
     # rounds 2 and 3: 8 + 2 + 7 + 3 images, 5 left out, 8 altered, 4 both: precision 4/5, recall 4/8
-    expected = {
-        "images": 20,
-        "dropped": 5,
-        "altered": 8,
-        "found": 4,
-        "precision": 80.0,
-        "recall": 50.0,
-    }
     found = pool_detections(records, warmup=1)
-    assert found is not None
-    assert found.as_dict() == expected
+    assert found == Detection(images=20, dropped=5, altered=8, found=4)
+    assert (found.precision, found.recall) == (80.0, 50.0)
     assert pool_detections(records, warmup=3) is None
     assert pool_detections(records[:1], warmup=0) is None
 

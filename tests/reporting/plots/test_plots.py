@@ -105,15 +105,16 @@ def test_long_names_are_cut_and_formulas_disarmed() -> None:
 
 @pytest.mark.parametrize("shape", [(10, 3, 1, True), (1, 0, 0, False), (100, 30, 10, True)])
 def test_drops(tmp_path: Path, shape: tuple[int, int, int, bool]) -> None:
-    assert is_picture(plot_drops(reports.report(*shape)["drops"], tmp_path / "a.png"))
+    assert is_picture(plot_drops(reports.typed(reports.report(*shape)).drops, tmp_path / "a.png"))
 
 
 def test_undefined_drops_and_gains(tmp_path: Path) -> None:
-    drops = reports.report()["drops"]
+    report = reports.report()
+    drops = report["drops"]
     drops["total"] |= {"combined": None, "ci95": None}
     drops["corruption"] |= {"combined": -80.0, "ci95": [-120.0, -40.0]}
     drops["poisoning"] |= {"combined": 0.0, "ci95": None}
-    assert is_picture(plot_drops(drops, tmp_path / "a.png"))
+    assert is_picture(plot_drops(reports.typed(report).drops, tmp_path / "a.png"))
 
 
 def test_no_pyplot_is_loaded() -> None:

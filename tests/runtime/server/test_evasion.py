@@ -16,11 +16,12 @@ from fedrobust.learning import batchnorm
 from fedrobust.learning.ensemble import fuse
 from fedrobust.learning.inference import predict
 from fedrobust.reporting import report as reporting
+from fedrobust.reporting.report import ConditionMetrics
 from fedrobust.runtime.server.evasion import evaluate_evasion
 from fedrobust.runtime.server.loop import run_rounds
 from fedrobust.runtime.server.run import run_experiment
 from fedrobust.state import State, load
-from tests.helpers import federations, reports
+from tests.helpers import federations
 from tests.helpers.federations import FakeGrid, Memory, honest
 from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, go, inline
 
@@ -60,24 +61,25 @@ def test_no_members_are_kept_where_nobody_wants_them(words: tuple[str, ...]) -> 
     assert list(finish(*words)[1].client_models) == []
 
 
+def metrics(probabilities: torch.Tensor, labels: torch.Tensor) -> ConditionMetrics:
+    return ConditionMetrics.model_validate(classification_metrics(probabilities, labels))
+
+
 def test_the_section_of_a_run() -> None:
     server, finished, memory = finish()
-    section = evaluate_evasion(server, finished, memory)["evasion"]
-    reporting.validate({**reports.report(), "evasion": section})
+    section = evaluate_evasion(server, finished, memory)
     experiment = server.experiment
-    assert section["images"] == len(experiment.test_rows())
-    assert [one["eps_255"] for one in section["attacks"]] == [2, 8]
+    assert section.images == len(experiment.test_rows())
+    assert [one.eps_255 for one in section.attacks] == [2, 8]
     clean = experiment.samples(experiment.test_rows())
     load(server.model, server.layout, finished.state)
-    assert section["clean"]["none"] == classification_metrics(
-        predict(server.model, clean.images), clean.labels
-    )
-    assert [(one["id"], one["kind"]) for one in section["clients"]] == [
+    assert section.clean["none"] == metrics(predict(server.model, clean.images), clean.labels)
+    assert [(one.id, one.kind) for one in section.clients] == [
         (0, "clean"),
         (1, "poisoned"),
         (2, "clean"),
     ]
-    assert [one["clean"]["none"]["n"] for one in section["clients"]] == [
+    assert [one.clean["none"].n for one in section.clients] == [
         len(experiment.rows(client, TEST)) for client in range(3)
     ]
     assert ("stage", "run", "fgsm on global, oblivious, eps 8/255") in memory.events
@@ -86,11 +88,10 @@ def test_the_section_of_a_run() -> None:
 
 def test_the_clients_models_fused() -> None:
     server, finished, memory = finish("evaluation.fusion=true")
-    section = evaluate_evasion(server, finished, memory)["evasion"]
-    reporting.validate({**reports.report(), "evasion": section})
-    fusion = section["fusion"]
-    assert fusion["members"] == 3
-    assert [one["eps_255"] for one in fusion["attacks"]] == [2, 8]
+    section = evaluate_evasion(server, finished, memory)
+    fusion = section.fusion
+    assert fusion.members == 3
+    assert [one.eps_255 for one in fusion.attacks] == [2, 8]
     assert ("stage", "run", "fgsm on fusion, oblivious, eps 8/255") in memory.events
     again, members = finish()[1], []
     for _, state in again.client_models:
@@ -98,20 +99,18 @@ def test_the_clients_models_fused() -> None:
         batchnorm.recalibrate(server.model, server.proxy.images)
         members.append(copy.deepcopy(server.model))
     clean = server.experiment.samples(server.experiment.test_rows())
-    assert fusion["clean"]["none"] == classification_metrics(
-        predict(fuse(members), clean.images), clean.labels
-    )
+    assert fusion.clean["none"] == metrics(predict(fuse(members), clean.images), clean.labels)
 
 
 def test_a_members_batchnorm_follows_the_policy_of_the_server() -> None:
     server, finished, memory = finish()
     state = dict(finished.client_models)[2]
     again = finish(server=server)[1]
-    section = evaluate_evasion(server, again, memory)["evasion"]
+    section = evaluate_evasion(server, again, memory)
     own = server.experiment.samples(server.experiment.rows(2, TEST))
     load(server.model, server.layout, state)
     batchnorm.recalibrate(server.model, server.proxy.images)
-    assert section["clients"][2]["clean"]["none"] == classification_metrics(
+    assert section.clients[2].clean["none"] == metrics(
         predict(server.model, own.images), own.labels
     )
 
@@ -120,20 +119,18 @@ def test_fewer_images_are_drawn_by_the_seed() -> None:
     server, finished, memory = finish(
         "evaluation.adversarial_images=10", "evaluation.adversarial_clients=false"
     )
-    one = evaluate_evasion(server, finished, memory)["evasion"]
-    assert one["images"] == 10
-    assert one["clients"] == []
-    assert one == evaluate_evasion(server, finished, Memory())["evasion"]
+    one = evaluate_evasion(server, finished, memory)
+    assert one.images == 10
+    assert one.clients == ()
+    assert one == evaluate_evasion(server, finished, Memory())
 
 
 def test_a_member_that_has_run_away_is_named_and_left_out() -> None:
     server, finished, memory = finish("server.batchnorm=mean")
     members = dict(finished.client_models)
     members[1] = State(members[1].parameters * 1e30, members[1].buffers)
-    section = evaluate_evasion(server, replace(finished, client_models=members.items()), memory)[
-        "evasion"
-    ]
-    assert [one["id"] for one in section["clients"]] == [0, 2]
+    section = evaluate_evasion(server, replace(finished, client_models=members.items()), memory)
+    assert [one.id for one in section.clients] == [0, 2]
     assert any(
         "the model of client 1 is not attacked: it answers with values that are not finite"
         in str(event[-1])
@@ -146,11 +143,11 @@ def test_threat_models_that_know_the_purifier_are_for_the_global_model() -> None
     server, finished, memory = finish(
         "purifier=gaussian", threats, "evaluation.eot_samples=1", "evaluation.eps_255=[8]"
     )
-    section = evaluate_evasion(server, finished, memory)["evasion"]
-    assert [(one["threat_model"], one["purifier"]) for one in section["attacks"]] == [
+    section = evaluate_evasion(server, finished, memory)
+    assert [(one.threat_model, one.purifier) for one in section.attacks] == [
         ("oblivious", "none"), ("oblivious", "gaussian"), ("bpda_eot", "gaussian"),
     ]  # fmt: skip
-    assert [(one["threat_model"], one["purifier"]) for one in section["clients"][0]["attacks"]] == [
+    assert [(one.threat_model, one.purifier) for one in section.clients[0].attacks] == [
         ("oblivious", "none"), ("oblivious", "gaussian"),
     ]  # fmt: skip
 
@@ -189,10 +186,10 @@ def test_a_whole_run_with_everything(tmp_path: Path) -> None:
     with inline() as grid:
         run_experiment(server, grid, tmp_path, Memory(), "inline")
     report = reporting.read_report(tmp_path)
-    assert {"clean", "purified_clean", "purified_corrupted"} <= set(report["evaluations"])
-    assert report["evaluations"]["purified_clean"] == report["evasion"]["clean"]["gaussian"]
-    assert report["evaluations"]["clean"] == report["evasion"]["clean"]["none"]
-    assert all(set(one["purified"]) == {"clean", "contaminated"} for one in report["clients"])
-    assert [one["clean"] == one["contaminated"] for one in report["clients"]] == [True, False, True]
-    assert [one["id"] for one in report["evasion"]["clients"]] == [0, 1, 2]
-    assert report["timing"]["evasion"] > 0
+    assert {"clean", "purified_clean", "purified_corrupted"} <= set(report.evaluations)
+    assert report.evaluations["purified_clean"].values == report.evasion.clean["gaussian"].values
+    assert report.evaluations["clean"].values == report.evasion.clean["none"].values
+    assert all(one.purified is not None for one in report.clients)
+    assert [one.clean == one.contaminated for one in report.clients] == [True, False, True]
+    assert [one.id for one in report.evasion.clients] == [0, 1, 2]
+    assert report.timing["evasion"] > 0

@@ -295,16 +295,15 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
     assert (tmp_path / "report.json").exists()
     assert (tmp_path / "model.safetensors").exists()
     assert sorted(scores.clients) == [1, 2]
-    lost = report["clients"][0]
-    assert (lost["clean"]["n"], lost["clean"]["accuracy"], lost["combined_drop"]) == (0, None, None)
+    lost = report.clients[0]
+    assert (lost.clean.n, lost.clean.accuracy, lost.combined_drop) == (0, None, None)
     graded = {f"corrupted_s{grade}" for grade in range(1, 6)}
     assert (
-        set(report["evaluations"])
-        == {"clean", "corrupted", "twin_clean", "twin_corrupted"} | graded
+        set(report.evaluations) == {"clean", "corrupted", "twin_clean", "twin_corrupted"} | graded
     )
-    assert set(report["drops"]) == {"poisoning", "corruption", "total", "clients"}
-    assert 0 <= report["attack_success_rate"] <= 100
-    assert {"run", "twin", "judge", "train", "aggregate", "evaluate"} == set(report["timing"])
+    assert set(report.drops.present) == {"poisoning", "corruption", "total", "clients"}
+    assert 0 <= report.attack_success_rate <= 100
+    assert {"run", "twin", "judge", "train", "aggregate", "evaluate"} == set(report.timing)
 
 
 def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
@@ -315,9 +314,9 @@ def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
         report, _ = run.run_experiment(
             build_server_context(experiment), grid, tmp_path, Memory(), "inline"
         )
-    assert set(report["drops"]) == {"corruption", "clients"}
-    assert report["drops"]["corruption"]["ci95"] is None
-    assert report["poisoned"] == experiment.clients_of_kind("poisoned")
+    assert set(report.drops.present) == {"corruption", "clients"}
+    assert report.drops.corruption.ci95 is None
+    assert report.poisoned == tuple(experiment.clients_of_kind("poisoned"))
 
 
 def test_an_experiment_is_not_changed_by_its_run() -> None:

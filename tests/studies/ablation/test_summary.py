@@ -39,8 +39,8 @@ def test_the_drop_is_that_of_the_formula(found: AblationResults, entries: Entry)
     for model in RIGHT:
         drops = [
             combined_drop(
-                one.result.report["evaluations"]["clean"],
-                one.result.report["evaluations"]["corrupted"],
+                one.result.report.evaluations["clean"].values,
+                one.result.report.evaluations["corrupted"].values,
             )
             for one in found.clean(model)
         ]
@@ -56,7 +56,8 @@ def test_levels_are_those_of_the_reports(found: AblationResults, entries: Entry)
     for condition in ("clean", "corrupted"):
         for metric in ("accuracy", "balanced_accuracy", "f1", "precision", "auroc"):
             values = [
-                one.result.report["evaluations"][condition][metric] for one in found.clean("ETF")
+                one.result.report.evaluations[condition].values[metric]
+                for one in found.clean("ETF")
             ]
             assert entries["levels"][condition]["ETF"][metric]["value"] == pytest.approx(
                 sum(values) / 3
@@ -68,10 +69,11 @@ def test_poisoning_starts_from_the_clean_twin_of_the_same_seed(
 ) -> None:
     for poisoning in FLIPS:
         reports = [
-            found.find("mine", poisoning, seed).result.report["evaluations"] for seed in (0, 1, 2)
+            found.find("mine", poisoning, seed).result.report.evaluations for seed in (0, 1, 2)
         ]  # type: ignore[union-attr]
         expected = [
-            combined_drop(one["twin_clean"], one["clean"]).combined or math.nan for one in reports
+            combined_drop(one["twin_clean"].values, one["clean"].values).combined or math.nan
+            for one in reports
         ]
         assert entries["poisonings"][poisoning]["models"]["mine"]["combined"][
             "value"

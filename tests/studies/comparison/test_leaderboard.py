@@ -83,7 +83,7 @@ def test_the_ranking_tells_the_bad_rule_from_the_others(found: ComparisonResults
     }
     for rule, name in enumerate(found.rules):
         values = [
-            reports[name, a, 3, s]["drops"]["poisoning"]["combined"]
+            reports[name, a, 3, s].drops.poisoning.combined
             for a in found.attacks
             for s in found.seeds
         ]
@@ -179,10 +179,8 @@ def test_the_long_table(found: ComparisonResults) -> None:
         & (again.seed == 2)
     ].set_index("metric")
     report = next(r.report for r in found.results if r.folder.name == one.cell.iloc[0])
-    assert one.value["drop.poisoning.combined"] == pytest.approx(
-        report["drops"]["poisoning"]["combined"]
-    )
-    assert one.value["clean.f1"] == pytest.approx(report["evaluations"]["clean"]["f1"])
+    assert one.value["drop.poisoning.combined"] == pytest.approx(report.drops.poisoning.combined)
+    assert one.value["clean.f1"] == pytest.approx(report.evaluations["clean"].f1)
     assert one.share.unique().tolist() == [30.0]
     assert one.unit["bytes_sent"] == "bytes"
     assert one.note["bytes_sent"] == "computed"
