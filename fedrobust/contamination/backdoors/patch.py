@@ -3,6 +3,7 @@ shows."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,7 +19,7 @@ from fedrobust.contamination.common import (
     classes,
     plant_trigger,
 )
-from fedrobust.utils.validation import PositiveShare, Share, check_settings
+from fedrobust.utils.validation import PositiveShare, Share, check_settings, flatten_groups
 
 # Shares of the free height and width above and to the left of the patch.
 Position = Literal["top_left", "top_right", "bottom_left", "bottom_right", "centre"]
@@ -33,14 +34,30 @@ CELLS = 3  # the checkerboard has 3 x 3 cells, as the pattern of the paper
 
 
 @check_settings("contamination")
+@dataclass(frozen=True, slots=True)
+class PatchSettings:
+    """How the patch looks.
+
+    Attributes:
+        position: where the patch lies.
+        size: side of the square patch as a share of the shorter image side, at least one pixel.
+        pattern: one colour, or 3 x 3 cells as in the paper.
+        colour: red, green, blue; the checkerboard's other cells have the complement 1 - colour.
+    """
+
+    position: Position = "bottom_right"
+    size: PositiveShare = 0.1
+    pattern: Literal["solid", "checkerboard"] = "checkerboard"
+    colour: Colour = (1.0, 1.0, 1.0)
+
+
+@flatten_groups
+@check_settings("contamination")
 def backdoor_patch(
     *,
     target: ClassLabel = 0,
     rate: Share = 0.5,
-    position: Position = "bottom_right",
-    size: PositiveShare = 0.1,
-    pattern: Literal["solid", "checkerboard"] = "checkerboard",
-    colour: Colour = (1.0, 1.0, 1.0),
+    patch: PatchSettings,
     num_classes: NumClasses = None,
     class_names: ClassNames = None,
 ) -> Contamination:
@@ -51,10 +68,7 @@ def backdoor_patch(
     Args:
         target: class, by number or name, that the trigger stands for.
         rate: exact share of all images that get the trigger.
-        position: where the patch lies.
-        size: side of the square patch as a share of the shorter image side, at least one pixel.
-        pattern: one colour, or 3 x 3 cells as in the paper.
-        colour: red, green, blue; the checkerboard's other cells have the complement 1 - colour.
+        patch: how it looks; its fields are keys of their own.
         num_classes: K.
         class_names: their names.
 
@@ -68,8 +82,7 @@ def backdoor_patch(
         Gu, Dolan-Gavitt, Garg, 2017, "BadNets".
     """
     wanted = class_index("target", target, classes("backdoor_patch", num_classes), class_names)
-    trigger = _trigger(position, size, pattern, torch.tensor(colour, dtype=torch.float32))
-
+    trigger = _trigger(patch)
     return Contamination(
         "backdoor_patch",
         data=plant_trigger(trigger, wanted, rate),
@@ -77,14 +90,17 @@ def backdoor_patch(
     )
 
 
-def _trigger(position: Position, size: float, pattern: str, colour: Tensor) -> Trigger:
+def _trigger(patch: PatchSettings) -> Trigger:
+    colour = torch.tensor(patch.colour, dtype=torch.float32)
+
     def trigger(images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        side = max(1, round(size * min(height, width)))
-        down, right = POSITIONS[position]
+        side = max(1, round(patch.size * min(height, width)))
+        down, right = POSITIONS[patch.position]
         top, left = round(down * (height - side)), round(right * (width - side))
         out = images.clone()
-        out[..., top : top + side, left : left + side] = _patch(side, pattern, colour).to(images)
+        cells = _patch(side, patch.pattern, colour).to(images)
+        out[..., top : top + side, left : left + side] = cells
         return out
 
     return trigger

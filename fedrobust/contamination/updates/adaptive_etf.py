@@ -3,7 +3,8 @@ ETF, as far as the attacker can see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,22 +24,56 @@ from fedrobust.utils.validation import (
     PositiveShare,
     Share,
     check_settings,
+    flatten_groups,
 )
 
 TRIALS = 8  # steps that are tried: the largest is found to 2^-8 of `factor`
 
 
 @check_settings("contamination")
+@dataclass(frozen=True, slots=True)
+class PoisonSettings:
+    """What the attacker's data teach.
+
+    Attributes:
+        goal: trigger: a backdoor as `backdoor_patch`; flip: images of the class source are labelled
+            target.
+        source: class, by number or name, for flip.
+        target: class, by number or name, that the trigger stands for or source becomes.
+        rate: exact share of the images with the trigger, or of the source class.
+        size: of the patch, as a share of the shorter image side.
+    """
+
+    goal: Literal["trigger", "flip"] = "trigger"
+    source: ClassLabel | None = None
+    target: ClassLabel = 0
+    rate: Share = 0.5
+    size: PositiveShare = 0.1
+
+
+@check_settings("contamination")
+@dataclass(frozen=True, slots=True)
+class StealthSettings:
+    """How the attacker stays unnoticed.
+
+    Attributes:
+        epsilon: loss of alignment, and gain of loss, that the attacker dares.
+        factor: largest step from the honest model to the poisoned one; 0: honest.
+        per_class: the attacker's guess of the root set: at most so many own clean images of each
+            class.
+    """
+
+    epsilon: NonNegative = 0.02
+    factor: NonNegative = 1.0
+    per_class: PositiveCount = 16
+
+
+@flatten_groups
+@check_settings("contamination")
 def adaptive_etf(
     *,
-    goal: Literal["trigger", "flip"] = "trigger",
-    source: ClassLabel | None = None,
-    target: ClassLabel = 0,
-    rate: Share = 0.5,
-    size: PositiveShare = 0.1,
-    epsilon: NonNegative = 0.02,
-    factor: NonNegative = 1.0,
-    per_class: PositiveCount = 16,
+    poison: PoisonSettings,
+    stealth: StealthSettings,
     num_classes: NumClasses = None,
     class_names: ClassNames = None,
 ) -> Contamination:
@@ -52,17 +87,11 @@ def adaptive_etf(
     nothing that a client has not: no other client's update and nothing of the server's. The client
     trains twice for it.
 
+    The fields of both groups are keys of their own.
+
     Args:
-        goal: trigger: a backdoor as `backdoor_patch`; flip: images of the class source are labelled
-            target.
-        source: class, by number or name, for flip.
-        target: class, by number or name, that the trigger stands for or source becomes.
-        rate: exact share of the images with the trigger, or of the source class.
-        size: of the patch, as a share of the shorter image side.
-        epsilon: loss of alignment, and gain of loss, that the attacker dares.
-        factor: largest step from the honest model to the poisoned one; 0: honest.
-        per_class: the attacker's guess of the root set: at most so many own clean images of each
-            class.
+        poison: what the attacker's data teach.
+        stealth: how it stays unnoticed.
         num_classes: K.
         class_names: their names.
 
@@ -73,28 +102,33 @@ def adaptive_etf(
         ConfigError: a setting is out of its range, or does not fit the goal.
     """
     told: dict[str, Any] = {"num_classes": num_classes, "class_names": class_names}
-    if goal == "flip":
-        poison = label_flip(mode="targeted", rate=rate, source=source, target=target, **told)
-    elif source is not None:
-        raise ConfigError(
-            f"contamination.source={source}: only contamination.goal=flip has a source"
-        )
-    else:
-        poison = backdoor_patch(target=target, rate=rate, size=size, **told)
+    poisoned = _poison(poison, told)
     return Contamination(
         "adaptive_etf",
-        poison.data,
-        backdoor=poison.backdoor,
-        stealth=stealthy_step(epsilon, factor, per_class),
+        poisoned.data,
+        backdoor=poisoned.backdoor,
+        stealth=stealthy_step(stealth),
     )
 
 
-def stealthy_step(epsilon: float, factor: float, per_class: int) -> Stealth:
+def _poison(settings: PoisonSettings, told: Mapping[str, Any]) -> Contamination:
+    target, rate, source = settings.target, settings.rate, settings.source
+    if settings.goal == "flip":
+        return label_flip(mode="targeted", rate=rate, source=source, target=target, **told)
+    if source is not None:
+        raise ConfigError(
+            f"contamination.source={source}: only contamination.goal=flip has a source"
+        )
+    return backdoor_patch(target=target, rate=rate, size=settings.size, **told)
+
+
+def stealthy_step(settings: StealthSettings) -> Stealth:
     """The largest step from the honest towards the poisoned model that the trust gate should not
     notice."""
+    epsilon = settings.epsilon
 
     def blend(honest: State, poisoned: State, probe: AttackerProbe, generator: Generator) -> State:
-        guess = guess_root(probe.samples, per_class, generator)
+        guess = guess_root(probe.samples, settings.per_class, generator)
 
         def worth(state: State) -> tuple[float, float]:
             scores_RK = probe.scores(state, guess.images)
@@ -109,7 +143,7 @@ def stealthy_step(epsilon: float, factor: float, per_class: int) -> Stealth:
             now = worth(interpolate(honest, poisoned, step))
             return now[0] >= aligned - epsilon and now[1] <= loss + epsilon
 
-        return interpolate(honest, poisoned, largest_step(unnoticed, factor))
+        return interpolate(honest, poisoned, largest_step(unnoticed, settings.factor))
 
     return blend
 
