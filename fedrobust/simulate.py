@@ -1,5 +1,5 @@
 """The main job: `python -m fedrobust.simulate num_clients=10 poisoned=3`, or `... resume=<folder>`
-for one that was stopped.
+for one that was stopped; `--help` shows all settings, `strategy=krum --help` those of one choice.
 
 Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted. Heavy imports wait until the
 input is known to be well formed.
@@ -8,7 +8,7 @@ input is known to be well formed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from fedrobust.errors import ConfigError
+from fedrobust.experiment import settings_help
 from fedrobust.experiment.compose import plain_config
 from fedrobust.experiment.old_names import rename_words
 from fedrobust.runtime import resume
@@ -69,9 +70,15 @@ def _explain_interruption(folder: Path) -> Iterator[None]:
 def main() -> None:
     """The command line."""
     words = sys.argv[1:] = rename_words(sys.argv[1:])
-    # not by Hydra, which would make a new output folder
-    if code := run_command(lambda: _resume(words) if resume.is_requested(words) else _job()):
+    if code := run_command(_command(words)):
         sys.exit(code)
+
+
+def _command(words: list[str]) -> Callable[[], object]:
+    if settings_help.is_requested(words):
+        return lambda: print(settings_help.describe(words))
+    # not by Hydra, which would make a new output folder
+    return (lambda: _resume(words)) if resume.is_requested(words) else _job
 
 
 if __name__ == "__main__":

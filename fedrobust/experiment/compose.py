@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedrobust.errors import ConfigError
@@ -13,6 +14,23 @@ def compose(*overrides: str) -> dict[str, Any]:
     """The resolved configuration for Hydra overrides, as plain Python values (for tests, apps and
     notebooks)."""
     return plain_config(_composed("config", overrides))
+
+
+def default_choices() -> dict[str, str]:
+    """{group: the choice that configs/config.yaml names for it}."""
+    from omegaconf import OmegaConf
+
+    import fedrobust.configs
+
+    path = Path(str(fedrobust.configs.__file__)).with_name("config.yaml")
+    entries: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return {
+        key.rpartition("@")[2]: choice
+        for entry in entries["defaults"]
+        if isinstance(entry, Mapping)
+        for key, choice in entry.items()
+        if not key.startswith(("optional ", "override "))
+    }
 
 
 def compose_comparison(

@@ -22,7 +22,7 @@ from pydantic import (
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.utils import strict_json
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Words, number
 
 MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory, whoever wrote the number
 MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be counted in
@@ -88,8 +88,16 @@ def _as_participation(written: Any, info: ValidationInfo) -> int | float | None:
 
 
 Group = Annotated[GroupSettings, BeforeValidator(_as_group)]
-Clients = Annotated[int | tuple[int, ...], PlainValidator(_as_clients)]
-Participation = Annotated[int | float | None, PlainValidator(_as_participation)]
+Clients = Annotated[
+    int | tuple[int, ...],
+    PlainValidator(_as_clients),
+    Words("whole number from 0 to num_clients, or list of ids"),
+]
+Participation = Annotated[
+    int | float | None,
+    PlainValidator(_as_participation),
+    Words("whole number from 1 to num_clients, share in (0, 1]"),
+]
 
 
 class _Settings(BaseModel):
@@ -138,15 +146,14 @@ class Settings(_Settings):
     num_clients: int = Field(10, ge=1, le=MOST_CLIENTS, description="hospitals that take part")
     clients_per_round: Participation = Field(
         None,
-        description="how many of them train in a round, drawn by the seed: a whole number, a share "
-        "such as 0.1, or null: all",
+        description="how many of them train in a round, drawn by the seed; null: all",
     )
     poisoned: Clients = Field(
-        0, description="how many clients are poisoned, drawn by the seed, or a list of their ids"
+        0, description="clients that are poisoned; a number of them is drawn by the seed"
     )
-    noisy: Clients = Field(0, description="how many others are noisy, or a list of their ids")
+    noisy: Clients = Field(0, description="others that are noisy")
     rounds: Positive = Field(5, description="rounds of federated training")
-    seed: Whole = Field(0, description="of all randomness: equal seeds give equal results")
+    seed: Whole = Field(0, description="start of all randomness; equal seeds give equal results")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the server computes; clients use their worker's device"
     )

@@ -1,0 +1,114 @@
+"""What `--help` prints: settings with type, range, default and meaning, from the very types that
+check them."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel
+
+import fedrobust.configs
+from fedrobust.experiment.compose import compose, default_choices
+from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
+from fedrobust.experiment.settings import MOST, ServerSettings, Settings
+from fedrobust.utils.settings_table import describe_type, format_value, list_settings
+
+CONTAMINATIONS = ("noise", "corruption")  # groups whose choices are those of `contamination`
+REQUIRED = "???"  # Hydra's sign for a setting without a default
+WORDS = ("--help", "-h")
+USAGE = """python -m fedrobust.simulate [group=choice | key=value ...]
+python -m fedrobust.simulate resume=<the output folder of a run that was stopped>"""
+MORE = """python -m fedrobust.simulate strategy=krum --help shows the settings of one choice,
+--cfg job prints the whole configuration, --hydra-help names Hydra's own switches."""
+
+
+def is_requested(words: Sequence[str]) -> bool:
+    """Whether a command line asks for help."""
+    return any(word in WORDS for word in words)
+
+
+def describe(words: Sequence[str]) -> str:
+    """The text for a command line: the settings of the choices in it, or else those outside the
+    groups and the groups with their choices. Only the former imports the choices' libraries.
+
+    Args:
+        words: of the command line, e.g. ["strategy=krum", "--help"].
+
+    Raises:
+        ConfigError: a choice's factory cannot be found; and Hydra's errors for an unknown choice.
+    """
+    chosen = [word for word in words if word.partition("=")[0] in FACTORY_PACKAGES]
+    if chosen:
+        return "\n\n".join("\n".join(_choice_lines(word)) for word in chosen)
+    return "\n".join(
+        [
+            USAGE,
+            "",
+            "Settings:",
+            *_model_lines(Settings),
+            "",
+            "Server:",
+            *_model_lines(ServerSettings, "server."),
+            "",
+            "Groups:",
+            *_group_lines(),
+            "",
+            MORE,
+        ]
+    )
+
+
+def _model_lines(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if field.is_required():  # a group, or the server's block
+            continue
+        marks = [one for one in field.metadata if getattr(one, "le", None) != MOST]
+        kind: Any = Annotated[field.annotation, *marks] if marks else field.annotation
+        yield from _entry(
+            f"{path}{name}={format_value(field.default)}",
+            f"{describe_type(kind)}: {field.description}",
+        )
+
+
+def _group_lines() -> Iterator[str]:
+    folder = Path(str(fedrobust.configs.__file__)).parent
+    chosen = default_choices()
+    for group in (name for name in Settings.model_fields if name in FACTORY_PACKAGES):
+        name = "contamination" if group in CONTAMINATIONS else group
+        choices = sorted(path.stem for path in (folder / name).glob("*.yaml"))
+        said = "as contamination" if group in CONTAMINATIONS else ", ".join(choices)
+        yield from _entry(
+            f"{group}={chosen[group]}", f"{Settings.model_fields[group].description}: {said}"
+        )
+
+
+def _choice_lines(word: str) -> Iterator[str]:
+    group = word.partition("=")[0]
+    folder = f"contamination@{group}" if group in CONTAMINATIONS else group
+    written = compose(f"{folder}={word.partition('=')[2]}")[group]
+    factory = find_factory(group, written["_target_"])
+    about, *_ = (inspect.getdoc(factory) or "").split("\n\n")  # without Args and the like
+    yield from textwrap.wrap(f"{word}: {about}", _width())
+    for one in list_settings(factory):
+        default = format_value(written[one.name]) if one.name in written else one.default
+        shown = "" if default in (None, REQUIRED) else default
+        needed = "" if shown else " (must be given)"
+        yield from _entry(
+            f"{group}.{one.name}={shown}",
+            f"{one.kind}{needed}" + (f": {one.description}" if one.description else ""),
+        )
+
+
+def _entry(head: str, text: str) -> list[str]:
+    """One setting: its key and default, and below what it is."""
+    text = textwrap.fill(text, _width(), initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return [f"  {head}", text]
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 120)

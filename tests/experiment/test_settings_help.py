@@ -1,0 +1,65 @@
+"""What `--help` shows: every setting with its type, range, default and meaning, from the types that
+check it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fedrobust.experiment import settings_help
+from fedrobust.experiment.compose import compose
+from fedrobust.experiment.factories import FACTORY_PACKAGES
+from fedrobust.experiment.settings import ServerSettings, Settings
+
+
+def test_the_yaml_file_and_the_types_have_the_same_defaults() -> None:
+    config = compose()
+    plain = {
+        name: field.default
+        for name, field in Settings.model_fields.items()
+        if not field.is_required()
+    }
+    assert {name: config[name] for name in plain} == plain
+    server = {name: field.default for name, field in ServerSettings.model_fields.items()}
+    assert config["server"] == server
+    assert set(config) == {*plain, "server", *FACTORY_PACKAGES}
+
+
+def test_plain_help_names_everything_without_torch() -> None:
+    code = (
+        "import sys; from fedrobust import simulate; sys.argv = ['simulate', '--help']; "
+        "simulate.main(); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "  num_clients=10" in lines
+    assert "  server.scratch_dir=null" in lines
+    assert "  strategy=etf_dml" in lines
+    assert "  noise=clinical_noise" in lines
+    assert "whole number, at least 1, at most 1000000: hospitals that take part" in done.stdout
+    assert "18446744073709551615" not in done.stdout
+    for one in (*Settings.model_fields.values(), *ServerSettings.model_fields.values()):
+        assert one.description
+
+
+def test_help_for_a_choice_shows_its_own_settings() -> None:
+    text = " ".join(settings_help.describe(["strategy=multi_krum", "noise=hair", "--help"]).split())
+    assert "strategy.f=3 whole number, at least 0: attackers to tolerate" in text
+    assert "strategy.m=null whole number, at least 1, or null" in text
+    assert "noise.severity=3" in text
+    assert "num_clients" not in text
+
+
+def test_help_for_a_setting_without_a_default_says_so() -> None:
+    text = settings_help.describe(["data=csv", "-h"])
+    assert "  data.path=\n      text (must be given)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"), [(["--help"], True), (["-h"], True), (["seed=1", "--hydra-help"], False)]
+)
+def test_who_asks_for_help(words: list[str], asked: bool) -> None:
+    assert settings_help.is_requested(words) == asked
