@@ -80,7 +80,7 @@ def federate(
     rounds: int = 4,
     world: World = SMALL,
 ) -> Outcome:
-    """A toy federation as in `clusters.federate`, with any contamination of these clients."""
+    """A small federation as in `clusters.federate`, with any contamination of these clients."""
     rule = (strategy or fedavg()).rule
     model = world.make_model()
     layout, state, results = Layout.of(model), read(model, Layout.of(model)), []

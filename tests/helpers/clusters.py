@@ -1,4 +1,4 @@
-"""A toy federation for the flagship rule: clusters of 4 x 4 pictures, a small ETF classifier with
+"""A small federation for the flagship rule: clusters of 4 x 4 pictures, a small ETF classifier with
 BatchNorm, hospitals that train it."""
 
 from __future__ import annotations

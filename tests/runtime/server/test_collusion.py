@@ -1,4 +1,4 @@
-"""Attackers between the replies and the rule: in the adapter, and on whole toy federations."""
+"""Attackers between the replies and the rule: in the adapter, and on whole small federations."""
 
 from __future__ import annotations
 

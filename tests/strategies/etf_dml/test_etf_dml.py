@@ -1,4 +1,4 @@
-"""The flagship rule as a whole, on a toy federation: every switch, every fallback, and what it is
+"""The flagship rule as a whole, on a small federation: every switch, every fallback, and what it is
 for."""
 
 from __future__ import annotations
