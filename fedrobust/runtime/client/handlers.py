@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +15,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 
 from fedrobust.contamination.apply import attacker_owned
+from fedrobust.contamination.base import Contamination
 from fedrobust.data import TEST, TRAIN, VALIDATION
 from fedrobust.defences.sanitisation.detection import altered_rows, detection_counts
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
@@ -56,98 +58,86 @@ def in_time(
         return answer(message, context)
 
 
-def train(message: Message, context: Context) -> Message:
-    """Train the received global model on the hospital's shard and send the result, contaminated if
-    this client is poisoned."""
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What a message asks of a hospital, and with what it is answered. order: the message's
+    settings; received: the global model in it; model: the one of this process."""
+
+    message: Message
+    context: Context
+    order: Mapping[str, Any]
+    experiment: Experiment
+    client: int
+    model: Classifier
+    layout: Layout
+    received: State
+
+    @property
+    def round(self) -> int:
+        return int(self.order["round"])
+
+    @property
+    def simulated(self) -> bool:
+        return self.context.node_config.get("simulation") is True
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def contamination(self) -> Contamination:
+        return self.experiment.contamination(self.client)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return self.experiment.generator(purpose, self.client, self.round)
+
+    def load_received(self) -> None:
+        """The received model into that of this process."""
+        state = with_own_buffers(self.experiment, self.received, self.context, self.order)
+        load(self.model, self.layout, state)
+
+    def info(self) -> dict[str, str]:
+        """What a reply says of itself; the anchors are those that were really used."""
+        anchors = self.model.anchors
+        return {
+            "etf-sha256": "" if anchors is None else etf.digest(anchors),
+            "task": records.task_digest(self.order),
+        }
+
+
+def _read_request(message: Message, context: Context) -> _Request:
     order = records.read_config(message.content)
     experiment, client = read_experiment(order["experiment"], message, context)
     model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
-    reference = records.read_state(
-        message.content["state"], (layout.num_parameters, layout.num_buffers)
-    )
-    site_condition.check_site_condition(
-        context.node_config,
-        experiment.privacy,
-        experiment.privacy.least(experiment.settings.num_participants),
-    )
-    if experiment.privacy.secure:
-        secure_aggregation.check_masking_request(message, context)
-    if order["round"] == 1:
-        clear_memory(context, order)
-    load(model, layout, with_own_buffers(experiment, reference, context, order))
-    data, sifted = _sanitise(
-        experiment,
-        client,
-        model,
-        order["round"],
-        simulated=context.node_config.get("simulation") is True,
-    )
-    task = Task(
-        model=model,
-        data=data,
-        round=order["round"],
-        extras=records.read_extras(message.content),
-        memory=load_memory(context, order),
-        generator=experiment.generator("client", client, order["round"]),
-    )
-    contamination = experiment.contamination(client)
-    trained, result = _train(experiment, client, task, layout)
-    save_memory(
-        context,
-        order,
-        result.memory,
-        trained if experiment.settings.server.batchnorm == "local" else None,
-    )
-    sent = contamination.update(
-        trained, reference, experiment.generator("update", client, order["round"])
-    )
-    if contamination.track is not None:
-        sent = contamination.track(sent, reference, exchange_received(reference, context, order))
-    if experiment.privacy.secure:
-        update_D = experiment.privacy.clip_update(sent, reference)
-        return secure_aggregation.answer_masked(
-            message,
-            context,
-            experiment,
-            update_D,
-            num_examples=len(data.train),
-            etf_sha256=_sha256(model),
-        )
-    metrics: Mapping[str, float] = {
-        name: total / max(result.num_examples, 1) for name, total in result.sums.items()
-    } | sifted
-    sent = _release(experiment, client, sent, reference, order=order, node=context.node_config)
-    count, metrics, extras = experiment.privacy.reply_statistics(
-        len(task.data.train), metrics, result.extras
-    )
-    content = records.train_reply(
-        sent,
-        count,
-        metrics,
-        {"etf-sha256": _sha256(model), "task": records.task_digest(order)},
-        extras,
-    )
-    return Message(content, reply_to=message)
+    sizes = layout.num_parameters, layout.num_buffers
+    received = records.read_state(message.content["state"], sizes)
+    return _Request(message, context, order, experiment, client, model, layout, received)
+
+
+def train(message: Message, context: Context) -> Message:
+    """Train the received global model on the hospital's shard and send the result, contaminated if
+    this client is poisoned."""
+    request = _read_request(message, context)
+    _check_permission(request)
+    if request.round == 1:
+        clear_memory(context, request.order)
+    request.load_received()
+    data, left_out = _sanitise(request)
+    trained, result = _train(request, data)
+    sent = _contaminate(request, trained)
+    if request.experiment.privacy.secure:
+        return _mask(request, sent, len(data.train))
+    return _release(request, sent, result, len(data.train), left_out)
 
 
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the received global model on the hospital's own test shard, clean and under the
     hospital's contamination."""
-    order = records.read_config(message.content)
-    experiment, client = read_experiment(order["experiment"], message, context)
-    model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
-    state = records.read_state(
-        message.content["state"], (layout.num_parameters, layout.num_buffers)
-    )
-    load(model, layout, with_own_buffers(experiment, state, context, order))
+    request = _read_request(message, context)
+    request.load_received()
     ledger.check_verdict(context.node_config)
-    predictions = predict_conditions(experiment, client, model)
-    return Message(
-        records.evaluate_reply(
-            predictions, {}, {"etf-sha256": _sha256(model), "task": records.task_digest(order)}
-        ),
-        reply_to=message,
-    )
+    predictions = predict_conditions(request.experiment, request.client, request.model)
+    return Message(records.evaluate_reply(predictions, {}, request.info()), reply_to=message)
 
 
 def report_site_info(message: Message, context: Context) -> Message:
@@ -224,27 +214,6 @@ def _at_site(
     return _as_client(experiment, client)
 
 
-def _release(
-    experiment: Experiment,
-    client: int,
-    sent: State,
-    reference: State,
-    *,
-    order: Mapping[str, Any],
-    node: Mapping[str, Any],
-) -> State:
-    """What leaves the hospital. A real one draws its noise in secret: the server knows every seed
-    of the run."""
-    noise = (
-        seeded_noise(experiment.generator("privacy", client, order["round"]))
-        if node.get("simulation") is True
-        else secret_noise
-    )
-    released = experiment.privacy.release(sent, reference, noise)
-    ledger.record_release(node, experiment.privacy)
-    return released
-
-
 @lru_cache(maxsize=1)
 def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
     """The one resident model of this process; every client's state is loaded into it."""
@@ -257,35 +226,96 @@ def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
     return model, Layout.of(model)
 
 
-def _train(
-    experiment: Experiment, client: int, task: Task, layout: Layout
-) -> tuple[State, TrainResult]:
-    """What the trainer makes of the hospital's shard, and its report; an attacker that must not be
-    noticed learns twice."""
-    disguise = experiment.contamination(client).stealth
-    if disguise is None:
-        result = experiment.trainer(task)
-        return take(task.model, layout), result
-    clean = _clean_shard(experiment.text, client, next(task.model.parameters()).device)
-    g = experiment.generator("disguise", client, task.round)
-    return train_stealthily(disguise, experiment.trainer, task, clean, layout=layout, generator=g)
+def _check_permission(request: _Request) -> None:
+    """Raises ConfigError where the node's own conditions forbid the answer."""
+    experiment, node = request.experiment, request.context.node_config
+    threshold = experiment.privacy.least(experiment.settings.num_participants)
+    site_condition.check_site_condition(node, experiment.privacy, threshold)
+    if experiment.privacy.secure:
+        secure_aggregation.check_masking_request(request.message, request.context)
 
 
-def _sanitise(
-    experiment: Experiment, client: int, model: Classifier, server_round: int, *, simulated: bool
-) -> tuple[Shard, dict[str, float]]:
+def _sanitise(request: _Request) -> tuple[Shard, dict[str, float]]:
     """What the hospital trains on in this round, and how many images it left out; only a simulation
     knows how many of them rightly."""
-    device = next(model.parameters()).device
-    shard = apply_crafted(
-        experiment, client, model, _shard(experiment.text, client, device), server_round
-    )
-    if experiment.sanitiser.score is None or attacker_owned(experiment.contamination(client)):
+    experiment, client, device = request.experiment, request.client, request.device
+    own = _shard(experiment.text, client, device)
+    shard = apply_crafted(experiment, client, request.model, own, request.round)
+    if experiment.sanitiser.score is None or attacker_owned(request.contamination):
         return shard, {}
-    data, kept_N = sanitise_shard(experiment.sanitiser, model, shard, server_round)
-    return data, detection_counts(
-        kept_N, _altered_rows(experiment.text, client, device) if simulated else None
+    data, kept_N = sanitise_shard(experiment.sanitiser, request.model, shard, request.round)
+    altered_N = _altered_rows(experiment.text, client, device) if request.simulated else None
+    return data, detection_counts(kept_N, altered_N)
+
+
+def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
+    """What the trainer makes of these images, and its report; it is remembered what the trainer
+    wants to know the next time. An attacker that must not be noticed learns twice."""
+    experiment, context, order = request.experiment, request.context, request.order
+    task = Task(
+        model=request.model,
+        data=data,
+        round=request.round,
+        extras=records.read_extras(request.message.content),
+        memory=load_memory(context, order),
+        generator=request.generator("client"),
     )
+    disguise, layout = request.contamination.stealth, request.layout
+    if disguise is None:
+        result = experiment.trainer(task)
+        trained = take(task.model, layout)
+    else:
+        clean = _clean_shard(experiment.text, request.client, request.device)
+        g = request.generator("disguise")
+        trained, result = train_stealthily(
+            disguise, experiment.trainer, task, clean, layout=layout, generator=g
+        )
+    keeps_buffers = experiment.settings.server.batchnorm == "local"
+    save_memory(context, order, result.memory, trained if keeps_buffers else None)
+    return trained, result
+
+
+def _contaminate(request: _Request, trained: State) -> State:
+    """What the client makes of its model before it sends it; an honest one sends it as it is."""
+    contamination, received = request.contamination, request.received
+    sent = contamination.update(trained, received, request.generator("update"))
+    if contamination.track is None:
+        return sent
+    before = exchange_received(received, request.context, request.order)
+    return contamination.track(sent, received, before)
+
+
+def _mask(request: _Request, sent: State, num_examples: int) -> Message:
+    """The reply under secure aggregation: the clipped update under masks."""
+    return secure_aggregation.answer_masked(
+        request.message,
+        request.context,
+        request.experiment,
+        request.experiment.privacy.clip_update(sent, request.received),
+        num_examples=num_examples,
+        etf_sha256=request.info()["etf-sha256"],
+    )
+
+
+def _release(
+    request: _Request,
+    sent: State,
+    result: TrainResult,
+    num_examples: int,
+    left_out: Mapping[str, float],
+) -> Message:
+    """The reply with what may leave the hospital. A real one draws its noise in secret: the server
+    knows every seed of the run."""
+    privacy = request.experiment.privacy
+    noise = seeded_noise(request.generator("privacy")) if request.simulated else secret_noise
+    released = privacy.release(sent, request.received, noise)
+    ledger.record_release(request.context.node_config, privacy)
+    means = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()}
+    count, metrics, extras = privacy.reply_statistics(
+        num_examples, {**means, **left_out}, result.extras
+    )
+    content = records.train_reply(released, count, metrics, request.info(), extras)
+    return Message(content, reply_to=request.message)
 
 
 @lru_cache(maxsize=64)
@@ -326,8 +356,3 @@ def _resident(train: Samples, validation: Samples, test: Samples, device: torch.
             for part in (train, validation, test)
         )
     )
-
-
-def _sha256(model: Classifier) -> str:
-    """Of the anchors that were really used, after training."""
-    return "" if model.anchors is None else etf.digest(model.anchors)

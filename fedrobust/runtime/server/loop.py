@@ -17,7 +17,7 @@ from fedrobust.learning.inference import predict
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, ServerContext
-from fedrobust.runtime.server.secure_aggregation import make_flower_strategy
+from fedrobust.runtime.server.secure_aggregation import SecureStrategy
 from fedrobust.state import Layout, State, read, show
 from fedrobust.types import Failure, Observer, RoundRecord, Samples
 
@@ -75,7 +75,8 @@ def run_rounds(
     wanted = run == "run" and experiment.attacks_members
     begun = None if checkpointing is None else checkpointing.restore(run)
     observer.run_started(run, rounds, experiment.num_clients)
-    strategy = make_flower_strategy(server, server.initial)
+    kind = SecureStrategy if experiment.privacy.secure else RuleStrategy
+    strategy = kind(server, server.initial)
     if begun is None:
         records = [_record(0, server, strategy, validation, {})]
         observer.round_finished(run, records[0])

@@ -33,15 +33,6 @@ T = TypeVar("T")
 Read = Callable[[RecordDict, int], tuple[T, Mapping[str, object]]]
 
 
-def make_flower_strategy(server: ServerContext, state: State) -> RuleStrategy:
-    """What the rounds of the server's experiment go through."""
-    return (
-        SecureStrategy(server, state)
-        if server.experiment.privacy.secure
-        else RuleStrategy(server, state)
-    )
-
-
 @final
 class SecureStrategy(RuleStrategy):
     """Holds a rule that works on sums. Of the updates it has one masked reply, the masked sum so
