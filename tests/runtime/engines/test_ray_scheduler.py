@@ -37,6 +37,9 @@ class Workers:
     def replace(self, number):
         self.replaced.append(number)
 
+    def crash(self, number):
+        return None
+
     def worker(self, number):
         return SimpleNamespace(
             answer=SimpleNamespace(remote=lambda *given: self.start(number, *given))
@@ -67,10 +70,10 @@ class Workers:
             {"seen": MetricRecord({"calls": count})}
         )
 
-    def recall(self, client):
+    def load_memory(self, client):
         return self.states.get(client)
 
-    def remember(self, client, state):
+    def save_memory(self, client, state):
         self.states[client] = state
 
 
