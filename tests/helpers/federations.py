@@ -31,7 +31,9 @@ MEAN = ("strategy=fedavg", "server.batchnorm=mean")
 def compose_settings(*overrides: str) -> dict[str, Any]:
     """The smoke experiment, made smaller still: 300 images of 16 px, three hospitals, one training
     step each."""
-    return compose.compose("experiment=smoke", *SMALL_RUN, *overrides)
+    other_data = any(word.startswith("data=") for word in overrides)
+    small = (word for word in SMALL_RUN if not (other_data and word.startswith("data.")))
+    return compose.compose("experiment=smoke", *small, *overrides)
 
 
 def build_experiment(*overrides: str) -> Experiment:
