@@ -35,6 +35,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
 from fedrobust.utils.files import write_text
+from fedrobust.utils.validation import Count
 
 REPORT = "report.json"
 SCHEMA = "report_schema.json"
@@ -117,11 +118,10 @@ Percentage = Annotated[float, PlainSerializer(round_percent)]
 DropPercent = Annotated[float, Field(le=100), PlainSerializer(round_percent)]
 Seconds = Annotated[float, Field(ge=0), PlainSerializer(round_measured)]
 Length = Annotated[float, Field(ge=0), PlainSerializer(round_measured)]
-Share = Annotated[float, Field(ge=0, le=1), PlainSerializer(round_measured)]
+MeasuredShare = Annotated[float, Field(ge=0, le=1), PlainSerializer(round_measured)]
 Epsilon = Annotated[float, Field(ge=0), PlainSerializer(round_up)]
 Name = Annotated[str, Field(min_length=1)]
 ClientNumber = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
 ClientNumbers = Annotated[
     tuple[ClientNumber, ...],
     AfterValidator(_different),
@@ -286,7 +286,7 @@ class ClientResult(ReportSection):
         description="combined drop from clean to contaminated; percent, at most 100, "
         "null: undefined"
     )
-    weight: Share = Field(description="mean influence over the rounds, 0 to 1")
+    weight: MeasuredShare = Field(description="mean influence over the rounds, 0 to 1")
 
 
 class DetectionSection(ReportSection):
@@ -340,7 +340,7 @@ class AttackOutcome(ReportSection):
         "attack without a bound"
     )
     purifier: Name = Field(description="what the images went through before the model")
-    linf: Share = Field(description="largest change of a value, 0 to 1 of the range")
+    linf: MeasuredShare = Field(description="largest change of a value, 0 to 1 of the range")
     l2: Length = Field(description="mean Euclidean length of an image's change, at least 0")
     metrics: ConditionMetrics = Field(description="on the attacked images")
     balanced_ci95: Interval95 | None = Field(
