@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -505,7 +505,13 @@ class Report(PredictionResults):
 
     model_config = ConfigDict(json_schema_extra=_twin_rule)
 
-    version: Literal[1] = Field(alias="schema", description="version of this contract")
+    version: int = Field(
+        alias="schema",
+        ge=1,
+        le=1,
+        description="version of this contract, 1",
+        json_schema_extra={"const": 1},
+    )
     strategy: Name = Field(description="name of the server's strategy")
     num_clients: int = Field(ge=1, description="number of clients, at least 1")
     poisoned: ClientNumbers = Field(description="numbers of the poisoned clients")

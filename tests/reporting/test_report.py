@@ -119,6 +119,7 @@ def test_unknown_keys_are_refused(path: str) -> None:
     ("path", "value"),
     [
         ("schema", 2),
+        ("schema", True),
         ("seed", "0"),
         ("seed", 0.5),
         ("rounds", 0),
