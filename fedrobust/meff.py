@@ -44,10 +44,11 @@ def _built(*words: str) -> Experiment:
 def _run(given: argparse.Namespace, console: Console) -> None:
     if given.json is not None and not given.json.parent.is_dir():
         raise ConfigError(f"--json={given.json}: its folder does not exist; make it first")
+    words = compose.check_command_line(given.overrides)
     found: list[Answers] = []
     first: Experiment | None = None
     for seed in [[f"seed={seed}"] for seed in given.seeds] or [[]]:
-        experiment, models = _fuse_models([*given.overrides, *seed], given.member, console)
+        experiment, models = _fuse_models([*words, *seed], given.member, console)
         first = first or experiment
         if not torch.equal(first.test_rows(), experiment.test_rows()):
             raise ConfigError(f"--seeds: with {seed[0]} the test images are others; set data.seed")

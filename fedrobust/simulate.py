@@ -18,8 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import settings_help
-from fedrobust.experiment.compose import plain_config
+from fedrobust.experiment.compose import check_command_line, explained, plain_config
 from fedrobust.experiment.old_names import rename_words
+from fedrobust.experiment.overrides import settings_among
 from fedrobust.runtime import resume
 from fedrobust.utils.cli import run_command
 from fedrobust.utils.locking import is_empty
@@ -41,7 +42,8 @@ def _run(config: DictConfig, folder: Path) -> None:
             f"hydra.run.dir={folder}: already holds files; choose another folder, "
             "nothing was written over"
         )
-    settings = plain_config(OmegaConf.to_container(config, resolve=True))
+    with explained(list(settings_among(sys.argv[1:]))):
+        settings = plain_config(OmegaConf.to_container(config, resolve=True))
     from fedrobust.runtime.simulation import run_job
 
     with _explain_interruption(folder):
@@ -54,6 +56,12 @@ def _resume(words: list[str]) -> None:
 
     with _explain_interruption(asked.folder):
         resume_job(asked)
+
+
+def _start(words: list[str]) -> None:
+    sys.argv[1:] = check_command_line(words)
+    with explained(list(settings_among(sys.argv[1:]))):
+        _job()
 
 
 @contextmanager
@@ -69,16 +77,16 @@ def _explain_interruption(folder: Path) -> Iterator[None]:
 
 def main() -> None:
     """The command line."""
-    words = sys.argv[1:] = rename_words(sys.argv[1:])
+    words = sys.argv[1:]
     if code := run_command(_command(words)):
         sys.exit(code)
 
 
 def _command(words: list[str]) -> Callable[[], object]:
     if settings_help.is_requested(words):
-        return lambda: print(settings_help.describe(words))
+        return lambda: print(settings_help.describe(rename_words(words)))
     # not by Hydra, which would make a new output folder
-    return (lambda: _resume(words)) if resume.is_requested(words) else _job
+    return (lambda: _resume(words)) if resume.is_requested(words) else (lambda: _start(words))
 
 
 if __name__ == "__main__":

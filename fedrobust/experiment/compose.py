@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedrobust.errors import ConfigError
+from fedrobust.experiment import overrides
 from fedrobust.experiment.old_names import rename_config, rename_words
 
 
-def compose(*overrides: str) -> dict[str, Any]:
+def compose(*words: str) -> dict[str, Any]:
     """The resolved configuration for Hydra overrides, as plain Python values (for tests, apps and
-    notebooks)."""
-    return plain_config(_composed("config", overrides))
+    notebooks). Raises ConfigError."""
+    return plain_config(_composed("config", words))
 
 
 def default_choices() -> dict[str, str]:
@@ -33,30 +35,88 @@ def default_choices() -> dict[str, str]:
     }
 
 
-def compose_comparison(
-    *overrides: str, name: str = "compare"
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def compose_comparison(*words: str, name: str = "compare") -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration of configs/<name>.yaml in its two parts: the main job's, and the block of
-    that name."""
-    container = _composed(name, overrides)
+    that name. Raises ConfigError."""
+    container = _composed(name, words)
     return plain_config(container), container[name]
 
 
-def _composed(name: str, overrides: Sequence[str]) -> Any:
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_module
+def _composed(name: str, words: Sequence[str]) -> Any:
     from omegaconf import OmegaConf
 
+    words = rename_words(words)
+    with explained(words, name):
+        return OmegaConf.to_container(_hydra_composed(name, words), resolve=True)
+
+
+def _hydra_composed(name: str, words: Sequence[str]) -> Any:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+
     with initialize_config_module("fedrobust.configs", version_base="1.3"):
-        return OmegaConf.to_container(hydra_compose(name, rename_words(overrides)), resolve=True)
+        return hydra_compose(name, list(words))
+
+
+def check_command_line(words: Sequence[str]) -> list[str]:
+    """The words that somebody typed, with today's names of settings. Raises ConfigError where they
+    contradict each other or cannot be read."""
+    words = rename_words(words)
+    typed = list(overrides.settings_among(words))
+    overrides.check_once(typed)
+    check_readable(typed)
+    return words
+
+
+def check_readable(words: Sequence[str]) -> None:
+    """Whether each word can be read by itself. Raises ConfigError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    overrides.check_words(words)
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            parser.parse_override(word)
+        except (HydraException, ValueError) as error:
+            raise overrides.unreadable(word) from error
+
+
+@contextmanager
+def explained(words: Sequence[str], name: str = "config") -> Iterator[None]:
+    """Hydra's refusals of these words inside become ConfigErrors of one line.
+
+    Args:
+        words: overrides of configs/<name>.yaml.
+        name: the configuration that they change.
+    """
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    def known() -> Any:
+        """With the choices alone, as far as they exist."""
+        chosen = [word for word in words if word.partition("=")[0] in overrides.GROUPS]
+        try:
+            found = _hydra_composed(name, chosen)
+        except HydraException:
+            found = _hydra_composed(name, [])
+        return OmegaConf.to_container(found)
+
+    check_readable(words)
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(overrides.refusal(str(error), words, known)) from error
 
 
 def change_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Engine settings after the overrides `engine=...` and `engine.key=...`. Raises ConfigError for
-    other words, and Hydra's errors."""
+    other words."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
+    check_readable(words)
     choices = [word for word in words if word.startswith("engine=")]
     chosen = OmegaConf.create(compose(*choices)["engine"] if choices else dict(engine))
     for override in OverridesParser.create().parse_overrides(

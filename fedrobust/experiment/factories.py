@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedrobust.errors import ConfigError
+from fedrobust.utils.names import did_you_mean
 
 # Where the factories of each group may live. A configuration can come over the network: nothing
 # else is ever called.
@@ -114,7 +115,8 @@ def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[st
     for key, value in keywords.items():
         if key not in known:
             raise ConfigError(
-                f"{path}.{key}={value}: unknown setting; known are {', '.join(known)}"
+                f"{path}.{key}={value}: unknown setting; {did_you_mean(key, known)}"
+                f"known are {', '.join(known)}"
             )
     keywords |= {
         key: value for key, value in given.items() if key in known and keywords.get(key) is None

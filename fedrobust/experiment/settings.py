@@ -22,6 +22,7 @@ from pydantic import (
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.utils import strict_json
+from fedrobust.utils.names import did_you_mean
 from fedrobust.utils.validation import Words, number
 
 MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory, whoever wrote the number
@@ -227,7 +228,8 @@ def _check_keys(kind: type[BaseModel], given: Mapping[str, Any], path: str = "")
     for key in given:
         if key not in kind.model_fields:
             raise ConfigError(
-                f"{path}{key}={given[key]}: unknown key; known are "
+                f"{path}{key}={given[key]}: unknown key; "
+                f"{did_you_mean(key, kind.model_fields)}known are "
                 f"{', '.join(sorted(kind.model_fields))}"
             )
     for key in sorted(kind.model_fields):

@@ -15,7 +15,6 @@ from fedrobust.runtime.engines.site_grid import FederationGrid, ask, collect_sit
 from fedrobust.runtime.engines.site_numbers import Node, list_nodes, number_sites
 from fedrobust.runtime.messages.sites import SiteInfo
 from fedrobust.runtime.server.rule_strategy import Grid
-from fedrobust.utils.cli import explain
 
 OnProgress = Callable[[str], None]
 
@@ -34,15 +33,10 @@ def compose_for_sites(overrides: str, names: tuple[str, ...]) -> dict[str, Any]:
         raise ConfigError(
             f"overrides={overrides}: cannot be read ({error}); each quote needs its second one"
         ) from error
+    words = config.check_command_line(words)
     first = [] if any(word.startswith("partition=") for word in words) else ["partition=remote"]
     last = [f"num_clients={len(names)}"] if names else []
-    try:
-        return config.compose(*first, *words, *last, "evaluation.twin=false")
-    except Exception as error:
-        line, _ = explain(error)
-        if line is None:
-            raise
-        raise ConfigError(line) from error
+    return config.compose(*first, *words, *last, "evaluation.twin=false")
 
 
 def assemble(

@@ -86,7 +86,6 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
         (["+server.colour=red"], "server.colour=red: unknown key"),
         (["+colour=red"], "colour=red: unknown key"),
         (["~seed"], "seed: is missing"),
-        (["~strategy"], "strategy: is missing"),
         (["~server.proxy_images"], "server.proxy_images: is missing"),
         (["server=3"], "server=3: must hold"),
     ],

@@ -108,9 +108,9 @@ def test_the_words_of_a_run() -> None:
             "rounds=2 'data=npz",
             r"^overrides=rounds=2 'data=npz: cannot be read \(No closing quotation\)",
         ),
-        ("colour=3", "^colour: unknown key"),
+        ("colour=3", "^colour=3: unknown key"),
         ("strategy=zigzag", "^strategy=zigzag: no such choice"),
-        ("rounds", "^rounds: cannot be read"),
+        ("rounds", "^rounds: has no value; write rounds="),
         ("rounds=${nothing}", "nothing"),
     ],
 )

@@ -116,9 +116,10 @@ class Plan:
 
 def read_plan(words: Sequence[str]) -> Plan:
     """The plan of a command line, its own settings checked, those of the trainings not. Raises
-    ConfigError and Hydra's errors."""
+    ConfigError."""
     own, others = sort_words(words, BLOCK, KEYS, REPLACEMENTS)
     _refuse_federated(others)
+    settings.check_command_line(words)
     _, block = settings.compose_comparison(*others, *own, name=BLOCK)
     check_block(BLOCK, block, KEYS)
     poisonings = _optional("poisonings", "contamination", block["poisonings"])

@@ -90,9 +90,10 @@ def config_digest(config: Mapping[str, Any]) -> str:
 
 
 def read_grid(words: Sequence[str]) -> Grid:
-    """The grid of a command line, each of its settings checked; cells are not. Raises ConfigError
-    and Hydra's errors."""
+    """The grid of a command line, each of its settings checked; cells are not. Raises
+    ConfigError."""
     own, others = sort_words(words, "compare", KEYS, REPLACEMENTS)
+    compose.check_command_line(words)
     _, block = compose.compose_comparison(*others, *own)
     check_block("compare", block, KEYS)
     contaminations = variants("contaminations", "contamination", block["contaminations"])
@@ -238,7 +239,7 @@ def cells(grid: Grid) -> list[Cell]:
     """All runs of the grid, those of a seed together. Without poisoned clients the attack says
     nothing: one run a rule and seed.
 
-    Raises ConfigError and Hydra's errors for settings that do not exist; whether their values fit
+    Raises ConfigError for settings that do not exist; whether their values fit
     is not looked at.
     """
     found = []

@@ -1,0 +1,202 @@
+"""Words that cannot be used are refused in one line with the key, the value, the reason and the
+remedy, on every command line; Hydra's own refusals are provoked for real."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedrobust import ablation, compare, meff, simulate
+from fedrobust.errors import ConfigError
+from fedrobust.experiment import compose, factories, settings
+from fedrobust.federation.server_run import compose_for_sites
+from fedrobust.studies.comparison.grid import cells, read_grid
+
+ALL_KEYS = "`python -m fedrobust.simulate --cfg job` lists all keys"
+QUOTE = "it holds signs with a meaning of their own; quote the value: "
+LINES = [
+    ("stratgy=krum", "unknown key; did you mean strategy=krum?"),
+    ("rouns=3", "unknown key; did you mean rounds=3?"),
+    ("server.proxi=3", "unknown key; did you mean server.proxy_images=3?"),
+    ("strategy.trustt=gate", "unknown key; did you mean strategy.trust=gate?"),
+    ("data.sise=3", "unknown key; did you mean data.size=3?"),
+    ("data.colour=3", "unknown key; data has imbalance, num_images, seed, size"),
+    ("evalution.batch_size=3", f"unknown key; did you mean evaluation? {ALL_KEYS}"),
+    ("rounds.x=3", f"unknown key; {ALL_KEYS}"),
+    (
+        "client.optimizer.momentum=1",
+        "unknown key; a keyword of the library is added with a plus sign: "
+        "+client.optimizer.momentum=1",
+    ),
+    (
+        "strategy=krumm",
+        "no such choice; did you mean krum? all 21 are in configs/strategy",
+    ),
+    ("engine=nope", "no such choice; engine can be auto, inline, ray"),
+    (
+        "experiment=smok",
+        "no such choice; did you mean smoke? experiment can be ham10000, leaderboard, poster, "
+        "quick, smoke",
+    ),
+    (
+        "contamination@noise=labelflip",
+        "no such choice; did you mean label_flip or label_pair? all 49 are in "
+        "configs/contamination",
+    ),
+    ("contamination=qqqq", "no such choice; all 49 are in configs/contamination"),
+    (
+        "corruption=hairr",
+        "corruption is chosen by contamination@corruption=...; did you mean "
+        "contamination@corruption=hair? all 49 choices are in configs/contamination",
+    ),
+    (
+        "noise=clinical_noise",
+        "noise is chosen by contamination@noise=...; did you mean "
+        "contamination@noise=clinical_noise? all 49 choices are in configs/contamination",
+    ),
+    (
+        "strategy@x=krum",
+        "no such place; known are contamination@noise, contamination@corruption",
+    ),
+    (
+        "strategy=[krum,fedavg]",
+        "must be the name of one choice; the 21 choices are in configs/strategy",
+    ),
+    ("~strategy", "cannot be taken out, only chosen; the 21 choices are in configs/strategy"),
+    ("~rouns", f"unknown key, nothing to take out; did you mean ~rounds? {ALL_KEYS}"),
+    ("+rounds=3", "rounds is there already; write it without the +"),
+    ("+experiment=smoke", "experiment is there already; write it without the +"),
+    (
+        "data",
+        "has no value; write data=... (data can be csv, ham10000, image_folder, medmnist, npz, "
+        "synthetic)",
+    ),
+    ("rounds", "has no value; write rounds=..."),
+    ("=3", "has no key; write key=value"),
+    ("@x=3", "has no key; write key=value"),
+    ("rounds =3", "no blanks before the =; write rounds=3"),
+    ("a b=3", "a b is no key, which has letters, digits, _ and dots; write key=value"),
+    ("--rounds=3", "no such option; settings have no dashes, write rounds=3"),
+    ("a=[", "cannot be read: [ is never closed; add ]"),
+    ("poisoned=[1,2", "cannot be read: [ is never closed; add ]"),
+    ("client.lr_plateau={factor: 1", "cannot be read: { is never closed; add }"),
+    (
+        "poisoned=1]",
+        "cannot be read: ] closes nothing; take it out, or quote the value: 'poisoned=\"1]\"'",
+    ),
+    ("data.name='a", "cannot be read: the quote ' is never closed; add the second one"),
+    ('data.name="a', 'cannot be read: the quote " is never closed; add the second one'),
+    ("rounds=3=4", f"cannot be read: {QUOTE}'rounds=\"3=4\"'"),
+    ("data.name=a(1).csv", f"cannot be read: {QUOTE}'data.name=\"a(1).csv\"'"),
+    (
+        "rounds=1,2",
+        "several values; as one list write rounds=[1,2], as one word 'rounds=\"1,2\"', for a run "
+        "with each add --multirun",
+    ),
+    ("data.size=${nothere}", "there is no key nothere to take the value from"),
+]
+
+
+@pytest.mark.parametrize(("word", "line"), LINES)
+def test_one_line_with_key_value_reason_and_remedy(word: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose.compose(word)
+    assert str(caught.value) == f"{word}: {line}"
+
+
+def test_a_line_of_hydra_s_that_nobody_foresaw_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="NO_SUCH_VARIABLE_HERE") as caught:
+        compose.compose("rounds=${oc.env:NO_SUCH_VARIABLE_HERE}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ("data.path=/a b/c.csv", "/a b/c.csv"),
+        ('data.path="/a/b=c.csv"', "/a/b=c.csv"),
+        ("data.path='/a(1)/c,d.csv'", "/a(1)/c,d.csv"),
+    ],
+)
+def test_blanks_and_quoted_signs_are_read(words: str, path: str) -> None:
+    assert compose.compose("data=csv", words)["data"]["path"] == path
+
+
+COMMANDS: tuple[Callable[[], None], ...] = (
+    *(simulate.main, compare.main, ablation.main, meff.main),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["model.dimensoin=3"], "model.dimensoin=3: unknown key; did you mean model.dimension=3?"),
+        (["data.name=[", "model=small"], "data.name=[: cannot be read: [ is never closed; add ]"),
+        (["=3"], "=3: has no key; write key=value"),
+        (
+            ["model=small", "model=resnet18"],
+            "model=resnet18: model=small stands there already; leave one of them out",
+        ),
+        (
+            ["corruption=hair"],
+            "corruption=hair: corruption is chosen by contamination@corruption=...; did you mean "
+            "contamination@corruption=hair? all 49 choices are in configs/contamination",
+        ),
+    ],
+)
+def test_every_command_line(
+    command: Callable[[], None],
+    words: list[str],
+    line: str,
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(SystemExit) as left:
+        command()
+    assert left.value.code == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_overrides_of_a_flower_run() -> None:
+    with pytest.raises(ConfigError, match=r"^roundz=3: unknown key; did you mean rounds=3\?$"):
+        compose_for_sites("roundz=3", ())
+    with pytest.raises(ConfigError, match=r"^strategy=fedavg: strategy=krum stands there already"):
+        compose_for_sites("strategy=krum strategy=fedavg", ())
+
+
+def test_the_variants_of_a_comparison() -> None:
+    words = ("strategies=[{a: 'strategy=krum strategy.ff=1'}]", "poisoned=0")
+    line = r"^strategy\.ff=1: unknown key; did you mean strategy\.f=1\?$"
+    with pytest.raises(ConfigError, match=line):
+        cells(read_grid(words))
+
+
+def test_options_of_hydra_and_their_values_are_no_settings() -> None:
+    words = ["-m", "seed=1,2", "--cfg", "job", "--config-dir", "x", "--package=server"]
+    assert compose.check_command_line(words) == words
+
+
+def test_dictionaries_get_the_nearest_name_too() -> None:
+    config = compose.compose()
+    with pytest.raises(
+        ConfigError, match=r"^stratgy=1: unknown key; did you mean strategy\? known"
+    ):
+        settings.read_settings({**config, "stratgy": 1})
+    server = {**config["server"], "bachnorm": "mean"}
+    line = r"^server\.bachnorm=mean: unknown key; did you mean batchnorm\? known"
+    with pytest.raises(ConfigError, match=line):
+        settings.read_settings({**config, "server": server})
+    mean = {"_target_": "fedrobust.strategies.fedavg.fedavg", "weigthing": "uniform"}
+    with pytest.raises(
+        ConfigError, match=r"weigthing=uniform: unknown setting; did you mean weight"
+    ):
+        factories.build_group({"strategy": mean}, "strategy")
