@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
-from fedrobust.federation.server_run import assemble, compose_for_sites, resume_command
+from fedrobust.federation.server_run import assemble, compose_for_sites, federation_resume_command
 from fedrobust.reporting.console import print_line
 from fedrobust.runtime import resume
 from fedrobust.runtime.server.loop import build_server_context
@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
             f"resume={folder}: the server's data are no longer those of the run "
             "(their digest differs)"
         )
-    with exclusive_folder(folder, resume_command(folder)) as console:
+    with exclusive_folder(folder, federation_resume_command(folder)) as console:
         console.width = WIDTH
         sites, experiment = assemble(
             grid, experiment, names, _seconds(run["wait"]), lambda text: print_line(console, text)

@@ -60,20 +60,20 @@ def _rule(round: Round, schedule: Schedule) -> Aggregate:
         )
     if updates.layout is None:
         raise ValueError("feddf needs updates with a layout")
-    bench = ScratchModel(data.model, updates.layout, None, data.proxy, recalibrate=False)
+    scratch = ScratchModel(data.model, updates.layout, None, data.proxy, recalibrate=False)
     members = Members(round.reference, updates, torch.ones(len(updates)))
-    member_scores = scoring.score_members(bench, members, need_root=False, need_proxy=True)
+    member_scores = scoring.score_members(scratch, members, need_root=False, need_proxy=True)
     weights_N = normalize(updates.num_examples_N * member_scores.usable)
     aggregate = make_aggregate(round, updates.combine(weights_N), weights_N)
     voices_N = normalize(member_scores.usable)
     teacher_PK = teachers.ensemble(
         member_scores.proxy_NPK, voices_N, data.model.scale, schedule.temperature
     )
-    lesson = teachers.kl_loss(teacher_PK, data.model.scale, schedule.temperature)
+    loss = teachers.kl_loss(teacher_PK, data.model.scale, schedule.temperature)
     distilled = student.distil(
-        bench,
+        scratch,
         aggregate.state,
-        (lesson, torch.arange(len(teacher_PK))),
+        (loss, torch.arange(len(teacher_PK))),
         schedule,
         round.generator,
         alignment=None,

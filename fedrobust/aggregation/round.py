@@ -5,16 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Generator, Tensor
 
-from fedrobust.aggregation.updates import normalize
+from fedrobust.aggregation.updates import Updates, normalize
 from fedrobust.state import Layout, State, views
 from fedrobust.types import ClientTrainer, Samples
-
-if TYPE_CHECKING:
-    from fedrobust.aggregation.updates import Updates
 
 
 @dataclass(frozen=True, slots=True)

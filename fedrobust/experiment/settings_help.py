@@ -27,7 +27,7 @@ MORE = """python -m fedrobust.simulate strategy=krum --help shows the settings o
 --cfg job prints the whole configuration, --hydra-help names Hydra's own switches."""
 
 
-def is_requested(words: Sequence[str]) -> bool:
+def is_help_requested(words: Sequence[str]) -> bool:
     """Whether a command line asks for help."""
     return any(word in WORDS for word in words)
 

@@ -19,7 +19,7 @@ from fedrobust.runtime.server.rule_strategy import Grid
 OnProgress = Callable[[str], None]
 
 
-def resume_command(folder: Path) -> str:
+def federation_resume_command(folder: Path) -> str:
     """The command that goes on with a run."""
     return f"python -m fedrobust.federation run --resume {shlex.quote(str(folder))}"
 

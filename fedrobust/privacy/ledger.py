@@ -86,7 +86,7 @@ def _spent(file: TextIO) -> float:
         ) from error
 
 
-def check_verdict(node: Mapping[str, Any]) -> None:
+def check_evaluation(node: Mapping[str, Any]) -> None:
     """Raises ConfigError for a node with a limit: what a model says of its test images, and their
     labels, hold no noise."""
     if keeps(node):

@@ -1,4 +1,4 @@
-"""From probabilities to the report: evaluations, the four drops, every client's verdict. Pure
+"""From probabilities to the report: evaluations, the four drops, every client's results. Pure
 functions, nothing is run here."""
 
 from __future__ import annotations

@@ -336,14 +336,14 @@ def sanitising_text(found: SanitisingSection) -> str:
         f"by chance {format_number(100 * found.altered / images)} and "
         f"{format_number(100 * found.dropped / images)}"
     )
-    verdict = (
+    outcome = (
         f"precision {format_number(found.precision)}, recall "
         f"{format_number(found.recall)} ({by_chance})"
     )
     left_out = (
         f"{found.dropped} of {found.images} images, {found.found} of {found.altered} altered ones"
     )
-    return f"sanitising left out {left_out}: {verdict}"
+    return f"sanitising left out {left_out}: {outcome}"
 
 
 def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:

@@ -25,7 +25,7 @@ class Resumption:
     engine_words: tuple[str, ...] = ()
 
 
-def is_requested(words: Sequence[str]) -> bool:
+def is_resume_requested(words: Sequence[str]) -> bool:
     """Whether these words of a command line ask for a resumption."""
     return any(word.startswith(KEY) for word in words)
 

@@ -81,7 +81,7 @@ class DistillationSettings:
 
 @dataclass(frozen=True, slots=True)
 class DistilledModel:
-    """A student after its lessons: what it is now, its mean loss in the last epoch, and whether it
+    """A student after training: what it is now, its mean loss in the last epoch, and whether it
     was sent back to its start."""
 
     state: State

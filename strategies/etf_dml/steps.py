@@ -88,21 +88,21 @@ def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
     settings, scratch = state_of_round.settings, state_of_round.scratch
     permanent_PK = None if settings.cohorts.cohort_size is None else _global_scores(state_of_round)
 
-    def pupils(group: Sequence[int]) -> Iterator[Tensor]:
+    def student_updates(group: Sequence[int]) -> Iterator[Tensor]:
         if len(group) == 1:
             yield state_of_round.members.row(group[0])
             return
         scores_MPK = state_of_round.member_scores.proxy_NPK[torch.tensor(group)]
-        lessons = student.mutual_losses(
+        mutual = student.mutual_losses(
             scratch, scores_MPK, settings.distillation, settings.schedule.temperature, permanent_PK
         )
-        for n, distillation_loss in zip(group, lessons, strict=True):
+        for n, distillation_loss in zip(group, mutual, strict=True):
             distilled = _learn(state_of_round, n, distillation_loss)
             losses.append(distilled.loss)
             fell_back[n] = float(distilled.fell_back)
             yield distilled.state.parameters - state_of_round.round.reference.parameters
 
-    aggregate = _aggregate(state_of_round, pupils)
+    aggregate = _aggregate(state_of_round, student_updates)
     if not losses:
         return aggregate, {}
     return aggregate, {
@@ -163,7 +163,7 @@ def _ensemble(state_of_round: RoundState, state: State) -> student.DistilledMode
 
 
 def _aggregate(state_of_round: RoundState, student_updates: StudentUpdates | None) -> Aggregate:
-    """The last step on the pupils' new updates (None: the clients' clipped ones)."""
+    """The last step on the students' new updates (None: the clients' clipped ones)."""
     updates, cohorts = state_of_round.round.updates, state_of_round.settings.cohorts
     if state_of_round.settings.aggregation is not None:
         return _by_rule(

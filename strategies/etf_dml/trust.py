@@ -110,7 +110,7 @@ def stacking_trust(
     sizes_N: Tensor,
     past_N: Tensor,
 ) -> TrustScores:
-    """The verdict of the gate, refined by what all models are worth together.
+    """The result of the gate, refined by what all models are worth together.
 
     Every client's share by size (sizes_N: images, as far as the server believes them) is divided by
     the number of updates like its own (`similar_update_counts`), and multiplied with the gate's

@@ -62,4 +62,4 @@ def test_help_for_a_setting_without_a_default_says_so() -> None:
     ("words", "asked"), [(["--help"], True), (["-h"], True), (["seed=1", "--hydra-help"], False)]
 )
 def test_who_asks_for_help(words: list[str], asked: bool) -> None:
-    assert settings_help.is_requested(words) == asked
+    assert settings_help.is_help_requested(words) == asked

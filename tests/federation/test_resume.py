@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.federation.demo import write_npz
-from fedrobust.federation.server_run import resume_command
+from fedrobust.federation.server_run import federation_resume_command
 from fedrobust.reporting.report import read_report
 from fedrobust.runtime.simulation import exclusive_folder
 from tests.helpers import federations
@@ -90,7 +90,10 @@ def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_over_sites(tmp_path: 
         r"No space left on device\); once it can, go on with python -m "
         rf"fedrobust\.federation run --resume {tmp_path}$"
     )
-    with pytest.raises(RunError, match=words), exclusive_folder(tmp_path, resume_command(tmp_path)):
+    with (
+        pytest.raises(RunError, match=words),
+        exclusive_folder(tmp_path, federation_resume_command(tmp_path)),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "rounds.jsonl"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from fedrobust.errors import ConfigError
 from fedrobust.privacy import mechanisms
 from fedrobust.privacy.accounting import epsilon
-from fedrobust.privacy.ledger import check_verdict, record_release
+from fedrobust.privacy.ledger import check_evaluation, record_release
 
 DP = mechanisms.local_dp(noise_multiplier=2.0)
 
@@ -76,5 +76,5 @@ def test_what_the_node_s_configuration_needs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^max-epsilon=many"):
         record_release(node(tmp_path / "x", "many"), DP)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="tells nothing of its test images"):
-        check_verdict(node(tmp_path / "x", 8.0))
-    check_verdict({})
+        check_evaluation(node(tmp_path / "x", 8.0))
+    check_evaluation({})

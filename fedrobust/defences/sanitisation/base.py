@@ -53,7 +53,7 @@ def make_sanitiser(
 
 @dataclass(frozen=True, slots=True)
 class SanitiserResult:
-    """The verdict on N images: kept_N bool; scores_N float64, larger is more suspicious."""
+    """The decision on N images: kept_N bool; scores_N float64, larger is more suspicious."""
 
     kept_N: Tensor
     scores_N: Tensor
@@ -62,8 +62,8 @@ class SanitiserResult:
 def sanitise(
     sanitiser: Sanitiser, features_Nd: Tensor, labels_N: Tensor, anchors_dK: Tensor | None = None
 ) -> SanitiserResult:
-    """Judge N images by their features (N, d) and labels (N,); any device, the verdict is on the
-    CPU.
+    """Decide on N images by their features (N, d) and labels (N,); any device, the decision is on
+    the CPU.
 
     anchors_dK: the fixed anchors of the K classes, for anchors="etf" (features are brought to unit
     length then). Raises ValueError for features that are not finite, labels that do not fit, or

@@ -66,8 +66,8 @@ class Detection:
 
 
 def pool_detections(records: Iterable[RoundRecord], warmup: int) -> Detection | None:
-    """All verdicts of all clients in the rounds after the warm-up together (an image is judged anew
-    in every round). None where no client reported any."""
+    """All decisions of all clients in the rounds after the warm-up together (an image is looked at
+    anew in every round). None where no client reported any."""
     reports = [
         one
         for record in records

@@ -29,7 +29,7 @@ def plot_confusion(
         for title, counts_KK in (("Clean twin", twin_KK), ("This run", run_KK))
         if counts_KK is not None
     ]
-    names = [shorten(name) for name in class_names]
+    names = [shorten_label(name) for name in class_names]
     side = min(3.2 + 0.3 * len(names), 9.0)
     figure = new_figure(side * len(shown) + 1.0, side)
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
@@ -51,7 +51,7 @@ def row_percent(counts_KK: Tensor) -> Tensor:
     return 100 * wide / wide.sum(dim=1, keepdim=True)
 
 
-def shorten(name: str) -> str:
+def shorten_label(name: str) -> str:
     """A class name that fits beside a matrix; dollar signs stay dollar signs (matplotlib would read
     a formula)."""
     short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"

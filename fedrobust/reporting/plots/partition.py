@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from torch import Tensor
 
-from fedrobust.reporting.plots.confusion import shorten
+from fedrobust.reporting.plots.confusion import shorten_label
 from fedrobust.reporting.plots.style import (
     FONT_SIZE,
     INK,
@@ -45,7 +45,7 @@ def plot_partition(
             left=starts_N,
             height=0.8,
             color=colour,
-            label=shorten(name),
+            label=shorten_label(name),
             edgecolor="white",
             linewidth=0.4,
         )

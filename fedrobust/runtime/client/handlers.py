@@ -135,7 +135,7 @@ def evaluate(message: Message, context: Context) -> Message:
     hospital's contamination."""
     request = _read_request(message, context)
     request.load_received()
-    ledger.check_verdict(context.node_config)
+    ledger.check_evaluation(context.node_config)
     predictions = predict_conditions(request.experiment, request.client, request.model)
     return Message(records.evaluate_reply(predictions, {}, request.info()), reply_to=message)
 

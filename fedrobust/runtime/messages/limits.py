@@ -50,7 +50,8 @@ def check_metric(name: str, value: Any) -> float:
         raise WireError(f"metrics: {name!r:.80} is no name for a metric")
     if isinstance(value, (bool, list)) or not low <= value <= high:
         raise WireError(
-            f"metrics: {name} must be a finite number in [{low:g}, {high:g}], got {shorten(value)}"
+            f"metrics: {name} must be a finite number in [{low:g}, {high:g}], got "
+            f"{shorten_value(value)}"
         )
     return float(value)
 
@@ -60,7 +61,7 @@ def shorten_names(record: Mapping[str, Any]) -> str:
     return ", ".join(sorted(record)[:ENTRIES])[:200] or "nothing"
 
 
-def shorten(value: Any) -> str:
+def shorten_value(value: Any) -> str:
     """A foreign value in few words. (Python refuses to print integers of many digits.)"""
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"

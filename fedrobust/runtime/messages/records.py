@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedrobust.runtime.messages import limits
 from fedrobust.runtime.messages.arrays import FlatArray, WireError, is_finite, pack, unpack
-from fedrobust.runtime.messages.limits import shorten, shorten_names
+from fedrobust.runtime.messages.limits import shorten_names, shorten_value
 from fedrobust.state import State
 
 ConditionPredictions = Mapping[str, tuple[Tensor, Tensor]]
@@ -141,7 +141,8 @@ def read_extras(content: RecordDict) -> dict[str, Any]:
     for name, value in extras.items():
         if not isinstance(value, (Tensor, *SCALARS)):
             raise WireError(
-                f"extras: {name} must be a tensor, str, int, float or bytes, got {shorten(value)}"
+                f"extras: {name} must be a tensor, str, int, float or bytes, got "
+                f"{shorten_value(value)}"
             )
         if isinstance(value, (Tensor, float)):
             _check_finite(f"extras: {name}", torch.as_tensor(value))
@@ -214,7 +215,8 @@ def read_metrics(record: MetricRecord) -> tuple[int, dict[str, float]]:
         or not 1 <= count <= limits.MOST_EXAMPLES
     ):
         raise WireError(
-            f"metrics: num-examples must be a whole number of at least 1, got {shorten(count)}"
+            "metrics: num-examples must be a whole number of at least 1, got "
+            f"{shorten_value(count)}"
         )
     return count, {name: limits.check_metric(name, value) for name, value in values.items()}
 
@@ -235,7 +237,9 @@ def _read_info(content: RecordDict) -> dict[str, Any]:
         raise WireError("info: etf-sha256 is missing")
     for key, value in info.items():
         if not isinstance(value, SCALARS):
-            raise WireError(f"info: {key} must be a str, int, float or bytes, got {shorten(value)}")
+            raise WireError(
+                f"info: {key} must be a str, int, float or bytes, got {shorten_value(value)}"
+            )
     return info
 
 

@@ -66,7 +66,7 @@ def read_table(content: RecordDict, name: str, size: int) -> dict[int, bytes]:
     if type(text) is not bytes or len(text) != size * len(clients):
         raise WireError(
             f"{name}: expected {size} bytes for each of {len(clients)} clients, got "
-            f"{limits.shorten(text)}"
+            f"{limits.shorten_value(text)}"
         )
     return {client: text[size * place : size * (place + 1)] for place, client in enumerate(clients)}
 

@@ -1,5 +1,5 @@
-"""The server loop: rounds of training over any Flower Grid, then every client's verdict on its own
-test shard."""
+"""The server loop: rounds of training over any Flower Grid, then every client's evaluation on its
+own test shard."""
 
 from __future__ import annotations
 

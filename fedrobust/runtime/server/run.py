@@ -1,4 +1,4 @@
-"""A whole run over a given Grid: rounds, clean twin, verdicts; the model and report.json in the
+"""A whole run over a given Grid: rounds, clean twin, evaluation; the model and report.json in the
 output folder."""
 
 from __future__ import annotations

@@ -142,10 +142,10 @@ class SecureStrategy(RuleStrategy):
             content, survivors, lost
         )
         answers = self._answers("unmask", dict.fromkeys(survivors, content), read)
-        sitting = ServerSession(
+        session = ServerSession(
             records.task_digest(self._order), self._threshold, self._keys, self._shared, survivors
         )
-        coordinator.recover_secrets(total, sitting, answers)
+        coordinator.recover_secrets(total, session, answers)
 
     def _mean(self, total: Tensor, clients: int) -> tuple[Tensor, int]:
         """(mean_D, sum of weights). Raises RunError where the sum cannot be one of clipped updates;

@@ -62,7 +62,7 @@ class _Running:
         if code == 0:
             return (
                 None
-                if is_finished(self.log.parent, self.cell)
+                if is_cell_finished(self.log.parent, self.cell)
                 else f"ended without a report; see {self.log}"
             )
         if code < 0:
@@ -74,7 +74,7 @@ class _Running:
         )
 
 
-def is_finished(folder: Path, cell: Cell) -> bool:
+def is_cell_finished(folder: Path, cell: Cell) -> bool:
     """Whether this folder holds the whole result of this very configuration."""
     try:
         manifest = json.loads((folder / resume.MANIFEST).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import torch
 from fedrobust.evaluation.statistics import DropTable, Estimate
 from fedrobust.studies.comparison.analysis import drop_table
 from fedrobust.studies.comparison.grid import NOBODY
-from fedrobust.studies.comparison.plots import Line, plot_heatmap, plot_influence, plot_lines
+from fedrobust.studies.comparison.plots import Line, plot_heatmap, plot_lines, plot_rule_influence
 from fedrobust.studies.comparison.results_table import GRADE, ComparisonResults
 
 DROP = "combined drop, % of the clean twin"
@@ -107,7 +107,7 @@ def _influence(found: ComparisonResults, folder: Path) -> str:
     for attack in found.attacks:
         for rule in found.rules:
             panels[attack][rule] = _weights(found, rule, attack)
-    return plot_influence(
+    return plot_rule_influence(
         panels, found.rules, found.most / _clients(found), folder / "influence.png"
     ).name
 

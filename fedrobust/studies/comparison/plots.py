@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from fedrobust.evaluation.statistics import DropTable, Estimate
-from fedrobust.reporting.plots.confusion import shorten
+from fedrobust.reporting.plots.confusion import shorten_label
 from fedrobust.reporting.plots.style import (
     FONT_SIZE,
     INK,
@@ -65,7 +65,7 @@ def plot_lines(
     figure = new_figure(1.9 + 2.9 * columns, 0.5 + 2.6 * rows)
     axes_list = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     for axes, (title, lines), xlabel in zip(axes_list, panels.items(), xlabels, strict=False):
-        tidy(axes, shorten(title), xlabel)
+        tidy(axes, shorten_label(title), xlabel)
         axes.axhline(0, color=INK, linewidth=0.6)
         width = _width(lines)
         for place, rule in enumerate(rules):
@@ -110,7 +110,7 @@ def _line(axes: Any, line: Line, style: Mapping[str, Any], shift: float) -> None
 
 def _legend(figure: Any, rules: Sequence[str]) -> None:
     handles = [
-        Line2D([], [], **line_style(place), markersize=4, label=shorten(rule))
+        Line2D([], [], **line_style(place), markersize=4, label=shorten_label(rule))
         for place, rule in enumerate(rules)
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=FONT_SIZE - 1)
@@ -145,12 +145,12 @@ def plot_heatmap(
         axes.spines[:].set_visible(False)
         axes.set_xticks(
             range(len(attacks)),
-            [shorten(attack) for attack in attacks],
+            [shorten_label(attack) for attack in attacks],
             rotation=35,
             ha="right",
             rotation_mode="anchor",
         )
-        axes.set_yticks(range(len(rules)), [shorten(rule) for rule in rules])
+        axes.set_yticks(range(len(rules)), [shorten_label(rule) for rule in rules])
         for row, line in enumerate(estimates):
             for column, one in enumerate(line):
                 _number(axes, column, row, one)
@@ -180,7 +180,7 @@ def _number(axes: Any, column: int, row: int, one: Estimate) -> None:
     )
 
 
-def plot_influence(
+def plot_rule_influence(
     panels: Mapping[str, Mapping[str, Line]], rules: Sequence[str], share: float, path: Path
 ) -> Path:
     """The summed weight of the poisoned clients over the rounds, one panel an attack, a line a rule
@@ -193,7 +193,7 @@ def plot_influence(
     figure = new_figure(1.9 + 2.9 * columns, 0.5 + 2.6 * rows)
     axes_list = list(figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).flat)
     for axes, (title, lines) in zip(axes_list, panels.items(), strict=False):
-        tidy(axes, shorten(title), "Round")
+        tidy(axes, shorten_label(title), "Round")
         axes.axhline(share, color=INK, linewidth=0.8, linestyle=":")
         for place, rule in enumerate(rules):
             _band(axes, lines.get(rule, ()), line_style(place))

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from fedrobust.reporting.console import print_line
 from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.cell_results import long_table, read_result
-from fedrobust.studies.comparison.executor import CELLS, Machine, is_finished, run_cells
+from fedrobust.studies.comparison.executor import CELLS, Machine, is_cell_finished, run_cells
 from fedrobust.studies.comparison.grid import Cell, Grid, cells
 from fedrobust.studies.comparison.preflight import CheckedGrid, check_cells
 from fedrobust.studies.comparison.progress import Screen
@@ -49,7 +49,7 @@ def run_grid(
     grid.out.mkdir(parents=True, exist_ok=True)
     folder = grid.out / CELLS
     with hold_lock(grid.out):
-        waiting = [cell for cell in wanted if not is_finished(folder / cell.folder, cell)]
+        waiting = [cell for cell in wanted if not is_cell_finished(folder / cell.folder, cell)]
         machine = machine_for(grid, wanted[0])
         skipped = (
             f", {len(wanted) - len(waiting)} are finished" if len(waiting) < len(wanted) else ""
@@ -65,7 +65,7 @@ def run_grid(
             failed = {cell: reasons[cell.folder] for cell in wanted if cell.folder in reasons}
             write(failed)
         except KeyboardInterrupt:
-            done = sum(is_finished(folder / cell.folder, cell) for cell in wanted)
+            done = sum(is_cell_finished(folder / cell.folder, cell) for cell in wanted)
             raise KeyboardInterrupt(
                 f"{done} of {len(wanted)} cells are finished; the same command goes "
                 f"on in {grid.out}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedrobust.studies.comparison import executor
-from fedrobust.studies.comparison.executor import Machine, is_finished, run_cells
+from fedrobust.studies.comparison.executor import Machine, is_cell_finished, run_cells
 from fedrobust.studies.comparison.grid import Cell, config_digest
 
 # Reads its configuration, does what "do" says, notes when it began and ended.
@@ -104,7 +104,7 @@ def log(folder: Path) -> list[list[str]]:
 def test_all_cells_run_with_their_threads(tmp_path: Path) -> None:
     cells, watch = [cell(name) for name in "abc"], Memory()
     assert go(tmp_path, cells, 2, watch) == {}
-    assert all(is_finished(tmp_path / one.folder, one) for one in cells)
+    assert all(is_cell_finished(tmp_path / one.folder, one) for one in cells)
     assert {line[2] for line in log(tmp_path)} == {"3"}
     assert sorted(event[:2] for event in watch.events if event[0] == "ended") == [
         ("ended", name) for name in "abc"
@@ -180,20 +180,20 @@ def test_what_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_counts_as_finished(tmp_path: Path) -> None:
     one = cell("a")
-    assert not is_finished(tmp_path, one)
+    assert not is_cell_finished(tmp_path, one)
     (tmp_path / "manifest.json").write_text(json.dumps({"config": dict(one.config)}))
-    assert not is_finished(tmp_path, one)
+    assert not is_cell_finished(tmp_path, one)
     (tmp_path / "report.json").write_text("{}")
-    assert is_finished(tmp_path, one)
+    assert is_cell_finished(tmp_path, one)
     (tmp_path / "checkpoints").mkdir()  # it was killed between its report and its page
-    assert not is_finished(tmp_path, one)
+    assert not is_cell_finished(tmp_path, one)
     (tmp_path / "report.html").write_text("")
-    assert is_finished(tmp_path, one)
+    assert is_cell_finished(tmp_path, one)
     other = Cell("a", "none", 0, 0, {**one.config, "rounds": 6})
     assert config_digest(other.config) != config_digest(one.config)
-    assert not is_finished(tmp_path, other)
+    assert not is_cell_finished(tmp_path, other)
     (tmp_path / "manifest.json").write_text("{")
-    assert not is_finished(tmp_path, one)
+    assert not is_cell_finished(tmp_path, one)
 
 
 def test_the_environment_of_the_parent_is_left_alone(tmp_path: Path) -> None:

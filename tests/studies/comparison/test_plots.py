@@ -26,7 +26,8 @@ def test_every_panel_of_the_influences_shows_its_lines_whole(
         for title, top in high.items()
     }
     assert (
-        plots.plot_influence(panels, ["mean"], 0.3, tmp_path / "influence.png").stat().st_size > 0
+        plots.plot_rule_influence(panels, ["mean"], 0.3, tmp_path / "influence.png").stat().st_size
+        > 0
     )
     for axes in seen[0].axes[:3]:
         low, top = axes.get_ylim()
