@@ -3,45 +3,59 @@ it is in that very step."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 from fedrobust.clients.sgd import task_loss, train_local
+from pydantic import Field
 from torch import Tensor
 
 from fedrobust.contamination.base import Attack
 from fedrobust.contamination.evasion import pgd
+from fedrobust.contamination.evasion.pgd import StepSize
 from fedrobust.learning.losses import Loss
-from fedrobust.learning.settings import TrainingSettings, with_settings
+from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, Task, TrainResult
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Positive, PositiveCount, check_settings, flatten_groups
 
 
-@with_settings
+@flatten_groups
+@check_settings("client")
 def adversarial(
-    eps_255: float = 4.0,
-    attack_steps: int = 3,
-    attack_step_size: float = 0.5,
-    weight: float = 1.0,
-    **settings: Any,
+    eps_255: Annotated[float, Field(ge=0, le=255)] = 4.0,
+    attack_steps: PositiveCount = 3,
+    attack_step_size: StepSize = 0.5,
+    weight: Positive = 1.0,
+    *,
+    training: TrainingSettings,
 ) -> ClientTrainer:
     """Plain local training plus `weight` times the same loss on the batch after PGD against the
-    present model.
+    present model. A training step costs `attack_steps` gradients more, and one step on the attacked
+    images, which BatchNorm's statistics see too.
 
-    Goodfellow et al. 2015, section 6, add both losses; Madry et al. 2018 take the attacked images
-    alone, by PGD. eps_255: largest change of a value in 255ths of the range; attack_steps,
-    attack_step_size (a share of eps): of PGD. A training step costs so many gradients more, and one
-    step on the attacked images, which BatchNorm's statistics see too.
+    Args:
+        eps_255: largest change of a value, in 255ths of the range.
+        attack_steps: gradients of PGD per image.
+        attack_step_size: of a step of PGD, as a share of eps.
+        weight: of the loss on attacked images.
+        training: loss, optimizer and length of the training.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Goodfellow et al., ICLR 2015, section 6, which adds both losses; Madry et al., ICLR 2018,
+        by PGD and with the attacked images alone.
     """
-    number("client.eps_255", eps_255, low=0, high=255)
-    pgd.check_steps("client.attack_", attack_steps, attack_step_size)
-    number("client.weight", weight, low=0, open_low=True)
-    checked, attack = TrainingSettings(**settings), pgd.project(attack_steps, attack_step_size)
+    attack = pgd.project(attack_steps, attack_step_size)
 
     def trainer(task: Task) -> TrainResult:
-        loss = task_loss(task, checked)
+        loss = task_loss(task, training)
         return train_local(
-            task, checked, attacked_loss(task, loss, attack, eps=eps_255 / 255, weight=weight)
+            task, training, attacked_loss(task, loss, attack, eps=eps_255 / 255, weight=weight)
         )
 
     return trainer

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from fedrobust.clients.sgd import train_local
@@ -14,20 +14,29 @@ from torch import Tensor
 
 from fedrobust.learning.inference import predict
 from fedrobust.learning.losses import DISTILLATION_LOSSES, make_score_distillation
-from fedrobust.learning.settings import TrainingSettings, with_settings
+from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, Samples, Task, TrainResult
-from fedrobust.utils.validation import choice, number
+from fedrobust.utils.validation import (
+    Count,
+    NonNegative,
+    OneOf,
+    Positive,
+    check_settings,
+    flatten_groups,
+)
 
 
-@with_settings
+@flatten_groups
+@check_settings("client")
 def global_distillation(
-    weight: float = 1.0,
-    warmup: int = 5,
-    temperature: float = 2.0,
-    max_drop: float = 5.0,
-    distillation_loss: str = "kl",
-    **settings: Any,
+    weight: NonNegative = 1.0,
+    warmup: Count = 5,
+    temperature: Positive = 2.0,
+    max_drop: NonNegative = 5.0,
+    distillation_loss: Annotated[str, OneOf(DISTILLATION_LOSSES)] = "kl",
+    *,
+    training: TrainingSettings,
 ) -> ClientTrainer:
     """Plain local training plus lambda * KL(global || local) over softened inner products
     (distillation_loss=kl), or plus lambda times half the squared gap of the inner products with the
@@ -36,14 +45,25 @@ def global_distillation(
     lambda grows from 0 in round 1 to `weight` after `warmup` further rounds. A poisoned global
     model would be amplified by its pupils, so lambda is 0 in a round where the global model's
     accuracy on the client's validation images lies more than `max_drop` points under that of the
-    client's last round. Zhang et al. 2018 (mutual learning), Shen et al. 2020 (in federations).
+    client's last round.
+
+    Args:
+        weight: lambda after the warm-up.
+        warmup: rounds after the first until lambda has reached its full weight.
+        temperature: of the softened inner products.
+        max_drop: percentage points of validation accuracy that the global model may lose.
+        distillation_loss: what is learned from the global model, as above.
+        training: loss, optimizer and length of the training.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Zhang et al., CVPR 2018 (mutual learning); Shen et al. 2020 (in federations).
     """
-    number("client.weight", weight, low=0)
-    number("client.warmup", warmup, low=0, integer=True)
-    number("client.temperature", temperature, low=0, open_low=True)
-    number("client.max_drop", max_drop, low=0)
-    choice("client.distillation_loss", distillation_loss, DISTILLATION_LOSSES)
-    checked = TrainingSettings(**settings)
 
     def trainer(task: Task) -> TrainResult:
         now = accuracy(task.model, task.data.validation)
@@ -57,7 +77,7 @@ def global_distillation(
             if share > 0
             else None
         )
-        result = train_local(task, checked, peer)
+        result = train_local(task, training, peer)
         return replace(
             result,
             extras={"mutual_weight": share},

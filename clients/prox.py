@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from fedrobust.clients.sgd import train_local
 from torch import Tensor, nn
 
-from fedrobust.learning.settings import TrainingSettings, with_settings
+from fedrobust.learning.settings import TrainingSettings
 from fedrobust.types import ClientTrainer, Task, TrainResult
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import NonNegative, check_settings, flatten_groups
 
 
-@with_settings
-def prox(mu: float = 0.01, **settings: Any) -> ClientTrainer:
-    """Plain local training plus mu/2 |w - w_global|^2 over all trainable parameters (Li et al.
-    2020, arXiv 1812.06127, eq. 2)."""
-    number("client.mu", mu, low=0)
-    checked = TrainingSettings(**settings)
+@flatten_groups
+@check_settings("client")
+def prox(mu: NonNegative = 0.01, *, training: TrainingSettings) -> ClientTrainer:
+    """Plain local training plus mu/2 |w - w_global|^2 over all trainable parameters.
+
+    Args:
+        mu: weight of the proximal term.
+        training: loss, optimizer and length of the training.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Li et al., MLSys 2020 (arXiv 1812.06127), eq. 2.
+    """
 
     def trainer(task: Task) -> TrainResult:
         received = [parameter.detach().clone() for parameter in _trainable(task.model)]
         return train_local(
             task,
-            checked,
+            training,
             lambda images, scores, labels: proximity(_trainable(task.model), received, mu),
         )
 

@@ -3,20 +3,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fedrobust.errors import ConfigError
 from fedrobust.learning.losses import Loss, class_counts, make_loss
-from fedrobust.learning.settings import TrainingSettings, with_settings
+from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import ExtraLoss, FitResult, fit
 from fedrobust.types import ClientTrainer, Task, TrainResult
+from fedrobust.utils.validation import flatten_groups
 
 
-@with_settings
-def sgd(**settings: Any) -> ClientTrainer:
-    """Train with the settings of `training.TrainingSettings` and nothing else."""
-    checked = TrainingSettings(**settings)
-    return lambda task: train_local(task, checked)
+@flatten_groups
+def sgd(*, training: TrainingSettings) -> ClientTrainer:
+    """Plain local training.
+
+    Args:
+        training: loss, optimizer and length of the training.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        McMahan et al., AISTATS 2017, algorithm 1.
+    """
+    return lambda task: train_local(task, training)
 
 
 def train_local(

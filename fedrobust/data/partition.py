@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.dataset import SPLITS, TRAIN, Dataset
 from fedrobust.errors import ConfigError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, Positive, PositiveCount, check, check_settings
 
 Partitioner = Callable[[Dataset, Tensor, int, Generator], list[Tensor]]
 """(data set, rows to share out (n,), number of clients, generator) -> sorted rows of each client:
@@ -30,9 +30,19 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def iid(min_size: int = 1) -> Partitioner:
-    """Every client the same number of images and the same class mix."""
-    validation.number("partition.min_size", min_size, low=1, integer=True)
+@check_settings("partition")
+def iid(min_size: PositiveCount = 1) -> Partitioner:
+    """Every client the same number of images and the same class mix.
+
+    Args:
+        min_size: training images that every client has at least.
+
+    Returns:
+        The rule of partition.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
 
     def shares(strata: int, clients: int, _: np.random.Generator) -> Floats:
         return np.full((strata, clients), 1 / clients)
@@ -40,15 +50,24 @@ def iid(min_size: int = 1) -> Partitioner:
     return _by_class(shares, min_size)
 
 
-def dirichlet(alpha: float = 0.5, min_size: int = 8) -> Partitioner:
+@check_settings("partition")
+def dirichlet(alpha: Positive = 0.5, min_size: PositiveCount = 8) -> Partitioner:
     """Label skew: each class is shared out by a draw from a symmetric Dirichlet(alpha) over the
-    clients (Hsu, Qi, Brown 2019, with the draw per class of Yurochkin et al. 2019). Small alpha: a
-    class sits at few clients; large alpha: iid.
+    clients.
 
-    min_size: training images that every client has at least.
+    Args:
+        alpha: concentration of the draw. Small: a class sits at few clients; large: iid.
+        min_size: training images that every client has at least.
+
+    Returns:
+        The rule of partition.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Hsu, Qi, Brown 2019, with the draw per class of Yurochkin et al., ICML 2019.
     """
-    validation.number("partition.alpha", alpha, low=0, open_low=True)
-    validation.number("partition.min_size", min_size, low=1, integer=True)
 
     def shares(strata: int, clients: int, random: np.random.Generator) -> Floats:
         return random.dirichlet(np.full(clients, float(alpha)), size=strata)
@@ -56,11 +75,21 @@ def dirichlet(alpha: float = 0.5, min_size: int = 8) -> Partitioner:
     return _by_class(shares, min_size)
 
 
-def quantity(alpha: float = 2.0, min_size: int = 8) -> Partitioner:
+@check_settings("partition")
+def quantity(alpha: Positive = 2.0, min_size: PositiveCount = 8) -> Partitioner:
     """Size skew only: one draw from Dirichlet(alpha) over the clients decides their sizes, the
-    class mix is the same everywhere."""
-    validation.number("partition.alpha", alpha, low=0, open_low=True)
-    validation.number("partition.min_size", min_size, low=1, integer=True)
+    class mix is the same everywhere.
+
+    Args:
+        alpha: concentration of the draw. Small: few clients hold most images; large: equal sizes.
+        min_size: training images that every client has at least.
+
+    Returns:
+        The rule of partition.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
 
     def shares(strata: int, clients: int, random: np.random.Generator) -> Floats:
         return np.tile(random.dirichlet(np.full(clients, float(alpha))), (strata, 1))
@@ -68,11 +97,21 @@ def quantity(alpha: float = 2.0, min_size: int = 8) -> Partitioner:
     return _by_class(shares, min_size)
 
 
-def by_site(min_size: int = 1) -> Partitioner:
+@check_settings("partition")
+def by_site(min_size: PositiveCount = 1) -> Partitioner:
     """The natural sites. More clients than sites: the site with most images per client is split
     once more, until there are enough. Fewer: the sites are joined, biggest first, each to the
-    client that is smallest so far. Images never move to a foreign site."""
-    validation.number("partition.min_size", min_size, low=1, integer=True)
+    client that is smallest so far. Images never move to a foreign site.
+
+    Args:
+        min_size: training images that every client has at least.
+
+    Returns:
+        The rule of partition.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
 
     def partition(
         dataset: Dataset, index: Tensor, num_clients: int, generator: Generator
@@ -114,10 +153,19 @@ class Remote:
         ]
 
 
-def remote(client: int | None = None) -> Remote:
-    """Real sites (docs/federation.md). client: filled in by the nodes, never by hand."""
-    if client is not None:
-        validation.number("partition.client", client, low=0, integer=True)
+@check_settings("partition")
+def remote(client: Count | None = None) -> Remote:
+    """Real sites (docs/federation.md).
+
+    Args:
+        client: number of the client whose node this is; filled in by the nodes, never by hand.
+
+    Returns:
+        The rule of partition.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
     return Remote(client)
 
 
@@ -150,7 +198,7 @@ def _by_class(
 def _random(num_clients: int, generator: Generator) -> np.random.Generator:
     """A generator of numpy (torch offers no Dirichlet draw from a named generator), seeded by one
     draw from torch's."""
-    validation.number("num_clients", num_clients, low=1, integer=True)
+    check("num_clients", num_clients, PositiveCount)
     return np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator).item()))
 
 

@@ -4,105 +4,86 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import choice, flag, number
+from fedrobust.utils.validation import Count, PositiveCount, check_settings, flatten_groups
 
 OBLIVIOUS = "oblivious"
 # what an attacker knows of the purifier: nothing, what it does, its gradient
+ThreatModel = Literal["oblivious", "bpda_eot", "differentiated"]
 THREAT_MODELS = (OBLIVIOUS, "bpda_eot", "differentiated")
+Bound = Annotated[float, Field(gt=0, le=255)]
 
 
+@check_settings("evaluation")
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """bootstrap_samples: bootstrap resamples of the test images, 0 for no intervals;
-    validation_images: how many validation images judge the global model after each round;
-    batch_size: images in one forward pass; twin: whether the clean twin is run.
+    """What is measured at the end.
 
-    Of evasion attacks: eps_255: their bounds in 255ths; threat_models: of THREAT_MODELS, the
-    oblivious one first; eot_samples: draws of the purifier's noise a step, for attackers who know
-    it; adversarial_images: at most so many test images, None: all; adversarial_clients: whether
-    every client's own model is attacked too; fusion: and all of them fused into one.
-
-    purified_statistics: whether a model that is judged behind a purifier has BatchNorm statistics
-    of purified images there.
+    Attributes:
+        bootstrap_samples: bootstrap resamples of the test images; 0: no intervals.
+        validation_images: at most so many validation images judge the global model after each
+            round.
+        batch_size: images in one forward pass.
+        twin: whether the clean twin is run.
+        eps_255: bounds of evasion attacks, in 255ths of the range.
+        threat_models: what evasion attackers know of the purifier: nothing, what it does, its
+            gradient; oblivious must be among them.
+        eot_samples: draws of the purifier's noise a step, for attackers who know it.
+        adversarial_images: at most so many test images are attacked; null: all.
+        adversarial_clients: whether every client's own model is attacked, too.
+        fusion: whether all client models fused into one are attacked, too.
+        purified_statistics: whether a model that is judged behind a purifier has BatchNorm
+            statistics of purified images there.
     """
 
-    bootstrap_samples: int
-    validation_images: int
-    batch_size: int
-    twin: bool
-    eps_255: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    threat_models: tuple[str, ...] = (OBLIVIOUS,)
-    eot_samples: int = 20
-    adversarial_images: int | None = None
+    bootstrap_samples: Count
+    validation_images: PositiveCount
+    batch_size: PositiveCount
+    twin: bool = True
+    eps_255: Sequence[Bound] = (1.0, 2.0, 4.0, 8.0)
+    threat_models: Sequence[ThreatModel] = ("oblivious",)
+    eot_samples: PositiveCount = 20
+    adversarial_images: PositiveCount | None = None
     adversarial_clients: bool = True
     fusion: bool = False
     purified_statistics: bool = True
 
-
-def settings(
-    *,
-    bootstrap_samples: int,
-    validation_images: int,
-    batch_size: int,
-    twin: bool = True,
-    eps_255: Sequence[float] = (1, 2, 4, 8),
-    threat_models: Sequence[str] = (OBLIVIOUS,),
-    eot_samples: int = 20,
-    adversarial_images: int | None = None,
-    adversarial_clients: bool = True,
-    fusion: bool = False,
-    purified_statistics: bool = True,
-) -> Evaluation:
-    """Checked evaluation settings (`configs/evaluation/`)."""
-    number("evaluation.bootstrap_samples", bootstrap_samples, low=0, integer=True)
-    number("evaluation.validation_images", validation_images, low=1, integer=True)
-    number("evaluation.batch_size", batch_size, low=1, integer=True)
-    number("evaluation.eot_samples", eot_samples, low=1, integer=True)
-    if adversarial_images is not None:
-        number("evaluation.adversarial_images", adversarial_images, low=1, integer=True)
-    return Evaluation(
-        bootstrap_samples,
-        validation_images,
-        batch_size,
-        flag("evaluation.twin", twin),
-        tuple(
-            float(number("evaluation.eps_255", eps, low=0, high=255, open_low=True))
-            for eps in _listed("eps_255", eps_255)
-        ),
-        _threats(threat_models),
-        eot_samples,
-        adversarial_images,
-        flag("evaluation.adversarial_clients", adversarial_clients),
-        flag("evaluation.fusion", fusion),
-        flag("evaluation.purified_statistics", purified_statistics),
-    )
+    def __post_init__(self) -> None:
+        _check_list("eps_255", self.eps_255)
+        _check_list("threat_models", self.threat_models)
+        if OBLIVIOUS not in self.threat_models:
+            raise ConfigError(
+                f"evaluation.threat_models={self.threat_models}: must contain {OBLIVIOUS}, with "
+                "which the others are compared"
+            )
+        object.__setattr__(self, "eps_255", tuple(float(eps) for eps in self.eps_255))
+        ordered = tuple(name for name in THREAT_MODELS if name in self.threat_models)
+        object.__setattr__(self, "threat_models", ordered)
 
 
-def _listed(key: str, values: Any) -> Sequence[Any]:
-    if (
-        isinstance(values, str)
-        or not isinstance(values, Sequence)
-        or not values
-        or len({str(one) for one in values}) != len(values)
-    ):
+@flatten_groups
+def settings(*, evaluation: Evaluation) -> Evaluation:
+    """What is measured at the end (`configs/evaluation/`).
+
+    Args:
+        evaluation: all of its settings.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+    return evaluation
+
+
+def _check_list(key: str, values: Sequence[Any]) -> None:
+    if not values or len({str(one) for one in values}) != len(values):
         raise ConfigError(
             f"evaluation.{key}={values}: must be a list without repetitions, at least "
             "one entry long"
         )
-    return values
-
-
-def _threats(names: Any) -> tuple[str, ...]:
-    chosen = [
-        choice("evaluation.threat_models", name, THREAT_MODELS)
-        for name in _listed("threat_models", names)
-    ]
-    if OBLIVIOUS not in chosen:
-        raise ConfigError(
-            f"evaluation.threat_models={names}: must contain {OBLIVIOUS}, with which "
-            "the others are compared"
-        )
-    return tuple(name for name in THREAT_MODELS if name in chosen)

@@ -2,65 +2,62 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fedrobust.errors import ConfigError
 from fedrobust.learning import losses, optimizers
-from fedrobust.utils.validation import choice, flag, number
+from fedrobust.utils.validation import OneOf, Positive, PositiveCount, Words, check_settings
 
-Factory = TypeVar("Factory", bound=Callable[..., Any])
+OPTIMIZER = Words("a mapping with a name, such as {name: Adam, lr: 0.0001}")
 
 
+@check_settings("client")
 @dataclass(frozen=True)
 class TrainingSettings:
     """How a model is trained on one shard (keys of `configs/client/`); wrong values raise
     ConfigError at once.
 
-    loss: dot_regression | cross_entropy | balanced_softmax; rect, rect_scope (batch | client) and
-    rect_cap (of the weight r^2; None: none) belong to dot_regression. epochs: passes over the
-    images, unless steps (optimizer steps) is given. optimizer: the name of a class in torch.optim
-    and its keywords. max_grad_norm: bound of the gradient's norm. augment: flips, turns, small
-    shifts. early_stopping: end after so many epochs without a better validation loss; the best
-    epoch's state is kept. lr_plateau: keywords of torch's ReduceLROnPlateau on the validation loss.
-    amp: bfloat16 autocast, on CUDA only.
+    Attributes:
+        loss: of the scores; rect, rect_scope and rect_cap belong to dot_regression.
+        rect: weigh classes against imbalance.
+        rect_scope: whether classes are counted in the batch or among all images of the client.
+        rect_cap: upper bound of the weight r^2; null: none.
+        epochs: passes over the images, unless steps is given.
+        steps: optimizer steps; null: as many as the epochs have.
+        batch_size: images in one step.
+        optimizer: name of a class in torch.optim, and its keywords.
+        max_grad_norm: upper bound of the gradient's norm; null: none.
+        augment: random flips, turns and small shifts.
+        early_stopping: end after so many epochs without a better validation loss, with the state of
+            the best epoch; null: never.
+        lr_plateau: keywords of torch's ReduceLROnPlateau on the validation loss; null: no schedule.
+        amp: bfloat16 autocast, on CUDA only.
     """
 
-    loss: str = "dot_regression"
+    loss: Annotated[str, OneOf(losses.NAMES)] = "dot_regression"
     rect: bool = True
-    rect_scope: str = "batch"
-    rect_cap: float | None = 10.0
-    epochs: int = 1
-    steps: int | None = None
-    batch_size: int = 32
-    optimizer: Mapping[str, Any] = field(
+    rect_scope: Annotated[str, OneOf(losses.SCOPES)] = "batch"
+    rect_cap: Positive | None = 10.0
+    epochs: PositiveCount = 1
+    steps: PositiveCount | None = None
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    optimizer: Annotated[Mapping[str, Any], OPTIMIZER] = field(
         default_factory=lambda: {"name": "Adam", "lr": 1e-4, "weight_decay": 1e-3}
     )
-    max_grad_norm: float | None = None
+    max_grad_norm: Positive | None = None
     augment: bool = True
-    early_stopping: int | None = None
+    early_stopping: PositiveCount | None = None
     lr_plateau: Mapping[str, Any] | None = None
     amp: bool = True
 
     def __post_init__(self) -> None:
-        choice("client.loss", self.loss, losses.NAMES)
-        choice("client.rect_scope", self.rect_scope, losses.SCOPES)
-        for name in ("rect", "augment", "amp"):
-            flag(f"client.{name}", getattr(self, name))
-        number("client.epochs", self.epochs, low=1, integer=True)
-        number("client.batch_size", self.batch_size, low=2, integer=True)
-        for name in ("steps", "early_stopping"):
-            if getattr(self, name) is not None:
-                number(f"client.{name}", getattr(self, name), low=1, integer=True)
-        for name in ("rect_cap", "max_grad_norm"):
-            if getattr(self, name) is not None:
-                number(f"client.{name}", getattr(self, name), low=0, open_low=True)
         optimizers.check_optimizer("client.optimizer", self.optimizer)
         if self.lr_plateau is not None:
             _check_plateau(self.lr_plateau)
@@ -74,16 +71,3 @@ def _check_plateau(plateau: Mapping[str, Any]) -> None:
             f"client.lr_plateau={plateau}: ReduceLROnPlateau refuses it ({error}); try "
             f"{{factor: 0.1, patience: 10}}"
         ) from error
-
-
-def with_settings(factory: Factory) -> Factory:
-    """Show the fields of `TrainingSettings` in the signature of a factory that takes them as
-    **settings: whoever reads the signature (the configuration's check of unknown keys, help()) sees
-    them, and they are written once."""
-    own = [p for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    shared = [
-        p.replace(kind=p.KEYWORD_ONLY)
-        for p in inspect.signature(TrainingSettings).parameters.values()
-    ]
-    setattr(factory, "__signature__", inspect.Signature([*own, *shared]))  # noqa: B010
-    return factory

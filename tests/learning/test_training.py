@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import pytest
@@ -9,7 +8,7 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.learning import etf, optimizers
 from fedrobust.learning.inference import predict
 from fedrobust.learning.losses import cross_entropy, make_loss
-from fedrobust.learning.settings import TrainingSettings, with_settings
+from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import fit, fit_together
 from fedrobust.seeding import generator
 from fedrobust.types import Samples, Shard
@@ -337,16 +336,6 @@ def test_any_optimizer_by_name(name):
     made = optimizers.make_optimizer(settings, [nn.Parameter(torch.zeros(2))])
     assert type(made).__name__ == name
     assert made.param_groups[0]["lr"] == 0.01
-
-
-def test_factories_show_the_shared_settings():
-    import inspect
-
-    @with_settings
-    def factory(mu: float = 1.0, **settings): ...
-
-    names = list(inspect.signature(factory).parameters)
-    assert names == ["mu", *(field.name for field in dataclasses.fields(TrainingSettings))]
 
 
 # ---- a cohort

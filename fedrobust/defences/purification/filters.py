@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
@@ -12,13 +14,22 @@ from fedrobust.defences.purification.base import purifier, smooth_images
 from fedrobust.errors import ConfigError
 from fedrobust.types import Purifier
 from fedrobust.utils.images import compress_jpeg
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Positive, PositiveCount, check_settings
 
 
-def gaussian(*, std: float = 0.8) -> Purifier:
-    """Smoothing by a Gaussian of deviation `std` in pixels, cut at three deviations; border pixels
-    are repeated."""
-    number("purifier.std", std, low=0, open_low=True)
+@check_settings("purifier")
+def gaussian(*, std: Positive = 0.8) -> Purifier:
+    """Smoothing by a Gaussian that is cut at three deviations; border pixels are repeated.
+
+    Args:
+        std: deviation of the Gaussian in pixels.
+
+    Returns:
+        The purifier.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
     reach = math.ceil(3 * std)
     weights = [math.exp(-(place**2) / (2 * std**2)) for place in range(-reach, reach + 1)]
     taps = [weight / sum(weights) for weight in weights]
@@ -29,9 +40,19 @@ def gaussian(*, std: float = 0.8) -> Purifier:
     return purifier("gaussian", apply)
 
 
-def median_filter(*, size: int = 3) -> Purifier:
-    """The median of size x size pixels of a channel, `size` odd; border pixels are repeated."""
-    number("purifier.size", size, low=1, integer=True)
+@check_settings("purifier")
+def median_filter(*, size: PositiveCount = 3) -> Purifier:
+    """The median of size x size pixels of a channel; border pixels are repeated.
+
+    Args:
+        size: side of the window in pixels, odd.
+
+    Returns:
+        The purifier.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
     if size % 2 == 0:
         raise ConfigError(
             f"purifier.size={size}: must be odd, so that a pixel lies in the middle; use {size + 1}"
@@ -50,10 +71,19 @@ def median_filter(*, size: int = 3) -> Purifier:
     return purifier("median_filter", apply)
 
 
-def jpeg(*, quality: int = 75) -> Purifier:
-    """The images after JPEG compression, quality 1 to 100 on libjpeg's scale. Images have 1 or 3
-    channels; no gradient comes through."""
-    number("purifier.quality", quality, low=1, high=100, integer=True)
+@check_settings("purifier")
+def jpeg(*, quality: Annotated[int, Field(ge=1, le=100)] = 75) -> Purifier:
+    """The images after JPEG compression. Images have 1 or 3 channels; no gradient comes through.
+
+    Args:
+        quality: of the compression, on libjpeg's scale.
+
+    Returns:
+        The purifier.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
         return compress_jpeg(images, quality)

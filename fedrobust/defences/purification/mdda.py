@@ -14,7 +14,14 @@ from torch import Generator, Tensor
 from fedrobust.defences.purification.base import purifier, resize_images, smooth_images
 from fedrobust.defences.purification.total_variation import rof
 from fedrobust.types import Purifier
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import (
+    Count,
+    NonNegative,
+    Positive,
+    PositiveCount,
+    Share,
+    check_settings,
+)
 
 SCALES = (0.25, 0.5, 1.0, 2.0)
 # weights of a scale and of each of its neighbours, divided by their sum at both ends
@@ -23,23 +30,37 @@ TAPS = (0.25, 0.5, 0.25)  # the 3 x 3 Gaussian: binomial, deviation .71 pixels
 RUN = 16  # normal numbers that torch makes at once on a CPU
 
 
+@check_settings("purifier")
 def mdda(
-    *, std: float, blocks: int, weight: float, iterations: int = 12, smoothing: float = 1.0
+    *,
+    std: NonNegative,
+    blocks: Count,
+    weight: Positive,
+    iterations: PositiveCount = 12,
+    smoothing: Share = 1.0,
 ) -> Purifier:
     """An image pyramid at 1/4, 1/2, 1 and 2 times the size goes through `blocks` blocks of three
     steps: Gaussian noise on every scale, total-variation denoising of every scale, each scale mixed
     with its neighbours. Then the mean of all scales at the image's size, smoothed by a 3 x 3
-    Gaussian (`smoothing=0.5`: half of it smoothed, half as it was; 0: not at all).
-
-    std: of the noise, in units of the image range [0, 1]; weight, iterations: of the denoising
-    (`tv.rof`). An image's noise depends on its place in the order of images that the generator has
+    Gaussian. An image's noise depends on its place in the order of images that the generator has
     served, not on how they were split into batches.
+
+    Args:
+        std: deviation of the noise, in units of the image range [0, 1].
+        blocks: how often the three steps are done.
+        weight: of the total variation, for images in [0, 1].
+        iterations: steps of each denoising (`total_variation.rof`).
+        smoothing: share of the smoothed image in the result; 0: no smoothing.
+
+    Returns:
+        The purifier.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Wang, Li, Shen, Qiao, Comput Biol Med 164:107310, 2023 (arXiv 2208.10373).
     """
-    number("purifier.std", std, low=0)
-    number("purifier.blocks", blocks, low=0, integer=True)
-    number("purifier.weight", weight, low=0, open_low=True)
-    number("purifier.iterations", iterations, low=1, integer=True)
-    number("purifier.smoothing", smoothing, low=0, high=1)
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
         sizes = [_scaled(images, scale) for scale in SCALES]

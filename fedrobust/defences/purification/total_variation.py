@@ -16,21 +16,30 @@ from torch.nn import functional
 
 from fedrobust.defences.purification.base import purifier, runs_compiled
 from fedrobust.types import Purifier
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Positive, PositiveCount, check_settings
 
 # tau, beta. For quadratics such steps are stable up to tau = (1 + beta) / 4, since |grad|^2 <= 8
 LONG = (0.35, 0.5)
 LAST = ((0.25, 0.25), (0.2, 0.1))
 
 
-def tv(*, weight: float = 0.05, iterations: int = 12) -> Purifier:
+@check_settings("purifier")
+def tv(*, weight: Positive = 0.05, iterations: PositiveCount = 12) -> Purifier:
     """Total-variation denoising alone, every channel for itself.
 
-    weight: of the total variation, for images in [0, 1]; iterations: steps of `rof`, always as
-    many.
+    Args:
+        weight: of the total variation, for images in [0, 1].
+        iterations: steps of `rof`, always as many.
+
+    Returns:
+        The purifier.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Rudin, Osher, Fatemi, Physica D 60, 1992; Chambolle, JMIV 20, 2004.
     """
-    number("purifier.weight", weight, low=0, open_low=True)
-    number("purifier.iterations", iterations, low=1, integer=True)
 
     def apply(images: Tensor, generator: Generator) -> Tensor:
         return rof(images, weight, iterations)

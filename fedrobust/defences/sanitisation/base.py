@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from fedrobust.utils.validation import choice, number
+from fedrobust.utils.validation import Count, NonNegative, check_settings
 
-ANCHORS = ("centroid", "etf")
 AT_CENTRE = 1e-9  # scores up to here are rounding: such an image is never suspicious
 
 # (features_Nd float64, labels_N, centres_Kd float64) -> scores_N, larger: more suspicious
@@ -40,15 +41,28 @@ class Sanitiser:
         return self.score is not None and server_round > self.warmup
 
 
-def make_sanitiser(
-    name: str, score: Score, *, anchors: str, quantile: float, threshold: float, warmup: int
-) -> Sanitiser:
-    """A Sanitiser; raises ConfigError for settings out of range."""
-    choice("sanitiser.anchors", anchors, ANCHORS)
-    number("sanitiser.quantile", quantile, low=0, high=0.99)
-    number("sanitiser.threshold", threshold, low=0)
-    number("sanitiser.warmup", warmup, low=0, integer=True)
-    return Sanitiser(name, score, anchors, float(quantile), float(threshold), warmup)
+@check_settings("sanitiser")
+@dataclass(frozen=True, slots=True)
+class SanitiserSettings:
+    """What every sanitiser is told.
+
+    Attributes:
+        anchors: centre of a class; centroid: mean feature of its images; etf: the fixed anchor that
+            no data can move.
+        quantile: share of every class that is dropped, the highest scores first.
+        threshold: images with at most this score are kept all the same.
+        warmup: rounds before anything is dropped.
+    """
+
+    anchors: Literal["centroid", "etf"] = "centroid"
+    quantile: Annotated[float, Field(ge=0, le=0.99)] = 0.2
+    threshold: NonNegative = 0.0
+    warmup: Count = 2
+
+    def make(self, name: str, score: Score) -> Sanitiser:
+        """The sanitiser of this name with its score."""
+        quantile, threshold = float(self.quantile), float(self.threshold)
+        return Sanitiser(name, score, self.anchors, quantile, threshold, self.warmup)
 
 
 @dataclass(frozen=True, slots=True)

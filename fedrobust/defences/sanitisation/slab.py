@@ -7,23 +7,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedrobust.defences.sanitisation.base import Sanitiser, make_sanitiser
+from fedrobust.defences.sanitisation.base import Sanitiser, SanitiserSettings
+from fedrobust.utils.validation import flatten_groups
 
 
-def slab(
-    *, anchors: str = "centroid", quantile: float = 0.2, threshold: float = 0.0, warmup: int = 2
-) -> Sanitiser:
-    """Steinhardt, Koh & Liang 2017 (arXiv 1706.03691), section 2: keep |<x - mu_y, mu_y - mu_-y>|
-    <= s_y, with s_y from a quantile.
+@flatten_groups
+def slab(*, settings: SanitiserSettings) -> Sanitiser:
+    """The slab defence: keep |<x - mu_y, mu_y - mu_-y>| <= s_y, with s_y from a quantile.
 
     The paper has two classes. Here the directions to all other classes are tried, at unit length,
     and the largest value counts; with two classes this drops the same images as the paper's.
     anchors "centroid": of the classes that occur; "etf": the fixed anchors of all classes, (m_a -
-    m_b)/|m_a - m_b|. Other settings: see `Sanitiser`. Raises ConfigError.
+    m_b)/|m_a - m_b|.
+
+    Args:
+        settings: what every sanitiser is told.
+
+    Returns:
+        The sanitiser.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Steinhardt, Koh, Liang, NeurIPS 2017 (arXiv 1706.03691), section 2.
     """
-    return make_sanitiser(
-        "slab", offset, anchors=anchors, quantile=quantile, threshold=threshold, warmup=warmup
-    )
+    return settings.make("slab", offset)
 
 
 def offset(features_Nd: Tensor, labels_N: Tensor, centres_Kd: Tensor) -> Tensor:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fedrobust.defences.sanitisation.base import Sanitiser, make_sanitiser
+from fedrobust.defences.sanitisation.base import Sanitiser, SanitiserSettings
+from fedrobust.utils.validation import flatten_groups
 
 
-def sphere(
-    *, anchors: str = "centroid", quantile: float = 0.2, threshold: float = 0.0, warmup: int = 2
-) -> Sanitiser:
-    """Steinhardt, Koh & Liang 2017 (arXiv 1706.03691), section 2: keep |x - mu_y| <= r_y, with r_y
-    from a quantile of each class.
+@flatten_groups
+def sphere(*, settings: SanitiserSettings) -> Sanitiser:
+    """The sphere defence: keep |x - mu_y| <= r_y, with r_y from a quantile of each class.
 
     anchors "centroid": mu_y is the mean feature of the class, which poisoned images move. "etf": it
     is the fixed anchor m_y, and the score of a unit feature u is 1 - u . m_y = |u - m_y|^2 / 2, in
-    [0, 2]. Other settings: see `Sanitiser`. Raises ConfigError.
+    [0, 2].
+
+    Args:
+        settings: what every sanitiser is told.
+
+    Returns:
+        The sanitiser.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Reference:
+        Steinhardt, Koh, Liang, NeurIPS 2017 (arXiv 1706.03691), section 2.
     """
-    score = misalignment if anchors == "etf" else distance
-    return make_sanitiser(
-        "sphere", score, anchors=anchors, quantile=quantile, threshold=threshold, warmup=warmup
-    )
+    return settings.make("sphere", misalignment if settings.anchors == "etf" else distance)
 
 
 def distance(features_Nd: Tensor, labels_N: Tensor, centres_Kd: Tensor) -> Tensor:

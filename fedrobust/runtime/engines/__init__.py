@@ -12,12 +12,19 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fedrobust.errors import ConfigError
 from fedrobust.runtime.engines.resources import check_cpus, gpu_share, pays_off, useful_workers
-from fedrobust.utils import validation
 from fedrobust.utils.machine import cores, gpus
+from fedrobust.utils.validation import (
+    Count,
+    NonNegative,
+    PositiveCount,
+    Words,
+    check,
+    check_settings,
+)
 
 if TYPE_CHECKING:
     from fedrobust.runtime.engines.base import SimulationGrid
@@ -51,9 +58,19 @@ class Engine:
     open: GridFactory
 
 
-def inline_engine(threads: int | None = None) -> Engine:
-    """One client after the other in this process. threads: of torch (null: one per core)."""
-    _check_threads(threads)
+@check_settings("engine")
+def inline_engine(threads: PositiveCount | None = None) -> Engine:
+    """One client after the other in this process.
+
+    Args:
+        threads: of torch; null: one per core.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
 
     def open_(
         client_app: str | ClientApp,
@@ -68,33 +85,37 @@ def inline_engine(threads: int | None = None) -> Engine:
     return Engine("inline", open_)
 
 
+@check_settings("engine")
 def ray_engine(
-    workers: int | None = None,
-    threads: int | None = None,
+    workers: PositiveCount | None = None,
+    threads: PositiveCount | None = None,
     *,
-    cpus_per_worker: float = 1,
-    gpus_per_worker: float | None = None,
-    address: str | None = None,
-    retries: int = 1,
+    cpus_per_worker: NonNegative = 1,
+    gpus_per_worker: NonNegative | None = None,
+    address: Annotated[str | None, Words("local, auto or host:port")] = None,
+    retries: Count = 1,
 ) -> Engine:
     """Clients in Ray's worker processes.
 
-    workers: null: one per GPU, or per core where there is none, at most MAX_WORKERS and one per
-    client. threads: of torch in each worker; null: its share of the cores. cpus_per_worker,
-    gpus_per_worker: what Ray counts for a worker; gpus null: its share of the GPUs (0.5: two
-    workers on one). address: null or "local": a Ray of our own on this machine; "auto" or
-    "host:port": a running cluster, for which workers, threads and GPUs should be given. retries:
-    how often a client is tried again when a worker process died over it.
+    Args:
+        workers: processes; null: one per GPU, or per core where there is none, at most MAX_WORKERS
+            and one per client.
+        threads: of torch in each worker; null: its share of the cores.
+        cpus_per_worker: CPUs that Ray counts for a worker.
+        gpus_per_worker: GPUs that Ray counts for a worker, whole above 1; 0.5: two workers on one;
+            null: its share of the GPUs.
+        address: null or local: a Ray of our own on this machine; auto or host:port: a running
+            cluster, for which workers, threads and GPUs should be given.
+        retries: how often a client is tried again when a worker process died over it.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ConfigError: a setting is out of its range, or this machine has too few CPUs.
     """
-    _check_workers(workers)
-    _check_threads(threads)
-    validation.number("engine.cpus_per_worker", cpus_per_worker, 0)
-    validation.number("engine.retries", retries, 0, integer=True)
-    if (
-        gpus_per_worker is not None
-        and validation.number("engine.gpus_per_worker", gpus_per_worker, 0) > 1
-    ):
-        validation.number("engine.gpus_per_worker", gpus_per_worker, integer=True)
+    if gpus_per_worker is not None and gpus_per_worker > 1:
+        check("engine.gpus_per_worker", gpus_per_worker, int)
     if address not in (None, "local", "auto") and not re.fullmatch(
         r"[^/\s]+:\d{1,5}", str(address)
     ):
@@ -127,14 +148,23 @@ def ray_engine(
     return Engine("ray", open_)
 
 
-def auto_engine(workers: int | None = None, threads: int | None = None) -> Engine:
+@check_settings("engine")
+def auto_engine(
+    workers: PositiveCount | None = None, threads: PositiveCount | None = None
+) -> Engine:
     """Ray where more than one worker pays off, else inline; the opened Grid's `name` says which it
     was. The rule: `pays_off`.
 
-    workers, threads: as for the two engines; workers=1 always means inline.
+    Args:
+        workers: as for ray; 1 always means inline; null: one per GPU, or else per core.
+        threads: of torch, in each worker or in this process; null: its share of the cores.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
-    _check_workers(workers)
-    _check_threads(threads)
 
     def open_(
         client_app: str,
@@ -151,13 +181,3 @@ def auto_engine(workers: int | None = None, threads: int | None = None) -> Engin
         return engine.open(client_app, num_clients, node_config, work_seconds)
 
     return Engine("auto", open_)
-
-
-def _check_workers(workers: int | None) -> None:
-    if workers is not None:
-        validation.number("engine.workers", workers, 1, integer=True)
-
-
-def _check_threads(threads: int | None) -> None:
-    if threads is not None:
-        validation.number("engine.threads", threads, 1, integer=True)
