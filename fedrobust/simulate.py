@@ -86,7 +86,9 @@ def _command(words: list[str]) -> Callable[[], object]:
     if settings_help.is_help_requested(words):
         return lambda: print(settings_help.describe(rename_words(words)))
     # not by Hydra, which would make a new output folder
-    return (lambda: _resume(words)) if resume.is_resume_requested(words) else (lambda: _start(words))
+    return (
+        (lambda: _resume(words)) if resume.is_resume_requested(words) else (lambda: _start(words))
+    )
 
 
 if __name__ == "__main__":

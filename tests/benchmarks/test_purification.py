@@ -87,6 +87,7 @@ def test_speeds_and_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     assert "0.9900 times the loop's" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_every_purifier_is_measured() -> None:
     given = {"size": 8, "images": 4, "loop_images": 0, "device": "cpu", "repeats": 2, "threads": 1}
     found = task.run(given, lambda number: None)

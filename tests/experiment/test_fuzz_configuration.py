@@ -496,6 +496,7 @@ def test_what_is_not_changed_is_accepted(place: Place) -> None:
         assert valid(place.read(text), text)
 
 
+@pytest.mark.slow
 def test_damage_is_refused_whatever_else_is_sent(place: Place) -> None:
     tried: Counter[str] = Counter()
 
@@ -515,6 +516,7 @@ def test_damage_is_refused_whatever_else_is_sent(place: Place) -> None:
     assert set(tried) == set(MUST_FAIL)
 
 
+@pytest.mark.slow
 def test_changed_anyhow(place: Place) -> None:
     """A share of the changes must leave a configuration valid, or nothing deep is ever reached."""
     tried: Counter[str] = Counter()

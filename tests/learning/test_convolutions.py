@@ -78,6 +78,7 @@ def test_a_factory_keeps_its_models_clear_of_it() -> None:
     assert all(layer.stride == (1, 1) for layer in narrow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["native", "AVX2", "SSE41"])
 def test_no_shape_corrupts_the_memory(instructions: str) -> None:
     """A child process trains them with glibc's checks of the heap; `ONEDNN_MAX_CPU_ISA` gives older

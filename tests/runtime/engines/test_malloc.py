@@ -22,6 +22,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
 def test_memory_that_was_freed_is_used_again_without_page_faults() -> None:
     kept, default = (
