@@ -31,8 +31,8 @@ from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.data import TEST, VALIDATION
 from fedrobust.evaluation.statistics import Replicates, mean_over_seeds, sample_seeds
 from fedrobust.experiment import compose, factories
-from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, Purifier
+from fedrobust.utils.seeding import generator
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "mdda": {

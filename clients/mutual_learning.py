@@ -16,8 +16,8 @@ from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.learning.losses import DISTILLATION_LOSSES, make_score_distillation
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import PeerLoss, fit_together
-from fedrobust.seeding import generator as named_generator
 from fedrobust.types import ClientTrainer, Task, TrainResult
+from fedrobust.utils.seeding import generator as named_generator
 from fedrobust.utils.validation import (
     Given,
     NonNegative,

@@ -172,7 +172,7 @@ def new_model(work: Work) -> Classifier:
     """The untrained model, the same in every contestant: architecture, values, memory layout,
     normalisation of the images."""
     from fedrobust.experiment import factories
-    from fedrobust.seeding import generator
+    from fedrobust.utils.seeding import generator
 
     settings = compose(work)
     made: Classifier = factories.build_group(settings, "model").build(

@@ -16,7 +16,7 @@ from fedrobust.defences.purification.base import resize_images
 from fedrobust.defences.purification.mdda import NEIGHBOUR, OWN, SCALES
 from fedrobust.defences.purification.total_variation import rof
 from fedrobust.experiment import compose, factories
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 PURIFIERS = ("mdda", "tv", "gaussian", "median_filter", "jpeg")
 LAST = 2**-0.5  # deviation in pixels of MDDA's last filter

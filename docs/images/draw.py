@@ -12,8 +12,8 @@ from fedrobust.contamination.base import Contamination
 from fedrobust.data.synthetic import synthetic
 from fedrobust.experiment import compose, factories
 from fedrobust.reporting.plots.contact_sheet import plot_contact_sheet
-from fedrobust.seeding import generator
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.seeding import generator
 
 IMAGES = Path(__file__).parent
 CLASSES = 7

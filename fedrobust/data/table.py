@@ -18,8 +18,8 @@ from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, make_datase
 from fedrobust.data.decoding import read_images
 from fedrobust.data.files import Files
 from fedrobust.errors import ConfigError, DataError, found_in
-from fedrobust.seeding import generator
 from fedrobust.utils import validation
+from fedrobust.utils.seeding import generator
 
 SPLIT_WORDS = {
     "train": TRAIN,

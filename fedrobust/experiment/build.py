@@ -16,8 +16,8 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import compatibility, factories, old_names, secure_compatibility
 from fedrobust.experiment.experiment import Experiment, assign_roles
 from fedrobust.experiment.settings import GroupSettings, Settings, read_settings, to_json
-from fedrobust.seeding import generator
 from fedrobust.utils import strict_json
+from fedrobust.utils.seeding import generator
 
 GROUPS = (  # built without the data
     *("data", "partition", "model", "client", "strategy", "preaggregation", "server_optimizer"),

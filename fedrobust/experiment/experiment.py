@@ -23,9 +23,9 @@ from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.secure import fixed_point
-from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, ClientTrainer, Purifier, Samples, Shard
 from fedrobust.utils import devices
+from fedrobust.utils.seeding import generator
 
 KINDS = ("clean", "noisy", "poisoned")
 ESTIMATION = 256  # images for BatchNorm statistics behind a purifier

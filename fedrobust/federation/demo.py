@@ -16,7 +16,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose, factories
 from fedrobust.federation.flower_commands import Scalar
 from fedrobust.federation.local_federation import LocalFederation
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 SERVER_SHARE = 0.15  # of the patients or lesions: the consortium's own reference images

@@ -20,8 +20,8 @@ from fedrobust.learning.fusion import FUSIONS, Fusion, Normalised, image_statist
 from fedrobust.learning.losses import full_precision
 from fedrobust.learning.model_files import load_backbone, load_file
 from fedrobust.learning.size_limits import LARGEST, check_options, limit_model_size
-from fedrobust.seeding import generator as named_generator
-from fedrobust.seeding import isolated
+from fedrobust.utils.seeding import generator as named_generator
+from fedrobust.utils.seeding import isolated
 from fedrobust.utils.validation import choice, flag, number
 
 # each with the scale of its scores in a softmax (METHOD: s >> 1 for inner products)

@@ -20,9 +20,9 @@ from fedrobust.learning.augmentation import augment
 from fedrobust.learning.inference import run_batches
 from fedrobust.learning.losses import Loss
 from fedrobust.learning.settings import TrainingSettings
-from fedrobust.seeding import isolated
 from fedrobust.types import Samples, Shard
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.seeding import isolated
 
 # (images_B3HW in [0, 1], scores_BK, labels_B) -> scalar
 ExtraLoss = Callable[[Tensor, Tensor, Tensor], Tensor]

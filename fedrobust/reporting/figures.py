@@ -18,9 +18,9 @@ from fedrobust.reporting.plots.partition import plot_partition
 from fedrobust.reporting.plots.samples import plot_samples
 from fedrobust.reporting.records import TWIN
 from fedrobust.reporting.report import Report
-from fedrobust.seeding import generator
 from fedrobust.types import RoundRecord, Samples
 from fedrobust.utils.images import as_bytes
+from fedrobust.utils.seeding import generator
 
 SHOWN = 8  # images in a line of samples.png
 

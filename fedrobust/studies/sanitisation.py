@@ -36,7 +36,7 @@ from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.manifest import MANIFEST
 from fedrobust.reporting.text import format_number
 from fedrobust.runtime.server.loop import build_server_context
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 DRAWS = 2000  # bootstrap replicates over runs and images
 

@@ -10,9 +10,9 @@ from fedrobust.clients.sgd import sgd
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.errors import ConfigError
 from fedrobust.learning.losses import dot_regression
-from fedrobust.seeding import generator
 from fedrobust.state import Layout, read
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 FAST = {"loss": "cross_entropy", "augment": False, "optimizer": {"name": "Adam", "lr": 0.02}}

@@ -15,8 +15,8 @@ from fedrobust.errors import ConfigError
 from fedrobust.learning import etf
 from fedrobust.learning.classifier import timm_model
 from fedrobust.runtime.messages import records
-from fedrobust.seeding import generator
 from fedrobust.state import Layout, read
+from fedrobust.utils.seeding import generator
 from tests.helpers import federations, models
 
 FACTORY = timm_model("resnet18", dimension=6, options=models.NARROW)

@@ -7,9 +7,9 @@ from fedrobust.learning import etf
 from fedrobust.learning.inference import predict
 from fedrobust.learning.losses import balanced_softmax, dot_regression, rect_lengths
 from fedrobust.learning.settings import TrainingSettings
-from fedrobust.seeding import generator
 from fedrobust.state import Layout, read
 from fedrobust.types import Samples, Shard
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 FAST = {"name": "Adam", "lr": 0.02}

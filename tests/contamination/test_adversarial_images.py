@@ -15,9 +15,9 @@ from fedrobust.contamination.mixture import mixture
 from fedrobust.errors import ConfigError
 from fedrobust.runtime.client.evaluation import apply_crafted, predict_conditions
 from fedrobust.runtime.server.loop import build_server_context
-from fedrobust.seeding import generator
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.seeding import generator
 from tests.helpers import federations, models
 
 

@@ -12,9 +12,9 @@ from fedrobust.contamination.base import CLEAN, Backdoor, Contamination, keep_da
 from fedrobust.contamination.corruptions.gaussian_noise import gaussian_noise
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.updates.independent import sign_flip
-from fedrobust.seeding import generator
 from fedrobust.state import State
 from fedrobust.types import Samples
+from fedrobust.utils.seeding import generator
 
 SAMPLES = Samples(
     torch.full((6, 3, 4, 4), 100, dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])

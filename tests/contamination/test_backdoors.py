@@ -20,9 +20,9 @@ from fedrobust.contamination.backdoors.updates import backdoor_neurotoxin, backd
 from fedrobust.contamination.base import Backdoor, Contamination
 from fedrobust.contamination.corruptions import drawing
 from fedrobust.errors import ConfigError
-from fedrobust.seeding import generator
 from fedrobust.state import State
 from fedrobust.types import Samples
+from fedrobust.utils.seeding import generator
 
 GREY = torch.full((4, 3, 32, 40), 0.5)
 

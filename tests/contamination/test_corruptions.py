@@ -24,8 +24,8 @@ from fedrobust.contamination.corruptions import colour as tones
 from fedrobust.contamination.corruptions import gaussian_noise as gaussian
 from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.errors import ConfigError
-from fedrobust.seeding import generator
 from fedrobust.utils.images import as_bytes
+from fedrobust.utils.seeding import generator
 
 GRADED = {
     one.__name__: one

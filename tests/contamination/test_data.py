@@ -16,7 +16,7 @@ from fedrobust.contamination.labels.label_error import label_error
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.noisy_hospital import clinical_noise
 from fedrobust.errors import ConfigError
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 GREY = torch.full((40, 3, 20, 20), 0.5)
 RATES = st.floats(0, 1)

@@ -27,8 +27,8 @@ from fedrobust.contamination.labels.label_error import label_error
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.labels.label_noise import label_instance, label_pair
 from fedrobust.contamination.mixture import mixture
-from fedrobust.seeding import generator
 from fedrobust.types import Samples
+from fedrobust.utils.seeding import generator
 from tests.contamination.test_corruptions import GRADED
 from tests.helpers import image_federations
 

@@ -13,7 +13,7 @@ from fedrobust.contamination.backdoors.patch import backdoor_patch
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.labels.label_noise import label_instance, label_pair
 from fedrobust.errors import ConfigError
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 NAMES = ("mel", "nv", "bkl", "df")
 

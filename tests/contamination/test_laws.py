@@ -23,10 +23,10 @@ from fedrobust.contamination.apply import contaminate, trigger_samples
 from fedrobust.contamination.base import Contamination, keep_data, keep_update
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import factories
-from fedrobust.seeding import generator
 from fedrobust.state import State
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.seeding import generator
 
 FOLDER = Path(configs.__file__).parent / "contamination"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -18,8 +18,8 @@ from fedrobust.contamination.updates.independent import sign_flip
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose as config
 from fedrobust.experiment.build import build_experiment
-from fedrobust.seeding import generator
 from fedrobust.state import State
+from fedrobust.utils.seeding import generator
 
 IMAGES, LABELS = torch.zeros(400, 3, 2, 2), torch.zeros(400, dtype=torch.int64)
 TOGETHER = Contamination("together", collude=Collusion(lambda scene: pytest.fail("never struck")))

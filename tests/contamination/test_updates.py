@@ -18,8 +18,8 @@ from fedrobust.contamination.updates.independent import (
     sign_flip,
 )
 from fedrobust.errors import ConfigError
-from fedrobust.seeding import generator
 from fedrobust.state import State
+from fedrobust.utils.seeding import generator
 
 
 def state(values: list[float], buffers: float = 0.0) -> State:

@@ -15,7 +15,7 @@ from fedrobust.data.sources.csv_table import csv
 from fedrobust.data.sources.image_folder import image_folder
 from fedrobust.data.table import chosen_rows, options, subset
 from fedrobust.errors import ConfigError, DataError
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 from tests.helpers.datasets import encoded, picture
 
 NOISE = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)

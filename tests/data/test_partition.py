@@ -11,7 +11,7 @@ from fedrobust.data import SPLITS, Dataset, partition
 from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.partition import Partitioner, by_site, class_table, dirichlet, iid, quantity
 from fedrobust.errors import ConfigError
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 from tests.helpers.datasets import one_pixel_dataset
 
 RULES = {

@@ -10,7 +10,7 @@ from fedrobust.data.partition import by_site, class_table
 from fedrobust.data.sources.csv_table import csv
 from fedrobust.data.sources.ham10000 import ham10000
 from fedrobust.data.sources.npz_archive import npz
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 @pytest.fixture

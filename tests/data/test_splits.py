@@ -9,7 +9,7 @@ from torch import Tensor
 from fedrobust.data import TRAIN, make_dataset, reserve_server_data
 from fedrobust.data.splits import complete_splits
 from fedrobust.errors import ConfigError, DataError
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 from tests.helpers.datasets import one_pixel_dataset
 
 

@@ -11,7 +11,7 @@ from fedrobust.data.synthetic import imbalanced_counts, synthetic
 from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.data.synthetic.scanners import SCANNERS, photograph
 from fedrobust.errors import ConfigError
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from fedrobust.evaluation.drops import (
     relative_drop,
 )
 from fedrobust.evaluation.metrics import classification_metrics
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 PERCENT = st.floats(0.1, 100)
 

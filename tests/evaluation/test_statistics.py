@@ -28,7 +28,7 @@ from fedrobust.evaluation.statistics import (
     sample_seeds,
     wilson_interval,
 )
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 NAN = math.nan
 

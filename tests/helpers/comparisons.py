@@ -13,10 +13,10 @@ from fedrobust.evaluation.drops import combined_drop
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.experiment.compose import compose
 from fedrobust.reporting.predictions import write_predictions
-from fedrobust.seeding import generator
 from fedrobust.studies.comparison.cell_results import Result
 from fedrobust.studies.comparison.grid import NOBODY, Cell
 from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.utils.seeding import generator
 from tests.helpers import reports
 
 CLASSES, IMAGES = 4, 240

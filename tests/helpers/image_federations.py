@@ -19,9 +19,9 @@ from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.learning import losses
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
-from fedrobust.seeding import generator
 from fedrobust.state import Layout, State, load, read
 from fedrobust.types import Samples
+from fedrobust.utils.seeding import generator
 
 CLASSES, SIDE, CLIENTS, IMAGES, ROUNDS = 4, 16, 5, 80, 8
 

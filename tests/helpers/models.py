@@ -5,8 +5,8 @@ from torch import nn
 
 from fedrobust.learning.classifier import Classifier, timm_model
 from fedrobust.learning.etf import simplex_etf
-from fedrobust.seeding import generator
 from fedrobust.types import Samples, Shard, Task
+from fedrobust.utils.seeding import generator
 
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
 

@@ -12,8 +12,8 @@ import torch
 
 from fedrobust.evaluation.detection import detection_scores
 from fedrobust.reporting.report import Report, parse_report, report_text
-from fedrobust.seeding import generator
 from fedrobust.types import ClientRecord, RoundRecord
+from fedrobust.utils.seeding import generator
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
 

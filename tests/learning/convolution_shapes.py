@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fedrobust.learning.classifier import timm_model
 from fedrobust.learning.convolutions import avoid_strided_pointwise
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 TOLERANCE = 1e-3  # relative to the largest entry; float32 gives 1e-6 here
 

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrobust.learning.augmentation import augment
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 def symmetries(image):

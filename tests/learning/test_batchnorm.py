@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from fedrobust.learning import batchnorm
-from fedrobust.seeding import generator
 from fedrobust.state import Layout, load, read
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 

@@ -10,8 +10,8 @@ from fedrobust.errors import ConfigError
 from fedrobust.learning.classifier import timm_model
 from fedrobust.learning.etf import simplex_etf
 from fedrobust.learning.model_files import save_state
-from fedrobust.seeding import generator
 from fedrobust.state import Layout, State, load, read
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 ANCHORS = simplex_etf(6, 3, generator(0, "etf"))

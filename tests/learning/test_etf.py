@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fedrobust.errors import ConfigError
 from fedrobust.learning import etf
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 def make(dimension=6, num_classes=4, seed=0):

@@ -19,8 +19,8 @@ from fedrobust.learning.fusion import Fusion
 from fedrobust.learning.losses import dot_regression
 from fedrobust.learning.model_files import save_state
 from fedrobust.learning.settings import TrainingSettings
-from fedrobust.seeding import generator
 from fedrobust.state import Layout, State, read
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 TWO = [

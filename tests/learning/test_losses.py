@@ -9,7 +9,7 @@ from torch.nn import functional
 from fedrobust.errors import ConfigError
 from fedrobust.learning import losses
 from fedrobust.learning.etf import simplex_etf
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 def general_dot_regression(features_Bd, anchors_dK, labels_B, lengths_K):

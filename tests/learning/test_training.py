@@ -10,8 +10,8 @@ from fedrobust.learning.inference import predict
 from fedrobust.learning.losses import cross_entropy, make_loss
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import fit, fit_together
-from fedrobust.seeding import generator
 from fedrobust.types import Samples, Shard
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 FAST = {"name": "Adam", "lr": 0.02}

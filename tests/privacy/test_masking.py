@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from fedrobust.errors import RunError
 from fedrobust.privacy.secure import ciphers, secret_sharing, seeded_random, server
 from fedrobust.privacy.secure import client as hospital
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 from tests.helpers.secure_rounds import SecureRound, after_key_exchange, whole_numbers
 
 

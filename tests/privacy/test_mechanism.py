@@ -12,8 +12,8 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import build
 from fedrobust.privacy import mechanisms
 from fedrobust.privacy.noise import secret_noise, seeded_noise
-from fedrobust.seeding import generator
 from fedrobust.state import State
+from fedrobust.utils.seeding import generator
 from tests.helpers import federations
 
 REFERENCE = State(torch.tensor([1.0, -1.0, 0.0]), torch.tensor([5.0]))

@@ -10,7 +10,7 @@ import torch
 
 from fedrobust.errors import DataError
 from fedrobust.reporting.predictions import PREDICTIONS, read_predictions, write_predictions
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

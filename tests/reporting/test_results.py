@@ -30,8 +30,8 @@ from fedrobust.reporting.results import (
     clients_drop,
     clients_interval,
 )
-from fedrobust.seeding import generator
 from fedrobust.types import ClientRecord, RoundRecord
+from fedrobust.utils.seeding import generator
 from tests.helpers import federations
 
 LESS = settings(deadline=None, max_examples=40)

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from fedrobust import seeding
 from fedrobust.contamination.base import Backdoor, Contamination, Trigger
 from fedrobust.contamination.common import (
     ClassLabel,
@@ -23,6 +22,7 @@ from fedrobust.contamination.common import (
     plant_trigger,
 )
 from fedrobust.contamination.corruptions import drawing
+from fedrobust.utils import seeding
 from fedrobust.utils.validation import PositiveShare, Share, check_settings
 
 WORD = "R12"

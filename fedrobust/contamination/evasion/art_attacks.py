@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from fedrobust.contamination.base import Attack, Evasion
 from fedrobust.contamination.evasion.gradients import differentiable_eval
 from fedrobust.errors import ConfigError
-from fedrobust.seeding import isolated
+from fedrobust.utils.seeding import isolated
 from fedrobust.utils.validation import NonNegative, Positive, PositiveCount, check_settings
 
 # (the library's classifier, eps, images in a batch) -> the library's attack

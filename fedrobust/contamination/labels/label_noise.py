@@ -10,10 +10,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fedrobust import seeding
 from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.common import ClassNames, NumClasses, class_index, classes, sample_rows
 from fedrobust.errors import ConfigError
+from fedrobust.utils import seeding
 from fedrobust.utils.validation import Count, Share, Words, check_settings
 
 THUMBNAIL = 8  # pixels a side from which an annotator's errors follow

@@ -19,7 +19,7 @@ from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, DataSource,
 from fedrobust.data.decoding import VERSION, squeeze
 from fedrobust.data.table import Options, class_setting, options, path_setting, subset
 from fedrobust.errors import DataError, found_in
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 

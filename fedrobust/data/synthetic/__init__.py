@@ -14,9 +14,9 @@ from fedrobust.data.dataset import Dataset, DataSource, make_dataset
 from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.data.synthetic.scanners import SCANNERS, photograph
 from fedrobust.errors import found_in
-from fedrobust.seeding import generator
 from fedrobust.utils import validation
 from fedrobust.utils.images import as_bytes
+from fedrobust.utils.seeding import generator
 
 VERSION = 4  # raise it whenever a pixel may change: it is part of the cache key
 TWICE = 0.15  # of a class's lesions were photographed twice: the reason why splits go by lesion

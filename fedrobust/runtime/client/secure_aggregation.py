@@ -21,7 +21,7 @@ from fedrobust.privacy.secure import client as hospital
 from fedrobust.runtime.client import context_state
 from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.messages.sites import RECORD, read_assignment
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 def answer_keys(message: Message, context: Context) -> Message:

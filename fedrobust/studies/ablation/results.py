@@ -19,13 +19,13 @@ from fedrobust.errors import DataError
 from fedrobust.evaluation.drops import combined_draws, combined_drop, resampled_metrics
 from fedrobust.evaluation.metrics import Counts, hit_table, rates
 from fedrobust.evaluation.statistics import DropTable
-from fedrobust.seeding import generator
 from fedrobust.studies.ablation.plan import Plan
 from fedrobust.studies.ablation.scenarios import read_answers
 from fedrobust.studies.comparison.analysis import Found, drop_table
 from fedrobust.studies.comparison.cell_results import Result, read_result
 from fedrobust.studies.comparison.executor import CELLS
 from fedrobust.studies.comparison.grid import NOBODY, Cell
+from fedrobust.utils.seeding import generator
 
 CLEAN, NOISE, GRADE, TWIN = "clean", "corrupted", "corrupted_s", "twin_clean"
 THRESHOLD = ("accuracy", "balanced_accuracy", "f1", "precision")  # the metrics that have intervals

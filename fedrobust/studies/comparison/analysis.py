@@ -22,8 +22,8 @@ from fedrobust.evaluation.statistics import (
     sample_seeds,
 )
 from fedrobust.reporting.predictions import Predictions
-from fedrobust.seeding import generator
 from fedrobust.studies.comparison.cell_results import Result
+from fedrobust.utils.seeding import generator
 
 MOST_COUNTS = 1 << 25  # held at once, in float64
 Found = tuple[float | None, Tensor]  # as measured, and its replicates (B,)

@@ -27,7 +27,7 @@ from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.text import format_number
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 METRICS = ("accuracy", "balanced_accuracy", "f1")
 CLEAN = "clean"

@@ -15,9 +15,9 @@ from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiate_thr
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.defences.purification.filters import gaussian, jpeg
 from fedrobust.defences.purification.mdda import mdda
-from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, Purifier
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 EPS = 8 / 255

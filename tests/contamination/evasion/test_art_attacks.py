@@ -14,8 +14,8 @@ from fedrobust.contamination.base import Evasion
 from fedrobust.contamination.evasion.fgsm import fgsm
 from fedrobust.contamination.evasion.gradients import differentiable_eval
 from fedrobust.contamination.evasion.pgd import pgd
-from fedrobust.seeding import generator
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 pytest.importorskip("art", reason="the extra attacks is not installed")

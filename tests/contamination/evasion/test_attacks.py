@@ -21,8 +21,8 @@ from fedrobust.contamination.evasion.fgsm import fgsm
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import factories
-from fedrobust.seeding import generator
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.seeding import generator
 from tests.helpers import models
 
 FOLDER = Path(configs.__file__).parent / "evasion"

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.defences.purification.filters import gaussian, jpeg, median_filter
-from fedrobust.seeding import generator
 from fedrobust.types import Purifier
+from fedrobust.utils.seeding import generator
 
 
 def through(purifier: Purifier, images: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,8 @@ from fedrobust import configs
 from fedrobust.defences.purification import base
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import factories
-from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER, Purifier
+from fedrobust.utils.seeding import generator
 
 FOLDER = Path(configs.__file__).parent / "purifier"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fedrobust.defences.purification import mdda
 from fedrobust.defences.purification.base import resize_images, smooth_images
-from fedrobust.seeding import generator
 from fedrobust.types import Purifier
+from fedrobust.utils.seeding import generator
 
 
 def made(std: float = 0.0, blocks: int = 0, weight: float = 0.05) -> Purifier:

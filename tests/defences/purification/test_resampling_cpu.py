@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fedrobust.defences.purification import base, resampling_cpu
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 def test_twice_the_size_by_hand() -> None:

@@ -7,8 +7,8 @@ import torch
 from fedrobust.defences.purification.filters import gaussian
 from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.learning import batchnorm
-from fedrobust.seeding import generator
 from fedrobust.types import NO_PURIFIER
+from fedrobust.utils.seeding import generator
 from tests.helpers import federations
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedrobust.defences.purification import total_variation, total_variation_cpu
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 
 def pictures(

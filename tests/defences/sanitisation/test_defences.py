@@ -17,7 +17,7 @@ from fedrobust.defences.sanitisation.slab import slab
 from fedrobust.defences.sanitisation.sphere import sphere
 from fedrobust.errors import ConfigError
 from fedrobust.learning.etf import simplex_etf
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 
 LESS = settings(deadline=None, max_examples=40)
 FACTORIES = [sphere, slab]

@@ -13,7 +13,7 @@ from fedrobust.reporting.plots.confusion import plot_confusion, row_percent, sho
 from fedrobust.reporting.plots.curves import plot_influence, plot_validation
 from fedrobust.reporting.plots.drops import plot_drops
 from fedrobust.reporting.plots.style import KIND_COLOURS, KIND_DASHES, KIND_MARKERS
-from fedrobust.seeding import generator
+from fedrobust.utils.seeding import generator
 from tests.helpers import reports
 
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from fedrobust.evaluation.drops import PairedPredictions, bootstrap_drop, combined_drop
 from fedrobust.reporting.predictions import read_predictions
-from fedrobust.seeding import generator
 from fedrobust.studies.ablation.figure import draw_figure, families, lines
 from fedrobust.studies.ablation.markdown import page, value
 from fedrobust.studies.ablation.poster import VALUES
 from fedrobust.studies.ablation.results import AblationResults
 from fedrobust.studies.ablation.summary import Entry, make_summary
+from fedrobust.utils.seeding import generator
 from tests.helpers.ablations import FLIPS, RIGHT, findings
 from tests.helpers.comparisons import CLASSES
 

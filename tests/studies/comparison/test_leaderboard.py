@@ -15,11 +15,11 @@ from PIL import Image
 from fedrobust.errors import DataError
 from fedrobust.evaluation.drops import PairedPredictions, bootstrap_drop
 from fedrobust.reporting.predictions import write_predictions
-from fedrobust.seeding import generator
 from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.analysis import enough_draws, rank, resample
 from fedrobust.studies.comparison.cell_results import COLUMNS, long_table, severity
 from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.utils.seeding import generator
 from tests.helpers.comparisons import (
     CLASSES,
     IMAGES,

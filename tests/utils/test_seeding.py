@@ -2,7 +2,7 @@
 
 import torch
 
-from fedrobust.seeding import generator, isolated
+from fedrobust.utils.seeding import generator, isolated
 
 
 def draw(*words: str | int, seed: int = 0) -> float:
