@@ -43,9 +43,9 @@ def global_distillation(
     true anchor (distillation_loss=true_class).
 
     lambda grows from 0 in round 1 to `weight` after `warmup` further rounds. A poisoned global
-    model would be amplified by its pupils, so lambda is 0 in a round where the global model's
-    accuracy on the client's validation images lies more than `max_drop` points under that of the
-    client's last round.
+    model would be amplified by the models that learn from it, so lambda is 0 in a round where the
+    global model's accuracy on the client's validation images lies more than `max_drop` points under
+    that of the client's last round.
 
     Args:
         weight: lambda after the warm-up.

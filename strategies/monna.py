@@ -42,7 +42,7 @@ def monna(f: Count = 3, pivot: Count | None = None) -> Strategy:
             )
         squared_NN = squared_distances(updates.gram()).cpu()
         row = medoid(squared_NN) if pivot is None else updates.clients.index(pivot)
-        weights_N = nearest(squared_NN[row], len(updates) - f)
+        weights_N = nearest_rows(squared_NN[row], len(updates) - f)
         return make_aggregate(
             round,
             updates.combine(weights_N),
@@ -58,7 +58,7 @@ def medoid(squared_NN: Tensor) -> int:
     return int(squared_NN.sqrt().sum(dim=1).argmin())
 
 
-def nearest(squared_N: Tensor, kept: int) -> Tensor:
+def nearest_rows(squared_N: Tensor, kept: int) -> Tensor:
     """(N,) float64 weights: equal for the `kept` smallest values, 0 for the others."""
     weights_N = torch.zeros(len(squared_N), dtype=torch.float64)
     weights_N[squared_N.argsort(stable=True)[:kept]] = 1 / kept

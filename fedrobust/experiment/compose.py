@@ -64,11 +64,11 @@ def check_command_line(words: Sequence[str]) -> list[str]:
     words = rename_words(words)
     typed = list(overrides.settings_among(words))
     overrides.check_once(typed)
-    check_readable(typed)
+    check_syntax(typed)
     return words
 
 
-def check_readable(words: Sequence[str]) -> None:
+def check_syntax(words: Sequence[str]) -> None:
     """Whether each word can be read by itself. Raises ConfigError."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -103,7 +103,7 @@ def explained(words: Sequence[str], name: str = "config") -> Iterator[None]:
             found = _hydra_composed(name, [])
         return OmegaConf.to_container(found)
 
-    check_readable(words)
+    check_syntax(words)
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -116,7 +116,7 @@ def change_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, 
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    check_readable(words)
+    check_syntax(words)
     choices = [word for word in words if word.startswith("engine=")]
     chosen = OmegaConf.create(compose(*choices)["engine"] if choices else dict(engine))
     for override in OverridesParser.create().parse_overrides(

@@ -27,7 +27,7 @@ OPTIONS = {  # of Hydra's command line
 PAIRS = {"[": "]", "{": "}", "(": ")"}
 
 
-def choices(group: str) -> list[str]:
+def list_choices(group: str) -> list[str]:
     """The names of a group's choices that come with the package."""
     folder = files("fedrobust.configs").joinpath(group.partition("@")[0])
     return sorted(
@@ -106,7 +106,7 @@ def _check_key(word: str, key: str, value: str | None) -> None:
 
 
 def _misplaced(key: str, value: str) -> str:
-    there = choices("contamination")
+    there = list_choices("contamination")
     name = value if value in there else next(iter(difflib.get_close_matches(value, there, n=1)), "")
     what = f"{key} is chosen by {PLACED[key]}=..."
     remedy = f"did you mean {PLACED[key]}={name}? " if name else ""
@@ -114,7 +114,7 @@ def _misplaced(key: str, value: str) -> str:
 
 
 def _listed(group: str) -> str:
-    there = choices(group)
+    there = list_choices(group)
     if len(there) <= FEW:
         return f"{group} can be {', '.join(there)}"
     return f"the {len(there)} choices are in configs/{group.partition('@')[0]}"

@@ -1,8 +1,9 @@
 """Programs that run while something else happens, and of which nothing is left afterwards.
 
 Flower's processes start others, some in sessions of their own: all of them are known by a mark in
-their environment (Linux only). Should the program that started them be killed itself, a warden ends
-them: `python -m fedrobust.federation.processes <mark>`, which waits for its standard input to end.
+their environment (Linux only). Should the program that started them be killed itself, a guard
+process ends them: `python -m fedrobust.federation.processes <mark>`, which waits for its standard
+input to end.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from fedrobust.utils.validation import (
     Words,
+    allowed_values,
     alternatives,
-    choices,
     format_bound,
     marks,
     setting_types,
@@ -102,7 +102,7 @@ def describe_type(kind: Any) -> str:
 
 
 def _one(kind: Any) -> str:
-    allowed = choices(kind)
+    allowed = allowed_values(kind)
     base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     origin = get_origin(base) or base
     if inspect.isclass(origin) and issubclass(origin, Sequence) and origin is not str:

@@ -251,7 +251,7 @@ def _reason(error: ErrorDetails, kind: Any) -> str:
         words, bound = BOUNDS[name]
         return f"{words} {format_bound(context[bound])}"
     if name in {"literal_error", "one_of"}:
-        return f"one of {', '.join(str(one) for one in choices(kind))}"
+        return f"one of {', '.join(str(one) for one in allowed_values(kind))}"
     if name == "too_short":
         return f"a list of at least {context['min_length']}"
     if name == "too_long":
@@ -282,11 +282,11 @@ def alternatives(kind: Any) -> list[Any]:
     return list(get_args(kind)) if get_origin(kind) in UNIONS else [kind]
 
 
-def choices(kind: Any) -> list[Any]:
+def allowed_values(kind: Any) -> list[Any]:
     """The words that a type allows."""
     if get_origin(kind) is Literal:
         return list(get_args(kind))
-    found = [value for one in get_args(kind) for value in choices(one)]
+    found = [value for one in get_args(kind) for value in allowed_values(one)]
     return found or [value for one in marks(kind) if isinstance(one, OneOf) for value in one.values]
 
 

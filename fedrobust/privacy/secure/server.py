@@ -36,7 +36,7 @@ class ServerSession:
 
 
 def recover_secrets(
-    total: Tensor, sitting: ServerSession, answers: Mapping[int, RevealedSecrets]
+    total: Tensor, session: ServerSession, answers: Mapping[int, RevealedSecrets]
 ) -> None:
     """Turn the sum of the survivors' masked updates into that of their updates, in place. answers:
     by client, at least `threshold`.
@@ -44,42 +44,42 @@ def recover_secrets(
     Raises RunError where shares are missing, or do not give the key whose public half everybody
     used.
     """
-    for client in sitting.survivors:
+    for client in session.survivors:
         ciphers.add_mask(
             total,
             _secret(
-                sitting,
+                session,
                 client,
                 {one: a.seeds[client] for one, a in answers.items() if client in a.seeds},
             ),
             -1,
         )
-    for lost in sorted(set(sitting.shared) - set(sitting.survivors)):
+    for lost in sorted(set(session.shared) - set(session.survivors)):
         private = _secret(
-            sitting, lost, {one: a.masks[lost] for one, a in answers.items() if lost in a.masks}
+            session, lost, {one: a.masks[lost] for one, a in answers.items() if lost in a.masks}
         )
-        if ciphers.public_key(private) != sitting.keys[lost][ciphers.KEY_BYTES :]:
+        if ciphers.public_key(private) != session.keys[lost][ciphers.KEY_BYTES :]:
             raise RunError(
                 f"secure aggregation: the shares of client {lost}'s mask key do not "
                 "give it: some hospital sent a wrong one"
             )
-        for client in sitting.survivors:
+        for client in session.survivors:
             seed = ciphers.agree(
                 private,
-                sitting.keys[client][ciphers.KEY_BYTES :],
-                mask_purpose(sitting.task, client, lost),
+                session.keys[client][ciphers.KEY_BYTES :],
+                mask_purpose(session.task, client, lost),
             )
             ciphers.add_mask(total, seed, -mask_sign(client, lost))
 
 
-def _secret(sitting: ServerSession, client: int, shares: Mapping[int, bytes]) -> bytes:
+def _secret(session: ServerSession, client: int, shares: Mapping[int, bytes]) -> bytes:
     """Out of the first `threshold` shares, by the number of their holder."""
-    if len(shares) < sitting.threshold:
+    if len(shares) < session.threshold:
         raise RunError(
-            f"secure aggregation: {len(shares)} of {sitting.threshold} shares of "
+            f"secure aggregation: {len(shares)} of {session.threshold} shares of "
             f"client {client}'s secret came"
         )
-    chosen = sorted(shares)[: sitting.threshold]
+    chosen = sorted(shares)[: session.threshold]
     try:
         return secret_sharing.combine({share_index(holder): shares[holder] for holder in chosen})
     except ValueError as error:
