@@ -1,6 +1,7 @@
 """Matrices in RAM and in files."""
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,25 +34,32 @@ def resident() -> dict[str, int]:
     return {key.rstrip(":"): int(value) // 1024 for key, value, _ in lines}
 
 
+def work_through(matrix: torch.Tensor, look: Callable[[], None]) -> None:
+    """Write rows n, n + 1, n + 2, ... and read them by blocks; every column's mean is known."""
+    rows, width = matrix.shape
+    columns = torch.arange(width, dtype=torch.float32)
+    for n in range(rows):
+        fill(matrix[n], partial(torch.add, columns, n))
+        look()
+    for part, block in Updates.of(matrix).blocks(1 << 16):
+        mean = (rows - 1) / 2 + columns[part].double()
+        assert torch.equal(block.mean(dim=0, dtype=torch.float64), mean)
+        look()
+    assert torch.equal(matrix[-1], columns + rows - 1)  # last, since it touches the pages
+
+
 def test_a_matrix_in_a_file_is_filled_and_read_without_its_pages_in_memory(tmp_path: Path) -> None:
-    """64 rows of 4 MB, written and then read by blocks; row n is n, n + 1, n + 2, ... so every
-    column's mean is 31.5 + column."""
-    columns = torch.arange(1 << 20, dtype=torch.float32)
+    """64 rows of 4 MB. A small matrix goes before: torch's own code is read from its file, too."""
+    work_through(allocate(2, 1 << 17, budget_bytes=0, folder=str(tmp_path)), lambda: None)
     matrix = allocate(64, 1 << 20, budget_bytes=0, folder=str(tmp_path))
     before, peak = resident(), {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
 
     def look() -> None:
         peak.update({key: max(peak[key], value - before[key]) for key, value in resident().items()})
 
-    for n in range(64):
-        fill(matrix[n], partial(torch.add, columns, n))
-        look()
-    for part, block in Updates.of(matrix).blocks(1 << 16):
-        assert torch.equal(block.mean(dim=0, dtype=torch.float64), 31.5 + columns[part].double())
-        look()
+    work_through(matrix, look)
     assert peak["RssAnon"] < 80  # a float64 copy of a block is 32 MB
     assert peak["RssFile"] + peak["RssShmem"] < 80  # of 256
-    assert torch.equal(matrix[63], columns + 63)  # last, since it touches the pages
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
