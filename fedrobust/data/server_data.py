@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from fedrobust.data.dataset import TRAIN, Dataset
 from fedrobust.errors import ConfigError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, check
 
 
 def reserve_server_data(
@@ -47,8 +47,8 @@ def reserve_server_data(
 
 
 def _check(dataset: Dataset, root_per_class: int, proxy: int) -> None:
-    validation.number("server.root_per_class", root_per_class, low=0, integer=True)
-    validation.number("server.proxy_images", proxy, low=0, integer=True)
+    check("server.root_per_class", root_per_class, Count)
+    check("server.proxy_images", proxy, Count)
     counts = torch.bincount(dataset.labels[dataset.splits == TRAIN], minlength=dataset.num_classes)
     least = int(counts.min())
     if root_per_class > least // 2:

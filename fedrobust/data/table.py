@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from torch import Generator, Tensor
 
 from fedrobust.data import splits
@@ -18,8 +21,8 @@ from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, make_datase
 from fedrobust.data.decoding import read_images
 from fedrobust.data.files import Files
 from fedrobust.errors import ConfigError, DataError, found_in
-from fedrobust.utils import validation
 from fedrobust.utils.seeding import generator
+from fedrobust.utils.validation import Count, PositiveCount, Words, check_settings
 
 SPLIT_WORDS = {
     "train": TRAIN,
@@ -32,67 +35,73 @@ SPLIT_WORDS = {
 }
 
 
+ImageSize = Annotated[int, Field(ge=8, le=1024)]  # side of the square images in pixels
+
+
+@check_settings("data")
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What every source of images understands. size: side in pixels. max_images: at most so many
-    images, None for all. on_broken: "error" or "skip". seed: of the splits and the subset.
-    every_class: whether each class must have a training image; one hospital's own images may lack
-    some. max_per_class: at most so many images of each class."""
+class ImageOptions:
+    """How the images of a source are read.
 
-    size: int
-    max_images: int | None
-    on_broken: str
-    seed: int
+    Attributes:
+        size: side of the square images, pixels.
+        max_images: at most so many images, with the same mix of split, class and site; null: all.
+        max_per_class: at most so many images of each class, with the same mix of split and site;
+            null: all.
+        on_broken: whether an unreadable image is an error, or is left out and reported.
+        seed: seed of the splits and the subset; not the run's seed, so that runs share their test
+            images.
+        every_class: whether each class must have a training image; one hospital's own images may
+            lack some.
+    """
+
+    size: ImageSize = 64
+    max_images: PositiveCount | None = None
+    max_per_class: PositiveCount | None = None
+    on_broken: Literal["error", "skip"] = "error"
+    seed: Count = 0
     every_class: bool = True
-    max_per_class: int | None = None
 
 
-def options(
-    size: int,
-    max_images: int | None,
-    on_broken: str,
-    seed: int,
-    *,
-    every_class: bool = True,
-    max_per_class: int | None = None,
-) -> Options:
-    """Checked Options; raises ConfigError."""
-    validation.number("data.size", size, low=8, high=1024, integer=True)
-    if max_images is not None:
-        validation.number("data.max_images", max_images, low=1, integer=True)
-    if max_per_class is not None:
-        validation.number("data.max_per_class", max_per_class, low=1, integer=True)
-    validation.choice("data.on_broken", on_broken, ("error", "skip"))
-    validation.number("data.seed", seed, low=0, integer=True)
-    return Options(
-        size,
-        max_images,
-        on_broken,
-        seed,
-        validation.flag("data.every_class", every_class),
-        max_per_class,
-    )
+@dataclass(frozen=True, slots=True)
+class PathOf:
+    """Marks a text that must be a path, with what to do where it is missing: `Annotated[str,
+    PathOf("give the csv file")]`."""
+
+    remedy: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def _check(self, value: Any) -> Any:
+        # ??? is Hydra's mark of a value to be given
+        if not isinstance(value, (str, Path)) or str(value) in ("", "???"):
+            raise PydanticCustomError("path_of", "a path; {remedy}", {"remedy": self.remedy})
+        return value
 
 
-def path_setting(key: str, value: object, remedy: str) -> Path:
-    """A path from the config, "~" expanded; raises ConfigError when it is missing or no text."""
-    # ??? is Hydra's mark of a value to be given
-    if not isinstance(value, (str, Path)) or str(value) in ("", "???"):
-        raise ConfigError(f"{key}={value}: must be a path; {remedy}")
-    return Path(value).expanduser()
+ImageRoot = Annotated[str, PathOf("give the folder or zip of the images")]
 
 
-def class_setting(value: Sequence[object] | None) -> tuple[str, ...] | None:
-    """The wanted classes as words; raises ConfigError for anything but None or a list of two or
-    more different ones."""
-    if value is None:
-        return None
-    words = () if isinstance(value, str) else tuple(str(word) for word in value)
-    if len(words) < 2 or len(set(words)) < len(words):
-        raise ConfigError(
-            f"data.classes={value}: must be a list of two or more different class names, or null"
-        )
-    return words
+def _check_class_names(value: Sequence[Any]) -> Sequence[Any]:
+    words = [str(word) for word in value]
+    if isinstance(value, str) or len(words) < 2 or len(set(words)) < len(words):
+        raise ValueError("too few, or one twice")
+    return value
+
+
+ClassOrder = Annotated[
+    Sequence[Any],
+    AfterValidator(_check_class_names),
+    Words("a list of two or more different class names"),
+]
+
+
+def class_words(classes: ClassOrder | None) -> tuple[str, ...] | None:
+    """The wanted classes as words: a configuration may give numbers."""
+    return None if classes is None else tuple(str(one) for one in classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +147,9 @@ def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def load_table(name: str, source: str, files: Files, table: ImageTable, chosen: Options) -> Dataset:
+def load_table(
+    name: str, source: str, files: Files, table: ImageTable, chosen: ImageOptions
+) -> Dataset:
     """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the
     table in errors."""
     _refuse_twice(source, table.images)
@@ -177,7 +188,7 @@ def load_table(name: str, source: str, files: Files, table: ImageTable, chosen: 
 
 
 def chosen_rows(
-    labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, chosen: Options, generator: Generator
+    labels_N: Tensor, sites_N: Tensor, splits_N: Tensor, chosen: ImageOptions, generator: Generator
 ) -> Tensor:
     """Sorted rows of the images to read: of each class no more than `max_per_class`, of these no
     more than `max_images`."""

@@ -23,7 +23,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.utils import strict_json
 from fedrobust.utils.names import did_you_mean
-from fedrobust.utils.validation import Words, number
+from fedrobust.utils.validation import Count, PositiveCount, PositiveShare, Words, check
 
 MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory, whoever wrote the number
 MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be counted in
@@ -72,9 +72,9 @@ def _as_clients(written: Any, info: ValidationInfo) -> int | tuple[int, ...]:
     """A number of clients, or their ids without doubles."""
     key = str(info.field_name)
     if not isinstance(written, list):
-        return int(number(key, written, low=0, integer=True))
+        return int(check(key, written, Count))
     for client in written:
-        number(key, client, low=0, integer=True)
+        check(key, client, Count)
     if len(set(written)) != len(written):
         raise ConfigError(f"{key}={written}: names a client twice; name each once")
     return tuple(written)
@@ -84,8 +84,8 @@ def _as_participation(written: Any, info: ValidationInfo) -> int | float | None:
     """A share of the clients, a number of them, or all."""
     key = str(info.field_name)
     if isinstance(written, float):
-        return float(number(key, written, low=0, high=1, open_low=True))
-    return None if written is None else int(number(key, written, low=1, integer=True))
+        return float(check(key, written, PositiveShare))
+    return None if written is None else int(check(key, written, PositiveCount))
 
 
 Group = Annotated[GroupSettings, BeforeValidator(_as_group)]
@@ -275,7 +275,7 @@ def _check_clients(settings: Settings) -> None:
                 f"{key}={which}: more than num_clients={total}; lower it or raise num_clients"
             )
         for client in () if isinstance(which, int) else which:
-            number(key, client, high=total - 1)
+            check(key, client, Annotated[int, Field(le=total - 1)])
     if sum(one if isinstance(one, int) else len(one) for one in wanted.values()) > total:
         both = " ".join(f"{key}={_as_written(which)}" for key, which in wanted.items())
         raise ConfigError(f"{both}: together more than num_clients={total}; lower one")

@@ -6,10 +6,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import timm
 import torch
+from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,10 +23,19 @@ from fedrobust.learning.model_files import load_backbone, load_file
 from fedrobust.learning.size_limits import LARGEST, check_options, limit_model_size
 from fedrobust.utils.seeding import generator as named_generator
 from fedrobust.utils.seeding import isolated
-from fedrobust.utils.validation import choice, flag, number
+from fedrobust.utils.validation import (
+    OneOf,
+    Positive,
+    PositiveShare,
+    Words,
+    check,
+    check_settings,
+    flatten_groups,
+)
 
 # each with the scale of its scores in a softmax (METHOD: s >> 1 for inner products)
 HEADS = {"etf": 16.0, "linear": 1.0}
+Checkpoint = Annotated[str, Words("the path of a safetensors file")]
 
 
 class Classifier(nn.Module):
@@ -211,102 +221,159 @@ def _shrink_stem(backbone: Any, name: str) -> None:
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
 
 
+@check_settings("model")
+@dataclass(frozen=True, slots=True)
+class HeadSettings:
+    """The classifier on top of the pooled features.
+
+    Attributes:
+        head: the simplex ETF, fixed, or a linear layer, trained.
+        dimension: dimension of the space in which the ETF lies, at least classes - 1.
+        scale: factor of the scores in a softmax; null: 16 for etf, 1 for linear.
+    """
+
+    head: Literal["etf", "linear"] = "etf"
+    dimension: Annotated[int, Field(ge=1, le=LARGEST)] = 512
+    scale: Positive | None = None
+
+
+@check_settings("model")
+@dataclass(frozen=True, slots=True)
+class BackboneSettings:
+    """How timm's model is made.
+
+    Attributes:
+        pretrained: whether it starts from timm's weights, fetched from its hub.
+        checkpoint: safetensors file of the whole classifier or of timm's model; null: none.
+        stem: small: a first convolution of 3x3 with stride 1, untrained, for images up to 64
+            pixels.
+        bn_momentum: share of the newest batch in BatchNorm's running statistics.
+        options: further keyword arguments of timm's model; null: none.
+    """
+
+    pretrained: bool = False
+    checkpoint: Checkpoint | None = None
+    stem: Literal["standard", "small"] = "standard"
+    bn_momentum: PositiveShare = 0.1
+    options: Annotated[Mapping[Any, Any], Words("a group of timm's keyword arguments")] | None = (
+        None
+    )
+
+    def __post_init__(self) -> None:
+        check_options("model.options", self.options or {})
+        if self.pretrained and self.checkpoint is not None:
+            raise ConfigError(
+                f"model.checkpoint={self.checkpoint}: excludes model.pretrained=true; choose one"
+            )
+
+
+@flatten_groups
+@check_settings("model")
 def timm_model(
     name: str = "resnet50",
     *,
-    head: str = "etf",
-    dimension: int = 512,
-    pretrained: bool = False,
-    checkpoint: str | None = None,
-    stem: str = "standard",
-    scale: float | None = None,
-    bn_momentum: float = 0.1,
-    options: Mapping[str, Any] | None = None,
+    classifier: HeadSettings,
+    backbone: BackboneSettings,
     compile: str | None = None,
 ) -> ModelFactory:
-    """Any timm backbone that pools its features, by its timm name.
+    """Any timm backbone that pools its features.
 
-    head: etf or linear; dimension: of the ETF's space, at least K - 1; pretrained: timm's weights
-    from the hub; checkpoint: a local safetensors file, of the whole classifier or of the timm
-    backbone; stem: standard, or small for images up to 64 pixels; scale: of the scores in a softmax
-    (default 16 for etf, 1 for linear); bn_momentum: share of the newest batch in BatchNorm's
-    running statistics; options: further keyword arguments of timm's model; compile: a backend of
-    torch.compile (inductor), or None. Raises ConfigError.
+    The fields of the two groups are keys of their own: `model.head`, not `model.classifier.head`.
+
+    Args:
+        name: timm's name of the backbone.
+        classifier: what stands on top of it.
+        backbone: how it is made.
+        compile: backend of torch.compile, e.g. inductor, which needs a C++ compiler; null: none.
+
+    Returns:
+        What builds the model.
+
+    Raises:
+        ConfigError: a setting is out of its range, timm has no such model, or it does not take the
+            options.
     """
-    if not isinstance(name, str) or not timm.is_model(name):
-        near = difflib.get_close_matches(str(name), timm.list_models(), n=3)
+    _check_name(name)
+    if compile is not None:
+        check("model.compile", compile, Annotated[str, OneOf(torch.compiler.list_backends())])
+    factory = ModelFactory(
+        name,
+        classifier.head,
+        classifier.dimension,
+        _scale(classifier),
+        backbone.pretrained,
+        backbone.checkpoint,
+        backbone.stem,
+        backbone.bn_momentum,
+        dict(backbone.options or {}),
+        compile,
+    )
+    if (backbone.options or backbone.stem == "small") and not backbone.pretrained:
+        _try_to_build(factory)  # only building can tell whether timm takes them
+    return factory
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise ConfigError(
             f"model.name={name}: timm has no such model; "
             f"{'near names: ' + ', '.join(near) if near else 'try resnet50'}"
         )
-    choice("model.head", head, tuple(HEADS))
-    number("model.dimension", dimension, low=1, high=LARGEST, integer=True)
-    flag("model.pretrained", pretrained)
-    choice("model.stem", stem, ("standard", "small"))
-    scale = HEADS[head] if scale is None else number("model.scale", scale, low=0, open_low=True)
-    number("model.bn_momentum", bn_momentum, low=0, high=1, open_low=True)
-    if checkpoint is not None and not isinstance(checkpoint, str):
-        raise ConfigError(
-            f"model.checkpoint={checkpoint}: must be the path of a safetensors file, or null"
-        )
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigError(
-            f"model.options={options}: must be a mapping of timm's keyword arguments, or null"
-        )
-    check_options("model.options", options or {})
-    if pretrained and checkpoint is not None:
-        raise ConfigError(
-            f"model.checkpoint={checkpoint}: excludes model.pretrained=true; choose one"
-        )
-    if compile is not None:
-        choice("model.compile", compile, tuple(torch.compiler.list_backends()))
-    factory = ModelFactory(
-        name,
-        head,
-        dimension,
-        float(scale),
-        pretrained,
-        checkpoint,
-        stem,
-        bn_momentum,
-        dict(options or {}),
-        compile,
-    )
-    if (options or stem == "small") and not pretrained:
-        with isolated(named_generator(0, "trial")):
-            _backbone(factory)  # only building can tell whether timm takes them
-    return factory
 
 
+def _scale(classifier: HeadSettings) -> float:
+    return HEADS[classifier.head] if classifier.scale is None else float(classifier.scale)
+
+
+def _try_to_build(factory: ModelFactory) -> None:
+    with isolated(named_generator(0, "trial")):
+        _backbone(factory)
+
+
+@flatten_groups
+@check_settings("model")
 def meff(
-    members: Sequence[Mapping[str, Any]],
+    members: Annotated[
+        Sequence[Mapping[Any, Any]],
+        Field(min_length=1),
+        Words("a list of backbones, e.g. [{name: resnet18},{name: resnet34}]"),
+    ],
     *,
-    fusion: str = "concatenate",
-    head: str = "etf",
-    dimension: int = 512,
-    checkpoint: str | None = None,
-    scale: float | None = None,
+    fusion: Annotated[str, OneOf(FUSIONS)] = "concatenate",
+    classifier: HeadSettings,
+    checkpoint: Checkpoint | None = None,
 ) -> ModelFactory:
-    """An ensemble with feature fusion: several timm backbones over the same images, their features
-    side by side ("concatenate") or averaged ("mean"), and one classifier on top of them, trained
-    together.
+    """An ensemble with feature fusion: several timm backbones over the same images and one
+    classifier on top of them, trained together.
 
-    members: of each the name, and stem, pretrained, checkpoint, bn_momentum and options as in
-    `timm_model`; a checkpoint of a whole classifier gives its backbone. Other settings as in
-    `timm_model`. Raises ConfigError.
+    Args:
+        members: of each backbone its name and, optionally, stem, pretrained, checkpoint,
+            bn_momentum and options as in the other models; a checkpoint of a whole classifier
+            gives its backbone.
+        fusion: whether the backbones' features are put side by side or averaged.
+        classifier: what stands on top of them; its fields are keys of their own.
+        checkpoint: safetensors file of the whole ensemble; null: none.
+
+    Returns:
+        What builds the model.
+
+    Raises:
+        ConfigError: a setting is out of its range, a member cannot be built, or members of
+            different widths are to be averaged.
     """
-    if not isinstance(members, list | tuple) or not members:
-        raise ConfigError(
-            f"model.members={members}: must be a list of backbones, e.g. [{{name: "
-            f"resnet18}},{{name: resnet34}}]"
-        )
-    choice("model.fusion", fusion, FUSIONS)
-    top = timm_model("resnet18", head=head, dimension=dimension, checkpoint=checkpoint, scale=scale)
     built = tuple(_member(place, one) for place, one in enumerate(members))
-    factory = replace(top, name="meff", members=built, fusion=fusion)
+    factory = ModelFactory(
+        "meff",
+        classifier.head,
+        classifier.dimension,
+        _scale(classifier),
+        checkpoint=checkpoint,
+        members=built,
+        fusion=fusion,
+    )
     if not any(one.pretrained for one in built):
-        with isolated(named_generator(0, "trial")):
-            _backbone(factory)  # only building can tell whether the features have a mean
+        _try_to_build(factory)  # only building can tell whether the features have a mean
     return factory
 
 

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import types
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, dataclass, is_dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -105,7 +105,7 @@ def check(key: str, value: Made, kind: Any) -> Made:
     Raises:
         ConfigError: one line with key, value and what it must be.
     """
-    _check(key, value, kind, TypeAdapter(kind, config=STRICT))
+    _check(key, value, kind, _make_adapter(kind))
     return value
 
 
@@ -134,7 +134,7 @@ def _checking(
     @functools.cache  # on the first call: names in annotations may be defined below the factory
     def adapters() -> dict[str, tuple[Any, TypeAdapter[Any]]]:
         return {
-            name: (kind, TypeAdapter(kind, config=STRICT))
+            name: (kind, _make_adapter(kind))
             for name, kind in setting_types(source).items()
             if name in signature.parameters and not is_settings_class(kind)
         }
@@ -147,6 +147,12 @@ def _checking(
         return function(*args, **kwargs)
 
     return checking
+
+
+def _make_adapter(kind: Any) -> TypeAdapter[Any]:
+    # a dataclass alone may have no other configuration than its own
+    alone = len(alternatives(kind)) == 1 and any(isinstance(one, Built) for one in marks(kind))
+    return TypeAdapter(kind, config=None if alone else STRICT)
 
 
 def setting_types(factory: Callable[..., Any]) -> dict[str, Any]:
@@ -172,7 +178,7 @@ def flatten_groups(factory: Callable[..., Made]) -> Callable[..., Made]:
     groups = {
         name: kind for name, kind in setting_types(factory).items() if is_settings_class(kind)
     }
-    fields = {name: inspect.signature(kind).parameters for name, kind in groups.items()}
+    fields = {name: _list_fields(kind) for name, kind in groups.items()}
     flat = [
         parameter.replace(kind=parameter.KEYWORD_ONLY) if name in groups else parameter
         for name in own.parameters
@@ -190,6 +196,15 @@ def flatten_groups(factory: Callable[..., Made]) -> Callable[..., Made]:
     setattr(flattened, "__signature__", own.replace(parameters=flat))  # noqa: B010
     setattr(flattened, "__groups__", groups)  # noqa: B010
     return flattened
+
+
+def _list_fields(kind: Any) -> dict[str, inspect.Parameter]:
+    """The parameters of a settings class; those with a default factory show what it makes."""
+    found = dict(inspect.signature(kind).parameters)
+    for one in dataclass_fields(kind):
+        if one.default_factory is not MISSING:
+            found[one.name] = found[one.name].replace(default=one.default_factory())
+    return found
 
 
 def _check(key: str, value: Any, kind: Any, adapter: TypeAdapter[Any]) -> None:
@@ -288,49 +303,3 @@ def allowed_values(kind: Any) -> list[Any]:
         return list(get_args(kind))
     found = [value for one in get_args(kind) for value in allowed_values(one)]
     return found or [value for one in marks(kind) if isinstance(one, OneOf) for value in one.values]
-
-
-# The checks of the factories whose signatures do not say their ranges yet.
-
-
-def number(
-    key: str,
-    value: Any,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    open_low: bool = False,
-    integer: bool = False,
-) -> Any:
-    """A finite number in [low, high] (in (low, high] with `open_low`); whole with `integer`.
-    Booleans are no numbers, and whole ones have at most 64 bits, which floats can hold and arrays
-    be counted in."""
-    if isinstance(value, int) and value.bit_length() > 64:
-        raise ConfigError(f"{key}: must be a number of at most 64 bits")
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int if integer else (int, float))
-        or not math.isfinite(value)
-    ):
-        raise ConfigError(f"{key}={value}: must be a {'whole ' if integer else ''}number")
-    if low is not None and (value <= low if open_low else value < low):
-        raise ConfigError(
-            f"{key}={value}: must be {'greater than' if open_low else 'at least'} {low}"
-        )
-    if high is not None and value > high:
-        raise ConfigError(f"{key}={value}: must be at most {high}")
-    return value
-
-
-def choice(key: str, value: Any, allowed: Collection[Any]) -> Any:
-    """One of the allowed values."""
-    if value not in allowed:
-        raise ConfigError(f"{key}={value}: must be one of {', '.join(str(one) for one in allowed)}")
-    return value
-
-
-def flag(key: str, value: Any) -> bool:
-    """True or false, nothing else."""
-    if not isinstance(value, bool):
-        raise ConfigError(f"{key}={value}: must be true or false")
-    return value

@@ -13,7 +13,7 @@ from fedrobust.data import decoding
 from fedrobust.data.decoding import decode_image, squeeze
 from fedrobust.data.sources.csv_table import csv
 from fedrobust.data.sources.image_folder import image_folder
-from fedrobust.data.table import chosen_rows, options, subset
+from fedrobust.data.table import ImageOptions, chosen_rows, subset
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.utils.seeding import generator
 from tests.helpers.datasets import encoded, picture
@@ -275,24 +275,20 @@ def test_a_class_is_capped_with_the_same_mix_of_split_and_site() -> None:
     labels = torch.tensor([0] * 600 + [1] * 60)
     splits = torch.tensor([0, 2] * 330)
     sites = torch.tensor(([0] * 4 + [1] * 2) * 110)
-    rows = chosen_rows(
-        labels, sites, splits, options(8, None, "error", 0, max_per_class=120), generator(0)
-    )
+    rows = chosen_rows(labels, sites, splits, ImageOptions(size=8, max_per_class=120), generator(0))
     assert torch.equal(rows, rows.sort().values)
     assert torch.bincount(labels[rows]).tolist() == [120, 60]
     first = rows[labels[rows] == 0]
     assert torch.bincount(splits[first]).tolist() == [60, 0, 60]
     assert torch.bincount(sites[first]).tolist() == [80, 40]
     both = chosen_rows(
-        labels, sites, splits, options(8, 90, "error", 0, max_per_class=120), generator(0)
+        labels, sites, splits, ImageOptions(size=8, max_images=90, max_per_class=120), generator(0)
     )
     assert torch.bincount(labels[both]).tolist() == [60, 30]
     with pytest.raises(ConfigError, match=r"^data\.max_per_class=3: there are 4 kinds"):
-        chosen_rows(
-            labels, sites, splits, options(8, None, "error", 0, max_per_class=3), generator(0)
-        )
+        chosen_rows(labels, sites, splits, ImageOptions(size=8, max_per_class=3), generator(0))
     with pytest.raises(ConfigError, match=r"^data\.max_per_class=0"):
-        options(8, None, "error", 0, max_per_class=0)
+        ImageOptions(size=8, max_per_class=0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -184,3 +184,37 @@ def test_the_table_has_type_range_default_and_description() -> None:
 )
 def test_types_in_words(kind: Any, words: str) -> None:
     assert describe_type(kind) == words
+
+
+@check_settings("part")
+@dataclass(frozen=True, slots=True)
+class Tools:
+    names: Sequence[str] = field(default_factory=lambda: ["saw"])
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What another factory makes, a dataclass."""
+
+
+@flatten_groups
+@check_settings("part")
+def pack(*, tools: Tools) -> Sequence[str]:
+    return tools.names
+
+
+@check_settings("part")
+def wrap(made: Annotated[Made, Built("a group with a _target_")]) -> Made:
+    return made
+
+
+def test_an_object_of_another_factory_is_told_by_its_class() -> None:
+    made = Made()
+    assert wrap(made) is made
+    with pytest.raises(ConfigError, match=r"^part\.made=3: must be a group with a _target_$"):
+        wrap(3)  # type: ignore[arg-type]
+
+
+def test_a_flat_signature_shows_what_default_factories_make() -> None:
+    assert inspect.signature(pack).parameters["names"].default == ["saw"]
+    assert pack() == ["saw"]

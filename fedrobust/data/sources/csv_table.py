@@ -2,64 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
 
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.files import find_name, open_root
 from fedrobust.data.table import (
+    ClassOrder,
+    ImageOptions,
+    ImageRoot,
     ImageTable,
-    Options,
-    class_setting,
+    PathOf,
+    class_words,
     load_table,
-    options,
-    path_setting,
     read_csv,
 )
+from fedrobust.utils.validation import check_settings, flatten_groups
 
 
-def csv(
-    path: str,
-    root: str | None = None,
-    *,
-    size: int = 64,
-    image: str = "image",
-    label: str = "label",
-    site: str = "site",
-    group: str = "group",
-    split: str = "split",
-    classes: Sequence[str] | None = None,
-    max_images: int | None = None,
-    on_broken: str = "error",
-    seed: int = 0,
-    every_class: bool = True,
-    max_per_class: int | None = None,
-) -> DataSource:
-    """A table with one row per image. root: folder or zip of the images, the table's own folder if
-    None.
+@check_settings("data")
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of the table's columns. A column that is named otherwise than here must exist.
 
-    image, label, site, group, split: the columns' names; the first two must be there, the other
-    three are optional. A column that you name yourself must exist. classes: the labels in the
-    wanted order; None takes those that occur.
+    Attributes:
+        image: column of the images' names; must exist.
+        label: column of the labels; must exist.
+        site: column of the sites; may be absent.
+        group: column of the patients or lesions; may be absent.
+        split: column of the splits (train, validation, test); may be absent.
     """
-    chosen = options(
-        size, max_images, on_broken, seed, every_class=every_class, max_per_class=max_per_class
-    )
-    table = path_setting("data.path", path, "give the csv file")
-    folder = (
-        table.parent
-        if root is None
-        else path_setting("data.root", root, "give the folder or zip of the images")
-    )
-    wanted = class_setting(classes)
-    columns = {"image": image, "label": label, "site": site, "group": group, "split": split}
-    return DataSource("csv", lambda: _load(table, folder, columns, wanted, chosen))
+
+    image: str = "image"
+    label: str = "label"
+    site: str = "site"
+    group: str = "group"
+    split: str = "split"
+
+
+@flatten_groups
+@check_settings("data")
+def csv(
+    path: Annotated[str, PathOf("give the csv file")],
+    root: ImageRoot | None = None,
+    *,
+    classes: ClassOrder | None = None,
+    columns: Columns,
+    images: ImageOptions,
+) -> DataSource:
+    """A table with one row per image.
+
+    The fields of the two groups are keys of their own: `data.size`, not `data.images.size`.
+
+    Args:
+        path: the csv file.
+        root: folder or zip of the images; null: the folder of the csv file.
+        classes: the labels in the wanted order; null: those that occur.
+        columns: names of the columns.
+        images: how the images are read.
+
+    Returns:
+        The source; nothing is read before its `load`.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+    table = Path(path).expanduser()
+    folder = table.parent if root is None else Path(root).expanduser()
+    wanted = class_words(classes)
+    return DataSource("csv", lambda: _load(table, folder, asdict(columns), wanted, images))
 
 
 def _load(
-    path: Path, root: Path, columns: dict[str, str], classes: Sequence[str] | None, chosen: Options
+    path: Path,
+    root: Path,
+    columns: dict[str, str],
+    classes: tuple[str, ...] | None,
+    chosen: ImageOptions,
 ) -> Dataset:
     own = [name for kind, name in columns.items() if name != kind]
     frame = read_csv(path, [columns["image"], columns["label"], *own])

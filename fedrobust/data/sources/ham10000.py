@@ -11,46 +11,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 import pandas as pd
 
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.files import Files, join_roots, open_root
-from fedrobust.data.table import ImageTable, Options, load_table, options, path_setting, read_csv
+from fedrobust.data.table import ImageOptions, ImageTable, PathOf, load_table, read_csv
 from fedrobust.errors import DataError
-from fedrobust.utils.validation import choice
+from fedrobust.utils.validation import check_settings, flatten_groups
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 REMEDY = "get HAM10000 from doi:10.7910/DVN/DBW86T and set data.root to its folder"
 
 
+@flatten_groups
+@check_settings("data")
 def ham10000(
-    root: str,
-    size: int = 64,
+    root: Annotated[str, PathOf(REMEDY)],
     *,
-    max_images: int | None = None,
-    max_per_class: int | None = None,
-    on_broken: str = "error",
-    seed: int = 0,
-    every_class: bool = True,
-    split: str = "given",
+    images: ImageOptions,
+    split: Literal["given", "drawn"] = "given",
 ) -> DataSource:
-    """HAM10000 from the folder `root`, squeezed to `size` pixels square.
+    """HAM10000, its images squeezed to squares.
 
-    max_images: a random subset of the whole set with the same mix of split, class and site, for
-    quick runs. max_per_class: at most so many images of each class, with the same mix of split and
-    site. split: "given", parts that the table names stay as they are; "drawn", all three are drawn
-    in the ratio 7:2:1.
+    Args:
+        root: folder with HAM10000_metadata and the images, or with ham10000*.csv and
+            ham10000*.zip.
+        images: how the images are read; its fields are keys of their own.
+        split: given, parts that the table names stay as they are; drawn, all three are drawn in
+            the ratio 7:2:1.
+
+    Returns:
+        The source; nothing is read before its `load`.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
-    chosen = options(
-        size, max_images, on_broken, seed, every_class=every_class, max_per_class=max_per_class
-    )
-    choice("data.split", split, ("given", "drawn"))
-    folder = path_setting("data.root", root, REMEDY)
-    return DataSource("ham10000", lambda: _load(folder, chosen, split))
+    folder = Path(root).expanduser()
+    return DataSource("ham10000", lambda: _load(folder, images, split))
 
 
-def _load(root: Path, chosen: Options, split: str) -> Dataset:
+def _load(root: Path, chosen: ImageOptions, split: str) -> Dataset:
     if not root.is_dir():
         raise DataError(f"data.root={root}: no such folder; {REMEDY}")
     tables = _tables(root)

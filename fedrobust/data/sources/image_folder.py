@@ -4,50 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.files import open_root
 from fedrobust.data.table import (
+    ClassOrder,
+    ImageOptions,
+    ImageRoot,
     ImageTable,
-    Options,
-    class_setting,
+    class_words,
     load_table,
-    options,
-    path_setting,
 )
 from fedrobust.errors import DataError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import OneOf, check_settings, flatten_groups
 
 LAYOUTS = ("class", "site/class", "split/class", "split/site/class", "site/split/class")
 
 
+@flatten_groups
+@check_settings("data")
 def image_folder(
-    root: str,
+    root: ImageRoot,
     *,
-    layout: str = "class",
-    size: int = 64,
-    classes: Sequence[str] | None = None,
-    max_images: int | None = None,
-    on_broken: str = "error",
-    seed: int = 0,
-    every_class: bool = True,
-    max_per_class: int | None = None,
+    layout: Annotated[str, OneOf(LAYOUTS)] = "class",
+    classes: ClassOrder | None = None,
+    images: ImageOptions,
 ) -> DataSource:
-    """A folder or zip whose sub-folders say what an image is. layout: what the folders mean from
-    the top down, e.g. "site/class" for hospital_a/melanoma/001.jpg. Every image counts as its own
-    patient: use a csv where several images show one."""
-    chosen = options(
-        size, max_images, on_broken, seed, every_class=every_class, max_per_class=max_per_class
-    )
-    validation.choice("data.layout", layout, LAYOUTS)
-    folder, wanted = (
-        path_setting("data.root", root, "give the folder or zip of the images"),
-        class_setting(classes),
-    )
-    return DataSource("image_folder", lambda: _load(folder, layout.split("/"), wanted, chosen))
+    """A folder or zip whose sub-folders say what an image is. Every image counts as its own
+    patient: use a csv where several images show one.
+
+    Args:
+        root: folder or zip of the images.
+        layout: what the folders mean from the top down, e.g. site/class for
+            hospital_a/melanoma/001.jpg.
+        classes: the class folders in the wanted order; null: all, in alphabetical order.
+        images: how the images are read; its fields are keys of their own.
+
+    Returns:
+        The source; nothing is read before its `load`.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
+    folder, wanted = Path(root).expanduser(), class_words(classes)
+    return DataSource("image_folder", lambda: _load(folder, layout.split("/"), wanted, images))
 
 
-def _load(root: Path, layout: list[str], classes: Sequence[str] | None, chosen: Options) -> Dataset:
+def _load(
+    root: Path, layout: list[str], classes: Sequence[str] | None, chosen: ImageOptions
+) -> Dataset:
     files = open_root(root)
     names = files.images
     if not names:

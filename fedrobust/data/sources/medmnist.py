@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 from fedrobust.data import cache
 from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.sources.npz_archive import load_npz
-from fedrobust.data.table import Options, options, path_setting
+from fedrobust.data.table import ImageOptions, PathOf
 from fedrobust.errors import DataError
-from fedrobust.utils import validation
+from fedrobust.utils.validation import Count, OneOf, PositiveCount, check_settings
 
 # Without chestmnist: several labels per image, so no class to speak of.
 FLAGS = tuple(
@@ -33,31 +34,38 @@ FLAGS = tuple(
 SIZES = (28, 64, 128, 224)
 
 
+@check_settings("data")
 def medmnist(
-    flag: str = "dermamnist",
-    size: int = 28,
-    root: str | None = None,
-    max_images: int | None = None,
-    seed: int = 0,
+    flag: Annotated[str, OneOf(FLAGS)] = "dermamnist",
+    size: Annotated[int, OneOf(SIZES)] = 28,
+    root: Annotated[str, PathOf("give the folder of the files")] | None = None,
+    max_images: PositiveCount | None = None,
+    seed: Count = 0,
 ) -> DataSource:
-    """One set in its official splits at one of its official sizes. root: where the files are kept,
-    the cache folder if None.
+    """One set in its official splits at one of its official sizes.
 
     The package (`pip install "fedrobust[medmnist]"`) downloads a file on first use and checks its
     md5.
+
+    Args:
+        flag: name of the set.
+        size: side of the square images, pixels.
+        root: folder where the files are kept; null: the cache folder.
+        max_images: at most so many images, with the same mix of split and class; null: all.
+        seed: seed of the subset; not the run's seed, so that runs share their test images.
+
+    Returns:
+        The source; nothing is read before its `load`.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
-    validation.choice("data.flag", flag, FLAGS)
-    validation.choice("data.size", size, SIZES)
-    chosen = options(size, max_images, "error", seed)
-    folder = (
-        cache.folder() / "medmnist"
-        if root is None
-        else path_setting("data.root", root, "give the folder of the files")
-    )
+    chosen = ImageOptions(size=size, max_images=max_images, seed=seed)
+    folder = cache.folder() / "medmnist" if root is None else Path(root).expanduser()
     return DataSource(flag, lambda: _load(flag, folder, chosen))
 
 
-def _load(flag: str, folder: Path, chosen: Options) -> Dataset:
+def _load(flag: str, folder: Path, chosen: ImageOptions) -> Dataset:
     try:
         package = import_module("medmnist")
     except ImportError as error:

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,37 +18,58 @@ from torch import Tensor
 from fedrobust.data import cache, splits
 from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, DataSource, make_dataset
 from fedrobust.data.decoding import VERSION, squeeze
-from fedrobust.data.table import Options, class_setting, options, path_setting, subset
+from fedrobust.data.table import (
+    ClassOrder,
+    ImageOptions,
+    ImageSize,
+    PathOf,
+    class_words,
+    subset,
+)
 from fedrobust.errors import DataError, found_in
 from fedrobust.utils.seeding import generator
+from fedrobust.utils.validation import Count, PositiveCount, check_settings
 
 PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 
 
+@check_settings("data")
 def npz(
-    path: str,
+    path: Annotated[str, PathOf("give the npz file")],
     *,
-    size: int = 28,
-    classes: Sequence[str] | None = None,
-    max_images: int | None = None,
-    seed: int = 0,
+    size: ImageSize = 28,
+    classes: ClassOrder | None = None,
+    max_images: PositiveCount | None = None,
+    seed: Count = 0,
     name: str = "npz",
     every_class: bool = True,
 ) -> DataSource:
     """Arrays of 8-bit images (n, H, W) or (n, H, W, 3), labels (n,) or (n, 1) in [0, K). A missing
-    part is drawn from `train`.
+    part is drawn from `train`. Every image counts as its own patient.
 
-    classes: the K names; None takes the numbers. Every image counts as its own patient.
+    Args:
+        path: the npz file.
+        size: side of the square images, pixels; other sizes are resized.
+        classes: names of the K classes 0, 1, ...; null: the numbers.
+        max_images: at most so many images, with the same mix of split, class and site; null: all.
+        seed: seed of the splits and the subset; not the run's seed, so that runs share their test
+            images.
+        name: what reports call the data set.
+        every_class: whether each class must have a training image; one hospital's own images may
+            lack some.
+
+    Returns:
+        The source; nothing is read before its `load`.
+
+    Raises:
+        ConfigError: a setting is out of its range.
     """
-    chosen, wanted = (
-        options(size, max_images, "error", seed, every_class=every_class),
-        class_setting(classes),
-    )
-    file = path_setting("data.path", path, "give the npz file")
+    chosen = ImageOptions(size=size, max_images=max_images, seed=seed, every_class=every_class)
+    file, wanted = Path(path).expanduser(), class_words(classes)
     return DataSource(name, lambda: load_npz(name, file, wanted, chosen))
 
 
-def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: Options) -> Dataset:
+def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: ImageOptions) -> Dataset:
     """The archive as a Dataset. Raises DataError naming the file and the key; pickled objects are
     never loaded."""
     try:
@@ -71,7 +93,7 @@ def _stamp(path: Path) -> list[list[str | int]]:
 
 
 def _build(
-    name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | None, chosen: Options
+    name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | None, chosen: ImageOptions
 ) -> Dataset:
     parts = [part for part in PARTS if f"{part}_images" in archive.files]
     if not parts:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fedrobust.data.dataset import Dataset, DataSource, make_dataset
-from fedrobust.errors import ConfigError, DataError, found_in
+from fedrobust.errors import DataError, found_in
+from fedrobust.utils.validation import Built, check_settings
 
 
-def one_site(source: DataSource, site: str | None = None) -> DataSource:
-    """One site's images. site: its name among the sites of the source, needed where those are
-    several; classes may be missing."""
-    if not isinstance(source, DataSource):
-        raise ConfigError(
-            f"data.source={source}: must be a group with a _target_; see configs/data"
-        )
+@check_settings("data")
+def one_site(
+    source: Annotated[DataSource, Built("a group with a _target_; see configs/data")],
+    site: str | int | None = None,
+) -> DataSource:
+    """One site's images; classes may be missing.
+
+    Args:
+        source: the data set of which the site is a part.
+        site: its name among the sites of the source; needed where those are several.
+
+    Returns:
+        The source; nothing is read before its `load`.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
     return DataSource(source.name, lambda: _load(source, site))
 
 
-def _load(source: DataSource, site: str | None) -> Dataset:
+def _load(source: DataSource, site: str | int | None) -> Dataset:
     dataset = source.load()
     if len(dataset.site_names) == 1 or site is None:
         return dataset

@@ -3,9 +3,12 @@ hospitals; nothing to download."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from fedrobust.data import cache, splits
@@ -14,23 +17,36 @@ from fedrobust.data.dataset import Dataset, DataSource, make_dataset
 from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.data.synthetic.scanners import SCANNERS, photograph
 from fedrobust.errors import found_in
-from fedrobust.utils import validation
 from fedrobust.utils.images import as_bytes
 from fedrobust.utils.seeding import generator
+from fedrobust.utils.validation import Count, check_settings
 
 VERSION = 4  # raise it whenever a pixel may change: it is part of the cache key
 TWICE = 0.15  # of a class's lesions were photographed twice: the reason why splits go by lesion
 
 
+@check_settings("data")
 def synthetic(
-    size: int = 32, num_images: int = 2400, imbalance: float = 5.0, seed: int = 0
+    size: Annotated[int, Field(ge=16, le=1024)] = 32,
+    num_images: Annotated[int, Field(ge=60)] = 2400,
+    imbalance: Annotated[float, Field(ge=1)] = 5,
+    seed: Count = 0,
 ) -> DataSource:
-    """Drawn lesions, `size` pixels square. imbalance: how many times more images the commonest
-    class has than the rarest one."""
-    validation.number("data.size", size, low=16, high=1024, integer=True)
-    validation.number("data.num_images", num_images, low=60, integer=True)
-    validation.number("data.imbalance", imbalance, low=1)
-    validation.number("data.seed", seed, low=0, integer=True)
+    """Drawn lesions of seven unequal classes from four hospitals.
+
+    Args:
+        size: side of the square images, pixels.
+        num_images: images of all three splits, which are drawn 7:2:1 by lesion.
+        imbalance: how many times more images the commonest class has than the rarest one.
+        seed: seed of the pictures and the splits; not the run's seed, so that runs share their
+            test images.
+
+    Returns:
+        The source; nothing is read before its `load`.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+    """
     return DataSource("synthetic", lambda: _load(size, num_images, float(imbalance), seed))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose, settings
-from fedrobust.utils.validation import number
+from fedrobust.utils.validation import Count, PositiveCount, check
 
 NOBODY = "none"  # the attack of a cell without poisoned clients
 KEYS = ("strategies", "contaminations", "poisoned", "seeds", "parallel", "threads", "draws", "out")
@@ -124,7 +124,7 @@ def check_block(name: str, block: Mapping[str, Any], keys: Collection[str]) -> N
             )
     for key, low in SINGLE.items():
         if low is not None or block[key] is not None:
-            number(key, block[key], low=1, integer=True)
+            check(key, block[key], PositiveCount)
     if not isinstance(block["out"], str) or not block["out"]:
         raise ConfigError(f"out={block['out']}: must be a folder")
 
@@ -209,7 +209,7 @@ def _poisoned(value: Any) -> tuple[int | tuple[int, ...], ...]:
     found = [tuple(item) if isinstance(item, list) else item for item in _list("poisoned", value)]
     for item in found:
         for one in item if isinstance(item, tuple) else [item]:
-            number("poisoned", one, low=0, integer=True)
+            check("poisoned", one, Count)
     counts = [count_poisoned(item) for item in found]
     _no_twice("poisoned", counts)  # the tables tell cells apart by the number
     return tuple(item or 0 for item in found)
@@ -224,7 +224,7 @@ def numbers(key: str, value: Any) -> tuple[int, ...]:
     """Different whole numbers from 0. Raises ConfigError."""
     found = _list(key, value)
     for one in found:
-        number(key, one, low=0, integer=True)
+        check(key, one, Count)
     _no_twice(key, found)
     return tuple(found)
 
