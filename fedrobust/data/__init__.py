@@ -8,6 +8,7 @@ from fedrobust.data.dataset import (
     VALIDATION,
     Dataset,
     DataSource,
+    Origins,
     make_dataset,
 )
 from fedrobust.data.server_data import reserve_server_data
@@ -19,6 +20,7 @@ __all__ = [
     "VALIDATION",
     "DataSource",
     "Dataset",
+    "Origins",
     "make_dataset",
     "reserve_server_data",
 ]

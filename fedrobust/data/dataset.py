@@ -60,30 +60,57 @@ class DataSource:
     load: Callable[[], Dataset]
 
 
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Where each of N images comes from, and which part of the data set it belongs to.
+
+    Attributes:
+        splits: (N,) 0 train, 1 validation, 2 test.
+        sites: (N,) positions in `site_names`; None: all images share one.
+        site_names: names of the sites.
+        groups: (N,) one number per patient or lesion; None: every image is its own.
+    """
+
+    splits: Tensor
+    sites: Tensor | None = None
+    site_names: Sequence[str] = ("all",)
+    groups: Tensor | None = None
+
+
 def make_dataset(
     name: str,
     images: Tensor,
     labels: Tensor,
     class_names: Sequence[str],
+    origins: Origins,
     *,
-    splits: Tensor,
-    sites: Tensor | None = None,
-    site_names: Sequence[str] = ("all",),
-    groups: Tensor | None = None,
     skipped: Sequence[str] = (),
     every_class: bool = True,
 ) -> Dataset:
-    """A checked Dataset with its digest; without `sites` all images share one, without `groups`
-    every image is its own.
+    """A checked Dataset with its digest.
 
-    Raises DataError for a label without a class name, a class without training images (if
-    `every_class`), a group in two splits, an empty split; the caller puts the file before it
-    (`errors.found_in`).
+    Args:
+        name: what reports call it.
+        images: (N, 3, H, W) uint8.
+        labels: (N,) in [0, K).
+        class_names: the K names.
+        origins: splits, sites and groups of the images.
+        skipped: files left out because they could not be read.
+        every_class: whether each class must have a training image.
+
+    Returns:
+        The data set.
+
+    Raises:
+        DataError: a label without a class name, a class without training images (if
+            `every_class`), a group in two splits, an empty split; the caller puts the file before
+            it (`errors.found_in`).
     """
     count = len(labels)
+    sites, groups = origins.sites, origins.groups
     sites = torch.zeros(count, dtype=torch.int64) if sites is None else sites.to(torch.int64)
     groups = torch.arange(count) if groups is None else groups.to(torch.int64)
-    labels, splits = labels.to(torch.int64), splits.to(torch.int8)
+    labels, splits = labels.to(torch.int64), origins.splits.to(torch.int8)
     _check(labels, tuple(class_names), groups, splits)
     if every_class:
         _check_classes(labels, tuple(class_names), splits)
@@ -94,7 +121,7 @@ def make_dataset(
         labels,
         tuple(class_names),
         sites,
-        tuple(site_names),
+        tuple(origins.site_names),
         groups,
         splits,
         tuple(skipped),

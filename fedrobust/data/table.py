@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from fedrobust.data import splits
 from fedrobust.data.apportionment import largest_remainder
-from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, make_dataset
+from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, Origins, make_dataset
 from fedrobust.data.decoding import read_images
 from fedrobust.data.files import Files
 from fedrobust.errors import ConfigError, DataError, found_in
@@ -178,10 +178,7 @@ def load_table(
             images,
             labels[index],
             class_names,
-            splits=split[index],
-            sites=sites[index],
-            site_names=site_names,
-            groups=groups[index],
+            Origins(split[index], sites=sites[index], site_names=site_names, groups=groups[index]),
             skipped=skipped,
             every_class=chosen.every_class,
         )

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedrobust.data import TRAIN, make_dataset, reserve_server_data
+from fedrobust.data import TRAIN, Origins, make_dataset, reserve_server_data
 from fedrobust.data.splits import complete_splits
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.utils.seeding import generator
@@ -177,34 +177,31 @@ def test_a_data_set_that_cannot_be_used_is_refused(
             images,
             torch.tensor(labels),
             ["a", "b"],
-            splits=torch.tensor(splits),
-            groups=torch.tensor(groups),
+            Origins(torch.tensor(splits), groups=torch.tensor(groups)),
         )
 
 
 def test_the_digest_sees_every_column() -> None:
     labels, splits = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 2])
     images = torch.zeros(4, 3, 1, 1, dtype=torch.uint8)
-    base = make_dataset("toy", images, labels, ["a", "b"], splits=splits)
+    base = make_dataset("toy", images, labels, ["a", "b"], Origins(splits))
     others = [
-        make_dataset("toy", images + 1, labels, ["a", "b"], splits=splits),
-        make_dataset("toy", images, 1 - labels, ["a", "b"], splits=splits),
-        make_dataset("toy", images, labels, ["a", "b"], splits=torch.tensor([0, 0, 2, 1])),
+        make_dataset("toy", images + 1, labels, ["a", "b"], Origins(splits)),
+        make_dataset("toy", images, 1 - labels, ["a", "b"], Origins(splits)),
+        make_dataset("toy", images, labels, ["a", "b"], Origins(torch.tensor([0, 0, 2, 1]))),
         make_dataset(
             "toy",
             images,
             labels,
             ["a", "b"],
-            splits=splits,
-            sites=torch.tensor([0, 0, 0, 1]),
-            site_names=["x", "y"],
+            Origins(splits, sites=torch.tensor([0, 0, 0, 1]), site_names=["x", "y"]),
         ),
         make_dataset(
-            "toy", images, labels, ["a", "b"], splits=splits, groups=torch.tensor([0, 0, 1, 2])
+            "toy", images, labels, ["a", "b"], Origins(splits, groups=torch.tensor([0, 0, 1, 2]))
         ),
     ]
     assert len({base.digest, *(other.digest for other in others)}) == 6
     assert (
-        make_dataset("other", images.clone(), labels, ["c", "d"], splits=splits).digest
+        make_dataset("other", images.clone(), labels, ["c", "d"], Origins(splits)).digest
         == base.digest
     )

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fedrobust.data import Dataset, make_dataset
+from fedrobust.data import Dataset, Origins, make_dataset
 from fedrobust.data.splits import complete_splits
 
 
@@ -31,10 +31,7 @@ def one_pixel_dataset(
         images,
         labels,
         names,
-        splits=split,
-        sites=sites,
-        site_names=places or ["all"],
-        groups=own,
+        Origins(split, sites=sites, site_names=places or ["all"], groups=own),
     )
 
 

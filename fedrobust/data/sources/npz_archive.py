@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrobust.data import cache, splits
-from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, DataSource, make_dataset
+from fedrobust.data.dataset import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Dataset,
+    DataSource,
+    Origins,
+    make_dataset,
+)
 from fedrobust.data.decoding import VERSION, squeeze
 from fedrobust.data.table import (
     ClassOrder,
@@ -124,9 +132,7 @@ def _build(
             images,
             labels[index],
             names,
-            splits=split[index],
-            sites=sites[index],
-            site_names=places,
+            Origins(split[index], sites=sites[index], site_names=places),
             every_class=chosen.every_class,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedrobust.data.dataset import Dataset, DataSource, make_dataset
+from fedrobust.data.dataset import Dataset, DataSource, Origins, make_dataset
 from fedrobust.errors import DataError, found_in
 from fedrobust.utils.validation import Built, check_settings
 
@@ -44,9 +44,7 @@ def _load(source: DataSource, site: str | int | None) -> Dataset:
             dataset.images[rows],
             dataset.labels[rows],
             dataset.class_names,
-            splits=dataset.splits[rows],
-            site_names=(site,),
-            groups=dataset.groups[rows],
+            Origins(dataset.splits[rows], site_names=(site,), groups=dataset.groups[rows]),
             skipped=dataset.skipped,
             every_class=False,
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedrobust.data import cache, splits
 from fedrobust.data.apportionment import largest_remainder
-from fedrobust.data.dataset import Dataset, DataSource, make_dataset
+from fedrobust.data.dataset import Dataset, DataSource, Origins, make_dataset
 from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.data.synthetic.scanners import SCANNERS, photograph
 from fedrobust.errors import found_in
@@ -73,10 +73,7 @@ def _labelled(images: Tensor, labels: Tensor, groups: Tensor, sites: Tensor, see
         images,
         labels,
         kinds,
-        splits=split,
-        sites=sites,
-        site_names=names,
-        groups=groups,
+        Origins(split, sites=sites, site_names=names, groups=groups),
     )
 
 
