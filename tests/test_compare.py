@@ -59,7 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         ),
         (["strategies=[fedavg]", "contamination.rate=2"], r"contamination\.rate=2"),
         (
-            ["strategies=[fedavg]", "experiment=quick", "data=ham10000", "data.root=/nowhere"],
+            ["strategies=[fedavg]", "data=ham10000", "data.root=/nowhere"],
             r"/nowhere",
         ),
         (["strategies=[fedavg]", "engine.threads=0"], r"engine\.threads=0"),

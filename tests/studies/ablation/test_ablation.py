@@ -74,7 +74,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
             [
                 "poisonings=[]",
                 "scenarios=[]",
-                "experiment=quick",
                 "data=ham10000",
                 "data.root=/nowhere",
             ],
