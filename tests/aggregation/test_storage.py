@@ -12,6 +12,7 @@ import torch
 from fedrobust.aggregation.storage import BUDGET, allocate, expect, fetch, fill, is_mapped
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import ConfigError
+from tests.helpers.processes import in_new_process
 
 
 def test_a_matrix_above_the_budget_lies_in_a_file_that_nobody_sees(tmp_path: Path) -> None:
@@ -48,16 +49,22 @@ def work_through(matrix: torch.Tensor, look: Callable[[], None]) -> None:
     assert torch.equal(matrix[-1], columns + rows - 1)  # last, since it touches the pages
 
 
-def test_a_matrix_in_a_file_is_filled_and_read_without_its_pages_in_memory(tmp_path: Path) -> None:
-    """64 rows of 4 MB. A small matrix goes before: torch's own code is read from its file, too."""
-    work_through(allocate(2, 1 << 17, budget_bytes=0, folder=str(tmp_path)), lambda: None)
-    matrix = allocate(64, 1 << 20, budget_bytes=0, folder=str(tmp_path))
+def peaks_over_a_matrix_in_a_file(folder: str) -> dict[str, int]:
+    """Megabytes that 64 rows of 4 MB add at their peak. A small matrix goes before: torch's own
+    code is read from its file, too."""
+    work_through(allocate(2, 1 << 17, budget_bytes=0, folder=folder), lambda: None)
+    matrix = allocate(64, 1 << 20, budget_bytes=0, folder=folder)
     before, peak = resident(), {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
 
     def look() -> None:
         peak.update({key: max(peak[key], value - before[key]) for key, value in resident().items()})
 
     work_through(matrix, look)
+    return peak
+
+
+def test_a_matrix_in_a_file_is_filled_and_read_without_its_pages_in_memory(tmp_path: Path) -> None:
+    peak = in_new_process(peaks_over_a_matrix_in_a_file, str(tmp_path))
     assert peak["RssAnon"] < 80  # a float64 copy of a block is 32 MB
     assert peak["RssFile"] + peak["RssShmem"] < 80  # of 256
 

@@ -21,6 +21,7 @@ from benchmarks.tasks import dml as taught
 from benchmarks.tasks import scale as scaled
 from fedrobust import configs
 from fedrobust.experiment import compose, factories
+from tests.helpers.processes import in_new_process
 
 SCRIPTS = (aggregation, dml, engines, gpu, scale, startup)
 
@@ -201,7 +202,7 @@ def test_a_measured_rule_has_seconds_and_megabytes() -> None:
         "repeats": 2,
         "threads": 1,
     }
-    found = rules.run(given, lambda number: None)
+    found = in_new_process(rules.run, given, int)
     assert len(found["seconds"]) == 2
     assert 25 < found["extra_mb"] < 150  # the matrix has 40 MB, of which numpy makes a copy or two
 

@@ -2,10 +2,12 @@
 and to see that none is left."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 
@@ -49,3 +51,10 @@ def started(command, **settings):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
         process.communicate()
+
+
+def in_new_process(function, *args):
+    """What the function returns in a new process. For measurements of memory: what earlier tests
+    freed lies in the allocator of this one, and is taken from there unseen."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
