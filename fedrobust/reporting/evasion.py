@@ -20,17 +20,16 @@ from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.evaluation.settings import OBLIVIOUS
 from fedrobust.evaluation.statistics import Interval, percentiles
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.reporting.report import (
+from fedrobust.reporting.report.attacks import (
     AttackedModel,
     AttackOutcome,
     ClientAttackOutcome,
     ClientEvasion,
-    ConditionDrop,
-    ConditionMetrics,
     EvasionSection,
     FusedModel,
     RecoveredShare,
 )
+from fedrobust.reporting.report.metrics import ConditionDrop, ConditionMetrics
 from fedrobust.types import NO_PURIFIER
 
 NONE = NO_PURIFIER.name

@@ -12,7 +12,8 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedrobust.reporting import text
-from fedrobust.reporting.report import Report, round_measured
+from fedrobust.reporting.report import Report
+from fedrobust.reporting.report.values import round_measured
 from fedrobust.types import RoundRecord
 from fedrobust.utils.files import write_text
 

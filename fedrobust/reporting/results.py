@@ -22,15 +22,17 @@ from fedrobust.evaluation.drops import (
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.evaluation.statistics import Interval, number_or_nan, percentiles
 from fedrobust.experiment.experiment import KINDS, Experiment
-from fedrobust.reporting.report import (
-    ClientResult,
+from fedrobust.reporting.report.metrics import (
     ClientsDrop,
     ConditionDrop,
     ConditionMetrics,
-    DetectionSection,
     DropsSection,
     EvaluationMetrics,
     KindDrop,
+)
+from fedrobust.reporting.report.sections import (
+    ClientResult,
+    DetectionSection,
     PredictionResults,
     PurifiedMetrics,
     SanitisingSection,

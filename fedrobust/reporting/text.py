@@ -6,21 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from fedrobust.reporting.report import (
-    KIND_NAMES,
+from fedrobust.reporting.report import Report
+from fedrobust.reporting.report.attacks import (
     AttackedModel,
     ClientAttackOutcome,
     ClientEvasion,
-    ClientResult,
-    ConditionDrop,
-    ConditionMetrics,
-    DropsSection,
     EvasionSection,
     FusedModel,
-    PrivacySection,
-    Report,
-    SanitisingSection,
 )
+from fedrobust.reporting.report.metrics import ConditionDrop, ConditionMetrics, DropsSection
+from fedrobust.reporting.report.sections import ClientResult, PrivacySection, SanitisingSection
+from fedrobust.reporting.report.values import KIND_NAMES
 
 UNSTABLE_BELOW: Final = 5.0  # percent; a ratio to a normal value below it says little
 COMBINED: Final = "Combined"

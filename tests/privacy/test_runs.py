@@ -12,7 +12,7 @@ from flwr.app import Context, Message, RecordDict
 from fedrobust.errors import ConfigError
 from fedrobust.privacy.accounting import epsilon
 from fedrobust.reporting import report as reporting
-from fedrobust.reporting.report import PrivacySection
+from fedrobust.reporting.report.sections import PrivacySection
 from fedrobust.reporting.text import privacy_text
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records

@@ -20,7 +20,7 @@ from fedrobust.experiment import experiment
 from fedrobust.privacy.secure import fixed_point
 from fedrobust.privacy.secure import server as secure_server
 from fedrobust.reporting import report as reporting
-from fedrobust.reporting.report import PrivacySection
+from fedrobust.reporting.report.sections import PrivacySection
 from fedrobust.reporting.text import privacy_text
 from fedrobust.runtime.client import secure_aggregation
 from fedrobust.runtime.engines import inline_engine, ray_engine

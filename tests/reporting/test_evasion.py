@@ -13,7 +13,7 @@ from fedrobust.evaluation.drops import combined_drop
 from fedrobust.evaluation.evasion import AttackResult, AttackResults
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.reporting.evasion import evasion_section
-from fedrobust.reporting.report import EvasionSection, RecoveredShare
+from fedrobust.reporting.report.attacks import EvasionSection, RecoveredShare
 from fedrobust.types import Purifier
 from tests.helpers import federations
 

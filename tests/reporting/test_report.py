@@ -17,20 +17,16 @@ from fedrobust.evaluation.detection import DetectionScores, detection_scores
 from fedrobust.evaluation.metrics import NAMES
 from fedrobust.evaluation.settings import THREAT_MODELS
 from fedrobust.experiment.experiment import KINDS
-from fedrobust.reporting import report as report_module
-from fedrobust.reporting.report import (
+from fedrobust.reporting.report import read_report, report_text, write_report
+from fedrobust.reporting.report.files import SCHEMA_FILE, schema_text
+from fedrobust.reporting.report.values import (
     KIND_NAMES,
     METRIC_FIELDS,
-    SCHEMA,
     THREAT_NAMES,
     ReportSection,
-    read_report,
-    report_text,
     round_measured,
     round_percent,
     round_up,
-    schema_text,
-    write_report,
 )
 from fedrobust.utils.files import write_text
 from tests.helpers import evasion_reports, reports
@@ -203,8 +199,7 @@ def sections(model: type[ReportSection] = ReportSection) -> Iterator[type[Report
 
 
 def test_the_schema_file_is_that_of_the_model() -> None:
-    path = Path(report_module.__file__).with_name(SCHEMA)
-    assert path.read_text(encoding="utf-8") == schema_text(), (
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), (
         "run python -m fedrobust.reporting.report"
     )
 

@@ -14,15 +14,9 @@ from fedrobust.data import TRAIN
 from fedrobust.evaluation.drops import METRICS
 from fedrobust.evaluation.metrics import NAMES
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.reporting.report import (
-    ClientResult,
-    ConditionMetrics,
-    DetectionSection,
-    PredictionResults,
-    Report,
-    parse_report,
-    report_text,
-)
+from fedrobust.reporting.report import Report, parse_report, report_text
+from fedrobust.reporting.report.metrics import ConditionMetrics
+from fedrobust.reporting.report.sections import ClientResult, DetectionSection, PredictionResults
 from fedrobust.reporting.results import (
     RunPredictions,
     assemble_results,

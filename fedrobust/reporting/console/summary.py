@@ -10,7 +10,9 @@ from rich.text import Text
 
 from fedrobust.reporting import text
 from fedrobust.reporting.console.tables import new_table
-from fedrobust.reporting.report import AttackedModel, ClientResult, EvasionSection, Report
+from fedrobust.reporting.report import Report
+from fedrobust.reporting.report.attacks import AttackedModel, EvasionSection
+from fedrobust.reporting.report.sections import ClientResult
 
 KIND_STYLES = {"clean": "", "noisy": "yellow", "poisoned": "red"}
 MOST_CLIENTS = 40  # rows on the screen; the files hold all of them

@@ -13,7 +13,7 @@ from fedrobust.reporting.plots.style import (
     save_figure,
     tidy,
 )
-from fedrobust.reporting.report import DropsSection
+from fedrobust.reporting.report.metrics import DropsSection
 from fedrobust.reporting.text import format_number
 
 

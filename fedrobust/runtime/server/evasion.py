@@ -22,7 +22,7 @@ from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.ensemble import fuse
 from fedrobust.learning.inference import predict
 from fedrobust.reporting.evasion import evasion_section
-from fedrobust.reporting.report import EvasionSection
+from fedrobust.reporting.report.attacks import EvasionSection
 from fedrobust.runtime.server.loop import TrainingResult
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import load

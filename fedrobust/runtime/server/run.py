@@ -12,7 +12,9 @@ from fedrobust.contamination.apply import trigger_samples
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.model_files import save_state
 from fedrobust.reporting.predictions import write_predictions
-from fedrobust.reporting.report import EvasionSection, PrivacySection, Report, write_report
+from fedrobust.reporting.report import Report, write_report
+from fedrobust.reporting.report.attacks import EvasionSection
+from fedrobust.reporting.report.sections import PrivacySection
 from fedrobust.reporting.results import RunPredictions, assemble_results
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.clean_twin import train_clean_twin

@@ -16,7 +16,7 @@ from fedrobust.learning import batchnorm
 from fedrobust.learning.ensemble import fuse
 from fedrobust.learning.inference import predict
 from fedrobust.reporting import report as reporting
-from fedrobust.reporting.report import ConditionMetrics
+from fedrobust.reporting.report.metrics import ConditionMetrics
 from fedrobust.runtime.server.evasion import evaluate_evasion
 from fedrobust.runtime.server.loop import run_rounds
 from fedrobust.runtime.server.run import run_experiment

@@ -1,0 +1,227 @@
+"""Sections of report.json, and the whole report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from fedrobust.reporting.report.attacks import EvasionSection
+from fedrobust.reporting.report.metrics import ConditionMetrics, DropsSection, EvaluationMetrics
+from fedrobust.reporting.report.values import (
+    Absent,
+    ClientNumber,
+    ClientNumbers,
+    DropPercent,
+    Epsilon,
+    Kind,
+    MeasuredShare,
+    Name,
+    Percent,
+    ReportSection,
+    Seconds,
+)
+from fedrobust.utils.validation import Count
+
+TWIN_EVALUATIONS = ("twin_clean", "twin_corrupted")
+TWIN_DROPS = ("poisoning", "total")
+
+T = TypeVar("T")
+
+
+class PurifiedMetrics(ReportSection):
+    """A client's test images behind the purifier."""
+
+    clean: ConditionMetrics = Field(description="as they are")
+    contaminated: ConditionMetrics = Field(description="under the client's contamination")
+
+
+class ClientResult(ReportSection):
+    """The global model on one client's own test images."""
+
+    id: ClientNumber = Field(description="client number, from 0")
+    kind: Kind = Field(description="whether the client's data are contaminated, and how")
+    site: Absent[Name] = Field(
+        default=None, description="the name of a real site; absent in simulations"
+    )
+    num_examples: Count = Field(
+        description="training images; 0 of a real site that was never connected"
+    )
+    clean: ConditionMetrics = Field(description="on the images as they are")
+    contaminated: ConditionMetrics = Field(
+        description="on the same images under the client's contamination"
+    )
+    purified: Absent[PurifiedMetrics] = Field(
+        default=None, description="the same images behind the purifier; absent without one"
+    )
+    combined_drop: DropPercent | None = Field(
+        description="combined drop from clean to contaminated; percent, at most 100, "
+        "null: undefined"
+    )
+    weight: MeasuredShare = Field(description="mean influence over the rounds, 0 to 1")
+
+
+class DetectionSection(ReportSection):
+    """How well the clients' influence tells the poisoned ones (fedrobust.evaluation.detection)."""
+
+    precision: Percent | None = Field(
+        description="share of the flagged clients that are poisoned; percent, null where no client "
+        "was flagged"
+    )
+    recall: Percent | None = Field(
+        description="share of the poisoned clients that are flagged; percent"
+    )
+
+
+class SanitisingSection(ReportSection):
+    """Training images that hospitals left out, all rounds after the warm-up together
+    (docs/sanitising.md)."""
+
+    images: Count = Field(description="images that were judged")
+    dropped: Count = Field(description="images that were left out")
+    altered: Count = Field(description="images that the contamination altered")
+    found: Count = Field(description="altered images that were left out")
+    precision: Percent | None = Field(
+        description="100 found / dropped; percent, null where none was left out"
+    )
+    recall: Percent | None = Field(
+        description="100 found / altered; percent, null where none was altered"
+    )
+
+
+class PrivacySection(ReportSection):
+    """What hospitals did to their updates (docs/privacy.md)."""
+
+    name: Name = Field(description="name of the mechanism")
+    clip: float = Field(gt=0, description="largest Euclidean length of an update, above 0")
+    noise_multiplier: float = Field(
+        ge=0, description="standard deviation of the noise in units of 2 clip; 0: no noise"
+    )
+    replies: int = Field(
+        ge=1, description="replies of the hospital that was asked most often, at least 1"
+    )
+    delta: Absent[Annotated[float, Field(gt=0)]] = Field(
+        default=None, description="for which epsilon is told; absent without noise"
+    )
+    epsilon_per_reply: Absent[Epsilon] = Field(
+        default=None, description="epsilon of one reply; absent without noise"
+    )
+    epsilon: Absent[Epsilon] = Field(
+        default=None, description="epsilon after all replies; absent without noise"
+    )
+    threshold: Absent[Annotated[int, Field(ge=2)]] = Field(
+        default=None,
+        description="under secure aggregation the least number of hospitals whose sum is opened",
+    )
+    participants: Absent[Annotated[int, Field(ge=2)]] = Field(
+        default=None, description="under secure aggregation the hospitals asked in a round"
+    )
+    dropped: Absent[Count] = Field(
+        default=None,
+        description="under secure aggregation how often a hospital was left out or lost",
+    )
+
+
+def _check_evaluations(found: Mapping[str, T]) -> Mapping[str, T]:
+    missing = [name for name in ("clean", "corrupted") if name not in found]
+    if missing:
+        raise ValueError(f"'{missing[0]}' is missing")
+    return found
+
+
+class PredictionResults(ReportSection):
+    """The report's entries that follow from predictions."""
+
+    evaluations: Annotated[
+        Mapping[Annotated[str, Field(pattern="^[a-z0-9_]+$")], EvaluationMetrics],
+        AfterValidator(_check_evaluations),
+    ] = Field(
+        description="by name; at least clean and corrupted; twin_clean and twin_corrupted unless "
+        "the clean twin was switched off; purified_clean and purified_corrupted with a purifier",
+        json_schema_extra={"required": ["clean", "corrupted"], "additionalProperties": False},
+    )
+    drops: DropsSection = Field(description="what contamination costs, by comparison")
+    clients: tuple[ClientResult, ...] = Field(min_length=1, description="one item a client")
+    attack_success_rate: Percent | None = Field(
+        description="test images of other classes that the backdoor's trigger turns into the "
+        "attacker's class; percent, null where there is no backdoor"
+    )
+    detection: DetectionSection | None = Field(
+        description="of poisoned clients by their influence; null where no client is poisoned"
+    )
+    sanitising: Absent[SanitisingSection] = Field(
+        default=None, description="what hospitals left out of training; absent without a sanitiser"
+    )
+
+
+def _twin_rule(schema: dict[str, Any]) -> None:
+    """With a clean twin both of its evaluations and both of its drops, without one neither."""
+    evaluations = {"anyOf": [{"required": [name]} for name in TWIN_EVALUATIONS]}
+    schema["if"] = {"properties": {"evaluations": evaluations}}
+    schema["then"] = {
+        "properties": {
+            "evaluations": {"required": list(TWIN_EVALUATIONS)},
+            "drops": {"required": list(TWIN_DROPS)},
+        }
+    }
+    schema["else"] = {"properties": {"drops": {"properties": dict.fromkeys(TWIN_DROPS, False)}}}
+
+
+class Report(PredictionResults):
+    """The result of one run. Metrics, rates and drops in percent, signs kept (a negative drop is a
+    gain); null: undefined."""
+
+    model_config = ConfigDict(json_schema_extra=_twin_rule)
+
+    version: int = Field(
+        alias="schema",
+        ge=1,
+        le=1,
+        description="version of this contract, 1",
+        json_schema_extra={"const": 1},
+    )
+    strategy: Name = Field(description="name of the server's strategy")
+    num_clients: int = Field(ge=1, description="number of clients, at least 1")
+    poisoned: ClientNumbers = Field(description="numbers of the poisoned clients")
+    noisy: ClientNumbers = Field(description="numbers of the noisy clients")
+    seed: int = Field(description="the run's seed")
+    rounds: int = Field(ge=1, description="rounds of training, at least 1")
+    evasion: Absent[EvasionSection] = Field(
+        default=None, description="attacks at test time; absent without one"
+    )
+    timing: Mapping[str, Seconds] = Field(description="seconds by stage")
+    privacy: Absent[PrivacySection] = Field(
+        default=None, description="what hospitals did to their updates; absent where nothing"
+    )
+    engine: Name = Field(description="the engine that ran the clients")
+    device: Name = Field(description="the device that computed")
+
+    @model_validator(mode="after")
+    def _check_clients(self) -> Report:
+        ids = [client.id for client in self.clients]
+        if len(set(ids)) != len(ids) or len(ids) != self.num_clients:
+            raise ValueError(
+                f"clients: {self.num_clients} different clients are expected, not {ids}"
+            )
+        for kind, given in (("poisoned", self.poisoned), ("noisy", self.noisy)):
+            marked = sorted(client.id for client in self.clients if client.kind == kind)
+            if marked != sorted(given):
+                raise ValueError(
+                    f"{kind}: {sorted(given)}, but the clients of that kind are {marked}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _check_twin(self) -> Report:
+        evaluated = [name for name in TWIN_EVALUATIONS if name in self.evaluations]
+        compared = [name for name in TWIN_DROPS if name in self.drops.present]
+        wanted = [*TWIN_EVALUATIONS, *TWIN_DROPS] if evaluated else []
+        found = [*evaluated, *compared]
+        if found != wanted:
+            raise ValueError(
+                "evaluations and drops: with a clean twin there are "
+                f"{', '.join([*TWIN_EVALUATIONS, *TWIN_DROPS])}, without one none of them; "
+                f"found {', '.join(found)}"
+            )
+        return self
