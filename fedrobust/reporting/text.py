@@ -130,6 +130,11 @@ DETECTION_MEANING: Final = (
     "precision: flagged clients that are poisoned; recall: poisoned clients that are flagged."
 )
 
+MANIFEST_THREADS: Final = (
+    "torch_threads: threads of torch in the server's process; client_threads: threads of torch "
+    "for each client (engine.threads)."
+)
+
 
 def metric_label(name: str) -> str:
     """A metric's short name, or any other key with blanks instead of underscores."""
@@ -156,6 +161,14 @@ def count_kinds(report: Report) -> dict[str, int]:
     """Number of clients of each kind."""
     kinds = [client.kind for client in report.clients]
     return {kind: kinds.count(kind) for kind in KIND_NAMES}
+
+
+def computing_text(report: Report) -> str:
+    """Engine of the clients and device of the server, with what their thread counts mean."""
+    found = f"Clients: engine {report.engine}. Server: device {report.device}."
+    if "threads" not in found:
+        return found
+    return f"{found} Threads are those of torch, for each client and for the server."
 
 
 def headline(report: Report) -> str:

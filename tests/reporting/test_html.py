@@ -92,6 +92,18 @@ def test_the_page_shows_the_numbers_and_needs_no_network(tmp_path: Path) -> None
     assert not re.search(r"https?:|//\w+\.|@import|url\(", re.sub(r"base64,[^\"]*", "", page))
 
 
+def test_both_thread_counts_say_whose_they_are(tmp_path: Path) -> None:
+    report = reports.report() | {"engine": "inline, threads: 2", "device": "cpu (4 threads)"}
+    text = " ".join(read(write(tmp_path, report)).words)
+    assert (
+        "Clients: engine inline, threads: 2. Server: device cpu (4 threads). "
+        "Threads are those of torch, for each client and for the server."
+    ) in text
+    assert "torch_threads: threads of torch in the server's process" in text
+    neither = reports.report() | {"engine": "flower, sites: 3", "device": "cuda (H200)"}
+    assert "Threads are" not in " ".join(read(write(tmp_path, neither)).words)
+
+
 def test_headline_numbers_come_before_the_tables(tmp_path: Path) -> None:
     page = write(tmp_path).read_text(encoding="utf-8")
     assert page.index('class="value"') < page.index("<table>") < page.index("<details>")
