@@ -114,7 +114,10 @@ def test_the_same_seed_gives_the_same_result_and_takes_the_twin_from_the_cache(
                 r"\+client\.optimizer\.momentum=0\.9"
             ),
         ),
-        (["strategy=magic"], r"strategy=magic: no such choice; .* are in configs/strategy"),
+        (
+            ["strategy=magic"],
+            r"strategy=magic: no such choice; `python -m fedrobust.simulate --help` lists all 21",
+        ),
         (["poisoned=11"], r"poisoned=11: more than num_clients=10"),
         (["strategy=krum", "num_clients=4"], r"num_clients=4: strategy=krum needs at least 9"),
         (["noise.std=-0.1"], r"noise\.std=-0\.1"),

@@ -13,7 +13,8 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.utils.names import nearest
 
-FEW = 15  # choices that a line has room for
+FEW = 15  # choices that one line names
+LISTED_BY = "`python -m fedrobust.simulate --help` lists"
 # Groups whose choices are those of another one, and are chosen by this key.
 PLACED = {"noise": "contamination@noise", "corruption": "contamination@corruption"}
 GROUPS = {*FACTORY_PACKAGES, *PLACED.values(), "experiment"} - set(PLACED)
@@ -110,14 +111,14 @@ def _misplaced(key: str, value: str) -> str:
     name = value if value in there else next(iter(difflib.get_close_matches(value, there, n=1)), "")
     what = f"{key} is chosen by {PLACED[key]}=..."
     remedy = f"did you mean {PLACED[key]}={name}? " if name else ""
-    return f"{what}; {remedy}all {len(there)} choices are in configs/contamination"
+    return f"{what}; {remedy}{LISTED_BY} all {len(there)}"
 
 
 def _listed(group: str) -> str:
     there = list_choices(group)
     if len(there) <= FEW:
         return f"{group} can be {', '.join(there)}"
-    return f"the {len(there)} choices are in configs/{group.partition('@')[0]}"
+    return f"{LISTED_BY} all {len(there)}"
 
 
 def unreadable(word: str) -> ConfigError:
@@ -251,4 +252,4 @@ def _unknown_choice(missing: re.Match[str], words: Sequence[str]) -> str:
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     if len(options) <= FEW:
         return f"{word}: no such choice; {hint}{group} can be {', '.join(options)}"
-    return f"{word}: no such choice; {hint}all {len(options)} are in configs/{group}"
+    return f"{word}: no such choice; {hint}{LISTED_BY} all {len(options)}"

@@ -33,7 +33,7 @@ LINES = [
     ),
     (
         "strategy=krumm",
-        "no such choice; did you mean krum? all 21 are in configs/strategy",
+        "no such choice; did you mean krum? `python -m fedrobust.simulate --help` lists all 21",
     ),
     ("engine=nope", "no such choice; engine can be auto, inline, ray"),
     (
@@ -46,16 +46,16 @@ LINES = [
         "no such choice; did you mean label_flip or label_pair? all 49 are in "
         "configs/contamination",
     ),
-    ("contamination=qqqq", "no such choice; all 49 are in configs/contamination"),
+    ("contamination=qqqq", "no such choice; `python -m fedrobust.simulate --help` lists all 49"),
     (
         "corruption=hairr",
         "corruption is chosen by contamination@corruption=...; did you mean "
-        "contamination@corruption=hair? all 49 choices are in configs/contamination",
+        "contamination@corruption=hair? `python -m fedrobust.simulate --help` lists all 49",
     ),
     (
         "noise=clinical_noise",
         "noise is chosen by contamination@noise=...; did you mean "
-        "contamination@noise=clinical_noise? all 49 choices are in configs/contamination",
+        "contamination@noise=clinical_noise? `python -m fedrobust.simulate --help` lists all 49",
     ),
     (
         "strategy@x=krum",
@@ -63,9 +63,12 @@ LINES = [
     ),
     (
         "strategy=[krum,fedavg]",
-        "must be the name of one choice; the 21 choices are in configs/strategy",
+        "must be the name of one choice; `python -m fedrobust.simulate --help` lists all 21",
     ),
-    ("~strategy", "cannot be taken out, only chosen; the 21 choices are in configs/strategy"),
+    (
+        "~strategy",
+        "cannot be taken out, only chosen; `python -m fedrobust.simulate --help` lists all 21",
+    ),
     ("~rouns", f"unknown key, nothing to take out; did you mean ~rounds? {ALL_KEYS}"),
     ("+rounds=3", "rounds is there already; write it without the +"),
     ("+experiment=smoke", "experiment is there already; write it without the +"),
@@ -144,7 +147,7 @@ COMMANDS: tuple[Callable[[], None], ...] = (
         (
             ["corruption=hair"],
             "corruption=hair: corruption is chosen by contamination@corruption=...; did you mean "
-            "contamination@corruption=hair? all 49 choices are in configs/contamination",
+            "contamination@corruption=hair? `python -m fedrobust.simulate --help` lists all 49",
         ),
     ],
 )
