@@ -42,8 +42,9 @@ def _run(config: DictConfig, folder: Path) -> None:
             f"hydra.run.dir={folder}: already holds files; choose another folder, "
             "nothing was written over"
         )
-    with explained(list(settings_among(sys.argv[1:]))):
-        settings = plain_config(OmegaConf.to_container(config, resolve=True))
+    words = list(settings_among(sys.argv[1:]))
+    with explained(words):
+        settings = plain_config(OmegaConf.to_container(config, resolve=True), words)
     from fedrobust.runtime.simulation import run_job
 
     with _explain_interruption(folder):

@@ -87,10 +87,11 @@ def _check_privacy(settings: Settings, privacy: Privacy) -> None:
 
 def _check_evasion(evaluation: Evaluation, evasion: Evasion, purifier: Purifier) -> None:
     """Threat models that know the purifier need one, and a bounded attack to be compared with."""
-    adaptive = [name for name in evaluation.threat_models if name != OBLIVIOUS]
+    threats = list(evaluation.evasion_evaluation.threat_models)
+    adaptive = [name for name in threats if name != OBLIVIOUS]
     if not adaptive:
         return
-    asked = f"evaluation.threat_models={list(evaluation.threat_models)}"
+    asked = f"evaluation.evasion_evaluation.threat_models={threats}"
     if purifier.name == NO_PURIFIER.name or evasion.attack is None or not evasion.bounded:
         raise ConfigError(
             f"{asked}: needs a purifier and an attack within eps; set purifier=mdda "
@@ -118,14 +119,15 @@ def _check_statistics(settings: Settings, evaluation: Evaluation, purifier: Puri
 def _check_fusion(evaluation: Evaluation, evasion: Evasion, model: ModelFactory) -> None:
     """Client models are there where they are attacked, and have a common space where their anchors
     are fixed."""
-    if evaluation.fusion and (evasion.attack is None or not evaluation.adversarial_clients):
+    key, asked = "evaluation.evasion_evaluation", evaluation.evasion_evaluation
+    if asked.fusion and (evasion.attack is None or not asked.adversarial_clients):
         raise ConfigError(
-            "evaluation.fusion=true: fuses the client models that are attacked; set "
-            "evasion=pgd evaluation.adversarial_clients=true"
+            f"{key}.fusion=true: fuses the client models that are attacked; set "
+            f"evasion=pgd {key}.adversarial_clients=true"
         )
-    if evaluation.fusion and model.head != "etf":
+    if asked.fusion and model.head != "etf":
         raise ConfigError(
-            f"evaluation.fusion=true: model.head={model.head} has no space that "
+            f"{key}.fusion=true: model.head={model.head} has no space that "
             "client models share; set model.head=etf"
         )
 

@@ -15,7 +15,7 @@ from fedrobust.experiment.old_names import rename_config, rename_words
 def compose(*words: str) -> dict[str, Any]:
     """The resolved configuration for Hydra overrides, as plain Python values (for tests, apps and
     notebooks). Raises ConfigError."""
-    return plain_config(_composed("config", words))
+    return plain_config(_composed("config", words), words)
 
 
 def default_choices() -> dict[str, str]:
@@ -39,7 +39,7 @@ def compose_comparison(*words: str, name: str = "compare") -> tuple[dict[str, An
     """The configuration of configs/<name>.yaml in its two parts: the main job's, and the block of
     that name. Raises ConfigError."""
     container = _composed(name, words)
-    return plain_config(container), container[name]
+    return plain_config(container, words), container[name]
 
 
 def _composed(name: str, words: Sequence[str]) -> Any:
@@ -132,13 +132,12 @@ def change_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, 
     return plain_config(OmegaConf.to_container(chosen))
 
 
-def plain_config(container: Any) -> dict[str, Any]:
+def plain_config(container: Any, words: Sequence[str] = ()) -> dict[str, Any]:
     """A resolved configuration with today's names, without Hydra's own parts and without the grid
-    of a comparison or an ablation, none of a run's business."""
-    return rename_config(
-        {
-            str(key): value
-            for key, value in container.items()
-            if key not in ("hydra", "experiment", "compare", "ablation")
-        }
-    )
+    of a comparison or an ablation, none of a run's business. words: the overrides in it."""
+    parts = {
+        str(key): value
+        for key, value in container.items()
+        if key not in ("hydra", "experiment", "compare", "ablation")
+    }
+    return rename_config(parts, rename_words(words))

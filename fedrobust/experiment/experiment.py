@@ -158,7 +158,8 @@ class Experiment:
     @property
     def attacks_members(self) -> bool:
         """Whether the clients' own models are attacked at the end."""
-        return self.evasion.attack is not None and self.evaluation.adversarial_clients
+        asked = self.evaluation.evasion_evaluation
+        return self.evasion.attack is not None and asked.adversarial_clients
 
     def samples(self, rows: Tensor) -> Samples:
         return self.dataset.samples(rows)
@@ -208,7 +209,7 @@ class Experiment:
     def attacked_rows(self) -> Tensor:
         """The test images on which the final models are attacked: all, or as many as the evaluation
         allows, drawn by the seed."""
-        rows, most = self.test_rows(), self.evaluation.adversarial_images
+        rows, most = self.test_rows(), self.evaluation.evasion_evaluation.adversarial_images
         if most is None or len(rows) <= most:
             return rows
         chosen = torch.randperm(len(rows), generator=self.generator("evasion", "images"))[:most]

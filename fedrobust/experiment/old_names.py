@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ class RenamedKey:
     Args:
         group: the key's first part.
         old: what followed it.
-        new: what follows it now.
+        new: what follows it now; with a dot where it has moved into a group inside the group.
         choices: of the group, by their old and new names, that have the key; empty: all of ours.
         values: {old value: new value}; others stay.
     """
@@ -54,7 +54,18 @@ KEYS = (
     RenamedKey("strategy", "confidence", "kappa", ("foolsgold",)),
     RenamedKey("strategy", "nu", "smoothing", ("geometric_median",)),
     RenamedKey("evaluation", "draws", "bootstrap_samples"),
-    RenamedKey("evaluation", "eot_draws", "eot_samples"),
+    RenamedKey("evaluation", "eot_draws", "evasion_evaluation.eot_samples"),
+    *(
+        RenamedKey("evaluation", name, f"evasion_evaluation.{name}")
+        for name in (
+            "eps_255",
+            "threat_models",
+            "eot_samples",
+            "adversarial_images",
+            "adversarial_clients",
+            "fusion",
+        )
+    ),
 )
 CHOICES: dict[str, dict[str, str]] = {
     "client": {"cohort": "mutual_learning", "mutual": "global_distillation"}
@@ -127,14 +138,23 @@ def _new_key(key: str, chosen: Mapping[str, set[str]]) -> tuple[str, Mapping[str
     return key, {}
 
 
-def rename_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with today's names; the one given stays as it is. Old names win over new
-    ones: our own files never hold them, so somebody wrote them."""
-    return {str(group): _rename_group(str(group), inner) for group, inner in config.items()}
+def rename_config(config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
+    """A configuration with today's names; the one given stays as it is.
+
+    Old names win over new ones: our own files never hold them, so somebody wrote them. Words win
+    over both.
+
+    Args:
+        config: the configuration.
+        words: of the command line, with today's names, that are in it already.
+    """
+    typed = {match["key"] for match in map(_WORD.fullmatch, words) if match}
+    return {str(group): _rename_group(str(group), inner, typed) for group, inner in config.items()}
 
 
-def _rename_group(group: str, settings: Any) -> Any:
-    """The settings of one group, and those that lie inside them with a `_target_` of their own."""
+def _rename_group(group: str, settings: Any, typed: Collection[str] = ()) -> Any:
+    """The settings of one group, and those that lie inside them with a `_target_` of their own.
+    typed: keys, in today's names, whose values stay."""
     if not isinstance(settings, Mapping):
         return settings
     found: dict[str, Any] = {
@@ -157,8 +177,19 @@ def _rename_group(group: str, settings: Any) -> Any:
             _setting(f"{group}.{one.old}", value, values),
             _setting(f"{group}.{one.new}", new, values),
         )
-        found[one.new] = new
+        if f"{group}.{one.new}" not in typed:
+            _put(found, one.new, new)
     return found
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key, also one inside groups; the mappings there are copied first."""
+    *groups, last = key.split(".")
+    for group in groups:
+        inner = settings.get(group)
+        settings[group] = dict(inner) if isinstance(inner, Mapping) else {}
+        settings = settings[group]
+    settings[last] = value
 
 
 def _renamed_in(group: str, settings: Mapping[str, Any]) -> Iterator[RenamedKey]:

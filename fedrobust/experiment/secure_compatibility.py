@@ -47,15 +47,15 @@ def check_update_readers(
     ConfigError."""
     if not privacy.secure:
         return
-    if evaluation.fusion:
+    key, asked = "evaluation.evasion_evaluation", evaluation.evasion_evaluation
+    if asked.fusion:
         raise ConfigError(
-            f"evaluation.fusion=true: fuses the hospitals' models, and {WHY}; set "
-            "evaluation.fusion=false"
+            f"{key}.fusion=true: fuses the hospitals' models, and {WHY}; set {key}.fusion=false"
         )
-    if evasion.attack is not None and evaluation.adversarial_clients:
+    if evasion.attack is not None and asked.adversarial_clients:
         why = f"attacks the hospitals' models, and {WHY}"
         raise ConfigError(
-            f"evaluation.adversarial_clients=true: {why}; set evaluation.adversarial_clients=false"
+            f"{key}.adversarial_clients=true: {why}; set {key}.adversarial_clients=false"
         )
     if damage.collude is not None and settings.poisoned:
         why = f"its attackers write their updates on the server, and {WHY}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,13 +95,23 @@ def _choice_lines(word: str) -> Iterator[str]:
     about, *_ = (inspect.getdoc(factory) or "").split("\n\n")  # without Args and the like
     yield from textwrap.wrap(f"{word}: {about}", _width())
     for one in list_settings(factory):
-        default = format_value(written[one.name]) if one.name in written else one.default
+        value = _find_written(written, one.name)
+        default = one.default if value is None else value
         shown = "" if default in (None, REQUIRED) else default
         needed = "" if shown else " (must be given)"
         yield from _entry(
             f"{group}.{one.name}={shown}",
             f"{one.kind}{needed}" + (f": {one.description}" if one.description else ""),
         )
+
+
+def _find_written(settings: Any, key: str) -> str | None:
+    """The value of a key, also of one inside a group; None where it is not written."""
+    for part in key.split("."):
+        if not isinstance(settings, Mapping) or part not in settings:
+            return None
+        settings = settings[part]
+    return format_value(settings)
 
 
 def _entry(head: str, text: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, get_args, get_origin
 
 from fedrobust.utils.validation import (
@@ -13,6 +13,7 @@ from fedrobust.utils.validation import (
     allowed_values,
     alternatives,
     format_bound,
+    is_settings_class,
     marks,
     setting_types,
 )
@@ -53,10 +54,20 @@ def list_settings(factory: Callable[..., Any]) -> list[Setting]:
     kinds = {name: kind for part in parts for name, kind in setting_types(part).items()}
     told = {name: text for part in parts for name, text in list_descriptions(part).items()}
     return [
-        Setting(name, describe_type(kinds[name]), _default(parameter), told.get(name, ""))
+        row
         for name, parameter in inspect.signature(factory).parameters.items()
         if name in kinds
+        for row in _rows(parameter, kinds[name], told.get(name, ""))
     ]
+
+
+def _rows(parameter: inspect.Parameter, kind: Any, told: str) -> Iterator[Setting]:
+    """One, or those of a group inside the group, as `field.key`."""
+    if not is_settings_class(kind):
+        yield Setting(parameter.name, describe_type(kind), _default(parameter), told)
+        return
+    for row in list_settings(kind):
+        yield replace(row, name=f"{parameter.name}.{row.name}")
 
 
 def list_descriptions(source: Any) -> dict[str, str]:

@@ -18,6 +18,7 @@ Ranges: the aliases below, or `Annotated[float, Field(gt=0, lt=1)]`; words: `Lit
 `OneOf(names)` where they are computed; null: `| None`. `Built` is for objects of other factories,
 `Words` says better than the type what is asked for, `Given` marks what is no setting.
 `flatten_groups` spreads settings classes in a signature, whose fields then are the factory's keys.
+A settings class as a field of another one is a group inside it, `group.field.key`.
 `fedrobust.utils.settings_table` makes tables of all this.
 """
 
@@ -26,7 +27,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, is_dataclass
 from dataclasses import fields as dataclass_fields
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -35,6 +36,7 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, Valid
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from fedrobust.errors import ConfigError
+from fedrobust.utils.names import did_you_mean
 
 Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
@@ -132,21 +134,44 @@ def _checking(
     signature = inspect.signature(function)
 
     @functools.cache  # on the first call: names in annotations may be defined below the factory
-    def adapters() -> dict[str, tuple[Any, TypeAdapter[Any]]]:
-        return {
-            name: (kind, _make_adapter(kind))
-            for name, kind in setting_types(source).items()
-            if name in signature.parameters and not is_settings_class(kind)
-        }
+    def kinds() -> dict[str, Any]:
+        found = setting_types(source)
+        return {name: kind for name, kind in found.items() if name in signature.parameters}
+
+    @functools.cache
+    def adapter(name: str) -> TypeAdapter[Any]:
+        return _make_adapter(kinds()[name])
 
     @functools.wraps(function)
     def checking(*args: Any, **kwargs: Any) -> Any:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
-            if name in adapters():
-                _check(f"{group}.{name}", value, *adapters()[name])
-        return function(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        for name, value in bound.arguments.items():
+            kind = kinds().get(name)
+            if kind is None:
+                continue
+            if is_settings_class(kind):
+                bound.arguments[name] = _make_settings(f"{group}.{name}", value, kind)
+            else:
+                _check(f"{group}.{name}", value, kind, adapter(name))
+        return function(*bound.args, **bound.kwargs)
 
     return checking
+
+
+def _make_settings(key: str, value: Any, kind: type[Made]) -> Made:
+    """The settings class of a group inside a group, which may be written as a mapping."""
+    if isinstance(value, kind):
+        return value
+    known = inspect.signature(kind).parameters
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={value}: must be a group of settings: {', '.join(known)}")
+    for name, inner in value.items():
+        if name not in known:
+            raise ConfigError(
+                f"{key}.{name}={inner}: unknown setting; {did_you_mean(str(name), known)}"
+                f"known are {', '.join(known)}"
+            )
+    return kind(**value)
 
 
 def _make_adapter(kind: Any) -> TypeAdapter[Any]:

@@ -7,7 +7,7 @@ import torch
 
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation import settings
-from fedrobust.evaluation.settings import Evaluation
+from fedrobust.evaluation.settings import Evaluation, EvasionEvaluation
 from fedrobust.learning.inference import predict
 from fedrobust.state import Layout, read
 from fedrobust.utils.images import as_unit
@@ -65,9 +65,24 @@ GOOD = {"bootstrap_samples": 0, "validation_images": 1, "batch_size": 1}
         ({"batch_size": "big"}, "evaluation.batch_size=big: must be a whole number"),
         ({"batch_size": 0}, "evaluation.batch_size=0: must be at least 1"),
         ({"twin": "no"}, "evaluation.twin=no: must be true or false"),
+        (
+            {"evasion_evaluation": [1]},
+            r"evaluation.evasion_evaluation=\[1\]: must be a group of settings: eps_255, .*",
+        ),
+        (
+            {"evasion_evaluation": {"eps": [1]}},
+            r"evaluation.evasion_evaluation.eps=\[1\]: unknown setting; did you mean eps_255\? .*",
+        ),
+        (
+            {"evasion_evaluation": {"eps_255": [0]}},
+            "evaluation.evasion_evaluation.eps_255=0: must be greater than 0",
+        ),
     ],
 )
 def test_settings_are_checked(wrong: dict[str, object], line: str) -> None:
     assert settings.settings(**GOOD) == Evaluation(0, 1, 1, True)
+    inner = {"eps_255": [3], "fusion": True}
+    found = settings.settings(**GOOD, evasion_evaluation=inner).evasion_evaluation
+    assert found == EvasionEvaluation(eps_255=(3.0,), fusion=True)
     with pytest.raises(ConfigError, match=f"^{line}$"):
         settings.settings(**{**GOOD, **wrong})  # type: ignore[arg-type]

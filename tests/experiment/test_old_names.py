@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from fedrobust import simulate
 from fedrobust.experiment import build, compose, factories, old_names, settings
@@ -113,8 +114,10 @@ def test_every_renamed_key_is_one_of_today() -> None:
     for one in old_names.KEYS:
         words = [f"{one.group}={one.choices[-1]}"] if one.choices else []
         today = compose.compose(*words)[one.group]
-        assert one.new in today
         assert one.old not in today
+        for part in one.new.split("."):
+            assert part in today
+            today = today[part]
     for group, names in old_names.CHOICES.items():
         for new in names.values():
             assert compose.compose(f"{group}={new}")
@@ -126,6 +129,48 @@ def test_a_word_and_a_whole_group_in_the_composition() -> None:
     assert old == compose.compose("client=mutual_learning", *new)
     given = compose.compose("++server={proxy: 3}", "strategy=geometric_median", "++strategy.nu=1")
     assert (given["server"]["proxy_images"], given["strategy"]["smoothing"]) == (3, 1)
+
+
+FLAT = [
+    "eps_255=[2,8]",
+    "threat_models=[oblivious,bpda_eot]",
+    "eot_samples=3",
+    "eot_draws=3",
+    "adversarial_images=7",
+    "adversarial_clients=false",
+    "fusion=true",
+]
+
+
+@pytest.mark.parametrize("setting", FLAT)
+def test_flat_keys_of_evasion_attacks(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a command line and in a file; with values that are lists."""
+    name, _, text = setting.partition("=")
+    today = f"evasion_evaluation.{name.replace('eot_draws', 'eot_samples')}"
+    assert old_names.rename_words([f"evaluation.{setting}"]) == [f"evaluation.{today}={text}"]
+    value, kept = yaml.safe_load(text), {"eps_255": [9]}
+    written = {"evaluation": {"twin": True, "evasion_evaluation": kept, name: value}}
+    inner = {**kept, today.partition(".")[2]: value}
+    found = old_names.rename_config(written)
+    assert found == {"evaluation": {"twin": True, "evasion_evaluation": inner}}
+    assert kept == {"eps_255": [9]}  # what was given stays as it is
+    assert capsys.readouterr().err == said((f"evaluation.{name}", f"evaluation.{today}"))
+
+
+def test_flat_keys_of_evasion_attacks_are_composed() -> None:
+    flat = [one for one in FLAT if "draws" not in one]
+    new = compose.compose(*(f"evaluation.evasion_evaluation.{one}" for one in flat))
+    assert compose.compose(*(f"evaluation.{one}" for one in flat)) == new
+    assert new["evaluation"]["evasion_evaluation"]["fusion"] is True
+
+
+def test_a_word_wins_over_an_old_name_in_a_file() -> None:
+    new = {"eps_255": [2], "fusion": False}
+    written = {"evaluation": {"eps_255": [1], "fusion": True, "evasion_evaluation": new}}
+    words = ["evaluation.evasion_evaluation.eps_255=[2]"]
+    assert old_names.rename_config(written, words) == {
+        "evaluation": {"evasion_evaluation": {"eps_255": [2], "fusion": True}}
+    }
 
 
 def test_simulate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

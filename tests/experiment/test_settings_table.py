@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,21 @@ def with_base(group: str, read: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def flat(read: dict[str, Any], names: set[str]) -> Iterator[tuple[str, Any]]:
+    """(key, value), of groups inside the group (`field.key` among the names) each of theirs."""
+    for key, value in read.items():
+        if any(name.startswith(f"{key}.") for name in names):
+            yield from ((f"{key}.{inner}", one) for inner, one in value.items())
+        else:
+            yield key, value
+
+
+def default_of(factory: Callable[..., Any], key: str) -> Any:
+    name, _, inner = key.partition(".")
+    default = inspect.signature(factory).parameters[name].default
+    return getattr(default, inner) if inner else default
+
+
 CHOICES = {f"{group}={name}": (group, name, read) for group, name, read in choices()}
 
 
@@ -54,11 +69,11 @@ CHOICES = {f"{group}={name}": (group, name, read) for group, name, read in choic
 def test_yaml_and_signature_agree(choice: str) -> None:
     group, name, read = CHOICES[choice]
     factory = find_factory(group, read["_target_"])
-    parameters = inspect.signature(factory).parameters
-    shown = {key: value for key, value in read.items() if key != "_target_"}
-    assert set(shown) == {row.name for row in list_settings(factory)}
+    names = {row.name for row in list_settings(factory)}
+    shown = {key: value for key, value in flat(read, names) if key != "_target_"}
+    assert set(shown) == names
     for key, value in shown.items():
-        default = parameters[key].default
+        default = default_of(factory, key)
         if value == "???":  # Hydra's mark of a value to be given
             assert default is inspect.Parameter.empty, key
         elif default is inspect.Parameter.empty and group in ONLY_IN_YAML:
@@ -79,5 +94,4 @@ def test_every_setting_has_a_type_and_a_description(choice: str) -> None:
 def test_the_differences_exist() -> None:
     for group, name, key in DIFFERENT:
         read = CHOICES[f"{group}={name}"][2]
-        default = inspect.signature(find_factory(group, read["_target_"])).parameters[key].default
-        assert default != read[key]
+        assert default_of(find_factory(group, read["_target_"]), key) != read[key]

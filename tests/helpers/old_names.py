@@ -25,10 +25,17 @@ def aged(config: Mapping[str, Any]) -> dict[str, Any]:
     for one in KEYS:
         inner = found.get(one.group)
         factory = str(inner.get("_target_", "")).rpartition(".")[2] if inner else ""
-        if inner and one.new in inner and factory in (one.choices or (factory,)):
+        place, _, name = one.new.rpartition(".")
+        holder = inner.get(place, {}) if inner and place else inner
+        if holder and name in holder and factory in (one.choices or (factory,)):
             back = {new: old for old, new in one.values.items()}
-            value = inner.pop(one.new)
+            value = holder[name]
             inner[one.old] = back.get(value, value) if isinstance(value, str) else value
+            if place:
+                inner[place] = {key: kept for key, kept in holder.items() if key != name}
+            else:
+                del inner[name]
+    found["evaluation"].pop("evasion_evaluation", None)
     for inner in found.values():
         if isinstance(inner, dict) and "_target_" in inner:
             inner["_target_"] = TARGETS.get(inner["_target_"], inner["_target_"])

@@ -111,11 +111,11 @@ def test_server_optimizers_see_the_mean_only(optimizer: str) -> None:
         ),
         (
             ("evasion=fgsm",),
-            "evaluation.adversarial_clients=true: attacks the hospitals' models, and",
+            "evaluation.evasion_evaluation.adversarial_clients=true: attacks the hospitals' models",
         ),
         (
-            ("evasion=fgsm", "evaluation.fusion=true"),
-            "evaluation.fusion=true: fuses the hospitals' models, and",
+            ("evasion=fgsm", "evaluation.evasion_evaluation.fusion=true"),
+            "evaluation.evasion_evaluation.fusion=true: fuses the hospitals' models, and",
         ),
         (
             ("contamination=alie",),
@@ -157,7 +157,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(
         ("contamination=scaling",),
         ("contamination=backdoor_neurotoxin",),
         ("contamination=alie", "poisoned=0"),
-        ("evasion=fgsm", "evaluation.adversarial_clients=false"),
+        ("evasion=fgsm", "evaluation.evasion_evaluation.adversarial_clients=false"),
         ("server.batchnorm=local",),
         ("sanitiser=sphere", "rounds=4"),
         (

@@ -124,9 +124,10 @@ def evaluate_attacks(
     }
     if not all(part.isfinite().all() for part in clean.values()):
         raise ValueError("it answers with values that are not finite")
+    bounds = experiment.evaluation.evasion_evaluation.eps_255
     made: list[AttackResult] = []
     for threat in threats:
-        for eps in experiment.evaluation.eps_255 if experiment.evasion.bounded else (None,):
+        for eps in bounds if experiment.evasion.bounded else (None,):
             bound = "" if eps is None else f", eps {eps:g}/255"
             say(f"{experiment.evasion.name} on {' '.join(map(str, who))}, {threat}{bound}")
             made += target.run_attack(threat, eps)
@@ -139,7 +140,7 @@ def _attack(experiment: Experiment, threat: str) -> Attack:
     if threat == OBLIVIOUS:
         assert experiment.evasion.attack is not None
         return experiment.evasion.attack
-    adaptive, draws = ADAPTIVE[threat], experiment.evaluation.eot_samples
+    adaptive, draws = ADAPTIVE[threat], experiment.evaluation.evasion_evaluation.eot_samples
 
     def attack(
         model: Classifier, images: Tensor, labels: Tensor, eps: float, generator: Generator
@@ -159,6 +160,7 @@ def evaluate_evasion(
     oblivious alone. One that answers with values that are not finite is left out and named.
     """
     experiment = server.experiment
+    asked = experiment.evaluation.evasion_evaluation
     say = partial(observer.stage, "run")
     attack = partial(evaluate_attacks, experiment, estimation=server.proxy.images, say=say)
     members: dict[int, AttackResults] = {}
@@ -175,11 +177,11 @@ def evaluate_evasion(
         except ValueError as error:
             say(f"the model of client {client} is not attacked: {error}")
             continue
-        if experiment.evaluation.fusion:
+        if asked.fusion:
             fused.append(copy.deepcopy(server.model))
     rows = experiment.attacked_rows()
     test = experiment.samples(rows)
     load(server.model, server.layout, finished.state)
-    whole = attack(server.model, test, "global", threats=experiment.evaluation.threat_models)
+    whole = attack(server.model, test, "global", threats=asked.threat_models)
     together = attack(fuse(fused), test, "fusion", threats=[OBLIVIOUS]) if fused else None
     return evasion_section(experiment, rows, whole, members, (len(fused), together))

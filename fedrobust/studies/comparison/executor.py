@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from fedrobust.errors import exit_reason
+from fedrobust.experiment.old_names import rename_config
 from fedrobust.experiment.settings import to_json
 from fedrobust.runtime import resume
 from fedrobust.studies.comparison.grid import Cell, config_digest
@@ -76,11 +77,31 @@ class _Running:
 
 def is_cell_finished(folder: Path, cell: Cell) -> bool:
     """Whether this folder holds the whole result of this very configuration."""
+    return _written_digest(folder) == cell.digest and resume.is_finished(folder)
+
+
+def _written_digest(folder: Path) -> str | None:
+    """Of the configuration in a cell's folder, with today's names of settings; None where there is
+    none."""
     try:
         manifest = json.loads((folder / resume.MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return resume.is_finished(folder) and config_digest(manifest["config"]) == cell.digest
+        return None
+    return config_digest(rename_config(manifest["config"]))
+
+
+def rename_older_cells(folder: Path, cells: Sequence[Cell]) -> None:
+    """Folders of the same cells that an older version has begun: their names end in the digest of
+    the configuration with old names of settings, and get that of today.
+
+    folder: holds the cells' folders.
+    """
+    for cell in cells:
+        if not (folder / cell.folder).exists():
+            older = folder.glob(f"{cell.label}-*")
+            same = next((one for one in older if _written_digest(one) == cell.digest), None)
+            if same is not None:
+                same.rename(folder / cell.folder)
 
 
 def run_cells(

@@ -73,10 +73,15 @@ class Cell:
         return config_digest(self.config)
 
     @property
+    def label(self) -> str:
+        """What its folder's name begins with."""
+        label = "-".join(NAME.sub("_", part) for part in (self.strategy, self.contamination))
+        return f"{label}-p{self.poisoned}-s{self.seed}"
+
+    @property
     def folder(self) -> str:
         """Its name among the cells of an output folder; another configuration is another folder."""
-        label = "-".join(NAME.sub("_", part) for part in (self.strategy, self.contamination))
-        return f"{label}-p{self.poisoned}-s{self.seed}-{self.digest[:10]}"
+        return f"{self.label}-{self.digest[:10]}"
 
     def __str__(self) -> str:
         return (

@@ -11,7 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from fedrobust.reporting.console import print_line
 from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.cell_results import long_table, read_result
-from fedrobust.studies.comparison.executor import CELLS, Machine, is_cell_finished, run_cells
+from fedrobust.studies.comparison.executor import (
+    CELLS,
+    Machine,
+    is_cell_finished,
+    rename_older_cells,
+    run_cells,
+)
 from fedrobust.studies.comparison.grid import Cell, Grid, cells
 from fedrobust.studies.comparison.preflight import CheckedGrid, check_cells
 from fedrobust.studies.comparison.progress import Screen
@@ -49,6 +55,7 @@ def run_grid(
     grid.out.mkdir(parents=True, exist_ok=True)
     folder = grid.out / CELLS
     with hold_lock(grid.out):
+        rename_older_cells(folder, wanted)
         waiting = [cell for cell in wanted if not is_cell_finished(folder / cell.folder, cell)]
         machine = machine_for(grid, wanted[0])
         skipped = (

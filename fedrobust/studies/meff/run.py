@@ -19,7 +19,7 @@ from fedrobust.runtime.simulation import CLIENT_APP, work_seconds
 from fedrobust.types import Samples, Shard, Task
 
 # the client models of the last round are kept
-EVERYBODY = ("evaluation.twin=false", "evaluation.adversarial_clients=true")
+EVERYBODY = ("evaluation.twin=false", "evaluation.evasion_evaluation.adversarial_clients=true")
 
 
 def federated_models(experiment: Experiment, console: Console) -> dict[str, Classifier]:

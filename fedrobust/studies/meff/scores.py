@@ -55,12 +55,13 @@ def predict_attacked(
     the experiment's attack on itself."""
     test, size = experiment.samples(rows), experiment.evaluation.batch_size
     attack, g = experiment.evasion.attack, experiment.generator("meff", "evasion")
+    bounds = experiment.evaluation.evasion_evaluation.eps_255
     out: Answers = {}
     for name, model in models.items():
         out[name, CLEAN] = predict(model, test.images, size)
         if attack is None:
             continue
-        for eps in experiment.evaluation.eps_255 if experiment.evasion.bounded else (0.0,):
+        for eps in bounds if experiment.evasion.bounded else (0.0,):
             label = (
                 f"{experiment.evasion.name} {eps:g}/255"
                 if experiment.evasion.bounded

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from fedrobust.contamination.base import Evasion
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.evasion import AttackResults
+from fedrobust.evaluation.settings import EvasionEvaluation
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning import batchnorm
 from fedrobust.learning.inference import predict
@@ -25,7 +26,8 @@ from fedrobust.utils.images import as_unit
 from tests.helpers import federations
 
 ALL = ["oblivious", "bpda_eot", "differentiated"]
-SMALL = ("evaluation.eps_255=[2,8]", "evaluation.eot_samples=2", "evaluation.batch_size=16")
+KEY = "evaluation.evasion_evaluation"
+SMALL = (f"{KEY}.eps_255=[2,8]", f"{KEY}.eot_samples=2", "evaluation.batch_size=16")
 
 
 def brighter(
@@ -55,7 +57,7 @@ def made(
 
 def test_every_threat_bound_and_purifier_has_its_turn() -> None:
     experiment = federations.build_experiment(
-        "evasion=fgsm", "purifier=gaussian", f"evaluation.threat_models=[{','.join(ALL)}]", *SMALL
+        "evasion=fgsm", "purifier=gaussian", f"{KEY}.threat_models=[{','.join(ALL)}]", *SMALL
     )
     found, said = made(experiment, ALL)
     assert list(found.clean) == ["none", "gaussian"]
@@ -75,7 +77,7 @@ def test_every_threat_bound_and_purifier_has_its_turn() -> None:
 def test_by_hand() -> None:
     """Every value 4/255 brighter; a purifier that makes everything black."""
     black = Purifier("black", lambda images, generator: torch.zeros_like(images))
-    words = ("evasion=fgsm", "evaluation.eps_255=[4]", "evaluation.purified_statistics=false")
+    words = ("evasion=fgsm", f"{KEY}.eps_255=[4]", "evaluation.purified_statistics=false")
     experiment = replace(
         federations.build_experiment(*words), evasion=Evasion("brighter", brighter), purifier=black
     )
@@ -98,7 +100,7 @@ def test_behind_the_purifier_stands_the_model_with_statistics_of_purified_images
 ) -> None:
     words = (
         "evasion=fgsm",
-        "evaluation.eps_255=[4]",
+        f"{KEY}.eps_255=[4]",
         "purifier=tv",
         f"evaluation.purified_statistics={str(purified).lower()}",
     )
@@ -136,7 +138,7 @@ def test_who_knows_the_purifier_attacks_the_model_behind_it(
 
     monkeypatch.setitem(fedrobust_attempts.ADAPTIVE, "bpda_eot", adaptive)
     experiment = federations.build_experiment(
-        "evasion=fgsm", "purifier=gaussian", "evaluation.threat_models=[oblivious,bpda_eot]", *SMALL
+        "evasion=fgsm", "purifier=gaussian", f"{KEY}.threat_models=[oblivious,bpda_eot]", *SMALL
     )
     found, _ = made(experiment, ALL[:2])
     server = build_server_context(experiment).model
@@ -151,10 +153,11 @@ def test_who_knows_the_purifier_attacks_the_model_behind_it(
 
 def test_nothing_depends_on_what_else_is_attacked() -> None:
     experiment = federations.build_experiment(
-        "evasion=pgd", "evasion.steps=2", "purifier=mdda", "evaluation.eps_255=[2,8]"
+        "evasion=pgd", "evasion.steps=2", "purifier=mdda", f"{KEY}.eps_255=[2,8]"
     )
     *_, bare, last = made(experiment, ["oblivious"])[0].made
-    alone = replace(experiment, evaluation=replace(experiment.evaluation, eps_255=(8.0,)))
+    narrow = replace(experiment.evaluation, evasion_evaluation=EvasionEvaluation(eps_255=(8.0,)))
+    alone = replace(experiment, evaluation=narrow)
     lonely_bare, lonely = made(alone, ["oblivious"])[0].made
     assert torch.equal(bare.probabilities, lonely_bare.probabilities)
     assert torch.equal(last.probabilities, lonely.probabilities)
@@ -193,50 +196,50 @@ def test_a_model_that_has_run_away_cannot_be_attacked() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["evasion=pgd", "evaluation.threat_models=[oblivious,bpda_eot]"], r"needs a purifier"),
+        (["evasion=pgd", f"{KEY}.threat_models=[oblivious,bpda_eot]"], r"needs a purifier"),
         (
             ["purifier=tv", "server.proxy_images=0", "server.batchnorm=mean"],
             r"needs images on the server .*server\.proxy_images=0; set",
         ),
         (
-            ["purifier=tv", "evaluation.threat_models=[oblivious,bpda_eot]"],
+            ["purifier=tv", f"{KEY}.threat_models=[oblivious,bpda_eot]"],
             r"needs a purifier and an attack within eps",
         ),
         (
-            ["evasion=pgd", "purifier=jpeg", "evaluation.threat_models=[oblivious,differentiated]"],
+            ["evasion=pgd", "purifier=jpeg", f"{KEY}.threat_models=[oblivious,differentiated]"],
             r"purifier=jpeg has no gradient",
         ),
-        (["evaluation.threat_models=[bpda_eot]"], r"must contain oblivious"),
+        ([f"{KEY}.threat_models=[bpda_eot]"], r"must contain oblivious"),
         (
-            ["evaluation.threat_models=[psychic]"],
-            r"evaluation\.threat_models=psychic: must be one of",
+            [f"{KEY}.threat_models=[psychic]"],
+            rf"{KEY}\.threat_models=psychic: must be one of",
         ),
-        (["evaluation.threat_models=oblivious"], r"must be a list"),
-        (["evaluation.eps_255=[]"], r"evaluation\.eps_255=\[\]"),
-        (["evaluation.eps_255=[4,4]"], r"without repetitions"),
-        (["evaluation.eps_255=[0]"], r"evaluation\.eps_255=0"),
-        (["evaluation.eps_255=[300]"], r"evaluation\.eps_255=300"),
-        (["evaluation.eot_samples=0"], r"evaluation\.eot_samples=0"),
-        (["evaluation.adversarial_images=0"], r"evaluation\.adversarial_images=0"),
+        ([f"{KEY}.threat_models=oblivious"], r"must be a list"),
+        ([f"{KEY}.eps_255=[]"], rf"{KEY}\.eps_255=\[\]"),
+        ([f"{KEY}.eps_255=[4,4]"], r"without repetitions"),
+        ([f"{KEY}.eps_255=[0]"], rf"{KEY}\.eps_255=0"),
+        ([f"{KEY}.eps_255=[300]"], rf"{KEY}\.eps_255=300"),
+        ([f"{KEY}.eot_samples=0"], rf"{KEY}\.eot_samples=0"),
+        ([f"{KEY}.adversarial_images=0"], rf"{KEY}\.adversarial_images=0"),
         (
-            ["evaluation.fusion=true", "evasion=none"],
-            r"evaluation\.fusion=true: fuses the client models that are attacked",
+            [f"{KEY}.fusion=true", "evasion=none"],
+            rf"{KEY}\.fusion=true: fuses the client models that are attacked",
         ),
         (
-            ["evaluation.fusion=true", "evaluation.adversarial_clients=false"],
-            r"evaluation\.fusion=true: fuses the client models",
+            [f"{KEY}.fusion=true", f"{KEY}.adversarial_clients=false"],
+            rf"{KEY}\.fusion=true: fuses the client models",
         ),
         (
             [
-                "evaluation.fusion=true",
+                f"{KEY}.fusion=true",
                 "model.head=linear",
                 "client.loss=cross_entropy",
                 "strategy=fedavg",
                 "evasion=fgsm",
             ],
-            r"evaluation\.fusion=true: model\.head=linear has no space",
+            rf"{KEY}\.fusion=true: model\.head=linear has no space",
         ),
-        (["evaluation.adversarial_clients=2"], r"evaluation\.adversarial_clients=2"),
+        ([f"{KEY}.adversarial_clients=2"], rf"{KEY}\.adversarial_clients=2"),
     ],
 )
 def test_wrong_settings_end_in_one_line(words: list[str], line: str) -> None:

@@ -25,10 +25,11 @@ from tests.helpers import federations
 from tests.helpers.federations import FakeGrid, Memory, honest
 from tests.runtime.server.test_checkpointing import StopAfter, StoppedError, go, inline
 
+KEY = "evaluation.evasion_evaluation"
 SMALL = (
     "strategy=fedavg",
     "evasion=fgsm",
-    "evaluation.eps_255=[2,8]",
+    f"{KEY}.eps_255=[2,8]",
     "evaluation.bootstrap_samples=20",
     "poisoned=[1]",
     "rounds=2",
@@ -56,7 +57,7 @@ def test_the_members_are_what_was_sent_in_the_last_round() -> None:
     assert list(finished.client_models) == []  # for the first who asks
 
 
-@pytest.mark.parametrize("words", [("evasion=none",), ("evaluation.adversarial_clients=false",)])
+@pytest.mark.parametrize("words", [("evasion=none",), (f"{KEY}.adversarial_clients=false",)])
 def test_no_members_are_kept_where_nobody_wants_them(words: tuple[str, ...]) -> None:
     assert list(finish(*words)[1].client_models) == []
 
@@ -87,7 +88,7 @@ def test_the_section_of_a_run() -> None:
 
 
 def test_the_clients_models_fused() -> None:
-    server, finished, memory = finish("evaluation.fusion=true")
+    server, finished, memory = finish(f"{KEY}.fusion=true")
     section = evaluate_evasion(server, finished, memory)
     fusion = section.fusion
     assert fusion.members == 3
@@ -117,7 +118,7 @@ def test_a_members_batchnorm_follows_the_policy_of_the_server() -> None:
 
 def test_fewer_images_are_drawn_by_the_seed() -> None:
     server, finished, memory = finish(
-        "evaluation.adversarial_images=10", "evaluation.adversarial_clients=false"
+        f"{KEY}.adversarial_images=10", f"{KEY}.adversarial_clients=false"
     )
     one = evaluate_evasion(server, finished, memory)
     assert one.images == 10
@@ -139,9 +140,9 @@ def test_a_member_that_has_run_away_is_named_and_left_out() -> None:
 
 
 def test_threat_models_that_know_the_purifier_are_for_the_global_model() -> None:
-    threats = "evaluation.threat_models=[oblivious,bpda_eot]"
+    threats = f"{KEY}.threat_models=[oblivious,bpda_eot]"
     server, finished, memory = finish(
-        "purifier=gaussian", threats, "evaluation.eot_samples=1", "evaluation.eps_255=[8]"
+        "purifier=gaussian", threats, f"{KEY}.eot_samples=1", f"{KEY}.eps_255=[8]"
     )
     section = evaluate_evasion(server, finished, memory)
     assert [(one.threat_model, one.purifier) for one in section.attacks] == [
@@ -182,7 +183,7 @@ def test_a_whole_run_with_everything(tmp_path: Path) -> None:
         "contamination.steps=1",
         "purifier=gaussian",
     )
-    server = federations.build_server(*SMALL[1:], *words, "rounds=1", "evaluation.eps_255=[8]")
+    server = federations.build_server(*SMALL[1:], *words, "rounds=1", f"{KEY}.eps_255=[8]")
     with inline() as grid:
         run_experiment(server, grid, tmp_path, Memory(), "inline")
     report = reporting.read_report(tmp_path)

@@ -11,9 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from fedrobust.experiment.compose import compose
 from fedrobust.studies.comparison import executor
-from fedrobust.studies.comparison.executor import Machine, is_cell_finished, run_cells
+from fedrobust.studies.comparison.executor import (
+    Machine,
+    is_cell_finished,
+    rename_older_cells,
+    run_cells,
+)
 from fedrobust.studies.comparison.grid import Cell, config_digest
+from tests.helpers.old_names import aged
 
 # Reads its configuration, does what "do" says, notes when it began and ended.
 FAKE = """
@@ -194,6 +201,20 @@ def test_what_counts_as_finished(tmp_path: Path) -> None:
     assert not is_cell_finished(tmp_path, other)
     (tmp_path / "manifest.json").write_text("{")
     assert not is_cell_finished(tmp_path, one)
+
+
+def test_cells_of_an_older_version_are_those_of_today(tmp_path: Path) -> None:
+    one = Cell("a", "none", 0, 0, compose("evaluation.evasion_evaluation.fusion=true"))
+    older, other = Cell("a", "none", 0, 0, aged(one.config)), cell("a")
+    for made in (older, other):
+        (tmp_path / made.folder).mkdir()
+        text = json.dumps({"config": made.config})
+        (tmp_path / made.folder / "manifest.json").write_text(text)
+        (tmp_path / made.folder / "report.json").write_text("{}")
+    assert older.folder != one.folder
+    rename_older_cells(tmp_path, [one, cell("b")])
+    assert is_cell_finished(tmp_path / one.folder, one)
+    assert {path.name for path in tmp_path.iterdir()} == {one.folder, other.folder}
 
 
 def test_the_environment_of_the_parent_is_left_alone(tmp_path: Path) -> None:

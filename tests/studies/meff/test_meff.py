@@ -16,8 +16,8 @@ WORDS = (
     *SMALL_RUN,
     "engine.threads=1",
     "strategy=fedavg",
-    "evaluation.adversarial_images=20",
-    "evaluation.eps_255=[2]",
+    "evaluation.evasion_evaluation.adversarial_images=20",
+    "evaluation.evasion_evaluation.eps_255=[2]",
 )
 
 
