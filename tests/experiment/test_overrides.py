@@ -43,8 +43,8 @@ LINES = [
     ),
     (
         "contamination@noise=labelflip",
-        "no such choice; did you mean label_flip or label_pair? all 49 are in "
-        "configs/contamination",
+        "no such choice; did you mean label_flip or label_pair? "
+        "`python -m fedrobust.simulate --help` lists all 49",
     ),
     ("contamination=qqqq", "no such choice; `python -m fedrobust.simulate --help` lists all 49"),
     (
