@@ -4,8 +4,10 @@ or lesion, its split."""
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -58,6 +60,31 @@ class DataSource:
 
     name: str
     load: Callable[[], Dataset]
+
+
+SITE_PLACE = "__site_place__"
+Factory = TypeVar("Factory", bound=Callable[..., DataSource])
+
+
+def usable_at_sites(place: str) -> Callable[[Factory], Factory]:
+    """Decorator (above all others) for the factory of a source that a real site may read its own
+    images with: the name of the factory becomes one of `data-format`.
+
+    Args:
+        place: its parameter that names the file or folder of the images.
+
+    Raises:
+        TypeError: the factory lacks that parameter, `size` or `every_class`, which a site needs.
+    """
+
+    def decorate(factory: Factory) -> Factory:
+        there = inspect.signature(factory).parameters
+        if missing := [name for name in (place, "size", "every_class") if name not in there]:
+            raise TypeError(f"{factory.__name__}: a site needs the parameter {missing[0]}")
+        setattr(factory, SITE_PLACE, place)
+        return factory
+
+    return decorate
 
 
 @dataclass(frozen=True, slots=True)

@@ -331,6 +331,18 @@ def _try_to_build(factory: ModelFactory) -> None:
         _backbone(factory)
 
 
+def _narrow_resnet(name: str, layers: Sequence[int], channels: Sequence[int]) -> dict[str, Any]:
+    options = {"output_stride": 32, "layers": list(layers), "channels": list(channels)}
+    return {"name": name, "stem": "small", "options": options}
+
+
+NARROW_MEMBERS = (
+    _narrow_resnet("resnet18", (1, 1, 1, 1), (24, 48, 96, 192)),
+    _narrow_resnet("resnet50", (1, 1, 1, 1), (16, 32, 48, 96)),
+    _narrow_resnet("resnet18", (1, 1, 2, 1), (16, 32, 64, 128)),
+)
+
+
 @flatten_groups
 @check_settings("model")
 def meff(
@@ -338,7 +350,7 @@ def meff(
         Sequence[Mapping[Any, Any]],
         Field(min_length=1),
         Words("a list of backbones, e.g. [{name: resnet18},{name: resnet34}]"),
-    ],
+    ] = NARROW_MEMBERS,
     *,
     fusion: Annotated[str, OneOf(FUSIONS)] = "concatenate",
     classifier: HeadSettings,

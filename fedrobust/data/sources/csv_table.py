@@ -8,7 +8,7 @@ from typing import Annotated
 
 import pandas as pd
 
-from fedrobust.data.dataset import Dataset, DataSource
+from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
 from fedrobust.data.files import find_name, open_root
 from fedrobust.data.table import (
     ClassOrder,
@@ -43,6 +43,7 @@ class Columns:
     split: str = "split"
 
 
+@usable_at_sites("path")
 @flatten_groups
 @check_settings("data")
 def csv(

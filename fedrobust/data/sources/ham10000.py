@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
-from fedrobust.data.dataset import Dataset, DataSource
+from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
 from fedrobust.data.files import Files, join_roots, open_root
 from fedrobust.data.table import ImageOptions, ImageTable, PathOf, load_table, read_csv
 from fedrobust.errors import DataError
@@ -25,6 +25,7 @@ CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 REMEDY = "get HAM10000 from doi:10.7910/DVN/DBW86T and set data.root to its folder"
 
 
+@usable_at_sites("root")
 @flatten_groups
 @check_settings("data")
 def ham10000(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from fedrobust.data.dataset import Dataset, DataSource
+from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
 from fedrobust.data.files import open_root
 from fedrobust.data.table import (
     ClassOrder,
@@ -22,6 +22,7 @@ from fedrobust.utils.validation import OneOf, check_settings, flatten_groups
 LAYOUTS = ("class", "site/class", "split/class", "split/site/class", "site/split/class")
 
 
+@usable_at_sites("root")
 @flatten_groups
 @check_settings("data")
 def image_folder(

@@ -24,6 +24,7 @@ from fedrobust.data.dataset import (
     DataSource,
     Origins,
     make_dataset,
+    usable_at_sites,
 )
 from fedrobust.data.decoding import VERSION, squeeze
 from fedrobust.data.table import (
@@ -41,6 +42,7 @@ from fedrobust.utils.validation import Count, PositiveCount, check_settings
 PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 
 
+@usable_at_sites("path")
 @check_settings("data")
 def npz(
     path: Annotated[str, PathOf("give the npz file")],

@@ -33,9 +33,9 @@ RUN = 16  # normal numbers that torch makes at once on a CPU
 @check_settings("purifier")
 def mdda(
     *,
-    std: NonNegative,
-    blocks: Count,
-    weight: Positive,
+    std: NonNegative = 0.01,
+    blocks: Count = 1,
+    weight: Positive = 0.05,
     iterations: PositiveCount = 12,
     smoothing: Share = 1.0,
 ) -> Purifier:

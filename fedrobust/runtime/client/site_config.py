@@ -3,23 +3,25 @@ configuration there.
 
 A node reads what its own configuration names, and nothing else: neither the server nor whoever
 started the run can point it to a file. Its settings: data-root (the folder or file of the images),
-data-format (one of FORMATS), site (which of several sites in there is this one), and data-<setting>
-for any other setting of that format, e.g. data-layout or data-label; the number of pixels and the
-classes come with the run.
+data-format (a source that is `usable_at_sites`), site (which of several sites in there is this
+one), and data-<setting> for any other setting of that format, e.g. data-layout or data-label; the
+number of pixels and the classes come with the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
+from fedrobust.data import sources
+from fedrobust.data.dataset import SITE_PLACE
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.settings import Settings
 
-# data format: the setting of its factory that names the place of the images
-FORMATS = {"ham10000": "root", "image_folder": "root", "csv": "path", "npz": "path"}
-SOURCES = {"csv": "csv_table", "npz": "npz_archive"}  # modules of factories that have another name
 PREFIX = "data-"
 FIXED = ("size", "classes", "every_class")  # not the node's to choose
 HARMLESS = "fedrobust.data.synthetic.synthetic"  # drawn, so that nothing is read
@@ -34,6 +36,20 @@ def names_data(node: Mapping[str, Any]) -> bool:
 def is_remote(settings: Settings) -> bool:
     """Whether a configuration leaves the images to the sites (partition=remote)."""
     return settings.partition.target == REMOTE["_target_"]
+
+
+def site_formats() -> dict[str, Callable[..., Any]]:
+    """{data-format: the factory}, of all modules in fedrobust.data.sources whose factory is marked
+    as `usable_at_sites`."""
+    modules = [
+        import_module(f"{sources.__name__}.{one.name}") for one in iter_modules(sources.__path__)
+    ]
+    return {
+        name: factory
+        for module in modules
+        for name, factory in vars(module).items()
+        if hasattr(factory, SITE_PLACE) and factory.__module__ == module.__name__
+    }
 
 
 def own_config(
@@ -65,8 +81,10 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
             '\'data-root="..." data-format="..."\''
         )
     kind = node.get(f"{PREFIX}format", "image_folder")
-    if kind not in FORMATS:
-        raise ConfigError(f"data-format={kind}: must be one of {', '.join(FORMATS)}")
+    formats = site_formats()
+    if kind not in formats:
+        raise ConfigError(f"data-format={kind}: must be one of {', '.join(formats)}")
+    factory = formats[kind]
     given = {
         key.removeprefix(PREFIX).replace("-", "_"): value
         for key, value in node.items()
@@ -80,13 +98,13 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
             "of the node's configuration"
         )
     source: dict[str, Any] = {
-        "_target_": f"{FACTORY_PACKAGES['data']}.sources.{SOURCES.get(kind, kind)}.{kind}",
-        FORMATS[kind]: node[f"{PREFIX}root"],
+        "_target_": f"{factory.__module__}.{factory.__name__}",
+        getattr(factory, SITE_PLACE): node[f"{PREFIX}root"],
         "size": size,
         **given,
     }
     source["every_class"] = False
-    if kind != "ham10000":  # whose classes are fixed
+    if "classes" in inspect.signature(factory).parameters:  # else they are fixed
         source["classes"] = list(classes)
     return {
         "_target_": f"{FACTORY_PACKAGES['data']}.sources.one_site.one_site",

@@ -4,6 +4,7 @@ path of somebody else's choice."""
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from fedrobust.clients.app import app
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from fedrobust.data import sources
+from fedrobust.data.dataset import DataSource, usable_at_sites
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.experiment import compose, experiment, factories, settings
 from fedrobust.federation.demo import share_out, write_npz
@@ -60,13 +63,50 @@ def test_every_format_and_its_settings() -> None:
     }
 
 
+MADE_UP = """
+from fedrobust.data.dataset import DataSource, usable_at_sites
+from fedrobust.utils.validation import check_settings
+
+@usable_at_sites("place")
+@check_settings("data")
+def made_up(place: str, size: int = 64, every_class: bool = True, tint: str = "red") -> DataSource:
+    return DataSource(f"{place} {size} {tint} {every_class}", lambda: None)
+
+def helper() -> None: ...
+"""
+
+
+def test_a_new_source_says_itself_that_sites_may_use_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made_up_module.py").write_text(MADE_UP)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path)])
+    node = {"data-root": "here", "data-format": "made_up", "data-tint": "blue"}
+    try:
+        own = own_data(node, size=32, classes=CLASSES)
+        built = factories.build_group({"data": own["source"]}, "data")
+    finally:
+        sys.modules.pop("fedrobust.data.sources.made_up_module", None)
+    assert built.name == "here 32 blue False"
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="made_up: must be one of csv, ham10000, image_folder"):
+        own_data(node, size=32, classes=CLASSES)
+
+
+def test_a_source_for_sites_must_take_what_sites_give() -> None:
+    def source(root: str, size: int = 64) -> DataSource: ...
+
+    with pytest.raises(TypeError, match="source: a site needs the parameter every_class"):
+        usable_at_sites("root")(source)
+
+
 @pytest.mark.parametrize(
     ("node", "words"),
     [
         ({}, "data-root: this node names no data"),
         (
             {"data-root": "x", "data-format": "synthetic"},
-            "data-format=synthetic: must be one of ham10000, image_folder, csv, npz",
+            "data-format=synthetic: must be one of csv, ham10000, image_folder, npz$",
         ),
         ({"data-root": "x", "data-size": 3}, "data-size=3: comes with the run"),
         ({"data-root": "x", "data-every-class": True}, "data-every_class=True: comes with the run"),
