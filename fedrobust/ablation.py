@@ -9,9 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedrobust.studies.ablation.plan import read_plan
-from fedrobust.studies.command_line import run_grid_command
+from fedrobust.studies.ablation.plan import BLOCK, NOT_CENTRAL, AblationSettings, read_plan
+from fedrobust.studies.command_line import GridCommand, run_grid_command
 from fedrobust.studies.comparison.grid import Cell
+
+COMMAND = GridCommand(
+    BLOCK,
+    "Train the poster's models centrally with every seed, on clean and on poisoned data, and "
+    "measure how much of their quality is lost on noisy images and under clinical scenarios. "
+    "Without experiment=... it is experiment=poster.",
+    AblationSettings,
+    {"contamination": "poisonings"},
+    frozenset(NOT_CENTRAL),
+)
 
 
 def _start(words: Sequence[str]) -> Mapping[Cell, str]:
@@ -23,7 +33,7 @@ def _start(words: Sequence[str]) -> Mapping[Cell, str]:
 
 def main() -> None:
     """The command line."""
-    run_grid_command("ablation.yaml", _start)
+    run_grid_command(COMMAND, _start)
 
 
 if __name__ == "__main__":

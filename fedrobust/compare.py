@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedrobust.studies.command_line import run_grid_command
-from fedrobust.studies.comparison.grid import Cell, read_grid
+from fedrobust.studies.command_line import GridCommand, run_grid_command
+from fedrobust.studies.comparison.grid import BLOCK, Cell, ComparisonSettings, read_grid
+
+COMMAND = GridCommand(
+    BLOCK,
+    "Run every strategy under every contamination, for every number of poisoned clients and every "
+    "seed; rank the strategies, with paired tests and intervals.",
+    ComparisonSettings,
+    {"strategy": "strategies", "contamination": "contaminations"},
+)
 
 
 def _start(words: Sequence[str]) -> Mapping[Cell, str]:
@@ -22,7 +30,7 @@ def _start(words: Sequence[str]) -> Mapping[Cell, str]:
 
 def main() -> None:
     """The command line."""
-    run_grid_command("compare.yaml", _start)
+    run_grid_command(COMMAND, _start)
 
 
 if __name__ == "__main__":

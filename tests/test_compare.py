@@ -87,13 +87,6 @@ def test_wrong_input_ends_with_one_line_and_code_2(
     assert not out.exists()
 
 
-def test_help_says_what_there_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "--help") == 0
-    assert "contaminations" in capsys.readouterr().out
-
-
 def processes(out: Path) -> list[str]:
     """The processes of cells in this folder."""
     found = subprocess.run(

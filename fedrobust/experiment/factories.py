@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedrobust.errors import ConfigError
-from fedrobust.utils.names import did_you_mean
+from fedrobust.utils.validation import check_names
 
 # Where the factories of each group may live. A configuration can come over the network: nothing
 # else is ever called.
@@ -112,22 +112,10 @@ def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[st
         if key != "_target_"
     }
     known = inspect.signature(factory).parameters
-    for key, value in keywords.items():
-        if key not in known:
-            raise ConfigError(
-                f"{path}.{key}={value}: unknown setting; {did_you_mean(key, known)}"
-                f"known are {', '.join(known)}"
-            )
     keywords |= {
         key: value for key, value in given.items() if key in known and keywords.get(key) is None
     }
-    missing = [
-        key
-        for key, p in known.items()
-        if p.default is p.empty and key not in keywords and p.kind is not p.VAR_POSITIONAL
-    ]
-    if missing:
-        raise ConfigError(f"{path}.{missing[0]}: is missing; set {path}.{missing[0]}=...")
+    check_names(path, keywords, factory)
     try:
         return factory(**keywords)
     # one factory serves several groups: the line must name the key that the user wrote

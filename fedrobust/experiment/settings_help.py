@@ -42,10 +42,7 @@ def describe(words: Sequence[str]) -> str:
     Raises:
         ConfigError: a choice's factory cannot be found; and Hydra's errors for an unknown choice.
     """
-    chosen = [word for word in words if word.partition("=")[0] in FACTORY_PACKAGES]
-    if chosen:
-        return "\n\n".join("\n".join(_choice_lines(word)) for word in chosen)
-    return "\n".join(
+    return describe_choices(words) or "\n".join(
         [
             USAGE,
             "",
@@ -56,11 +53,18 @@ def describe(words: Sequence[str]) -> str:
             *_model_lines(ServerSettings, "server."),
             "",
             "Groups:",
-            *_group_lines(),
+            *group_lines(default_heads()),
             "",
             MORE,
         ]
     )
+
+
+def describe_choices(words: Sequence[str]) -> str:
+    """The settings of the choices of groups among the words; empty without any. Raises as
+    `describe`."""
+    chosen = [word for word in words if word.partition("=")[0] in FACTORY_PACKAGES]
+    return "\n\n".join("\n".join(_choice_lines(word)) for word in chosen)
 
 
 def _model_lines(model: type[BaseModel], path: str = "") -> Iterator[str]:
@@ -69,21 +73,34 @@ def _model_lines(model: type[BaseModel], path: str = "") -> Iterator[str]:
             continue
         marks = [one for one in field.metadata if getattr(one, "le", None) != MOST]
         kind: Any = Annotated[field.annotation, *marks] if marks else field.annotation
-        yield from _entry(
+        yield from setting_lines(
             f"{path}{name}={format_value(field.default)}",
             f"{describe_type(kind)}: {field.description}",
         )
 
 
-def _group_lines() -> Iterator[str]:
+def default_heads() -> dict[str, str]:
+    """{group: the word that chooses its default}."""
+    return {
+        group: f"{group}={choice}"
+        for group, choice in default_choices().items()
+        if group in FACTORY_PACKAGES
+    }
+
+
+def group_lines(heads: Mapping[str, str]) -> Iterator[str]:
+    """Groups with their meaning and their choices.
+
+    Args:
+        heads: {group: the word that chooses its default}; other groups are left out.
+    """
     folder = Path(str(fedrobust.configs.__file__)).parent
-    chosen = default_choices()
-    for group in (name for name in Settings.model_fields if name in FACTORY_PACKAGES):
+    for group in (name for name in Settings.model_fields if name in heads):
         name = "contamination" if group in CONTAMINATIONS else group
         choices = sorted(path.stem for path in (folder / name).glob("*.yaml"))
         said = "as contamination" if group in CONTAMINATIONS else ", ".join(choices)
-        yield from _entry(
-            f"{group}={chosen[group]}", f"{Settings.model_fields[group].description}: {said}"
+        yield from setting_lines(
+            heads[group], f"{Settings.model_fields[group].description}: {said}"
         )
 
 
@@ -93,13 +110,13 @@ def _choice_lines(word: str) -> Iterator[str]:
     written = compose(f"{folder}={word.partition('=')[2]}")[group]
     factory = find_factory(group, written["_target_"])
     about, *_ = (inspect.getdoc(factory) or "").split("\n\n")  # without Args and the like
-    yield from textwrap.wrap(f"{word}: {about}", _width())
+    yield from wrap_text(f"{word}: {about}")
     for one in list_settings(factory):
         value = _find_written(written, one.name)
         default = one.default if value is None else value
         shown = "" if default in (None, REQUIRED) else default
         needed = "" if shown else " (must be given)"
-        yield from _entry(
+        yield from setting_lines(
             f"{group}.{one.name}={shown}",
             f"{one.kind}{needed}" + (f": {one.description}" if one.description else ""),
         )
@@ -114,10 +131,25 @@ def _find_written(settings: Any, key: str) -> str | None:
     return format_value(settings)
 
 
-def _entry(head: str, text: str) -> list[str]:
+def setting_lines(head: str, text: str) -> list[str]:
     """One setting: its key and default, and below what it is."""
-    text = textwrap.fill(text, _width(), initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return [f"  {head}", text]
+    return [_indent(head, first=2, others=4), _indent(text, first=6, others=6)]
+
+
+def _indent(text: str, first: int, others: int) -> str:
+    return textwrap.fill(
+        text,
+        _width(),
+        initial_indent=" " * first,
+        subsequent_indent=" " * others,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def wrap_text(text: str) -> list[str]:
+    """Lines of a paragraph, as wide as the screen."""
+    return textwrap.wrap(text, _width())
 
 
 def _width() -> int:

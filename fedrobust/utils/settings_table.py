@@ -72,10 +72,12 @@ def _rows(parameter: inspect.Parameter, kind: Any, told: str) -> Iterator[Settin
 
 def list_descriptions(source: Any) -> dict[str, str]:
     """What the section `Args:` (or `Attributes:`) of a docstring says of each name, on one line
-    each."""
+    each; of a class those of its bases, too."""
     found: dict[str, str] = {}
+    for base in source.__bases__ if inspect.isclass(source) else ():
+        found |= list_descriptions(base)
     name = None
-    for line in _section(inspect.getdoc(source) or ""):
+    for line in _section(inspect.cleandoc(source.__doc__ or "")):
         entry = ENTRY.match(line)
         if entry:
             name = entry[1]

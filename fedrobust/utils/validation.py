@@ -116,7 +116,8 @@ def check_settings(group: str) -> Callable[[Factory], Factory]:
     they are used.
 
     Args:
-        group: the group's name, with which the keys of its error lines begin.
+        group: the group's name, with which the keys of its error lines begin; empty where keys
+            stand alone.
     """
 
     def decorate(factory: Factory) -> Factory:
@@ -149,28 +150,33 @@ def _checking(
             kind = kinds().get(name)
             if kind is None:
                 continue
+            key = f"{group}.{name}" if group else name
             if is_settings_class(kind):
-                bound.arguments[name] = _make_settings(f"{group}.{name}", value, kind)
+                bound.arguments[name] = make_settings(key, value, kind)
             else:
-                _check(f"{group}.{name}", value, kind, adapter(name))
+                _check(key, value, kind, adapter(name))
         return function(*bound.args, **bound.kwargs)
 
     return checking
 
 
-def _make_settings(key: str, value: Any, kind: type[Made]) -> Made:
-    """The settings class of a group inside a group, which may be written as a mapping."""
+def make_settings(key: str, value: Any, kind: type[Made]) -> Made:
+    """A settings class from what a configuration holds for it.
+
+    Args:
+        key: the full name of the group, for error lines.
+        value: its settings as a mapping; an instance of the class stays as it is.
+        kind: the settings class.
+
+    Raises:
+        ConfigError: a setting is unknown, missing or wrong.
+    """
     if isinstance(value, kind):
         return value
-    known = inspect.signature(kind).parameters
     if not isinstance(value, Mapping):
+        known = inspect.signature(kind).parameters
         raise ConfigError(f"{key}={value}: must be a group of settings: {', '.join(known)}")
-    for name, inner in value.items():
-        if name not in known:
-            raise ConfigError(
-                f"{key}.{name}={inner}: unknown setting; {did_you_mean(str(name), known)}"
-                f"known are {', '.join(known)}"
-            )
+    check_names(key, value, kind)
     return kind(**value)
 
 
@@ -178,6 +184,29 @@ def _make_adapter(kind: Any) -> TypeAdapter[Any]:
     # a dataclass alone may have no other configuration than its own
     alone = len(alternatives(kind)) == 1 and any(isinstance(one, Built) for one in marks(kind))
     return TypeAdapter(kind, config=None if alone else STRICT)
+
+
+def check_names(path: str, given: Mapping[str, Any], factory: Callable[..., Any]) -> None:
+    """Whether these are settings of a factory or settings class, and all that it needs.
+
+    Args:
+        path: the full name of what holds them, for the error line.
+        given: the settings.
+        factory: what takes them.
+
+    Raises:
+        ConfigError: an unknown setting, with the known ones; or one that is missing.
+    """
+    known = inspect.signature(factory).parameters
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(
+                f"{path}.{key}={value}: unknown setting; {did_you_mean(str(key), known)}"
+                f"known are {', '.join(known)}"
+            )
+    for key, one in known.items():
+        if one.default is one.empty and key not in given and one.kind is not one.VAR_POSITIONAL:
+            raise ConfigError(f"{path}.{key}: is missing; set {path}.{key}=...")
 
 
 def setting_types(factory: Callable[..., Any]) -> dict[str, Any]:

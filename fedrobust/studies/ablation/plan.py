@@ -5,35 +5,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose as settings
 from fedrobust.studies.comparison.grid import (
     NOBODY,
+    Choices,
     Grid,
+    GridSettings,
+    Numbers,
     Variant,
-    check_block,
+    as_list,
     config_digest,
-    numbers,
+    make_grid,
     own_engine,
     sort_words,
     variants,
 )
+from fedrobust.utils.validation import Words, check_settings, make_settings
 
 BLOCK = "ablation"
-KEYS = (
-    "models",
-    "poisonings",
-    "scenarios",
-    "severities",
-    "seeds",
-    "parallel",
-    "threads",
-    "draws",
-    "out",
-)
 REPLACEMENTS = {"seed": "seeds=[...]", "contamination": "poisonings=[...]"}
 NOT_CENTRAL = {
     *(
@@ -69,7 +61,33 @@ CENTRAL = (
     *("server.checkpoint_every=0", "server.round_timeout=31536000"),
 )
 CORRUPTION = "contamination@corruption"
+OptionalChoices = Annotated[
+    str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None,
+    Words("a list of choices, or of {a name: the settings that it stands for}"),
+]
 RESERVED = ("clean", "corrupted", "twin_")  # so begin the names of what a run itself is judged on
+
+
+@check_settings("")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AblationSettings(GridSettings):
+    """The block `ablation` of a configuration.
+
+    Attributes:
+        models: what is trained, the first being what the others are compared with; a choice of
+            model, or as in {ETF: 'client.rect=false'}. Names of the poster get its values beside
+            their own
+        poisonings: what is done to training and validation data: choices of contamination, or as
+            in {wrong: 'contamination=label_error contamination.rate=0.1'}; []: nothing
+        scenarios: what is done to test images beside the noise of Experiment 2, which is
+            contamination@corruption: likewise; []: nothing
+        severities: of the scenarios that have one
+    """
+
+    models: Choices
+    poisonings: OptionalChoices
+    scenarios: OptionalChoices
+    severities: Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,35 +135,31 @@ class Plan:
 def read_plan(words: Sequence[str]) -> Plan:
     """The plan of a command line, its own settings checked, those of the trainings not. Raises
     ConfigError."""
-    own, others = sort_words(words, BLOCK, KEYS, REPLACEMENTS)
+    own, others = sort_words(words, BLOCK, AblationSettings, REPLACEMENTS)
     _refuse_federated(others)
     settings.check_command_line(words)
     _, block = settings.compose_comparison(*others, *own, name=BLOCK)
-    check_block(BLOCK, block, KEYS)
-    poisonings = _optional("poisonings", "contamination", block["poisonings"])
+    asked = make_settings(BLOCK, block, AblationSettings)
+    poisonings = _optional("poisonings", "contamination", asked.poisonings)
     if NOBODY in [one.name for one in poisonings]:
         raise ConfigError(
             f"poisonings: {NOBODY} is the name of clean trainings; choose another name"
         )
-    models = variants("models", "model", block["models"])
+    models = variants("models", "model", asked.models)
     _refuse_federated([word for one in (*models, *poisonings) for word in one.words])
     given = (
         others
         if any(word.startswith("experiment=") for word in others)
         else ["experiment=poster", *others]
     )
-    grid = Grid(
+    grid = make_grid(
+        asked,
         strategies=models,
         contaminations=poisonings,
         poisoned=(0, 1) if poisonings else (0,),
-        seeds=numbers("seeds", block["seeds"]),
-        parallel=block["parallel"],
-        threads=block["threads"],
-        draws=block["draws"],
-        out=Path(block["out"]).expanduser(),
-        words=(*own_engine(others, block["threads"]), *given, *CENTRAL),
+        words=(*own_engine(others, asked.threads), *given, *CENTRAL),
     )
-    return Plan(grid, _scenarios(grid, block["scenarios"], block["severities"]))
+    return Plan(grid, _scenarios(grid, asked))
 
 
 def _refuse_federated(words: Sequence[str]) -> None:
@@ -160,12 +174,12 @@ def _optional(key: str, group: str, value: Any) -> tuple[Variant, ...]:
     return () if value is None or value == [] else variants(key, group, value)
 
 
-def _scenarios(grid: Grid, value: Any, severities: Any) -> tuple[Scenario, ...]:
+def _scenarios(grid: Grid, asked: AblationSettings) -> tuple[Scenario, ...]:
     """Every scenario at every severity, those that have none once. Raises ConfigError and Hydra's
     errors."""
-    graded = sorted(numbers("severities", severities))
+    graded = sorted(as_list(asked.severities))
     found = []
-    for variant in _optional("scenarios", CORRUPTION, value):
+    for variant in _optional("scenarios", CORRUPTION, asked.scenarios):
         chosen = settings.compose(*grid.words, *variant.words)["corruption"]
         steps = graded if "severity" in chosen else [None]
         found += [

@@ -7,24 +7,108 @@ import hashlib
 import itertools
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose, settings
-from fedrobust.utils.validation import Count, PositiveCount, check
+from fedrobust.utils.names import nearest
+from fedrobust.utils.settings_table import list_settings
+from fedrobust.utils.validation import (
+    Count,
+    PositiveCount,
+    Words,
+    check_settings,
+    make_settings,
+)
 
+OWN_ENGINE = "inline"  # of each cell, which has a process of its own
 NOBODY = "none"  # the attack of a cell without poisoned clients
-KEYS = ("strategies", "contaminations", "poisoned", "seeds", "parallel", "threads", "draws", "out")
+BLOCK = "compare"
 REPLACEMENTS = {
     "strategy": "strategies=[...]",
     "contamination": "contaminations=[...]",
     "seed": "seeds=[...]",
 }
-SINGLE = {"parallel": None, "threads": 1, "draws": 1}  # smallest values; None: may be null
 NAME = re.compile(r"[^A-Za-z0-9._+-]+")
+
+
+def count_poisoned(poisoned: int | Sequence[int]) -> int:
+    """How many clients are poisoned."""
+    return poisoned if isinstance(poisoned, int) else len(poisoned)
+
+
+def _find_repeated(values: Sequence[Any]) -> Any:
+    """The first value that stood there before; None where each stands once."""
+    return next((one for place, one in enumerate(values) if one in values[:place]), None)
+
+
+def _check_different(values: int | Sequence[int | Sequence[int]]) -> Any:
+    """The tables tell cells apart by these numbers."""
+    numbers = [] if isinstance(values, int) else [count_poisoned(one) for one in values]
+    if _find_repeated(numbers) is not None:
+        raise ValueError("a value is there twice")
+    return values
+
+
+Item = TypeVar("Item")
+AtLeastOne = Annotated[Sequence[Item], Field(min_length=1)]
+Numbers = Annotated[
+    Count | AtLeastOne[Count],
+    AfterValidator(_check_different),
+    Words("a list of different whole numbers from 0"),
+]
+PoisonedCounts = Annotated[
+    Count | AtLeastOne[Count | Sequence[Count]],
+    AfterValidator(_check_different),
+    Words("a list of different numbers of clients, or of lists of their ids"),
+]
+Choices = Annotated[
+    str | Mapping[str, Any] | AtLeastOne[str | Mapping[str, Any]],
+    Words("a list of choices, or of {a name: the settings that it stands for}"),
+]
+
+
+@check_settings("")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridSettings:
+    """The settings of every grid; one value counts as a list of one.
+
+    Attributes:
+        seeds: one run of each kind for each of them
+        parallel: runs side by side, which changes no result; null: as many as there are GPUs, else
+            the cores divided by threads
+        threads: of torch in every run
+        draws: bootstrap replicates over seeds and test images
+        out: where everything is written; the same command goes on where it was stopped
+    """
+
+    seeds: Numbers
+    parallel: PositiveCount | None
+    threads: PositiveCount
+    draws: PositiveCount
+    out: Annotated[str, Field(min_length=1), Words("a folder")]
+
+
+@check_settings("")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonSettings(GridSettings):
+    """The block `compare` of a configuration.
+
+    Attributes:
+        strategies: rules to be compared; a name of your own as in {gentle krum: 'strategy=krum
+            strategy.f=1'}
+        contaminations: attacks, likewise
+        poisoned: how many clients are poisoned, or which; 0: one run for each strategy and seed
+    """
+
+    strategies: Choices
+    contaminations: Choices
+    poisoned: PoisonedCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,53 +181,49 @@ def config_digest(config: Mapping[str, Any]) -> str:
 def read_grid(words: Sequence[str]) -> Grid:
     """The grid of a command line, each of its settings checked; cells are not. Raises
     ConfigError."""
-    own, others = sort_words(words, "compare", KEYS, REPLACEMENTS)
+    own, others = sort_words(words, BLOCK, ComparisonSettings, REPLACEMENTS)
     compose.check_command_line(words)
-    _, block = compose.compose_comparison(*others, *own)
-    check_block("compare", block, KEYS)
-    contaminations = variants("contaminations", "contamination", block["contaminations"])
+    _, block = compose.compose_comparison(*others, *own, name=BLOCK)
+    asked = make_settings(BLOCK, block, ComparisonSettings)
+    contaminations = variants("contaminations", "contamination", asked.contaminations)
     if NOBODY in [one.name for one in contaminations]:
         raise ConfigError(
             f"contaminations: {NOBODY} is the name of cells without poisoned clients; "
             "choose another name"
         )
-    return Grid(
-        strategies=variants("strategies", "strategy", block["strategies"]),
+    poisoned = [tuple(one) if isinstance(one, list) else one for one in as_list(asked.poisoned)]
+    return make_grid(
+        asked,
+        strategies=variants("strategies", "strategy", asked.strategies),
         contaminations=contaminations,
-        poisoned=_poisoned(block["poisoned"]),
-        seeds=numbers("seeds", block["seeds"]),
-        parallel=block["parallel"],
-        threads=block["threads"],
-        draws=block["draws"],
-        out=Path(block["out"]).expanduser(),
-        words=(*own_engine(others, block["threads"]), *others),
+        poisoned=tuple(one or 0 for one in poisoned),  # an empty list of ids: nobody
+        words=(*own_engine(others, asked.threads), *others),
     )
 
 
-def check_block(name: str, block: Mapping[str, Any], keys: Collection[str]) -> None:
-    """The settings that every grid has. Raises ConfigError."""
-    for key in block:
-        if key not in keys:
-            raise ConfigError(
-                f"{name}.{key}={block[key]}: unknown setting; known are {', '.join(keys)}"
-            )
-    for key, low in SINGLE.items():
-        if low is not None or block[key] is not None:
-            check(key, block[key], PositiveCount)
-    if not isinstance(block["out"], str) or not block["out"]:
-        raise ConfigError(f"out={block['out']}: must be a folder")
+def make_grid(asked: GridSettings, **lists: Any) -> Grid:
+    """A grid with its own settings, and with the lists that differ between studies."""
+    return Grid(
+        seeds=tuple(as_list(asked.seeds)),
+        parallel=asked.parallel,
+        threads=asked.threads,
+        draws=asked.draws,
+        out=Path(asked.out).expanduser(),
+        **lists,
+    )
 
 
 def sort_words(
-    words: Sequence[str], name: str, keys: Collection[str], instead: Mapping[str, str]
+    words: Sequence[str], name: str, kind: Callable[..., object], instead: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:
     """The overrides of the block `name`, which is put in front of them, and those of the main
     configuration.
 
-    keys: of the block, which may be written without its name; instead: {a key of the main
-    configuration: what to write in its place}.
+    kind: the settings of the block, which may be written without its name; instead: {a key of the
+    main configuration: what to write in its place}.
     """
     own, others = [], []
+    keys = {one.name for one in list_settings(kind)}
     for word in words:
         key = word.partition("=")[0]
         if key in instead:
@@ -159,8 +239,19 @@ def sort_words(
         elif key in keys:
             own.append(f"{name}.{word}")
         else:
+            _check_misspelt(word, keys)
             others.append(word)
     return own, others
+
+
+def _check_misspelt(word: str, keys: Collection[str]) -> None:
+    """Hydra sees the keys of a block with its name only, and could not name the nearest one."""
+    key, equal, value = word.partition("=")
+    main = {*settings.Settings.model_fields, "experiment"}
+    if equal and key.isidentifier() and key not in main:
+        near = nearest(key, sorted(main | {*keys}))
+        if near in keys:
+            raise ConfigError(f"{word}: unknown key; did you mean {near}={value}?")
 
 
 def own_engine(words: Sequence[str], threads: int) -> list[str]:
@@ -170,23 +261,21 @@ def own_engine(words: Sequence[str], threads: int) -> list[str]:
     return (
         []
         if "engine" in given
-        else ["engine=inline"]
+        else [f"engine={OWN_ENGINE}"]
         + ([] if "engine.threads" in given else [f"engine.threads={threads}"])
     )
 
 
-def _list(key: str, value: Any) -> list[Any]:
-    found = value if isinstance(value, list) else [value]
-    if not found:
-        raise ConfigError(f"{key}=[]: must name at least one")
-    return found
+def as_list(value: Any) -> list[Any]:
+    """One value counts as a list of one."""
+    return value if isinstance(value, list) else [value]
 
 
 def variants(key: str, group: str, value: Any) -> tuple[Variant, ...]:
     """The variants of a list, each a choice of the group or {a name: the overrides that it stands
     for}. Raises ConfigError."""
-    found = tuple(_variant(key, group, item) for item in _list(key, value))
-    _no_twice(key, [one.name for one in found])
+    found = tuple(_variant(key, group, item) for item in as_list(value))
+    _check_names_differ(key, [one.name for one in found])
     return found
 
 
@@ -210,34 +299,10 @@ def _variant(key: str, group: str, item: Any) -> Variant:
     return Variant(str(name), words)
 
 
-def _poisoned(value: Any) -> tuple[int | tuple[int, ...], ...]:
-    found = [tuple(item) if isinstance(item, list) else item for item in _list("poisoned", value)]
-    for item in found:
-        for one in item if isinstance(item, tuple) else [item]:
-            check("poisoned", one, Count)
-    counts = [count_poisoned(item) for item in found]
-    _no_twice("poisoned", counts)  # the tables tell cells apart by the number
-    return tuple(item or 0 for item in found)
-
-
-def count_poisoned(poisoned: int | tuple[int, ...]) -> int:
-    """How many clients are poisoned."""
-    return len(poisoned) if isinstance(poisoned, tuple) else poisoned
-
-
-def numbers(key: str, value: Any) -> tuple[int, ...]:
-    """Different whole numbers from 0. Raises ConfigError."""
-    found = _list(key, value)
-    for one in found:
-        check(key, one, Count)
-    _no_twice(key, found)
-    return tuple(found)
-
-
-def _no_twice(key: str, values: Sequence[Any]) -> None:
-    twice = [value for place, value in enumerate(values) if value in values[:place]]
-    if twice:
-        raise ConfigError(f"{key}: {twice[0]} is there twice; name each once")
+def _check_names_differ(key: str, values: Sequence[str]) -> None:
+    twice = _find_repeated(values)
+    if twice is not None:
+        raise ConfigError(f"{key}: {twice} is there twice; name each once")
 
 
 def cells(grid: Grid) -> list[Cell]:
@@ -267,5 +332,5 @@ def cells(grid: Grid) -> list[Cell]:
                 )
             )
     # names that differ in signs no file name should have
-    _no_twice("out: the folder", [cell.folder for cell in found])
+    _check_names_differ("out: the folder", [cell.folder for cell in found])
     return sorted(found, key=lambda cell: (grid.seeds.index(cell.seed), cell.poisoned > 0))

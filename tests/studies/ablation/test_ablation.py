@@ -97,13 +97,6 @@ def test_wrong_input_ends_with_one_line_and_code_2(
     assert not (tmp_path / "out").exists()
 
 
-def test_help_says_what_there_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "--help") == 0
-    assert "poisonings" in capsys.readouterr().out
-
-
 @pytest.mark.slow
 def test_stopped_in_the_middle_and_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
