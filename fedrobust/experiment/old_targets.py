@@ -1,125 +1,165 @@
-"""Names of factories before they moved, as manifests of older runs hold them: accepted for one
-release."""
+"""Names of factories before they moved or were renamed, as manifests of older runs hold them:
+accepted for one release."""
 
-OLD_TARGETS: dict[str, str] = {
-    "clients.adversarial.adversarial": "fedrobust.clients.adversarial.adversarial",
-    "clients.cohort.cohort": "fedrobust.clients.mutual_learning.mutual_learning",
-    "clients.mutual.mutual": "fedrobust.clients.global_distillation.global_distillation",
-    "clients.prox.prox": "fedrobust.clients.prox.prox",
-    "clients.sgd.sgd": "fedrobust.clients.sgd.sgd",
-    "fedrobust.contamination.adaptive_etf.adaptive_etf": "fedrobust.contamination.updates.adaptive_etf.adaptive_etf",
-    "fedrobust.contamination.alie.alie": "fedrobust.contamination.updates.alie.alie",
-    "fedrobust.contamination.alie.optimal_alie": "fedrobust.contamination.updates.alie.optimal_alie",
-    "fedrobust.contamination.artefacts.bubbles": "fedrobust.contamination.corruptions.artefacts.bubbles",
-    "fedrobust.contamination.artefacts.burned_text": "fedrobust.contamination.corruptions.artefacts.burned_text",
-    "fedrobust.contamination.artefacts.hair": "fedrobust.contamination.corruptions.artefacts.hair",
-    "fedrobust.contamination.artefacts.ruler": "fedrobust.contamination.corruptions.artefacts.ruler",
-    "fedrobust.contamination.artefacts.vignette": "fedrobust.contamination.corruptions.artefacts.vignette",
-    "fedrobust.contamination.backdoor_edge_case.backdoor_edge_case": "fedrobust.contamination.backdoors.edge_case.backdoor_edge_case",
-    "fedrobust.contamination.backdoor_patch.backdoor_patch": "fedrobust.contamination.backdoors.patch.backdoor_patch",
-    "fedrobust.contamination.backdoor_triggers.backdoor_blended": "fedrobust.contamination.backdoors.triggers.backdoor_blended",
-    "fedrobust.contamination.backdoor_triggers.backdoor_clinical": "fedrobust.contamination.backdoors.triggers.backdoor_clinical",
-    "fedrobust.contamination.backdoor_triggers.backdoor_distributed": "fedrobust.contamination.backdoors.triggers.backdoor_distributed",
-    "fedrobust.contamination.backdoor_updates.backdoor_neurotoxin": "fedrobust.contamination.backdoors.updates.backdoor_neurotoxin",
-    "fedrobust.contamination.backdoor_updates.backdoor_replacement": "fedrobust.contamination.backdoors.updates.backdoor_replacement",
-    "fedrobust.contamination.blurs.defocus_blur": "fedrobust.contamination.corruptions.blur.defocus_blur",
-    "fedrobust.contamination.blurs.motion_blur": "fedrobust.contamination.corruptions.blur.motion_blur",
-    "fedrobust.contamination.blurs.zoom_blur": "fedrobust.contamination.corruptions.blur.zoom_blur",
-    "fedrobust.contamination.clinical_noise.clinical_noise": "fedrobust.contamination.noisy_hospital.clinical_noise",
-    "fedrobust.contamination.digital.jpeg": "fedrobust.contamination.corruptions.digital.jpeg",
-    "fedrobust.contamination.digital.pixelate": "fedrobust.contamination.corruptions.digital.pixelate",
-    "fedrobust.contamination.evasion.evasion": "fedrobust.contamination.adversarial_images.evasion",
-    "fedrobust.contamination.fang.fang": "fedrobust.contamination.updates.fang.fang",
-    "fedrobust.contamination.free_rider.free_rider": "fedrobust.contamination.updates.independent.free_rider",
-    "fedrobust.contamination.gaussian_noise.gaussian_noise": "fedrobust.contamination.corruptions.gaussian_noise.gaussian_noise",
-    "fedrobust.contamination.gaussian_update.gaussian_update": "fedrobust.contamination.updates.independent.gaussian_update",
-    "fedrobust.contamination.ipm.ipm": "fedrobust.contamination.updates.ipm.ipm",
-    "fedrobust.contamination.ipm.optimal_ipm": "fedrobust.contamination.updates.ipm.optimal_ipm",
-    "fedrobust.contamination.label_error.label_error": "fedrobust.contamination.labels.label_error.label_error",
-    "fedrobust.contamination.label_flip.label_flip": "fedrobust.contamination.labels.label_flip.label_flip",
-    "fedrobust.contamination.label_noise.label_instance": "fedrobust.contamination.labels.label_noise.label_instance",
-    "fedrobust.contamination.label_noise.label_pair": "fedrobust.contamination.labels.label_noise.label_pair",
-    "fedrobust.contamination.mimic.mimic": "fedrobust.contamination.updates.mimic.mimic",
-    "fedrobust.contamination.min_max.min_max": "fedrobust.contamination.updates.min_max.min_max",
-    "fedrobust.contamination.min_sum.min_sum": "fedrobust.contamination.updates.min_sum.min_sum",
-    "fedrobust.contamination.noises.impulse_noise": "fedrobust.contamination.corruptions.noise.impulse_noise",
-    "fedrobust.contamination.noises.shot_noise": "fedrobust.contamination.corruptions.noise.shot_noise",
-    "fedrobust.contamination.noises.speckle_noise": "fedrobust.contamination.corruptions.noise.speckle_noise",
-    "fedrobust.contamination.not_finite.not_finite": "fedrobust.contamination.updates.independent.not_finite",
-    "fedrobust.contamination.scaling.scaling": "fedrobust.contamination.updates.independent.scaling",
-    "fedrobust.contamination.sign_flip.sign_flip": "fedrobust.contamination.updates.independent.sign_flip",
-    "fedrobust.contamination.tones.brightness_down": "fedrobust.contamination.corruptions.colour.brightness_down",
-    "fedrobust.contamination.tones.brightness_up": "fedrobust.contamination.corruptions.colour.brightness_up",
-    "fedrobust.contamination.tones.contrast_down": "fedrobust.contamination.corruptions.colour.contrast_down",
-    "fedrobust.contamination.tones.contrast_up": "fedrobust.contamination.corruptions.colour.contrast_up",
-    "fedrobust.contamination.tones.gamma_down": "fedrobust.contamination.corruptions.colour.gamma_down",
-    "fedrobust.contamination.tones.gamma_up": "fedrobust.contamination.corruptions.colour.gamma_up",
-    "fedrobust.contamination.tones.saturation": "fedrobust.contamination.corruptions.colour.saturation",
-    "fedrobust.data.csv.csv": "fedrobust.data.sources.csv_table.csv",
-    "fedrobust.data.ham10000.ham10000": "fedrobust.data.sources.ham10000.ham10000",
-    "fedrobust.data.image_folder.image_folder": "fedrobust.data.sources.image_folder.image_folder",
-    "fedrobust.data.medmnist.medmnist": "fedrobust.data.sources.medmnist.medmnist",
-    "fedrobust.data.npz.npz": "fedrobust.data.sources.npz_archive.npz",
-    "fedrobust.data.own.own": "fedrobust.data.sources.one_site.one_site",
-    "fedrobust.engines.auto_engine": "fedrobust.runtime.engines.auto_engine",
-    "fedrobust.engines.inline_engine": "fedrobust.runtime.engines.inline_engine",
-    "fedrobust.engines.ray_engine": "fedrobust.runtime.engines.ray_engine",
-    "fedrobust.evaluation.settings": "fedrobust.evaluation.settings.settings",
-    "fedrobust.evasion.fgsm.fgsm": "fedrobust.contamination.evasion.fgsm.fgsm",
-    "fedrobust.evasion.library.autoattack": "fedrobust.contamination.evasion.art_attacks.autoattack",
-    "fedrobust.evasion.library.carlini_wagner": "fedrobust.contamination.evasion.art_attacks.carlini_wagner",
-    "fedrobust.evasion.library.deepfool": "fedrobust.contamination.evasion.art_attacks.deepfool",
-    "fedrobust.evasion.none": "fedrobust.contamination.evasion.none",
-    "fedrobust.evasion.pgd.pgd": "fedrobust.contamination.evasion.pgd.pgd",
-    "fedrobust.models.meff": "fedrobust.learning.classifier.meff",
-    "fedrobust.models.timm_model": "fedrobust.learning.classifier.timm_model",
-    "fedrobust.partition.by_site": "fedrobust.data.partition.by_site",
-    "fedrobust.partition.dirichlet": "fedrobust.data.partition.dirichlet",
-    "fedrobust.partition.iid": "fedrobust.data.partition.iid",
-    "fedrobust.partition.quantity": "fedrobust.data.partition.quantity",
-    "fedrobust.partition.remote": "fedrobust.data.partition.remote",
-    "fedrobust.privacy.clipping": "fedrobust.privacy.mechanisms.clipping",
-    "fedrobust.privacy.local_dp": "fedrobust.privacy.mechanisms.local_dp",
-    "fedrobust.privacy.none": "fedrobust.privacy.mechanisms.none",
-    "fedrobust.privacy.secure_aggregation": "fedrobust.privacy.mechanisms.secure_aggregation",
-    "fedrobust.purification.filters.gaussian": "fedrobust.defences.purification.filters.gaussian",
-    "fedrobust.purification.filters.median_filter": "fedrobust.defences.purification.filters.median_filter",
-    "fedrobust.purification.jpeg.jpeg": "fedrobust.defences.purification.filters.jpeg",
-    "fedrobust.purification.mdda.mdda": "fedrobust.defences.purification.mdda.mdda",
-    "fedrobust.purification.none": "fedrobust.defences.purification.none",
-    "fedrobust.purification.tv.tv": "fedrobust.defences.purification.total_variation.tv",
-    "fedrobust.sanitising.none": "fedrobust.defences.sanitisation.none",
-    "fedrobust.sanitising.slab.slab": "fedrobust.defences.sanitisation.slab.slab",
-    "fedrobust.sanitising.sphere.sphere": "fedrobust.defences.sanitisation.sphere.sphere",
-    "strategies.bulyan.bulyan": "fedrobust.strategies.bulyan.bulyan",
-    "strategies.caf.caf": "fedrobust.strategies.caf.caf",
-    "strategies.centered_clipping.centered_clipping": "fedrobust.strategies.centered_clipping.centered_clipping",
-    "strategies.dnc.dnc": "fedrobust.strategies.dnc.dnc",
-    "strategies.etf_dml.etf_dml": "fedrobust.strategies.etf_dml.etf_dml",
-    "strategies.fedavg.fedavg": "fedrobust.strategies.fedavg.fedavg",
-    "strategies.feddf.feddf": "fedrobust.strategies.feddf.feddf",
-    "strategies.flame.flame": "fedrobust.strategies.flame.flame",
-    "strategies.fltrust.fltrust": "fedrobust.strategies.fltrust.fltrust",
-    "strategies.foolsgold.foolsgold": "fedrobust.strategies.foolsgold.foolsgold",
-    "strategies.geometric_median.geometric_median": "fedrobust.strategies.geometric_median.geometric_median",
-    "strategies.krum.krum": "fedrobust.strategies.krum.krum",
-    "strategies.krum.multi_krum": "fedrobust.strategies.krum.multi_krum",
-    "strategies.mda.mda": "fedrobust.strategies.mda.mda",
-    "strategies.meamed.meamed": "fedrobust.strategies.meamed.meamed",
-    "strategies.median.median": "fedrobust.strategies.median.median",
-    "strategies.monna.monna": "fedrobust.strategies.monna.monna",
-    "strategies.norm_clipping.norm_clipping": "fedrobust.strategies.norm_clipping.norm_clipping",
-    "strategies.preaggregation.bucketing.bucketing": "fedrobust.strategies.preaggregation.bucketing.bucketing",
-    "strategies.preaggregation.clipping.arc": "fedrobust.strategies.preaggregation.clipping.arc",
-    "strategies.preaggregation.clipping.clipping": "fedrobust.strategies.preaggregation.clipping.clipping",
-    "strategies.preaggregation.nnm.nnm": "fedrobust.strategies.preaggregation.nnm.nnm",
-    "strategies.preaggregation.none": "fedrobust.strategies.preaggregation.none",
-    "strategies.rlr.rlr": "fedrobust.strategies.rlr.rlr",
-    "strategies.server_optimizers.adaptive.fedadagrad": "fedrobust.strategies.server_optimizers.adaptive.fedadagrad",
-    "strategies.server_optimizers.adaptive.fedadam": "fedrobust.strategies.server_optimizers.adaptive.fedadam",
-    "strategies.server_optimizers.adaptive.fedyogi": "fedrobust.strategies.server_optimizers.adaptive.fedyogi",
-    "strategies.server_optimizers.momentum.fedavgm": "fedrobust.strategies.server_optimizers.momentum.fedavgm",
-    "strategies.server_optimizers.none": "fedrobust.strategies.server_optimizers.none",
-    "strategies.signguard.signguard": "fedrobust.strategies.signguard.signguard",
-    "strategies.trimmed_mean.trimmed_mean": "fedrobust.strategies.trimmed_mean.trimmed_mean",
-}
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+# old place, new place, and the names that are the same below both
+_MOVED = (
+    ("clients", "fedrobust.clients", "adversarial.adversarial prox.prox sgd.sgd"),
+    (
+        "fedrobust.contamination",
+        "fedrobust.contamination.updates",
+        "adaptive_etf.adaptive_etf alie.alie alie.optimal_alie fang.fang ipm.ipm "
+        "ipm.optimal_ipm mimic.mimic min_max.min_max min_sum.min_sum",
+    ),
+    (
+        "fedrobust.contamination",
+        "fedrobust.contamination.corruptions",
+        "artefacts.bubbles artefacts.burned_text artefacts.hair artefacts.ruler "
+        "artefacts.vignette digital.jpeg digital.pixelate gaussian_noise.gaussian_noise",
+    ),
+    (
+        "fedrobust.contamination.backdoor_edge_case",
+        "fedrobust.contamination.backdoors.edge_case",
+        "backdoor_edge_case",
+    ),
+    (
+        "fedrobust.contamination.backdoor_patch",
+        "fedrobust.contamination.backdoors.patch",
+        "backdoor_patch",
+    ),
+    (
+        "fedrobust.contamination.backdoor_triggers",
+        "fedrobust.contamination.backdoors.triggers",
+        "backdoor_blended backdoor_clinical backdoor_distributed",
+    ),
+    (
+        "fedrobust.contamination.backdoor_updates",
+        "fedrobust.contamination.backdoors.updates",
+        "backdoor_neurotoxin backdoor_replacement",
+    ),
+    (
+        "fedrobust.contamination.blurs",
+        "fedrobust.contamination.corruptions.blur",
+        "defocus_blur motion_blur zoom_blur",
+    ),
+    (
+        "fedrobust.contamination.clinical_noise",
+        "fedrobust.contamination.noisy_hospital",
+        "clinical_noise",
+    ),
+    ("fedrobust.contamination.evasion", "fedrobust.contamination.adversarial_images", "evasion"),
+    (
+        "fedrobust.contamination.free_rider",
+        "fedrobust.contamination.updates.independent",
+        "free_rider",
+    ),
+    (
+        "fedrobust.contamination.gaussian_update",
+        "fedrobust.contamination.updates.independent",
+        "gaussian_update",
+    ),
+    (
+        "fedrobust.contamination",
+        "fedrobust.contamination.labels",
+        "label_error.label_error label_flip.label_flip label_noise.label_instance "
+        "label_noise.label_pair",
+    ),
+    (
+        "fedrobust.contamination.noises",
+        "fedrobust.contamination.corruptions.noise",
+        "impulse_noise shot_noise speckle_noise",
+    ),
+    (
+        "fedrobust.contamination.not_finite",
+        "fedrobust.contamination.updates.independent",
+        "not_finite",
+    ),
+    ("fedrobust.contamination.scaling", "fedrobust.contamination.updates.independent", "scaling"),
+    (
+        "fedrobust.contamination.sign_flip",
+        "fedrobust.contamination.updates.independent",
+        "sign_flip",
+    ),
+    (
+        "fedrobust.contamination.tones",
+        "fedrobust.contamination.corruptions.colour",
+        "brightness_down brightness_up contrast_down contrast_up gamma_down gamma_up saturation",
+    ),
+    ("fedrobust.data.csv", "fedrobust.data.sources.csv_table", "csv"),
+    (
+        "fedrobust.data",
+        "fedrobust.data.sources",
+        "ham10000.ham10000 image_folder.image_folder medmnist.medmnist",
+    ),
+    ("fedrobust.data.npz", "fedrobust.data.sources.npz_archive", "npz"),
+    ("fedrobust.engines", "fedrobust.runtime.engines", "auto_engine inline_engine ray_engine"),
+    ("fedrobust.evaluation", "fedrobust.evaluation.settings", "settings"),
+    ("fedrobust.evasion", "fedrobust.contamination.evasion", "fgsm.fgsm none pgd.pgd"),
+    (
+        "fedrobust.evasion.library",
+        "fedrobust.contamination.evasion.art_attacks",
+        "autoattack carlini_wagner deepfool",
+    ),
+    ("fedrobust.models", "fedrobust.learning.classifier", "meff timm_model"),
+    ("fedrobust.partition", "fedrobust.data.partition", "by_site dirichlet iid quantity remote"),
+    (
+        "fedrobust.privacy",
+        "fedrobust.privacy.mechanisms",
+        "clipping local_dp none secure_aggregation",
+    ),
+    (
+        "fedrobust.purification",
+        "fedrobust.defences.purification",
+        "filters.gaussian filters.median_filter mdda.mdda none",
+    ),
+    ("fedrobust.purification.tv", "fedrobust.defences.purification.total_variation", "tv"),
+    ("fedrobust.sanitising", "fedrobust.defences.sanitisation", "none slab.slab sphere.sphere"),
+    (
+        "strategies",
+        "fedrobust.strategies",
+        "bulyan.bulyan caf.caf centered_clipping.centered_clipping dnc.dnc "
+        "etf_dml.etf_dml fedavg.fedavg feddf.feddf flame.flame fltrust.fltrust "
+        "foolsgold.foolsgold geometric_median.geometric_median krum.krum krum.multi_krum "
+        "mda.mda meamed.meamed median.median monna.monna norm_clipping.norm_clipping "
+        "preaggregation.bucketing.bucketing preaggregation.clipping.arc "
+        "preaggregation.nnm.nnm preaggregation.none "
+        "rlr.rlr server_optimizers.adaptive.fedadagrad server_optimizers.adaptive.fedadam "
+        "server_optimizers.adaptive.fedyogi server_optimizers.momentum.fedavgm "
+        "server_optimizers.none signguard.signguard trimmed_mean.trimmed_mean",
+    ),
+)
+# old name, new name
+_RENAMED = (
+    ("clients.cohort.cohort", "fedrobust.clients.mutual_learning.mutual_learning"),
+    ("clients.mutual.mutual", "fedrobust.clients.global_distillation.global_distillation"),
+    ("fedrobust.data.own.own", "fedrobust.data.sources.one_site.one_site"),
+    (
+        "fedrobust.purification.jpeg.jpeg",
+        "fedrobust.defences.purification.filters.jpeg_compression",
+    ),
+    (
+        "fedrobust.defences.purification.filters.jpeg",
+        "fedrobust.defences.purification.filters.jpeg_compression",
+    ),
+    (
+        "strategies.preaggregation.clipping.clipping",
+        "fedrobust.strategies.preaggregation.clipping.static_clipping",
+    ),
+    (
+        "fedrobust.strategies.preaggregation.clipping.clipping",
+        "fedrobust.strategies.preaggregation.clipping.static_clipping",
+    ),
+)
+
+
+def _old_targets() -> Iterator[tuple[str, str]]:
+    for old, new, names in _MOVED:
+        for name in names.split():
+            yield f"{old}.{name}", f"{new}.{name}"
+    yield from _RENAMED
+
+
+OLD_TARGETS = dict(_old_targets())

@@ -11,7 +11,7 @@ from fedrobust.utils.validation import Count, Positive, check_settings
 
 
 @check_settings("preaggregation")
-def clipping(threshold: Positive = 1.0) -> Preaggregation:
+def static_clipping(threshold: Positive = 1.0) -> Preaggregation:
     """Static clipping: x_i min(1, c / |x_i|).
 
     Args:

@@ -15,7 +15,7 @@ from fedrobust.strategies.fedavg import fedavg
 from fedrobust.strategies.krum import krum, multi_krum
 from fedrobust.strategies.median import median
 from fedrobust.strategies.preaggregation.bucketing import bucketing
-from fedrobust.strategies.preaggregation.clipping import arc, clipping
+from fedrobust.strategies.preaggregation.clipping import arc, static_clipping
 from fedrobust.strategies.preaggregation.nnm import nnm
 from fedrobust.strategies.server_optimizers.adaptive import fedadagrad, fedadam, fedyogi
 from fedrobust.strategies.server_optimizers.momentum import fedavgm
@@ -92,7 +92,7 @@ def test_a_mixture_on_disk_gives_the_same_bits(
         (krum(1), bucketing(3), 13),
         (median(), bucketing(4), 1),
         (fedavg(), arc(2), 5),
-        (krum(1), clipping(1.0), 5),
+        (krum(1), static_clipping(1.0), 5),
     ],
 )
 def test_every_part_has_enough_clients(rule: Strategy, before: Preaggregation, least: int) -> None:
@@ -112,7 +112,7 @@ def test_influence_goes_through_the_mixture() -> None:
     )
     torch.testing.assert_close(result.state.parameters, torch.tensor([3.5 / 3, 8 / 3]))
     # clipping to 2 leaves 2/3, 1 and 2/7.0711 of the updates: shares of 1.94952
-    result = apply_rule(compose_strategy(fedavg("uniform"), clipping(2.0), PLAIN), SMALL)
+    result = apply_rule(compose_strategy(fedavg("uniform"), static_clipping(2.0), PLAIN), SMALL)
     torch.testing.assert_close(
         result.weights_N,
         torch.tensor([0.34196, 0.51295, 0.14508], dtype=torch.float64),
@@ -161,7 +161,7 @@ def test_rules_of_another_kind_are_refused() -> None:
         (lambda: nnm(-1), "preaggregation.f=-1"),
         (lambda: arc(0.5), "preaggregation.f=0.5"),  # type: ignore[arg-type]
         (lambda: bucketing(0), "preaggregation.size=0"),
-        (lambda: clipping(0), "preaggregation.threshold=0"),
+        (lambda: static_clipping(0), "preaggregation.threshold=0"),
         (lambda: fedavgm(0), "server_optimizer.learning_rate=0"),
         (lambda: fedavgm(1, 1), "server_optimizer.momentum=1: must be less than 1"),
         (lambda: fedadam(beta1=-0.1), "server_optimizer.beta1=-0.1"),

@@ -3,6 +3,8 @@ the new one."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterator
 
@@ -11,6 +13,7 @@ import yaml
 
 from fedrobust import simulate
 from fedrobust.experiment import build, compose, factories, old_names, settings
+from fedrobust.experiment.old_targets import OLD_TARGETS
 from fedrobust.federation.server_run import compose_for_sites
 from fedrobust.studies.ablation.plan import read_plan
 from fedrobust.studies.comparison.grid import cells, read_grid
@@ -251,3 +254,28 @@ def test_nested_rules_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["revert_if_misaligned"] is False
     assert factories.build_group({"strategy": found}, "strategy").name == "etf_dml"
     assert "strategy._target_=strategies.etf_dml.etf_dml is now fed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("group", "choice", "room", "old"),
+    [
+        ("purifier", "jpeg", "defences.purification.filters", "jpeg"),
+        ("preaggregation", "clipping", "strategies.preaggregation.clipping", "clipping"),
+    ],
+)
+def test_factories_of_two_rooms_that_had_one_name(
+    group: str, choice: str, room: str, old: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    today = compose.compose(f"{group}={choice}")[group]
+    target = f"fedrobust.{room}.{old}"
+    found = old_names.rename_config({group: {**today, "_target_": target}})[group]
+    assert found == today
+    assert today["_target_"] != target
+    assert capsys.readouterr().err == said((f"{group}._target_={target}", today["_target_"]))
+    assert factories.build_group({group: found}, group).name == choice
+
+
+def test_no_old_target_is_lost() -> None:
+    text = json.dumps(OLD_TARGETS, sort_keys=True)
+    assert len(OLD_TARGETS) == 122
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "71d0792fccd2d8af"

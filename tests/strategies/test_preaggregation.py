@@ -9,7 +9,7 @@ import torch
 from fedrobust.strategies import server_optimizers
 from fedrobust.strategies.median import median
 from fedrobust.strategies.preaggregation.bucketing import bucketing
-from fedrobust.strategies.preaggregation.clipping import arc, clipping
+from fedrobust.strategies.preaggregation.clipping import arc, static_clipping
 from fedrobust.strategies.preaggregation.nnm import nnm
 from fedrobust.strategies.trimmed_mean import trimmed_mean
 from hypothesis import given, settings
@@ -38,7 +38,7 @@ def test_pre_aggregations_by_hand() -> None:
     )
     # to length 2: (0, 2), (1, 1), 2 (1, 1)/1.4142
     torch.testing.assert_close(
-        rows(clipping(2), SMALL).float(),
+        rows(static_clipping(2), SMALL).float(),
         torch.tensor([[0, 2], [1, 1], [1.4142, 1.4142]]),
         atol=1e-4,
         rtol=0,
@@ -59,7 +59,7 @@ def test_nnm_arc_and_clipping_agree_with_byzfl(n: int, f: int, seed: int) -> Non
     for ours, theirs in (
         (nnm(f), byzfl.NNM(f)),
         (arc(f), byzfl.ARC(f)),
-        (clipping(2), byzfl.Clipping(2.0)),
+        (static_clipping(2), byzfl.Clipping(2.0)),
     ):
         wanted = theirs(matrix.double().numpy().copy())
         np.testing.assert_allclose(rows(ours, matrix), wanted, rtol=1e-6, atol=1e-9)
@@ -85,7 +85,7 @@ def test_bucketing_agrees_with_byzfl_in_the_same_order(n: int, size: int, seed: 
     np.testing.assert_allclose(found, byzfl.Median()(wanted), rtol=1e-4, atol=1e-5)
 
 
-MIXERS = [nnm(2), bucketing(2), bucketing(3), clipping(1.5), arc(2)]
+MIXERS = [nnm(2), bucketing(2), bucketing(3), static_clipping(1.5), arc(2)]
 
 
 @pytest.mark.parametrize("before", MIXERS, ids=lambda one: one.name)
@@ -103,11 +103,11 @@ def test_every_pre_aggregation_shortens_and_never_lengthens(
     assert (found @ matrix.double()).norm(dim=1).max() <= matrix.norm(dim=1).max() + 1e-5
     equal = matrix[:1].expand(7, 6)
     # all but a fixed length keep equal updates
-    wanted = clipping(1.5) if before.name == "clipping" else bucketing(1)
+    wanted = static_clipping(1.5) if before.name == "clipping" else bucketing(1)
     torch.testing.assert_close(rows(before, equal)[0], rows(wanted, equal)[0])
 
 
-@pytest.mark.parametrize("before", [nnm(2), clipping(1.5), arc(2)], ids=lambda one: one.name)
+@pytest.mark.parametrize("before", [nnm(2), static_clipping(1.5), arc(2)], ids=lambda one: one.name)
 @settings(deadline=None, max_examples=20)
 @given(seeds)
 def test_the_order_of_clients_does_not_matter(before: Preaggregation, seed: int) -> None:

@@ -72,7 +72,7 @@ def median_filter(*, size: PositiveCount = 3) -> Purifier:
 
 
 @check_settings("purifier")
-def jpeg(*, quality: Annotated[int, Field(ge=1, le=100)] = 75) -> Purifier:
+def jpeg_compression(*, quality: Annotated[int, Field(ge=1, le=100)] = 75) -> Purifier:
     """The images after JPEG compression. Images have 1 or 3 channels; no gradient comes through.
 
     Args:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from fedrobust.contamination.base import AdaptiveAttack
 from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiate_through
 from fedrobust.contamination.evasion.pgd import pgd
-from fedrobust.defences.purification.filters import gaussian, jpeg
+from fedrobust.defences.purification.filters import gaussian, jpeg_compression
 from fedrobust.defences.purification.mdda import mdda
 from fedrobust.types import NO_PURIFIER, Purifier
 from fedrobust.utils.images import as_unit
@@ -110,8 +110,10 @@ def test_whoever_knows_the_purifier_gets_further(attack: AdaptiveAttack) -> None
 def test_no_gradient_no_differentiated_attack() -> None:
     model, images, labels = scene()
     with pytest.raises(ValueError, match="purifier=jpeg: has no gradient; attack it with bpda_eot"):
-        differentiate_through(model, images, labels, EPS, jpeg(), random())
+        differentiate_through(model, images, labels, EPS, jpeg_compression(), random())
     assert (
-        partial(bpda_eot, steps=2, draws=1)(model, images, labels, EPS, jpeg(), random()).shape
+        partial(bpda_eot, steps=2, draws=1)(
+            model, images, labels, EPS, jpeg_compression(), random()
+        ).shape
         == images.shape
     )

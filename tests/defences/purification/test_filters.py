@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
-from fedrobust.defences.purification.filters import gaussian, jpeg, median_filter
+from fedrobust.defences.purification.filters import gaussian, jpeg_compression, median_filter
 from fedrobust.types import Purifier
 from fedrobust.utils.seeding import generator
 
@@ -40,7 +40,7 @@ def test_median_against_scipy(size: int) -> None:
 def test_better_jpeg_changes_less() -> None:
     images = torch.cat([draw_lesions(kind, 2, 32, generator(0, kind.name)) for kind in KINDS])
     changes = [
-        float((through(jpeg(quality=quality), images) - images).abs().mean())
+        float((through(jpeg_compression(quality=quality), images) - images).abs().mean())
         for quality in (10, 30, 75, 95)
     ]
     assert changes == sorted(changes, reverse=True)
