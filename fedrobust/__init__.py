@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 def _import_from_beside(root: Path) -> None:
     """Import strategies, clients and configs, which stand beside this folder in a checkout and in
-    Flower's bundle, as parts of this package. In a wheel they lie inside of it, and whatever lies
-    beside an installed package is not ours."""
+    Flower's bundle, as parts of this package. In a wheel they lie inside of it, and folders beside
+    an installed package are not ours."""
     if Path(__file__).with_name("strategies").exists():
         return
     if not (root / "strategies" / "etf_dml" / "trust.py").exists():

@@ -1,7 +1,7 @@
 """The ablation: `python -m fedrobust.ablation experiment=poster data=ham10000 data.root=...
 data.split=drawn`.
 
-Exit codes: 0 done, 1 a training failed, 2 wrong input, 130 interrupted (the same command goes on).
+Exit codes: 0 done, 1 a training failed, 2 wrong input, 130 interrupted (the same command resumes).
 docs/ablation.md has the rest.
 """
 

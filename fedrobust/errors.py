@@ -16,7 +16,7 @@ class FedrobustError(Exception):
 
 class ConfigError(FedrobustError):
     """A wrong setting; the message names the key, the value and the remedy. A value may be as long
-    as whoever sent it pleases."""
+    as its sender pleases."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class RunError(FedrobustError):
 
 
 def exit_reason(code: int) -> str:
-    """How a process ended, in words.
+    """The end of a process, in words.
 
     Args:
         code: its exit code as `subprocess` gives it, negative where a signal ended it.

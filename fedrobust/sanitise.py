@@ -1,7 +1,7 @@
 """Sanitising a pooled set: `python -m fedrobust.sanitise <output folder of a run> [<that of another
 seed> ...]`.
 
-The training images of all hospitals of a finished run, contaminated as they were, are put into one
+The training images of all hospitals of a finished run, with their contamination, are put into one
 pool; the run's final model embeds them, and every defence says what it would drop. Exit codes: 0
 done, 1 failed, 2 wrong input, 130 interrupted.
 """

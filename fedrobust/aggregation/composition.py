@@ -41,7 +41,7 @@ class Preaggregation:
 
 @dataclass(frozen=True, slots=True)
 class ServerOptimizer:
-    """What the server makes of a rule's result.
+    """Last step of the server: turns a rule's result into the new model.
 
     step: (pseudo-gradient_D: the rule's parameters minus the reference's, memory) -> (what is added
     to the reference's_D, memory). None: the rule's result is the new model.
@@ -94,7 +94,7 @@ def _after(preaggregation: Preaggregation, mix: Mixer, strategy: Strategy) -> St
 
 def smallest_accepted(low: int, enough: Callable[[int], bool]) -> int:
     """The smallest number from `low` > 0 on that is enough, as every larger one is then; in few
-    steps, since a configuration of somebody else's may ask for any number."""
+    steps, since a foreign configuration may ask for any number."""
     high = low
     while not enough(high):
         low, high = high + 1, 2 * high

@@ -50,7 +50,7 @@ class SortedColumns:
 
 
 class SelectedRange(NamedTuple):
-    """What a rule keeps of sorted columns: in each a range. mean: (b,) float64; low, high: (b,) its
+    """The range of each sorted column that a rule keeps. mean: (b,) float64; low, high: (b,) its
     edges; below: how many values are dropped below it, a number or (b,); tied: (b,) whether a
     dropped value equals an edge, or None."""
 

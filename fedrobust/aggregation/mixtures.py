@@ -41,8 +41,8 @@ class MixedUpdates(Updates):
     def blocks(
         self, width: int | None = None, rows: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
-        """As those of any updates, one after the other in the same memory: of 8 MB, whether the
-        matrix is mapped or not."""
+        """Column blocks as of any updates, one at a time in the same 8 MB of memory, for mapped
+        matrices too."""
         mixing_Mn = (self.mixing_MN if rows is None else self.mixing_MN[rows.cpu()]).to(
             self.matrix_ND
         )

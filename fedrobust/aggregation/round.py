@@ -16,11 +16,11 @@ from fedrobust.types import ClientTrainer, Samples
 
 @dataclass(frozen=True, slots=True)
 class ServerData:
-    """What the server itself owns. `root`: small, trusted, labelled; `proxy`: images for
-    distillation and BatchNorm statistics, its labels are not to be used unless the rule says so;
-    None where a rule did not ask for it. `model` is a scratch `classifier.Classifier` into which
-    any state may be loaded. `trainer`: what the clients train with, for rules that train on the
-    root set."""
+    """The server's own data and scratch model. `root`: small, trusted, labelled; `proxy`: images
+    for distillation and BatchNorm statistics, its labels are not to be used unless the rule says
+    so; None where a rule did not ask for it. `model` is a scratch `classifier.Classifier` into
+    which any state may be loaded. `trainer`: what the clients train with, for rules that train on
+    the root set."""
 
     model: Any
     root: Samples | None = None
@@ -43,7 +43,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """What a rule decides. `weights_N` is the influence in [0, 1] given to each client, in the
+    """Result of a rule. `weights_N` is the influence in [0, 1] given to each client, in the
     order of `updates.clients`; `extras` are per-client columns (lists of N floats) or plain floats
     for the record; `memory` comes back next round."""
 
@@ -101,7 +101,7 @@ def make_aggregate(round: Round, update_D: Tensor, weights_N: Tensor, **record: 
     clients' influence.
 
     With no influence left the reference's buffers stay. The sum is formed in `update_D` itself
-    where its type and place allow: a rule that goes on with its update gives a copy. `record`:
+    where its type and place allow: a rule that uses its update further gives a copy. `record`:
     Aggregate's `extras` and `memory`.
     """
     reference = round.reference

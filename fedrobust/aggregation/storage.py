@@ -1,4 +1,4 @@
-"""Large matrices in files: as memory maps for whoever indexes them, but filled and read row by row
+"""Large matrices in files: as memory maps for indexed access, but filled and read row by row
 through the file itself.
 
 Touching the pages of a map one by one costs more than training a small client: 115 ms for a fresh
@@ -46,8 +46,8 @@ def allocate(
 
     The mapped file lies in `folder` (None: the system's temporary folder, which on some machines is
     itself in RAM), has no name, and is gone with the tensor or the process, however that ends. Its
-    room on the disk is reserved at once. Whoever fills or reads much of a large matrix does so with
-    `fill` and `fetch`. Raises ConfigError where there is no room.
+    disk space is reserved at once. Use `fill` and `fetch` for large parts of the matrix. Raises
+    ConfigError where the disk lacks the space.
     """
     size = 4 * rows * columns
     if size <= budget_bytes:

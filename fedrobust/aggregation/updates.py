@@ -47,7 +47,7 @@ class Updates:
 
     @classmethod
     def of(cls, matrix_ND: Tensor, num_examples_N: Tensor | None = None) -> Updates:
-        """Updates from a bare matrix: clients 0..N-1, no buffers, one example each unless told."""
+        """Updates from a bare matrix: clients 0..N-1, no buffers, one example each by default."""
         n = len(matrix_ND)
         counts = (
             torch.ones(n, dtype=torch.float64)
@@ -197,7 +197,7 @@ class UpdateRows:
 
     @property
     def clients(self) -> tuple[int, ...]:
-        """Whose updates they are."""
+        """The clients of the rows, in order."""
         return tuple(self.updates.clients[n] for n in self.index.tolist())
 
     def column_strips(self) -> Iterator[tuple[slice, Tensor]]:

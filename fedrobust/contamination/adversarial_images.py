@@ -26,7 +26,7 @@ def evasion(
     rate: Share = 1.0,
 ) -> Contamination:
     """PGD (`evasion.pgd`) against the global model that the client receives, anew in every round,
-    on its training and validation images before it trains, and on its test images when it judges
+    on its training and validation images before it trains, and on its test images when it evaluates
     the last model. Labels stay.
 
     Args:

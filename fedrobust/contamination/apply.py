@@ -96,8 +96,8 @@ def parts_period(contamination: Contamination) -> int:
 
 
 def for_rank(contamination: Contamination, rank: int) -> Contamination:
-    """What the client of this rank (0, 1, ... in the order of ids) among those of its kind
-    suffers."""
+    """The contamination of the client of this rank (0, 1, ... in the order of ids) among those of
+    its kind."""
     if not contamination.parts:
         return contamination
     turn, place = divmod(rank, len(contamination.parts))
@@ -147,7 +147,7 @@ def trigger_samples(samples: Samples, backdoor: Backdoor) -> Samples:
 
 
 def attacker_owned(contamination: Contamination) -> bool:
-    """Whether the attacker holds the client and not only its data: whoever tampers with the
-    training or with what is sent does not sanitise itself."""
+    """Whether the attacker controls the client, not only its data. An attacker who changes the
+    training or the update does not sanitise its own images."""
     tampers = contamination.update is not keep_update or contamination.track is not None
     return tampers or contamination.stealth is not None or contamination.collude is not None

@@ -32,8 +32,8 @@ def keep_update(trained: State, reference: State, generator: Generator) -> State
 
 @dataclass(frozen=True, slots=True)
 class Backdoor:
-    """What is needed to measure an attack success rate: the trigger put on images (N, C, H, W) in
-    [0, 1], and the wanted class.
+    """Trigger and target class, which define the attack success rate: the trigger put on images (N,
+    C, H, W) in [0, 1], and the target class.
 
     source: the only class whose images are victims; None: all but the target.
     """
@@ -53,7 +53,7 @@ class Contamination:
     reference, the reference that this client received the last time it took part, or None) ->
     State. parts: where clients of one kind differ: the client of rank i among them suffers parts[i
     mod len(parts)] instead of this one. stealth: (what the client learnt from its clean data, what
-    it learnt when it went on from there with its contaminated data, mirror, generator) -> State,
+    it learnt in further training on its contaminated data, mirror, generator) -> State,
     which takes the place of the trained one before `update`. collude: see `base.Collusion`. craft:
     (the received `classifier.Classifier`, images_NCHW float32 in [0, 1], labels_N, generator) ->
     images; anew in every round, after `data`.
@@ -91,7 +91,7 @@ class Evasion:
     bounded: bool = True
 
 
-# An attack by somebody who knows the purifier: (model, images, labels, eps, purifier, generator) ->
+# An attack that knows the purifier: (model, images, labels, eps, purifier, generator) ->
 # images within eps.
 AdaptiveAttack = Callable[[Any, Tensor, Tensor, float, Purifier, Generator], Tensor]
 
@@ -122,8 +122,8 @@ class AttackContext:
 
 @dataclass(frozen=True, slots=True)
 class CraftedUpdates:
-    """What the poisoned clients send instead of their own updates, made while it is read, and what
-    they remember."""
+    """Updates that the poisoned clients send instead of their own, computed while they are read,
+    and the attackers' memory."""
 
     strips: Strips
     memory: Mapping[str, Any] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Collusion:
     in simulations only.
 
     knowledge: what `AttackContext.known` holds: "own": their own honest updates; "omniscient":
-    those of all clients that are not theirs (their own, where nobody else replied). What the server
+    those of all clients that are not theirs (their own, without other replies). What the server
     owns is never among it.
     """
 
@@ -145,7 +145,7 @@ class Collusion:
 
 @dataclass(frozen=True, slots=True)
 class AttackerProbe:
-    """What one attacker can find out by itself about a model that it might send.
+    """An attacker's own check of a model before sending it.
 
     samples: its own clean training and validation images. scores: (n, K) of a state's model on
     images (n, C, H, W), with BatchNorm statistics re-estimated on those images, as a server does

@@ -38,7 +38,7 @@ def sample_rows(eligible: Tensor, rate: float, generator: Generator) -> Tensor:
 
 
 def classes(name: str, num_classes: int | None) -> int:
-    """The number of classes, which label contaminations are told when they are built.
+    """The number of classes, which label contaminations get when they are built.
 
     Raises ConfigError when it is unknown or below 2, since no label can be wrong then.
     """

@@ -26,7 +26,8 @@ Fill = Callable[[NDArray[np.uint8]], Sequence[int]]
 
 
 def folder() -> Path:
-    """Where entries live: the environment variable FEDROBUST_CACHE, else ~/.cache/fedrobust."""
+    """The folder of all entries: the environment variable FEDROBUST_CACHE, else
+    ~/.cache/fedrobust."""
     named = os.environ.get("FEDROBUST_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "fedrobust"
 

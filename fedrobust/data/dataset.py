@@ -89,7 +89,7 @@ def usable_at_sites(place: str) -> Callable[[Factory], Factory]:
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Where each of N images comes from, and which part of the data set it belongs to.
+    """Origin and part of the data set of each of N images.
 
     Attributes:
         splits: (N,) 0 train, 1 validation, 2 test.

@@ -90,7 +90,7 @@ def _decoded(
 def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """The first frame of an encoded picture as (3, size, size) uint8 RGB.
 
-    Raises whatever Pillow raises for broken files, ValueError for more than `MAX_PIXELS` or for
+    Raises Pillow's own errors for broken files, ValueError for more than `MAX_PIXELS` or for
     16-bit and float pixels.
     """
     with Image.open(io.BytesIO(data)) as image:

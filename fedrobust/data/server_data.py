@@ -69,7 +69,7 @@ def _check(dataset: Dataset, root_per_class: int, proxy: int) -> None:
 def _take(
     rows: Tensor, groups: Tensor, kinds_nk: Tensor, room_k: Tensor, generator: Generator
 ) -> Tensor:
-    """Sorted rows of random whole groups that fit into the room left for every kind."""
+    """Sorted rows of random whole groups that fit into the numbers left of every kind."""
     _, group_n = torch.unique(groups, return_inverse=True)
     num_groups = int(group_n.max()) + 1 if len(group_n) else 0
     contents = torch.zeros(num_groups, kinds_nk.shape[1], dtype=torch.int64).index_add_(

@@ -1,7 +1,7 @@
 """Train, validation and test in the ratio 7:2:1, whole groups (patients, lesions) at a time, each
 class by itself.
 
-A part that the source gives stays as it is. A part that is missing is drawn from the training
+A part that the source gives is kept. A part that is missing is drawn from the training
 images and gets its 7:2:1 share of the whole set: HAM10000 given as train and validation ends as
 about 77:13:10, its validation images untouched.
 """

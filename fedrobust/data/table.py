@@ -41,7 +41,7 @@ ImageSize = Annotated[int, Field(ge=8, le=1024)]  # side of the square images in
 @check_settings("data")
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
-    """How the images of a source are read.
+    """Reading options of a source's images.
 
     Attributes:
         size: side of the square images, pixels.

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class WeightedClient(Protocol):
-    """What the detection reads of a client: its kind, its number of training images and its
+    """Input of the detection for one client: its kind, its number of training images and its
     influence in [0, 1]."""
 
     @property
@@ -23,15 +23,15 @@ class WeightedClient(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DetectionScores:
-    """In percent. precision: share of the flagged clients that are poisoned, None where nobody was
-    flagged; recall: share of the poisoned clients that are flagged."""
+    """In percent. precision: share of the flagged clients that are poisoned, None where no client
+    was flagged; recall: share of the poisoned clients that are flagged."""
 
     precision: float | None
     recall: float
 
 
 def detection_scores(clients: Sequence[WeightedClient]) -> DetectionScores | None:
-    """How well the influence given to clients tells the poisoned ones.
+    """Detection of the poisoned clients by the influence given to them.
 
     A client counts as flagged when its weight is below half of min(1/N, n_i / sum n): less than
     half of what both an equal share and a share by size would give, so that neither small nor large

@@ -20,7 +20,7 @@ from fedrobust.evaluation.metrics import Counts, classification_metrics, hit_tab
 from fedrobust.evaluation.statistics import Interval, percentiles
 
 METRICS = ("accuracy", "f1", "precision")
-_CELLS = 1 << 22  # resampling counts held at once: 16 MB, whatever the number of draws
+_CELLS = 1 << 22  # resampling counts held at once: 16 MB for any number of draws
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +224,7 @@ def resampled_metrics(
 
 
 def _units(labels_N: Tensor, groups_N: Tensor | None, num_classes: int) -> tuple[Tensor, Tensor]:
-    """What is drawn as a whole: (N,) each image's unit and (U,) each unit's stratum, its commonest
+    """Units of the draws: (N,) each image's unit and (U,) each unit's stratum, its commonest
     class (the lowest of equals)."""
     labels_N = labels_N.long()
     if groups_N is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class AttackResult:
-    """What the model answered on attacked images: probabilities (N, K).
+    """The model's probabilities (N, K) on attacked images.
 
     eps_255: the bound in 255ths of the range, None for an attack without one. purifier: what the
     images went through before the model. linf: the largest change of a value; l2: the mean
@@ -27,8 +27,8 @@ class AttackResult:
 
 @dataclass(frozen=True, slots=True)
 class AttackResults:
-    """All attempts on one model, with its answers (N, K) on the images as they are, by purifier
-    ("none" first)."""
+    """All attempts on one model, with its probabilities (N, K) on the unattacked images, by
+    purifier ("none" first)."""
 
     labels: Tensor
     clean: Mapping[str, Tensor]

@@ -29,7 +29,7 @@ def _check_list(key: str, values: Sequence[Any]) -> None:
 @check_settings("evaluation.evasion_evaluation")
 @dataclass(frozen=True, slots=True)
 class EvasionEvaluation:
-    """What of evasion attacks is measured; with evasion=none nothing of it is.
+    """Measurements under evasion attacks; none with evasion=none.
 
     Attributes:
         eps_255: bounds of the attacks, in 255ths of the range.
@@ -64,15 +64,15 @@ class EvasionEvaluation:
 @check_settings("evaluation")
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What is measured at the end.
+    """Measurements at the end of a run.
 
     Attributes:
         bootstrap_samples: bootstrap resamples of the test images; 0: no intervals.
-        validation_images: at most so many validation images judge the global model after each
+        validation_images: at most so many validation images evaluate the global model after each
             round.
         batch_size: images in one forward pass.
         twin: whether the clean twin is run.
-        purified_statistics: whether a model that is judged behind a purifier has BatchNorm
+        purified_statistics: whether a model that is evaluated behind a purifier has BatchNorm
             statistics of purified images there.
         evasion_evaluation: what of evasion attacks is measured.
     """
@@ -87,7 +87,7 @@ class Evaluation:
 
 @flatten_groups
 def settings(*, evaluation: Evaluation) -> Evaluation:
-    """What is measured at the end (`configs/evaluation/`).
+    """Measurements at the end of a run (`configs/evaluation/`).
 
     Args:
         evaluation: all of its settings.

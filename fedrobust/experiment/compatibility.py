@@ -30,8 +30,8 @@ def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: 
 
 
 def needs_proxy(settings: Settings, evaluation: Evaluation, purifier: Purifier) -> str:
-    """What estimates BatchNorm statistics on the server's proxy images, of which it takes two; ""
-    where nothing does."""
+    """The setting that estimates BatchNorm statistics on the server's proxy images and so needs two
+    of them; "" where none does."""
     if settings.server.batchnorm == "recalibrate":
         return "recalibrate"
     return f"purifier={purifier.name}" if _estimates(evaluation, purifier) else ""

@@ -59,7 +59,7 @@ def _hydra_composed(name: str, words: Sequence[str]) -> Any:
 
 
 def check_command_line(words: Sequence[str]) -> list[str]:
-    """The words that somebody typed, with today's names of settings. Raises ConfigError where they
+    """The typed words with today's names of settings. Raises ConfigError where they
     contradict each other or cannot be read."""
     words = rename_words(words)
     typed = list(overrides.settings_among(words))

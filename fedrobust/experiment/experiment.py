@@ -29,7 +29,7 @@ from fedrobust.utils.seeding import generator
 
 KINDS = ("clean", "noisy", "poisoned")
 ESTIMATION = 256  # images for BatchNorm statistics behind a purifier
-CONDITIONS = ("clean", "contaminated")  # under which a client judges its own test images
+CONDITIONS = ("clean", "contaminated")  # under which a client evaluates its own test images
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ class Experiment:
         )
 
     def max_replies(self, server_round: int) -> int:
-        """How many train messages the hospital that was asked most often had to answer up to this
-        round."""
+        """Number of train messages, up to this round, of the hospital that was asked most often."""
         if self.settings.clients_per_round is None:
             return server_round
         asked = [0] * self.num_clients
@@ -148,7 +147,8 @@ class Experiment:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Under which a client judges its own test images: with a purifier also behind it."""
+        """Conditions under which a client evaluates its own test images: with a purifier also
+        behind it."""
         return (
             CONDITIONS + tuple(f"purified_{name}" for name in CONDITIONS)
             if self.purifies
@@ -177,8 +177,8 @@ class Experiment:
         return part[self.dataset.splits[part] == split]
 
     def shard(self, client: int) -> Shard:
-        """What the hospital trains on: its own contamination lies on train and validation; its test
-        part stays clean."""
+        """The hospital's images: train and validation under its own contamination, the test part
+        clean."""
         damage = self.contamination(client)
         return Shard(
             contaminate(
@@ -230,7 +230,7 @@ class Experiment:
 
     @property
     def backdoor(self) -> Backdoor | None:
-        """That of the clients which have one, if any has."""
+        """The backdoor of the clients' contaminations, or None."""
         found = [
             self.contaminations[kind].backdoor
             for kind in ("poisoned", "noisy")
@@ -245,9 +245,9 @@ class Experiment:
 def assign_roles(
     num_clients: int, poisoned: int | Sequence[int], noisy: int | Sequence[int], seed: int
 ) -> tuple[str, ...]:
-    """Which client is what. Given lists are taken as they are; numbers are drawn from those left:
-    poisoned from one end of one random order, noisy from the other, so that under one seed more of
-    a kind contain the fewer, and neither moves the other."""
+    """Assign the roles poisoned and noisy to clients. Given lists are kept; numbers are drawn from
+    those left: poisoned from one end of one random order, noisy from the other, so that under one
+    seed more of a kind contain the fewer, and neither moves the other."""
     out = ["clean"] * num_clients
     order = torch.randperm(num_clients, generator=generator(seed, "kinds")).tolist()
     wanted = {"poisoned": poisoned, "noisy": noisy}
@@ -261,7 +261,7 @@ def assign_roles(
 
 
 def sum_scale(experiment: Experiment) -> float:
-    """What updates are multiplied with before they are summed as whole numbers (see
+    """Factor of the updates before they are summed as whole numbers (see
     `privacy.secure.fixed_point`)."""
     return fixed_point.scale(experiment.privacy.clip or 1.0, most_weight(experiment))
 

@@ -1,5 +1,5 @@
-"""Factories that a configuration may call by `_target_`: those of its groups, each in its room, and
-nothing else whoever wrote it."""
+"""Factories that a configuration may call by `_target_`: those of its groups, each in its package,
+and nothing else, whatever the source of the configuration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FACTORY_PACKAGES: dict[str, str] = {
     "privacy": "fedrobust.privacy",
 }
 # What each of them makes, by the name that its signature gives as its result: other functions of a
-# room (loaders, the Flower apps, helpers) are no factories.
+# package (loaders, the Flower apps, helpers) are no factories.
 FACTORY_RETURNS: dict[str, frozenset[str]] = {
     "data": frozenset({"DataSource"}),
     "partition": frozenset({"Partitioner", "Remote"}),
@@ -54,8 +54,9 @@ FACTORY_RETURNS: dict[str, frozenset[str]] = {
 
 
 def find_factory(group: str, target: Any) -> Callable[..., Any]:
-    """The factory named by `_target_`: a public function defined in a module of the group's room,
-    and nothing reached through it, whose signature says that it makes what the group holds.
+    """The factory named by `_target_`: a public function defined in a module of the group's
+    package, and nothing reached through it, whose signature says that it makes what the group
+    holds.
 
     Raises ConfigError for anything else (`fedrobust.reporting.manifest.subprocess.run` must not be
     found), before anything is imported that lies elsewhere.
@@ -86,14 +87,14 @@ def find_factory(group: str, target: Any) -> Callable[..., Any]:
 
 
 def group_name(group: str) -> str:
-    """The group by whose name factories of this room speak of their settings."""
+    """The group whose name appears in the error lines of this package's factories."""
     return next(name for name, room in FACTORY_PACKAGES.items() if room == FACTORY_PACKAGES[group])
 
 
 def build_group(config: Mapping[str, Any], group: str, **given: Any) -> Any:
     """Call the factory of one group with its settings; `given` fills keywords that the
     configuration cannot know (num_classes) where the factory has them. Nested settings with a
-    `_target_` are built first, in the same room.
+    `_target_` are built first, in the same package.
 
     Raises ConfigError for unknown or missing settings, with the key's full name.
     """

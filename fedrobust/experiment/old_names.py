@@ -139,9 +139,9 @@ def _new_key(key: str, chosen: Mapping[str, set[str]]) -> tuple[str, Mapping[str
 
 
 def rename_config(config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[str, Any]:
-    """A configuration with today's names; the one given stays as it is.
+    """A configuration with today's names; the given one is not changed.
 
-    Old names win over new ones: our own files never hold them, so somebody wrote them. Words win
+    Old names win over new ones: our own files never hold them, so a user wrote them. Words win
     over both.
 
     Args:

@@ -58,7 +58,7 @@ def _check_option(word: str) -> None:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """What can be said before anything is read. Raises ConfigError."""
+    """Checks before any file is read. Raises ConfigError."""
     for word in words:
         sign, key, value = _split(word)
         if word.startswith("-"):
@@ -122,7 +122,7 @@ def _listed(group: str) -> str:
 
 
 def unreadable(word: str) -> ConfigError:
-    """Why a value cannot be read, which Hydra's parser says in its own terms."""
+    """The reason why a value cannot be read, in plain words instead of those of Hydra's parser."""
     _, key, value = _split(word)
     return ConfigError(f"{word}: cannot be read: {_fault(key, value or '')}")
 
@@ -147,7 +147,7 @@ def _fault(key: str, value: str) -> str:
 
 
 def _quoted(key: str, value: str) -> str:
-    """For a shell, whose quotes Hydra does not see."""
+    """Quoted for a shell, whose quotes Hydra does not see."""
     return f"'{key}=\"{value}\"'"
 
 

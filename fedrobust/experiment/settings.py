@@ -25,7 +25,7 @@ from fedrobust.utils import strict_json
 from fedrobust.utils.names import did_you_mean
 from fedrobust.utils.validation import Count, PositiveCount, PositiveShare, Words, check
 
-MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory, whoever wrote the number
+MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory for any configured number
 MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be counted in
 # Settings that cannot change a clean run's weights: who computes does not matter, only the device
 # and the threads do.
@@ -40,7 +40,7 @@ Positive = Annotated[int, Field(ge=1, le=MOST)]
 
 @dataclass(frozen=True, slots=True)
 class GroupSettings:
-    """One group as it was written: `_target_`, the factory, and that factory's own settings."""
+    """One group of the configuration: `_target_`, the factory, and that factory's own settings."""
 
     written: Mapping[str, Any]
 
@@ -108,7 +108,7 @@ class _Settings(BaseModel):
 
 
 class ServerSettings(_Settings):
-    """What the server does besides its rule: `server.*`."""
+    """Settings of the server besides its rule: `server.*`."""
 
     root_per_class: Whole = Field(
         8, description="trusted labelled images per class, taken from the training images"
@@ -142,7 +142,7 @@ class ServerSettings(_Settings):
 
 
 class Settings(_Settings):
-    """A whole resolved configuration: the plain settings, and every group as it was written."""
+    """A whole resolved configuration: the plain settings, and every group unbuilt."""
 
     num_clients: int = Field(10, ge=1, le=MOST_CLIENTS, description="hospitals that take part")
     clients_per_round: Participation = Field(
@@ -183,7 +183,7 @@ class Settings(_Settings):
 
     @property
     def num_participants(self) -> int:
-        """How many clients train in a round, at least one."""
+        """Number of clients that train in a round, at least one."""
         if self.clients_per_round is None:
             return self.num_clients
         if isinstance(self.clients_per_round, float):
@@ -305,7 +305,7 @@ def without_contamination(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def twin_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a clean twin's configuration decides its weights. config: the twin's."""
+    """The part of a clean twin's configuration that decides its weights. config: the twin's."""
     twin = read_settings(config)
     kept = {name: value for name, value in config.items() if name not in _IRRELEVANT}
     kept["server"] = {
@@ -327,7 +327,7 @@ def to_json(config: Mapping[str, Any]) -> str:
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """The configuration in a text that somebody else may have written, with today's names. Raises
+    """The configuration in a text from a possibly foreign source, with today's names. Raises
     ConfigError."""
     return rename_config(strict_json.read_object(text, "experiment"))
 

@@ -1,5 +1,5 @@
-"""What `--help` prints: settings with type, range, default and meaning, from the very types that
-check them."""
+"""Text of `--help`: settings with type, range, default and meaning, from the types that check
+them."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _lines(count: int, size: int, generator: Generator) -> Tensor:
-    """For each of `count` images which source lines (count, size) to read: shifted, clamped to the
+    """Source lines (count, size) of each of `count` images: shifted, clamped to the
     image, half of them backwards."""
     reach = size // 8
     shift = torch.randint(-reach, reach + 1, (count, 1), generator=generator)

@@ -240,7 +240,7 @@ class HeadSettings:
 @check_settings("model")
 @dataclass(frozen=True, slots=True)
 class BackboneSettings:
-    """How timm's model is made.
+    """Options of timm's model.
 
     Attributes:
         pretrained: whether it starts from timm's weights, fetched from its hub.

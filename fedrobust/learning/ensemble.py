@@ -17,7 +17,7 @@ from fedrobust.state import Layout, State
 
 class Frozen(nn.Module):
     """A finished classifier as a source of features: it is no longer trained and stays in eval
-    mode, whatever surrounds it."""
+    mode, regardless of the surrounding context."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ def fuse(members: Sequence[Classifier], fusion: str = "mean") -> Classifier:
     """One classifier over the features of finished ones, which are frozen and moved into it; only
     its last layer can be trained (`training.fit` does so, with any loss).
 
-    With the same fixed anchors everybody's features live in one space: before any training the last
-    layer is their mean ("concatenate" starts there too), so the fused model answers at once. Linear
-    heads have no common space: theirs starts at zero and must be trained. Raises ValueError for no
-    members, for different heads, classes or anchors.
+    With the same fixed anchors the features of all members lie in one space: before any training
+    the last layer is their mean ("concatenate" starts there too), so the fused model answers at
+    once. Linear heads have no common space: theirs starts at zero and must be trained. Raises
+    ValueError for no members, for different heads, classes or anchors.
     """
     if not members:
         raise ValueError("an ensemble needs at least one member")

@@ -30,7 +30,7 @@ DISTILLATION_LOSSES = ("kl", "true_class")
 
 
 def full_precision(tensor: Tensor) -> Any:
-    """A context for float32 arithmetic on the tensor's device, whatever autocast surrounds it."""
+    """A context for float32 arithmetic on the tensor's device, also inside autocast."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
@@ -149,7 +149,7 @@ def inner_product_gap(
 def make_score_distillation(
     distillation_loss: str, scale: float, temperature: float
 ) -> ScoreDistillation:
-    """What pulls a student's scores (B, K) towards a teacher's, given the labels (B,).
+    """Loss that pulls a student's scores (B, K) towards a teacher's, given the labels (B,).
 
     Args:
         distillation_loss: "kl", `mutual_kl` on all inner products; "true_class",

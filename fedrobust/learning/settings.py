@@ -21,7 +21,7 @@ OPTIMIZER = Words("a mapping with a name, such as {name: Adam, lr: 0.0001}")
 @check_settings("client")
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained on one shard (keys of `configs/client/`); wrong values raise
+    """Settings of the training on one shard (keys of `configs/client/`); wrong values raise
     ConfigError at once.
 
     Attributes:

@@ -1,7 +1,7 @@
 """Limits to what a configuration may have timm build: nothing that reads or fetches a file, and
 nothing that exhausts the machine's memory.
 
-A hospital's node builds the model of whatever configuration it is sent, so "as large as the
+A hospital's node builds the model of any configuration it is sent, so "as large as the
 settings say" is no answer there.
 """
 

@@ -34,7 +34,7 @@ Term = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What a training run did. `sums` over `seen` images (each pass counts): loss, correct, and
+    """Result of a training run. `sums` over `seen` images (each pass counts): loss, correct, and
     extra_loss where there is one; `memory`: the learning-rate schedule, to be handed to the next
     call."""
 
@@ -82,7 +82,7 @@ def fit_together(
 
     In every step all members answer first; then each of them goes down loss(its scores, labels) +
     peer_loss(its scores, the scores of the others, labels), which is reported as extra_loss. Each
-    is judged on the validation images by `loss` alone, has a learning-rate schedule and a best
+    is evaluated on the validation images by `loss` alone, has a learning-rate schedule and a best
     epoch of its own and ends there; the training ends when early stopping would end that of every
     one of them. `memory`: that of models[0]; the others have none.
     """
@@ -119,13 +119,13 @@ def _fit(
                 _step(runs, index.to(device), term, generator)
             for run in runs:
                 run.check_finite()
-            # every one is judged, also where another would go on
+            # every one is evaluated, also where another would continue
             ended = [run.finished_epoch() for run in runs]
             if all(ended):
                 break
     for run, mode in zip(runs, modes, strict=True):
         run.restore_best()
-        # as much memory as the model itself, and nobody needs it any more
+        # as much memory as the model itself, and it is no longer needed
         run.optimizer.zero_grad()
         run.model.train(mode)
     return [
@@ -245,8 +245,8 @@ class _Run:
             )
 
     def finished_epoch(self) -> bool:
-        """Judge the epoch on the validation images where a setting asks for it; true when training
-        should end."""
+        """Evaluate the epoch on the validation images where a setting asks for it; true when
+        training should end."""
         patience = self.settings.early_stopping
         if (patience is None and self.plateau is None) or not len(self.validation):
             return False

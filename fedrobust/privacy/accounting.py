@@ -12,7 +12,7 @@ import math
 
 from scipy.special import log_ndtr
 
-TOLERANCE = 1e-9  # of epsilon, relative; what is told is on the safe side
+TOLERANCE = 1e-9  # of epsilon, relative; reported values are on the safe side
 
 
 def delta_of(epsilon: float, mu: float) -> float:

@@ -3,7 +3,7 @@ make it forget that, or count differently.
 
 A node that sets `max-epsilon` in its own configuration keeps the ledger `privacy-ledger` and sends
 an update only under local DP and only while all updates that it ever sent stay together within that
-epsilon at `privacy-delta`; of its test images it tells nothing.
+epsilon at `privacy-delta`; of its test images it reports nothing.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from fedrobust.state import State
 from fedrobust.utils.validation import Positive, check_settings
 
 Noise = Callable[[int], Tensor]  # n -> (n,) float32 standard normal numbers
-Delta = Annotated[float, Field(gt=0, le=0.5)]  # for which epsilon is told
+Delta = Annotated[float, Field(gt=0, le=0.5)]  # for which epsilon is reported
 SumOf = Annotated[int, Field(ge=2)]  # a sum of one would hide nothing
 
 
@@ -49,8 +49,7 @@ class Privacy:
         return not (self.noisy or self.secure)
 
     def least(self, participants: int) -> int:
-        """Of how many hospitals, of so many that are asked in a round, the sum is opened at
-        least."""
+        """Least number of hospitals whose sum is opened, of so many that are asked in a round."""
         return participants // 2 + 1 if self.threshold is None else self.threshold
 
     def clip_update(self, sent: State, reference: State) -> Tensor:
@@ -84,8 +83,8 @@ class Privacy:
     def reply_statistics(
         self, num_examples: int, metrics: Mapping[str, float], extras: Mapping[str, Any]
     ) -> tuple[int, Mapping[str, float], Mapping[str, Any]]:
-        """What else a train reply says: as given, and with noise the same for all hospitals: one
-        image, nothing else."""
+        """The statistics of a train reply: unchanged without noise; with noise one image and
+        nothing else, equal for all hospitals."""
         return (1, {}, {}) if self.noisy else (num_examples, metrics, extras)
 
     def spent(self, releases: int) -> float | None:
@@ -94,7 +93,7 @@ class Privacy:
 
 
 def none() -> Privacy:
-    """Updates leave as they are."""
+    """No mechanism: updates are sent unchanged."""
     return Privacy("none")
 
 
@@ -129,7 +128,7 @@ def local_dp(
     Args:
         clip: the largest Euclidean length of an update before the noise.
         noise_multiplier: standard deviation of the noise on every parameter, in units of 2 clip.
-        delta: for which epsilon is told.
+        delta: for which epsilon is reported.
 
     Returns:
         The mechanism.

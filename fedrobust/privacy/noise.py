@@ -21,7 +21,7 @@ def seeded_noise(generator: Generator) -> Noise:
 
 
 def secret_noise(number: int) -> Tensor:
-    """(number,) float32 normal numbers that nobody can repeat: Box and Muller's transform of the
+    """(number,) float32 normal numbers that cannot be repeated: Box and Muller's transform of the
     system's cryptographic generator."""
     out = torch.empty(number)
     for start in range(0, number, BLOCK):

@@ -1,5 +1,5 @@
-"""A backdoor (BadNets: Gu et al. 2017): a small patch that stands for one class, whatever the image
-shows."""
+"""A backdoor (BadNets: Gu et al. 2017): a small patch that stands for one class, regardless of the
+image shows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CELLS = 3  # the checkerboard has 3 x 3 cells, as the pattern of the paper
 @check_settings("contamination")
 @dataclass(frozen=True, slots=True)
 class PatchSettings:
-    """How the patch looks.
+    """Appearance of the patch.
 
     Attributes:
         position: where the patch lies.

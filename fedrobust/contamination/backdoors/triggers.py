@@ -48,7 +48,8 @@ def backdoor_blended(
         target: class, by number or name, that the trigger stands for.
         rate: exact share of all images that get the trigger.
         alpha: share of the pattern in the image.
-        cells: of the pattern along each side, uniform in [0, 1] for every cell and colour, whatever
+        cells: of the pattern along each side, uniform in [0, 1] for every cell and colour,
+        regardless of
             the image's size.
         num_classes: K.
         class_names: their names.

@@ -1,5 +1,5 @@
 """Backdoors whose update is worked on before it is sent: scaled up to replace the model, or kept
-where nobody else moves it."""
+where the other clients do not move it."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _trails(angles_N: Tensor, length: float, deviation: float) -> Tensor:
 
 def _convolve(images: Tensor, kernels: Tensor) -> Tensor:
     """Images (N, C, H, W) with kernels (1 or N, k, k) of odd k; beyond the border the border's
-    pixels go on. In the frequency domain, whose cost does not grow with k."""
+    pixels continue. In the frequency domain, whose cost does not grow with k."""
     reach, (height, width) = kernels.shape[-1] // 2, images.shape[-2:]
     padded = functional.pad(images, (reach,) * 4, mode="replicate")
     size = (padded.shape[-2], padded.shape[-1])

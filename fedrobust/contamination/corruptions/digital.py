@@ -20,7 +20,7 @@ def jpeg(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
     """The image after JPEG compression with quality 30, 20, 15, 10 or 7 (libjpeg's scale, chroma at
     half the resolution).
 
-    Its blocks are 8 x 8 pixels whatever the image's size: the smaller the image, the stronger the
+    Its blocks are 8 x 8 pixels for every image size: the smaller the image, the stronger the
     same quality.
 
     Args:

@@ -1,4 +1,4 @@
-"""Attacks by somebody who knows the purifier: PGD on the loss of what the model says of purified
+"""Attacks that know the purifier: PGD on the loss of the model's scores of purified
 images.
 
 Athalye, Carlini, Wagner 2018 (arXiv 1802.00420): robustness that was measured by attacks on the

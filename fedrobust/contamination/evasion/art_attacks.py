@@ -30,7 +30,7 @@ def carlini_wagner(
     steps: PositiveCount = 1000,
     lr: Positive = 0.01,
 ) -> Evasion:
-    """L2: Adam seeks the smallest change that misleads; an image that is not misled stays as it is.
+    """L2: Adam seeks the smallest change that misleads; an image that is not misled is not changed.
 
     Args:
         binary_search_steps: for the weight of being misled against being near.
@@ -116,7 +116,7 @@ def autoattack(
 ) -> Evasion:
     """Linf, as the library has it: Auto-PGD on cross-entropy and, from three classes on, on the
     difference of logits ratio, DeepFool and the Square attack, each on the images that those before
-    it left standing. Up to a hundred times as dear as PGD.
+    it left standing. Up to a hundred times the cost of PGD.
 
     Args:
         steps: of Auto-PGD and DeepFool.

@@ -19,15 +19,15 @@ Gradient = Callable[[Tensor], Tensor]
 
 @contextmanager
 def differentiable_eval(model: nn.Module) -> Iterator[None]:
-    """Within the context the model is in eval mode and gradients flow, whatever surrounds it; every
-    module's mode returns."""
+    """Within the context the model is in eval mode and gradients flow, regardless of the
+    surrounding context; every module's mode returns."""
     with eval_mode(model), torch.enable_grad():
         yield
 
 
 def attack_loss(model: Any, images: Tensor, labels: Tensor) -> Tensor:
     """The sum over images of the cross-entropy of softmax(scale * scores), so that an image's
-    gradient knows nothing of its batch."""
+    gradient does not depend on its batch."""
     return len(labels) * cross_entropy(model(images), labels, model.scale)
 
 

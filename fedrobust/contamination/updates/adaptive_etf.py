@@ -33,7 +33,7 @@ TRIALS = 8  # steps that are tried: the largest is found to 2^-8 of `factor`
 @check_settings("contamination")
 @dataclass(frozen=True, slots=True)
 class PoisonSettings:
-    """What the attacker's data teach.
+    """Content of the attacker's poisoned data.
 
     Attributes:
         goal: trigger: a backdoor as `backdoor_patch`; flip: images of the class source are labelled
@@ -54,7 +54,7 @@ class PoisonSettings:
 @check_settings("contamination")
 @dataclass(frozen=True, slots=True)
 class StealthSettings:
-    """How the attacker stays unnoticed.
+    """Limits that keep the attack unnoticed.
 
     Attributes:
         epsilon: loss of alignment, and gain of loss, that the attacker dares.
@@ -77,7 +77,7 @@ def adaptive_etf(
     num_classes: NumClasses = None,
     class_names: ClassNames = None,
 ) -> Contamination:
-    """Learn from clean data, go on with poisoned data, and send the first model moved towards the
+    """Train on clean data, then on poisoned data, and send the first model moved towards the
     second as far as can be without losing the trust of `etf_dml`.
 
     Sent is honest + s (poisoned - honest), buffers blended likewise (s <= 1), with the largest s up
@@ -90,7 +90,7 @@ def adaptive_etf(
     The fields of both groups are keys of their own.
 
     Args:
-        poison: what the attacker's data teach.
+        poison: content of the attacker's poisoned data.
         stealth: how it stays unnoticed.
         num_classes: K.
         class_names: their names.

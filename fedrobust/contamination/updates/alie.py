@@ -22,7 +22,7 @@ def alie(*, z: NonNegative | None = None, knowledge: Knowledge = "omniscient") -
     """A little is enough: every attacker's update becomes mean + z * standard deviation of the
     known updates, coordinate by coordinate (sample standard deviations).
 
-    A single known update has no spread: it is sent as it is.
+    A single known update has no spread: it is sent unchanged.
 
     Args:
         z: standard deviations away from the mean; 0: the mean is sent; null: as far as a majority
@@ -57,7 +57,7 @@ def optimal_alie(*, evaluations: PositiveCount = 20) -> Contamination:
 
     Args:
         evaluations: applications of the rule per round by which z is tuned; a rule that distils
-            makes this dear.
+            makes this expensive.
 
     Returns:
         A contamination of clients that work together.
@@ -82,11 +82,11 @@ def _mean_and_spread(strip_Hb: Tensor) -> Tensor:
 
 
 def largest_z(total: int, attackers: int) -> float:
-    """How far f attackers among N clients may move in standard deviations without being the extreme
-    ones: the normal quantile of (N - f - s) / (N - f), where s = floor(N / 2 + 1) - f honest
-    clients must lie further out for a majority (algorithm 3, lines 1-3).
+    """Largest shift of f attackers among N clients, in standard deviations, that leaves them short
+    of the extremes: the normal quantile of (N - f - s) / (N - f), where s = floor(N / 2 + 1) - f
+    honest clients must lie further out for a majority (algorithm 3, lines 1-3).
 
-    Never below 0, and where attackers need nobody's support (s < 1) that of half a client out.
+    Never below 0, and where attackers need no support (s < 1) that of half a client out.
     """
     honest = max(1, total - attackers)
     supporters = max(0.5, total // 2 + 1 - attackers)

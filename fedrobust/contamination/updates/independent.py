@@ -17,7 +17,7 @@ from fedrobust.utils.validation import NonNegative, Positive, Share, check_setti
 def free_rider(*, noise: NonNegative = 0.0) -> Contamination:
     """The reply is the received state, buffers included: a plain free rider.
 
-    In the simulation the client trains all the same, and nobody sees what it learnt.
+    In the simulation the client trains nevertheless, and its result is not used.
 
     Args:
         noise: standard deviation of Gaussian noise on every parameter, by which it may be taken for
@@ -84,7 +84,7 @@ def gaussian_update(*, std: NonNegative = 1.0, relative: bool = True) -> Contami
 @check_settings("contamination")
 def not_finite(*, value: Literal["nan", "inf", "-inf"] = "nan", rate: Share = 1.0) -> Contamination:
     """Some trainable parameters become a value that is not finite. The server refuses such a reply,
-    so the client counts as failed, and the run goes on only within server.max_failures.
+    so the client counts as failed, and the run continues only within server.max_failures.
 
     Args:
         value: what they become, as a word.
@@ -110,7 +110,7 @@ def not_finite(*, value: Literal["nan", "inf", "-inf"] = "nan", rate: Share = 1.
 @check_settings("contamination")
 def scaling(*, factor: NonNegative = 10.0) -> Contamination:
     """The reply becomes reference + factor * (trained - reference) in all trainable parameters:
-    model replacement of whatever the client has learnt, here without a backdoor.
+    model replacement with the client's own update, here without a backdoor.
 
     Buffers (BatchNorm statistics) stay as trained.
 

@@ -46,7 +46,7 @@ def optimal_ipm(*, evaluations: PositiveCount = 20) -> Contamination:
 
     Args:
         evaluations: applications of the rule per round by which the factor is tuned; a rule that
-            distils makes this dear.
+            distils makes this expensive.
 
     Returns:
         A contamination of clients that work together.

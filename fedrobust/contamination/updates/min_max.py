@@ -26,8 +26,8 @@ def min_max(
     at which its distance to any of them is at most the largest distance between two of them.
 
     Gamma is searched for in every round by halved steps; the start comes from the distances, since
-    the paper's constant one is too coarse for short updates. A single known update leaves no room:
-    it is sent as it is.
+    the paper's constant one is too coarse for short updates. A single known update is sent
+    unchanged.
 
     Args:
         perturbation: the direction p. std: minus the standard deviation of every coordinate; sign:

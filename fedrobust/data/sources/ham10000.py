@@ -40,7 +40,7 @@ def ham10000(
         root: folder with HAM10000_metadata and the images, or with ham10000*.csv and
             ham10000*.zip.
         images: how the images are read; its fields are keys of their own.
-        split: given, parts that the table names stay as they are; drawn, all three are drawn in
+        split: given, parts that the table names are kept; drawn, all three are drawn in
             the ratio 7:2:1.
 
     Returns:

@@ -14,7 +14,7 @@ from fedrobust.data.table import ImageOptions, PathOf
 from fedrobust.errors import DataError
 from fedrobust.utils.validation import Count, OneOf, PositiveCount, check_settings
 
-# Without chestmnist: several labels per image, so no class to speak of.
+# Without chestmnist: several labels per image, so no single class.
 FLAGS = tuple(
     f"{word}mnist"
     for word in (

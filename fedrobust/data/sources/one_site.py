@@ -1,4 +1,4 @@
-"""The images of one site only, out of whatever its node's configuration names."""
+"""The images of one site only, from the source that its node's configuration names."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _lesions(count: int) -> Tensor:
 
 
 def _sites(groups: Tensor, seed: int) -> Tensor:
-    """A site for every lesion, in the scanners' shares, whatever its class."""
+    """A site for every lesion, in the scanners' shares, independent of its class."""
     shares = torch.tensor([scanner.share for scanner in SCANNERS])
     drawn = torch.multinomial(
         shares,

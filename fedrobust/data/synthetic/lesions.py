@@ -3,7 +3,7 @@ drawn by formulas.
 
 Light is absorbed by melanin, blood and what else a kind holds: colour = skin * exp(-melanin * a_m -
 blood * a_b - rest * a_r) for red, green and blue. The amounts overlap between the kinds and vary
-with every lesion, so neither the mean colour nor the mean image tells the kinds apart. Tensors are
+with every lesion, so neither the mean colour nor the mean image separates the kinds. Tensors are
 (B, H, W) maps over coordinates in [-1, 1], or (B,) values.
 """
 

@@ -26,7 +26,7 @@ def purifier(name: str, apply: Purify, *, differentiable: bool = True) -> Purifi
 
     apply: (images (B, C, H, W), generator) -> images of the same shape. The purifier raises
     ValueError for images that are not floating-point numbers in [0, 1] in four axes; none at all
-    come back as they are.
+    come back unchanged.
     """
 
     def purify(images: Tensor, generator: Generator) -> Tensor:

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 import torch
 
-LEAST = 2**16  # values for which a thread of its own is worth while
+LEAST = 2**16  # values that justify a thread of their own
 # an index of this type is never negative, so no look-up has to ask whether it is
 whole: Any = np.uintp
 _Loop = TypeVar("_Loop", bound=Callable[..., None])

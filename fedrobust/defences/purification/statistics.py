@@ -20,7 +20,7 @@ def with_purified_statistics(
 
     Purified images are smoother than those a model was trained on, and statistics of the latter
     cost it much of its accuracy on them (docs/results/mdda.md). images: (N, 3, H, W), uint8 or unit
-    floats, some hundred that nobody has attacked.
+    floats, some hundred unattacked ones.
     """
     device = next(model.parameters()).device
     adapted = copy.deepcopy(model)

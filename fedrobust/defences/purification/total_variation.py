@@ -70,7 +70,8 @@ def _steps(iterations: int) -> list[tuple[float, float]]:
 
 
 def _by_tensors(maps: Tensor, weight: float, steps: list[tuple[float, float]]) -> Tensor:
-    """What `total_variation_cpu.solved` does, for autograd, for any device and without numba."""
+    """`total_variation_cpu.solved` as tensor operations, for autograd, for any device and without
+    numba."""
     f = maps / weight  # in units of the weight |p| is at most 1
     u, p = f, f.new_zeros(2, *f.shape)
     q = p

@@ -52,9 +52,9 @@ def _group(
     """Maps = (first, B): B maps from `first` on, pixel by pixel side by side: rows of W B values
     make long loops of small maps too.
 
-    A row needs the next one only as it was before the step. So each step follows one row behind the
-    step before it: a row comes in, `len(steps)` rows later it is done, and of everything in between
-    `held` rows are kept, which stay in the nearest cache.
+    A row needs only the values of the next row from before the step. So each step follows one row
+    behind the step before it: a row comes in, `len(steps)` rows later it is done, and of everything
+    in between `held` rows are kept, which stay in the nearest cache.
     """
     H, width, side = f.shape[1], whole(f.shape[2] * maps[1]), whole(maps[1])
     held = len(steps) + 2

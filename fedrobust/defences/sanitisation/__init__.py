@@ -1,6 +1,6 @@
-"""Sanitising: which training images look tampered with, judged by their features alone. One defence
-a file, each a factory that returns a `Sanitiser`; the functions inside know nothing of models,
-clients or rounds."""
+"""Sanitising: which training images look tampered with, by their features alone. One defence a
+file, each a factory that returns a `Sanitiser`; its functions do not depend on models, clients or
+rounds."""
 
 from fedrobust.defences.sanitisation.base import Sanitiser, SanitiserResult, sanitise
 

@@ -44,7 +44,7 @@ class Sanitiser:
 @check_settings("sanitiser")
 @dataclass(frozen=True, slots=True)
 class SanitiserSettings:
-    """What every sanitiser is told.
+    """Settings of every sanitiser.
 
     Attributes:
         anchors: centre of a class; centroid: mean feature of its images; etf: the fixed anchor that

@@ -33,8 +33,8 @@ def altered_rows(clean: Samples, now: Samples, *, triggered: bool) -> Tensor:
 
 
 def detection_counts(kept_N: Tensor, altered_N: Tensor | None) -> dict[str, float]:
-    """What a client reports: images dropped; in a simulation also those altered, and those both
-    (None: nobody knows)."""
+    """Counts that a client reports: images dropped; in a simulation also those altered, and those
+    both (None: unknown)."""
     dropped_N = ~kept_N
     if altered_N is None:
         return {DROPPED: float(dropped_N.sum())}
@@ -47,7 +47,7 @@ def detection_counts(kept_N: Tensor, altered_N: Tensor | None) -> dict[str, floa
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """images: all that were judged. precision: share of the dropped that were altered, recall:
+    """images: all that were examined. precision: share of the dropped that were altered, recall:
     share of the altered that were dropped, in percent, None where undefined. By chance they would
     be 100 altered / images and 100 dropped / images."""
 

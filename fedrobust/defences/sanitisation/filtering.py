@@ -20,7 +20,7 @@ def sanitise_shard(
     """The shard without the training images that the classifier finds suspicious, and
     which of them were kept (N,).
 
-    The very same shard during the warm-up, while the model knows nothing. Validation and test
+    The same shard during the warm-up, while the model is uninformative. Validation and test
     images are left alone.
     """
     if not sanitiser.active(server_round) or not len(shard.train):

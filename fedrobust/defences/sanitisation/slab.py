@@ -21,7 +21,7 @@ def slab(*, settings: SanitiserSettings) -> Sanitiser:
     m_b)/|m_a - m_b|.
 
     Args:
-        settings: what every sanitiser is told.
+        settings: those of every sanitiser.
 
     Returns:
         The sanitiser.

@@ -17,7 +17,7 @@ def sphere(*, settings: SanitiserSettings) -> Sanitiser:
     [0, 2].
 
     Args:
-        settings: what every sanitiser is told.
+        settings: those of every sanitiser.
 
     Returns:
         The sanitiser.

@@ -52,7 +52,7 @@ class Session:
 
 
 def seeded_random(generator: Generator) -> Random:
-    """Repeatable, and so of no use against anybody who knows the seed, which the server does."""
+    """Repeatable, so it does not protect against the server, which knows the seed."""
     return lambda number: (
         torch.randint(256, (number,), generator=generator, dtype=torch.uint8).numpy().tobytes()
     )

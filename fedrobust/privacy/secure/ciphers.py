@@ -1,4 +1,4 @@
-"""Keys, sealed letters and masks, out of `cryptography`: X25519, HKDF-SHA256, AES-256-GCM,
+"""Keys, sealed messages and masks, built on `cryptography`: X25519, HKDF-SHA256, AES-256-GCM,
 AES-256-CTR."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def agree(private: bytes, public: bytes, purpose: str) -> bytes:
 
 
 def leaves_a_secret(public: bytes) -> bool:
-    """Whether a public key is of use: with some few points everybody would agree on zero, and the
+    """Whether a public key is usable: with a few points every client would agree on zero, and the
     library refuses them."""
     try:
         agree(bytes(range(KEY_BYTES)), public, "")
@@ -71,7 +71,7 @@ def add_mask(vector: Tensor, seed: bytes, sign: int) -> None:
     values = vector.numpy()
     stream = Cipher(algorithms.AES(seed), modes.CTR(bytes(BLOCK_BYTES))).encryptor()
     zeros = bytes(8 * min(CHUNK, len(values)))
-    # the cipher wants room for a block more than it writes
+    # the cipher needs space for one block more than it writes
     buffer = bytearray(8 * CHUNK + BLOCK_BYTES)
     room = np.frombuffer(buffer, dtype="<i8")
     apply = np.add if sign > 0 else np.subtract

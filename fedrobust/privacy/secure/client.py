@@ -18,7 +18,7 @@ from torch import Tensor
 from fedrobust.errors import RunError
 from fedrobust.privacy.secure import Random, Session, ciphers, secret_sharing
 
-KEYS_BYTES = 2 * ciphers.KEY_BYTES  # both public keys of a client: for letters, for masks
+KEYS_BYTES = 2 * ciphers.KEY_BYTES  # both public keys of a client: for messages, for masks
 # a share of the seed b, and one of the private mask key
 SHARES_BYTES = 2 * secret_sharing.SHARE_BYTES
 SEALED_BYTES = ciphers.NONCE_BYTES + SHARES_BYTES + ciphers.TAG_BYTES
@@ -103,7 +103,7 @@ def mask(
     session: Session, kept: ClientSecrets, sealed: Mapping[int, bytes], vector: Tensor
 ) -> ClientSecrets:
     """The third answer: mask the encoded update, in place. sealed: {other client: the shares that
-    it sealed for this one}. A letter that cannot be opened is missing from the last answer and
+    it sealed for this one}. A message that cannot be opened is missing from the last answer and
     spoils nothing else. Returns what is kept: others' shares, no keys."""
     check_masking(session, kept, sealed)
     size = KEYS_BYTES
@@ -145,7 +145,7 @@ def reveal_shares(
 ) -> tuple[ClientSecrets, dict[int, bytes], dict[int, bytes]]:
     """The last answer: (what is kept, {survivor: share of its seed}, {lost client: share of its
     private mask key}). survivors: all whose masked updates reached the server, this client's among
-    them; of nobody are both kinds told."""
+    them; both kinds of one client are never revealed."""
     _check_turn(session, kept, "masked")
     alive = set(survivors)
     if session.client not in alive or not alive <= set(kept["clients"]):
@@ -172,22 +172,22 @@ def reveal_shares(
 
 
 def share_index(client: int) -> int:
-    """Where a client's shares are taken: never at 0, where the secret is."""
+    """Point at which a client's shares are taken: never 0, where the secret is."""
     return client + 1
 
 
 def mask_sign(client: int, other: int) -> int:
-    """Of the two clients of a mask one adds it and one subtracts it."""
+    """Sign of a mask: one of its two clients adds it, the other subtracts it."""
     return 1 if client < other else -1
 
 
 def sealing_purpose(task: str, sender: int, receiver: int) -> str:
-    """Of the key with which sender's letter to receiver is sealed: each direction has its own."""
+    """Purpose of the key that seals sender's message to receiver: each direction has its own."""
     return f"fedrobust secure aggregation, letter, {task}, {sender}, {receiver}"
 
 
 def mask_purpose(task: str, one: int, other: int) -> str:
-    """Of the seed of two clients' common mask, whoever of them asks."""
+    """Purpose of the seed of two clients' common mask, equal for both."""
     return f"fedrobust secure aggregation, mask, {task}, {min(one, other)}, {max(one, other)}"
 
 

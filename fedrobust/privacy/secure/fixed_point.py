@@ -1,4 +1,4 @@
-"""Updates as whole numbers modulo 2^64, in which sums are exact whoever adds them in which order.
+"""Updates as whole numbers modulo 2^64, in which sums are exact in any order.
 
 A coordinate x of an update of length at most `clip` becomes round(w x s), where w is the client's
 weight, a whole number from 1 to `most_weight`, and s is the power of two for which most_weight *
@@ -39,7 +39,7 @@ def error(clients: int, total_weight: int, s: float) -> float:
 
 def encode(update_D: Tensor, weight: int, s: float) -> Tensor:
     """(D + 1,) int64: the float32 update times the weight, and the weight itself. The update is
-    left as it is."""
+    left unchanged."""
     out = torch.empty(len(update_D) + 1, dtype=torch.int64)
     for start in range(0, len(update_D), CHUNK):
         part = update_D[start : start + CHUNK].to(torch.float64).mul_(weight * s).round_()

@@ -3,7 +3,7 @@ all about it.
 
 A secret of 32 bytes is the value at 0 of a random polynomial of degree threshold - 1 over the
 integers modulo PRIME; the share of x is its value there. Not in constant time: a share is computed
-once from fresh randomness, where nobody can measure it often.
+once from fresh randomness, so its timing cannot be measured repeatedly.
 """
 
 from __future__ import annotations

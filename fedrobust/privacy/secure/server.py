@@ -24,7 +24,7 @@ class RevealedSecrets:
 
 @dataclass(frozen=True, slots=True)
 class ServerSession:
-    """What the server knows of a round. keys: both public keys of everybody who has shares; shared:
+    """The server's state of a round. keys: both public keys of all clients with shares; shared:
     those who sent shares, whom all others masked with; survivors: those of them whose masked
     updates are in the sum, ascending."""
 
@@ -41,7 +41,7 @@ def recover_secrets(
     """Turn the sum of the survivors' masked updates into that of their updates, in place. answers:
     by client, at least `threshold`.
 
-    Raises RunError where shares are missing, or do not give the key whose public half everybody
+    Raises RunError where shares are missing, or do not give the key whose public half all clients
     used.
     """
     for client in session.survivors:
