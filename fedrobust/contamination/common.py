@@ -3,8 +3,9 @@ or name, graded corruptions, planted triggers."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import torch
 from pydantic import Field
@@ -12,11 +13,20 @@ from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination, DataContamination, Trigger
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import Given, Share, Words, check
+from fedrobust.utils.validation import Given, Share, Words, check, check_settings
 
 # that are corrupted at once: bounds the memory of intermediate maps, and keeps them in the cache
 PIXELS = 2**19
 Level = TypeVar("Level")
+GRADED_SECTIONS = """Args:
+    severity: from weak to strong.
+    rate: exact share of the images; the others keep every bit.
+
+Returns:
+    A contamination of images.
+
+Raises:
+    ConfigError: a setting is out of its range."""
 
 Severity = Annotated[int, Field(ge=1, le=5)]
 ClassLabel = Annotated[int | str, Words("a class, by number or name")]
@@ -66,20 +76,46 @@ def class_index(
     return check(f"contamination.{key}", value, Annotated[int, Field(ge=0, le=num_classes - 1)])
 
 
-def corruption(
-    name: str,
-    levels: Sequence[Level],
-    apply: Callable[[Tensor, Level, Generator], Tensor],
-    severity: int,
-    rate: float,
-) -> Contamination:
-    """A corruption of images graded by severity.
+class GradedFactory(Protocol):
+    """The factory of a corruption graded by severity."""
 
-    apply: (images (n, 3, H, W) float32 in [0, 1], level, generator) -> new images; its result is
-    clipped to [0, 1]. severity: 1 to 5 picks the level. rate: exact share, in [0, 1], of the images
-    that are corrupted; the others keep every bit.
+    __name__: str
+
+    def __call__(self, *, severity: int = 3, rate: float = 1.0) -> Contamination: ...
+
+
+def corruption_factory(
+    levels: Sequence[Level],
+) -> Callable[[Callable[[Tensor, Level, Generator], Tensor]], GradedFactory]:
+    """Decorator that makes the factory of a graded corruption, under the same name and with the
+    same description, from a function of images.
+
+    Args:
+        levels: of the severities 1 to 5.
+
+    Returns:
+        The decorator. Its function takes images (n, 3, H, W) float32 in [0, 1], a level and a
+        generator, and gives new images, which are clipped to [0, 1].
     """
-    level = levels[severity - 1]
+
+    def decorate(corrupt: Callable[[Tensor, Level, Generator], Tensor]) -> GradedFactory:
+        name = corrupt.__name__
+
+        def factory(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+            return Contamination(name, data=_corrupt_share(corrupt, levels[severity - 1], rate))
+
+        factory.__name__ = factory.__qualname__ = name
+        factory.__module__ = corrupt.__module__
+        factory.__doc__ = f"{inspect.getdoc(corrupt)}\n\n{GRADED_SECTIONS}"
+        return check_settings("contamination")(factory)
+
+    return decorate
+
+
+def _corrupt_share(
+    corrupt: Callable[[Tensor, Level, Generator], Tensor], level: Level, rate: float
+) -> DataContamination:
+    """rate: exact share of the images that are corrupted; the others keep every bit."""
 
     def data(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         rows = sample_rows(torch.arange(len(labels)), rate, generator)
@@ -87,10 +123,10 @@ def corruption(
             return images, labels
         out = torch.empty_like(images) if len(rows) == len(labels) else images.clone()
         for some in torch.split(rows, max(1, PIXELS // images[0, 0].numel())):
-            out[some] = apply(images[some], level, generator).clamp(0, 1)
+            out[some] = corrupt(images[some], level, generator).clamp(0, 1)
         return out, labels
 
-    return Contamination(name, data=data)
+    return data
 
 
 def plant_trigger(trigger: Trigger, wanted: int, rate: float) -> DataContamination:

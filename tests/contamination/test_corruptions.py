@@ -4,7 +4,9 @@ promise."""
 from __future__ import annotations
 
 import colorsys
+import inspect
 import math
+import re
 from functools import cache
 from itertools import pairwise
 
@@ -24,8 +26,10 @@ from fedrobust.contamination.corruptions import colour as tones
 from fedrobust.contamination.corruptions import gaussian_noise as gaussian
 from fedrobust.data.synthetic.lesions import KINDS, draw_lesions
 from fedrobust.errors import ConfigError
+from fedrobust.experiment.factories import find_factory
 from fedrobust.utils.images import as_bytes
 from fedrobust.utils.seeding import generator
+from fedrobust.utils.settings_table import list_settings
 
 GRADED = {
     one.__name__: one
@@ -136,10 +140,13 @@ def test_many_images_are_done_in_portions(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(common, "PIXELS", 2 * 8 * 8)  # two images at once
     images = torch.rand(5, 3, 8, 8, generator=generator(3))
     calls: list[int] = []
-    door = common.corruption(
-        "count", (0,) * 5, lambda some, level, g: calls.append(len(some)) or some, 1, 1.0
-    )
-    through(door, images)
+
+    @common.corruption_factory((0,) * 5)
+    def count(some: Tensor, level: int, generator: torch.Generator) -> Tensor:
+        calls.append(len(some))
+        return some
+
+    through(count(), images)
     assert calls == [2, 2, 1]
     after = through(GRADED[name](severity=5), images)
     assert after.shape == images.shape
@@ -342,3 +349,16 @@ def test_text_stands_in_the_image() -> None:
     widths = changed.any(dim=1).sum(dim=1)
     assert (heights == 5).all()
     assert ((widths >= 8) & (widths < 24)).all()
+
+
+@every
+def test_the_factory_is_that_of_its_function(name: str) -> None:
+    """`_target_` finds it, help shows its two settings, and its description stays."""
+    factory = GRADED[name]
+    target = f"{factory.__module__}.{name}"
+    assert find_factory("contamination", target) is factory
+    assert [one.name for one in list_settings(factory)] == ["severity", "rate"]
+    assert all(one.description for one in list_settings(factory))
+    described = inspect.getdoc(factory) or ""
+    assert re.fullmatch(r".+\n\nArgs:\n.+\n\nReturns:\n.+\n\nRaises:\n.+", described, re.S)
+    assert factory().name == name

@@ -13,10 +13,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import Severity, corruption
+from fedrobust.contamination.common import corruption_factory
 from fedrobust.contamination.corruptions import drawing
-from fedrobust.utils.validation import Share, check_settings
 
 PUBLISHED_SIDE = 224
 HAIR = (2, 4, 7, 11, 16)  # most strands on an image
@@ -29,118 +27,11 @@ TEXT = ((1, 6, 0.14), (2, 7, 0.15), (3, 8, 0.16), (4, 9, 0.17), (6, 10, 0.18))
 CAPITAL = 21  # height in pixels of a capital at font scale 1
 
 
-@check_settings("contamination")
-def hair(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(HAIR)
+def hair(images: Tensor, most: int, generator: Generator) -> Tensor:
     """Dark curved strands: half of to all of 2, 4, 7, 11 or 16 on each image, .4 to .9 % of the
     side wide but never below half a pixel.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption("hair", HAIR, _hair, severity, rate)
-
-
-@check_settings("contamination")
-def ruler(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """Black ticks every twentieth of the side along one border, drawn for each image and tilted by
-    up to 8 degrees.
-
-    Every fifth tick has .08, .11, .14, .18 or .22 of the side, the others half of it.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("ruler", RULER, _ruler, severity, rate)
-
-
-@check_settings("contamination")
-def bubbles(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """7 to 15, 15, 15, 20 or 25 discs that mix 100 of 255 parts of white into the image, 130 in
-    their rims of 2 pixels at a side of 224.
-
-    Their radii are drawn from 3 to 7, 10, 12, 15 or 17 pixels at a side of 224.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("bubbles", BUBBLES, _bubbles, severity, rate)
-
-
-@check_settings("contamination")
-def vignette(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """Black outside a circle about the centre, of radius 1.10, 1.05, 1.00, .95 or .90 times half
-    the shorter side, as dermatoscopes do.
-
-    The published list ends with .90, .95; here it falls.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("vignette", CORNERS, _vignette, severity, rate)
-
-
-@check_settings("contamination")
-def burned_text(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """1 to 1, 2, 3, 4 or 6 words of 3 to 6, 7, 8, 9 or 10 random letters, each in a random colour
-    at a random place.
-
-    Letters are as high as published (3 to 4 of 224 pixels) but never below five pixels, without
-    which none can be read.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("burned_text", TEXT, _text, severity, rate)
-
-
-def _uniform(count: int, low: float, high: float, generator: Generator) -> Tensor:
-    """(count, 1, 1) values."""
-    return low + (high - low) * torch.rand(count, 1, 1, generator=generator)
-
-
-def _turned(images: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """(along, across): coordinates from the centre in axes turned by `angle` (N, 1, 1)."""
-    y, x = drawing.canvas(images)
-    y, x = y - y.mean(), x - x.mean()
-    return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-
-
-def _hair(images: Tensor, most: int, generator: Generator) -> Tensor:
     count = len(images)
     wanted = torch.randint((most + 1) // 2, most + 1, (count, 1, 1), generator=generator)
     for strand in range(most):
@@ -160,7 +51,13 @@ def _hair(images: Tensor, most: int, generator: Generator) -> Tensor:
     return images
 
 
-def _ruler(images: Tensor, length: float, generator: Generator) -> Tensor:
+@corruption_factory(RULER)
+def ruler(images: Tensor, length: float, generator: Generator) -> Tensor:
+    """Black ticks every twentieth of the side along one border, drawn for each image and tilted by
+    up to 8 degrees.
+
+    Every fifth tick has .08, .11, .14, .18 or .22 of the side, the others half of it.
+    """
     count = len(images)
     quarter = torch.randint(4, (count, 1, 1), generator=generator)
     along, across = _turned(
@@ -178,7 +75,13 @@ def _ruler(images: Tensor, length: float, generator: Generator) -> Tensor:
     )
 
 
-def _bubbles(images: Tensor, level: tuple[int, int], generator: Generator) -> Tensor:
+@corruption_factory(BUBBLES)
+def bubbles(images: Tensor, level: tuple[int, int], generator: Generator) -> Tensor:
+    """7 to 15, 15, 15, 20 or 25 discs that mix 100 of 255 parts of white into the image, 130 in
+    their rims of 2 pixels at a side of 224.
+
+    Their radii are drawn from 3 to 7, 10, 12, 15 or 17 pixels at a side of 224.
+    """
     (largest, most), count = level, len(images)
     y, x = drawing.canvas(images)
     wanted = torch.randint(7, most + 1, (count, 1, 1), generator=generator)
@@ -200,13 +103,26 @@ def _bubbles(images: Tensor, level: tuple[int, int], generator: Generator) -> Te
     return drawing.ink(images, white, torch.ones(3))
 
 
-def _vignette(images: Tensor, radius: float, generator: Generator) -> Tensor:
+@corruption_factory(CORNERS)
+def vignette(images: Tensor, radius: float, generator: Generator) -> Tensor:
+    """Black outside a circle about the centre, of radius 1.10, 1.05, 1.00, .95 or .90 times half
+    the shorter side, as dermatoscopes do.
+
+    The published list ends with .90, .95; here it falls.
+    """
     y, x = drawing.canvas(images)
     reach = torch.sqrt((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
     return images * (reach <= radius / 2)
 
 
-def _text(images: Tensor, level: tuple[int, int, float], generator: Generator) -> Tensor:
+@corruption_factory(TEXT)
+def burned_text(images: Tensor, level: tuple[int, int, float], generator: Generator) -> Tensor:
+    """1 to 1, 2, 3, 4 or 6 words of 3 to 6, 7, 8, 9 or 10 random letters, each in a random colour
+    at a random place.
+
+    Letters are as high as published (3 to 4 of 224 pixels) but never below five pixels, without
+    which none can be read.
+    """
     (words, letters, scale), count = level, len(images)
     height, width = images.shape[-2:]
     cell = max(1, round(scale * CAPITAL / PUBLISHED_SIDE * min(height, width) / drawing.ROWS))
@@ -224,3 +140,15 @@ def _text(images: Tensor, level: tuple[int, int, float], generator: Generator) -
             images, drawing.text(images, signs_NL, top.floor(), left.floor(), cell), colours
         )
     return images
+
+
+def _uniform(count: int, low: float, high: float, generator: Generator) -> Tensor:
+    """(count, 1, 1) values."""
+    return low + (high - low) * torch.rand(count, 1, 1, generator=generator)
+
+
+def _turned(images: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """(along, across): coordinates from the centre in axes turned by `angle` (N, 1, 1)."""
+    y, x = drawing.canvas(images)
+    y, x = y - y.mean(), x - x.mean()
+    return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()

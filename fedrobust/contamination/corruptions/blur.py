@@ -13,9 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import Severity, corruption
-from fedrobust.utils.validation import Share, check_settings
+from fedrobust.contamination.common import corruption_factory
 
 PUBLISHED_SIDE = 224
 DEFOCUS = (4.0, 5.0, 6.0, 7.0, 8.0)  # radius of the disc
@@ -26,81 +24,35 @@ ZOOM = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
 SUBPIXELS = 9  # per axis, for the share of a pixel that the disc covers
 
 
-@check_settings("contamination")
-def defocus_blur(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(DEFOCUS)
+def defocus_blur(images: Tensor, radius: float, generator: Generator) -> Tensor:
     """Convolution with a disc of radius 4, 5, 6, 7 or 8 pixels at a side of 224.
 
     A pixel's weight is the share of it that the disc covers, where the publication smooths the edge
     of a disc of whole pixels; this holds at any size.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption("defocus_blur", DEFOCUS, _defocus, severity, rate)
+    return _convolve(images, _disc(_scaled(images, radius))[None])
 
 
-@check_settings("contamination")
-def motion_blur(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(MOTION)
+def motion_blur(images: Tensor, level: tuple[float, float], generator: Generator) -> Tensor:
     """A trail of 2 r pixels with weights exp(-t^2 / 2 s^2), in a direction drawn for each image
     from -45 to 45 degrees.
 
     (r, s) = (10, 5), (15, 5), (15, 8), (15, 12) or (20, 15) at a side of 224.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption("motion_blur", MOTION, _motion, severity, rate)
-
-
-@check_settings("contamination")
-def zoom_blur(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """The mean of the image and of its enlargements about the centre by 1, 1.01, ... up to 1.10,
-    1.15, 1.20, 1.24 or 1.30.
-
-    Steps: .01, .01, .02, .02, .03.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("zoom_blur", ZOOM, _zoom, severity, rate)
-
-
-def _scaled(images: Tensor, length: float) -> float:
-    return length * min(images.shape[-2:]) / PUBLISHED_SIDE
-
-
-def _defocus(images: Tensor, radius: float, generator: Generator) -> Tensor:
-    return _convolve(images, _disc(_scaled(images, radius))[None])
-
-
-def _motion(images: Tensor, level: tuple[float, float], generator: Generator) -> Tensor:
     radius, deviation = (_scaled(images, length) for length in level)
     angles_N = (torch.rand(len(images), generator=generator) - 0.5) * (math.pi / 2)
     return _convolve(images, _trails(angles_N, 2 * radius, deviation))
 
 
-def _zoom(images: Tensor, level: tuple[float, float], generator: Generator) -> Tensor:
+@corruption_factory(ZOOM)
+def zoom_blur(images: Tensor, level: tuple[float, float], generator: Generator) -> Tensor:
+    """The mean of the image and of its enlargements about the centre by 1, 1.01, ... up to 1.10,
+    1.15, 1.20, 1.24 or 1.30.
+
+    Steps: .01, .01, .02, .02, .03.
+    """
     end, step = level
     total, factors = images.clone(), torch.arange(1, end - 1e-6, step, dtype=torch.float64).tolist()
     for factor in factors:
@@ -110,6 +62,10 @@ def _zoom(images: Tensor, level: tuple[float, float], generator: Generator) -> T
         )
         total += functional.grid_sample(images, where, padding_mode="border", align_corners=False)
     return total / (len(factors) + 1)
+
+
+def _scaled(images: Tensor, length: float) -> float:
+    return length * min(images.shape[-2:]) / PUBLISHED_SIDE
 
 
 def _disc(radius: float) -> Tensor:

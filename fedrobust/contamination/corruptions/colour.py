@@ -11,9 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import Severity, corruption
-from fedrobust.utils.validation import Share, check_settings
+from fedrobust.contamination.common import corruption_factory
 
 BRIGHTER = (1.1, 1.2, 1.3, 1.4, 1.5)
 DARKER = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -25,147 +23,61 @@ SATURATION = (0.05, 0.10, 0.15, 0.20, 0.25)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
-@check_settings("contamination")
-def brightness_up(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """Every value x becomes f x with f = 1.1, 1.2, 1.3, 1.4 or 1.5.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("brightness_up", BRIGHTER, _brightness, severity, rate)
+@corruption_factory(BRIGHTER)
+def brightness_up(images: Tensor, factor: float, generator: Generator) -> Tensor:
+    """Every value x becomes f x with f = 1.1, 1.2, 1.3, 1.4 or 1.5."""
+    return images * factor
 
 
-@check_settings("contamination")
-def brightness_down(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """Every value x becomes f x with f = .9, .8, .7, .6 or .5.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("brightness_down", DARKER, _brightness, severity, rate)
+@corruption_factory(DARKER)
+def brightness_down(images: Tensor, factor: float, generator: Generator) -> Tensor:
+    """Every value x becomes f x with f = .9, .8, .7, .6 or .5."""
+    return images * factor
 
 
-@check_settings("contamination")
-def contrast_up(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(MORE_CONTRAST)
+def contrast_up(images: Tensor, factor: float, generator: Generator) -> Tensor:
     """Every value x becomes m + f (x - m) with the image's mean luma m and f = 1.1, 1.2, 1.3, 1.4
     or 1.6.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption("contrast_up", MORE_CONTRAST, _contrast, severity, rate)
+    return _contrast(images, factor)
 
 
-@check_settings("contamination")
-def contrast_down(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(LESS_CONTRAST)
+def contrast_down(images: Tensor, factor: float, generator: Generator) -> Tensor:
     """Every value x becomes m + f (x - m) with the image's mean luma m and f = .8, .7, .6, .5 or
     .4.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption("contrast_down", LESS_CONTRAST, _contrast, severity, rate)
+    return _contrast(images, factor)
 
 
-@check_settings("contamination")
-def gamma_up(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """Every value x becomes x^g with g = 1.1, 1.2, 1.3, 1.4 or 1.6: darker middle tones.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("gamma_up", GAMMA_UP, _gamma, severity, rate)
+@corruption_factory(GAMMA_UP)
+def gamma_up(images: Tensor, exponent: float, generator: Generator) -> Tensor:
+    """Every value x becomes x^g with g = 1.1, 1.2, 1.3, 1.4 or 1.6: darker middle tones."""
+    return images**exponent
 
 
-@check_settings("contamination")
-def gamma_down(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """Every value x becomes x^g with g = .9, .8, .7, .6 or .4: brighter middle tones.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("gamma_down", GAMMA_DOWN, _gamma, severity, rate)
+@corruption_factory(GAMMA_DOWN)
+def gamma_down(images: Tensor, exponent: float, generator: Generator) -> Tensor:
+    """Every value x becomes x^g with g = .9, .8, .7, .6 or .4: brighter middle tones."""
+    return images**exponent
 
 
-@check_settings("contamination")
-def saturation(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(SATURATION)
+def saturation(images: Tensor, shift: float, generator: Generator) -> Tensor:
     """The saturation S of HSV becomes min(S + c, 1) with c = .05, .10, .15, .20 or .25; hue and
     value stay.
 
     Greys have no hue and stay grey.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption("saturation", SATURATION, _saturation, severity, rate)
-
-
-def _brightness(images: Tensor, factor: float, generator: Generator) -> Tensor:
-    return images * factor
-
-
-def _contrast(images: Tensor, factor: float, generator: Generator) -> Tensor:
-    luma = (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
-    return torch.lerp(luma.mean(dim=(2, 3), keepdim=True), images, factor)
-
-
-def _gamma(images: Tensor, exponent: float, generator: Generator) -> Tensor:
-    return images**exponent
-
-
-def _saturation(images: Tensor, shift: float, generator: Generator) -> Tensor:
-    """In HSV V = max and S = (max - min) / max, and with V and hue kept every channel's distance to
-    V goes as S."""
+    # In HSV V = max and S = (max - min) / max, and with V and hue kept every channel's distance to
+    # V goes as S.
     value = images.amax(dim=1, keepdim=True)
     spread = value - images.amin(dim=1, keepdim=True)
     wanted = torch.minimum(spread + shift * value, value)
     return value - (value - images) * torch.where(spread > 0, wanted / spread, 1)
+
+
+def _contrast(images: Tensor, factor: float) -> Tensor:
+    luma = (images * images.new_tensor(LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    return torch.lerp(luma.mean(dim=(2, 3), keepdim=True), images, factor)

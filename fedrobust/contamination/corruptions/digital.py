@@ -6,61 +6,29 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import Severity, corruption
+from fedrobust.contamination.common import corruption_factory
 from fedrobust.utils.images import compress_jpeg
-from fedrobust.utils.validation import Share, check_settings
 
 QUALITY = (30, 20, 15, 10, 7)
 COARSE = (0.7, 0.5, 0.4, 0.3, 0.25)  # side in coarse pixels, relative to the side in pixels
 
 
-@check_settings("contamination")
-def jpeg(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(QUALITY)
+def jpeg(images: Tensor, quality: int, generator: Generator) -> Tensor:
     """The image after JPEG compression with quality 30, 20, 15, 10 or 7 (libjpeg's scale, chroma at
     half the resolution).
 
     Its blocks are 8 x 8 pixels for every image size: the smaller the image, the stronger the
     same quality.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption(
-        "jpeg",
-        QUALITY,
-        lambda images, quality, generator: compress_jpeg(images, quality),
-        severity,
-        rate,
-    )
+    return compress_jpeg(images, quality)
 
 
-@check_settings("contamination")
-def pixelate(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(COARSE)
+def pixelate(images: Tensor, factor: float, generator: Generator) -> Tensor:
     """The image shrunk to .7, .5, .4, .3 or .25 of its side and enlarged again, both by a box
     filter.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption("pixelate", COARSE, _pixelate, severity, rate)
-
-
-def _pixelate(images: Tensor, factor: float, generator: Generator) -> Tensor:
     height, width = images.shape[-2:]
     down, across = (
         _there_and_back(height, factor).to(images),

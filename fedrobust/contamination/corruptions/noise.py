@@ -10,79 +10,35 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedrobust.contamination.base import Contamination
-from fedrobust.contamination.common import Severity, corruption
-from fedrobust.utils.validation import Share, check_settings
+from fedrobust.contamination.common import corruption_factory
 
 SPECKLE = (0.05, 0.15, 0.20, 0.35, 0.45)  # deviation relative to the pixel value
 SHOT = (60.0, 25.0, 18.0, 10.0, 5.0)  # photons that white stands for
 IMPULSE = (0.01, 0.03, 0.06, 0.09, 0.17)  # share of the values that become 0 or 1
 
 
-@check_settings("contamination")
-def speckle_noise(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
+@corruption_factory(SPECKLE)
+def speckle_noise(images: Tensor, level: float, generator: Generator) -> Tensor:
     """Every value x becomes x + x e with Gaussian e of deviation .05, .15, .20, .35 or .45,
     independent for every pixel and channel.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
     """
-    return corruption("speckle_noise", SPECKLE, _speckle, severity, rate)
-
-
-@check_settings("contamination")
-def shot_noise(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """Every value x becomes Poisson(c x) / c with c = 60, 25, 18, 10 or 5 photons, independent for
-    every pixel and channel.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("shot_noise", SHOT, _shot, severity, rate)
-
-
-@check_settings("contamination")
-def impulse_noise(*, severity: Severity = 3, rate: Share = 1.0) -> Contamination:
-    """Every value of pixel and channel becomes 0 or 1, equally likely, with probability .01, .03,
-    .06, .09 or .17.
-
-    Args:
-        severity: from weak to strong.
-        rate: exact share of the images; the others keep every bit.
-
-    Returns:
-        A contamination of images.
-
-    Raises:
-        ConfigError: a setting is out of its range.
-    """
-    return corruption("impulse_noise", IMPULSE, _impulse, severity, rate)
-
-
-def _speckle(images: Tensor, level: float, generator: Generator) -> Tensor:
     return (
         torch.randn(images.shape, generator=generator).to(images).mul_(level).add_(1).mul_(images)
     )
 
 
-def _shot(images: Tensor, level: float, generator: Generator) -> Tensor:
+@corruption_factory(SHOT)
+def shot_noise(images: Tensor, level: float, generator: Generator) -> Tensor:
+    """Every value x becomes Poisson(c x) / c with c = 60, 25, 18, 10 or 5 photons, independent for
+    every pixel and channel.
+    """
     return torch.poisson(images.cpu() * level, generator=generator).to(images) / level
 
 
-def _impulse(images: Tensor, level: float, generator: Generator) -> Tensor:
+@corruption_factory(IMPULSE)
+def impulse_noise(images: Tensor, level: float, generator: Generator) -> Tensor:
+    """Every value of pixel and channel becomes 0 or 1, equally likely, with probability .01, .03,
+    .06, .09 or .17.
+    """
     draw = torch.rand(images.shape, generator=generator).to(images)
     return torch.where(draw < level, (draw < level / 2).to(images), images)
