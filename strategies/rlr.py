@@ -40,7 +40,7 @@ def rlr(threshold: Count = 4) -> Strategy:
         update_D, turned = sign_flipped_mean(round.updates, weights_N, threshold)
         return make_aggregate(round, update_D, weights_N, extras={"turned_share": turned})
 
-    return Strategy("rlr", rule, min_clients=max(1, threshold))
+    return Strategy("rlr", rule, min_clients=max(1, threshold), limited_by="strategy.threshold")
 
 
 def sign_flipped_mean(updates: Updates, weights_N: Tensor, threshold: int) -> tuple[Tensor, float]:

@@ -46,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     [
         (
             ["strategies=[fedavg,krum]"],
-            r"krum · label_flip · 1 poisoned · seed 0: num_clients=3: strategy=krum needs at least",
+            r"krum · label_flip · 1 poisoned · seed 0: strategy\.f=3: strategy=krum then needs",
         ),
         (
             ["strategies=[fedavg]", "poisoned=[1,4]"],

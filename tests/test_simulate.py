@@ -119,7 +119,7 @@ def test_the_same_seed_gives_the_same_result_and_takes_the_twin_from_the_cache(
             r"strategy=magic: no such choice; `python -m fedrobust.simulate --help` lists all 21",
         ),
         (["poisoned=11"], r"poisoned=11: more than num_clients=10"),
-        (["strategy=krum", "num_clients=4"], r"num_clients=4: strategy=krum needs at least 9"),
+        (["strategy=krum", "num_clients=4"], r"strategy\.f=3: strategy=krum then needs at least 9"),
         (["noise.std=-0.1"], r"noise\.std=-0\.1"),
         (["model.head=linear"], r"client\.loss=dot_regression: needs model\.head=etf"),
         (

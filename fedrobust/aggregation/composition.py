@@ -30,13 +30,14 @@ class Preaggregation:
     mix: (gram_NN, clients, generator) -> (M, N) float64 non-negative coefficients of the rows that
     the rule will see; gram_NN are the float64 inner products of the updates. None: the rule sees
     the updates themselves. rows: how many rows it makes of so many clients. Below min_clients it is
-    not defined.
+    not defined, and limited_by is the setting that asks for so many.
     """
 
     name: str
     mix: Mixer | None
     min_clients: int = 1
     rows: Callable[[int], int] = _as_many
+    limited_by: str = "preaggregation.f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,13 @@ def _after(preaggregation: Preaggregation, mix: Mixer, strategy: Strategy) -> St
     enough = smallest_accepted(
         wanted, lambda clients: preaggregation.rows(clients) >= strategy.min_clients
     )
-    return Strategy(f"{preaggregation.name}+{strategy.name}", rule, strategy.uses, enough)
+    return Strategy(
+        f"{preaggregation.name}+{strategy.name}",
+        rule,
+        strategy.uses,
+        enough,
+        limited_by=preaggregation.limited_by if enough == wanted else strategy.limited_by,
+    )
 
 
 def smallest_accepted(low: int, enough: Callable[[int], bool]) -> int:

@@ -60,7 +60,8 @@ SUM_WEIGHTS = ("examples", "uniform")  # a client's number of training images; 1
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """A named server rule. `uses` names the server's extra information it needs, of {"root",
-    "proxy"}; below `min_clients` replies the rule is not defined.
+    "proxy"}; below `min_clients` replies the rule is not defined, and `limited_by` is the setting
+    that asks for so many.
 
     sums: for a rule that needs no more of the updates than their weighted sum, and gives the same
     from one row that holds their weighted mean: what weighs an update, of SUM_WEIGHTS. None: it
@@ -72,6 +73,7 @@ class Strategy:
     uses: frozenset[str] = frozenset()
     min_clients: int = 1
     sums: str | None = None
+    limited_by: str = "strategy.f"
 
 
 def merge_buffers(layout: Layout | None, buffers_NB: Tensor, weights_N: Tensor) -> Tensor:

@@ -76,8 +76,7 @@ class PathOf:
         return core_schema.no_info_plain_validator_function(self._check)
 
     def _check(self, value: Any) -> Any:
-        # ??? is Hydra's mark of a value to be given
-        if not isinstance(value, (str, Path)) or str(value) in ("", "???"):
+        if not isinstance(value, (str, Path)) or str(value) == "":
             raise PydanticCustomError("path_of", "a path; {remedy}", {"remedy": self.remedy})
         return value
 

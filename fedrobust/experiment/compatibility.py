@@ -43,10 +43,12 @@ def _estimates(evaluation: Evaluation, purifier: Purifier) -> bool:
 
 def _check_together(settings: Settings, strategy: Strategy) -> None:
     if settings.num_participants < strategy.min_clients:
-        key = settings.participants_key
+        key, least = settings.participants_key, strategy.min_clients
+        asked = _key_and_value(settings, strategy.limited_by)
         raise ConfigError(
-            f"{key}={getattr(settings, key)}: strategy={strategy.name} needs at least "
-            f"{strategy.min_clients} a round; raise {key} or lower its f"
+            f"{asked}: strategy={strategy.name} then needs at least {least} clients a round, and "
+            f"{key}={getattr(settings, key)}; lower {strategy.limited_by}, or raise {key} to "
+            f"{least}"
         )
     if "root" in strategy.uses and settings.server.root_per_class == 0:
         other = " or strategy.trust=none" if "trust" in settings.strategy.written else ""
@@ -59,6 +61,15 @@ def _check_together(settings: Settings, strategy: Strategy) -> None:
             "client.loss=dot_regression: needs model.head=etf; use "
             "client.loss=cross_entropy or balanced_softmax"
         )
+
+
+def _key_and_value(settings: Settings, key: str) -> str:
+    """`group.key=value` of a setting that is written, also inside another one; else the key."""
+    group, *parts = key.split(".")
+    value: Any = getattr(settings, group).written
+    for part in parts:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return key if value is None else f"{key}={value}"
 
 
 def _check_sanitiser(settings: Settings, sanitiser: Sanitiser) -> None:

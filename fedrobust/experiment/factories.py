@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import check_names
+from fedrobust.utils.settings_table import list_settings
+from fedrobust.utils.validation import REQUIRED, check_names
 
 # Where the factories of each group may live. A configuration can come over the network: nothing
 # else is ever called.
@@ -107,6 +108,8 @@ def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[st
             f"{path}={settings}: must be a group with a _target_; see configs/{group}"
         )
     factory = find_factory(group, settings["_target_"])
+    if without := next(_without_value(settings, ""), None):
+        raise _missing(factory, path, without)
     keywords = {
         key: _nested(value, group, f"{path}.{key}", given)
         for key, value in settings.items()
@@ -122,6 +125,25 @@ def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[st
     # one factory serves several groups: the line must name the key that the user wrote
     except ConfigError as error:
         raise ConfigError(str(error).replace(f"{group_name(group)}.", f"{path}.")) from error
+
+
+def _without_value(value: Any, key: str) -> Iterator[str]:
+    """The keys below which Hydra's mark of a value to be given stands; what has a `_target_` of its
+    own is looked at when it is built."""
+    if isinstance(value, str) and value == REQUIRED:
+        yield key
+    elif isinstance(value, Mapping) and not (key and "_target_" in value):
+        for name, inner in value.items():
+            yield from _without_value(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            yield from _without_value(inner, f"{key}.{place}")
+
+
+def _missing(factory: Callable[..., Any], path: str, key: str) -> ConfigError:
+    told = {one.name: one.description.rstrip(".") for one in list_settings(factory)}.get(key)
+    what = f" ({told})" if told else ""
+    return ConfigError(f"{path}.{key}: is missing{what}; set {path}.{key}=...")
 
 
 def _nested(value: Any, group: str, path: str, given: Mapping[str, Any]) -> Any:

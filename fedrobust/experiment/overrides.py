@@ -178,6 +178,11 @@ def refusal(text: str, words: Sequence[str], known: Callable[[], Mapping[str, An
         r"Interpolation key '([^']+)' not found\s+full_key: (\S+)": (
             lambda m: f"{_word(m[2], words)}: there is no key {m[1]} to take the value from"
         ),
+        r"Missing mandatory value: (\S+)\s+full_key: (\S+)": (
+            lambda m: (
+                f"{_word(m[2], words)}: {m[1]}, from which it is taken, is missing; set {m[1]}=..."
+            )
+        ),
     }
     for pattern, line in forms.items():
         if match := re.search(pattern, text, re.DOTALL):
@@ -222,6 +227,8 @@ def _unknown_key(key: str, words: Sequence[str], known: Callable[[], Mapping[str
     for part in parent.split(".") if parent else ():
         inside = inside.get(part) if isinstance(inside, Mapping) else None
     names = [str(one) for one in inside if one != "_target_"] if isinstance(inside, Mapping) else []
+    if last in names:  # what is not there is inside the value
+        return f"{word}: {key} has not all of these keys; to add them write ++{key}={value}"
     near = nearest(last, names)
     if near:
         right = f"{sign}{parent and parent + '.'}{near}" + ("" if value is None else f"={value}")

@@ -23,7 +23,14 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.utils import strict_json
 from fedrobust.utils.names import did_you_mean
-from fedrobust.utils.validation import Count, PositiveCount, PositiveShare, Words, check
+from fedrobust.utils.validation import (
+    REQUIRED,
+    Count,
+    PositiveCount,
+    PositiveShare,
+    Words,
+    check,
+)
 
 MOST_CLIENTS = 1_000_000  # lists of all clients must fit into memory for any configured number
 MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be counted in
@@ -233,7 +240,7 @@ def _check_keys(kind: type[BaseModel], given: Mapping[str, Any], path: str = "")
                 f"{', '.join(sorted(kind.model_fields))}"
             )
     for key in sorted(kind.model_fields):
-        if key not in given:
+        if key not in given or given[key] == REQUIRED:
             raise ConfigError(f"{path}{key}: is missing; set {path}{key}=...")
 
 

@@ -17,9 +17,9 @@ from fedrobust.experiment.compose import compose, default_choices
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.settings import MOST, ServerSettings, Settings
 from fedrobust.utils.settings_table import describe_type, format_value, list_settings
+from fedrobust.utils.validation import REQUIRED
 
 CONTAMINATIONS = ("noise", "corruption")  # groups whose choices are those of `contamination`
-REQUIRED = "???"  # Hydra's sign for a setting without a default
 WORDS = ("--help", "-h")
 USAGE = """python -m fedrobust.simulate [group=choice | key=value ...]
 python -m fedrobust.simulate resume=<the output folder of a run that was stopped>"""

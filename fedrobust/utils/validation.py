@@ -48,6 +48,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]  # share of the past that is kept
 
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 UNIONS = (Union, types.UnionType)
+REQUIRED = "???"  # Hydra's mark of a value to be given
 WIDEST = 64  # bits of a whole number: floats can hold it, and arrays can be counted in it
 Made = TypeVar("Made")
 Factory = TypeVar("Factory", bound=Callable[..., Any])

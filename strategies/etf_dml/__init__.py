@@ -100,7 +100,11 @@ def etf_dml(
         clip, recalibrate, trust, distillation, schedule, cohorts, aggregation
     )
     return Strategy(
-        "etf_dml", lambda round: _rule(round, settings), _uses(settings), _least_clients(settings)
+        "etf_dml",
+        lambda round: _rule(round, settings),
+        _uses(settings),
+        _least_clients(settings),
+        limited_by=_limited_by(settings),
     )
 
 
@@ -119,6 +123,16 @@ def _least_clients(settings: EtfDmlSettings) -> int:
     wanted = settings.aggregation.min_clients if settings.aggregation else 1
     most = _trust.MOST_DROPPED if settings.trust.wanted else 0.0
     return smallest_accepted(wanted, lambda n: n - math.floor(most * n) >= wanted)
+
+
+def _limited_by(settings: EtfDmlSettings) -> str:
+    """The setting that `_least_clients` follows from."""
+    inner = settings.aggregation
+    return (
+        "strategy.cohort_size"
+        if inner is None
+        else inner.limited_by.replace("strategy.", "strategy.aggregation.", 1)
+    )
 
 
 def _rule(round: Round, settings: EtfDmlSettings) -> Aggregate:

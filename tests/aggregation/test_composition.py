@@ -170,7 +170,7 @@ def test_rules_of_another_kind_are_refused() -> None:
         (lambda: fedadagrad(tau=0), "server_optimizer.tau=0"),
         (
             lambda: federations.build_experiment("preaggregation=nnm"),
-            "num_clients=3: strategy=nnm\\+",
+            "preaggregation.f=3: strategy=nnm\\+",
         ),
         (
             lambda: federations.build_experiment(

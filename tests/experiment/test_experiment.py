@@ -235,11 +235,33 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
         (
             ["strategy=krum"],
             (
-                "num_clients=3: strategy=krum needs at least 9 a round; "
-                "raise num_clients or lower its f"
+                "strategy.f=3: strategy=krum then needs at least 9 clients a round, and "
+                "num_clients=3; lower strategy.f, or raise num_clients to 9"
             ),
         ),
-        (["strategy=trimmed_mean"], "num_clients=3: strategy=trimmed_mean needs at least 7"),
+        (["strategy=trimmed_mean"], "strategy.f=3: strategy=trimmed_mean then needs at least 7"),
+        (
+            ["strategy=fedavg", "preaggregation=nnm", "clients_per_round=2"],
+            "preaggregation.f=3: strategy=nnm+fedavg then needs at least 7 clients a round, and "
+            "clients_per_round=2; lower preaggregation.f, or raise clients_per_round to 7",
+        ),
+        (
+            ["strategy=krum", "preaggregation=bucketing"],
+            "strategy.f=3: strategy=bucketing+krum then needs at least 17",
+        ),
+        (
+            ["+strategy.aggregation={_target_:fedrobust.strategies.krum.krum,f:2}"],
+            "strategy.aggregation.f=2: strategy=etf_dml then needs at least",
+        ),
+        (["strategy.cohort_size=3"], "strategy.cohort_size=3: strategy=etf_dml then needs at"),
+        (["strategy=rlr", "strategy.threshold=9"], "strategy.threshold=9: strategy=rlr then needs"),
+        (["data=csv"], "data.path: is missing (the csv file); set data.path=..."),
+        (["data=ham10000"], "data.root: is missing (folder with HAM10000_metadata and the images"),
+        (["strategy=krum", "strategy.f=???"], "strategy.f: is missing (attackers"),
+        (["client.optimizer.lr=???"], "client.optimizer.lr: is missing; set client.optimizer.lr="),
+        (["++model.options={a: [1,???]}"], "model.options.a.1: is missing; set model.options.a.1="),
+        (["rounds=???"], "rounds: is missing; set rounds=..."),
+        (["server.max_failures=???"], "server.max_failures: is missing; set server.max_failures="),
         (
             ["model.head=linear"],
             ("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy"),

@@ -100,6 +100,10 @@ LINES = [
         "with each add --multirun",
     ),
     ("data.size=${nothere}", "there is no key nothere to take the value from"),
+    (
+        "model.options={layers: 1}",
+        "model.options has not all of these keys; to add them write ++model.options={layers: 1}",
+    ),
 ]
 
 
@@ -203,3 +207,11 @@ def test_dictionaries_get_the_nearest_name_too() -> None:
         ConfigError, match=r"weigthing=uniform: unknown setting; did you mean weight"
     ):
         factories.build_group({"strategy": mean}, "strategy")
+
+
+def test_a_value_that_is_taken_from_a_missing_one() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose.compose("data=csv", "data.root=${data.path}")
+    assert str(caught.value) == (
+        "data.root=${data.path}: data.path, from which it is taken, is missing; set data.path=..."
+    )

@@ -38,7 +38,7 @@ def ham10000(
 
     Args:
         root: folder with HAM10000_metadata and the images, or with ham10000*.csv and
-            ham10000*.zip.
+            ham10000*.zip; doi:10.7910/DVN/DBW86T has them.
         images: how the images are read; its fields are keys of their own.
         split: given, parts that the table names are kept; drawn, all three are drawn in
             the ratio 7:2:1.
