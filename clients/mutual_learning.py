@@ -102,7 +102,7 @@ def make_peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier
 
 
 def peer_loss(scale: float, distillation_loss: str, weight: float, temperature: float) -> PeerLoss:
-    """What pulls a member's scores towards those of its peers: weight times the mean over the
+    """Loss that pulls a member's scores towards those of its peers: weight times the mean over the
     peers."""
     one = make_score_distillation(distillation_loss, scale, temperature)
 

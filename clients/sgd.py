@@ -48,7 +48,7 @@ def train_local(
 
 
 def training_report(fitted: FitResult, count: int, settings: TrainingSettings) -> TrainResult:
-    """What the client says of its training. The sums are means over all images seen (several epochs
+    """The client's report on its training. The sums are means over all images seen (several epochs
     count each) times the client's `count` training images, so that sums over clients divided by
     images are means. With early stopping also: epochs, until it ended."""
     sums = {name: total / fitted.seen * count for name, total in fitted.sums.items()}

@@ -33,7 +33,7 @@ Place = tuple[dict[str, Any], str]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each named tensor of a model lies in the two flat vectors of a `State`.
+    """Places of a model's named tensors in the two flat vectors of a `State`.
 
     Four-dimensional tensors (convolutions) lie channels last, as the models have them. Integer
     buffers (BatchNorm's num_batches_tracked) and non-persistent buffers (the ETF) are left out on
@@ -117,7 +117,7 @@ def take(model: nn.Module, layout: Layout) -> State:
 
 @torch.no_grad()
 def load(model: nn.Module, layout: Layout, state: State) -> None:
-    """Copy a state into the model, on whatever device it lives. Nothing that was taken from the
+    """Copy a state into the model, on any device. Nothing that was taken from the
     model before is touched.
 
     Raises ValueError when the vectors do not have the layout's sizes.
@@ -138,7 +138,7 @@ def load(model: nn.Module, layout: Layout, state: State) -> None:
 @torch.no_grad()
 def show(model: nn.Module, layout: Layout, state: State) -> None:
     """As `load`, but without a copy where state and model are on one device: for a model that is
-    only looked at, since whoever changed it would change the state."""
+    read only, since a change would change the state."""
     sizes = (state.parameters.numel(), state.buffers.numel())
     if sizes != (layout.num_parameters, layout.num_buffers):
         raise ValueError(
@@ -194,7 +194,7 @@ def _home(tensors: list[Tensor]) -> Tensor | None:
 
 @final
 class _Pool:
-    """Vectors on the CPU that are used again as soon as nobody holds them any more.
+    """Vectors on the CPU that are reused as soon as nothing refers to them.
 
     A copy into fresh memory takes eight times as long (94 MB: 34 against 4 ms), since the system
     hands it out page by page, and a client needs a new vector of the model's size in every round.
@@ -220,7 +220,7 @@ class _Pool:
 
 
 def _references_of_an_unused_array() -> int:
-    """What `sys.getrefcount` says of an array that lies in a list and nowhere else: 2 up to Python
+    """`sys.getrefcount` of an array that lies in a list and nowhere else: 2 up to Python
     3.13, less later."""
     kept = [np.empty(1)]
     return sys.getrefcount(kept[0])

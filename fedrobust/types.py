@@ -1,4 +1,4 @@
-"""The frozen values that travel between the rooms of fedrobust. Nothing here computes.
+"""Frozen values that the packages of fedrobust exchange. Nothing here computes.
 
 Shapes ride on names: N clients or samples, D trainable parameters, B buffer values, K classes.
 """
@@ -54,7 +54,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a client trainer hands back. `sums` are sums over `num_examples` samples seen; `memory`
+    """Result of a client trainer. `sums` are sums over `num_examples` samples seen; `memory`
     never leaves the client."""
 
     num_examples: int
@@ -76,7 +76,7 @@ def keep_images(images: Tensor, generator: Generator) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Purifier:
-    """What images go through before a model sees them, at test time.
+    """A purifier of images, applied at test time before a model sees them.
 
     purify: (images (B, C, H, W) float32 in [0, 1], CPU generator) -> images of the same shape,
     range and device; the input is never changed in place. differentiable: whether gradients flow
@@ -96,9 +96,9 @@ class Failure:
     """A client whose reply could not be used in a round: the reason in one line, and the whole
     traceback where there is one.
 
-    counts: towards server.max_failures. It does not where a reply was put aside that nobody waited
-    for, such as a client's second one (its first stands), or one of a node that was not asked
-    (client -1).
+    counts: towards server.max_failures. It does not where a reply was discarded that was not
+    awaited for, such as a client's second one (its first stands), or one of a node that was not
+    asked (client -1).
     """
 
     client: int
@@ -134,7 +134,7 @@ class RoundRecord:
 
 
 class Observer(Protocol):
-    """Whoever watches a run: the screen, the files. `run` names it: "run" or "clean twin"."""
+    """Observer of a run: the screen, the files. `run` names it: "run" or "clean twin"."""
 
     def run_started(self, run: str, rounds: int, num_clients: int) -> None: ...
 

@@ -1,7 +1,7 @@
 """The Flower ServerApp: the same loop, folder and report as `fedrobust.simulate`, over the sites of
 `flwr run . <federation>`.
 
-An entry point like the command lines: nobody imports it. docs/federation.md says how sites are
+An entry point like the command lines: nothing imports it. docs/federation.md says how sites are
 numbered and what a node must know.
 """
 
@@ -29,7 +29,7 @@ WIDTH = 110  # columns of the tables that Flower hands on as text
 
 @app.main()  # type: ignore[untyped-decorator]  # flwr is untyped here
 def main(grid: Grid, context: Context) -> None:
-    """Run the configuration named by `overrides` (Hydra words) on the connected sites, or go on
+    """Run the configuration named by `overrides` (Hydra words) on the connected sites, or continue
     with the run of the folder `resume`; the output folder lies beside the SuperLink."""
     run = {key: str(value) for key, value in context.run_config.items()}
     names = tuple(run["sites"].split())

@@ -53,7 +53,7 @@ def caf_weights(gram_NN: Tensor, f: int) -> Tensor:
         if spread < least:
             best_N, least = weights_N, spread
         scores_N = scores_N * (counts_N > 0)
-        if not scores_N.max() > 0:  # nobody differs from the mean
+        if not scores_N.max() > 0:  # no update differs from the mean
             break
         counts_N = counts_N * (1 - scores_N / scores_N.max())
     return best_N

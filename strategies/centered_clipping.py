@@ -18,7 +18,7 @@ def centered_clipping(tau: Positive | None = None, iterations: PositiveCount = 3
     """Steps v <- v + (1/N) sum_n (x_n - v) min(1, tau / |x_n - v|), from the last round's
     aggregated update on, in the first round from 0. In the paper the x_n are the clients' momenta.
 
-    One attacker moves a step by tau/N at most, wherever it stands. The old centre is one row more
+    One attacker moves a step by tau/N at most, from any place. The old centre is one row more
     of the Gram matrix, so that steps cost nothing beside it. Weights reported: the clients' parts
     of the result, without the old centre's, brought to sum 1.
 

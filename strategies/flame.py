@@ -25,7 +25,7 @@ def flame(noise: NonNegative = 0.0) -> Strategy:
 
     Args:
         noise: lambda, in median lengths of the updates. The paper takes 0.001; it is off by
-            default, as it harms the model whether anybody attacks or not.
+            default, as it harms the model with or without an attack.
 
     Returns:
         The rule.

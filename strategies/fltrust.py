@@ -19,7 +19,7 @@ def fltrust() -> Strategy:
 
     The server trains g_0 with the clients' trainer and settings on its root images, which are
     repeated until they are as many as the median client has, so that both take about as many steps.
-    Tolerates any number of attackers, as far as the root set speaks for the honest ones. Weights
+    Tolerates any number of attackers, as far as the root set represents the honest ones. Weights
     reported: TS_n brought to sum 1. Where no client points the server's way, the global model
     stays. The rule raises ConfigError without a root set.
 

@@ -13,7 +13,7 @@ from fedrobust.aggregation.updates import STRIP, Updates, normalize
 from fedrobust.state import Layout
 from fedrobust.utils.validation import Positive, check_settings
 
-SAME = 1e-9  # where nobody is less like the others than this, nobody stands out
+SAME = 1e-9  # where no client is less like the others than this, none stands out
 
 
 @check_settings("strategy")
@@ -26,10 +26,10 @@ def foolsgold(kappa: Positive = 1.0) -> Strategy:
     It finds attackers that work together, needs no bound on their number, misses a single one, and
     takes honest clients with equal data for attackers. The paper adds the weighted updates up;
     here, where an update is a whole local training, they are averaged. Where all are alike,
-    everybody weighs the same (there 0/0 in the paper).
+    all clients weigh the same (there 0/0 in the paper).
 
     Args:
-        kappa: how sharply clients that look alike are told from the others, as in the paper.
+        kappa: how sharply similar clients are separated from the others, as in the paper.
 
     Returns:
         The rule.

@@ -62,7 +62,7 @@ def smallest(squared_NN: Tensor, f: int) -> list[int]:
 
 
 def far(squared_NN: Tensor, level: float) -> list[int]:
-    """For each row a bit mask of the rows that are farther from it than the level."""
+    """Bit mask, for each row, of the rows that are farther from it than the level."""
     return [
         sum(1 << other for other in row.nonzero().flatten().tolist()) for row in squared_NN > level
     ]

@@ -18,8 +18,8 @@ def norm_clipping(
 ) -> Strategy:
     """The mean of x_n min(1, tau / |x_n|).
 
-    It limits what f attackers can do, each to tau/N, and excludes nobody. Weights reported: what is
-    left of each client's share, brought to sum 1.
+    It limits what f attackers can do, each to tau/N, and excludes no client. Weights reported: what
+    is left of each client's share, brought to sum 1.
 
     Args:
         tau: length to which longer updates are clipped; null: the median length of the round,

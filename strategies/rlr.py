@@ -16,8 +16,8 @@ def rlr(threshold: Count = 4) -> Strategy:
     """Robust learning rate: the mean of the updates, weighed by numbers of images, with its sign
     turned in every parameter in which |sum_n sgn(x_n)| is below the threshold.
 
-    Weights reported: the shares of images, as nobody is left out. The share of turned parameters is
-    recorded.
+    Weights reported: the shares of images, as no client is left out. The share of turned parameters
+    is recorded.
 
     Args:
         threshold: a parameter moves forwards where the signs of so many more clients agree than

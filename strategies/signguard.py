@@ -31,8 +31,8 @@ def signguard(
        its kernel is scikit-learn's estimate at the quantile 0.5.
 
     Tolerates f < N/2. This is the plain variant, without the similarity features of -Sim and -Dist.
-    Weights reported: equal shares of those kept. Where the filters have nobody in common the global
-    model stays.
+    Weights reported: equal shares of those kept. Where the filters have no client in common the
+    global model stays.
 
     Args:
         shortest: updates shorter than so many median lengths are left out.

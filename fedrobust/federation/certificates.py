@@ -28,7 +28,7 @@ BEFORE = timedelta(minutes=5)  # clocks differ
 
 
 def make_certificate_authority(folder: Path) -> None:
-    """ca.crt, which everybody gets, and ca.key, which never leaves this folder. Raises ConfigError
+    """ca.crt, which all sites get, and ca.key, which never leaves this folder. Raises ConfigError
     where they exist already."""
     key, name = ec.generate_private_key(ec.SECP256R1()), _name("fedrobust consortium")
     usage = _usage(digital_signature=False, signs=True)

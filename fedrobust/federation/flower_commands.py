@@ -22,7 +22,7 @@ PORT = 8000
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where the SuperLink is: host and port as the others reach it. ca: the authority's
+    """Address of the SuperLink: host and port as the others reach it. ca: the authority's
     certificate; None: no TLS, no keys."""
 
     host: str
@@ -31,7 +31,7 @@ class Link:
 
     @property
     def inner(self) -> Link:
-        """Where the SuperLink itself listens behind its gate: on the loopback interface of its
+        """Address of the SuperLink itself behind its gate: on the loopback interface of its
         machine, with the same certificate."""
         return Link("localhost", PORT, self.ca)
 
@@ -67,7 +67,7 @@ def superlink(link: Link, folder: Path) -> list[str]:
 
 
 def gateway(outer: Link, inner: Link, folder: Path, listen: str) -> list[str]:
-    """The process between the network and the SuperLink. listen: the address that it binds."""
+    """The process between the network and the SuperLink. listen: the address to bind."""
     words = [
         "python",
         "-m",

@@ -1,8 +1,8 @@
-"""The gate: the one door of the server to the sites. It lets requests of SuperNodes pass to the
+"""The gate between the sites and the SuperLink. It lets requests of SuperNodes pass to the
 SuperLink, and nothing else.
 
-The SuperLink has one port for all its routes, and asks nobody who starts runs or registers keys on
-it for a password; so it listens on the loopback interface, and this process, with the server's
+The SuperLink has one port for all its routes, and asks for no password for starting runs or
+registering keys; so it listens on the loopback interface, and this process, with the server's
 certificate, listens to the network. `commands` writes its start script; a web server can do the
 same (docs/federation.md).
 """

@@ -26,7 +26,7 @@ COMPLETED = "finished:completed"
 
 @dataclass(frozen=True)
 class Operator:
-    """The command flwr. processes: whoever runs it; home: the folder of its config.toml;
+    """The command flwr. processes: the runner of programs; home: the folder of its config.toml;
     connection: a name in there."""
 
     processes: Processes
@@ -34,7 +34,7 @@ class Operator:
     connection: str = CONNECTION
 
     def flwr(self, *words: str) -> str:
-        """What `flwr <words>` says. Raises RunError where it fails, ConfigError where there is no
+        """Output of `flwr <words>`. Raises RunError where it fails, ConfigError where there is no
         such home."""
         if not self.home.is_dir():
             raise ConfigError(
@@ -62,7 +62,7 @@ class Operator:
         )
 
     def state(self, run: str) -> dict[str, Any]:
-        """What Flower knows of a run: its status and status-details, among others."""
+        """Flower's record of a run: its status and status-details, among others."""
         found: dict[str, Any] = _json(
             self.flwr("list", self.connection, "--run-id", run, "--format", "json")
         )["runs"][0]
@@ -84,7 +84,7 @@ class Operator:
     def follow(self, run: str, seconds: float) -> None:
         """Show what the run says while it lasts. Raises RunError where it does not end well, with
         what Flower knows of it."""
-        self.state(run)  # a run that nobody knows ends here, in one line
+        self.state(run)  # an unknown run ends here, in one line
         words, log = ["flwr", "log", run, self.connection, "--stream"], f"log-{run}"
         self.processes.start(log, words, self.home, show=True, FLWR_HOME=str(self.home))
         state = self.wait(run, seconds, log)
@@ -97,7 +97,7 @@ class Operator:
 
 
 def _json(said: str) -> dict[str, Any]:
-    """The JSON object in what flwr says, whatever it says before and after."""
+    """The JSON object in flwr's output, whatever text stands before and after it."""
     start, end = said.find("{"), said.rfind("}")
     try:
         found: dict[str, Any] = json.loads(said[start : end + 1])

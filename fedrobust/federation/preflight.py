@@ -34,7 +34,7 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One check. ok: None where it is only told."""
+    """One check. ok: None for information only."""
 
     what: str
     ok: bool | None

@@ -35,7 +35,7 @@ class Processes:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder, self._mark = folder, uuid.uuid4().hex
-        # the commands of a virtual environment that nobody has activated
+        # the commands of a virtual environment that is not activated
         beside = str(Path(sys.executable).parent)
         path = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
         self.environment = {
@@ -90,7 +90,7 @@ class Processes:
             self._started[name].wait(seconds)
 
     def run(self, command: Sequence[str], folder: Path, seconds: float, **environment: str) -> str:
-        """What a program in that folder says on its standard output. Raises RunError where it fails
+        """Standard output of a program in that folder. Raises RunError where it fails
         or takes longer."""
         words = [self._found(command[0]), *command[1:]]
         try:
@@ -137,7 +137,7 @@ class Processes:
         return dict(_marked(self._mark))
 
     def close(self) -> None:
-        """End everything, the youngest first; those that do not listen are killed."""
+        """End everything, the youngest first; those that do not stop are killed."""
         for process in reversed(self._started.values()):
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
@@ -171,7 +171,7 @@ class Processes:
 def _marked(mark: str) -> Iterator[tuple[int, str]]:
     needle = f"{MARK}={mark}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended, or is somebody else's
+        with contextlib.suppress(OSError):  # it has just ended, or belongs to another user
             if needle in (folder / "environ").read_bytes().split(b"\0"):
                 state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
                 if state != "Z" and int(folder.name) != os.getpid():
@@ -192,7 +192,7 @@ def _signal_all(mark: str, number: int) -> None:
 
 
 def _run_guard(mark: str) -> None:
-    """Wait for the end of the standard input, which is that of whoever started this, and end
+    """Wait for the end of the standard input, which is that of the starting program, and end
     everything with the mark."""
     sys.stdin.read()
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -203,7 +203,7 @@ def _run_guard(mark: str) -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of the loopback interface that nobody used a moment ago."""
+    """Ports of the loopback interface that were free a moment ago."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for one in sockets:
@@ -212,8 +212,8 @@ def free_ports(number: int) -> list[int]:
 
 
 def wait_for_port(host: str, port: int, processes: Processes, name: str, seconds: float) -> None:
-    """Until somebody listens there. Raises RunError where the program ends before, or not in that
-    time."""
+    """Wait until the port accepts connections. Raises RunError where the program ends before, or
+    not in that time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):

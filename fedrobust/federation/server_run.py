@@ -20,7 +20,7 @@ OnProgress = Callable[[str], None]
 
 
 def federation_resume_command(folder: Path) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     return f"python -m fedrobust.federation run --resume {shlex.quote(str(folder))}"
 
 
@@ -50,7 +50,7 @@ def assemble(
 
     names: the sites that take part, in the order of their numbers; empty: all that are connected.
     Waits so many seconds for them. Raises RunError where too few come or one cannot take part,
-    ConfigError where they cannot be told apart.
+    ConfigError where they cannot be distinguished.
     """
     found = collect_site_info(grid, experiment.num_clients, names, seconds, on_progress)
     if not names and len(found) > experiment.num_clients:
@@ -105,8 +105,8 @@ def _number_sites(
 def _check_enough(
     experiment: Experiment, chosen: Mapping[int, Node], names: tuple[str, ...]
 ) -> None:
-    """Listed sites may be missing, as many as may fail in a round; where nobody knows who is
-    missing, nobody may."""
+    """Listed sites may be missing, as many as may fail in a round; where the missing ones cannot be
+    identified, none may be missing."""
     missing, allowed = (
         experiment.num_clients - len(chosen),
         experiment.settings.server.max_failures if names else 0,

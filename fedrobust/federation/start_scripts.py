@@ -18,9 +18,9 @@ EVERYWHERE = "0.0.0.0"
 
 
 def write_server(folder: Path, link: Link) -> list[Path]:
-    """For the server's folder, which holds its certificate and key: start scripts and systemd units
-    of the SuperLink, which listens on the loopback interface, and of its gate, which listens to the
-    network; a compose file of both; operator/config.toml."""
+    """Write into the server's folder, which holds its certificate and key: start scripts and
+    systemd units of the SuperLink, which listens on the loopback interface, and of its gate, which
+    listens to the network; a compose file of both; operator/config.toml."""
     programs = {
         "superlink": flower_commands.superlink(link.inner, folder),
         "gate": flower_commands.gateway(link, link.inner, folder, EVERYWHERE),
@@ -33,8 +33,8 @@ def write_server(folder: Path, link: Link) -> list[Path]:
 
 
 def write_site(folder: Path, link: Link, node: Mapping[str, Scalar], port: int) -> list[Path]:
-    """For a site's folder, which holds its key and ca.crt: start script, systemd unit and compose
-    file of its SuperNode."""
+    """Write into a site's folder, which holds its key and ca.crt: start script, systemd unit and
+    compose file of its SuperNode."""
     command = flower_commands.supernode(link, folder, node, port)
     mounts = [str(node["data-root"])] if "data-root" in node else []
     compose = _compose(folder, {"supernode": command}, mounts)

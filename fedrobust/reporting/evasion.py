@@ -88,15 +88,15 @@ def _metrics(probabilities_NK: Tensor, labels_N: Tensor) -> ConditionMetrics:
 
 @dataclass(frozen=True, slots=True)
 class _EvasionScorer:
-    """Judges attempts on one model by one set of bootstrap draws. groups_N: patients or lesions of
-    the images."""
+    """Evaluates attacks on one model with one set of bootstrap draws. groups_N: patients or lesions
+    of the images."""
 
     experiment: Experiment
     groups_N: Tensor
     whole: AttackResults
 
     def drop(self, seen_NK: Tensor) -> ConditionDrop:
-        """From the clean images as they are to what the model says in this condition."""
+        """Drop from the clean images to this condition."""
         labels_N, clean_NK = self.whole.labels, self.whole.clean[NONE]
         drop = combined_drop(
             classification_metrics(clean_NK, labels_N), classification_metrics(seen_NK, labels_N)
@@ -107,7 +107,7 @@ class _EvasionScorer:
         return ConditionDrop.model_validate(drop)
 
     def outcome(self, attempt: AttackResult) -> AttackOutcome:
-        """What an attack made of the model."""
+        """Result of an attack on the model."""
         seen_NK, recovered = attempt.probabilities, None
         if attempt.purifier != NONE:
             recovered = self._recovered(seen_NK, self._bare(attempt))
@@ -134,8 +134,8 @@ class _EvasionScorer:
         return next(same).probabilities
 
     def _recovered(self, seen_NK: Tensor, bare_NK: Tensor) -> RecoveredShare:
-        """Of the balanced accuracy that the attack takes from the undefended model, the share in
-        percent that is there with the purifier; None where the attack takes nothing."""
+        """Share, in percent, of the balanced accuracy lost by the undefended model that is kept
+        with the purifier; None where the attack takes nothing."""
         labels_N = self.whole.labels
         parts = [
             classification_metrics(one, labels_N)
@@ -159,7 +159,7 @@ class _EvasionScorer:
         return percentiles(draws["balanced_accuracy"])
 
     def _resampled(self, *conditions_NK: Tensor) -> list[dict[str, Tensor]]:
-        """Of each condition all draws, the same in every call: everything is paired by images."""
+        """All draws of each condition, the same in every call: everything is paired by images."""
         pairs = [(self.whole.labels, one.argmax(dim=1)) for one in conditions_NK]
         num_classes, draws = conditions_NK[0].shape[1], self.experiment.evaluation.bootstrap_samples
         return resampled_metrics(

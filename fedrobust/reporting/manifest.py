@@ -74,9 +74,9 @@ def write_manifest(
 
 
 def conditions(device: str, client_threads: int | None) -> dict[str, Any]:
-    """What decides the last bits of a result beside configuration, seed and data: who computes,
-    with what, in how many threads (float sums differ between thread counts and between the
-    instruction sets of processors)."""
+    """Conditions that decide the last bits of a result beside configuration, seed and data: device,
+    processor, versions and number of threads (float sums differ between thread counts and between
+    the instruction sets of processors)."""
     return {
         "device": device,
         "torch_threads": torch.get_num_threads(),
@@ -89,7 +89,7 @@ def conditions(device: str, client_threads: int | None) -> dict[str, Any]:
 
 
 def changes(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In words, which of the `conditions` are others now than those in the manifest of a run."""
+    """Differences, in words, between the `conditions` now and those in the manifest of a run."""
     old, new = dict(manifest.get("packages", {})), now["packages"]
     found = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     if manifest.get("program") != now["program"]:
@@ -163,7 +163,7 @@ def git_state(package: Path) -> dict[str, Any] | None:
     checkout or without git.
 
     dirty: tracked files were changed or untracked, not ignored files lie about. An installed
-    package that merely lies inside somebody's repository is not tracked by it and gives None.
+    package that merely lies inside another repository is not tracked by it and gives None.
     """
     tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py")
     commit = _git(package, "rev-parse", "HEAD")
@@ -192,7 +192,7 @@ _PACKAGES = ("fedrobust", "strategies", "clients")
 
 @functools.cache
 def program_digest() -> str:
-    """SHA-256 over the sources of the packages: whoever edits a rule or a trainer must not get a
+    """SHA-256 over the sources of the packages: an edited rule or trainer must not get a
     twin of the old one."""
     sha, root = hashlib.sha256(), Path(fedrobust.__file__).parents[1]
     # a wheel holds the others inside

@@ -1,4 +1,4 @@
-"""predictions.npz: what a run's final models answered on the test images, for whoever compares runs
+"""predictions.npz: predictions of a run's final models on the test images, for comparisons of runs
 image by image."""
 
 from __future__ import annotations

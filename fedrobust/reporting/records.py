@@ -56,7 +56,7 @@ class Recorder:
     round.
 
     folder: the output folder. kinds: the kind of each client ("clean", "noisy", "poisoned"), by
-    client number; the clean twin's rows carry the same kinds, although nobody is contaminated
+    client number; the clean twin's rows carry the same kinds, although no client is contaminated
     there, so that a client can be compared with itself. rounds.jsonl and twin_rounds.jsonl hold one
     JSON object a line: run, round, metrics, clients, failures, seconds, extras; values that are not
     finite become null. clients.csv has the columns run, round, client, kind, num_examples, weight,
@@ -94,7 +94,7 @@ class Recorder:
         self.rounds[run].append(record)
 
     def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
-        """The files are written anew up to here: whatever a killed process wrote after its last
+        """The files are written anew up to here: lines that a killed process wrote after its last
         checkpoint is done again."""
         for record in records:
             self.round_finished(run, record)

@@ -44,7 +44,7 @@ Scored = tuple[Tensor, Tensor]  # probabilities (n, K), labels (n,)
 
 @dataclass(frozen=True)
 class RunPredictions:
-    """What was predicted. test: {clean | corrupted | twin_clean | twin_corrupted: (N, K)} on all
+    """Predictions of a run. test: {clean | corrupted | twin_clean | twin_corrupted: (N, K)} on all
     test images; clients: {client: {clean | contaminated | purified_...: (probabilities, labels)}};
     triggered: (n, K) on images with the backdoor's trigger."""
 

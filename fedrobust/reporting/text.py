@@ -30,7 +30,7 @@ METRIC_NAMES: Final[dict[str, str]] = {
     "ece": "ECE",
 }
 
-# where there is room
+# where space allows
 METRIC_TITLES: Final[dict[str, str]] = METRIC_NAMES | {"balanced_accuracy": "Balanced accuracy"}
 
 METRIC_MEANINGS: Final[dict[str, str]] = {
@@ -75,7 +75,7 @@ DROP_MEANINGS: Final[dict[str, str]] = {
 
 EVALUATION_COLUMNS: Final = ("Model on", *METRIC_NAMES.values(), "Images")
 DROP_COLUMNS: Final = ("Drop", "Metric", "normal → attack", "drop", "95 % interval")
-# short, and where there is room
+# short, and where space allows
 CLIENT_COLUMNS: Final[dict[str, str]] = {
     "Client": "Client",
     "Kind": "Kind",
@@ -182,7 +182,7 @@ def headline(report: Report) -> str:
 
 
 def privacy_text(privacy: PrivacySection | None) -> str:
-    """What hospitals did to their updates and what it promises; empty where that is nothing."""
+    """The privacy mechanism and its guarantee; empty without one."""
     if privacy is None:
         return ""
     text = f"privacy={privacy.name}: updates no longer than {privacy.clip:g}"
@@ -205,8 +205,8 @@ def privacy_text(privacy: PrivacySection | None) -> str:
 
 
 def uses_text(uses: Mapping[str, int] | None) -> str:
-    """What the strategy knew beyond the clients' replies, e.g. "root (84 images)"; empty where that
-    is nothing."""
+    """The strategy's data beyond the clients' replies, e.g. "root (84 images)"; empty without
+    any."""
     return ", ".join(f"{name} ({size} images)" for name, size in sorted((uses or {}).items()))
 
 
@@ -356,8 +356,8 @@ def sanitising_text(found: SanitisingSection) -> str:
 
 
 def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:
-    """Of the report's section `evasion`, or its part `fusion`, the model's rows under
-    EVASION_COLUMNS, those without an attack first."""
+    """The model's rows under EVASION_COLUMNS, those without an attack first, of the report's
+    section `evasion` or its part `fusion`."""
     cost = None if section.purifier_drop is None else section.purifier_drop.combined
     rows: list[tuple[str, ...]] = [
         (
@@ -387,7 +387,7 @@ def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:
 
 
 def fusion_title(section: EvasionSection, fused: FusedModel) -> str:
-    """Of the table on the clients' models fused into one."""
+    """Title of the table on the clients' models fused into one."""
     return (
         f"Evasion: {section.attack} on the {fused.members} "
         f"client models fused (MEFF), {section.images} test images"
@@ -401,7 +401,7 @@ def format_eps(eps_255: float | None) -> str:
 
 
 def evasion_meanings(section: EvasionSection) -> list[str]:
-    """What the attackers of the section know, and what its columns are."""
+    """Explanations of the section's attackers and columns."""
     found = {one.threat_model for one in section.attacks}
     return [
         f"{metric_label(name)}: {meaning}"

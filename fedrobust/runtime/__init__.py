@@ -1,1 +1,1 @@
-"""A run at work, and the only room that knows Flower: messages, engines, clients, server."""
+"""Execution of a run, the only package that imports Flower: messages, engines, clients, server."""

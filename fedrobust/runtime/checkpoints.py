@@ -111,7 +111,7 @@ class Checkpoints:
         return None, problems
 
     def sweep(self) -> None:
-        """Take away what a killed process was writing. Only for whoever alone works in the
+        """Take away what a killed process was writing. Only for the one process that works in the
         folder."""
         for path in atomic.leftovers(self.folder):
             path.unlink()

@@ -31,8 +31,8 @@ def is_resume_requested(words: Sequence[str]) -> bool:
 
 
 def read_request(words: Sequence[str]) -> Resumption:
-    """What the command line asks for. Nothing is written. Raises ConfigError for a folder that
-    holds no unfinished run, and for any other override but those of the engine, since the
+    """Read the request of the command line. Nothing is written. Raises ConfigError for a folder
+    that holds no unfinished run, and for any other override but those of the engine, since the
     configuration is that of the folder."""
     folders = [word.removeprefix(KEY) for word in words if word.startswith(KEY)]
     others = [word for word in words if not word.startswith(KEY)]
@@ -95,5 +95,5 @@ def is_finished(folder: Path) -> bool:
 
 
 def resume_command(folder: Path) -> str:
-    """What to type to go on with the run in this folder."""
+    """Command line that resumes the run in this folder."""
     return f"python -m fedrobust.simulate {shlex.quote(f'{KEY}{folder}')}"

@@ -73,7 +73,7 @@ def resume_job(asked: Resumption) -> Report:
     the run.
     """
     with exclusive_folder(asked.folder) as console:
-        # again: it may have been finished by whoever held the lock before
+        # again: the previous holder of the lock may have finished it
         manifest = resume.read_manifest(asked.folder)
         config = old_names.rename_config(manifest["config"])
         try:
@@ -95,8 +95,8 @@ def resume_job(asked: Resumption) -> Report:
 
 @contextmanager
 def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
-    """The screen, for whoever is the only process in the folder. A folder that cannot be written to
-    ends the run in one line, which names the command that goes on with it (empty: that of a
+    """The screen of the only process in the folder. A folder that cannot be written to
+    ends the run in one line, which names the command that resumes it (empty: that of a
     simulation)."""
     console = Console()
     try:
@@ -193,8 +193,8 @@ def _write_manifest(
     console: Console,
     earlier: Mapping[str, Any] | None,
 ) -> tuple[bool, dict[str, Any]]:
-    """Write the manifest, or note in that of an earlier process that the run goes on. Gives whether
-    all is as it was, and the manifest."""
+    """Write the manifest, or note in that of an earlier process that the run is resumed. Returns
+    whether all conditions are unchanged, and the manifest."""
     computes = devices.device_name(devices.resolve(experiment.settings.device))
     if earlier is None:
         facts: dict[str, Any] = {
@@ -260,7 +260,7 @@ def work_seconds(server: ServerContext) -> float:
 
 
 def data_facts(experiment: Experiment) -> dict[str, Any]:
-    """What the manifest says of the data."""
+    """Facts of the data for the manifest."""
     dataset = experiment.dataset
     return {
         "name": dataset.name,

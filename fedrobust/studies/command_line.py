@@ -61,7 +61,7 @@ def run_grid_command(
 
 
 def describe_grid_command(command: GridCommand, words: Sequence[str]) -> str:
-    """What --help prints: the settings of the choices among the words, or else those of the block
+    """Text of --help: the settings of the choices among the words, or else those of the block
     and the groups with their choices. Raises as `settings_help.describe`."""
     called = f"python -m fedrobust.{command.name}"
     return settings_help.describe_choices(words) or "\n".join(

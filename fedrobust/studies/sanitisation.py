@@ -54,7 +54,7 @@ class PooledFeatures:
 
 @dataclass(frozen=True)
 class DefenceRow:
-    """What one defence would do to the pool of each run; aurocs: of its scores, in percent, None
+    """Effect of one defence on the pool of each run; aurocs: of its scores, in percent, None
     where all or none were altered."""
 
     name: str

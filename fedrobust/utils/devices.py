@@ -20,7 +20,7 @@ def resolve(device: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What to print: the GPU's name, or the processor's threads."""
+    """Name of the device for people: the GPU's name, or the processor's threads."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     return f"cpu ({torch.get_num_threads()} threads)"

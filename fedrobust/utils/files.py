@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens in between: a kill, a full disk, a
+"""Files that are complete or absent, whatever interrupts the write: a kill, a full disk, a
 power cut."""
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor
 
 def as_unit(images: Tensor) -> Tensor:
     """uint8 in [0, 255] or float in [0, 1], any shape -> float32 in [0, 1] (a float32 input is
-    returned as it is)."""
+    returned unchanged)."""
     if images.dtype == torch.uint8:
         return images.to(torch.float32).div_(255.0)
     return images.to(torch.float32)

@@ -1,4 +1,4 @@
-"""One process at a time in an output folder. The lock dies with its process, whatever kills it."""
+"""One process at a time in an output folder. The lock ends with its process, however that ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some network file sy
 @contextmanager
 def hold_lock(folder: Path) -> Iterator[bool]:
     """Keep others out of an existing folder. Gives False where the file system has no locks, so
-    that nobody is kept out.
+    that no process is kept out.
 
     Raises ConfigError where another process is at work in the folder, OSError where it cannot be
     written to.
@@ -37,7 +37,8 @@ def hold_lock(folder: Path) -> Iterator[bool]:
     try:
         yield lock.is_locked
     finally:
-        # while it is still held, so that it is nobody else's; Windows keeps a file that is open
+        # while it is still held, so that it belongs to no other process; Windows keeps a file that
+        # is open
         with suppress(PermissionError):
             path.unlink(missing_ok=True)
         lock.release()

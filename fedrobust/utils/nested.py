@@ -1,7 +1,7 @@
 """Values nested in one another, as JSON values and a list of tensors, and back: what rules and
 clients remember, without pickle.
 
-None, bool, int, float, str and lists stay as they are, and so does a dict whose keys are plain
+None, bool, int, float, str and lists are kept, and so is a dict whose keys are plain
 words. The rest is tagged: {"!dict": [[key, value], ...]} with keys of any of those scalars,
 {"!tuple": [...]}, {"!tensor": number, "device": name} and {"!bytes": number}, where the number
 counts in the list of tensors.

@@ -23,8 +23,8 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 
 @contextmanager
 def isolated(source: torch.Generator, device: torch.device | None = None) -> Iterator[None]:
-    """For library code that draws from torch's global generators (weight initialisation, dropout):
-    within the context they are seeded from `source`, afterwards they are as before."""
+    """Context for library code that draws from torch's global generators (weight initialisation,
+    dropout): inside they are seeded from `source`, afterwards restored."""
     seed = int(torch.randint(2**62, (1,), generator=source).item())
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):

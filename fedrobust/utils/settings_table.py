@@ -71,8 +71,8 @@ def _rows(parameter: inspect.Parameter, kind: Any, told: str) -> Iterator[Settin
 
 
 def list_descriptions(source: Any) -> dict[str, str]:
-    """What the section `Args:` (or `Attributes:`) of a docstring says of each name, on one line
-    each; of a class those of its bases, too."""
+    """Description of each name in the section `Args:` (or `Attributes:`) of a docstring, on one
+    line each; of a class those of its bases, too."""
     found: dict[str, str] = {}
     for base in source.__bases__ if inspect.isclass(source) else ():
         found |= list_descriptions(base)
@@ -145,7 +145,7 @@ def _default(parameter: inspect.Parameter) -> str | None:
 
 
 def format_value(value: Any) -> str:
-    """A value as it is written in a configuration."""
+    """A value in the syntax of a configuration."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     if isinstance(value, list | tuple):

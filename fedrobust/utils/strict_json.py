@@ -16,7 +16,7 @@ DIGITS = 20  # of a whole number: more than 64 bits have
 
 
 def read_object(text: str, what: str) -> dict[str, Any]:
-    """The object in a text. Raises ConfigError of one line that begins with `what`, whatever the
+    """The object in a text. Raises ConfigError of one line that begins with `what`, for any
     text holds."""
     _check_length(text, what)
     try:
@@ -38,8 +38,8 @@ def read_object(text: str, what: str) -> dict[str, Any]:
 
 
 def check_object(value: dict[str, Any], text: str, what: str) -> None:
-    """The limits of `read_object` for an object of our own and its text, so that whoever gets the
-    text can read it. Raises ConfigError."""
+    """The limits of `read_object` for an object of our own and its text, so that the receiver of
+    the text can read it. Raises ConfigError."""
     _check_length(text, what)
     _check(value, what)
 
@@ -70,7 +70,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(value: dict[str, Any], what: str) -> None:
-    """Not by recursion, which the text could exhaust."""
+    """Without recursion, which the text could exhaust."""
     left: list[tuple[Any, int]] = [(value, 1)]
     while left:
         one, depth = left.pop()

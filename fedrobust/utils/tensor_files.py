@@ -1,5 +1,5 @@
 """safetensors files piece by piece: no second copy of the tensors, equal bytes for equal content,
-errors of the disk as they are, and a seal for checkpoints.
+errors of the disk unchanged, and a seal for checkpoints.
 
 With at most one metadata key the library's `save_file` writes the same bytes. It is not used: it
 refuses tensors in channels-last order, orders several metadata keys by chance, does not wait for

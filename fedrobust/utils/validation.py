@@ -56,7 +56,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a value must be, for its error line and its table, where its type says too little:
+    """Words for a value in its error line and its table, where its type says too little:
     `Annotated[Sequence[Share], Words("three numbers in [0, 1]")]`."""
 
     text: str
@@ -64,7 +64,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Built(Words):
-    """An object that another factory has made, told by its class alone: `Annotated[Strategy,
+    """An object that another factory has made, known by its class alone: `Annotated[Strategy,
     Built("a rule with a _target_, as in configs/strategy/median.yaml")]`."""
 
     def __get_pydantic_core_schema__(
@@ -166,7 +166,7 @@ def make_settings(key: str, value: Any, kind: type[Made]) -> Made:
 
     Args:
         key: the full name of the group, for error lines.
-        value: its settings as a mapping; an instance of the class stays as it is.
+        value: its settings as a mapping; an instance of the class is kept.
         kind: the settings class.
 
     Raises:
@@ -315,7 +315,7 @@ BOUNDS = {
 
 
 def _reason(error: ErrorDetails, kind: Any) -> str:
-    """What the value must be, without "must be"."""
+    """Requirement on the value, without "must be"."""
     name, context = error["type"], error.get("ctx", {})
     if name in BOUNDS:
         words, bound = BOUNDS[name]
@@ -332,12 +332,12 @@ def _reason(error: ErrorDetails, kind: Any) -> str:
 
 
 def format_bound(bound: float) -> str:
-    """A bound as it is written in a configuration: 1, not 1.0."""
+    """A bound in the syntax of a configuration: 1, not 1.0."""
     return str(int(bound)) if bound == int(bound) else str(bound)
 
 
 def marks(kind: Any) -> Iterator[Any]:
-    """What is written beside the types in a signature's `Annotated`, at any depth."""
+    """Annotations beside the types in a signature's `Annotated`, at any depth."""
     if get_origin(kind) is Annotated:
         yield from kind.__metadata__
     if get_origin(kind) is not Literal:

@@ -19,9 +19,9 @@ from fedrobust.types import Samples
 
 @dataclass(frozen=True, slots=True)
 class ScratchModel:
-    """Where members are tried: the scratch model, the order of its floats, the server's images
-    (None: not asked for), and whether BatchNorm statistics are re-estimated on the proxy images
-    before every use."""
+    """Scratch model for the members, with its parts: the model, the order of its floats, the
+    server's images (None: not asked for), and whether BatchNorm statistics are re-estimated on the
+    proxy images before every use."""
 
     model: Classifier
     layout: Layout
@@ -45,7 +45,7 @@ class ScratchModel:
         return batchnorm.load_and_recalibrate(self.model, self.layout, state, images)
 
     def alignment(self) -> float:
-        """How well the model in the scratch model is aligned with the root labels, in [-1, 1] (see
+        """Alignment of the loaded model with the root labels, in [-1, 1] (see
         `fedrobust.learning.alignment`)."""
         root = self.root_samples
         return float(
@@ -86,8 +86,8 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class MemberScores:
-    """What one visit to every member left behind: scores on the CPU and re-estimated buffers. What
-    was not asked for has no images: (N, 0, K)."""
+    """Results of one visit to every member: scores on the CPU and re-estimated buffers. Parts that
+    were not asked for have no images: (N, 0, K)."""
 
     root_NRK: Tensor
     proxy_NPK: Tensor
@@ -104,8 +104,8 @@ class MemberScores:
 def score_members(
     scratch: ScratchModel, members: Members, *, need_root: bool, need_proxy: bool
 ) -> MemberScores:
-    """Place every member once and keep all that later steps need; nobody is placed where nothing is
-    needed.
+    """Place every member once and keep all that later steps need; no member is placed where nothing
+    is needed.
 
     Cost of a member: one pass over the proxy images for its statistics, one over the root set, one
     over the proxy images for their scores.

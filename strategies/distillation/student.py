@@ -2,7 +2,7 @@
 average learns from all of them.
 
 One model at a time; BatchNorm statistics are frozen while it learns and re-estimated before it is
-judged.
+evaluated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_NORM = 5.0  # gradients are clipped to this length
 @check_settings("strategy")
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How a student is trained, with Adam.
+    """Schedule of a student's training with Adam.
 
     Attributes:
         epochs: passes over the proxy images.
@@ -56,7 +56,7 @@ class Schedule:
 @check_settings("strategy")
 @dataclass(frozen=True, slots=True)
 class DistillationSettings:
-    """Who learns on the proxy images, and from whom.
+    """Students and teachers of the distillation on the proxy images.
 
     Attributes:
         distillation: mutual: every trusted member learns from its peers (N x N); ensemble: the
@@ -75,7 +75,7 @@ class DistillationSettings:
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody learns at all."""
+        """Whether any model is distilled."""
         return self.distillation != "none"
 
 
@@ -96,7 +96,7 @@ def mutual_losses(
     temperature: float,
     permanent_PK: Tensor | None = None,
 ) -> list[tuple[DistillationLoss, Tensor]]:
-    """For each of M >= 2 members its loss towards its peers and the proxy images it learns from.
+    """The loss of each of M >= 2 members towards its peers, and the proxy images it learns from.
 
     permanent_PK: scores of a further peer of all, which gives half of every teacher (None: there is
     none).
@@ -141,7 +141,7 @@ def distil(
     alignment: float | None,
 ) -> DistilledModel:
     """Train a start whose statistics are re-estimated already, and send it back there if it is less
-    aligned with the ETF on the root set than its start's `alignment` (None: not judged) or not
+    aligned with the ETF on the root set than its start's `alignment` (None: not evaluated) or not
     finite. No image to learn from changes nothing."""
     loss, rows_P = distillation_loss
     if not len(rows_P):

@@ -20,9 +20,10 @@ DistillationLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def merge_peers(values_MXK: Tensor, teacher: str) -> Tensor:
-    """For each of M >= 2 members the coordinate-wise "median" (the mean of the middle two of an
-    even number) or "mean" of all the others; same shape. With the median a minority of attackers
-    cannot move a teacher beyond the honest peers' range. One sort serves all members."""
+    """Merge the peers of each of M >= 2 members: the coordinate-wise "median" (the mean of the
+    middle two of an even number) or "mean" of all the others; same shape. With the median a
+    minority of attackers cannot move a teacher beyond the honest peers' range. One sort serves all
+    members."""
     others = len(values_MXK) - 1
     if teacher == "mean":
         return ((values_MXK.sum(dim=0, dtype=torch.float64) - values_MXK) / others).to(values_MXK)

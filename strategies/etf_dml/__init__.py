@@ -1,7 +1,7 @@
 """The flagship rule: trust by alignment with the fixed ETF, mutual learning between the members,
 anchored aggregation.
 
-All clients share one fixed classifier, so their scores and their weights speak of the same anchors
+All clients share one fixed classifier, so their scores and their weights refer to the same anchors
 and may be compared and averaged. The steps of a round, each with its switch: clip the lengths of
 the updates, trust each client by its model's scores on the root set, distil on the proxy images,
 send back what that made less aligned, aggregate.
@@ -64,7 +64,7 @@ def etf_dml(
     The fields of the four groups are keys of their own: `strategy.temperature`, not
     `strategy.schedule.temperature`.
 
-    Trust: `trust.gate_trust` judges each client alone, `trust.stacking_trust` then all together.
+    Trust: `trust.gate_trust` assesses each client alone, `trust.stacking_trust` then all together.
 
     Cohorts (section 5 (B)): half of every teacher is the global model as sent (its probabilities,
     or scores with distillation_loss=true_class). The last step is the trimmed mean over the
@@ -218,7 +218,7 @@ def _trust_scores(
 
 
 def _merge_past(round: Round, key: str, now_N: Tensor | None) -> dict[int, float]:
-    """Of this round's clients and, unchanged, of those absent from it."""
+    """Memory of this round's clients and, unchanged, of those absent from it."""
     past: Mapping[int, float] = round.memory.get(key, {})
     return {
         **past,

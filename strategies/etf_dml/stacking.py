@@ -27,7 +27,7 @@ def stack(
     point is the minimum there too.
 
     prior_N: shares, 0 for those that must not take part, whose scores do not matter; the others'
-    are finite. Nobody takes part: zeros.
+    are finite. Without any participant: zeros.
     """
     part_M = prior_N.nonzero().reshape(-1)
     shares_N = torch.zeros_like(prior_N, dtype=torch.float64)

@@ -64,7 +64,7 @@ class RoundState:
 
 
 def distil_and_aggregate(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
-    """The round's result and what is recorded of the distillation: nothing where nobody could
+    """The round's result and what is recorded of the distillation: nothing where no member could
     learn."""
     if (
         not state_of_round.settings.distillation.wanted
@@ -209,7 +209,7 @@ def _by_rule(
         fill(rows_MD[m], partial(fetch, update_D))
     clients, weights_M = tuple(updates.clients[n] for n in kept), state_of_round.weights_N[kept]
     buffers_MB = updates.buffers_NB[kept]
-    # whatever `updates` is
+    # for every kind of `updates`
     chosen = Updates(
         rows_MD,
         buffers_MB,

@@ -110,7 +110,7 @@ def stacking_trust(
     sizes_N: Tensor,
     past_N: Tensor,
 ) -> TrustScores:
-    """The result of the gate, refined by what all models are worth together.
+    """The result of the gate, refined by the fit of the ensemble of all models.
 
     Every client's share by size (sizes_N: images, as far as the server believes them) is divided by
     the number of updates like its own (`similar_update_counts`), and multiplied with the gate's
@@ -165,9 +165,9 @@ def similar_update_counts(gram_NN: Tensor) -> Tensor:
 
 
 def rescale_scores(scores_NRK: Tensor, usable_N: Tensor) -> Tensor:
-    """Scores brought to the median client's root mean square where theirs is larger, so that nobody
-    outvotes others by the length of its logits (an ETF bounds them anyway); zeros where they are
-    not usable."""
+    """Scores brought to the median client's root mean square where theirs is larger, so that no
+    client outvotes others by the length of its logits (an ETF bounds them anyway); zeros where they
+    are not usable."""
     scores_NRK = torch.where(usable_N[:, None, None], scores_NRK.to(torch.float64), 0.0)
     sizes_N = scores_NRK.square().mean(dim=(1, 2)).sqrt()
     if not usable_N.any():

@@ -6,5 +6,5 @@ from fedrobust.aggregation.composition import Preaggregation
 
 
 def none() -> Preaggregation:
-    """The rule sees the updates as they are."""
+    """No pre-aggregation: the rule sees the updates unchanged."""
     return Preaggregation("none", None)

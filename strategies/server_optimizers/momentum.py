@@ -17,7 +17,7 @@ def fedavgm(learning_rate: Positive = 1.0, momentum: Decay = 0.9) -> ServerOptim
     result minus the model as sent.
 
     Args:
-        learning_rate: eta; 1 with momentum 0 takes the rule's result as it is.
+        learning_rate: eta; 1 with momentum 0 keeps the rule's result.
         momentum: beta, the share of the last step that is kept.
 
     Returns:

@@ -161,13 +161,13 @@ class Display:
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
-    """A line on the screen that no width breaks, whoever wrote the text."""
+    """A line on the screen that no width breaks, for text from any source."""
     console.print(Text(clean_text(text), style=style), soft_wrap=True, highlight=False)
 
 
 def clean_text(text: str) -> str:
-    """Without control characters (but line feeds and tabs): other people's messages must not steer
-    the terminal."""
+    """The text without control characters (but line feeds and tabs): foreign messages must not
+    control the terminal."""
     return CONTROL.sub("", text)
 
 

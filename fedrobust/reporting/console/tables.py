@@ -13,7 +13,7 @@ def new_table(title: str, columns: Iterable[str], *, words: int = 1) -> Table:
     """An empty table.
 
     Args:
-        title: shown above it, to the left; what looks like markup is shown as it is.
+        title: shown above it, to the left; what looks like markup is shown literally.
         columns: their heads.
         words: how many of the first columns hold words, at least 0; these stand to the left and
             may be folded, the numbers in the others stand to the right and may not.

@@ -26,7 +26,7 @@ from fedrobust.reporting.report.values import (
 
 
 class RecoveredShare(ReportSection):
-    """What a purifier gives back of what the oblivious attack takes."""
+    """Accuracy that a purifier recovers from the oblivious attack."""
 
     percent: Percentage | None = Field(
         description="share of the lost balanced accuracy; percent, null where the attack takes none"
@@ -37,7 +37,7 @@ class RecoveredShare(ReportSection):
 
 
 class AttackOutcome(ReportSection):
-    """An attack on a model that is judged on the test images."""
+    """An attack on a model that is evaluated on the test images."""
 
     threat_model: ThreatModel = Field(description="what the attacker knows of the purifier")
     eps_255: Bound | None = Field(

@@ -54,7 +54,7 @@ def _first_fault(error: ValidationError) -> str:
 
 
 class _PlainSchema(GenerateJsonSchema):
-    """Without the titles that only repeat the names."""
+    """Schema without titles that only repeat the names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

@@ -29,7 +29,7 @@ def _with_none(values: Mapping[str, T]) -> Mapping[str, T]:
 
 
 class ConditionMetrics(ReportSection):
-    """How good a model's predictions are on a set of images; all but `n` in percent."""
+    """Metrics of a model's predictions on a set of images; all but `n` in percent."""
 
     accuracy: Percent | None = Field(description="correct predictions; percent, null: undefined")
     balanced_accuracy: Percent | None = Field(
@@ -63,7 +63,7 @@ ByPurifier = Annotated[
 
 
 class MetricDrop(ReportSection):
-    """How much of a metric an attack takes."""
+    """The drop of a metric under attack."""
 
     normal: Percent | None = Field(description="in the normal condition; percent, null: undefined")
     attack: Percent | None = Field(description="under attack; percent, null: undefined")
@@ -113,7 +113,7 @@ class ClientsDrop(ConditionDrop):
 
 
 class DropsSection(ReportSection):
-    """What contamination costs; docs/drops.md."""
+    """Performance drops under contamination; docs/drops.md."""
 
     poisoning: Absent[ConditionDrop] = Field(
         default=None, description="clean twin to this run, both on clean test images"

@@ -63,7 +63,7 @@ class ClientResult(ReportSection):
 
 
 class DetectionSection(ReportSection):
-    """How well the clients' influence tells the poisoned ones (fedrobust.evaluation.detection)."""
+    """Detection of poisoned clients by their influence (fedrobust.evaluation.detection)."""
 
     precision: Percent | None = Field(
         description="share of the flagged clients that are poisoned; percent, null where no client "
@@ -78,7 +78,7 @@ class SanitisingSection(ReportSection):
     """Training images that hospitals left out, all rounds after the warm-up together
     (docs/sanitising.md)."""
 
-    images: Count = Field(description="images that were judged")
+    images: Count = Field(description="images that were examined")
     dropped: Count = Field(description="images that were left out")
     altered: Count = Field(description="images that the contamination altered")
     found: Count = Field(description="altered images that were left out")
@@ -91,7 +91,7 @@ class SanitisingSection(ReportSection):
 
 
 class PrivacySection(ReportSection):
-    """What hospitals did to their updates (docs/privacy.md)."""
+    """Privacy mechanism of the updates and its cost (docs/privacy.md)."""
 
     name: Name = Field(description="name of the mechanism")
     clip: float = Field(gt=0, description="largest Euclidean length of an update, above 0")
@@ -102,7 +102,7 @@ class PrivacySection(ReportSection):
         ge=1, description="replies of the hospital that was asked most often, at least 1"
     )
     delta: Absent[Annotated[float, Field(gt=0)]] = Field(
-        default=None, description="for which epsilon is told; absent without noise"
+        default=None, description="for which epsilon is reported; absent without noise"
     )
     epsilon_per_reply: Absent[Epsilon] = Field(
         default=None, description="epsilon of one reply; absent without noise"
@@ -141,7 +141,7 @@ class PredictionResults(ReportSection):
         "the clean twin was switched off; purified_clean and purified_corrupted with a purifier",
         json_schema_extra={"required": ["clean", "corrupted"], "additionalProperties": False},
     )
-    drops: DropsSection = Field(description="what contamination costs, by comparison")
+    drops: DropsSection = Field(description="performance drops under contamination, by comparison")
     clients: tuple[ClientResult, ...] = Field(min_length=1, description="one item a client")
     attack_success_rate: Percent | None = Field(
         description="test images of other classes that the backdoor's trigger turns into the "
@@ -151,7 +151,8 @@ class PredictionResults(ReportSection):
         description="of poisoned clients by their influence; null where no client is poisoned"
     )
     sanitising: Absent[SanitisingSection] = Field(
-        default=None, description="what hospitals left out of training; absent without a sanitiser"
+        default=None,
+        description="images that hospitals left out of training; absent without a sanitiser",
     )
 
 
@@ -192,7 +193,7 @@ class Report(PredictionResults):
     )
     timing: Mapping[str, Seconds] = Field(description="seconds by stage")
     privacy: Absent[PrivacySection] = Field(
-        default=None, description="what hospitals did to their updates; absent where nothing"
+        default=None, description="mechanism applied to the updates; absent without one"
     )
     engine: Name = Field(description="the engine that ran the clients")
     device: Name = Field(description="the device that computed")

@@ -17,7 +17,7 @@ from fedrobust.state import State
 
 
 def memory_key(kind: str, order: Mapping[str, Any]) -> str:
-    """Where something of this run lies in the Context, which may serve several runs (the run and
+    """Key of this run's entry in the Context, which may serve several runs (the run and
     its clean twin share a Grid)."""
     return f"{kind}-{hashlib.sha256(order['experiment'].encode()).hexdigest()}"
 
@@ -29,7 +29,7 @@ def load_memory(context: Context, order: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def clear_memory(context: Context, order: Mapping[str, Any]) -> None:
-    """A run that starts anew knows nothing of an earlier one with the same settings."""
+    """A new run must not see the memory of an earlier one with the same settings."""
     for kind in ("memory", "own", "received"):
         context.state.pop(memory_key(kind, order), None)
 

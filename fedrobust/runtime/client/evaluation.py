@@ -34,7 +34,7 @@ def apply_crafted(
 def predict_conditions(
     experiment: Experiment, client: int, model: Classifier
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """What the model says of the hospital's test images, by condition: (class probabilities (n, K),
+    """Predictions on the hospital's test images, by condition: (class probabilities (n, K),
     labels (n,)).
 
     "clean"; "contaminated": under the hospital's contamination; with a purifier both again behind

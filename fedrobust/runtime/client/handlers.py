@@ -50,8 +50,8 @@ def in_time(
     message: Message, context: Context, answer: Callable[[Message, Context], Message]
 ) -> Message:
     """A SuperNode gives its ClientApp, a process for each message, all the time in the world, and
-    nothing else to do until it ends: so a real site's ends by itself when nobody waits for its
-    reply any more, and the site can take part in the next round."""
+    nothing else to do until it ends: so a real site's ends by itself once the server no longer
+    waits for its reply any more, and the site can take part in the next round."""
     if context.node_config.get("simulation") is True:
         return answer(message, context)
     with exit_after(message.metadata.ttl):
@@ -60,7 +60,7 @@ def in_time(
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What a message asks of a hospital, and with what it is answered. order: the message's
+    """A message's request to a hospital, and the objects to answer it. order: the message's
     settings; received: the global model in it; model: the one of this process."""
 
     message: Message
@@ -97,7 +97,7 @@ class _Request:
         load(self.model, self.layout, state)
 
     def info(self) -> dict[str, str]:
-        """What a reply says of itself; the anchors are those that were really used."""
+        """Facts of a reply; the anchors are those that were used."""
         anchors = self.model.anchors
         return {
             "etf-sha256": "" if anchors is None else etf.digest(anchors),
@@ -131,7 +131,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 def evaluate(message: Message, context: Context) -> Message:
-    """Judge the received global model on the hospital's own test shard, clean and under the
+    """Evaluate the received global model on the hospital's own test shard, clean and under the
     hospital's contamination."""
     request = _read_request(message, context)
     request.load_received()
@@ -141,8 +141,8 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def report_site_info(message: Message, context: Context) -> Message:
-    """Of a real site, before anything is trained: how many images it holds, after reading all of
-    them, and on what it computes."""
+    """Report of a real site before anything is trained: its numbers of images, after reading all of
+    them, and its device."""
     text = records.read_config(message.content)["experiment"]
     experiment, client = read_experiment(text, message, context)
     counts = [len(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)]
@@ -193,7 +193,7 @@ def _at_site(
     node: Mapping[str, Any],
 ) -> tuple[Experiment, int]:
     """The same on a real node: the images are those that its own configuration names, and the
-    server tells it its number."""
+    server sends it its number."""
     if "threads" in node:
         torch.set_num_threads(int(node["threads"]))
     if not site_config.is_remote(settings):
@@ -236,8 +236,8 @@ def _check_permission(request: _Request) -> None:
 
 
 def _sanitise(request: _Request) -> tuple[Shard, dict[str, float]]:
-    """What the hospital trains on in this round, and how many images it left out; only a simulation
-    knows how many of them rightly."""
+    """The hospital's training images of this round and its counts of images left out; only a
+    simulation knows which were altered."""
     experiment, client, device = request.experiment, request.client, request.device
     own = _shard(experiment.text, client, device)
     shard = apply_crafted(experiment, client, request.model, own, request.round)
@@ -249,8 +249,8 @@ def _sanitise(request: _Request) -> tuple[Shard, dict[str, float]]:
 
 
 def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
-    """What the trainer makes of these images, and its report; it is remembered what the trainer
-    wants to know the next time. An attacker that must not be noticed learns twice."""
+    """Train on these images; returns the result and its report, and stores the trainer's memory for
+    the next round. A stealthy attacker trains twice."""
     experiment, context, order = request.experiment, request.context, request.order
     task = Task(
         model=request.model,
@@ -276,7 +276,8 @@ def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
 
 
 def _contaminate(request: _Request, trained: State) -> State:
-    """What the client makes of its model before it sends it; an honest one sends it as it is."""
+    """Apply the client's model poisoning before the model is sent; an honest model is not
+    changed."""
     contamination, received = request.contamination, request.received
     sent = contamination.update(trained, received, request.generator("update"))
     if contamination.track is None:
@@ -320,7 +321,7 @@ def _release(
 
 @lru_cache(maxsize=64)
 def _altered_rows(text: str, client: int, device: torch.device) -> Tensor:
-    """Which of the hospital's training images its contamination mislabelled or gave a trigger."""
+    """The hospital's training images that its contamination mislabelled or gave a trigger."""
     experiment = build.from_text(text)
     clean = experiment.samples(experiment.rows(client, TRAIN))
     return altered_rows(

@@ -39,7 +39,7 @@ def answer_keys(message: Message, context: Context) -> Message:
 
 
 def answer_shares(message: Message, context: Context) -> Message:
-    """The second: everybody's public keys are here; seal shares of the own secrets for the
+    """The second: all public keys have arrived; seal shares of the own secrets for the
     others."""
     order, session = _session(message, context)
     known = secure.read_table(message.content, "keys", hospital.KEYS_BYTES)
@@ -116,7 +116,7 @@ def _session(message: Message, context: Context) -> tuple[dict[str, Any], Sessio
 
 
 def _random(context: Context, order: Mapping[str, Any], session: Session, stage: str) -> Random:
-    """From the run's seed in a simulation, so that runs repeat: it protects nobody there, since the
+    """From the run's seed in a simulation, so that runs repeat: it protects no one there, since the
     server knows the seed."""
     if context.node_config.get("simulation") is not True:
         return os.urandom

@@ -1,7 +1,7 @@
 """A real site: how a node's own configuration names its data, and what becomes of the run's
 configuration there.
 
-A node reads what its own configuration names, and nothing else: neither the server nor whoever
+A node reads what its own configuration names, and nothing else: neither the server nor anyone who
 started the run can point it to a file. Its settings: data-root (the folder or file of the images),
 data-format (a source that is `usable_at_sites`), site (which of several sites in there is this
 one), and data-<setting> for any other setting of that format, e.g. data-layout or data-label; the
@@ -114,8 +114,8 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
 
 
 def check_readable(settings: Settings, node: Mapping[str, Any]) -> None:
-    """For runs that do not leave the images to the sites: only the drawn data set may be shared out
-    among nodes, and no node with data of its own takes part. Raises ConfigError."""
+    """Check a run that does not leave the images to the sites: only the drawn data set may be
+    shared out among nodes, and no node with data of its own takes part. Raises ConfigError."""
     if names_data(node):
         raise ConfigError(
             "partition: this node has data of its own; run with partition=remote, or "

@@ -26,9 +26,9 @@ def train_stealthily(
     layout: Layout,
     generator: Generator,
 ) -> tuple[State, TrainResult]:
-    """What the client sends: learnt from its clean images as an honest client would, then further
-    from those and its contaminated ones (`task.data`) together, and the two blended. Reported is
-    what an honest client would report."""
+    """Train on the clean images as an honest client would, then further on those and the
+    contaminated ones (`task.data`) together, and blend the two models. The report is that of the
+    honest training."""
     result = trainer(replace(task, data=clean))
     honest = take(task.model, layout)
     load(task.model, layout, honest)
@@ -40,7 +40,7 @@ def train_stealthily(
 
 
 def stealth_training_set(clean: Samples, contaminated: Samples) -> Samples:
-    """The contaminated images, and of the same images as they were all that do not contradict them:
+    """The contaminated images, and of the clean ones all that do not contradict them:
     those with the same label, or with another look."""
     before, after = as_unit(clean.images), as_unit(contaminated.images)
     agrees = (clean.labels == contaminated.labels) | (before != after).flatten(1).any(dim=1)
@@ -55,8 +55,7 @@ def concatenate(one: Samples, other: Samples) -> Samples:
 
 
 def make_probe(model: Classifier, layout: Layout, clean: Shard) -> AttackerProbe:
-    """What a client with these clean images can find out; every look at a state loads it into the
-    model."""
+    """The checks of a client with these clean images; each loads a state into the model."""
 
     def scores(state: State, images: Tensor) -> Tensor:
         load(model, layout, state)

@@ -41,7 +41,7 @@ class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
         """Exactly one reply per message, yielded as it comes; `timeout` in seconds for all of them
         together.
 
-        A generator, so that nobody has to hold all replies: use each and let it go. Give one and
+        A generator, so that not all replies are held at once: use each and release it. Give one and
         the same ArrayRecord to all messages of a round. Messages that time out get error replies.
         """
 
@@ -51,7 +51,7 @@ class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
 
     @property
     def states(self) -> dict[int, RecordDict]:
-        """What each client remembers (its Context.state), now; clients that remember nothing are
+        """The present memory of each client (its Context.state); clients that remember nothing are
         left out. Arrays are shared."""
         return {client: own_copy(state) for client, state in sorted(self._states.items())}
 
@@ -66,7 +66,7 @@ class SimulationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
         self._states = {client: own_copy(state) for client, state in states.items() if state}
 
     def load_memory(self, client: int) -> RecordDict | None:
-        """What a client remembers (not to be changed), or None."""
+        """A client's memory (not to be changed), or None."""
         return self._states.get(client)
 
     def save_memory(self, client: int, state: RecordDict | None) -> None:

@@ -1,4 +1,4 @@
-"""The client side of both engines: whoever runs it, a client sees the same things and fails in the
+"""The client side of both engines: under each engine a client sees the same things and fails in the
 same way."""
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class ClientRunner:
 
     def run(self, message: Message, state: RecordDict | None) -> Answer:
         """The client's reply to a message, given what the client remembers (None: nothing), which
-        is left as it is.
+        is not changed.
 
-        Whatever the client raises (Ctrl-C apart) becomes an error reply that holds its traceback,
+        Any exception of the client (Ctrl-C apart) becomes an error reply that holds its traceback,
         and nothing of it is remembered.
         """
         client = message.metadata.dst_node_id
@@ -87,7 +87,7 @@ def load_client_app(name: str) -> ClientApp:
 
 
 def own_copy(records: RecordDict) -> RecordDict:
-    """Records of their own (arrays are shared), so that whoever empties or fills them changes
+    """Records of their own (arrays are shared), so that emptying or filling them changes
     nothing elsewhere."""
     copies = RecordDict({name: record.copy() for name, record in records.items()})
     for record in copies.values():

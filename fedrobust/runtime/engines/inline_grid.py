@@ -25,7 +25,7 @@ class InlineGrid(SimulationGrid):
     """Runs each message in this process when its reply is asked for; models are handed over without
     a copy.
 
-    threads: of torch while a client works (None: as they are); the server keeps its own, as it does
+    threads: of torch while a client works (None: unchanged); the server keeps its own, as it does
     beside Ray's workers, so that both engines compute the same bits. A client that hangs cannot be
     interrupted here; a `timeout` only keeps further clients from being started.
     """

@@ -1,5 +1,5 @@
-"""The C library's allocator, told to keep what is freed: training asks for the same memory again
-and again."""
+"""Settings of the C library's allocator that keep freed memory: training asks for the same memory
+again and again."""
 
 from __future__ import annotations
 

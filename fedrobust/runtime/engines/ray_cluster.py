@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 10.0  # what workers that have just ended held comes back aft
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many worker processes, and what each may use: `cpus` and `gpus` are what Ray counts
+    """Number of worker processes and the resources of each: `cpus` and `gpus` are what Ray counts
     (0.25: four share one GPU)."""
 
     number: int
@@ -110,15 +110,15 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
     return True
 
 
-# Ray's workers are nice (15) unless told, and starve beside anything else on the machine. And Ray
-# frees what nobody needs any more once a second: at once is better, since memory used again costs a
+# Ray's workers are nice (15) by default, and starve beside anything else on the machine. And Ray
+# frees unused memory once a second: at once is better, since memory used again costs a
 # fifth of memory touched for the first time.
 SYSTEM = {"worker_niceness": 0, "free_objects_period_milliseconds": 0}
 LOCAL: Mapping[str, Any] = {"include_dashboard": False, "_system_config": SYSTEM}
 
 
 def _init(**settings: Any) -> None:
-    # Hospitals' machines send no statistics to anybody.
+    # Hospitals' machines send no statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with warnings.catch_warnings():
         # Ray announces that workers without GPUs will see all GPUs one day; today they see none,

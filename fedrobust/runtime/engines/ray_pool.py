@@ -1,5 +1,5 @@
-"""The worker processes of a grid: which of them are up, and how lost ones are made good as far as
-there is room."""
+"""The worker processes of a grid: which of them are up, and the replacement of lost ones as far as
+resources allow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class WorkerSlot:
 
 @final
 class WorkerPool:
-    """Workers by number, each started by `spawn`. A replacement that finds no room starts when
+    """Workers by number, each started by `spawn`. A replacement without resources starts when
     there is some."""
 
     def __init__(self, spawn: Callable[[str], Any]) -> None:
@@ -87,7 +87,7 @@ class WorkerPool:
 
     @property
     def promises(self) -> dict[Any, int]:
-        """What starting workers, and those that are being checked, still owe: `arrived` takes their
+        """Pending answers of workers that start or are being checked: `arrived` takes their
         numbers."""
         return {
             slot.promise: number
@@ -134,8 +134,8 @@ class WorkerPool:
         return WorkerSlot(worker, worker.ready.remote(), crash, failed_starts=failed_starts)
 
     def crash(self, number: int) -> str | None:
-        """What ended a worker of this machine by a signal, in Python's words ("Segmentation
-        fault"); None where nothing was said, as when it was killed from outside."""
+        """The signal that ended a worker of this machine, in Python's words ("Segmentation fault");
+        None without a message, as when it was killed from outside."""
         try:
             first = (
                 self._slots[number]
@@ -147,7 +147,7 @@ class WorkerPool:
         return first.removeprefix("Fatal Python error: ").strip() or None
 
     def patience(self) -> float | None:
-        """How many seconds to wait for a first worker to come up; None while there is one. Raises
+        """Seconds left for a first worker to come up; None while there is one. Raises
         RunError when they are over."""
         if any(slot.up for slot in self._slots):
             return None
@@ -163,5 +163,5 @@ class WorkerPool:
 
 
 def _last_line(error: Exception) -> str:
-    """Of the chain of errors that Ray prints: what went wrong in the worker."""
+    """The worker's own error in the chain of errors that Ray prints."""
     return str(error).strip().splitlines()[-1]

@@ -32,7 +32,7 @@ GET_SECONDS = 60.0
 
 
 class ClientMemory(Protocol):
-    """What the clients remember from one message to the next."""
+    """Memory of the clients between messages."""
 
     def load_memory(self, client: int) -> RecordDict | None: ...
 
@@ -107,7 +107,7 @@ class MessageScheduler:
                 self._pool.arrived(number)
             elif (reply := self._collect(number)) is not None:
                 done.append(reply)
-                del reply  # whoever holds a reply holds its memory in Ray
+                del reply  # a reference to a reply keeps its memory in Ray
 
     def _left(self) -> float | None:
         return (
@@ -117,8 +117,8 @@ class MessageScheduler:
         )
 
     def _draw(self, source: Iterator[Message]) -> Iterator[Message]:
-        """Share out the next messages among the workers' queues; those to nobody come back at
-        once."""
+        """Share out the next messages among the workers' queues; those to unknown clients come back
+        at once."""
         while sum(map(len, self._queues)) < AHEAD and (message := next(source, None)) is not None:
             client = message.metadata.dst_node_id
             if 0 <= client < self._num_clients:

@@ -1,4 +1,4 @@
-"""A real federation as a Grid of clients 0 ... N-1: whoever uses it need not know Flower's node
+"""A real federation as a Grid of clients 0 ... N-1: its users need not know Flower's node
 ids, nor who is connected just now."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FederationGrid(Grid):  # type: ignore[misc]  # flwr is untyped here
 
     nodes: {client number: its node}. names: of all sites by client number; a site that is not
     connected yet, or again under another node id, is known by the name it is registered under.
-    size, classes: what each message tells a site. numbered: whether the numbers are final. What
+    size, classes: part of each message to a site. numbered: whether the numbers are final. What
     clients remember lies at their nodes, so `states` is empty.
     """
 
@@ -210,9 +210,8 @@ def collect_site_info(
 
 
 def ask(grid: FederationGrid, text: str, seconds: float) -> dict[int, SiteInfo | str]:
-    """What each site answers when it is asked who it is and what it holds for this configuration,
-    or why there is no answer. An answer holds no arrays; what is larger than one can be is not
-    fetched."""
+    """Each site's answer on its name and its images for this configuration, or the reason of a
+    missing answer. An answer holds no arrays; what is larger than one can be is not fetched."""
     clients = grid.get_node_ids()
     content = RecordDict(
         {"config": ConfigRecord({"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""})}

@@ -33,7 +33,7 @@ def number_sites(nodes: Sequence[Node]) -> list[Node]:
     """The nodes by client number: by partition-id where every node has one, else in the
     alphabetical order of their names.
 
-    Raises ConfigError where two nodes claim the same place, or where nothing tells them apart.
+    Raises ConfigError where two nodes claim the same place, or where nothing distinguishes them.
     """
     partitions = sorted(node.partition for node in nodes)
     if partitions and partitions[0] >= 0:

@@ -27,15 +27,15 @@ MOST_VALUES = 1 << 48
 
 class WireError(ValueError):
     """A message that cannot be used: one line of printable characters that says what is wrong with
-    it, whatever the message holds."""
+    it, for any message."""
 
     def __init__(self, text: str) -> None:
         super().__init__(one_line(text))
 
 
 def one_line(text: str, length: int = LINE) -> str:
-    """The beginning of a foreign text; whatever is not printable (line feeds, lone surrogates)
-    becomes a question mark."""
+    """The beginning of a foreign text; characters that are not printable (line feeds, lone
+    surrogates) becomes a question mark."""
     return "".join(sign if sign.isprintable() else "?" for sign in text[:length])
 
 
@@ -44,8 +44,8 @@ class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
     """A numpy array that is a Flower Array, but whose npy bytes are made only when Flower asks for
     them (in a deployment).
 
-    In one process it is passed as it is; between processes pickle hands its memory over out of
-    band, so Ray stores it once and every reader sees the same memory. `vector` is read-only.
+    In one process it is passed without a copy; between processes pickle hands its memory over out
+    of band, so Ray stores it once and every reader sees the same memory. `vector` is read-only.
     """
 
     def __init__(self, values: np.ndarray[Any, Any]) -> None:
@@ -160,6 +160,6 @@ def _from_npy(
 
 def _tensor(values: np.ndarray[Any, Any]) -> Tensor:
     with warnings.catch_warnings():
-        # torch knows no read-only tensors; that nobody writes into them is a rule of this project.
+        # torch knows no read-only tensors; by convention of this project they are never written to.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(values)

@@ -3,7 +3,7 @@ back with every check.
 
 A train message is {"state": ArrayRecord, "config": ConfigRecord}, its reply {"state", "metrics",
 "info"}; an evaluate reply is {"predictions": ArrayRecord, "metrics", "info"}. A train message and
-its reply may add "extras" (scalars) and "extra-tensors". Whatever arrives is checked before it is
+its reply may add "extras" (scalars) and "extra-tensors". Every message is checked before it is
 used: a wrong name, type, shape, size or a NaN ends in a `WireError`, a ValueError of one line.
 """
 

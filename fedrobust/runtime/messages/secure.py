@@ -1,7 +1,7 @@
 """The messages of secure aggregation: tables {client: so many bytes}, and a masked update.
 
 An order adds tables to the usual settings, a reply is {"info", its tables} or {"info", "masked"}. A
-table travels as a ConfigRecord of the clients' numbers in ascending order and of everybody's bytes
+table travels as a ConfigRecord of the clients' numbers in ascending order and of all clients' bytes
 in a row; one of no bytes is a list of clients.
 """
 
@@ -27,7 +27,7 @@ HIGHEST = 1 << 20  # more than any client's number
 
 
 def stage_digest(task_of_round: str, stage: str) -> str:
-    """What the reply to one of a round's messages repeats (see `records.task_digest`)."""
+    """Digest that the reply to one of a round's messages repeats (see `records.task_digest`)."""
     return f"{task_of_round} {stage}"
 
 
@@ -114,7 +114,7 @@ def read_unmasking(
     content: RecordDict, survivors: Collection[int], lost: Collection[int]
 ) -> tuple[RevealedSecrets, dict[str, Any]]:
     """(shares of survivors' seeds and of lost clients' mask keys, info). A client that could not
-    open a letter has no share to give."""
+    open a message has no share to give."""
     tables, info = _read_reply(content, {"seeds": SHARE_BYTES, "masks": SHARE_BYTES})
     if not set(tables["seeds"]) <= set(survivors) or not set(tables["masks"]) <= set(lost):
         raise WireError("shares: of other clients than those they were asked of")

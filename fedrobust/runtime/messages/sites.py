@@ -12,7 +12,7 @@ from fedrobust.runtime.messages.arrays import WireError
 
 RECORD = "site"
 COUNTS = ("train", "validation", "test")
-WORDS = ("site", "python", "torch", "flwr", "device")  # what a site tells of itself
+WORDS = ("site", "python", "torch", "flwr", "device")  # facts that a site reports of itself
 LONGEST = 200  # characters of such a word
 
 
@@ -29,7 +29,7 @@ class SiteAssignment:
 @dataclass(frozen=True, slots=True)
 class SiteInfo:
     """counts: images by split; partition: the node's partition-id, -1 where it has none; words:
-    what else it tells of itself."""
+    its other facts."""
 
     counts: tuple[int, int, int]
     partition: int

@@ -143,7 +143,7 @@ def limit_uploads(
         try:
             check_upload(root, contents, most_bytes)
             inflate_object_from_contents(root, dict(contents))
-        # whatever Flower's decoder raises, RecursionError and MemoryError included
+        # any exception of Flower's decoder, RecursionError and MemoryError included
         except Exception as error:
             raise ObjectPullError(
                 root, str(WireError(f"{type(error).__name__}: {error}"))

@@ -25,7 +25,7 @@ class CheckpointManager:
     goes on. Use it with `with`.
 
     grid: holds what the clients remember. say: puts a line on the screen. exact: the checkpoints
-    were written under the conditions of now, so that what goes on from them is what it would have
+    were written under the conditions of now, so that a run resumed from them is what it would have
     been. A file that cannot be written raises its OSError at the next checkpoint, or at the end.
     """
 
@@ -40,7 +40,7 @@ class CheckpointManager:
         self._checkpoints, self._grid, self._say = checkpoints, grid, say
         self._writer = ThreadPoolExecutor(1, "checkpoints")
         self._pending: Future[Path] | None = None
-        # for a copy of the global model while it is written; fresh memory is dear
+        # for a copy of the global model while it is written; fresh memory is expensive
         self._buffer: State | None = None
         self._history: dict[str, list[str]] = {}  # of each run
 

@@ -28,7 +28,7 @@ from fedrobust.types import Observer, RoundRecord
 
 
 def cache_folder() -> Path:
-    """Where finished twins are kept: $FEDROBUST_CACHE, else ~/.cache/fedrobust."""
+    """Folder of finished twins: $FEDROBUST_CACHE, else ~/.cache/fedrobust."""
     return cache.folder() / "twins"
 
 
@@ -75,8 +75,8 @@ def train_clean_twin(
     observer: Observer,
     checkpointing: CheckpointManager | None = None,
 ) -> TrainingResult:
-    """The same run without contamination: this very run where nobody is contaminated, else from the
-    cache, else trained. A new one is kept in the cache, so that whatever differs in its
+    """The same run without contamination: this run itself where no client is contaminated, else
+    from the cache, else trained. A new one is kept in the cache, so that any difference in its
     contamination only finds it there."""
     clean = build.remember(experiment.clean_twin())
     server = build_server_context(clean)
@@ -108,7 +108,7 @@ def _cache_twin(
     checkpointing: CheckpointManager | None,
 ) -> None:
     """Into the cache, unless a client failed: its bad moment must not be kept for all later runs;
-    nor a run that went on under changed conditions, a mixture that is nobody else's twin. A cache
+    nor a run resumed under changed conditions, which no other run equals. A cache
     that cannot be written costs later runs time, but not this run its result."""
     mixture = (
         checkpointing is not None and not checkpointing.exact and trained.seconds_before_resume

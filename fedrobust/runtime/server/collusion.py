@@ -22,7 +22,7 @@ KEY = "adversary"  # where what the attackers remember is kept, beside the rule'
 
 
 def check_collusion(experiment: Experiment, simulated: bool) -> None:
-    """Raises ConfigError where clients are to work together on real sites: there nobody has all
+    """Raises ConfigError where clients are to collude on real sites: there no process has all
     their updates before the rule, and a run without its attack must not pass for one with it."""
     damage = experiment.contaminations["poisoned"]
     if damage.collude is not None and not simulated and experiment.clients_of_kind("poisoned"):
@@ -69,7 +69,7 @@ def apply_collusion(
     """Write what the poisoned clients send instead of their honest updates into their rows of
     `round.updates`, in place.
 
-    Buffers and numbers of examples stay as they are, as does everything where none of them replied.
+    Buffers and numbers of examples are kept, and without replies of attackers nothing changes.
     The attack gets nothing of what the server owns; a rule that it applies to a candidate is the
     live one, with the randomness and the memory of this round. Returns what the attackers remember.
     Raises RunError where their rows would not be finite.

@@ -36,7 +36,7 @@ ADAPTIVE = {"bpda_eot": bpda_eot, "differentiated": differentiate_through}
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A model of the experiment, as it is and as it stands behind the purifier, with the images on
+    """A model of the experiment, alone and behind the purifier, with the images on
     which it is attacked. member: names it in all its randomness."""
 
     experiment: Experiment
@@ -46,8 +46,7 @@ class _Target:
     member: tuple[str | int, ...]
 
     def purifiers(self, purpose: str) -> dict[str, Purifying | None]:
-        """What images may go through before the model, by name: nothing, and the experiment's
-        purifier where there is one."""
+        """Purifiers of the images, by name: none, and the experiment's where there is one."""
         none: dict[str, Purifying | None] = {NO_PURIFIER.name: None}
         return none | (
             {self.experiment.purifier.name: self.experiment.purifier_for(*self.member, purpose)}
@@ -112,8 +111,8 @@ def evaluate_attacks(
     bound of the experiment's evaluation.
 
     who: names the model in all its randomness, none of which depends on what else is attacked.
-    estimation: images for its BatchNorm statistics behind a purifier. say: hears what is being
-    done. Raises ValueError where the model answers with values that are not finite.
+    estimation: images for its BatchNorm statistics behind a purifier. say: gets a line on what is
+    being done. Raises ValueError where the model answers with values that are not finite.
     """
     target = _Target(
         experiment, model, experiment.with_purified_batchnorm(model, estimation, *who), samples, who

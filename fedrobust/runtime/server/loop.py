@@ -187,8 +187,8 @@ def predict_global(
 def evaluate_clients(
     server: ServerContext, state: State, grid: Grid, observer: Observer, run: str = "run"
 ) -> dict[int, wire.ConditionPredictions]:
-    """Every client's own test shard, clean and under its contamination, judged by Flower evaluate
-    messages.
+    """Every client's own test shard, clean and under its contamination, evaluated by Flower
+    evaluate messages.
 
     Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}. Raises RunError when
     more than server.max_failures clients fail.

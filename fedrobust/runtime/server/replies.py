@@ -1,4 +1,4 @@
-"""Validation of the clients' replies: the first reply of everybody who was asked, to what was
+"""Validation of the clients' replies: the first reply of every client that was asked, to what was
 asked."""
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Expected:
-    """What every reply to one set of messages is measured against.
+    """Expected properties of the replies to one set of messages.
 
     task: the name of what was asked (see `records.task_digest`). most_examples: how many training
-    images of one client count. conditions: under which a client judges its test images.
+    images of one client count. conditions: under which a client evaluates its test images.
     """
 
     layout: Layout
@@ -42,7 +42,7 @@ class Expected:
 class ReplyValidator:
     """The replies to one set of messages. clients: {node id: client} of those who are asked.
 
-    `notes` tells of what was put aside or cut down; none of it costs a client its place in the
+    `notes` lists discarded replies and capped values; none of it costs a client its place in the
     round.
     """
 
@@ -64,8 +64,7 @@ class ReplyValidator:
             yield message
 
     def accept_first(self, replies: Iterable[Message]) -> Iterator[Message]:
-        """Of each client that was asked the first reply to what it was asked; all others are put
-        aside unread."""
+        """The first reply of each client to its own message; all others are discarded unread."""
         seen: set[int] = set()
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -134,7 +133,7 @@ class ReplyValidator:
     def read_checked(
         self, message: Message, read: Callable[[RecordDict], tuple[T, Mapping[str, object]]]
     ) -> T | Failure:
-        """What `read` makes of a reply's content: (value, info), or a WireError."""
+        """Result of `read` on a reply's content: (value, info), or a WireError."""
         client = self.client_of(message)
         if message.has_error():
             return failure(client, message)

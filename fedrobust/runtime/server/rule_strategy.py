@@ -37,8 +37,8 @@ Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one cl
 
 @dataclass(frozen=True)
 class ServerContext:
-    """What the server owns for a whole run: the experiment, a scratch model on its device, where
-    its tensors lie in a flat state, the untrained state, and its own images."""
+    """The server's objects for a whole run: the experiment, a scratch model on its device, the
+    layout of its tensors in a flat state, the untrained state, and its own images."""
 
     experiment: Experiment
     model: Classifier
@@ -72,7 +72,7 @@ class ServerContext:
         }
 
     def data_for_rule(self) -> ServerData:
-        """Only what the rule says it uses."""
+        """The data that the rule declares to use."""
         uses = self.experiment.strategy.uses
         root = self.root if "root" in uses and len(self.root) else None
         proxy = self.proxy if "proxy" in uses and len(self.proxy) else None
@@ -117,7 +117,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         )
 
     def request_evaluation(self, server_round: int, grid: Grid) -> Iterator[Message]:
-        """Send the global model to all clients to be judged; their replies as they come."""
+        """Send the global model to all clients for evaluation; yields replies as they arrive."""
         return self._ask(
             grid,
             self.configure_evaluate(
@@ -186,7 +186,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
-        """`aggregate` for Flower's own loop, which hands over whatever arrived."""
+        """`aggregate` for Flower's own loop, which hands over all arrived replies."""
         self.aggregate(server_round, self.validator.accept_first(replies))
         return records.state_record(self.state), MetricRecord({})
 
@@ -238,8 +238,8 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
     def _collect(
         self, replies: Iterable[Message]
     ) -> tuple[Updates, dict[int, Report], tuple[Failure, ...]]:
-        """Stream the replies into the matrix of updates; row order is client order, whoever was
-        first."""
+        """Stream the replies into the matrix of updates; row order is client order, no matter which
+        was first."""
         layout, row_of = (
             self.server.layout,
             {client: row for row, client in enumerate(sorted(self.validator.clients.values()))},
@@ -303,7 +303,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         return self._matrix[:number]
 
     def _budget(self) -> tuple[int, str | None]:
-        """How many bytes of updates may lie in RAM, and the folder for more."""
+        """Most bytes of updates in RAM, and the folder for more."""
         server = self.server.experiment.settings.server
         return server.max_updates_mb << 20, server.scratch_dir
 

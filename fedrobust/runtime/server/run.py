@@ -55,10 +55,10 @@ def run_experiment(
     *,
     checkpointing: CheckpointManager | None = None,
 ) -> tuple[Report, RunPredictions]:
-    """Run the server's experiment and its clean twin, judge both, write model.safetensors,
+    """Run the server's experiment and its clean twin, evaluate both, write model.safetensors,
     predictions.npz and report.json.
 
-    checkpointing: writes checkpoints, and lets a run that was stopped go on after its last one.
+    checkpointing: writes checkpoints, and resumes an interrupted run from its last one.
     Returns the report and the scores it was made from.
     """
     experiment, clock = server.experiment, Clock()

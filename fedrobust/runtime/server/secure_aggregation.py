@@ -164,7 +164,7 @@ class SecureStrategy(RuleStrategy):
         return mean_D, weight
 
     def _records(self, survivors: list[int]) -> tuple[ClientRecord, ...]:
-        """What each hospital weighs by the numbers of images that are known without its reply
+        """Weight of each hospital by the numbers of images that are known without its reply
         (docs/privacy.md)."""
         experiment = self.server.experiment
         most = experiment.settings.server.max_examples
@@ -220,7 +220,7 @@ class SecureStrategy(RuleStrategy):
                 yield client, value
 
     def _conclude(self, asked: Collection[int], answered: Collection[int]) -> None:
-        """Whoever did not answer has failed. Raises RunError by server.max_failures and the
+        """Clients without an answer have failed. Raises RunError by server.max_failures and the
         threshold."""
         server = self.server.experiment.settings.server
         allowed = server.max_failures

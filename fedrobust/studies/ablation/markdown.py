@@ -55,7 +55,7 @@ def value(one: Mapping[str, Any] | None) -> str:
 
 
 def heading(entries: Entry) -> str:
-    """What was trained on what, and how to read it."""
+    """Heading: models, data, and how to read the tables."""
     data, shared, seeds = entries["data"], entries["training_settings"], entries["seeds"]
     sizes = " : ".join(str(size) for size in data["splits"])
     pixels = f", {data['size']} x {data['size']} pixels" if data["size"] else ""
@@ -145,7 +145,7 @@ def _level_table(entries: Entry, title: str, condition: str, note: str) -> str:
 
 
 def drops(entries: Entry) -> str:
-    """The poster's third table, with its combined column as its formula gives it and as it was
+    """The poster's third table, with its combined column by its formula and as it was
     printed."""
     rows = []
     for model, one in entries["noise"].items():
@@ -237,7 +237,7 @@ def grades(entries: Entry) -> str:
 
 
 def poisonings(entries: Entry) -> str:
-    """What poisoned training data cost on clean test images."""
+    """Drops on clean test images after poisoned training."""
     names = list(entries["poisonings"])
     rows = [
         [
@@ -272,7 +272,7 @@ def poisonings(entries: Entry) -> str:
 
 
 def scenarios(entries: Entry) -> str:
-    """What clinical scenarios at test time cost: the mean over severities of each, then each
+    """Drops under clinical scenarios at test time: the mean over severities of each, then each
     severity."""
     families = entries["scenarios"]
     lines = [
@@ -304,7 +304,7 @@ def scenarios(entries: Entry) -> str:
 
 
 def pairs(entries: Entry) -> str:
-    """Which models differ in their drop."""
+    """Pairs of models whose drops differ."""
     lines = ["## Which models differ", ""]
     lines += [
         (
@@ -330,7 +330,7 @@ def pairs(entries: Entry) -> str:
 
 
 def training(entries: Entry) -> str:
-    """How long the clean trainings went on."""
+    """Duration of the clean trainings."""
     rows = []
     for model, one in entries["training"].items():
         epochs = ", ".join(format_number(count, 0) for count in one["epochs"])

@@ -1,5 +1,5 @@
 """From the words of a command line to what an ablation does: models by poisonings by seeds to
-train, scenarios to judge them in."""
+train, scenarios to evaluate them in."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ OptionalChoices = Annotated[
     str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None,
     Words("a list of choices, or of {a name: the settings that it stands for}"),
 ]
-RESERVED = ("clean", "corrupted", "twin_")  # so begin the names of what a run itself is judged on
+RESERVED = ("clean", "corrupted", "twin_")  # first words of the names of a run's own conditions
 
 
 @check_settings("")

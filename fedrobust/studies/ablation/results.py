@@ -46,8 +46,8 @@ class Trained:
 
     @property
     def normal(self) -> str:
-        """What its drops start from: its clean test images, or those of its clean twin where its
-        training data were poisoned."""
+        """Normal condition of its drops: its clean test images, or those of its clean twin where
+        its training data were poisoned."""
         return TWIN if self.result.cell.poisoned else CLEAN
 
     def drop(self, condition: str) -> Mapping[str, float | None]:
@@ -133,8 +133,8 @@ class AblationResults:
 
 
 def collect(plan: Plan, finished: Sequence[Cell], failed: Mapping[Cell, str]) -> AblationResults:
-    """Read the finished trainings and resample them. Raises DataError where they were not judged on
-    the same images, OSError."""
+    """Read the finished trainings and resample them. Raises DataError where they were not evaluated
+    on the same images, OSError."""
     trained: list[Trained] = []
     first: tuple[Tensor, Tensor] | None = None
     for cell in finished:

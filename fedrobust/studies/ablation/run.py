@@ -33,7 +33,7 @@ def ablate(plan: Plan, console: Console | None = None) -> Mapping[Cell, str]:
     written before all is checked.
 
     Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be
-    written to, KeyboardInterrupt with words about how to go on.
+    written to, KeyboardInterrupt that names how to resume.
     """
     screen = Console() if console is None else console
     wanted = cells(plan.grid)
@@ -45,8 +45,8 @@ def ablate(plan: Plan, console: Console | None = None) -> Mapping[Cell, str]:
 
 
 def _check(plan: Plan, wanted: Sequence[Cell]) -> None:
-    """What a comparison does not look at: every scenario can be built, and every poisoning does
-    something to data."""
+    """Checks beyond those of a comparison: every scenario can be built, and every poisoning changes
+    data."""
     experiment = build.build_experiment(wanted[0].config)
     for scenario in plan.scenarios:
         if judging.build_contamination(experiment, scenario).data is keep_data:

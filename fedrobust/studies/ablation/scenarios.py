@@ -24,8 +24,8 @@ FOLDER = "scenarios"
 
 
 def answers_path(folder: Path, scenario: Scenario) -> Path:
-    """Where the answers of the training in this folder lie; other settings of a scenario are
-    another place."""
+    """Path of the answers of the training in this folder; other settings of a scenario have another
+    path."""
     return (
         folder
         / FOLDER

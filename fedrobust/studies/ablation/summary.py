@@ -20,7 +20,7 @@ TRAINING = ("epochs", "batch_size", "optimizer", "early_stopping", "lr_plateau",
 
 
 def make_summary(found: AblationResults) -> Entry:
-    """What stands in ablation.json. All values in %, drops in % of the normal value."""
+    """Content of ablation.json. All values in %, drops in % of the normal value."""
     families = {
         family: [str(one) for one in members] for family, members in found.plan.families.items()
     }

@@ -60,7 +60,7 @@ class Result:
     def bytes_sent(self) -> int:
         """Computed, not measured: models sent and received times the bytes of a model. The state
         goes to every client of a round and comes back from those that answer, and goes once more to
-        all clients to be judged; whatever else travels is not counted."""
+        all clients for evaluation; other traffic is not counted."""
         models = sum(2 * len(one.clients) + len(one.failures) for one in self.rounds)
         return (models + self.report.num_clients) * self.state_bytes
 

@@ -27,7 +27,7 @@ POLL_SECONDS, GRACE_SECONDS = 0.2, 30.0
 
 
 class Watcher(Protocol):
-    """Whoever looks on; `reason` is None where the cell did well."""
+    """Observer of the cells; `reason` is None where the cell succeeded."""
 
     def started(self, cell: Cell) -> None: ...
 
@@ -40,8 +40,8 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Machine:
-    """How much at once. gpus: the names of the GPUs over which the processes are dealt; empty: as
-    each finds them."""
+    """Number of processes at once, and their devices. gpus: the names of the GPUs over which the
+    processes are dealt; empty: as each finds them."""
 
     parallel: int
     threads: int
@@ -58,7 +58,7 @@ class _Running:
     since: float
 
     def reason(self) -> str | None:
-        """Why it failed, in one line; None: it did not."""
+        """Reason of its failure, in one line; None: it did not fail."""
         code = self.process.returncode
         if code == 0:
             return (
@@ -81,8 +81,8 @@ def is_cell_finished(folder: Path, cell: Cell) -> bool:
 
 
 def _written_digest(folder: Path) -> str | None:
-    """Of the configuration in a cell's folder, with today's names of settings; None where there is
-    none."""
+    """Digest of the configuration in a cell's folder, with today's names of settings; None without
+    one."""
     try:
         manifest = json.loads((folder / resume.MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -116,7 +116,7 @@ def run_cells(
     """Run the cells into folder/<cell>; gives the reasons of those that failed, by folder.
 
     families: cells that share a clean twin; the first of a family makes it, the others wait for
-    that, so that it is made once. Whatever interrupts this stops all processes, which leave their
+    that, so that it is made once. Any interruption stops all processes, which leave their
     checkpoints behind.
     """
     waiting, running, failed, made = list(cells), list[_Running](), dict[str, str](), set[str]()
@@ -177,8 +177,8 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 
 def _stop(running: Sequence[_Running]) -> None:
-    """The end of their input asks them to stop; whoever has not by then, or at a second Ctrl-C, is
-    killed."""
+    """The end of their input asks them to stop; those that have not by then, or at a second Ctrl-C,
+    are killed."""
     for one in running:
         _close(one.process.stdin)
     limit = time.monotonic() + GRACE_SECONDS

@@ -17,8 +17,8 @@ DROP = "combined drop, % of the clean twin"
 
 
 def draw_figures(found: ComparisonResults, folder: Path) -> list[str]:
-    """The file names of the pictures that this grid has something for: none where nobody was ever
-    poisoned."""
+    """The file names of the pictures that this grid has something for: none where no client was
+    ever poisoned."""
     if not found.counts or not found.results:
         return []
     names = [_heatmap(found, folder), _shares(found, folder), _influence(found, folder)]

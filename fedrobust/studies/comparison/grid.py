@@ -38,7 +38,7 @@ NAME = re.compile(r"[^A-Za-z0-9._+-]+")
 
 
 def count_poisoned(poisoned: int | Sequence[int]) -> int:
-    """How many clients are poisoned."""
+    """Number of poisoned clients."""
     return poisoned if isinstance(poisoned, int) else len(poisoned)
 
 
@@ -84,7 +84,7 @@ class GridSettings:
             the cores divided by threads
         threads: of torch in every run
         draws: bootstrap replicates over seeds and test images
-        out: where everything is written; the same command goes on where it was stopped
+        out: where everything is written; the same command resumes an interrupted grid
     """
 
     seeds: Numbers
@@ -158,7 +158,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """What its folder's name begins with."""
+        """Beginning of its folder's name."""
         label = "-".join(NAME.sub("_", part) for part in (self.strategy, self.contamination))
         return f"{label}-p{self.poisoned}-s{self.seed}"
 
@@ -196,7 +196,7 @@ def read_grid(words: Sequence[str]) -> Grid:
         asked,
         strategies=variants("strategies", "strategy", asked.strategies),
         contaminations=contaminations,
-        poisoned=tuple(one or 0 for one in poisoned),  # an empty list of ids: nobody
+        poisoned=tuple(one or 0 for one in poisoned),  # an empty list of ids: none
         words=(*own_engine(others, asked.threads), *others),
     )
 

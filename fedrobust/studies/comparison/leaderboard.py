@@ -59,7 +59,7 @@ def value(one: Estimate) -> str:
 
 
 def heading(found: ComparisonResults) -> str:
-    """What was compared, and how to read it."""
+    """Heading: the compared rules and attacks, and how to read the tables."""
     seeds = ", ".join(str(seed) for seed in found.seeds)
     lines = [
         "# Leaderboard",
@@ -159,7 +159,7 @@ def mark_rule(found: ComparisonResults, rule: int) -> str:
 
 
 def uses_note(found: ComparisonResults) -> list[str]:
-    """What the signs mean, and who uses proxy images without being marked."""
+    """Meaning of the signs, and the rules that use proxy images without being marked."""
     lines = (
         ["", "† uses the server's labelled root images; ‡ uses the server's proxy images."]
         if any(found.uses.values())
@@ -177,7 +177,7 @@ def uses_note(found: ComparisonResults) -> list[str]:
 
 
 def clean(found: ComparisonResults) -> str:
-    """What the rules reach where nobody is contaminated."""
+    """Performance of the rules without contamination."""
     judged = found.clean_f1()
     baseline = found.rules.index(BASELINE) if BASELINE in found.rules else 0
     rows = []
@@ -255,7 +255,7 @@ def _under(found: ComparisonResults, rule: str, attack: str, poisoned: int) -> l
 
 
 def detection_section(found: ComparisonResults) -> list[str]:
-    """How well the influence given to clients tells the poisoned ones."""
+    """Detection of poisoned clients by their influence."""
     rows = []
     for rule, name in enumerate(found.rules):
         for poisoned in found.counts:

@@ -198,7 +198,7 @@ def plot_rule_influence(
         for place, rule in enumerate(rules):
             _band(axes, lines.get(rule, ()), line_style(place))
         axes.xaxis.get_major_locator().set_params(integer=True)
-    # last, for all panels share it and a limit set ends autoscaling; room for the markers of a
+    # last, for all panels share it and a limit set ends autoscaling; space for the markers of a
     # weight of 0
     axes_list[0].set_ylim(bottom=-0.02 * axes_list[0].get_ylim()[1])
     for axes in axes_list[len(panels) :]:

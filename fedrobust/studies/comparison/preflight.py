@@ -18,7 +18,7 @@ from fedrobust.studies.comparison.grid import Cell
 
 @dataclass(frozen=True, slots=True)
 class CheckedGrid:
-    """What the cells are, found while building them. families: {cell folder: a name shared by the
+    """Facts of the cells, found while building them. families: {cell folder: a name shared by the
     cells that have one clean twin}; uses: {rule: of "root" and "proxy", what it used}; num_clients:
     of every cell."""
 
@@ -30,8 +30,8 @@ class CheckedGrid:
 def check_cells(
     cells: Iterable[Cell], threads: int, on_progress: Callable[[int], None] = lambda done: None
 ) -> CheckedGrid:
-    """Build every cell's experiment and, once for each kind of it, the model. `tell` hears after
-    each cell how many are done.
+    """Build every cell's experiment and, once for each kind of it, the model. `tell` is called
+    after each cell how many are done.
 
     Raises ConfigError or DataError with the cell in front.
     """

@@ -37,7 +37,7 @@ class ComparisonResults:
 
     @cached_property
     def most(self) -> int:
-        """The largest number of poisoned clients, 0 where nobody ever is."""
+        """The largest number of poisoned clients, 0 without poisoned clients."""
         return max(self.counts, default=0)
 
     @cached_property

@@ -37,7 +37,7 @@ def compare(grid: Grid, console: Console | None = None) -> Mapping[Cell, str]:
     written before all is checked.
 
     Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be
-    written to, KeyboardInterrupt with words about how to go on.
+    written to, KeyboardInterrupt that names how to resume.
     """
     screen = Console() if console is None else console
     wanted = cells(grid)
@@ -91,7 +91,7 @@ def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> CheckedGri
 
 
 def machine_for(grid: Grid, cell: Cell) -> Machine:
-    """How many cells at once: as asked for; else one a GPU, or as many as the cores have room for;
+    """Number of cells at once: as asked for; else one a GPU, or as many as the cores allow;
     one where a cell has an engine of many processes of its own."""
     alone = cell.settings.engine.factory == "inline_engine"
     number = gpus() if cell.settings.device != "cpu" else 0

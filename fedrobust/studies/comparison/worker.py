@@ -1,7 +1,7 @@
 """One cell in a process of its own: `python -m fedrobust.studies.comparison.worker <folder>`, its
 settings as a line on standard input.
 
-The end of standard input ends the run like Ctrl-C: whoever started it wants it to stop, or is gone
+The end of standard input ends the run like Ctrl-C: its starter wants it to stop, or is gone
 itself. A folder that holds the beginnings of the run is taken up again.
 """
 
@@ -49,9 +49,9 @@ def run(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def measure_cost(seconds: float) -> dict[str, float | None]:
-    """Of this process: seconds, peak memory in bytes (its own and that of its largest child that
-    has ended; Ray's workers are nobody's children), peak of the GPU's memory that torch held (None
-    without a GPU)."""
+    """Cost of this process: seconds, peak memory in bytes (its own and that of its largest child
+    that has ended; Ray's workers are not its children), peak of the GPU's memory that torch held
+    (None without a GPU)."""
     own, children = (
         resource.getrusage(who).ru_maxrss * KILOBYTE
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

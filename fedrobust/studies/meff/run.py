@@ -76,9 +76,9 @@ def _whole(experiment: Experiment) -> Shard:
 def fusions(
     experiment: Experiment, members: Sequence[Classifier], labelled: Samples
 ) -> dict[str, Classifier]:
-    """The members' fusion as it is (fixed anchors only), and with a classifier on top that is
-    trained by the experiment's trainer on labelled images. Members are shared, not copied: they are
-    frozen. Raises ConfigError for members that do not go together."""
+    """The members' fusion without training (fixed anchors only), and with a classifier on top that
+    is trained by the experiment's trainer on labelled images. Members are shared, not copied: they
+    are frozen. Raises ConfigError for members that do not go together."""
     try:
         top = fuse(members, "concatenate")
         found = {} if top.anchors is None else {"fusion": fuse(members, "mean")}

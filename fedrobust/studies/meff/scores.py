@@ -51,8 +51,8 @@ class ScoreRow:
 def predict_attacked(
     experiment: Experiment, models: Mapping[str, Classifier], rows: Tensor
 ) -> Answers:
-    """What each model says of the test images in these rows of the data set, as they are and after
-    the experiment's attack on itself."""
+    """Predictions of each model on the test images in these rows of the data set, clean and after
+    the experiment's attack on that model."""
     test, size = experiment.samples(rows), experiment.evaluation.batch_size
     attack, g = experiment.evasion.attack, experiment.generator("meff", "evasion")
     bounds = experiment.evaluation.evasion_evaluation.eps_255
@@ -111,7 +111,7 @@ def summarise_scores(
 def _replicates(
     experiment: Experiment, rows: Tensor, found: Sequence[Answers]
 ) -> dict[tuple[str, str], Replicates]:
-    """For every model and condition (METRICS, S) values and (METRICS, S, B) draws, those of all
+    """(METRICS, S) values and (METRICS, S, B) draws of every model and condition, those of all
     seeds by the same images."""
     labels, groups, draws = (
         experiment.dataset.labels[rows],
