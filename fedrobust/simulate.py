@@ -21,6 +21,7 @@ from fedrobust.experiment import settings_help
 from fedrobust.experiment.compose import check_command_line, explained, plain_config
 from fedrobust.experiment.old_names import rename_words
 from fedrobust.experiment.overrides import settings_among
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.runtime import resume
 from fedrobust.utils.cli import run_command
 from fedrobust.utils.locking import is_empty
@@ -70,7 +71,7 @@ def _explain_interruption(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = (folder / resume.MANIFEST).exists()
+        kept = (folder / MANIFEST).exists()
         raise KeyboardInterrupt(
             f"go on with {resume.resume_command(folder)}" if kept else "nothing was written yet"
         ) from None

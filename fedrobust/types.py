@@ -133,6 +133,9 @@ class RoundRecord:
     extras: Mapping[str, float] = field(default_factory=dict)
 
 
+TWIN = "clean twin"  # the run of the same name, beside "run"
+
+
 class Observer(Protocol):
     """Observer of a run: the screen, the files. `run` names it: "run" or "clean twin"."""
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.federation import certificates, flower_commands, start_scripts
@@ -127,138 +128,167 @@ def _node(words: Sequence[str]) -> dict[str, Scalar]:
     return node
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m fedrobust.federation", description="Helpers for a federation of real sites."
-    )
-    commands_ = parser.add_subparsers(dest="command", required=True)
-
-    def command(
-        name: str, what: Callable[[argparse.Namespace], None], text: str
-    ) -> argparse.ArgumentParser:
-        added = commands_.add_parser(name, help=text, description=text)
-        added.set_defaults(do=what)
-        return added
-
-    one = command(
-        "keys",
-        _keys,
-        "make the server's certificate (and the consortium's authority), or a site's key pair",
-    )
-    one.add_argument("folder", type=Path)
-    one.add_argument(
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
         "--host",
         action="append",
         default=[],
         help="name or address under which the sites reach the server; repeatable",
     )
-    one.add_argument("--site", default="", help="the site's name: make its key pair instead")
+    parser.add_argument("--site", default="", help="the site's name: make its key pair instead")
 
-    one = command(
-        "commands",
-        _commands,
-        "write start script, systemd unit and compose file of the server, or of a site",
-    )
-    one.add_argument("folder", type=Path, help="the folder that holds its keys and ca.crt")
-    one.add_argument(
-        "--superlink", required=True, help="host:port under which the sites reach the server"
-    )
-    one.add_argument(
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="the folder that holds its keys and ca.crt")
+    _add_superlink(parser)
+    parser.add_argument(
         "--port",
         type=int,
         default=9094,
         help="of a site: a free local port for its own helper processes",
     )
-    one.add_argument(
-        "words",
-        nargs="*",
-        help="of a site: its node config, e.g. site=rosendahl data-root=/data "
-        "data-format=image_folder",
+    _add_words(
+        parser,
+        "of a site: its node config, e.g. site=rosendahl data-root=/data data-format=image_folder",
     )
 
-    one = command(
-        "gate",
-        _gateway,
-        "stand between the network and the SuperLink: only requests of SuperNodes pass",
-    )
-    one.add_argument("folder", type=Path, help="the server's folder")
-    one.add_argument(
-        "--superlink", required=True, help="host:port under which the sites reach the server"
-    )
-    one.add_argument(
+
+def _add_gateway(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="the server's folder")
+    _add_superlink(parser)
+    parser.add_argument(
         "--inner", default=f"localhost:{flower_commands.PORT}", help="where the SuperLink listens"
     )
-    one.add_argument("--listen", default=start_scripts.EVERYWHERE, help="the address to bind")
+    parser.add_argument("--listen", default=start_scripts.EVERYWHERE, help="the address to bind")
 
-    one = command(
-        "check",
-        _check,
-        "is this node ready? data, labels, versions, device, disk, connection, clock",
-    )
-    one.add_argument("--superlink", help="host:port; left out: the connection is not checked")
-    one.add_argument("--root-certificates", type=Path, help="ca.crt of the consortium")
-    one.add_argument(
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--superlink", help="host:port; left out: the connection is not checked")
+    parser.add_argument("--root-certificates", type=Path, help="ca.crt of the consortium")
+    parser.add_argument(
         "--classes",
         default="",
         help="the classes of the planned run in their order, separated by commas",
     )
-    one.add_argument(
+    parser.add_argument(
         "--size", type=int, default=64, help="side of the images in pixels in the planned run"
     )
-    one.add_argument(
-        "words",
-        nargs="*",
-        help="the node config, e.g. site=rosendahl data-root=/data data-format=image_folder",
+    _add_words(
+        parser, "the node config, e.g. site=rosendahl data-root=/data data-format=image_folder"
     )
 
-    one = command(
-        "demo",
-        _demo,
-        "three hospitals on this machine, with TLS and registered keys, from nothing to the report",
-    )
-    one.add_argument("folder", type=Path, help="a new folder for everything")
-    one.add_argument("--seconds", type=float, default=A_DAY, help="give up after so many seconds")
-    one.add_argument(
-        "words",
-        nargs="*",
-        help="Hydra words, e.g. data=ham10000 data.root=/data/ham10000 model=resnet50 rounds=1",
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="a new folder for everything")
+    _add_seconds(parser, A_DAY, "give up after so many seconds")
+    _add_words(
+        parser,
+        "Hydra words, e.g. data=ham10000 data.root=/data/ham10000 model=resnet50 rounds=1",
     )
 
-    for name, text in (
-        ("run", "start a run and follow it to its end"),
-        ("follow", "follow a run to its end"),
-    ):
-        one = command(name, _run, f"{text}; exit code 0 only if it was completed")
-        home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
-        one.add_argument("--home", type=Path, default=home, help="the folder of flwr's config.toml")
-        one.add_argument(
-            "--connection", default=flower_commands.CONNECTION, help="the server's name in there"
-        )
-        one.add_argument(
-            "--seconds",
-            type=float,
-            default=30 * A_DAY,
-            help="give up following after so many seconds",
-        )
-    one.add_argument("run")
-    one = commands_.choices["run"]
-    one.add_argument(
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_following(parser)
+    parser.add_argument(
         "--wait", type=int, default=120, help="seconds to wait for the sites to connect"
     )
-    one.add_argument(
+    parser.add_argument(
         "--sites",
         default="",
         help="names of the sites that take part, separated by blanks; their order is their number",
     )
-    one.add_argument("--folder", default="", help="the output folder on the server")
-    one.add_argument(
+    parser.add_argument("--folder", default="", help="the output folder on the server")
+    parser.add_argument(
         "--resume", default="", help="the output folder of a run that was stopped: go on with it"
     )
-    one.add_argument(
-        "words",
-        nargs="*",
-        help="Hydra words, e.g. num_clients=3 data=npz data.path=/srv/reference.npz rounds=10",
+    _add_words(
+        parser, "Hydra words, e.g. num_clients=3 data=npz data.path=/srv/reference.npz rounds=10"
     )
+
+
+def _add_follow(parser: argparse.ArgumentParser) -> None:
+    _add_following(parser)
+    parser.add_argument("run")
+
+
+def _add_following(parser: argparse.ArgumentParser) -> None:
+    home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
+    parser.add_argument("--home", type=Path, default=home, help="the folder of flwr's config.toml")
+    parser.add_argument(
+        "--connection", default=flower_commands.CONNECTION, help="the server's name in there"
+    )
+    _add_seconds(parser, 30 * A_DAY, "give up following after so many seconds")
+
+
+def _add_superlink(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--superlink", required=True, help="host:port under which the sites reach the server"
+    )
+
+
+def _add_seconds(parser: argparse.ArgumentParser, default: float, text: str) -> None:
+    parser.add_argument("--seconds", type=float, default=default, help=text)
+
+
+def _add_words(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("words", nargs="*", help=text)
+
+
+class _Command(NamedTuple):
+    """A subcommand: what it does, its arguments, and its line of help."""
+
+    do: Callable[[argparse.Namespace], None]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    text: str
+
+
+COMMANDS = {
+    "keys": _Command(
+        _keys,
+        _add_keys,
+        "make the server's certificate (and the consortium's authority), or a site's key pair",
+    ),
+    "commands": _Command(
+        _commands,
+        _add_commands,
+        "write start script, systemd unit and compose file of the server, or of a site",
+    ),
+    "gate": _Command(
+        _gateway,
+        _add_gateway,
+        "stand between the network and the SuperLink: only requests of SuperNodes pass",
+    ),
+    "check": _Command(
+        _check,
+        _add_check,
+        "is this node ready? data, labels, versions, device, disk, connection, clock",
+    ),
+    "demo": _Command(
+        _demo,
+        _add_demo,
+        "three hospitals on this machine, with TLS and registered keys, from nothing to the report",
+    ),
+    "run": _Command(
+        _run,
+        _add_run,
+        "start a run and follow it to its end; exit code 0 only if it was completed",
+    ),
+    "follow": _Command(
+        _run, _add_follow, "follow a run to its end; exit code 0 only if it was completed"
+    ),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fedrobust.federation", description="Helpers for a federation of real sites."
+    )
+    added = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        one = added.add_parser(name, help=command.text, description=command.text)
+        one.set_defaults(do=command.do)
+        command.add_arguments(one)
     return parser
 
 

@@ -99,9 +99,6 @@ def _fill(path: str, module: Any, tensors: dict[str, Tensor]) -> None:
     module.load_state_dict(tensors, strict=False)
 
 
-ETF = "etf.anchors"
-
-
 def save_state(
     path: Path,
     layout: Layout,
@@ -111,7 +108,7 @@ def save_state(
 ) -> None:
     """Write the state's tensors under their names, the fixed ETF (d, K) beside them, and `notes` as
     metadata. Raises OSError."""
-    tensors = layout.named(state) | ({} if anchors is None else {ETF: anchors})
+    tensors = layout.named(state) | ({} if anchors is None else {ANCHORS: anchors})
     files.write(path, tensor_files.pieces(tensors, notes))
 
 
@@ -129,7 +126,9 @@ def load_state(path: Path, layout: Layout) -> tuple[State, dict[str, str]]:
         raise DataError(
             f"{path}: not a readable checkpoint ({error}); delete it and run again"
         ) from error
-    others = tensors.keys() - {name for name, _ in (*layout.parameters, *layout.buffers)} - {ETF}
+    others = (
+        tensors.keys() - {name for name, _ in (*layout.parameters, *layout.buffers)} - {ANCHORS}
+    )
     if others:
         raise DataError(
             f"{path}: holds a tensor {min(others)} that the model has not; it belongs "

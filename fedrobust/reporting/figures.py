@@ -16,9 +16,8 @@ from fedrobust.reporting.plots.curves import plot_influence, plot_validation
 from fedrobust.reporting.plots.drops import plot_drops
 from fedrobust.reporting.plots.partition import plot_partition
 from fedrobust.reporting.plots.samples import plot_samples
-from fedrobust.reporting.records import TWIN
 from fedrobust.reporting.report import Report
-from fedrobust.types import RoundRecord, Samples
+from fedrobust.types import TWIN, RoundRecord, Samples
 from fedrobust.utils.images import as_bytes
 from fedrobust.utils.seeding import generator
 

@@ -12,12 +12,12 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedrobust.reporting import text
+from fedrobust.reporting.filenames import PAGE
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.values import round_measured
 from fedrobust.types import RoundRecord
 from fedrobust.utils.files import write_text
 
-PAGE = "report.html"
 TEMPLATE = "report.html.md"  # of jinja; Flower packs no files of other endings into its bundle
 PICTURES: Final[dict[str, str]] = {
     "drops.png": "Combined performance drops with their 95 % intervals.",

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 import fedrobust
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.utils.files import write_text
 
-MANIFEST = "manifest.json"
 PACKAGES = (
     *(
         "fedrobust",

@@ -12,10 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
+from fedrobust.types import TWIN, ClientRecord, Failure, Observer, RoundRecord
 from fedrobust.utils import files
 
-TWIN = "clean twin"
 ROUND_FILES = {"run": "rounds.jsonl", TWIN: "twin_rounds.jsonl"}
 CLIENTS = "clients.csv"
 

@@ -23,12 +23,11 @@ from fedrobust.errors import DataError, RunError
 from fedrobust.learning.model_files import gather_vector
 from fedrobust.reporting.records import record_from
 from fedrobust.state import Layout, State
-from fedrobust.types import RoundRecord
+from fedrobust.types import TWIN, RoundRecord
 from fedrobust.utils import files as atomic
 from fedrobust.utils import nested, tensor_files
 
-FOLDER = "checkpoints"
-PREFIXES = {"run": "run", "clean twin": "twin"}
+PREFIXES = {"run": "run", TWIN: "twin"}
 VERSION = 1
 EXTRA = "checkpoint/"
 TEXT, HISTORY = f"{EXTRA}json", f"{EXTRA}history"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust.errors import ConfigError
+from fedrobust.reporting.filenames import CHECKPOINTS, MANIFEST, PAGE, REPORT
 
 KEY = "resume="
-MANIFEST, REPORT, PAGE, CHECKPOINTS = "manifest.json", "report.json", "report.html", "checkpoints"
 
 
 @dataclass(frozen=True, slots=True)

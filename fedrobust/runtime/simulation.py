@@ -21,9 +21,9 @@ from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.inference import predict
 from fedrobust.reporting.console import Display, print_line, summary_table
 from fedrobust.reporting.figures import draw_data, draw_results
+from fedrobust.reporting.filenames import CHECKPOINTS, MANIFEST
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import (
-    MANIFEST,
     changes,
     conditions,
     note_resumption,
@@ -32,7 +32,6 @@ from fedrobust.reporting.manifest import (
 from fedrobust.reporting.records import Observers, Recorder
 from fedrobust.reporting.report import Report
 from fedrobust.runtime import resume
-from fedrobust.runtime.checkpoints import FOLDER as CHECKPOINTS
 from fedrobust.runtime.checkpoints import Checkpoints
 from fedrobust.runtime.engines import Engine
 from fedrobust.runtime.engines.base import SimulationGrid

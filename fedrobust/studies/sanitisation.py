@@ -33,7 +33,7 @@ from fedrobust.evaluation.statistics import (
 from fedrobust.experiment import build
 from fedrobust.learning.inference import embed
 from fedrobust.reporting.console.tables import new_table
-from fedrobust.reporting.manifest import MANIFEST
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.reporting.text import format_number
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.utils.seeding import generator

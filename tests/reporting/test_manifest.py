@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.reporting.manifest import (
-    MANIFEST,
     changes,
     conditions,
     git_state,

@@ -25,7 +25,7 @@ from fedrobust.reporting.plots.style import (
     tidy,
 )
 from fedrobust.reporting.text import METRIC_TITLES
-from fedrobust.types import RoundRecord
+from fedrobust.types import TWIN, RoundRecord
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 MANY_CLIENTS = 30
@@ -42,7 +42,7 @@ def plot_validation(rounds: Sequence[RoundRecord], twin: Sequence[RoundRecord], 
     panels = figure.subplots(2, 2, sharex=True).flat
     for axes, metric in zip(panels, SHOWN_METRICS, strict=True):
         for records, name, colour, dashes, marker in (
-            (twin, "clean twin", LINE_COLOURS[0], "--", "s"),
+            (twin, TWIN, LINE_COLOURS[0], "--", "s"),
             (rounds, "this run", LINE_COLOURS[1], "-", "o"),
         ):
             if records:

@@ -10,7 +10,6 @@ imports it from there.
 """
 
 from fedrobust.reporting.report.files import (
-    REPORT,
     parse_report,
     read_report,
     report_text,
@@ -18,4 +17,4 @@ from fedrobust.reporting.report.files import (
 )
 from fedrobust.reporting.report.sections import Report
 
-__all__ = ["REPORT", "Report", "parse_report", "read_report", "report_text", "write_report"]
+__all__ = ["Report", "parse_report", "read_report", "report_text", "write_report"]

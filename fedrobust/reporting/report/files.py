@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
+from fedrobust.reporting.filenames import REPORT
 from fedrobust.reporting.report.sections import Report
 from fedrobust.utils.files import write_text
 
-REPORT = "report.json"
 SCHEMA_FILE = Path(__file__).parent.with_name("report_schema.json")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedrobust.evaluation.drops import METRICS
 from fedrobust.evaluation.statistics import DropTable, Estimate
-from fedrobust.runtime.resume import MANIFEST
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.studies.ablation import poster
 from fedrobust.studies.ablation.results import CLEAN, NOISE, THRESHOLD, AblationResults, Trained
 from fedrobust.studies.comparison.analysis import Ranking, rank

@@ -12,11 +12,11 @@ import pandas as pd
 from safetensors import safe_open
 
 from fedrobust.evaluation.drops import METRICS
-from fedrobust.learning.model_files import ETF
+from fedrobust.learning.model_files import ANCHORS
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import read_rounds
 from fedrobust.reporting.report import Report, read_report
-from fedrobust.runtime.resume import MANIFEST
 from fedrobust.studies.comparison.grid import NOBODY, Cell
 from fedrobust.studies.comparison.worker import COST
 from fedrobust.types import RoundRecord
@@ -85,7 +85,7 @@ def state_bytes(path: Path) -> int:
     """Bytes of the floats of a model on disk, without the fixed ETF, which does not travel."""
     with safe_open(path, framework="pt") as opened:
         file: Any = opened  # safetensors' types are incomplete
-        shapes = [file.get_slice(name).get_shape() for name in file.keys() if name != ETF]  # noqa: SIM118
+        shapes = [file.get_slice(name).get_shape() for name in file.keys() if name != ANCHORS]  # noqa: SIM118
     return FLOAT_BYTES * sum(_product(shape) for shape in shapes)
 
 

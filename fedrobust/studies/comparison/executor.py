@@ -18,6 +18,7 @@ from typing import IO, Protocol
 from fedrobust.errors import exit_reason
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.experiment.settings import to_json
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.runtime import resume
 from fedrobust.studies.comparison.grid import Cell, config_digest
 
@@ -84,7 +85,7 @@ def _written_digest(folder: Path) -> str | None:
     """Digest of the configuration in a cell's folder, with today's names of settings; None without
     one."""
     try:
-        manifest = json.loads((folder / resume.MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return config_digest(rename_config(manifest["config"]))

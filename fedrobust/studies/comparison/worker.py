@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.runtime import resume
 from fedrobust.runtime.simulation import resume_job, run_job
 from fedrobust.utils.cli import explain
@@ -38,7 +39,7 @@ def run(config: Mapping[str, Any], folder: Path) -> None:
     started = perf_counter()
     if resume.is_finished(folder):
         return  # by a process that outlived its command for a moment
-    if (folder / resume.MANIFEST).exists():
+    if (folder / MANIFEST).exists():
         resume_job(resume.Resumption(folder, resume.read_manifest(folder)))
     else:
         run_job(config, folder)

@@ -1,0 +1,9 @@
+"""Names of what lies in the output folder of a run; light, since command lines look for them before
+anything heavy is imported."""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+PAGE = "report.html"
+CHECKPOINTS = "checkpoints"  # a folder, which lasts as long as the run
