@@ -1,9 +1,9 @@
-"""Purifiers on the models of finished runs: settings chosen on validation images, then judged on
+"""Purifiers on the models of finished runs: settings chosen on validation images, then evaluated on
 test images under three threat models.
 
 Chosen is, of each purifier's grid, the setting with the best balanced accuracy on validation images
 that PGD-20 has attacked with eps = 4/255 without knowing of a purifier, among those that cost at
-most 3 points on the images as they are (where none does: the cheapest). Several runs are those of
+most 3 points on the unattacked images (where none does: the cheapest). Several runs are those of
 several seeds: one setting is chosen for all by its means, and intervals resample runs as well as
 lesions.
 """
@@ -50,12 +50,12 @@ EPS_255 = (1, 2, 4, 8)
 MAIN = 4  # of EPS_255: where settings are chosen, and where attackers know the purifier
 # the bare model with BatchNorm statistics estimated like those behind purifiers
 CONTROL = "none, its own statistics"
-POINTS = 3.0  # of balanced accuracy that a purifier may cost on images as they are
+POINTS = 3.0  # of balanced accuracy that a purifier may cost on unattacked images
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A setting of a purifier and its balanced accuracies in percent, on images as they are and on
+    """A setting of a purifier and its balanced accuracies in percent, on unattacked images and on
     attacked ones."""
 
     settings: Mapping[str, float]
@@ -65,7 +65,7 @@ class Candidate:
 
 def choose(candidates: Sequence[Candidate], undefended: float) -> Candidate:
     """The setting of the rule above; of equals the first. undefended: balanced accuracy without a
-    purifier on images as they are."""
+    purifier on unattacked images."""
     cheap = [one for one in candidates if undefended - one.clean <= POINTS]
     return (
         max(cheap, key=lambda one: one.attacked)
@@ -109,7 +109,7 @@ def try_settings(
 
 
 def average_runs(runs: Sequence[Mapping[str, Sequence[Candidate]]]) -> dict[str, list[Candidate]]:
-    """Of every setting the means over the runs."""
+    """Means over the runs, by setting."""
     return {
         name: [
             Candidate(
@@ -142,7 +142,7 @@ def pool_runs(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def against_the_blind(
     one: EvaluatedModel, purifiers: Mapping[str, Purifier], steps: int
 ) -> dict[str, Tensor]:
-    """(N,) predictions by "<purifier> | <condition>": images as they are, and attacked at every eps
+    """(N,) predictions by "<purifier> | <condition>": unattacked, and attacked at every eps
     without knowing of a purifier."""
     out = {}
     for eps in (0, *EPS_255):

@@ -67,7 +67,7 @@ class Case(NamedTuple):
 
     @property
     def f(self) -> int:
-        """Attackers that the rule is told of."""
+        """Number of attackers given to the rule."""
         least = (self.clients - 3) // (4 if self.rule == "bulyan" else 2)
         return max(0, min(3, least))
 
@@ -110,7 +110,7 @@ def _has(name: str, rule: str, clients: int) -> bool:
 
 
 def available_gigabytes() -> float:
-    """What the system says can be had without swapping."""
+    """Memory that is available without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(
         int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable:")
@@ -135,7 +135,7 @@ def measure(case: Case, options: argparse.Namespace) -> Measurement:
 
 
 def measure_all(options: argparse.Namespace) -> dict[Case, Measurement]:
-    """What fits into the memory; the rest is named."""
+    """Measurements of the sizes that fit into the memory; the others are named."""
     out: dict[Case, Measurement] = {}
     for case in cases(options):
         if case.need > available_gigabytes():

@@ -2,8 +2,8 @@
 CPU time, wall time, memory.
 
 Ten clients, three rounds, ResNet-18 with 64 or ResNet-50 with 32 images of 32 pixels per client,
-one local epoch of SGD, the global model judged after every round. Every measurement has a process
-of its own, and the repeats are interleaved.
+one local epoch of SGD, the global model evaluated after every round. Every measurement has a
+process of its own, and the repeats are interleaved.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ def measure(work: Work, entry: Entry, timeout: float) -> Measurement:
 
 
 def warm_up(work: Work, timeout: float) -> None:
-    """Fill fedrobust's cache of images and the machine's cache of files, so that nobody pays for
-    them in a measurement."""
+    """Fill fedrobust's cache of images and the machine's cache of files, so that no measurement
+    pays for them in a measurement."""
     found = measure(work, Entry("inline", "fedavg"), timeout)
     if found.failure:
         print(found.output, file=sys.stderr)
@@ -192,7 +192,7 @@ def _line(measured: Measurement) -> str:
 
 
 def check_work(measured: Measurement, work: Work) -> Measurement:
-    """With a failure where the contestant did not do all of the work, or more."""
+    """The measurement, as a failure where the contestant did not do exactly the work."""
     if measured.failure:
         return measured
     found = {name: measured.result.get(name) for name in work.done}

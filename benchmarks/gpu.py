@@ -1,8 +1,8 @@
 """fedrobust against a plain loop on one GPU: images a second in training, with clients side by
 side, and the server's DML.
 
-ResNet-50, bfloat16 and channels last on both sides, a round of plain SGD epochs and the judging of
-the global model after it.
+ResNet-50, bfloat16 and channels last on both sides, a round of plain SGD epochs and the evaluation
+of the global model after it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.common.work import Work, write_images
 from benchmarks.engines import Entry, check_work, measure, steady
 
 ASK = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)"
-VALIDATION = 16  # images of each client, which the global model is judged on together
+VALIDATION = 16  # images of each client, on which the global model is evaluated together
 
 
 @dataclass(frozen=True, slots=True)

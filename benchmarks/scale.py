@@ -37,8 +37,8 @@ FIGURES = {
 
 def figures(measured: Measurement) -> dict[str, float]:
     """The numbers of one run; times are those of its last round, since in the first one much memory
-    is touched for the first time, which some machines (virtual ones above all) make dear. Memory
-    from the beginning of round 1 on, the parts' peaks apart."""
+    is touched for the first time, which is expensive on some machines (virtual ones above all).
+    Memory from the beginning of round 1 on, the parts' peaks apart."""
     rounds: Sequence[Mapping[str, float]] = measured.result["rounds"]
     first, last = rounds[0], rounds[-1]
     later = [mark.peak for mark in measured.marks if mark.number >= 1]

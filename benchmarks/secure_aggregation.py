@@ -37,14 +37,14 @@ class Stopwatch:
         self._seconds: dict[str, list[float]] = {}
 
     def run(self, name: str, action: Callable[..., T], *arguments: Any) -> T:
-        """What the action returns; its seconds are kept."""
+        """Result of the action; its seconds are kept."""
         started = time.perf_counter()
         result = action(*arguments)
         self._seconds.setdefault(name, []).append(time.perf_counter() - started)
         return result
 
     def means(self) -> dict[str, float]:
-        """Of each name's runs."""
+        """Seconds of each name's runs."""
         return {name: sum(values) / len(values) for name, values in self._seconds.items()}
 
 

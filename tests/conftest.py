@@ -1,4 +1,4 @@
-"""What every test stands on: a cache of the session's own, never the user's."""
+"""Fixtures of all tests: a cache of the session's own, never the user's."""
 
 from collections.abc import Iterator
 

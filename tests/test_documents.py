@@ -1,5 +1,4 @@
-"""What README and docs tell people to type: settings exist, modules are there, links lead
-somewhere."""
+"""Commands and links of README and docs: settings and modules exist, links lead somewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What docs/extending.md promises: its files, dropped into a copy of the packages, work from the
+"""Examples of docs/extending.md: its files, dropped into a copy of the packages, work from the
 command line."""
 
 import re

@@ -1,4 +1,4 @@
-"""What leaves the checkout: the wheel with its one package, and Flower's app bundle without
+"""Packages built from the checkout: the wheel with its one package, and Flower's app bundle without
 anything that is ours alone."""
 
 import os
@@ -67,8 +67,8 @@ def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(
 
 
 def test_a_run_starts_beside_folders_of_the_same_names(copy: Path, tmp_path: Path) -> None:
-    """In a folder of the usual Hydra template: neither a wheel nor a checkout takes its configs for
-    ours."""
+    """A run in a folder of the usual Hydra template: neither a wheel nor a checkout takes its
+    configs for ours."""
     build(
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""Models in flat vectors: the same values under the same names, whatever way they go in and out."""
+"""Models in flat vectors: the same values under the same names, on every way in and out."""
 
 from __future__ import annotations
 

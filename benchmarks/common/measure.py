@@ -100,7 +100,7 @@ def run_fresh(
 ) -> Measurement:
     """Run a command from the checkout's root in a fresh process and measure it. Linux only.
 
-    It is told, in the environment variable SOCKET, where a `Reporter` finds this process. timeout:
+    The environment variable SOCKET tells its `Reporter` the address of this process. timeout:
     seconds, after which all of it is killed and `failure` says so.
     """
     adopt_orphans()

@@ -1,6 +1,6 @@
 """CPU time and memory of a tree of processes, on Linux.
 
-Limits. A process that nobody waits for is counted up to the last look at it, at most
+Limits. A process without a waiting parent is counted up to the last sample, at most
 `Watch.interval` before its end, and one that lived between two looks not at all. A peak of memory
 between two looks is not seen. A look walks the page tables of the whole tree, so looks are spaced
 such that they take a twentieth of the time; their own CPU time is not counted.

@@ -115,7 +115,7 @@ def installed_version(package: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and its load before the start, without any name that could tell which one it
+    """The machine and its load before the start, without any name that could identify which one it
     is."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return {

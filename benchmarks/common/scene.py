@@ -1,4 +1,4 @@
-"""A finished run's final model with some of its images, and how they are attacked and judged."""
+"""A finished run's final model with some of its images, and how they are attacked and evaluated."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from fedrobust.utils.images import as_unit
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedModel:
-    """A run's final model with some of its images, and how they are judged. estimation: images for
-    BatchNorm statistics behind purifiers, none at all where the model keeps its own."""
+    """A run's final model with some of its images, and how they are evaluated. estimation: images
+    for BatchNorm statistics behind purifiers, none at all where the model keeps its own."""
 
     experiment: Experiment
     model: Classifier

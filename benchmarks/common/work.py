@@ -40,7 +40,7 @@ class Work:
 
     @property
     def tolerated(self) -> int:
-        """Attackers that Multi-Krum is told of."""
+        """Number of attackers given to Multi-Krum."""
         return min(3, (self.clients - 3) // 2)
 
     @property
@@ -56,12 +56,12 @@ class Work:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the measured process; on a CPU it sees no GPU."""
+        """Environment of the measured process; on a CPU it sees no GPU."""
         return environment(self.threads, self.folder, self.device)
 
     @property
     def done(self) -> dict[str, int]:
-        """What a contestant that did all of it reports: images trained on and judged."""
+        """Counts of a contestant that did all of it: images trained on and evaluated."""
         return {
             "trained": self.clients * self.rounds * self.images,
             "judged": self.clients * self.validation * (self.rounds + 1),

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.common.measure import Reporter
 from benchmarks.common.work import Work
 
-# Where each contestant lives, and what its `run` is told besides work, rule and mark.
+# Module of each contestant, and the arguments of its `run` besides work, rule and mark.
 HOMES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("plain_loop", {}),
     "inline": ("fedrobust_engine", {"engine": "inline"}),

@@ -53,7 +53,7 @@ def run(work: Work, rule: str, mark: Callable[[int], None], engine: str) -> dict
         CLIENT_APP, experiment.num_clients, {"simulation": True}
     ) as grid:
         run_rounds(server, grid, marker)
-    moved = probe(server.model) - start  # the server's model was judged last
+    moved = probe(server.model) - start  # the server's model was evaluated last
     return {
         "trained": marker.trained,
         "judged": marker.judged,

@@ -27,7 +27,7 @@ client_app = ClientApp()
 
 @lru_cache(maxsize=1)
 def _resident(text: str) -> tuple[Work, Classifier, list[Samples]]:
-    """What a worker process needs for all its clients and rounds."""
+    """Objects of a worker process for all its clients and rounds."""
     work = Work.parse(text)
     torch.set_num_threads(work.threads)
     return work, new_model(work), shards(work)[0]
@@ -89,7 +89,7 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
         work.clients,
         backend_config={"init_args": init, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )
-    if not result:  # run_simulation returns quietly whatever happens
+    if not result:  # run_simulation returns without an error even after a failure
         raise RuntimeError("Flower's simulation ended without a result")
     return result
 

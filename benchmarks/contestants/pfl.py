@@ -50,7 +50,7 @@ class Measured(nn.Module):
 
 
 class Judge(TrainingProcessCallback[Any]):  # type: ignore[misc]  # pfl need not be installed
-    """Judges the model before the first round and after every one; pfl's own callback leaves the
+    """Evaluates the model before the first round and after every one; pfl's own callback leaves the
     first one out."""
 
     def __init__(
@@ -75,8 +75,8 @@ class Judge(TrainingProcessCallback[Any]):  # type: ignore[misc]  # pfl need not
 
 
 class Averaging(FederatedAveraging):  # type: ignore[misc]
-    """Without pfl's judging of clients before and after their training in the first round, which no
-    other contestant does."""
+    """Federated averaging without pfl's evaluation of clients before and after their training in
+    the first round, which no other contestant does."""
 
     def get_next_central_contexts(self, *arguments: Any, **keywords: Any) -> Any:
         contexts, model, metrics = super().get_next_central_contexts(*arguments, **keywords)

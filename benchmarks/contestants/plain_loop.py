@@ -10,8 +10,8 @@ from benchmarks.common.work import Work, floats, new_model, probe, shards
 
 
 def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
-    """Train and judge; `mark` is called after every round, and after round 0, the judging of the
-    untrained model."""
+    """Train and evaluate; `mark` is called after every round, and after round 0, the evaluation of
+    the untrained model."""
     clients, validation = shards(work)
     model = new_model(work)
     tensors, start = floats(model), probe(model)

@@ -78,7 +78,7 @@ def ours(rule: str, matrix_ND: Tensor, f: int) -> Rule:
 
 
 def by_numpy(rule: str, matrix_ND: Tensor, f: int) -> Rule:
-    """What one would write down, on N separate vectors."""
+    """Straightforward implementation on N separate vectors."""
     import numpy as np
 
     rows = [row.numpy() for row in matrix_ND]
@@ -90,7 +90,7 @@ def by_numpy(rule: str, matrix_ND: Tensor, f: int) -> Rule:
 
 
 def by_torch(rule: str, matrix_ND: Tensor, f: int) -> Rule:
-    """What one would write down, on N separate vectors. torch's median of an even number is the
+    """Straightforward implementation on N separate vectors. torch's median of an even number is the
     lower one of the two in the middle."""
     rows = list(matrix_ND)
     return {
@@ -123,7 +123,7 @@ def by_byzfl(rule: str, matrix_ND: Tensor, f: int) -> Rule:
     return lambda: chosen(rows)
 
 
-BYZFL = {  # the name there, and whether it is told of f
+BYZFL = {  # the name there, and whether it takes f
     "fedavg": ("Average", False),
     "median": ("Median", False),
     "geometric_median": ("GeometricMedian", False),

@@ -1,8 +1,8 @@
 """The server's part of one round of etf_dml on N members and n_P proxy images, beside N plain
 passes over the same images.
 
-The members are the untrained model with a little noise, so nobody is suspicious and all of them
-teach and learn.
+The members are the untrained model with a little noise, so none is suspicious and all act as
+teachers and students.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
     states = [_member(first.initial, number) for number in range(given["members"])]
     seconds: dict[str, list[float]] = {name: [] for name in ("passes", *VARIANTS)}
     kept: dict[str, int] = {}
-    _passes(first, states[:1])  # whatever happens once only, happens here
+    _passes(first, states[:1])  # one-time costs fall here
     for repeat in range(given["repeats"]):
         mark(repeat)
         seconds["passes"].append(_timed(lambda: _passes(first, states)))

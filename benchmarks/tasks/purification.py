@@ -38,7 +38,7 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
         if len(some)
     }
     theirs: dict[str, list[list[float]]] = {name: [] for name in loops}
-    for name in PURIFIERS:  # whatever happens once only, happens here
+    for name in PURIFIERS:  # one-time costs fall here
         _through(settings[name], there[:2])
     for repeat in range(given["repeats"]):
         mark(repeat)
@@ -72,7 +72,7 @@ def _through(settings: Mapping[str, Any], images: Tensor) -> Tensor:
 
 
 def looped(each: Callable[..., Any], settings: Mapping[str, Any], images: Tensor) -> list[Any]:
-    """What scikit-image makes of every image (H, W, C), one after the other, in float32."""
+    """scikit-image's result for every image (H, W, C), one after the other, in float32."""
     random = np.random.default_rng(0)
     return [each(image, settings, random) for image in images.permute(0, 2, 3, 1).numpy()]
 

@@ -141,7 +141,7 @@ def test_the_mean_of_the_two_largest_floats_is_finite() -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32), st.integers(0, 6))
 def test_any_number_of_values_around_the_median(n: int, kept: int, seed: int, levels: int) -> None:
-    """As Bulyan keeps them, fewer than half too. Oracle as above; levels 0: normal values."""
+    """Selections as in Bulyan, fewer than half too. Oracle as above; levels 0: normal values."""
     # the middle two of an even number are equally far but for rounding
     assume(kept <= n and (kept > 1 or n % 2))
     generator = torch.Generator().manual_seed(seed)

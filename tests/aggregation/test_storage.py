@@ -71,7 +71,7 @@ def test_a_matrix_in_a_file_is_filled_and_read_without_its_pages_in_memory(tmp_p
 
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_parts_of_rows_are_filled_and_fetched(on_disk: bool, tmp_path: Path) -> None:
-    """Whoever indexes the matrix sees what was written through the file, and the other way
+    """Indexing the matrix gives what was written through the file, and the other way
     round."""
     matrix = allocate(3, 1000, 0 if on_disk else BUDGET, str(tmp_path)).zero_()
     fill(matrix[1, 10:20], partial(fetch, torch.arange(10.0)))

@@ -1,5 +1,5 @@
-"""Purifiers measured and judged: the arithmetic, the command lines, each once in this process, as
-small as it can be."""
+"""Measurement and evaluation of purifiers: the arithmetic, the command lines, each once in this
+process, as small as it can be."""
 
 import json
 import types
@@ -146,8 +146,8 @@ def test_one_setting_is_chosen_for_all_runs_by_its_means() -> None:
 
 
 def test_runs_are_resampled_too() -> None:
-    # one run: as it is. Two runs that no image could change, 40 and 60: the mean is 50; half of the
-    # replicates pick one of them twice and lie 10 sqrt(2 / 1) away
+    # one run: unchanged. Two runs that no image could change, 40 and 60: the mean is 50; half of
+    # the replicates pick one of them twice and lie 10 sqrt(2 / 1) away
     one = {"none | clean": torch.tensor([40.0, 41.0, 39.0]).double()}
     assert adaptive_attacks.pool_runs([one])["none | clean"].tolist() == [40.0, 41.0, 39.0]
     two = adaptive_attacks.pool_runs(
@@ -218,5 +218,5 @@ def test_a_run_from_its_folder_to_the_table(
     assert none[1:3] != control[1:3]
     assert len(content["validation"]["mdda"]) == 2
     assert set(content["chosen"]) == {"none", "mdda", "jpeg"}
-    assert content["test"][3][7] == ""  # nobody differentiates JPEG
+    assert content["test"][3][7] == ""  # JPEG cannot be differentiated
     assert "16 test images" in capsys.readouterr().out

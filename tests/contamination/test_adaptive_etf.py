@@ -146,7 +146,7 @@ def test_on_a_client_no_step_is_what_an_honest_client_sends() -> None:
 def test_the_flagship_against_the_attack_made_for_it(
     attackers: int, epsilon: float, planted: bool
 ) -> None:
-    """What docs/model_poisoning.md says: here the trigger stays out up to four attackers of
+    """Claim of docs/model_poisoning.md: here the trigger stays out up to four attackers of
     ten, and gets in with five."""
     attacked = federate(
         trigger(epsilon=epsilon), range(attackers), etf_dml(epochs=1), rounds=10, world=LARGE

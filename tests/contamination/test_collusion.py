@@ -39,7 +39,7 @@ def forged(
     poisoned: tuple[int, ...] = (3, 4),
     **more: Any,
 ) -> list[Any]:
-    """What the poisoned clients send; the others' rows must be as they were."""
+    """The poisoned clients' crafted rows; the others' rows must be unchanged."""
     after = attack_matrix(contamination, matrix, poisoned, **more)
     honest = [n for n in range(len(matrix)) if n not in poisoned]
     assert torch.equal(after[honest], matrix[honest])
@@ -67,7 +67,7 @@ def test_alie_golden() -> None:
     [
         (10, 3, 4 / 7),  # s = 6 - 3 = 3 supporters of 7 honest clients
         (50, 12, 24 / 38),  # s = 26 - 12 = 14 of 38
-        (10, 6, 3.5 / 4),  # a majority needs nobody: half a client of 4
+        (10, 6, 3.5 / 4),  # a majority needs no support: half a client of 4
         (2, 1, 0.5),  # s = 2 - 1 = 1 of 1: nothing is left to do
     ],
 )

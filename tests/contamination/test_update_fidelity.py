@@ -1,4 +1,4 @@
-"""What the attacks on updates do to plain averaging on a small federation: harm where they are
+"""Effect of the attacks on updates on plain averaging in a small federation: harm where they are
 strong, nothing where they are not."""
 
 from __future__ import annotations

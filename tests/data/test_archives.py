@@ -114,7 +114,7 @@ def test_no_archive_at_all(tmp_path: Path) -> None:
 
 
 def fake_package(folder: Path, size: int, error: Exception | None = None) -> SimpleNamespace:
-    """What we use of the package `medmnist`: INFO and a class that fetches on construction."""
+    """Our uses of the package `medmnist`: INFO and a class that fetches on construction."""
 
     def fetch(split: str, download: bool, size: int, root: str) -> None:
         assert (split, download, root) == ("train", True, str(folder))

@@ -72,7 +72,7 @@ def test_some_lesions_were_photographed_twice_by_one_site(data: Dataset) -> None
 
 
 def nearest_mean(features: Tensor, data: Dataset) -> float:
-    """Balanced accuracy of the nearest class mean, fitted on train, judged on the rest."""
+    """Balanced accuracy of the nearest class mean, fitted on train, evaluated on the rest."""
     train = data.splits == TRAIN
     means = torch.stack(
         [features[train & (data.labels == k)].mean(0) for k in range(data.num_classes)]

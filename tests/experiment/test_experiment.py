@@ -1,4 +1,4 @@
-"""What a configuration means: who is what, who holds what, what is damaged; and what is refused
+"""Meaning of a configuration: roles, shards and contaminations of clients; and what is refused
 before anything starts."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What may be called by name: every factory of ours, and no other function however it is named."""
+"""Functions that may be called by name: every factory of ours, and no other."""
 
 from __future__ import annotations
 

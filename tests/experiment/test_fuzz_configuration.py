@@ -1,7 +1,7 @@
-"""Configurations as nobody honest would send them: 10,000 through the whole way that a real node
+"""Malformed and hostile configurations: 10,000 through the whole way that a real node
 goes with one.
 
-Half of them are damaged so that they must be refused whatever else they say; the rest are changed
+Half of them are damaged so that they must always be refused; the rest are changed
 anyhow, and what is accepted then must pass this file's own measure. The only answer that is allowed
 besides acceptance is a ConfigError of one printable, bounded line. Each example is a seed from
 which a batch is drawn, so that a failure names the seed and the number that repeat it.
@@ -415,7 +415,7 @@ class Place:
     good: list[dict[str, Any]]
 
     def read(self, text: str) -> Experiment:
-        """What a node makes of a message with this configuration, before it does anything else."""
+        """A node's checks of a message with this configuration, before anything else."""
         order = assignment_record(SiteAssignment(client=1, size=16, classes=self.classes))
         instruction = ConfigRecord({"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""})
         message = Message(RecordDict({"config": instruction, RECORD: order}), 1, "query")
@@ -477,7 +477,7 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(place: Place, text: str) -> str:
     """The one line with which a node refuses; empty where it accepts. Raises AssertionError for a
-    line that nobody should see."""
+    line that must not be printed."""
     try:
         place.read(text)
     except ConfigError as error:

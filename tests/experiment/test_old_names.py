@@ -1,4 +1,4 @@
-"""Old names of settings work wherever a configuration comes from, each with one line that names
+"""Old names of settings work in every source of a configuration, each with one line that names
 the new one."""
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_other_words_stay(word: str, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_rule_of_somebody_else_keeps_its_settings() -> None:
-    """Only those of ours that had the old name lose it."""
+    """Only our own keys that had the old name lose it."""
     assert old_names.rename_words(["strategy=mine", "strategy.nu=1"])[1] == "strategy.nu=1"
     mine = {"strategy": {"_target_": "fedrobust.strategies.mine.mine", "nu": 1}}
     assert old_names.rename_config(mine) == mine
@@ -230,7 +230,7 @@ def test_a_configuration_of_an_older_run(
     assert "proxy" in old["server"]
     assert old_names.rename_config(old) == today
     assert settings.from_json(settings.to_json(old)) == today
-    assert "proxy" in old["server"]  # the one given stays as it is
+    assert "proxy" in old["server"]  # the given one is not changed
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == len(set(notes)) > 10
     assert all(line.startswith("note: ") and "one more release" in line for line in notes)

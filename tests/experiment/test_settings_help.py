@@ -1,4 +1,4 @@
-"""What `--help` shows: every setting with its type, range, default and meaning, from the types that
+"""Text of `--help`: every setting with its type, range, default and meaning, from the types that
 check it."""
 
 from __future__ import annotations

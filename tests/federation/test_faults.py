@@ -1,4 +1,4 @@
-"""What happens when something breaks: real processes on loopback, killed, stopped, lying and
+"""Fault injection: real processes on loopback, killed, stopped, lying and
 started again. The table in docs/faults.md.
 
 Minutes of work, so only with FEDROBUST_FAULTS=1 in the environment.
@@ -109,7 +109,7 @@ def rounds(federation: LocalFederation, folder: str) -> list[dict[str, Any]]:
 
 
 def until(found: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """What `found` returns as soon as that is something."""
+    """Result of `found` as soon as it is not empty."""
     limit = time.monotonic() + seconds
     while not (something := found()):
         assert time.monotonic() < limit
@@ -160,7 +160,7 @@ def number_of(federation: LocalFederation, name: str) -> int:
 
 @contextlib.contextmanager
 def faults(federation: LocalFederation, name: str, **what: dict[str, str]) -> Iterator[None]:
-    """What a site does wrong meanwhile: of each type of message the fault by round."""
+    """Faults of a site: by type of message and round."""
     path = federation.folder.parent / "faulty" / f"{name}.json"
     path.write_text(json.dumps(what))
     try:
@@ -170,7 +170,7 @@ def faults(federation: LocalFederation, name: str, **what: dict[str, str]) -> It
 
 
 def shown(federation: LocalFederation, folder: str, *more: object) -> None:
-    """What the table in docs/faults.md is written from."""
+    """Source of the table in docs/faults.md."""
     seconds = [round(sum(line["seconds"].values()), 1) for line in rounds(federation, folder)[1:]]
     print(f"{folder}: {failures(federation, folder)}; seconds {seconds}", *more, flush=True)
 

@@ -1,4 +1,4 @@
-"""What the commands write and print: Flower's own parsers must understand it."""
+"""Files and output of the commands: Flower's own parsers must understand them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_site_s_folder(tmp_path: Path) -> None:
 
 
 def verified(unit: Path) -> str:
-    """What systemd finds wrong in a unit; empty where nothing is."""
+    """Complaints of systemd about a unit; empty without any."""
     done = subprocess.run(
         ["systemd-analyze", "verify", str(unit)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What passes the gate and what does not, with a made-up SuperLink behind it."""
+"""Requests that pass the gate and requests that do not, with a made-up SuperLink behind it."""
 
 from __future__ import annotations
 

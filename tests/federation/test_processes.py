@@ -1,4 +1,4 @@
-"""Nothing that was started is left, whatever happens to the program that started it."""
+"""No started process is left, however the starting program ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ with Processes(Path(sys.argv[1]), {}) as processes:
     print(processes.pid("child"), flush=True)
     time.sleep(600)
 """
-# starts a child of its own in a session of its own, and does not listen to SIGTERM
+# starts a child of its own in a session of its own, and ignores SIGTERM
 CHILD = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""How the ServerApp puts a run together from the nodes that are there: who gets which number, and
+"""Assembly of a run by the ServerApp from the connected nodes: who gets which number, and
 when a run is refused."""
 
 from __future__ import annotations

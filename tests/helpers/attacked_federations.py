@@ -60,7 +60,7 @@ class World:
 
 
 SMALL = World(clusters.make_model, clusters.make_samples)
-LARGE = World(large_model, large_samples)  # 16 x 16 pixels, where a patch of two pixels has room
+LARGE = World(large_model, large_samples)  # 16 x 16 pixels, where a patch of two pixels fits
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def client(
     number: int = 1,
     world: World = SMALL,
 ) -> State:
-    """What a hospital sends after its round."""
+    """A hospital's update after its round."""
     model, g = world.make_model(), Generator().manual_seed(number)
     layout = Layout.of(model)
     if damage is None or damage.stealth is None:

@@ -50,7 +50,7 @@ def build_strategy(one: ServerContext) -> RuleStrategy:
 
 
 def trained(layout: Layout, reference: State, client: int, scale: float = 0.01) -> State:
-    """What client number `client` might have learnt; the same at every call."""
+    """A made-up trained state of client number `client`; the same at every call."""
     g = torch.Generator().manual_seed(client)
     parameters = reference.parameters + scale * torch.randn(layout.num_parameters, generator=g)
     return State(parameters, reference.buffers + 0.1 * torch.rand(layout.num_buffers, generator=g))
@@ -92,15 +92,14 @@ class FakeGrid(SimulationGrid):
 
 
 def task_of(message: Message) -> str:
-    """What the reply to a message says that it answers; to a message without settings it cannot say
-    anything."""
+    """Digest of the message that a reply answers; empty for a message without settings."""
     return (
         wire.task_digest(wire.read_config(message.content)) if "config" in message.content else ""
     )
 
 
 def info_of(message: Message) -> dict[str, str]:
-    """What an honest reply to a message tells beside its numbers."""
+    """Facts of an honest reply beside its numbers."""
     return {
         "etf-sha256": str(wire.read_config(message.content)["etf-sha256"]),
         "task": task_of(message),

@@ -147,7 +147,7 @@ def federate(
 
 @cache
 def clean_model(striped: bool) -> Classifier:
-    """What four clean clients learn of stripes, or of faint blots."""
+    """Model of four clean clients, trained on stripes or on faint blots."""
     net = model(striped)
     fedavg_rounds(
         net,

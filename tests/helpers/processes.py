@@ -54,7 +54,7 @@ def started(command, **settings):
 
 
 def in_new_process(function, *args):
-    """What the function returns in a new process. For measurements of memory: what earlier tests
+    """Result of the function in a new process. For measurements of memory: what earlier tests
     freed lies in the allocator of this one, and is taken from there unseen."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()

@@ -1,5 +1,4 @@
-"""A round of secure aggregation between pure functions, with whoever is to be lost lost where it is
-told."""
+"""A round of secure aggregation between pure functions, with clients lost at given points."""
 
 from __future__ import annotations
 

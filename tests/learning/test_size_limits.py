@@ -1,4 +1,4 @@
-"""How large a model may become, and which of timm's keywords a configuration may give."""
+"""Limits on the size of a model and on timm's keywords in a configuration."""
 
 from __future__ import annotations
 

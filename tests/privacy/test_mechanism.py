@@ -1,4 +1,4 @@
-"""What leaves a hospital: clipped, noisy, and nothing else."""
+"""Updates leave a hospital clipped and noisy, and nothing else leaves it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Whole simulations under secure aggregation: the same model as clipped federated averaging,
-whoever is lost, and what the server sees."""
+any client lost, and what the server sees."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ class Listening(InlineGrid):
             yield reply
 
     def vectors(self) -> dict[int, Tensor]:
-        """What each client sent of its update in the first round."""
+        """Masked updates of all clients in the first round."""
         out: dict[int, Tensor] = {}
         for kind, client, content in self.replies:
             if kind == "train":

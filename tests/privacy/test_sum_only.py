@@ -1,4 +1,4 @@
-"""What secure aggregation goes together with: every strategy that looks at single updates is
+"""Settings that secure aggregation allows: every strategy that looks at single updates is
 refused, and so is every other reader."""
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def test_there_are_both_kinds() -> None:
 def test_a_rule_that_works_on_sums_gives_the_same_from_their_mean_alone(
     name: str, weighting: str
 ) -> None:
-    """What the attribute promises, without which secure aggregation would change the method."""
+    """Promise of the attribute, without which secure aggregation would change the method."""
     strategy: Strategy = factories.build_group(
         compose.compose(f"strategy={name}", f"strategy.weighting={weighting}"), "strategy"
     )

@@ -1,4 +1,4 @@
-"""The report's section `evasion`, judged by hand."""
+"""The report's section `evasion`, computed by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def sure(classes_N: Tensor, K: int = 7) -> Tensor:
 
 
 def wrong(labels_N: Tensor, share: float) -> Tensor:
-    """Of every class the first images, this share of them, are taken for the next class."""
+    """Predictions that take the first images of every class, this share of them, for the next
+    class."""
     out = labels_N.clone()
     for one in range(7):
         mine = (labels_N == one).nonzero().reshape(-1)

@@ -30,7 +30,7 @@ def on_screen(made: dict[str, Any]) -> str:
 
 
 def fused() -> dict[str, Any]:
-    """With the clients' models fused into one."""
+    """A report with the clients' models fused into one."""
     section = evasion_reports.section((4.0,))
     part = {key: section[key] for key in ("clean", "purifier_drop", "attacks")}
     return report(**section, fusion={"members": 3, **part})

@@ -1,4 +1,4 @@
-"""What the final models answered, on disk."""
+"""Predictions of the final models on disk."""
 
 from __future__ import annotations
 

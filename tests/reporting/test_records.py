@@ -183,7 +183,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, target: Path, room: int = 5) -> i
 
 
 class Full:
-    """A file on a disk with little room left."""
+    """A file on an almost full disk."""
 
     def __init__(self, file: Any, room: int) -> None:
         self.file, self.room = file, room

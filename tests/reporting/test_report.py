@@ -218,7 +218,7 @@ def test_the_contract_knows_the_names_of_the_program() -> None:
 
 
 def test_the_schema_says_the_same_of_reports_as_the_model() -> None:
-    """Of an example, and of it with any one entry removed, set to null or to another value."""
+    """For an example, and for it with any one entry removed, set to null or to another value."""
     judge = Draft202012Validator(json.loads(schema_text()))
     assert judge.is_valid(reports.report(twin=False))
     section = evasion_reports.section((4.0,), clients=1)
@@ -248,7 +248,7 @@ REMOVED = object()
 
 
 def refusal(document: dict[str, Any]) -> str:
-    """Why a document is no report; empty where it is one."""
+    """The reason why a document is no report; empty where it is one."""
     try:
         typed(document)
     except ValueError as error:
@@ -257,7 +257,7 @@ def refusal(document: dict[str, Any]) -> str:
 
 
 def paths(value: Any) -> Iterator[tuple[Any, ...]]:
-    """Of every entry; of lists the first item only."""
+    """Paths of all entries; of lists the first item only."""
     items = value.items() if isinstance(value, dict) else enumerate(value[:1])
     for key, inner in items:
         yield (key,)

@@ -1,4 +1,4 @@
-"""Messages as nobody honest would send them: 10,000 replies, instructions and uploads through the
+"""Malformed and hostile messages: 10,000 replies, instructions and uploads through the
 decoders.
 
 Allowed are a WireError or a ConfigError of one printable line, and accepting what an independent
@@ -132,7 +132,7 @@ def _plain(record):
 
 
 def valid_array(array: Array, dtype: str) -> np.ndarray | None:
-    """What numpy's own reader makes of the bytes, without pickle."""
+    """Result of numpy's own reader for the bytes, without pickle."""
     if array.stype != "numpy.ndarray" or array.dtype != dtype:
         return None
     try:
@@ -333,7 +333,7 @@ def mutate(r: random.Random, content: RecordDict) -> RecordDict:
 
 
 def fuzz(batch: Callable[[int], int]) -> int:
-    """How many cases are accepted in 50 batches, each drawn from a seed of its own. A share of the
+    """Number of accepted cases in 50 batches, each drawn from a seed of its own. A share of the
     mutations must leave a message valid, or nothing deep is ever reached."""
     accepted: list[int] = []
 
@@ -454,7 +454,7 @@ def uploaded(content: RecordDict) -> tuple[str, dict[str, bytes]]:
 
 
 def fetched(root: str, contents: dict[str, bytes]) -> RecordDict:
-    """What Flower's Grid of SuperNodes makes of it, behind our check; its error is ours here."""
+    """Result of Flower's Grid of SuperNodes, behind our check; its error is ours here."""
     pull = limit_uploads(lambda names, one, **_: {name: one(name) for name in names}, MOST_BYTES)
     names = [*(name for name in contents if name != root), root]
     try:
@@ -468,7 +468,7 @@ def fetched(root: str, contents: dict[str, bytes]) -> RecordDict:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_uploads_byte_by_byte() -> None:
-    """What Flower decodes before we see it: heads, names, JSON bodies, protobuf, chunks."""
+    """Parts that Flower decodes before us: heads, names, JSON bodies, protobuf, chunks."""
     assert fuzz(fetch_uploads) > 10
 
 

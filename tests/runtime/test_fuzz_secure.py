@@ -1,4 +1,4 @@
-"""Secure aggregation's messages as nobody honest would send them: replies through the server's
+"""Malformed and hostile messages of secure aggregation: replies through the server's
 readers, orders through the app.
 
 As in test_fuzz: a WireError, ConfigError or RunError of one printable line, or acceptance of what
@@ -208,7 +208,7 @@ def test_orders(seed: int) -> None:
 
 
 def test_keys_that_leave_no_secret() -> None:
-    """The points of small order (RFC 7748, section 6.1): whoever agreed with one would share a key
+    """The points of small order (RFC 7748, section 6.1): agreement with one of them gives a key
     that everybody knows."""
     small = [0, 1, 2**255 - 19 - 1, 2**255 - 19, 2**255 - 18]
     small += [325606250916557431795983626356110631294008115727848805560023387167927233504]

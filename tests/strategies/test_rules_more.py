@@ -222,8 +222,8 @@ ROBUST = [
 @pytest.mark.parametrize("size", [1e3, 1e15, 3e38])
 @pytest.mark.parametrize("strategy", ROBUST, ids=lambda one: one.name)
 def test_two_far_attackers_among_eleven_move_little(strategy: Strategy, size: float) -> None:
-    """Honest updates within 2 of (1, ..., 1); 11 = 4f + 3. All these rules are bounded, whatever
-    the attackers send."""
+    """Honest updates within 2 of (1, ..., 1); 11 = 4f + 3. All these rules are bounded, for any
+    updates that the attackers send."""
     matrix = 1 + 0.5 * torch.randn(11, 6, generator=torch.Generator().manual_seed(3)).clamp(-2, 2)
     honest = matrix[2:].mean(dim=0)
     radius = float((matrix[2:] - honest).norm(dim=1).max())

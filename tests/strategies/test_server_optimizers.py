@@ -22,7 +22,7 @@ seeds = st.integers(0, 2**32)
 
 
 def steps(optimizer: ServerOptimizer, deltas: list[float]) -> list[float]:
-    """What is added to a single parameter in each round."""
+    """Step of a single parameter in each round."""
     assert optimizer.step is not None
     memory: Mapping[str, Any] = {}
     moves = []

@@ -1,4 +1,4 @@
-"""Rules that judge clients by their directions and signs, FoolsGold, FLAME, SignGuard and RLR: by
+"""Rules that compare clients by their directions and signs, FoolsGold, FLAME, SignGuard and RLR: by
 hand, and what they promise."""
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def alphas(history_NF: Tensor, confidence: float) -> Tensor:
         ([[1.0, 0, 0], [0.9, 0.435890, 0], [0, 1, 0]], [0, 0, 1]),
         # unlike all: cosines 0 or negative, everybody 1
         ([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0]], [1 / 3, 1 / 3, 1 / 3]),
-        # all alike: nobody stands out
+        # all alike: none stands out
         ([[1.0, 2, 0], [1, 2, 0], [2, 4, 0]], [1 / 3, 1 / 3, 1 / 3]),
     ],
 )

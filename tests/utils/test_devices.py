@@ -1,4 +1,4 @@
-"""Which device computes."""
+"""Choice of the device."""
 
 from __future__ import annotations
 

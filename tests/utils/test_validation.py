@@ -1,4 +1,5 @@
-"""Settings are checked by the signature of what takes them, and told in one line or a table."""
+"""Settings are checked by the signature of what takes them, and described in one line or a
+table."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def in_time(
 ) -> Message:
     """A SuperNode gives its ClientApp, a process for each message, all the time in the world, and
     nothing else to do until it ends: so a real site's ends by itself once the server no longer
-    waits for its reply any more, and the site can take part in the next round."""
+    waits for its reply, and the site can take part in the next round."""
     if context.node_config.get("simulation") is True:
         return answer(message, context)
     with exit_after(message.metadata.ttl):

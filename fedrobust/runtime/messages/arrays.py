@@ -35,7 +35,7 @@ class WireError(ValueError):
 
 def one_line(text: str, length: int = LINE) -> str:
     """The beginning of a foreign text; characters that are not printable (line feeds, lone
-    surrogates) becomes a question mark."""
+    surrogates) become question marks."""
     return "".join(sign if sign.isprintable() else "?" for sign in text[:length])
 
 

@@ -30,8 +30,8 @@ class CheckedGrid:
 def check_cells(
     cells: Iterable[Cell], threads: int, on_progress: Callable[[int], None] = lambda done: None
 ) -> CheckedGrid:
-    """Build every cell's experiment and, once for each kind of it, the model. `tell` is called
-    after each cell how many are done.
+    """Build every cell's experiment and, once for each kind of it, the model. `tell` gets, after
+    each cell, how many are done.
 
     Raises ConfigError or DataError with the cell in front.
     """

@@ -62,7 +62,7 @@ def test_bounds_seed_and_a_model_left_alone(attack: AdaptiveAttack, purifier: Pu
         images.clone(),
         {name: value.clone() for name, value in model.state_dict().items()},
     )
-    with torch.no_grad():  # gradients flow whatever surrounds the attack
+    with torch.no_grad():  # gradients flow also inside no_grad
         attacked = partial(attack, steps=3, draws=2)(model, images, labels, EPS, purifier, random())
         again = partial(attack, steps=3, draws=2)(model, images, labels, EPS, purifier, random())
     assert torch.equal(attacked, again)

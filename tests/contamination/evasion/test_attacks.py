@@ -80,7 +80,7 @@ def test_fgsm_by_hand() -> None:
 
 @pytest.mark.parametrize("start", [True, False])
 def test_pgd_on_a_line_ends_in_the_corner(start: bool) -> None:
-    """20 steps of eps / 4 reach the far end of every interval from wherever they start."""
+    """20 steps of eps / 4 reach the far end of every interval from any start."""
     images = torch.full((1, 1, 2, 2), 0.5)
     found = run(pgd(random_start=start), Line(), images, torch.tensor([0]), 0.1).flatten()
     torch.testing.assert_close(found, torch.tensor([0.4, 0.6, 0.4, 0.6]))

@@ -30,7 +30,7 @@ def variation(images: Tensor) -> Tensor:
 
 
 def energy(after: Tensor, before: Tensor, weight: float) -> Tensor:
-    """What the denoising minimises, of every image and channel."""
+    """Energy that the denoising minimises, of every image and channel."""
     return weight * variation(after) + (after - before).square().sum(dim=(-2, -1)) / 2
 
 
@@ -124,7 +124,7 @@ def test_the_compiled_steps_and_those_by_tensors_go_the_same_way_step_by_step(
     weight: float,
 ) -> None:
     # rounding in another order makes differences of some units in the last place of double
-    # precision, whatever the number of steps
+    # precision, for any number of steps
     images = pictures(1, 2, 13, 7).double()
     for steps in (1, 2, 3, 5, 12, 40):
         by_tensors = total_variation.rof(images.clone().requires_grad_(), weight, steps).detach()

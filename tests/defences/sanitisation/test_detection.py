@@ -1,4 +1,4 @@
-"""What was altered, what was found, and how sure one can be of it."""
+"""Counts of altered and found images, and their intervals."""
 
 from __future__ import annotations
 

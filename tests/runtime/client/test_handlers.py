@@ -261,7 +261,7 @@ def test_a_poisoned_update_is_what_is_sent_not_what_is_kept() -> None:
         trained(server, app(message(server, 0), context(0))).state.parameters
         for server in (clean, flipped)
     )
-    assert torch.equal(*others)  # nobody else is touched
+    assert torch.equal(*others)  # no other client is touched
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_tracking_contamination_finds_what_was_received_before() -> None:
     )
     app(message(server, 0, state=start), other)
     assert [name.split("-")[0] for name in sorted(hospital.state)] == ["memory", "received"]
-    assert [name.split("-")[0] for name in other.state] == ["memory"]  # nobody else keeps models
+    assert [name.split("-")[0] for name in other.state] == ["memory"]  # no other keeps models
     again = trained(server, app(message(server, 1, 1, state=later), hospital)).state
     # a run that starts anew has received nothing
     assert not torch.equal(again.parameters[halves], later.parameters[halves])

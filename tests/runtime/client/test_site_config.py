@@ -1,4 +1,4 @@
-"""What becomes of a run's configuration at a site: its own data, all of it its own, and never a
+"""A run's configuration at a site: its own data, all of it its own, and never a
 path of somebody else's choice."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which engine, how many workers, and what is refused before anything starts."""
+"""Choice of the engine and its workers, and refusals before anything starts."""
 
 import importlib
 import socket
@@ -202,7 +202,7 @@ def test_an_address_where_no_ray_answers_is_named_at_once(monkeypatch):
         ConfigError, match=r"engine.address=auto: no Ray answers there \(\S+:1: .*refused\)"
     ):
         connect("auto", Workers(1, 1, 0, 1), cores=1)
-    with socket.socket() as taken:  # a port that nobody listens to
+    with socket.socket() as taken:  # a port without a server
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""What clients remember lives in the Grid: it can be read, put back, and survives whatever happens
+"""Clients' memory lies in the Grid: it can be read, put back, and survives whatever happens
 to them."""
 
 import numpy as np

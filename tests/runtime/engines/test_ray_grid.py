@@ -37,7 +37,7 @@ def calls(grid):
 
 
 def both_up(grid):
-    """How often each client has been called, after both workers have answered again."""
+    """Number of calls of each client, after both workers have answered again."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         good, _ = by_client(grid.send_and_receive(messages(range(CLIENTS), {0: "sleep 0.1"})))

@@ -1,5 +1,5 @@
-"""When replacements find no room or do not start: the rest go on, and with nobody left there is an
-end."""
+"""Replacements without resources or that do not start: the rest continue, and without any worker
+there is an end."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Who gets which message when, and what becomes of a lost one: the exchange alone, with workers
+"""Order of the messages, and retries of lost ones: the scheduler alone, with workers
 that answer on command."""
 
 import functools

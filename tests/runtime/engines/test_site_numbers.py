@@ -1,4 +1,4 @@
-"""A client's number is its partition-id or its place among the names, whatever the order of
+"""A client's number is its partition-id or its place among the names, for any order of
 connection."""
 
 import itertools

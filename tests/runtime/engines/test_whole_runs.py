@@ -44,7 +44,7 @@ def rounds(folder):
 
 
 def wait_until(process, found):
-    """What `found` returns as soon as that is something."""
+    """Result of `found` as soon as it is not empty."""
     limit = time.monotonic() + 60
     while not (something := found()):
         assert process.poll() is None, process.communicate()

@@ -1,4 +1,4 @@
-"""What clients remember, on its way to a file and back."""
+"""Clients' memory, written to a file and read back."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def objects(message: Message) -> dict[str, bytes]:
 
 
 class SuperLink:
-    """What Flower's Grid calls, over the uploads of one node."""
+    """Flower's call over the uploads of one node."""
 
     def __init__(self, message: Message, contents: dict[str, bytes]) -> None:
         self.message, self.contents, self.confirmed = message, contents, []
@@ -135,7 +135,8 @@ def test_a_bad_upload_is_an_error_reply_to_what_was_asked(kind: str) -> None:
 
 
 def test_without_the_guard_flower_would_raise_or_write_it_all_out() -> None:
-    """Why it is there. Should this fail with a later Flower, the guard may be superfluous."""
+    """The reason for the guard. Should this fail with a later Flower, the guard may be
+    superfluous."""
     message = reply()
     contents = objects(message)
     name = of_kind(contents, b"MetricRecord")

@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_full_disk_at_the_very_end_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last checkpoint is written when nobody waits for it any more."""
+    """The last checkpoint is written after the run no longer waits for it."""
     server = federations.build_server(*MEAN)
     grid = FakeGrid(3, honest(server))
 

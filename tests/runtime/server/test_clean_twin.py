@@ -87,7 +87,7 @@ def test_the_surroundings_decide_too() -> None:
         "engine=ray",
         "server.checkpoint_every=0",
         "server.keep_checkpoints=5",
-        "engine.threads=1",  # the threads count as they are, not as they were asked for
+        "engine.threads=1",  # the actual threads count, not the requested ones
     ],
 )
 def test_what_does_not_touch_a_clean_run_does_not(override: str) -> None:

@@ -36,7 +36,7 @@ def test_the_adapter_replaces_the_poisoned_row_and_nothing_else() -> None:
     sent = [trained(server.layout, before, client) for client in range(3)]
     updates = [state.parameters.double() - before.parameters.double() for state in sent]
     updates[1] = -2 * (updates[0] + updates[2]) / 2
-    # 10, 20 and 30 images, as they were claimed, and BatchNorm statistics as they were sent
+    # 10, 20 and 30 images, as claimed, and BatchNorm statistics as sent
     expected = before.parameters.double() + sum(
         (n + 1) / 6 * update for n, update in enumerate(updates)
     )

@@ -1,4 +1,4 @@
-"""What of the replies may be used: every kind of bad one is a failure with its reason, and nothing
+"""Validation of replies: every kind of bad one is a failure with its reason, and nothing
 else about the round changes."""
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def test_of_two_replies_the_first_counts(second: str) -> None:
     one_round(twice, FakeGrid(3, answer))
     assert torch.equal(alone.state.parameters, twice.state.parameters)
     assert alone.outcome.clients == twice.outcome.clients
-    # noted, but max_failures=0 holds: nobody was lost by it
+    # noted, but max_failures=0 holds: no client was lost by it
     aside = "a second reply to the same message; put aside"
     assert twice.outcome.failures == tuple(
         Failure(client, aside, counts=False) for client in range(3)
@@ -500,7 +500,7 @@ def test_a_matrix_above_the_budget_gives_the_same_model(tmp_path) -> None:
 
 
 def test_replies_are_filtered_once_in_either_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours and Flower's own, which hands over whatever arrived; both end with the same bits."""
+    """Ours and Flower's own, which hands over all arrived replies; both end with the same bits."""
     server, filtered = federations.build_server(*MEAN), []
     accept_first = ReplyValidator.accept_first
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Students and their lessons on small members: less divergence, closer to the peers, near the start
+"""Students and their losses on small members: less divergence, closer to the peers, near the start
 where wanted."""
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ def test_votes_and_influence_by_hand() -> None:
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**32), st.floats(-(2.0**100), 2.0**100, width=32))
 def test_a_lost_cohort_is_one_vote(seed: int, evil: float) -> None:
-    """Whatever a whole cohort sends, every coordinate stays between the honest cohorts' votes."""
+    """For any updates of a whole cohort, every coordinate stays between the honest cohorts'
+    votes."""
     matrix = torch.randn(10, 6, generator=Generator().manual_seed(seed))
     matrix[4:6] = evil
     update, influence = cohorts.vote(
@@ -236,8 +237,8 @@ def test_without_proxy_images_the_cohorts_vote_all_the_same(case: Round) -> None
     [("mutual", 15), ("mutual", 30), ("ensemble", 15), ("ensemble", 30)],
 )
 def test_the_work_is_linear_in_the_clients(distillation: str, clients: int) -> None:
-    """P = 64, R = 32; a visit: statistics, root, scores; a lesson: 2 epochs, statistics, root; the
-    global model: statistics, scores; the ensemble's student: statistics, root, 2 epochs,
+    """P = 64, R = 32; a visit: statistics, root, scores; a distillation: 2 epochs, statistics,
+    root; the global model: statistics, scores; the ensemble's student: statistics, root, 2 epochs,
     statistics, root."""
     case = clusters.one_round(clients=clients, attackers=0)
     seen: list[int] = []

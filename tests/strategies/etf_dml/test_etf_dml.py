@@ -219,7 +219,7 @@ def test_mutual_learning_moves_only_when_there_is_something_to_learn(case: Round
     moved = apply(case, distillation="mutual", learning_rate=1e-3, revert_if_misaligned=False)
     assert not same(moved.state, untouched.state)
     assert moved.extras["distillation_loss"] > 0
-    # nobody is that sure
+    # no model is that sure
     silent = apply(case, distillation="mutual", learning_rate=1e-3, min_confidence=1.0)
     torch.testing.assert_close(silent.state.parameters, untouched.state.parameters)
 

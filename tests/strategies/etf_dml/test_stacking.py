@@ -91,7 +91,7 @@ def test_laws_of_stacking(seed: int) -> None:
         stack(scores[:1].expand(4, -1, -1), labels, 4.0, prior, 0.3), prior, atol=1e-6, rtol=0
     )
     torch.testing.assert_close(stack(scores, labels, 4.0, prior, 1e6), prior, atol=1e-5, rtol=0)
-    # who must not take part is as if absent, whatever it says
+    # an excluded client is as if absent, for any scores of its own
     broken = torch.cat([scores, torch.full((1, *scores.shape[1:]), torch.nan)])
     torch.testing.assert_close(
         stack(broken, labels, 4.0, torch.cat([prior, wide(0)]), 0.3), torch.cat([w, wide(0)])

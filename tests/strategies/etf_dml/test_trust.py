@@ -173,7 +173,7 @@ def test_equal_clients_are_all_trusted(n: int) -> None:
 
 
 def test_of_two_clients_the_better_is_trusted_and_the_other_halved() -> None:
-    # two values lie at -+.5 d from their median, MAD .5 d: z = 1/1.4826 whatever d is (above the
+    # two values lie at -+.5 d from their median, MAD .5 d: z = 1/1.4826 for any d (above the
     # floor)
     scores = torch.tensor([[[1.0, -1], [-1, 1]], [[-1, 1], [1, -1]]])
     verdict = _trust.gate_trust(scores, torch.tensor([0, 1]), "etf", 16.0, clients=(0, 1), past={})

@@ -162,7 +162,7 @@ def test_stopped_in_the_middle_and_gone_on_with(
     }
 
     # Once more without the one that fails and with another scenario: nothing is trained again, only
-    # the new scenario is judged.
+    # the new scenario is evaluated.
     monkeypatch.setattr(
         conduct,
         "run_cells",

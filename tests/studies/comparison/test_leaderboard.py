@@ -119,7 +119,7 @@ def test_the_page(found: ComparisonResults) -> None:
     for block in text.split("\n\n"):  # every table is whole
         rows = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in rows}) <= 1
-    # 5 rounds of 10 models down and 10 up, and 10 down to be judged, of 1000 bytes each: 110 000
+    # 5 rounds of 10 models down and 10 up, and 10 down for evaluation, of 1000 bytes each: 110 000
     # bytes
     assert found.results[0].bytes_sent == 110_000
     assert "| 0.1 |" in text

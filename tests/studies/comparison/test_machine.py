@@ -1,4 +1,4 @@
-"""How many cells at once, and what one of them costs."""
+"""Number of cells at once, and the cost of one."""
 
 from __future__ import annotations
 

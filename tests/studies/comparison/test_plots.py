@@ -1,4 +1,4 @@
-"""What the comparison's pictures show."""
+"""Content of the comparison's pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a grid runs."""
+"""The screen while a grid runs."""
 
 from __future__ import annotations
 

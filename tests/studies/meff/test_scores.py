@@ -1,4 +1,4 @@
-"""What the ensemble command says of its models, worked by hand."""
+"""Scores of the ensemble command, worked by hand."""
 
 from __future__ import annotations
 
