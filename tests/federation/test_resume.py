@@ -63,6 +63,7 @@ def serve(flower: FakeFlower, **settings: str) -> None:
     main(flower, Context(1, 0, {}, RecordDict(), {**known, **settings}))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole, cut, trained = tmp_path / "whole", tmp_path / "cut", [0]
     serve(nodes(tmp_path, lambda _: None), folder=str(whole))

@@ -274,6 +274,7 @@ def test_unreadable_checkpoints(tmp_path):
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
 )
+@pytest.mark.slow
 def test_a_compiled_model_is_the_same_model_under_another_engine():
     """With the compiler's front half only (aot_eager): what it traces is what the model does,
     before and after a state is swapped in."""

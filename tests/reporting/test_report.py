@@ -217,6 +217,7 @@ def test_the_contract_knows_the_names_of_the_program() -> None:
     assert THREAT_NAMES == THREAT_MODELS
 
 
+@pytest.mark.slow
 def test_the_schema_says_the_same_of_reports_as_the_model() -> None:
     """For an example, and for it with any one entry removed, set to null or to another value."""
     judge = Draft202012Validator(json.loads(schema_text()))

@@ -51,6 +51,7 @@ def test_a_cell_is_the_main_job_with_its_words() -> None:
     assert cell.folder == f"median-sign_flip-p1-s7-{cell.digest[:10]}"
 
 
+@pytest.mark.slow
 def test_other_settings_are_other_folders() -> None:
     first, second = (cells(read_grid((*SMALL, word)))[0] for word in ("rounds=1", "rounds=2"))
     assert first.folder != second.folder

@@ -21,6 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, cores: int, gpus: int, *words: str)
     return machine_for(grid, cells(grid)[0])
 
 
+@pytest.mark.slow
 def test_as_many_as_the_machine_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert machine(monkeypatch, 16, 0) == Machine(16, 1)
