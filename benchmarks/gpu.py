@@ -140,7 +140,7 @@ def show(
     ]
     note = (
         "Median [least, most] over the repeats; rounds from the second on, with "
-        "the judging of the global model."
+        "the evaluation of the global model."
     )
     report.show(f"{size} px", ["", "images/s", "speed to plain", "s per round"], rows, note)
     if measured.failure or "plain loop" not in table:

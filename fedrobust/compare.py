@@ -2,7 +2,7 @@
 poisoned=[0,3] seeds=[0,1,2]`.
 
 Exit codes: 0 done, 1 at least one cell failed, 2 wrong input, 130 interrupted (the same command
-goes on). docs/compare.md says the rest.
+resumes). docs/compare.md says the rest.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def _explain_interruption(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         kept = (folder / MANIFEST).exists()
         raise KeyboardInterrupt(
-            f"go on with {resume.resume_command(folder)}" if kept else "nothing was written yet"
+            f"resume with {resume.resume_command(folder)}" if kept else "nothing was written yet"
         ) from None
 
 

@@ -122,7 +122,7 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert re.fullmatch(
-        rf"interrupted: \d of 2 cells are finished; the same command goes on in {out}\n", errors
+        rf"interrupted: \d of 2 cells are finished; the same command resumes in {out}\n", errors
     ), errors
     assert not processes(out)
     assert not (out / "leaderboard.md").exists()

@@ -209,7 +209,7 @@ def test_interruption_leaves_what_was_finished(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip().splitlines() == [
-        f"interrupted: go on with python -m fedrobust.simulate resume={tmp_path / 'out'}"
+        f"interrupted: resume with python -m fedrobust.simulate resume={tmp_path / 'out'}"
     ]
     assert all(json.loads(line) for line in rounds.read_text().splitlines())
     assert not (tmp_path / "out" / "report.json").exists()

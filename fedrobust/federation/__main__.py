@@ -100,7 +100,7 @@ def _run(asked: argparse.Namespace) -> None:
             else operator.submit(asked.words, wait=asked.wait, **settings)
         )
         print(
-            f"run {run}; it goes on when this command is stopped, see it again with: follow {run}",
+            f"run {run}; it continues when this command is stopped; show it with: follow {run}",
             flush=True,
         )
         operator.follow(run, asked.seconds)
@@ -200,7 +200,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--folder", default="", help="the output folder on the server")
     parser.add_argument(
-        "--resume", default="", help="the output folder of a run that was stopped: go on with it"
+        "--resume", default="", help="the output folder of an interrupted run: resume it"
     )
     _add_words(
         parser, "Hydra words, e.g. num_clients=3 data=npz data.path=/srv/reference.npz rounds=10"

@@ -91,6 +91,6 @@ def check_evaluation(node: Mapping[str, Any]) -> None:
     labels, hold no noise."""
     if keeps(node):
         raise ConfigError(
-            f"{LIMIT}: this node tells nothing of its test images; raise "
+            f"{LIMIT}: this node reports nothing about its test images; raise "
             "server.max_failures where the run should bear it"
         )

@@ -56,7 +56,7 @@ EVALUATION_MEANINGS: Final[dict[str, str]] = {
     "clean": "This run's model on the clean test images.",
     "corrupted": "This run's model on the same test images, corrupted.",
     "twin_clean": (
-        "The clean twin's model (same seed, nobody contaminated) on the clean test images."
+        "The clean twin's model (same seed, no contamination) on the clean test images."
     ),
     "twin_corrupted": "The clean twin's model on the corrupted test images.",
     "purified_clean": "This run's model on the clean test images behind the purifier.",
@@ -107,9 +107,9 @@ EVASION_COLUMNS: Final = (
     "recovered",
 )
 EVASION_MEANING: Final = (
-    "eps: largest change of a value in 255ths of the range; Combined: drop from the images as "
-    "they are; recovered: of the balanced accuracy that the oblivious attack takes from the "
-    "undefended model, the share that the purifier gives back"
+    "eps: largest change of a value in 255ths of the range; Combined: drop from the "
+    "unattacked images; recovered: the share, given back by the purifier, of the balanced accuracy "
+    "that the oblivious attack takes from the undefended model"
 )
 MOST_BOUNDS: Final = 5  # columns of the clients' table
 
@@ -305,7 +305,7 @@ def headline_values(report: Report) -> list[tuple[str, str, str]]:
     ]
     if twin is not None:
         value = format_number(twin.balanced_accuracy)
-        found.append(("Balanced accuracy, clean twin", value, "nobody contaminated, same seed"))
+        found.append(("Balanced accuracy, clean twin", value, "no contamination, same seed"))
     for name, drop in report.drops.present.items():
         note = f"95 % interval {format_interval(drop.ci95)}" if drop.ci95 else "no interval"
         found.append((f"Combined drop: {name}", drop_text(drop.combined), note))

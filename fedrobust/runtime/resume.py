@@ -62,7 +62,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"{KEY}{folder}: holds no {MANIFEST}, so no run to go on with; start it "
+            f"{KEY}{folder}: holds no {MANIFEST}, so no run to resume; start it "
             "anew in another folder"
         ) from None
     except ValueError as error:

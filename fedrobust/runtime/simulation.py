@@ -112,7 +112,7 @@ def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
             error.filename is not None and not Path(error.filename).is_relative_to(folder)
         ):
             raise
-        go_on = f"once it can, go on with {command or resume.resume_command(folder)}"
+        go_on = f"once it can, resume with {command or resume.resume_command(folder)}"
         remedy = go_on if (folder / MANIFEST).exists() else "choose another hydra.run.dir"
         raise RunError(f"{folder}: cannot be written to ({error.strerror}); {remedy}") from error
 

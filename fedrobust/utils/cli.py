@@ -24,7 +24,7 @@ def explain(error: BaseException) -> tuple[str | None, int]:
         return (
             (
                 f"{error.filename or 'the output'}: {error.strerror}; choose another "
-                "hydra.run.dir or make room"
+                "hydra.run.dir or free some space"
             ),
             1,
         )

@@ -88,7 +88,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> N
 def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_over_sites(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").touch()
     words = (
-        r"No space left on device\); once it can, go on with python -m "
+        r"No space left on device\); once it can, resume with python -m "
         rf"fedrobust\.federation run --resume {tmp_path}$"
     )
     with (

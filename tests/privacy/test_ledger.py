@@ -75,6 +75,6 @@ def test_what_the_node_s_configuration_needs(tmp_path: Path) -> None:
         record_release({"max-epsilon": 8.0}, DP)
     with pytest.raises(ConfigError, match=r"^max-epsilon=many"):
         record_release(node(tmp_path / "x", "many"), DP)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="tells nothing of its test images"):
+    with pytest.raises(ConfigError, match="reports nothing about its test images"):
         check_evaluation(node(tmp_path / "x", 8.0))
     check_evaluation({})

@@ -106,7 +106,7 @@ def test_a_node_with_a_limit_counts_and_then_stops(tmp_path: Path) -> None:
     open_server = federations.build_server("strategy=fedavg", "poisoned=0")
     with pytest.raises(ConfigError, match="sends nothing without local DP"):
         released(open_server, **limit)
-    with pytest.raises(ConfigError, match="tells nothing of its test images"):
+    with pytest.raises(ConfigError, match="reports nothing about its test images"):
         app(asked(server, "evaluate"), hospital(**limit))
 
 

@@ -154,7 +154,7 @@ def test_killed_again_and_again_a_run_comes_to_the_same_end(tmp_path: Path) -> N
     )
     assert [code for code, _ in answers] == [0, *4 * [-signal.SIGKILL], 0, 2], answers[-2][1]
     last = answers[-2][1]
-    assert "run: goes on after round 3" in last
+    assert "run: resumes after round 3" in last
     assert "taken from the cache" in last  # the twin was finished, nothing is trained any more
     assert ": train" not in last
     assert "this run is finished" in answers[-1][1]
@@ -181,7 +181,7 @@ def interrupted(
         assert run(patch, *SMALL, *WITH_MEMORY, f"hydra.run.dir={tmp_path / 'torn'}") == 130
     assert (
         capsys.readouterr().err
-        == f"interrupted: go on with python -m fedrobust.simulate resume={tmp_path / 'torn'}\n"
+        == f"interrupted: resume with python -m fedrobust.simulate resume={tmp_path / 'torn'}\n"
     )
     return tmp_path / "torn"
 
@@ -201,7 +201,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     printed = capsys.readouterr().out
     assert (
         "checkpoint run-000002.safetensors: damaged or cut off, its hash "
-        "differs\nrun: goes on after round 1\n"
+        "differs\nrun: resumes after round 1\n"
     ) in printed
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "other"))
     assert run(monkeypatch, *SMALL, *WITH_MEMORY, f"hydra.run.dir={tmp_path / 'whole'}") == 0
@@ -220,7 +220,7 @@ def test_a_run_that_an_older_version_began_goes_on(
     old_names.tell.cache_clear()
     assert run(monkeypatch, f"resume={interrupted}") == 0
     printed = capsys.readouterr()
-    assert "run: goes on after round 2\n" in printed.out
+    assert "run: resumes after round 2\n" in printed.out
     assert printed.err.count("note: server.proxy is now server.proxy_images;") == 1
     kept = json.loads((interrupted / "manifest.json").read_text())["config"]
     assert "proxy" in kept["server"]
@@ -292,7 +292,7 @@ def test_what_is_refused_and_what_is_said(
         ([], "no such folder"),
         (
             [""],
-            r"holds no manifest\.json, so no run to go on with; start it anew in another folder",
+            r"holds no manifest\.json, so no run to resume; start it anew in another folder",
         ),
         (
             ["manifest.json="],

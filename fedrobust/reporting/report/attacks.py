@@ -52,7 +52,7 @@ class AttackOutcome(ReportSection):
         description="95 % interval [low, high] of the balanced accuracy, percent; null where it "
         "was not computed"
     )
-    drop: ConditionDrop = Field(description="from the images as they are, without a purifier")
+    drop: ConditionDrop = Field(description="from the unattacked images without a purifier")
     recovered: RecoveredShare | None = Field(
         description="of the balanced accuracy that the oblivious attack takes from the undefended "
         "model, the share that is there with the purifier; null without one"
@@ -70,7 +70,7 @@ class ClientAttackOutcome(ReportSection):
     purifier: Name = Field(description="what the images went through before the model")
     metrics: ConditionMetrics = Field(description="on the attacked images")
     combined_drop: DropPercent | None = Field(
-        description="from the images as they are, without a purifier; percent, at most 100, "
+        description="from the unattacked images without a purifier; percent, at most 100, "
         "null: undefined"
     )
 
@@ -91,7 +91,7 @@ class AttackedModel(ReportSection):
 
     clean: ByPurifier = Field(description="without an attack, by purifier")
     purifier_drop: ConditionDrop | None = Field(
-        description="what the purifier costs on the images as they are; null where there is none"
+        description="cost of the purifier on the unattacked images; null where there is none"
     )
     attacks: tuple[AttackOutcome, ...] = Field(
         min_length=1, description="by threat model, bound and purifier"

@@ -33,7 +33,7 @@ T = TypeVar("T")
 class PurifiedMetrics(ReportSection):
     """A client's test images behind the purifier."""
 
-    clean: ConditionMetrics = Field(description="as they are")
+    clean: ConditionMetrics = Field(description="without contamination")
     contaminated: ConditionMetrics = Field(description="under the client's contamination")
 
 
@@ -48,7 +48,7 @@ class ClientResult(ReportSection):
     num_examples: Count = Field(
         description="training images; 0 of a real site that was never connected"
     )
-    clean: ConditionMetrics = Field(description="on the images as they are")
+    clean: ConditionMetrics = Field(description="on the clean images")
     contaminated: ConditionMetrics = Field(
         description="on the same images under the client's contamination"
     )

@@ -59,8 +59,8 @@ class WorkerPool:
             ray.get([slot.promise for slot in self._slots], timeout=START_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
             raise RunError(
-                f"the workers did not start within {START_SECONDS:g} s; is there room "
-                "for each of them on one machine?"
+                f"the workers did not start within {START_SECONDS:g} s; does each "
+                "of them fit on one machine?"
             ) from error
         except ray.exceptions.RayError as error:
             raise RunError(f"a worker could not start: {_last_line(error)}") from error
@@ -156,7 +156,7 @@ class WorkerPool:
         left = START_SECONDS - (time.monotonic() - self._last_up)
         if left <= 0:
             raise RunError(
-                "no worker is left and no new one found room within "
+                "no worker is left and no new one could start within "
                 f"{START_SECONDS:g} s; free a CPU or GPU or add a machine"
             )
         return left

@@ -64,7 +64,7 @@ class CheckpointManager:
             return None
         self._history[run] = list(found.history)
         self._grid.restore(from_plain(found.clients))
-        self._say(f"{run}: goes on after round {found.round}")
+        self._say(f"{run}: resumes after round {found.round}")
         return found
 
     def save(

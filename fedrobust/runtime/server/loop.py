@@ -219,7 +219,7 @@ def evaluate_clients(
             f"{listed[0].reason})"
         )
     for client in sorted(failures):
-        observer.stage(run, f"client {client} could not be judged: {failures[client].reason}")
+        observer.stage(run, f"client {client} could not be evaluated: {failures[client].reason}")
     for note in strategy.validator.notes:
         observer.stage(run, f"client {note.client}: {note.reason}")
     return dict(sorted(scores.items()))

@@ -124,7 +124,7 @@ class ReplyValidator:
             return failure(client, message)
         try:
             scores = records.read_evaluate_reply(_content(message), self._expected.num_classes)
-            self._check_info(scores.info, "judged")
+            self._check_info(scores.info, "evaluated")
             _check_conditions(scores.predictions, self._expected.conditions)
         except WireError as error:
             return Failure(client, f"unusable reply: {error}")
@@ -172,13 +172,12 @@ def _check_variances(layout: Layout, state: State) -> None:
 
 def _check_conditions(predictions: records.ConditionPredictions, wanted: frozenset[str]) -> None:
     if set(predictions) != wanted:
-        raise WireError(
-            f"judged {', '.join(sorted(predictions)) or 'nothing'}, not {', '.join(sorted(wanted))}"
-        )
+        found = ", ".join(sorted(predictions)) or "nothing"
+        raise WireError(f"evaluated {found}, not {', '.join(sorted(wanted))}")
     counts = {name: len(labels) for name, (_, labels) in sorted(predictions.items())}
     if len(set(counts.values())) != 1:
         raise WireError(
-            "judged different numbers of images: "
+            "evaluated different numbers of images: "
             f"{', '.join(f'{name} {count}' for name, count in counts.items())}"
         )
 

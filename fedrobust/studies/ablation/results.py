@@ -143,7 +143,7 @@ def collect(plan: Plan, finished: Sequence[Cell], failed: Mapping[Cell, str]) ->
         first = first or (found.labels, found.groups)
         if not (torch.equal(first[0], found.labels) and torch.equal(first[1], found.groups)):
             raise DataError(
-                f"{result.folder}: was judged on other test images than the others; "
+                f"{result.folder}: was evaluated on other test images than the others; "
                 "delete it and run again"
             )
         predicted = {

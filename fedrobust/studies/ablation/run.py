@@ -98,7 +98,7 @@ def _evaluate_scenarios(plan: Plan, clean: Sequence[Cell], screen: Console) -> N
     total = sum(len(scenarios) for scenarios in left.values())
     if not total:
         return
-    print_line(screen, f"judging {len(clean)} clean models under {len(plan.scenarios)} scenarios")
+    print_line(screen, f"testing {len(clean)} clean models under {len(plan.scenarios)} scenarios")
     columns = (
         TextColumn("scenarios"),
         BarColumn(bar_width=24),

@@ -62,7 +62,7 @@ def resample(
             torch.equal(first.labels, found.labels) and torch.equal(first.groups, found.groups)
         ):
             raise DataError(
-                f"{result.folder}: was judged on other test images than the other "
+                f"{result.folder}: was evaluated on other test images than the other "
                 "cells; delete it and run again"
             )
         waiting.append((result.folder.name, ["twin_clean", *attacked(result)], found))

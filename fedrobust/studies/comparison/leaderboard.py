@@ -288,10 +288,10 @@ def detection_section(found: ComparisonResults) -> list[str]:
         "Poisoned",
         "Precision",
         "Recall",
-        "Runs that flagged nobody",
+        "Runs without flagged clients",
         "Influence of the poisoned together",
     ]
-    note = "In %, mean over attacks and seeds; precision over the runs that flagged somebody."
+    note = "In %, mean over attacks and seeds; precision over the runs with flagged clients."
     return [
         "\n".join(["## Detection of poisoned clients", "", note, "", markdown_table(columns, rows)])
     ]

@@ -95,7 +95,7 @@ class Screen:
 
     def stopping(self, running: int) -> None:
         text = (
-            f"stopping {running} running cells, which can go on from their last "
+            f"stopping {running} running cells, which can resume from their last "
             "checkpoints; Ctrl-C again ends them at once"
         )
         print_line(self._console, text)

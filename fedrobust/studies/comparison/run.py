@@ -74,8 +74,8 @@ def run_grid(
         except KeyboardInterrupt:
             done = sum(is_cell_finished(folder / cell.folder, cell) for cell in wanted)
             raise KeyboardInterrupt(
-                f"{done} of {len(wanted)} cells are finished; the same command goes "
-                f"on in {grid.out}"
+                f"{done} of {len(wanted)} cells are finished; the same command resumes "
+                f"in {grid.out}"
             ) from None
     return failed
 

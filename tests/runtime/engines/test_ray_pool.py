@@ -91,7 +91,7 @@ def test_where_no_replacement_finds_room_the_wait_is_bounded(two, monkeypatch):
     now += 1
     with pytest.raises(
         RunError,
-        match=r"^no worker is left and no new one found room within 180 s; free a CPU "
+        match=r"^no worker is left and no new one could start within 180 s; free a CPU "
         r"or GPU or add a machine$",
     ):
         two.patience()

@@ -82,7 +82,7 @@ def test_wherever_it_was_stopped_the_end_is_the_same(tmp_path: Path, stop: int) 
     assert [record.number for _, record in again.records] == ([0] if stop == 1 else []) + list(
         range(stop, 5)
     )
-    assert said == ([] if stop == 1 else [f"run: goes on after round {stop - 1}"])
+    assert said == ([] if stop == 1 else [f"run: resumes after round {stop - 1}"])
     assert (finished.seconds_before_resume > 0) == (stop > 1)
 
 
@@ -116,7 +116,7 @@ def test_damaged_ones_are_passed_over_and_that_is_said(tmp_path: Path, usable: b
     assert torch.equal(finished.state.parameters, undisturbed.state.parameters)
     damaged = "checkpoint {}: damaged or cut off, its hash differs"
     end = (
-        ["run: goes on after round 1"]
+        ["run: resumes after round 1"]
         if usable
         else [
             damaged.format(before.name),

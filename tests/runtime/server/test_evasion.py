@@ -162,7 +162,7 @@ def test_a_run_stopped_at_its_end_does_the_last_round_again_for_the_members(tmp_
     again = go(tmp_path / "b", Memory(), *SMALL[1:], said=said)
     # and once more, after a run that went through
     finished = go(tmp_path / "b", Memory(), *SMALL[1:])
-    assert said == ["run: goes on after round 1"]
+    assert said == ["run: resumes after round 1"]
     expected = dict(whole.client_models)
     for one in (again, finished):
         members = dict(one.client_models)

@@ -167,7 +167,7 @@ WRONG = {
     "never": (lambda m: [], "no reply"),
     "one condition": (
         lambda m: scores_reply(m, {"clean": torch.eye(7)}),
-        "judged clean, not clean, contaminated",
+        "evaluated clean, not clean, contaminated",
     ),
     "classes": (
         lambda m: scores_reply(

@@ -265,13 +265,18 @@ def test_a_foreign_traceback_is_cut_and_printable() -> None:
 
 
 WRONG_SCORES = {
-    "another etf": (lambda info: {**info, "etf-sha256": "00"}, 7, 7, "judged against another ETF"),
+    "another etf": (
+        lambda info: {**info, "etf-sha256": "00"},
+        7,
+        7,
+        "evaluated against another ETF",
+    ),
     "replay": (lambda info: {**info, "task": "00"}, 7, 7, "answers another round"),
     "rows": (
         lambda info: info,
         7,
         5,
-        "judged different numbers of images: clean 7, contaminated 5",
+        "evaluated different numbers of images: clean 7, contaminated 5",
     ),
 }
 

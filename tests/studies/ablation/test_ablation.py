@@ -125,7 +125,7 @@ def test_stopped_in_the_middle_and_gone_on_with(
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert re.fullmatch(
-        rf"interrupted: \d of 4 cells are finished; the same command goes on in {out}\n", errors
+        rf"interrupted: \d of 4 cells are finished; the same command resumes in {out}\n", errors
     ), errors
     assert not (out / "ablation.md").exists()
 

@@ -30,7 +30,7 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, monkeypatch: pytest.Mo
         "1/3 krum · flip · 3 poisoned · seed 0: done (29 s; about 60 s left)",
         "2/3 median · none · 0 poisoned · seed 0: failed: no memory (3 min; about 2 min left)",
         (
-            "stopping 1 running cells, which can go on from their last checkpoints; "
+            "stopping 1 running cells, which can resume from their last checkpoints; "
             "Ctrl-C again ends them at once"
         ),
     ]
