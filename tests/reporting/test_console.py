@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from fedrobust.reporting import text as wording
-from fedrobust.reporting.console import Display, summary_table
-from fedrobust.reporting.console.live import clean_text
+from fedrobust.reporting.console import Display, summary_table, transient_bar
+from fedrobust.reporting.console.bars import clean_text
 from fedrobust.reporting.console.summary import MOST_CLIENTS
 from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
 from tests.helpers import reports
@@ -213,3 +213,15 @@ def test_the_terminal_is_given_back_after_errors(error: type[BaseException]) -> 
 
 def test_control_characters_are_taken_out() -> None:
     assert clean_text("a\x1b[31mb\x1b[0m\r\x07c\n\td\x9be\x7f") == "abc\n\tde"
+
+
+def test_a_transient_bar_counts_on_a_terminal_and_says_nothing_elsewhere() -> None:
+    shown, silent = io.StringIO(), io.StringIO()
+    for file, terminal in ((shown, True), (silent, False)):
+        console = Console(file=file, width=80, force_terminal=terminal)
+        with transient_bar(console, "checking", 2) as advance:
+            advance()
+            advance()
+    assert "checking" in shown.getvalue()
+    assert "2/2" in shown.getvalue()
+    assert silent.getvalue() == ""

@@ -39,15 +39,15 @@ def steps(optimizer: ServerOptimizer, deltas: list[float]) -> list[float]:
         (fedavgm(0.1, 0.5), [0.2, 0.0]),
         # v: .5^2 + 2^2 = 4.25; 4.25 + 1 = 5.25. m = delta. 2/(2.061553 + .5) = .780777;
         # -1/(2.291288 + .5) = -.358258
-        (fedadagrad(1.0, 0.0, 0.5), [0.780777, -0.358258]),
+        (fedadagrad(learning_rate=1.0, beta1=0.0, tau=0.5), [0.780777, -0.358258]),
         # m: .5 2 = 1; .5 1 - .5 1 = 0 v: .25 - .25 4 sign(.25 - 4) = 1.25; 1.25 - .25 1 sign(1.25 -
         # 1) = 1. 1/(1.118034 + .5) = .618034
-        (fedyogi(1.0, 0.5, 0.75, 0.5), [0.618034, 0.0]),
+        (fedyogi(learning_rate=1.0, beta1=0.5, beta2=0.75, tau=0.5), [0.618034, 0.0]),
         # m as above; v: .75 .25 + .25 4 = 1.1875. 1/(1.089725 + .5) = .629040
-        (fedadam(1.0, 0.5, 0.75, 0.5), [0.629040, 0.0]),
+        (fedadam(learning_rate=1.0, beta1=0.5, beta2=0.75, tau=0.5), [0.629040, 0.0]),
         # beta1 = 0: m = delta; v: 1.1875; .75 1.1875 + .25 1 = 1.140625. 2/1.589725 = 1.258080;
         # -1/(1.068000 + .5) = -.637755
-        (fedadam(1.0, 0.0, 0.75, 0.5), [1.258080, -0.637755]),
+        (fedadam(learning_rate=1.0, beta1=0.0, beta2=0.75, tau=0.5), [1.258080, -0.637755]),
     ],
     ids=lambda one: one.name if isinstance(one, ServerOptimizer) else "",
 )
@@ -91,12 +91,12 @@ def test_optimizers_agree_with_flower(seed: int, name: str) -> None:
     elif name == "fedadagrad":
         one = FedAdagrad(eta=0.5, tau=0.3)
         one.beta_1 = 0.8
-        ours, theirs = fedadagrad(0.5, 0.8, 0.3), flower(one, deltas, 0.3)
+        ours, theirs = fedadagrad(learning_rate=0.5, beta1=0.8, tau=0.3), flower(one, deltas, 0.3)
     else:
         kinds = {"fedyogi": (fedyogi, FedYogi), "fedadam": (fedadam, FedAdam)}
         make, kind = kinds[name]
         ours, theirs = (
-            make(0.5, 0.8, 0.9, 0.3),
+            make(learning_rate=0.5, beta1=0.8, beta2=0.9, tau=0.3),
             flower(kind(eta=0.5, beta_2=0.9, **common), deltas, 0.3),
         )
     assert ours.step is not None

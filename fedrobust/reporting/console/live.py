@@ -3,34 +3,23 @@ else."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from fedrobust.reporting.console.bars import LiveScreen, clean_text
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.text import format_number, metric_label
 from fedrobust.types import Failure, RoundRecord
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1")
 SHOWN_ROUNDS = 6
-A_DAY = 86400.0  # seconds; rounds may take minutes, so the speed is the mean over the whole run
-CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-class Display:
+class Display(LiveScreen):
     """Shows a run while it happens; use it as a context manager, which gives the terminal back
     whatever happens.
 
@@ -39,43 +28,19 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = Console() if console is None else console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            speed_estimate_period=A_DAY,
-        )
-        self._rounds_bar = self._progress.add_task("rounds", total=None, visible=False)
-        self._clients_bar = self._progress.add_task("clients", total=None, visible=False)
-        # replaced, never changed: the refreshing thread reads it
+        # replaced, never changed: the refreshing thread reads it, from the start on
         self._records: tuple[RoundRecord, ...] = ()
         self._now: dict[str, str] = {"run": "", "stage": "", "clients": ""}
         self._totals = {"rounds": 0, "clients": 0}
         self._tracebacks: set[str] = set()
-        self._live = (
-            Live(get_renderable=self._screen, console=self._console, refresh_per_second=4)
-            if self._console.is_interactive
-            else None
+        super().__init__(
+            Console() if console is None else console,
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            refreshes=4,
         )
-
-    def __enter__(self) -> Display:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._rounds_bar = self._bars.add_task("rounds", total=None, visible=False)
+        self._clients_bar = self._bars.add_task("clients", total=None, visible=False)
 
     def run_started(self, run: str, rounds: int, num_clients: int) -> None:
         if self._live is not None and self._records:
@@ -83,21 +48,21 @@ class Display:
         self._records = ()
         self._now = {"run": run, "stage": "", "clients": ""}
         self._totals = {"rounds": rounds, "clients": num_clients}
-        self._progress.reset(self._rounds_bar, total=rounds, visible=True, description=run)
-        self._progress.reset(self._clients_bar, total=num_clients, visible=False)
+        self._bars.reset(self._rounds_bar, total=rounds, visible=True, description=run)
+        self._bars.reset(self._clients_bar, total=num_clients, visible=False)
         self._line(f"{run}: {rounds} rounds, {num_clients} clients")
 
     def round_started(self, run: str, number: int) -> None:
         self._now["clients"] = ""
-        self._progress.reset(self._clients_bar, visible=False)
+        self._bars.reset(self._clients_bar, visible=False)
 
     def client_done(self, run: str, stage: str, client: int, failed: bool) -> None:
         if stage != self._now["clients"]:
             self._now["clients"] = stage
-            self._progress.reset(
+            self._bars.reset(
                 self._clients_bar, visible=True, description=f"clients: {clean_text(stage)}"
             )
-        self._progress.advance(self._clients_bar)
+        self._bars.advance(self._clients_bar)
         if failed:
             self._warn(f"{run}: client {client} failed ({stage})")
 
@@ -108,8 +73,8 @@ class Display:
 
     def round_finished(self, run: str, record: RoundRecord) -> None:
         self._records = (*self._records, record)[-SHOWN_ROUNDS:]
-        self._progress.update(self._rounds_bar, completed=record.number)
-        self._progress.update(self._clients_bar, visible=False)
+        self._bars.update(self._rounds_bar, completed=record.number)
+        self._bars.update(self._clients_bar, visible=False)
         self._now["stage"] = ""
         self._line(f"{run}: round {record.number}/{self._totals['rounds']}: {round_text(record)}")
         if left_out := skipped_steps(record):
@@ -124,7 +89,7 @@ class Display:
     def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
         """They were shown when they happened."""
         self._records = tuple(records)[-SHOWN_ROUNDS:]
-        self._progress.update(self._rounds_bar, completed=records[-1].number)
+        self._bars.update(self._rounds_bar, completed=records[-1].number)
         self._refresh()
 
     def _refresh(self) -> None:
@@ -148,27 +113,13 @@ class Display:
     def _warn(self, text: str) -> None:
         self._print(text, "bold red")
 
-    def _print(self, text: str, style: str = "") -> None:
-        print_line(self._console, text, style if self._live is not None else "")
-
-    def _screen(self) -> Group:
-        parts = [self._progress.get_renderable(), Text(self._now["stage"], style="cyan")]
+    def _render(self) -> Group:
+        parts = [self._bars.get_renderable(), Text(self._now["stage"], style="cyan")]
         return (
             Group(rounds_table(self._now["run"], self._records), *parts)
             if self._records
             else Group(*parts)
         )
-
-
-def print_line(console: Console, text: str, style: str = "") -> None:
-    """A line on the screen that no width breaks, for text from any source."""
-    console.print(Text(clean_text(text), style=style), soft_wrap=True, highlight=False)
-
-
-def clean_text(text: str) -> str:
-    """The text without control characters (but line feeds and tabs): foreign messages must not
-    control the terminal."""
-    return CONTROL.sub("", text)
 
 
 def round_text(record: RoundRecord) -> str:

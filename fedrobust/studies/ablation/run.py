@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedrobust.contamination.base import keep_data
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
-from fedrobust.reporting.console import print_line
+from fedrobust.reporting.console import print_line, transient_bar
 from fedrobust.studies.ablation import scenarios as judging
 from fedrobust.studies.ablation.figure import draw_figure
 from fedrobust.studies.ablation.markdown import page
@@ -99,18 +98,7 @@ def _evaluate_scenarios(plan: Plan, clean: Sequence[Cell], screen: Console) -> N
     if not total:
         return
     print_line(screen, f"testing {len(clean)} clean models under {len(plan.scenarios)} scenarios")
-    columns = (
-        TextColumn("scenarios"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=screen, disable=not screen.is_interactive, transient=True
-    ) as bar:
-        task = bar.add_task("scenarios", total=total)
+    with transient_bar(screen, "scenarios", total) as advance:
         for cell, scenarios in left.items():
             if scenarios:
-                judging.evaluate_scenarios(
-                    cell, folders[cell], scenarios, lambda: bar.advance(task)
-                )
+                judging.evaluate_scenarios(cell, folders[cell], scenarios, advance)

@@ -28,10 +28,10 @@ class CheckedGrid:
 
 
 def check_cells(
-    cells: Iterable[Cell], threads: int, on_progress: Callable[[int], None] = lambda done: None
+    cells: Iterable[Cell], threads: int, on_progress: Callable[[], None] = lambda: None
 ) -> CheckedGrid:
-    """Build every cell's experiment and, once for each kind of it, the model. `tell` gets, after
-    each cell, how many are done.
+    """Build every cell's experiment and, once for each kind of it, the model. `on_progress`
+    is called after each cell.
 
     Raises ConfigError or DataError with the cell in front.
     """
@@ -40,7 +40,7 @@ def check_cells(
     clients: dict[str, int] = {}
     models: set[str] = set()
     first: Experiment | None = None
-    for number, cell in enumerate(cells, start=1):
+    for cell in cells:
         try:
             experiment = _build(cell, models)
             if first is not None:
@@ -56,7 +56,7 @@ def check_cells(
         )
         uses[cell.strategy] = experiment.strategy.uses
         clients[cell.folder] = experiment.num_clients
-        on_progress(number)
+        on_progress()
     return CheckedGrid(families, uses, clients)
 
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
-from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import TaskID, TextColumn
 
-from fedrobust.reporting.console import print_line
+from fedrobust.reporting.console import LiveScreen
 from fedrobust.reporting.records import ROUND_FILES
 from fedrobust.reporting.text import format_duration
 from fedrobust.studies.comparison.grid import Cell
@@ -25,41 +16,16 @@ from fedrobust.studies.comparison.grid import Cell
 LOOK_SECONDS = 2.0  # between two looks at the files of the running cells
 
 
-class Screen:
+class Screen(LiveScreen):
     """A `running.Watcher`. total: cells to run; folder: where their folders are. Use it with
     `with`."""
 
     def __init__(self, total: int, folder: Path, console: Console) -> None:
-        self._total, self._folder, self._console = total, folder, console
+        super().__init__(console, TextColumn("{task.fields[note]}"), refreshes=2)
+        self._total, self._folder = total, folder
         self._done, self._failed, self._began, self._looked = 0, 0, time.monotonic(), 0.0
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        self._bars = Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
         self._whole = self._bars.add_task("cells", total=total, note="")
         self._tasks: dict[str, tuple[Cell, TaskID]] = {}
-        self._live = (
-            Live(self._bars, console=console, refresh_per_second=2)
-            if console.is_interactive
-            else None
-        )
-
-    def __enter__(self) -> Screen:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def started(self, cell: Cell) -> None:
         contaminated = bool(cell.poisoned or cell.settings.noisy)
@@ -78,8 +44,7 @@ class Screen:
         self._bars.update(self._whole, completed=self._done, note=left + failed)
         outcome = "done" if reason is None else f"failed: {reason}"
         line = f"{self._done}/{self._total} {cell}: {outcome} ({format_duration(seconds)}; {left})"
-        style = "bold red" if reason is not None and self._live is not None else ""
-        print_line(self._console, line, style)
+        self._print(line, "" if reason is None else "bold red")
 
     def tick(self) -> None:
         if self._live is None or time.monotonic() - self._looked < LOOK_SECONDS:
@@ -98,7 +63,7 @@ class Screen:
             f"stopping {running} running cells, which can resume from their last "
             "checkpoints; Ctrl-C again ends them at once"
         )
-        print_line(self._console, text)
+        self._print(text)
 
     def _left(self) -> str:
         """From the mean time of a cell so far; what runs side by side is in it."""

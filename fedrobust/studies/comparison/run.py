@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from fedrobust.reporting.console import print_line
+from fedrobust.reporting.console import print_line, transient_bar
 from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.cell_results import long_table, read_result
 from fedrobust.studies.comparison.executor import (
@@ -81,13 +80,9 @@ def run_grid(
 
 
 def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> CheckedGrid:
-    """`checking.check` with a bar."""
-    columns = (TextColumn("checking"), BarColumn(bar_width=24), MofNCompleteColumn())
-    with Progress(
-        *columns, console=screen, disable=not screen.is_interactive, transient=True
-    ) as bar:
-        task = bar.add_task("checking", total=len(wanted))
-        return check_cells(wanted, grid.threads, lambda done: bar.update(task, completed=done))
+    """`check_cells` with a bar."""
+    with transient_bar(screen, "checking", len(wanted)) as advance:
+        return check_cells(wanted, grid.threads, advance)
 
 
 def machine_for(grid: Grid, cell: Cell) -> Machine:

@@ -1,0 +1,102 @@
+"""Moving bars on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+A_DAY = 86400.0  # seconds; steps may take minutes, so the speed is the mean over the whole run
+CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+class LiveScreen:
+    """Bars that move while something lasts; use it as a context manager, which gives the terminal
+    back whatever happens. Where the console is no interactive terminal there are none.
+
+    Args:
+        console: where to write.
+        columns: of a bar, after its description, the bar, the count and the time.
+        refreshes: of the screen in a second.
+    """
+
+    def __init__(self, console: Console, *columns: ProgressColumn, refreshes: float) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            *columns,
+            console=console,
+            speed_estimate_period=A_DAY,
+        )
+        self._live = (
+            Live(get_renderable=self._render, console=console, refresh_per_second=refreshes)
+            if console.is_interactive
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _render(self) -> RenderableType:
+        """What moves; the bars alone, if a subclass shows no more."""
+        return self._bars.get_renderable()
+
+    def _print(self, text: str, style: str = "") -> None:
+        """A line above the bars, in the style on a terminal only."""
+        print_line(self._console, text, style if self._live is not None else "")
+
+
+@contextmanager
+def transient_bar(console: Console, text: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar that is gone afterwards, on a terminal only. Gives what is called after each of the
+    `total` steps."""
+    columns = (TextColumn(text), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_interactive,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(text, total=total)
+        yield lambda: bar.advance(task)
+
+
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """A line on the screen that no width breaks, for text from any source."""
+    console.print(Text(clean_text(text), style=style), soft_wrap=True, highlight=False)
+
+
+def clean_text(text: str) -> str:
+    """The text without control characters (but line feeds and tabs): foreign messages must not
+    control the terminal."""
+    return CONTROL.sub("", text)
