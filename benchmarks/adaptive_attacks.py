@@ -178,14 +178,14 @@ def _said(what: str, one: EvaluatedModel, predicted: Tensor) -> Tensor:
 
 
 def blind(steps: int) -> Attack:
-    """PGD by somebody who knows of no purifier."""
+    """PGD without knowledge of a purifier."""
     attack = pgd(steps=steps).attack
     assert attack is not None
     return attack
 
 
 def informed(threat: AdaptiveAttack, purifier: Purifier) -> Attack:
-    """The attack by somebody who knows this purifier."""
+    """The attack with knowledge of this purifier."""
 
     def attack(
         model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator
@@ -204,8 +204,8 @@ def interval(values: Tensor, digits: int = 1) -> str:
 
 
 def rows(scores: Mapping[str, Tensor], names: Sequence[str]) -> list[list[str]]:
-    """For each purifier: balanced accuracy in every condition, what it costs on clean images, and
-    what it gives back of the loss."""
+    """Rows of the purifiers: balanced accuracy in every condition, cost on clean images, and
+    recovered share of the loss."""
     clean, attacked = scores["none | clean"], scores[f"none | oblivious {MAIN}"]
     columns = [
         "clean",

@@ -221,7 +221,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _plain(case: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the name of a folder."""
+    """The case without the name of a folder."""
     return {name: value for name, value in case.items() if name != "scratch"}
 
 

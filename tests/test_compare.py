@@ -136,7 +136,7 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
     ), printed.err
     folders = {path.name.split("-")[0]: path for path in (out / "cells").iterdir()}
     assert set(folders) == {"runaway", "fedavg"}
-    # it went on after its last checkpoint
+    # it resumed from its last checkpoint
     assert json.loads((folders["fedavg"] / "manifest.json").read_text())["resumed"]
     frame = pd.read_csv(out / "results.csv")
     assert frame[frame.metric == "failed"].strategy.tolist() == ["runaway"]

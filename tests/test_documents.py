@@ -39,6 +39,18 @@ def commands(page: Path) -> list[list[str]]:
     ]
 
 
+def long_lines(page: Path) -> list[str]:
+    """Lines of prose above 100 characters; tables and blocks of code may be longer."""
+    blocks = re.split(r"^```.*$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[::2]
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if len(line) > 100 and not line.startswith(("|", "    ", "!["))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_of_prose_have_at_most_100_characters(page: Path) -> None:
+    assert long_lines(page) == []
+
+
 ALL = [(page, words) for page in PAGES for words in commands(page)]
 # extending.md makes up choices of its own (test_extending.py creates them); --multirun takes lists
 # that are no settings of one run
@@ -50,8 +62,7 @@ STUDIES = [
 
 
 def settings(words: list[str]) -> list[str]:
-    """The words that are settings, without placeholders, Hydra's own keys, and runs to go on
-    with."""
+    """The words that are settings, without placeholders, Hydra's own keys, and runs to resume."""
     return [
         word
         for word in words[1:]

@@ -71,8 +71,8 @@ def read_memory(pid: int) -> Memory:
 
 
 class Watch:
-    """Looks at a process and all its descendants, and remembers what ended ones had used. Whatever
-    outlives the process becomes a child of this process (`adopt_orphans`) and is watched as well;
+    """Looks at a process and all its descendants, and remembers what ended ones had used. A process
+    that outlives it becomes a child of this process (`adopt_orphans`) and is watched as well;
     `others` are the children that it had before."""
 
     def __init__(

@@ -69,8 +69,8 @@ class Work:
 
 
 def environment(threads: int, cache: str, device: str = "cpu") -> dict[str, str]:
-    """A fixed number of threads, fedrobust's cache in a folder of the benchmark, no statistics to
-    anybody, no GPU on a CPU."""
+    """A fixed number of threads, fedrobust's cache in a folder of the benchmark, no usage
+    statistics, no GPU on a CPU."""
     return {
         **dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)

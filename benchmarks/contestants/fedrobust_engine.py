@@ -1,5 +1,5 @@
 """fedrobust itself, through the server loop that `fedrobust.simulate` uses; without clean twin and
-client verdicts."""
+client evaluation."""
 
 from __future__ import annotations
 

@@ -137,8 +137,8 @@ def _each(
     labels: Tensor,
     generator: Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Every sample under the contamination whose number it has; samples with a higher number stay
-    as they are."""
+    """Every sample under the contamination whose number it has; samples with a higher number are
+    not changed."""
     new_images, new_labels = images, labels
     for place, one in enumerate(parts):
         rows = (which_N == place).nonzero().reshape(-1)

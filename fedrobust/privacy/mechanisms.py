@@ -121,9 +121,9 @@ def local_dp(
 ) -> Privacy:
     """Local differential privacy: the Gaussian mechanism on the clipped update, at the hospital.
 
-    The guarantee is local and about everything a hospital trains on: whatever data it had instead,
-    what the server sees after k replies is (epsilon, delta)-indistinguishable (see
-    `accounting.epsilon`). Test images are no part of it.
+    The guarantee is local and covers everything a hospital trains on: for any other data, what the
+    server sees after k replies is (epsilon, delta)-indistinguishable (see `accounting.epsilon`).
+    Test images are no part of it.
 
     Args:
         clip: the largest Euclidean length of an update before the noise.

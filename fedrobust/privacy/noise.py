@@ -16,7 +16,7 @@ BLOCK = 1 << 20  # numbers made at once
 
 
 def seeded_noise(generator: Generator) -> Noise:
-    """Repeatable, and so of no use against anybody who knows the seed, which the server does."""
+    """Repeatable, so it does not protect against the server, which knows the seed."""
     return lambda number: torch.randn(number, generator=generator)
 
 

@@ -44,8 +44,8 @@ class EtfDmlSettings:
 
 @dataclass(frozen=True, slots=True)
 class RoundState:
-    """A round as far as it is known before the last two steps. cohort_N: whom each client learns
-    and votes with."""
+    """State of a round before the last two steps. cohort_N: the cohort in which each client learns
+    and votes."""
 
     round: Round
     settings: EtfDmlSettings

@@ -111,7 +111,7 @@ def test_smoke_runs_with_every_data_set(
     [("csv", "small"), ("medmnist", "meff"), ("synthetic", "resnet18"), ("npz", "resnet50")],
 )
 def test_every_experiment_leaves_other_choices_as_they_are(data: str, model: str) -> None:
-    """Of data and model only what is written for the very choice."""
+    """Data and model get only the settings written for that choice."""
     plain = compose.compose(f"data={data}", f"model={model}")
     for path in (CONFIGS / "experiment").glob("*.yaml"):
         found = compose.compose(f"experiment={path.stem}", f"data={data}", f"model={model}")

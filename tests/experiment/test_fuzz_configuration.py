@@ -143,7 +143,7 @@ NUMBERS = ("num_clients", "rounds", "seed")
 
 
 def every_path(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something lies in a configuration, groups and lists included; but not torch's compiler,
+    """All paths in a configuration, groups and lists included; but not torch's compiler,
     which takes 5 s to load."""
     if path and path[-1] != "compile":
         yield path

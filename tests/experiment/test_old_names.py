@@ -156,7 +156,7 @@ def test_flat_keys_of_evasion_attacks(setting: str, capsys: pytest.CaptureFixtur
     inner = {**kept, today.partition(".")[2]: value}
     found = old_names.rename_config(written)
     assert found == {"evaluation": {"twin": True, "evasion_evaluation": inner}}
-    assert kept == {"eps_255": [9]}  # what was given stays as it is
+    assert kept == {"eps_255": [9]}  # the given values are not changed
     assert capsys.readouterr().err == said((f"evaluation.{name}", f"evaluation.{today}"))
 
 

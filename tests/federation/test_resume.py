@@ -1,5 +1,5 @@
-"""The whole ServerApp over a made-up Flower whose nodes are our ClientApp: a run, the same run cut
-off, and what it goes on to."""
+"""The whole ServerApp over a made-up Flower whose nodes are our ClientApp: a run, the same run
+interrupted, and its result after resuming."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def findings(
     out: Path, seeds: tuple[int, ...] = (0, 1, 2), missing: tuple[str, ...] = ()
 ) -> AblationResults:
     """The baseline is worse and loses half under noise, "ETF" hardly anything, "mine" half;
-    poisoning costs everybody its rate."""
+    poisoning costs every model its rate."""
     made, chosen = [], plan(out, seeds)
     for model in [name for name in RIGHT if name not in missing]:
         for seed in seeds:

@@ -32,7 +32,7 @@ def answers(right: float, *purpose: Any) -> torch.Tensor:
 
 @lru_cache
 def plain_config() -> dict[str, Any]:
-    """Of ten clients and five rounds."""
+    """A configuration of ten clients and five rounds."""
     return compose("device=cpu", "server.batchnorm=mean")
 
 

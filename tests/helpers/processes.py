@@ -34,8 +34,7 @@ def left_after(session, seconds=10.0):
 
 @contextlib.contextmanager
 def started(command, **settings):
-    """The program in a session of its own, of which nothing is left afterwards, whatever
-    happens."""
+    """The program in a session of its own, of which nothing is left afterwards, in any case."""
     process = subprocess.Popen(
         command,
         start_new_session=True,

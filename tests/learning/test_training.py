@@ -268,7 +268,7 @@ def test_without_an_end_the_best_epoch_is_kept_too():
 
 def test_plateau_lowers_the_rate_and_is_carried_by_memory():
     # patience 1, factor .1, losses 1 1 1 1 1: the third bad epoch lowers once -> 2e-3; the memory
-    # goes on from there
+    # continues from there
     settings = {"lr_plateau": {"patience": 1, "factor": 0.1}}
     first = train(models.classifier(), models.shard(), loss=judged([1.0] * 3), epochs=3, **settings)
     assert first.memory["rates"] == pytest.approx([0.002])

@@ -71,7 +71,7 @@ def finished(words: Iterable[str], client_app: ClientApp = app) -> tuple[Trainin
 
 def assert_same_model(one: State, other: State) -> None:
     """But for float32: plain replies hold model + update, whose rounding (half of 2^-23 of a
-    parameter) training then goes on from."""
+    parameter) training then continues with."""
     assert float((one.parameters - other.parameters).abs().max()) < 5e-6
     assert float((one.buffers - other.buffers).abs().max()) < 1e-4
 

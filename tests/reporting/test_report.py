@@ -292,7 +292,7 @@ def test_numbers_are_written_as_they_are_meant() -> None:
         100.0,
     )
     assert written["timing"] == {"run": 1234.57, "judge": 0.000123457}
-    # settings as they are; no smaller epsilon than holds
+    # settings are not rounded; no smaller epsilon than holds
     assert written["privacy"] == {
         **report["privacy"],
         "epsilon_per_reply": 2.00001,

@@ -106,7 +106,7 @@ def test_it_is_a_safetensors_file_with_the_model_under_its_names(tmp_path: Path)
 
 
 def test_a_snapshot_holds_copies_of_what_is_remembered(tmp_path: Path) -> None:
-    """It is written while the next round goes on, and a rule may change its momentum in place."""
+    """It is written during the next round, and a rule may change its momentum in place."""
     where, now = store(tmp_path), checkpoint(1)
     tensors = where.snapshot(now)
     now.memory["momentum"].zero_()

@@ -113,7 +113,7 @@ def evaluate_reply() -> RecordDict:
 
 
 def plain(content: RecordDict) -> RecordDict:
-    """As a network delivers it: npy bytes."""
+    """The vector as a network delivers it: npy bytes."""
     return RecordDict({name: _plain(record) for name, record in content.items()})
 
 

@@ -1,4 +1,4 @@
-"""Whole runs that are killed, at any moment, and go on to the very same end."""
+"""Whole runs that are killed at any moment and resumed to the same result."""
 
 from __future__ import annotations
 

@@ -42,8 +42,7 @@ def test_a_disk_that_fills_up_half_way_leaves_the_old_file_and_nothing_else(tmp_
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of files there")
 def test_the_system_s_own_refusal_half_way(tmp_path: Path) -> None:
-    """The kernel itself stops the write after 64 kB: a limit of the process is what everybody may
-    set."""
+    """The kernel itself stops the write after 64 kB: any user may set a limit of the process."""
     code = f"""
 import resource
 from pathlib import Path

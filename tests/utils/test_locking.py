@@ -58,7 +58,7 @@ def test_it_dies_with_its_process(tmp_path: Path) -> None:
 def test_a_lock_that_was_taken_away_in_between_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opened before its holder took it away, locked after: somebody else may have made the next
+    """Opened before its holder took it away, locked after: another process may have made the next
     one."""
     plain = fcntl.flock
 

@@ -31,7 +31,7 @@ from fedrobust.utils.validation import (
 
 
 class Tool:
-    """What another factory makes."""
+    """Product of another factory."""
 
 
 Built_tool = Annotated[Tool, Built("a tool with a _target_")] | None
@@ -40,7 +40,7 @@ Built_tool = Annotated[Tool, Built("a tool with a _target_")] | None
 @check_settings("part")
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """How hot it gets.
+    """Temperature range.
 
     Attributes:
         heat: whether there is any.
@@ -195,7 +195,7 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What another factory makes, a dataclass."""
+    """Product of another factory, a dataclass."""
 
 
 @flatten_groups

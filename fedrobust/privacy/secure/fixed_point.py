@@ -9,9 +9,9 @@ coordinates: 2^10 * 2^29 < 2^63.
 
 w x s is exact in float64 (24 bits of x, 29 of w), so each client rounds by at most 1/2, n clients
 by n/2, and the weighted mean is off by at most n / (2 s W) with W the sum of the weights. As s >=
-2^51 / (most_weight * clip) and W >= n, that is less than most_weight * clip / 2^52 whatever the
-weights are: with a million images 2.3e-10 clip. Modulo 2^32 would halve the upload, but with
-weights of up to 2^20 and ten clients leave 32 - 20 - 4 = 8 bits for a coordinate.
+2^51 / (most_weight * clip) and W >= n, that is less than most_weight * clip / 2^52 for any weights:
+with a million images 2.3e-10 clip. Modulo 2^32 would halve the upload, but with weights of up to
+2^20 and ten clients leave 32 - 20 - 4 = 8 bits for a coordinate.
 """
 
 from __future__ import annotations

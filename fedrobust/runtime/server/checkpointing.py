@@ -21,8 +21,8 @@ from fedrobust.types import RoundRecord
 
 @final
 class CheckpointManager:
-    """Keeps a run and its clean twin in `checkpoints`, whose files are written while the next round
-    goes on. Use it with `with`.
+    """Keeps a run and its clean twin in `checkpoints`, whose files are written during the next
+    round. Use it with `with`.
 
     grid: holds what the clients remember. say: puts a line on the screen. exact: the checkpoints
     were written under the conditions of now, so that a run resumed from them is what it would have

@@ -132,7 +132,7 @@ def _notify(
     for reply in replies:
         observer.client_done(run, stage, strategy.validator.client_of(reply), reply.has_error())
         yield reply
-        del reply  # whoever got it has it: its memory is for the next one
+        del reply  # the receiver has read it: its memory is free for the next one
 
 
 def _call_after(items: Iterable[Message], action: Callable[[], None]) -> Iterator[Message]:

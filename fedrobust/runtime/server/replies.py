@@ -74,7 +74,7 @@ class ReplyValidator:
                 continue
             seen.add(node)
             yield reply
-            del reply  # whoever got it has it: its memory is for the next one
+            del reply  # the receiver has read it: its memory is free for the next one
 
     def _problem(self, reply: Metadata, again: bool) -> str:
         sent = self._sent.get(reply.src_node_id)

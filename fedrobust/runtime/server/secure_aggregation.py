@@ -38,9 +38,9 @@ class SecureStrategy(RuleStrategy):
     """Holds a rule that works on sums. Of the updates it has one masked reply, the masked sum so
     far, and at the end their mean.
 
-    A client whose keys or shares do not come is left out of the round; one that is lost after that
-    is made good for with the others' shares. Both are failures by the policy server.max_failures;
-    fewer than the threshold end the run.
+    A client whose keys or shares do not come is left out of the round; the masks of one that is
+    lost after that are removed with the others' shares. Both count as failures under
+    server.max_failures; fewer than the threshold end the run.
     """
 
     value_bytes = 8

@@ -1,5 +1,5 @@
-"""A run's configuration at a site: its own data, all of it its own, and never a
-path of somebody else's choice."""
+"""A run's configuration at a site: its own data, all of it its own, and never a path chosen by
+others."""
 
 from __future__ import annotations
 

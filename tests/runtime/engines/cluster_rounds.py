@@ -90,7 +90,7 @@ def equal(good, expected):
 
 
 def kill_the_node_of_client_0(cluster, sites, folder):
-    """While it runs there, then let the other go on."""
+    """While it runs there, then let the other continue."""
     while not (folder / "0").exists() or not (folder / "1").exists():
         time.sleep(0.02)
     stat = Path(f"/proc/{(folder / '0').read_text()}/stat").read_text()

@@ -1,5 +1,4 @@
-"""Clients' memory lies in the Grid: it can be read, put back, and survives whatever happens
-to them."""
+"""Clients' memory lies in the Grid: it can be read, put back, and survives their failures."""
 
 import numpy as np
 import pytest

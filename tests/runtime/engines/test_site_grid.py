@@ -197,8 +197,8 @@ def test_an_answer_that_cannot_be_true_is_no_census(
     ],
 )
 def test_an_answer_of_gigabytes_is_not_fetched(array: Array) -> None:
-    """Over Flower's own Grid: what a site uploads is measured while the sites are asked, as it is
-    in a round."""
+    """Over Flower's own Grid: what a site uploads is measured while the sites are asked, as in a
+    round."""
     content = site_info_reply((7, 2, 1), 4, dict.fromkeys(WORDS, "word"))
     content["bomb"] = ArrayRecord({"x": array})
     records.set_identity()

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint is the run that was never stopped."""
+"""A run resumed from a checkpoint equals the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -173,8 +173,8 @@ def test_every_0_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_the_twin_hold_both_runs_memories(tmp_path: Path) -> None:
-    """The twin's checkpoints hold what the clients remember of the run as well, which the verdicts
-    need under server.batchnorm=local."""
+    """The twin's checkpoints hold what the clients remember of the run as well, which the
+    evaluation needs under server.batchnorm=local."""
     server = federations.build_server(*MEAN)
     grid = inline()
     local = federations.build_server("strategy=fedavg", "server.batchnorm=local", "poisoned=1")

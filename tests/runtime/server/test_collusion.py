@@ -48,7 +48,7 @@ def test_the_adapter_replaces_the_poisoned_row_and_nothing_else() -> None:
 
 
 class ForeignGrid:
-    """As a Grid of Flower's own: real sites."""
+    """A stand-in for a Grid of Flower's own: real sites."""
 
     def get_node_ids(self) -> list[int]:
         return [0, 1, 2]

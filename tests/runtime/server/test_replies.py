@@ -208,7 +208,7 @@ def test_more_images_than_count_are_cut_down_and_noted(server: ServerContext) ->
 
 
 def test_a_reply_to_another_message_is_put_aside(server: ServerContext) -> None:
-    """Of another kind, or under another id: Flower's ids are checked where it gives any."""
+    """A reply of another kind or under another id: Flower's ids are checked where it gives any."""
 
     def other_kind(message: Message) -> Message:
         return Message(
