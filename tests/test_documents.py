@@ -104,3 +104,18 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
         if "://" not in one and not one.startswith("mailto:") and not (page.parent / one).exists()
     ]
     assert not lost
+
+
+def test_the_data_flow_names_functions_that_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    flow = text.split("## Data flow")[1].split("\n## ")[0]
+    sources = [
+        path
+        for room in ("fedrobust", "strategies", "clients")
+        for path in (ROOT / room).rglob("*.py")
+    ]
+    named = re.findall(r"`([\w/]+\.py):(\w+)", flow)
+    assert len(named) > 15
+    for file, name in named:
+        texts = [path.read_text("utf-8") for path in sources if f"/{path}".endswith(f"/{file}")]
+        assert any(re.search(rf"(?m)^\s*(def|class) {name}\b", one) for one in texts), (file, name)

@@ -49,12 +49,13 @@ _DATASETS: _Recent[Dataset] = _Recent(2)
 _EXPERIMENTS: _Recent[Experiment] = _Recent(4)
 
 
-def build_experiment(config: Mapping[str, Any]) -> Experiment:
+def build_experiment(config: Mapping[str, Any], settings: Settings | None = None) -> Experiment:
     """Check a resolved configuration, load its data and build all its objects, and keep the
     experiment for the clients of this process (`from_text`).
 
     Args:
         config: The resolved configuration as plain values, with all groups.
+        settings: What `read_settings` gave for it, if it was read before; they are not read again.
 
     Returns:
         A new experiment; its `text` is what travels to the clients.
@@ -65,7 +66,7 @@ def build_experiment(config: Mapping[str, Any]) -> Experiment:
     """
     text = to_json(config)
     strict_json.check_object(dict(config), text, "experiment")
-    return remember(_build(config, text))
+    return remember(_build(config, text, settings))
 
 
 def remember(experiment: Experiment) -> Experiment:
@@ -85,11 +86,11 @@ def from_text(text: str) -> Experiment:
     return _EXPERIMENTS.get(text, build)
 
 
-def _build(config: Mapping[str, Any], text: str) -> Experiment:
+def _build(config: Mapping[str, Any], text: str, settings: Settings | None = None) -> Experiment:
     """text: the canonical one of the configuration, in the names of its time: memories and
     checkpoints are known by it."""
     config = old_names.rename_config(config)
-    settings = read_settings(config)
+    settings = read_settings(config) if settings is None else settings
     built: dict[str, Any] = {}
     for group in GROUPS:  # "model" comes before "client", whose factories may need to know it
         built[group] = factories.build_group(

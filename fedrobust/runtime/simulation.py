@@ -60,8 +60,9 @@ def run_job(config: Mapping[str, Any], folder: Path) -> Report:
     """
     with exclusive_folder(folder) as console:
         # the quickest of all refusals come first
-        engine = settings.read_settings(config).engine.written
-        return _run(config, factories.build_group({"engine": engine}, "engine"), folder, console)
+        found = settings.read_settings(config)
+        engine = factories.build_group({"engine": found.engine.written}, "engine")
+        return _run(config, found, engine, folder, console)
 
 
 def resume_job(asked: Resumption) -> Report:
@@ -89,7 +90,7 @@ def resume_job(asked: Resumption) -> Report:
                 "a GPU; leave it as the run had it"
             )
         opener = factories.build_group({"engine": engine}, "engine")
-        return _run(manifest["config"], opener, asked.folder, console, manifest)
+        return _run(manifest["config"], before, opener, asked.folder, console, manifest=manifest)
 
 
 @contextmanager
@@ -119,13 +120,15 @@ def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
 
 def _run(
     config: Mapping[str, Any],
+    found: settings.Settings,
     engine: Engine,
     folder: Path,
     console: Console,
+    *,
     manifest: Mapping[str, Any] | None = None,
 ) -> Report:
-    """manifest: of the run that is taken up again."""
-    experiment = build.build_experiment(config)
+    """found: the settings in the configuration; manifest: of the run that is taken up again."""
+    experiment = build.build_experiment(config, found)
     if manifest is not None and manifest["data"]["digest"] != experiment.dataset.digest:
         raise ConfigError(
             f"{resume.KEY}{folder}: the data are no longer those of the run (their "

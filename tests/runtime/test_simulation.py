@@ -1,0 +1,45 @@
+"""One simulation in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrobust.errors import ConfigError
+from fedrobust.experiment import build, settings
+from fedrobust.runtime.simulation import run_job
+from tests.helpers import federations
+
+
+def count_readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by one with each reading of the settings."""
+    found: list[str] = []
+    read = settings.read_settings
+
+    def counting(config: Mapping[str, Any]) -> settings.Settings:
+        found.append("read")
+        return read(config)
+
+    for module in (settings, build):
+        monkeypatch.setattr(module, "read_settings", counting)
+    return found
+
+
+def test_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = count_readings(monkeypatch)
+    with pytest.raises(ConfigError, match="partition=remote: is for real sites"):
+        run_job(federations.compose_settings("partition=remote"), tmp_path)
+    assert readings == ["read"]
+
+
+def test_an_engine_that_cannot_be_is_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[object] = []
+    monkeypatch.setattr(build, "build_experiment", lambda *given: built.append(given))
+    with pytest.raises(ConfigError, match=r"engine\.threads=0: must be"):
+        run_job(federations.compose_settings("engine=inline", "engine.threads=0"), tmp_path)
+    assert built == []
