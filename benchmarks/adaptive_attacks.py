@@ -32,6 +32,7 @@ from fedrobust.data import TEST, VALIDATION
 from fedrobust.evaluation.statistics import Replicates, mean_over_seeds, sample_seeds
 from fedrobust.experiment import compose, factories
 from fedrobust.types import NO_PURIFIER, Purifier
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
 
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -104,7 +105,7 @@ def try_settings(
             settings = dict(zip(GRIDS[name], values, strict=True))
             purifier = build_purifier(name, settings)
             found[name].append(candidate(one.with_purifier(purifier), purifier, settings))
-        report.say(f"{name}: {len(found[name])} settings tried")
+        report.say(f"{name}: {format_count(len(found[name]), 'setting')} tried")
     return found
 
 

@@ -21,6 +21,7 @@ from benchmarks.common import report
 from benchmarks.common.measure import Measurement, run_fresh
 from benchmarks.common.report import Spread
 from benchmarks.common.work import WORKLOADS, Work, write_images
+from fedrobust.utils.counting import format_count
 
 RULES = ("fedavg", "median", "multi_krum")
 ONE_RULE = RULES[:1]
@@ -187,7 +188,11 @@ def measure_all(options: argparse.Namespace, folder: str) -> list[Run]:
 def _line(measured: Measurement) -> str:
     if measured.failure:
         return f"failed: {measured.failure}"
-    left = f", {measured.left} processes had to be killed" if measured.left else ""
+    left = (
+        f", {format_count(measured.left, 'process', 'processes')} had to be killed"
+        if measured.left
+        else ""
+    )
     return f"{measured.cpu:.1f} CPU s, {measured.wall:.1f} s, {measured.peak.pss:.0f} MB{left}"
 
 

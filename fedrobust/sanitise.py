@@ -16,6 +16,7 @@ from rich.console import Console
 
 from fedrobust.studies.sanitisation import defences, defences_table, evaluate_defence, read_pool
 from fedrobust.utils.cli import run_command
+from fedrobust.utils.counting import format_count
 
 
 def main() -> None:
@@ -64,11 +65,12 @@ def _run(given: argparse.Namespace) -> None:
             *((len(one.labels_N), int(one.altered_N.sum())) for one in pools), strict=True
         )
     )
-    runs = f" in {len(pools)} runs" if len(pools) > 1 else ""
+    runs = f" in {format_count(len(pools), 'run')}" if len(pools) > 1 else ""
+    trained = format_count(images, "training image")
     Console().print(
         defences_table(
             rows,
-            f"{images} training images{runs}, {bad} altered ({100 * bad / max(images, 1):.1f} %)",
+            f"{trained}{runs}, {bad} altered ({100 * bad / max(images, 1):.1f} %)",
         )
     )
 

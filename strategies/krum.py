@@ -8,6 +8,7 @@ from torch import Tensor
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.validation import Count, PositiveCount, check_settings
 
 
@@ -59,7 +60,8 @@ def multi_krum(f: Count = 3, m: PositiveCount | None = None) -> Strategy:
 def _kept(num_clients: int, f: int, m: int | None) -> int:
     if m is not None and m > num_clients:
         raise ConfigError(
-            f"strategy.m={m}: only {num_clients} clients replied; try strategy.m=null (all but f)"
+            f"strategy.m={m}: only "
+            f"{format_count(num_clients, 'client')} replied; try strategy.m=null (all but f)"
         )
     return num_clients - f if m is None else m
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.updates import squared_distances
 from fedrobust.errors import ConfigError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.validation import Count, check_settings
 
 STEPS = 200_000  # of the search: some seconds
@@ -110,6 +111,7 @@ class _Search:
         self._steps += 1
         if self._steps > STEPS:
             raise ConfigError(
-                f"strategy.f={self._f}: the exact search of strategy=mda among {self._n} clients "
+                f"strategy.f={self._f}: the exact search of strategy=mda among "
+                f"{format_count(self._n, 'client')} "
                 f"takes more than {STEPS} steps; choose a smaller f, or strategy=monna"
             )

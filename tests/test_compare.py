@@ -131,7 +131,7 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
     assert run(monkeypatch, *words) == 1
     printed = capsys.readouterr()
     assert re.fullmatch(
-        r"error: 1 cells failed, the first: runaway · .*: round 1: 3 clients failed.*\n",
+        r"error: 1 cell failed, the first: runaway · .*: round 1: 3 clients failed.*\n",
         printed.err,
     ), printed.err
     folders = {path.name.split("-")[0]: path for path in (out / "cells").iterdir()}
@@ -162,7 +162,7 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
     assert (
         run(monkeypatch, *SMALL, "strategies=[fedavg]", "rounds=8", f"out={out}", "parallel=1") == 0
     )
-    assert "1 cells, 1 are finished" in capsys.readouterr().out
+    assert "1 cell, 1 is finished" in capsys.readouterr().out
     assert "## Failed" not in (out / "leaderboard.md").read_text()
 
 

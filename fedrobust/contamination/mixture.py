@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from fedrobust.contamination.apply import chain
 from fedrobust.contamination.base import Contamination, DataContamination, keep_update
 from fedrobust.errors import ConfigError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.validation import Built, Share, Words, check_settings
 
 
@@ -100,8 +101,8 @@ def _shares(probabilities: Sequence[float] | None, count: int) -> Tensor:
     shares = [1 / count] * count if probabilities is None else list(probabilities)
     if len(shares) != count:
         raise ConfigError(
-            f"contamination.probabilities={probabilities}: must be {count} numbers, "
-            "one for each contamination, or null"
+            f"contamination.probabilities={probabilities}: must be "
+            f"{format_count(count, 'number')}, one for each contamination, or null"
         )
     if sum(shares) > 1 + 1e-9:
         raise ConfigError(f"contamination.probabilities={probabilities}: must sum to at most 1")

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.dataset import SPLITS, TRAIN, Dataset
 from fedrobust.errors import ConfigError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.validation import Count, Positive, PositiveCount, check, check_settings
 
 Partitioner = Callable[[Dataset, Tensor, int, Generator], list[Tensor]]
@@ -255,8 +256,8 @@ def _share_out(
 def _too_few(clients: int, images: int, word: str, need: int) -> ConfigError:
     remedy = "fewer clients, a smaller partition.min_size or more images"
     return ConfigError(
-        f"num_clients: {clients} clients cannot have {need} of {images} {word} images "
-        f"each; try {remedy}"
+        f"num_clients: {format_count(clients, 'client')} cannot have {need} of "
+        f"{format_count(images, f'{word} image')} each; try {remedy}"
     )
 
 

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from fedrobust.data.dataset import TRAIN, Dataset
 from fedrobust.errors import ConfigError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.validation import Count, check
 
 
@@ -55,8 +56,8 @@ def _check(dataset: Dataset, root_per_class: int, proxy: int) -> None:
         name = dataset.class_names[int(counts.argmin())]
         remedy = f"try server.root_per_class={least // 2} or more images"
         raise ConfigError(
-            f"server.root_per_class={root_per_class}: class {name} has only {least} "
-            f"training images; {remedy}"
+            f"server.root_per_class={root_per_class}: class {name} has only "
+            f"{format_count(least, 'training image')}; {remedy}"
         )
     most = int(counts.sum()) // 2 - root_per_class * dataset.num_classes
     if proxy > most:

@@ -17,6 +17,7 @@ from fedrobust.experiment import compatibility, factories, old_names, secure_com
 from fedrobust.experiment.experiment import Experiment, assign_roles
 from fedrobust.experiment.settings import GroupSettings, Settings, read_settings, to_json
 from fedrobust.utils import strict_json
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
 
 GROUPS = (  # built without the data
@@ -159,7 +160,7 @@ def _server_images(
     if reason and len(proxy) < 2:
         raise ConfigError(
             f"server.proxy_images={server.proxy_images}: whole patients or lesions gave "
-            f"{len(proxy)} images, {reason} needs 2; raise it"
+            f"{format_count(len(proxy), 'image')}, {reason} needs 2; raise it"
         )
     return root, proxy, rest
 

@@ -15,6 +15,7 @@ from fedrobust.experiment.settings import Settings
 from fedrobust.learning.classifier import ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.types import NO_PURIFIER, Purifier
+from fedrobust.utils.counting import format_count
 
 
 def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: Strategy) -> None:
@@ -46,7 +47,8 @@ def _check_together(settings: Settings, strategy: Strategy) -> None:
         key, least = settings.participants_key, strategy.min_clients
         asked = _key_and_value(settings, strategy.limited_by)
         raise ConfigError(
-            f"{asked}: strategy={strategy.name} then needs at least {least} clients a round, and "
+            f"{asked}: strategy={strategy.name} then needs at least "
+            f"{format_count(least, 'client')} a round, and "
             f"{key}={getattr(settings, key)}; lower {strategy.limited_by}, or raise {key} to "
             f"{least}"
         )

@@ -12,6 +12,7 @@ from fedrobust.evaluation.settings import Evaluation
 from fedrobust.experiment.settings import Settings
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.secure.fixed_point import MOST_CLIENTS, MOST_WEIGHT
+from fedrobust.utils.counting import format_count
 
 WHY = "the server learns no more than their sum under privacy=secure_aggregation"
 
@@ -69,12 +70,13 @@ def _check_numbers(settings: Settings, privacy: Privacy) -> None:
     asked, key = settings.num_participants, settings.participants_key
     if not 2 <= asked <= MOST_CLIENTS:
         raise ConfigError(
-            f"{key}={getattr(settings, key)}: {asked} hospitals a round, "
+            f"{key}={getattr(settings, key)}: {format_count(asked, 'hospital')} a round, "
             f"privacy=secure_aggregation sums 2 to {MOST_CLIENTS}; change it"
         )
     least = privacy.least(asked)
     if not asked < 2 * least <= 2 * asked:
-        why = f"of {asked} hospitals a round it must be more than half and no more than all"
+        hospitals = format_count(asked, "hospital")
+        why = f"of {hospitals} a round it must be more than half and no more than all"
         raise ConfigError(
             f"privacy.threshold={least}: {why}; set it to {asked // 2 + 1} ... {asked}, or to null"
         )

@@ -18,6 +18,7 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.federation import certificates, flower_commands, start_scripts
 from fedrobust.federation.flower_commands import Link, Scalar
 from fedrobust.utils.cli import run_command
+from fedrobust.utils.counting import format_count
 
 A_DAY = 86400.0
 
@@ -74,7 +75,7 @@ def _check(asked: argparse.Namespace) -> None:
         print(finding, flush=True)
         failed += finding.ok is False
     if failed:
-        raise RunError(f"{failed} checks failed")
+        raise RunError(f"{format_count(failed, 'check')} failed")
 
 
 def _demo(asked: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose, factories
 from fedrobust.federation.flower_commands import Scalar
 from fedrobust.federation.local_federation import LocalFederation
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
 
 PARTS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
@@ -84,7 +85,7 @@ def share_out(dataset: Dataset, folder: Path) -> list[str]:
     counts = torch.bincount(dataset.sites, minlength=len(dataset.site_names))
     if len(counts) < SITES:
         raise ConfigError(
-            f"data: has {len(counts)} sites, the demo needs {SITES}; use "
+            f"data: has {format_count(len(counts), 'site')}, the demo needs {SITES}; use "
             "data=synthetic or data=ham10000 data.root=..."
         )
     chosen = counts.argsort(descending=True)[:SITES].tolist()

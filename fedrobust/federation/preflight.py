@@ -24,6 +24,7 @@ from fedrobust.experiment import factories
 from fedrobust.federation.flower_commands import Link, Scalar
 from fedrobust.runtime.client.site_config import own_data
 from fedrobust.utils import devices
+from fedrobust.utils.counting import format_count
 
 FLOWER = "1.41."
 # by how much clocks may differ: Flower takes no request that is signed 5 s in the future
@@ -101,7 +102,9 @@ def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Itera
         "labels", known, names if known else f"{names}; those of the run are {', '.join(classes)}"
     )
     yield CheckResult(
-        "data", True, f"{len(dataset)} images readable, {len(dataset.skipped)} left out"
+        "data",
+        True,
+        f"{format_count(len(dataset), 'image')} readable, {len(dataset.skipped)} left out",
     )
     for split, word in enumerate(SPLITS):
         counts = class_table(dataset, [torch.arange(len(dataset))], split)[0].tolist()

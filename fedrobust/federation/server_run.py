@@ -15,6 +15,7 @@ from fedrobust.runtime.engines.site_grid import FederationGrid, ask, collect_sit
 from fedrobust.runtime.engines.site_numbers import Node, list_nodes, number_sites
 from fedrobust.runtime.messages.sites import SiteInfo
 from fedrobust.runtime.server.rule_strategy import Grid
+from fedrobust.utils.counting import format_count
 
 OnProgress = Callable[[str], None]
 
@@ -55,7 +56,8 @@ def assemble(
     found = collect_site_info(grid, experiment.num_clients, names, seconds, on_progress)
     if not names and len(found) > experiment.num_clients:
         raise ConfigError(
-            f"num_clients={experiment.num_clients}: {len(found)} nodes are connected; "
+            f"num_clients={experiment.num_clients}: "
+            f"{format_count(len(found), 'node is', 'nodes are')} connected; "
             'say which take part with sites="..."'
         )
     size, classes = experiment.dataset.images.shape[-1], experiment.dataset.class_names
@@ -118,7 +120,9 @@ def _check_enough(
             if names
             else "connect the others, or raise wait"
         )
-        raise RunError(f"{len(chosen)} of {experiment.num_clients} sites are connected ({remedy})")
+        raise RunError(
+            f"connected: {len(chosen)} of {format_count(experiment.num_clients, 'site')} ({remedy})"
+        )
 
 
 def _describe_site(site_info: SiteInfo | None) -> str:
@@ -128,4 +132,4 @@ def _describe_site(site_info: SiteInfo | None) -> str:
     words = ", ".join(
         f"{name} {site_info.words[name]}" for name in ("python", "torch", "flwr", "device")
     )
-    return f"{train} training, {validation} validation, {test} test images; {words}"
+    return f"{train} training, {validation} validation, {format_count(test, 'test image')}; {words}"

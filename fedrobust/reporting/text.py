@@ -17,6 +17,7 @@ from fedrobust.reporting.report.attacks import (
 from fedrobust.reporting.report.metrics import ConditionDrop, ConditionMetrics, DropsSection
 from fedrobust.reporting.report.sections import ClientResult, PrivacySection, SanitisingSection
 from fedrobust.reporting.report.values import KIND_NAMES
+from fedrobust.utils.counting import format_count
 
 UNSTABLE_BELOW: Final = 5.0  # percent; a ratio to a normal value below it says little
 COMBINED: Final = "Combined"
@@ -187,7 +188,8 @@ def privacy_text(privacy: PrivacySection | None) -> str:
         return ""
     text = f"privacy={privacy.name}: updates no longer than {privacy.clip:g}"
     if privacy.threshold is not None:
-        opened = f"of at least {privacy.threshold} of {privacy.participants} hospitals a round"
+        asked = format_count(privacy.participants or 0, "hospital")
+        opened = f"of at least {privacy.threshold} of {asked} a round"
         return (
             f"{text}, of which the server saw only sums, {opened}; left out or "
             f"lost: {privacy.dropped}"
@@ -195,7 +197,7 @@ def privacy_text(privacy: PrivacySection | None) -> str:
     if privacy.epsilon is None:
         return f"{text}, no noise, no guarantee"
     spent = (
-        f"epsilon {privacy.epsilon:.3g} after {privacy.replies} replies, "
+        f"epsilon {privacy.epsilon:.3g} after {format_count(privacy.replies, 'reply', 'replies')}, "
         f"{privacy.epsilon_per_reply:.3g} for one"
     )
     return (
@@ -207,7 +209,9 @@ def privacy_text(privacy: PrivacySection | None) -> str:
 def uses_text(uses: Mapping[str, int] | None) -> str:
     """The strategy's data beyond the clients' replies, e.g. "root (84 images)"; empty without
     any."""
-    return ", ".join(f"{name} ({size} images)" for name, size in sorted((uses or {}).items()))
+    return ", ".join(
+        f"{name} ({format_count(size, 'image')})" for name, size in sorted((uses or {}).items())
+    )
 
 
 def drop_text(value: float | None) -> str:
@@ -300,7 +304,7 @@ def headline_values(report: Report) -> list[tuple[str, str, str]]:
         (
             "Balanced accuracy, clean",
             format_number(clean.balanced_accuracy),
-            f"this run's model, {clean.n} test images",
+            f"this run's model, {format_count(clean.n, 'test image')}",
         )
     ]
     if twin is not None:
@@ -350,9 +354,15 @@ def sanitising_text(found: SanitisingSection) -> str:
         f"{format_number(found.recall)} ({by_chance})"
     )
     left_out = (
-        f"{found.dropped} of {found.images} images, {found.found} of {found.altered} altered ones"
+        f"{found.dropped} of {format_count(found.images, 'image')}, {found.found} of "
+        f"{found.altered} altered"
     )
     return f"sanitising left out {left_out}: {outcome}"
+
+
+def evasion_title(section: EvasionSection) -> str:
+    """The heading of the report's section `evasion`."""
+    return f"{section.attack} on the global model, {format_count(section.images, 'test image')}"
 
 
 def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:
@@ -389,8 +399,9 @@ def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:
 def fusion_title(section: EvasionSection, fused: FusedModel) -> str:
     """Title of the table on the clients' models fused into one."""
     return (
-        f"Evasion: {section.attack} on the {fused.members} "
-        f"client models fused (MEFF), {section.images} test images"
+        f"Evasion: {section.attack} on the "
+        f"{format_count(fused.members, 'client model')} fused (MEFF), "
+        f"{format_count(section.images, 'test image')}"
     )
 
 

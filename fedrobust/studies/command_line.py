@@ -12,6 +12,7 @@ from fedrobust.experiment.compose import compose_comparison
 from fedrobust.experiment.old_names import rename_words
 from fedrobust.studies.comparison.grid import OWN_ENGINE, Cell, GridSettings
 from fedrobust.utils.cli import run_command
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.settings_table import format_value, list_settings
 
 
@@ -50,7 +51,9 @@ def run_grid_command(
         failed = start(words)
         if failed:
             cell, reason = next(iter(failed.items()))
-            raise RunError(f"{len(failed)} cells failed, the first: {cell}: {reason}")
+            raise RunError(
+                f"{format_count(len(failed), 'cell')} failed, the first: {cell}: {reason}"
+            )
 
     if code := run_command(
         action,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedrobust.errors import ConfigError
+from fedrobust.utils.counting import format_count
 
 
 def resolve(device: str) -> torch.device:
@@ -23,4 +24,4 @@ def device_name(device: torch.device) -> str:
     """Name of the device for people: the GPU's name, or the processor's threads."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+    return f"cpu ({format_count(torch.get_num_threads(), 'thread')})"

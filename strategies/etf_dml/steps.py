@@ -24,6 +24,7 @@ from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
 from fedrobust.learning.inference import predict_scores
 from fedrobust.state import State
+from fedrobust.utils.counting import format_count
 
 # rows of clients -> their (D,) updates, one after the other
 StudentUpdates = Callable[[Sequence[int]], Iterator[Tensor]]
@@ -201,7 +202,8 @@ def _by_rule(
     updates, kept = state_of_round.round.updates, state_of_round.kept_rows
     if len(kept) < inner.min_clients:
         raise RunError(
-            f"strategy.aggregation={inner.name}: needs {inner.min_clients} clients, "
+            f"strategy.aggregation={inner.name}: needs "
+            f"{format_count(inner.min_clients, 'client')}, "
             f"{len(kept)} are usable and trusted"
         )
     rows_MD = updates.allocate(len(kept))

@@ -326,7 +326,7 @@ def test_whole_patients_may_give_too_few_proxy_images(
     else:
         with pytest.raises(
             ConfigError,
-            match=rf"server\.proxy_images=2: whole patients or lesions gave 1 images, {what} "
+            match=rf"server\.proxy_images=2: whole patients or lesions gave 1 image, {what} "
             r"needs 2; raise it",
         ):
             build.build_experiment(federations.compose_settings(*given))

@@ -195,7 +195,7 @@ def test_check_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["check", "--size", "8", "data-root=/nowhere.npz", "data-format=npz"]) == 1
     out, err = capsys.readouterr()
     assert "FAIL data: /nowhere.npz" in out
-    assert "1 checks failed" in err
+    assert "1 check failed" in err
     assert main(["check", "--superlink", "127.0.0.1:1", "--size", "8", *node]) == 1
     assert "FAIL connection: 127.0.0.1:1 cannot be reached" in capsys.readouterr().out
 

@@ -40,9 +40,7 @@ def test_sites_are_numbered_by_their_registered_names(experiment: Experiment) ->
     assert grid.get_node_ids() == [0, 1, 2]
     assert known.sites == ("a", "b", "c")
     assert [known.num_examples(client) for client in range(3)] == [30, 50, 70]
-    assert told[1].startswith(
-        "client 0: site a: 30 training, 2 validation, 1 test images; python x"
-    )
+    assert told[1].startswith("client 0: site a: 30 training, 2 validation, 1 test image; python x")
 
 
 def test_a_list_decides_who_takes_part_and_in_which_order(experiment: Experiment) -> None:
@@ -52,7 +50,7 @@ def test_a_list_decides_who_takes_part_and_in_which_order(experiment: Experiment
     assert (known.sites, known.reported_sizes) == (("c", "d", "a"), (70, 90, 30))
     few = {30: "a", 50: "b"}
     with pytest.raises(
-        RunError, match=r"2 of 3 sites are connected \(missing: c; server.max_failures=0\)"
+        RunError, match=r"connected: 2 of 3 sites \(missing: c; server.max_failures=0\)"
     ):
         assemble(FakeFlower(few, answer), experiment, ("a", "b", "c"), 0.05, lambda _: None)
     patient = federations.build_experiment(
@@ -64,7 +62,7 @@ def test_a_list_decides_who_takes_part_and_in_which_order(experiment: Experiment
 
 def test_too_few_and_too_many(experiment: Experiment) -> None:
     with pytest.raises(
-        RunError, match=r"2 of 3 sites are connected \(connect the others, or raise wait\)"
+        RunError, match=r"connected: 2 of 3 sites \(connect the others, or raise wait\)"
     ):
         assemble(FakeFlower({30: "a", 50: "b"}, answer), experiment, (), 0.05, lambda _: None)
     with pytest.raises(ConfigError, match="num_clients=3: 4 nodes are connected"):

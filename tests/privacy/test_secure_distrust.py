@@ -40,7 +40,7 @@ BAD = {
     "short keys": (
         "train.keys",
         lambda c: swapped(c, keys=table([1], bytes(63))),
-        "keys: expected 64 bytes for each of 1 clients",
+        "keys: expected 64 bytes for each of 1 client,",
     ),
     "no secret": (
         "train.keys",

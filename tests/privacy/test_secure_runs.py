@@ -164,7 +164,7 @@ def test_hospitals_lost_before_the_last_answer_are_in_the_sum_all_the_same() -> 
 def test_the_policy_holds_at_every_stage(stage: str) -> None:
     with pytest.raises(
         RunError,
-        match=r"^round 1: 1 clients failed, server.max_failures=0 \(client 1: "
+        match=r"^round 1: 1 client failed, server.max_failures=0 \(client 1: "
         r"RuntimeError: the power is off",
     ):
         finished(SECURE, losing((1, 1, stage)))

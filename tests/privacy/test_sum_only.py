@@ -125,8 +125,8 @@ def test_server_optimizers_see_the_mean_only(optimizer: str) -> None:
             ("contamination=min_max",),
             "contamination=min_max: its attackers write their updates on the server, and",
         ),
-        (("num_clients=1", "poisoned=0"), "num_clients=1: 1 hospitals a round"),
-        (("clients_per_round=1",), "clients_per_round=1: 1 hospitals a round"),
+        (("num_clients=1", "poisoned=0"), "num_clients=1: 1 hospital a round"),
+        (("clients_per_round=1",), "clients_per_round=1: 1 hospital a round"),
         (("num_clients=2000", "poisoned=0"), "num_clients=2000: 2000 hospitals a round"),
         (
             ("num_clients=4", "privacy.threshold=2"),

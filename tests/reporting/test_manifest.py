@@ -36,7 +36,7 @@ def written(folder: Path, **changes: Any) -> dict[str, Any]:
         "config": {"rounds": 2},
         "seed": 7,
         "data": DATA,
-        "device": "cpu (1 threads)",
+        "device": "cpu (1 thread)",
     }
     returned = write_manifest(
         folder, command_line=["/home/someone/simulate.py", "rounds=2"], **(values | changes)
@@ -49,7 +49,7 @@ def written(folder: Path, **changes: Any) -> dict[str, Any]:
 def test_it_holds_what_is_needed_to_repeat_the_run(tmp_path: Path) -> None:
     manifest = written(tmp_path)
     assert manifest["config"] == {"rounds": 2}
-    assert (manifest["seed"], manifest["device"], manifest["data"]) == (7, "cpu (1 threads)", DATA)
+    assert (manifest["seed"], manifest["device"], manifest["data"]) == (7, "cpu (1 thread)", DATA)
     assert manifest["command_line"] == ["simulate.py", "rounds=2"]
     assert (
         manifest["packages"]["torch"] == torch.__version__.split("+")[0]
@@ -115,7 +115,7 @@ def test_a_package_that_is_missing_is_named_as_such(monkeypatch: pytest.MonkeyPa
 
 def test_what_has_changed_since_is_named() -> None:
     then = {
-        **conditions("cpu (1 threads)", 1),
+        **conditions("cpu (1 thread)", 1),
         "packages": {**package_versions(), "torch": "2.6.0"},
         "torch_threads": 3,
     }

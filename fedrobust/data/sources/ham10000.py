@@ -19,6 +19,7 @@ from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
 from fedrobust.data.files import Files, join_roots, open_root
 from fedrobust.data.table import ImageOptions, ImageTable, PathOf, load_table, read_csv
 from fedrobust.errors import DataError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.validation import check_settings, flatten_groups
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -102,7 +103,7 @@ def _images(root: Path, source: str, ids: Sequence[str]) -> tuple[Files, list[st
     missing = [one for one in ids if one not in stored]
     if missing:
         raise DataError(
-            f"{source}: {len(missing)} of {len(ids)} images are not below {root}, the "
+            f"{source}: {format_count(len(ids), 'image')}, {len(missing)} not below {root}, the "
             f"first is {missing[0]}.jpg; {REMEDY}"
         )
     return files, [stored[one] for one in ids]

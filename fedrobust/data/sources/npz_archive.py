@@ -36,6 +36,7 @@ from fedrobust.data.table import (
     subset,
 )
 from fedrobust.errors import DataError, found_in
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
 from fedrobust.utils.validation import Count, PositiveCount, check_settings
 
@@ -156,7 +157,8 @@ def _columns(path: Path, archive: NpzFile, parts: Sequence[str]) -> tuple[Tensor
     for part, label, site in zip(parts, labels, sites, strict=True):
         if len(label) != len(site):
             raise DataError(
-                f"{path}: {part}_sites has {len(site)} rows, {part}_labels {len(label)}"
+                f"{path}: {part}_sites has {format_count(len(site), 'row')}, "
+                f"{part}_labels {len(label)}"
             )
     return torch.cat(labels), torch.cat(sites), torch.cat(splits_of)
 
@@ -196,7 +198,10 @@ def _fill(
             )
         rows = len(archive[f"{part}_labels"])
         if len(pixels) != rows:
-            raise DataError(f"{path}: {part}_images has {len(pixels)} rows, {part}_labels {rows}")
+            raise DataError(
+                f"{path}: {part}_images has {format_count(len(pixels), 'row')}, "
+                f"{part}_labels {rows}"
+            )
         for place in np.flatnonzero((index >= start) & (index < start + rows)):
             one = pixels[index[place] - start]
             one = np.broadcast_to(one[..., None] if grey else one, (*one.shape[:2], 3))

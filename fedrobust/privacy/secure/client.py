@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedrobust.errors import RunError
 from fedrobust.privacy.secure import Random, Session, ciphers, secret_sharing
+from fedrobust.utils.counting import format_count
 
 KEYS_BYTES = 2 * ciphers.KEY_BYTES  # both public keys of a client: for messages, for masks
 # a share of the seed b, and one of the private mask key
@@ -218,8 +219,8 @@ def _check_keys(session: Session, kept: ClientSecrets, keys: Mapping[int, bytes]
     if 2 * session.threshold <= len(keys):
         _refuse(
             session,
-            f"{session.threshold} of {len(keys)} shares would open a secret; it must "
-            "take more than half",
+            f"{session.threshold} of {format_count(len(keys), 'share')} would open a secret; "
+            "it must take more than half",
         )
 
 
@@ -227,7 +228,7 @@ def _check_enough(session: Session, clients: int) -> None:
     if clients < session.threshold:
         _refuse(
             session,
-            f"{clients} clients are left, and no sum of fewer than "
+            f"{format_count(clients, 'client is', 'clients are')} left, and no sum of fewer than "
             f"{session.threshold} is helped to be opened",
         )
 

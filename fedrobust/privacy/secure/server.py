@@ -11,6 +11,7 @@ from torch import Tensor
 from fedrobust.errors import RunError
 from fedrobust.privacy.secure import ciphers, secret_sharing
 from fedrobust.privacy.secure.client import mask_purpose, mask_sign, share_index
+from fedrobust.utils.counting import format_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ def _secret(session: ServerSession, client: int, shares: Mapping[int, bytes]) ->
     """Out of the first `threshold` shares, by the number of their holder."""
     if len(shares) < session.threshold:
         raise RunError(
-            f"secure aggregation: {len(shares)} of {session.threshold} shares of "
-            f"client {client}'s secret came"
+            f"secure aggregation: {len(shares)} of "
+            f"{format_count(session.threshold, 'share')} of client {client}'s secret came"
         )
     chosen = sorted(shares)[: session.threshold]
     try:

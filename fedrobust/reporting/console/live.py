@@ -14,6 +14,7 @@ from fedrobust.reporting.console.bars import LiveScreen, clean_text
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.text import format_number, metric_label
 from fedrobust.types import Failure, RoundRecord
+from fedrobust.utils.counting import format_count
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1")
 SHOWN_ROUNDS = 6
@@ -50,7 +51,7 @@ class Display(LiveScreen):
         self._totals = {"rounds": rounds, "clients": num_clients}
         self._bars.reset(self._rounds_bar, total=rounds, visible=True, description=run)
         self._bars.reset(self._clients_bar, total=num_clients, visible=False)
-        self._line(f"{run}: {rounds} rounds, {num_clients} clients")
+        self._line(f"{run}: {format_count(rounds, 'round')}, {format_count(num_clients, 'client')}")
 
     def round_started(self, run: str, number: int) -> None:
         self._now["clients"] = ""
@@ -132,7 +133,8 @@ def round_text(record: RoundRecord) -> str:
     spent = (
         f", epsilon {format_number(record.extras['epsilon'])}" if "epsilon" in record.extras else ""
     )
-    return f"{metrics} % ({seconds(record):.1f} s, {len(record.clients)} clients{failed}{spent})"
+    trained = format_count(len(record.clients), "client")
+    return f"{metrics} % ({seconds(record):.1f} s, {trained}{failed}{spent})"
 
 
 def skipped_steps(record: RoundRecord) -> list[str]:

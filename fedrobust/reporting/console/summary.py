@@ -81,7 +81,7 @@ def _add_clients(table: Table, rows: Sequence[Sequence[str]], total: int) -> Non
 
 def _evasion_parts(section: EvasionSection) -> list[RenderableType]:
     """The global model, what columns mean, the clients' own models, and these fused."""
-    title = f"Evasion: {section.attack} on the global model, {section.images} test images"
+    title = f"Evasion: {text.evasion_title(section)}"
     parts: list[RenderableType] = [_attacks_table(title, section)]
     parts += [Text(line, style="dim") for line in text.evasion_meanings(section)]
     if section.clients:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fedrobust.reporting.plots.style import DPI, FONT_SIZE, INK, new_figure, save_figure
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.images import as_bytes
 
 GAP = 0.06  # between images, in their widths
@@ -28,7 +29,8 @@ def plot_contact_sheet(blocks: Sequence[Lines], heads: Sequence[str], path: Path
     lines = [line for block in blocks for line in block]
     if not lines or any(len(images) != len(heads) for _, images in lines):
         raise ValueError(
-            f"a contact sheet needs lines of {len(heads)} images each, as many as it has heads"
+            f"a contact sheet needs lines of {format_count(len(heads), 'image')} each, as many as "
+            "it has heads"
         )
     tall, wide = max(len(block) for block in blocks), NAME + (1 + GAP) * len(heads)
     figure = new_figure(TILE * wide * len(blocks), TILE * ((1 + GAP) * tall + 0.6))

@@ -24,6 +24,7 @@ from fedrobust.runtime.messages.sites import (
     read_site_info,
 )
 from fedrobust.runtime.messages.upload_limits import guard_uploads
+from fedrobust.utils.counting import format_count
 
 POLL_SECONDS = 0.5
 # how Flower writes what a ClientApp raised
@@ -198,8 +199,8 @@ def collect_site_info(
         nodes = [Node(info.node_id, info.name) for info in grid.get_nodes()]
         there = sorted(node.registered for node in nodes if node.registered)
         if told != (
-            told
-            := f"connected: {len(nodes)} of {wanted} nodes{': ' if there else ''}{', '.join(there)}"
+            told := f"connected: {len(nodes)} of {format_count(wanted, 'node')}"
+            f"{': ' if there else ''}{', '.join(there)}"
         ):
             say(told)
         if time.monotonic() >= deadline or (

@@ -21,6 +21,7 @@ from fedrobust.privacy.secure.secret_sharing import SHARE_BYTES
 from fedrobust.privacy.secure.server import RevealedSecrets
 from fedrobust.runtime.messages import limits
 from fedrobust.runtime.messages.arrays import WireError, pack, unpack
+from fedrobust.utils.counting import format_count
 
 ByteTable = Mapping[int, bytes]
 HIGHEST = 1 << 20  # more than any client's number
@@ -65,8 +66,8 @@ def read_table(content: RecordDict, name: str, size: int) -> dict[int, bytes]:
         raise WireError(f"{name}: the clients must stand in ascending order, each once")
     if type(text) is not bytes or len(text) != size * len(clients):
         raise WireError(
-            f"{name}: expected {size} bytes for each of {len(clients)} clients, got "
-            f"{limits.shorten_value(text)}"
+            f"{name}: expected {size} bytes for each of "
+            f"{format_count(len(clients), 'client')}, got {limits.shorten_value(text)}"
         )
     return {client: text[size * place : size * (place + 1)] for place, client in enumerate(clients)}
 

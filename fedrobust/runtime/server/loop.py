@@ -20,6 +20,7 @@ from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, 
 from fedrobust.runtime.server.secure_aggregation import SecureStrategy
 from fedrobust.state import Layout, State, read, show
 from fedrobust.types import Failure, Observer, RoundRecord, Samples
+from fedrobust.utils.counting import format_count
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,8 @@ def evaluate_clients(
         listed = tuple(failures[client] for client in sorted(failures))
         observer.round_finished(run, RoundRecord(rounds, {}, failures=listed))
         raise RunError(
-            f"evaluation: {len(listed)} clients failed (client {listed[0].client}: "
-            f"{listed[0].reason})"
+            f"evaluation: {format_count(len(listed), 'client')} failed "
+            f"(client {listed[0].client}: {listed[0].reason})"
         )
     for client in sorted(failures):
         observer.stage(run, f"client {client} could not be evaluated: {failures[client].reason}")

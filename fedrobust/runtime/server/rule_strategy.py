@@ -28,6 +28,7 @@ from fedrobust.runtime.server import collusion
 from fedrobust.runtime.server.replies import Expected, ReplyValidator
 from fedrobust.state import Layout, State
 from fedrobust.types import ClientRecord, Failure, Samples
+from fedrobust.utils.counting import format_count
 
 # The rounds know Flower through this module only.
 __all__ = ["Grid", "Message", "RoundOutcome", "RuleStrategy", "ServerContext"]
@@ -317,12 +318,12 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         who = "; ".join(f"client {one.client}: {one.reason}" for one in lost[:3])
         if len(lost) > allowed:
             raise RunError(
-                f"round {server_round}: {len(lost)} clients failed, "
+                f"round {server_round}: {format_count(len(lost), 'client')} failed, "
                 f"server.max_failures={allowed} ({who})"
             )
         if usable < least:
             raise RunError(
-                f"round {server_round}: {usable} usable replies, "
+                f"round {server_round}: {format_count(usable, 'usable reply', 'usable replies')}, "
                 f"strategy={experiment.strategy.name} needs {least} ({who})"
             )
 
@@ -353,7 +354,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         display."""
         print(
             f"fedrobust rule {self.server.experiment.strategy.name} for "
-            f"{self.server.experiment.num_clients} clients"
+            f"{format_count(self.server.experiment.num_clients, 'client')}"
         )
 
 

@@ -24,6 +24,7 @@ from fedrobust.runtime.server.replies import ReplyValidator
 from fedrobust.runtime.server.rule_strategy import Report, RoundOutcome, RuleStrategy, ServerContext
 from fedrobust.state import State
 from fedrobust.types import ClientRecord, Failure
+from fedrobust.utils.counting import format_count
 
 ALL = -1  # the number of the only row of updates: the mean over all clients
 # relative: by so much the mean of clipped updates may be longer than `clip` through rounding
@@ -232,7 +233,7 @@ class SecureStrategy(RuleStrategy):
         who = "; ".join(f"client {one.client}: {one.reason}" for one in self._lost()[:3])
         if len(self._failures) > allowed:
             raise RunError(
-                f"round {self._round}: {len(self._failures)} clients failed, "
+                f"round {self._round}: {format_count(len(self._failures), 'client')} failed, "
                 f"server.max_failures={allowed} ({who})"
             )
         if len(answered) < self._threshold:
@@ -241,7 +242,8 @@ class SecureStrategy(RuleStrategy):
                 f"privacy.threshold={self._threshold}"
             )
             raise RunError(
-                f"round {self._round}: {len(answered)} hospitals are left, {why} ({who})"
+                f"round {self._round}: "
+                f"{format_count(len(answered), 'hospital is', 'hospitals are')} left, {why} ({who})"
             )
 
     def _lost(self) -> tuple[Failure, ...]:

@@ -10,6 +10,7 @@ from fedrobust.evaluation.drops import METRICS
 from fedrobust.reporting.text import METRIC_TITLES, format_number, metric_label
 from fedrobust.studies.ablation.summary import Entry
 from fedrobust.studies.comparison.leaderboard import markdown_table
+from fedrobust.utils.counting import format_count
 
 FORMULA = (
     "Drop = 100 (normal - attack) / normal for each metric; Combined: mean of "
@@ -60,7 +61,7 @@ def heading(entries: Entry) -> str:
     sizes = " : ".join(str(size) for size in data["splits"])
     pixels = f", {data['size']} x {data['size']} pixels" if data["size"] else ""
     stop = (
-        f", early stopping after {shared['early_stopping']} epochs"
+        f", early stopping after {format_count(shared['early_stopping'], 'epoch')}"
         if shared["early_stopping"]
         else ""
     )
@@ -75,7 +76,7 @@ def heading(entries: Entry) -> str:
         f"{backbone(entries['model'])} on {data['name']}{pixels}: {sizes} images for training, "
         f"validation and test; {len(data['classes'])} classes; seeds {', '.join(map(str, seeds))}. "
         f"{shared['optimizer']['name']}, learning rate {shared['optimizer'].get('lr')}, batches of "
-        f"{shared['batch_size']}, at most {shared['epochs']} epochs{stop}.",
+        f"{shared['batch_size']}, at most {format_count(shared['epochs'], 'epoch')}{stop}.",
         "",
         (
             f"All values in %. In brackets: 95 % intervals from {entries['draws']} paired "

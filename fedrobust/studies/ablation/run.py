@@ -22,6 +22,7 @@ from fedrobust.studies.comparison.cell_results import long_table
 from fedrobust.studies.comparison.executor import CELLS
 from fedrobust.studies.comparison.grid import Cell, cells
 from fedrobust.studies.comparison.run import RESULTS, check_all, run_grid
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.files import write_text
 
 REPORT, PAGE, PICTURE = "ablation.json", "ablation.md", "drops.png"
@@ -97,7 +98,11 @@ def _evaluate_scenarios(plan: Plan, clean: Sequence[Cell], screen: Console) -> N
     total = sum(len(scenarios) for scenarios in left.values())
     if not total:
         return
-    print_line(screen, f"testing {len(clean)} clean models under {len(plan.scenarios)} scenarios")
+    print_line(
+        screen,
+        f"testing {format_count(len(clean), 'clean model')} under "
+        f"{format_count(len(plan.scenarios), 'scenario')}",
+    )
     with transient_bar(screen, "scenarios", total) as advance:
         for cell, scenarios in left.items():
             if scenarios:

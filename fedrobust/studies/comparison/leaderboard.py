@@ -13,6 +13,7 @@ from fedrobust.reporting.text import format_number
 from fedrobust.studies.comparison.analysis import Ranking, enough_draws, rank
 from fedrobust.studies.comparison.cell_results import Result
 from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.utils.counting import format_count
 
 BASELINE = "fedavg"
 MEGABYTE = 1e6
@@ -64,9 +65,11 @@ def heading(found: ComparisonResults) -> str:
     lines = [
         "# Leaderboard",
         "",
-        f"{len(found.rules)} rules, {len(found.attacks)} attacks, poisoned clients: "
+        f"{format_count(len(found.rules), 'rule')}, {format_count(len(found.attacks), 'attack')}, "
+        "poisoned clients: "
         f"{', '.join(map(str, found.counts)) or 'none'}, seeds: {seeds}. Finished: "
-        f"{len(found.results)} of {len(found.results) + len(found.failed)} runs.",
+        f"{len(found.results)} of "
+        f"{format_count(len(found.results) + len(found.failed), 'run')}.",
         "",
         f"In brackets: 95 % intervals from {found.draws} paired bootstrap replicates over "
         + (
@@ -140,8 +143,9 @@ def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
         lines += [
             "",
             (
-                f"**{found.draws} replicates are too few for {len(ranking.differences)} "
-                "pairs: no difference can be found; raise draws.**"
+                f"**{format_count(found.draws, 'replicate is', 'replicates are')} too few for "
+                f"{format_count(len(ranking.differences), 'pair')}: no difference can be found; "
+                "raise draws.**"
             ),
         ]
     return "\n".join([*lines, *uses_note(found)])

@@ -21,6 +21,7 @@ from fedrobust.studies.comparison.grid import Cell, Grid, cells
 from fedrobust.studies.comparison.preflight import CheckedGrid, check_cells
 from fedrobust.studies.comparison.progress import Screen
 from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.files import write_text
 from fedrobust.utils.locking import hold_lock
 from fedrobust.utils.machine import cores, gpus
@@ -58,12 +59,14 @@ def run_grid(
         waiting = [cell for cell in wanted if not is_cell_finished(folder / cell.folder, cell)]
         machine = machine_for(grid, wanted[0])
         skipped = (
-            f", {len(wanted) - len(waiting)} are finished" if len(waiting) < len(wanted) else ""
+            f", {format_count(len(wanted) - len(waiting), 'is', 'are')} finished"
+            if len(waiting) < len(wanted)
+            else ""
         )
         print_line(
             screen,
-            f"{len(wanted)} cells{skipped}; {machine.parallel} side by side, "
-            f"{machine.threads} threads each, in {grid.out}",
+            f"{format_count(len(wanted), 'cell')}{skipped}; {machine.parallel} side by side, "
+            f"{format_count(machine.threads, 'thread')} each, in {grid.out}",
         )
         try:
             with Screen(len(waiting), folder, screen) as watch:
@@ -73,8 +76,9 @@ def run_grid(
         except KeyboardInterrupt:
             done = sum(is_cell_finished(folder / cell.folder, cell) for cell in wanted)
             raise KeyboardInterrupt(
-                f"{done} of {len(wanted)} cells are finished; the same command resumes "
-                f"in {grid.out}"
+                f"{done} of "
+                f"{format_count(len(wanted), 'cell is finished', 'cells are finished')}; "
+                f"the same command resumes in {grid.out}"
             ) from None
     return failed
 

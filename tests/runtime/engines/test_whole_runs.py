@@ -125,7 +125,7 @@ def test_without_retries_and_failures_the_run_ends_with_one_line(tmp_path):
     code, _, errors = kill_a_worker(tmp_path, "engine.retries=0", "server.max_failures=0")
     assert code == 1
     line = (
-        r"error: round 2: 1 clients failed, server.max_failures=0 (client {0}: the "
+        r"error: round 2: 1 client failed, server.max_failures=0 (client {0}: the "
         r"worker process died while client {0} was running"
     )
     client = rounds(tmp_path / "out")[-1]["failures"][0]["client"]

@@ -195,7 +195,7 @@ def test_bad_scores_are_failures(kind: str) -> None:
     answer = lambda m: wrong(m) if m.metadata.dst_node_id == 1 else scores_reply(m)  # noqa: E731
     server, memory = federations.build_server(*MEAN), Memory()
     state = read(server.model, server.layout)
-    with pytest.raises(RunError, match=r"^evaluation: 1 clients failed \(client 1: ") as error:
+    with pytest.raises(RunError, match=r"^evaluation: 1 client failed \(client 1: ") as error:
         evaluate_clients(server, state, FakeGrid(3, answer), memory)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)

@@ -161,7 +161,7 @@ def test_more_failures_than_allowed_end_the_round(kind: str) -> None:
     strategy = federations.build_strategy(server)
     before = strategy.state
     with pytest.raises(
-        RunError, match=r"^round 1: 1 clients failed, server\.max_failures=0 \(client 1: "
+        RunError, match=r"^round 1: 1 client failed, server\.max_failures=0 \(client 1: "
     ) as error:
         one_round(strategy, FakeGrid(3, spoilt(server, wrong)))
     assert reason in str(error.value)
