@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination, DataContamination, Trigger
 from fedrobust.errors import ConfigError
+from fedrobust.utils.names import clean_name
 from fedrobust.utils.validation import Given, Share, Words, check, check_settings
 
 # that are corrupted at once: bounds the memory of intermediate maps, and keeps them in the cache
@@ -67,8 +68,8 @@ def class_index(
     wanted = f"a class number from 0 to {num_classes - 1}" + (
         f" or one of {', '.join(class_names)}" if class_names else ""
     )
-    if isinstance(value, str) and class_names and value in class_names:
-        return list(class_names).index(value)
+    if isinstance(value, str) and class_names and clean_name(value) in class_names:
+        return list(class_names).index(clean_name(value))
     if value is None or isinstance(value, str):
         raise ConfigError(
             f"contamination.{key}={'null' if value is None else value}: must be {wanted}"

@@ -27,7 +27,8 @@ class Dataset:
     positions in `site_names`. groups: (N,) int64, one number per patient or lesion (one per image
     where unknown); no group lies in two splits. splits: (N,) int8, 0 train, 1 validation, 2 test.
     skipped: files left out because they could not be read. digest: SHA-256 over images, labels,
-    sites, groups and splits.
+    sites, groups and splits. notes: what was changed or left out in reading, one line each.
+    site_problem: why the sites that the source names cannot be used; empty where they can.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Dataset:
     splits: Tensor = field(repr=False)
     skipped: tuple[str, ...]
     digest: str
+    notes: tuple[str, ...] = ()
+    site_problem: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)

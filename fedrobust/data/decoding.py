@@ -16,6 +16,7 @@ from torch import Tensor
 from fedrobust.data import cache
 from fedrobust.data.files import Files
 from fedrobust.errors import DataError
+from fedrobust.utils.names import shown_name
 
 VERSION = 1  # raise it whenever a pixel may change: it is part of the cache key
 # far above any dermatoscope, far below what a decompression bomb unfolds to
@@ -39,7 +40,7 @@ def read_images(
     )
     if unreadable and strict:
         raise DataError(
-            f"{files.label}: {names[unreadable[0]]} cannot be read; mend it or set "
+            f"{files.label}: {shown_name(names[unreadable[0]])} cannot be read; mend it or set "
             "data.on_broken=skip"
         )
     if not unreadable:
@@ -54,9 +55,9 @@ def _fill(out: NDArray[np.uint8], files: Files, names: Sequence[str], strict: bo
     for row, result in enumerate(_decoded(files, names, out.shape[-1])):
         if isinstance(result, Exception):
             if strict:
-                remedy = "mend it or set data.on_broken=skip"
+                remedy, name = "mend it or set data.on_broken=skip", shown_name(names[row])
                 raise DataError(
-                    f"{files.label}: {names[row]} cannot be read ({_line(result)}); {remedy}"
+                    f"{files.label}: {name} cannot be read ({_line(result)}); {remedy}"
                 ) from result
             unreadable.append(row)
         else:

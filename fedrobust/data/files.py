@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fedrobust.errors import DataError
+from fedrobust.utils.names import shown_name
 
+UTF8_NAME = 0x800  # flag of a zip member whose name is said to be UTF-8
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -75,12 +78,29 @@ def _folder(root: Path) -> Files:
 def _archive(path: Path) -> Files:
     # open as long as the Files value lives; its reads take turns by the archive's own lock
     archive = zipfile.ZipFile(path)
-    infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+    infos: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        name = _member_name(info)
+        if info.is_dir() or name.endswith("/"):
+            continue
+        if name in infos:
+            raise DataError(f"{path}: holds {shown_name(name)} twice; pack it anew")
+        infos[name] = info
 
     def stamp(names: Sequence[str]) -> list[list[str | int]]:
         return [[name, infos[name].file_size, infos[name].CRC] for name in names]
 
-    return Files(str(path), sorted(infos), stamp, archive.read)
+    return Files(str(path), sorted(infos), stamp, lambda name: archive.read(infos[name]))
+
+
+def _member_name(info: zipfile.ZipInfo) -> str:
+    """The name with "/" (Windows packs with backslashes), and in UTF-8 where it is that and nothing
+    says so (as macOS packs)."""
+    name = info.filename
+    if not info.flag_bits & UTF8_NAME and not name.isascii():
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
 
 
 def join_roots(parts: Sequence[Files]) -> Files:
@@ -100,18 +120,3 @@ def join_roots(parts: Sequence[Files]) -> Files:
         stamp,
         lambda name: split(name)[0].read(split(name)[1]),
     )
-
-
-def find_name(name: str, source: str, known: Container[str]) -> str:
-    """The name that a table gives, in the spelling of `known` (stored names).
-
-    Raises DataError for a path that leads out of the root, and for a file that is not there.
-    """
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in name.partition("/")[0]:
-        raise DataError(
-            f"{source}: image {name} leads out of the data folder; use paths relative to it"
-        )
-    if path.as_posix() not in known:
-        raise DataError(f"{source}: image {name} is not in the data folder; check data.root")
-    return path.as_posix()

@@ -117,6 +117,11 @@ def by_site(min_size: PositiveCount = 1) -> Partitioner:
     def partition(
         dataset: Dataset, index: Tensor, num_clients: int, generator: Generator
     ) -> list[Tensor]:
+        if dataset.site_problem:
+            raise ConfigError(
+                f"partition=by_site: {dataset.site_problem}; give every split its sites, or "
+                "choose another partition, e.g. partition=iid"
+            )
         random = _random(num_clients, generator)
         site_n, sizes = np.unique(
             dataset.sites[index].numpy(), return_inverse=True, return_counts=True

@@ -14,16 +14,21 @@ from torch import Generator, Tensor
 from fedrobust.data.dataset import TEST, TRAIN, VALIDATION
 from fedrobust.errors import DataError
 
+NO_TRAIN = "mark training images"  # remedy where no image is for training
 RATIO = {TRAIN: 0.7, VALIDATION: 0.2, TEST: 0.1}
 
 
 def complete_splits(
-    splits_N: Tensor | None, labels_N: Tensor, groups_N: Tensor, generator: Generator
+    splits_N: Tensor | None,
+    labels_N: Tensor,
+    groups_N: Tensor,
+    generator: Generator,
+    remedy: str = NO_TRAIN,
 ) -> Tensor:
     """(N,) int8 with all three splits: drawn where `splits_N` is None or lacks one, else the given
     ones.
 
-    Raises DataError when splits are given but none of them is train.
+    Raises DataError, with the remedy, when splits are given but none of them is train.
     """
     given = (
         torch.zeros(len(labels_N), dtype=torch.int8)
@@ -31,10 +36,7 @@ def complete_splits(
         else splits_N.to(torch.int8)
     )
     if not (given == TRAIN).any():
-        raise DataError(
-            "split: no image is marked train, so no other part can be drawn; mark "
-            "training images or leave the column out"
-        )
+        raise DataError(f"split: no image is marked train, so no other part can be drawn; {remedy}")
     missing = [part for part in (VALIDATION, TEST) if not (given == part).any()]
     result = given.clone()
     rows = (given == TRAIN).nonzero().reshape(-1)

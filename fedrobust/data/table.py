@@ -4,12 +4,11 @@ share."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -20,7 +19,10 @@ from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, Origins, make_dataset
 from fedrobust.data.decoding import read_images
 from fedrobust.data.files import Files
+from fedrobust.data.labels import LabelOptions, clean_column, read_labels
+from fedrobust.data.splits import NO_TRAIN
 from fedrobust.errors import ConfigError, DataError, found_in
+from fedrobust.utils.names import clean_name, shown_name
 from fedrobust.utils.seeding import generator
 from fedrobust.utils.validation import Count, PositiveCount, Words, check_settings
 
@@ -85,7 +87,7 @@ ImageRoot = Annotated[str, PathOf("give the folder or zip of the images")]
 
 
 def _check_class_names(value: Sequence[Any]) -> Sequence[Any]:
-    words = [str(word) for word in value]
+    words = [clean_name(str(word)) for word in value]
     if isinstance(value, str) or len(words) < 2 or len(set(words)) < len(words):
         raise ValueError("too few, or one twice")
     return value
@@ -100,14 +102,14 @@ ClassOrder = Annotated[
 
 def class_words(classes: ClassOrder | None) -> tuple[str, ...] | None:
     """The wanted classes as words: a configuration may give numbers."""
-    return None if classes is None else tuple(str(one) for one in classes)
+    return None if classes is None else tuple(clean_name(str(one)) for one in classes)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTable:
     """One row per image, as text. images: stored names in `Files`; sites, groups, splits: None
     where the source has none. classes: the wanted classes in order; None takes the labels that
-    occur."""
+    occur. remedy: what to do where no split is train. notes: what was found in reading."""
 
     images: Sequence[str]
     labels: Sequence[str]
@@ -115,72 +117,77 @@ class ImageTable:
     sites: Sequence[str] | None = None
     groups: Sequence[str] | None = None
     splits: Sequence[str] | None = None
-
-
-def read_csv(path: Path, needed: Sequence[str]) -> pd.DataFrame:
-    """All columns as text, commas or tabs; raises DataError when it is unreadable, empty or lacks
-    one of the `needed` columns."""
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            separator = "\t" if "\t" in lines.readline() else ","
-        frame = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-        )
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(
-            f"{path}: not a readable csv table ({str(error).splitlines()[0]})"
-        ) from error
-    for column in needed:
-        if column not in frame.columns:
-            raise DataError(
-                f"{path}: has no column {column}; its columns are "
-                f"{', '.join(map(str, frame.columns))}"
-            )
-    # pandas takes surplus fields as names of the rows
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise DataError(f"{path}: has rows with more fields than the header")
-    if frame.empty:
-        raise DataError(f"{path}: has no rows")
-    return frame
+    remedy: str = NO_TRAIN
+    notes: Sequence[str] = ()
 
 
 def load_table(
-    name: str, source: str, files: Files, table: ImageTable, chosen: ImageOptions
+    name: str,
+    source: str,
+    files: Files,
+    table: ImageTable,
+    *,
+    chosen: ImageOptions,
+    options: LabelOptions,
 ) -> Dataset:
     """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the
     table in errors."""
     _refuse_twice(source, table.images)
-    labels, class_names = _encode_labels(source, table)
+    table, notes = _clean(source, table)
+    labels = read_labels(source, table.images, table.labels, table.classes, options)
+    table = _take(table, labels.rows)
+    labels_N = _codes(labels.words, labels.classes)
     _refuse_empty(source, "site", table.images, table.sites)
     _refuse_empty(source, "group", table.images, table.groups)
-    sites, site_names = _encode(table.sites if table.sites is not None else ["all"] * len(labels))
+    sites, site_names = _encode(table.sites if table.sites is not None else ["all"] * len(labels_N))
     groups, group_names = (
-        _encode(table.groups) if table.groups is not None else (torch.arange(len(labels)), ())
+        _encode(table.groups) if table.groups is not None else (torch.arange(len(labels_N)), ())
     )
     given = None if table.splits is None else _encode_splits(source, table)
     if given is not None:
         _refuse_straddling(source, groups, group_names, given)
     with found_in(source):
         split = splits.complete_splits(
-            given, labels, groups, generator(chosen.seed, name, "splits")
+            given, labels_N, groups, generator(chosen.seed, name, "splits"), table.remedy
         )
-    index = chosen_rows(labels, sites, split, chosen, generator(chosen.seed, name, "subset"))
+    index = chosen_rows(labels_N, sites, split, chosen, generator(chosen.seed, name, "subset"))
     images, kept, skipped = read_images(
         files, [table.images[row] for row in index.tolist()], chosen.size, chosen.on_broken
     )
     index = index[kept]
     with found_in(source):
-        return make_dataset(
+        dataset = make_dataset(
             name,
             images,
-            labels[index],
-            class_names,
+            labels_N[index],
+            labels.classes,
             Origins(split[index], sites=sites[index], site_names=site_names, groups=groups[index]),
-            skipped=skipped,
+            skipped=[shown_name(one) for one in skipped],
             every_class=chosen.every_class,
         )
+    return replace(dataset, notes=(*table.notes, *notes, *labels.notes))
+
+
+def _clean(source: str, table: ImageTable) -> tuple[ImageTable, list[str]]:
+    """The table with one spelling of each word, and notes of what was changed."""
+    notes: list[str] = []
+    cleaned: dict[str, Any] = {}
+    for kind in ("label", "site", "group", "split"):
+        words: Sequence[str] | None = getattr(table, f"{kind}s")
+        if words is not None:
+            cleaned[f"{kind}s"], said = clean_column(source, kind, words)
+            notes += said
+    return replace(table, **cleaned), notes
+
+
+def _take(table: ImageTable, rows: Sequence[int]) -> ImageTable:
+    """These rows of all columns."""
+    columns: dict[str, Any] = {
+        name: [words[row] for row in rows]
+        for name in ("images", "labels", "sites", "groups", "splits")
+        if (words := getattr(table, name)) is not None
+    }
+    return replace(table, **columns)
 
 
 def chosen_rows(
@@ -248,27 +255,18 @@ def _encode(words: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
     return torch.from_numpy(codes.astype(np.int64)), tuple(str(one) for one in names)
 
 
-def _encode_labels(source: str, table: ImageTable) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels as positions in the classes; whole numbers are put in the order of their size, other
-    words in alphabetical order."""
-    words = set(table.labels)
-    order = sorted(words, key=int) if all(word.isdecimal() for word in words) else sorted(words)
-    classes = tuple(table.classes) if table.classes is not None else tuple(order)
+def _codes(words: Sequence[str], classes: Sequence[str]) -> Tensor:
+    """Labels as positions in the classes."""
     place = {word: position for position, word in enumerate(classes)}
-    for image, word in zip(table.images, table.labels, strict=True):
-        if word not in place or not word:
-            raise DataError(
-                f"{source}: image {image} has the label '{word}'; known classes are "
-                f"{', '.join(classes)}"
-            )
-    return torch.tensor([place[word] for word in table.labels]), classes
+    return torch.tensor([place[word] for word in words])
 
 
 def _encode_splits(source: str, table: ImageTable) -> Tensor:
     for image, word in zip(table.images, table.splits or (), strict=True):
         if word.lower() not in SPLIT_WORDS:
             raise DataError(
-                f"{source}: image {image} has the split '{word}'; use train, validation or test"
+                f"{source}: image {shown_name(image)} has the split '{word}'; use train, "
+                "validation or test"
             )
     return torch.tensor(
         [SPLIT_WORDS[word.lower()] for word in table.splits or ()], dtype=torch.int8
@@ -279,7 +277,9 @@ def _refuse_twice(source: str, images: Sequence[str]) -> None:
     seen: set[str] = set()
     for image in images:
         if image in seen:
-            raise DataError(f"{source}: image {image} is listed twice; keep one row per image")
+            raise DataError(
+                f"{source}: image {shown_name(image)} is listed twice; keep one row per image"
+            )
         seen.add(image)
 
 
@@ -290,7 +290,8 @@ def _refuse_empty(
     for image, word in zip(images, words or (), strict=words is not None):
         if not word:
             raise DataError(
-                f"{source}: image {image} has no {column}; fill the cell, or leave the column out"
+                f"{source}: image {shown_name(image)} has no {column}; fill the cell, or leave "
+                "the column out"
             )
 
 

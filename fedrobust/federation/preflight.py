@@ -101,11 +101,8 @@ def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Itera
     yield CheckResult(
         "labels", known, names if known else f"{names}; those of the run are {', '.join(classes)}"
     )
-    yield CheckResult(
-        "data",
-        True,
-        f"{format_count(len(dataset), 'image')} readable, {len(dataset.skipped)} left out",
-    )
+    found = f"{format_count(len(dataset), 'image')} readable, {len(dataset.skipped)} left out"
+    yield CheckResult("data", True, "; ".join((found, *dataset.notes)))
     for split, word in enumerate(SPLITS):
         counts = class_table(dataset, [torch.arange(len(dataset))], split)[0].tolist()
         text = ", ".join(

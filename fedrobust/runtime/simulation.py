@@ -165,6 +165,8 @@ def run_into_folder(
             display.stage(
                 "run", f"{len(skipped)} unreadable images left out, the first is {skipped[0]}"
             )
+        for note in experiment.dataset.notes:
+            print_line(console, f"data: {note}")
         checkpoints = _checkpoints(experiment, server, folder)
         if manifest is not None and not checkpoints.files("run"):
             print_line(console, "run: there is no checkpoint, it starts over from round 0")
@@ -272,6 +274,7 @@ def data_facts(experiment: Experiment) -> dict[str, Any]:
         "root": len(experiment.root),
         "proxy": len(experiment.proxy),
         "skipped": list(dataset.skipped),
+        "notes": list(dataset.notes),
     }
 
 

@@ -1,9 +1,35 @@
-"""Names that were misspelt."""
+"""Names as people write them: one spelling for comparing, one for showing, and a guess at what was
+meant."""
 
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Collection
+
+EDGES = re.compile(r"\A[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+\Z")
+UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # control signs, halves of signs, separators of lines
+
+
+def clean_name(text: str) -> str:
+    """A name for comparing: composed (Unicode NFC), without blanks and invisible signs at its
+    ends."""
+    return EDGES.sub("", unicodedata.normalize("NFC", text))
+
+
+def shown_name(text: str) -> str:
+    """A name for a line of text: bytes that are no UTF-8, control signs and line breaks as
+    escapes."""
+    return "".join(
+        _escape(sign) if unicodedata.category(sign) in UNSHOWN else sign for sign in text
+    )
+
+
+def _escape(sign: str) -> str:
+    # Python keeps a byte of a name that is no UTF-8 as such a half of a sign
+    byte = ord(sign) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(sign)[1:-1]
 
 
 def nearest(word: str, known: Collection[str]) -> str:

@@ -10,10 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from fedrobust.data.partition import by_site, iid
 from fedrobust.data.sources.ham10000 import CLASSES, ham10000
 from fedrobust.data.sources.medmnist import medmnist
 from fedrobust.data.sources.npz_archive import npz
+from fedrobust.data.sources.one_site import one_site
 from fedrobust.errors import ConfigError, DataError
+from fedrobust.utils.seeding import generator
 from tests.helpers.datasets import picture
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -69,6 +72,40 @@ def test_npz_with_sites_names_and_a_missing_test_part(tmp_path: Path) -> None:
         tuple(row) in values
         for row in torch.stack([small.images[:, 0, 0, 0].long(), small.labels], 1).tolist()
     )
+
+
+def test_sites_of_one_split_alone_are_said_and_refused_by_a_partition_by_site(
+    tmp_path: Path,
+) -> None:
+    made = arrays()
+    made["train_sites"] = np.arange(20) // 10
+    path = saved(tmp_path / "a.npz", made)
+    data = npz(path, size=8).load()
+    reason = f"{path} has train_sites but no val_sites, test_sites, so that no site is known"
+    assert data.site_names == ("all",)
+    assert data.notes == (reason,)
+    rows = torch.arange(len(data))
+    assert len(iid()(data, rows, 2, generator(0))) == 2
+    with pytest.raises(ConfigError) as caught:
+        by_site()(data, rows, 2, generator(0))
+    assert str(caught.value) == (
+        f"partition=by_site: {reason}; give every split its sites, or choose another partition, "
+        "e.g. partition=iid"
+    )
+    with pytest.raises(DataError, match=r"npz: site 1 cannot be told from others: .*train_sites"):
+        one_site(npz(path, size=8), 1).load()
+    for part in ("val", "test"):
+        made[f"{part}_sites"] = np.arange(20) // 10
+    whole = npz(saved(tmp_path / "b.npz", made), size=8)
+    assert (whole.load().site_names, whole.load().notes) == (("0", "1"), ())
+    assert len(one_site(whole, 1).load()) == 30
+
+
+def test_an_archive_of_test_images_alone_says_how_to_name_them(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no image is marked train, .* as train_images and train_l"
+    ):
+        npz(saved(tmp_path / "a.npz", arrays(("test",))), size=8).load()
 
 
 @pytest.mark.parametrize(

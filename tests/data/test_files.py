@@ -119,21 +119,34 @@ def test_changed_pixels_change_the_digest_and_are_not_taken_from_the_cache(tmp_p
         ([r"x\..\..\secret.png,a"], "image,label", "leads out of the data folder"),
         ([r"C:\secret.png,a"], "image,label", "leads out of the data folder"),
         (["nothing.png,a"], "image,label", "image nothing.png is not in the data folder"),
-        ([",a"], "image,label", "is not in the data folder"),
+        ([",a"], "image,label", "line 2 has no image; fill the cell or take the line out"),
         (["ok.png,a", "ok.png,b"], "image,label", "image ok.png is listed twice"),
-        (["ok.png,"], "image,label", "image ok.png has the label ''"),
+        (
+            ["ok.png,"],
+            "image,label",
+            "1 of 1 images have no label, the first is ok.png; fill the cells",
+        ),
         (["ok.png,a,dev"], "image,label,split", "image ok.png has the split 'dev'"),
         (
             ["ok.png,a,g,train", "two.png,a,g,test"],
             "image,label,group,split",
             "group g lies in more than one split",
         ),
-        (["ok.png,a,test"], "image,label,split", "no image is marked train"),
+        (
+            ["ok.png,a,test"],
+            "image,label,split",
+            "no image is marked train, .*; mark training images, or set data.split=null",
+        ),
         (["ok.png,a,"], "image,label,group", "image ok.png has no group; fill the cell"),
         (["ok.png,a,"], "image,label,site", "image ok.png has no site"),
-        (["ok.png,a"], "picture,label", "has no column image; its columns are picture, label"),
+        (
+            ["ok.png,a"],
+            "picture,label",
+            "has no column image; its columns are picture, label; name the one of the images' "
+            "names: data.image=<column>",
+        ),
         ([], "image,label", "has no rows"),
-        (["ok.png,a,b,c"], "image,label", "rows with more fields than the header"),
+        (["ok.png,a,b,c"], "image,label", "line 2 has 4 cells, the header 2"),
     ],
 )
 def test_a_wrong_table_is_refused_in_one_line(
@@ -147,6 +160,48 @@ def test_a_wrong_table_is_refused_in_one_line(
         csv(str(path), size=8).load()
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_blanks_are_taken_off_and_said(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    clean = csv(str(path), size=8).load()
+    path.write_text(path.read_text().replace("02.png,nevus\n", "02.png, nevus\n"))
+    data = csv(str(path), size=8).load()
+    assert (data.class_names, data.digest) == (clean.class_names, clean.digest)
+    assert data.notes == ("label: blanks at the ends of 1 cells taken off (' nevus')",)
+    assert clean.notes == ()
+
+
+def test_images_with_several_labels_are_left_out_with_all_that_belongs_to_them(
+    tmp_path: Path,
+) -> None:
+    path = plain(tmp_path, header="image,label,site", extra=lambda row: f",{'ns'[row // 10]}")
+    text = path.read_text().replace("00.png,nevus", "00.png,nevus|melanoma")
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"1 of 20 images have several labels, the first is pic"):
+        csv(str(path), size=8).load()
+    data = csv(str(path), size=8, multilabel="drop").load()
+    assert data.sites.tolist() == [0] * 9 + [1] * 10
+    assert tuple(data.images[0, :, 4, 4].tolist()) == COLOURS["melanoma"]
+    assert len(csv(str(path), size=8, multilabel="first").load()) == 20
+
+
+def test_a_split_column_can_be_left_unread(tmp_path: Path) -> None:
+    path = str(plain(tmp_path, header="image,label,split", extra=lambda row: ",test"))
+    with pytest.raises(DataError, match=r"no image is marked train, .* set data\.split=null"):
+        csv(path, size=8).load()
+    data = csv(path, size=8, split=None).load()
+    assert torch.bincount(data.splits.long()).tolist() == [14, 4, 2]
+
+
+def test_folders_of_test_images_alone_can_be_drawn_from(tmp_path: Path) -> None:
+    write_folders(tmp_path, above="test")
+    with pytest.raises(
+        DataError, match=r"no image is marked train, .* leave it out of data\.layout"
+    ):
+        image_folder(str(tmp_path), layout="split/class", size=8).load()
+    data = image_folder(str(tmp_path / "test"), layout="class", size=8).load()
+    assert torch.bincount(data.splits.long()).tolist() == [14, 4, 2]
 
 
 def test_unknown_and_empty_classes_are_refused(tmp_path: Path) -> None:
@@ -168,7 +223,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"images.csv: neither a folder nor a whole zip file"):
         csv(str(tmp_path / "images.csv"), str(tmp_path / "images.csv")).load()
     (tmp_path / "binary.csv").write_bytes(b"image,label\n\xff\xfe\x00,1\n")
-    with pytest.raises(DataError, match=r"binary.csv: not a readable csv table"):
+    with pytest.raises(DataError, match=r"binary.csv: line 2 is not UTF-8 \(byte 0xff\)"):
         csv(str(tmp_path / "binary.csv")).load()
     with pytest.raises(DataError, match="has no column hospital"):
         csv(str(tmp_path / "images.csv"), site="hospital").load()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
-
 from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
-from fedrobust.data.files import find_name, open_root
+from fedrobust.data.files import open_root
+from fedrobust.data.labels import LabelOptions
+from fedrobust.data.lookup import FileLookup
 from fedrobust.data.table import (
     ClassOrder,
     ImageOptions,
@@ -18,8 +19,9 @@ from fedrobust.data.table import (
     PathOf,
     class_words,
     load_table,
-    read_csv,
 )
+from fedrobust.data.text_table import read_csv
+from fedrobust.utils.names import clean_name
 from fedrobust.utils.validation import check_settings, flatten_groups
 
 
@@ -31,16 +33,25 @@ class Columns:
     Attributes:
         image: column of the images' names; must exist.
         label: column of the labels; must exist.
-        site: column of the sites; may be absent.
-        group: column of the patients or lesions; may be absent.
-        split: column of the splits (train, validation, test); may be absent.
+        site: column of the sites; may be absent; null: not read.
+        group: column of the patients or lesions; may be absent; null: not read.
+        split: column of the splits (train, validation, test); may be absent; null: not read, so
+            that all three are drawn.
     """
 
     image: str = "image"
     label: str = "label"
-    site: str = "site"
-    group: str = "group"
-    split: str = "split"
+    site: str | None = "site"
+    group: str | None = "group"
+    split: str | None = "split"
+
+
+# remedies where a column is not there, and where no split is train
+MISSING = {
+    "image": "name the one of the images' names: data.image=<column>",
+    "label": "name the one of the classes: data.label=<column>",
+}
+ALL_TEST = "mark training images, or set data.split=null to have all three parts drawn"
 
 
 @usable_at_sites("path")
@@ -53,10 +64,11 @@ def csv(
     classes: ClassOrder | None = None,
     columns: Columns,
     images: ImageOptions,
+    labels: LabelOptions,
 ) -> DataSource:
     """A table with one row per image.
 
-    The fields of the two groups are keys of their own: `data.size`, not `data.images.size`.
+    The fields of the three groups are keys of their own: `data.size`, not `data.images.size`.
 
     Args:
         path: the csv file.
@@ -64,6 +76,7 @@ def csv(
         classes: the labels in the wanted order; null: those that occur.
         columns: names of the columns.
         images: how the images are read.
+        labels: how the labels become classes.
 
     Returns:
         The source; nothing is read before its `load`.
@@ -74,32 +87,40 @@ def csv(
     table = Path(path).expanduser()
     folder = table.parent if root is None else Path(root).expanduser()
     wanted = class_words(classes)
-    return DataSource("csv", lambda: _load(table, folder, asdict(columns), wanted, images))
+    return DataSource(
+        "csv", lambda: _load(table, folder, columns, wanted, chosen=images, options=labels)
+    )
 
 
 def _load(
     path: Path,
     root: Path,
-    columns: dict[str, str],
+    columns: Columns,
     classes: tuple[str, ...] | None,
+    *,
     chosen: ImageOptions,
+    options: LabelOptions,
 ) -> Dataset:
-    own = [name for kind, name in columns.items() if name != kind]
-    frame = read_csv(path, [columns["image"], columns["label"], *own])
+    names = {kind: name and clean_name(name) for kind, name in asdict(columns).items()}
+    image, label = clean_name(columns.image), clean_name(columns.label)
+    found = read_csv(path, dict(_needed(names)))
     files = open_root(root)
-    known = set(files.names)
-    images = [find_name(name, str(path), known) for name in frame[columns["image"]]]
-    optional = {kind: _column(frame, columns[kind]) for kind in ("site", "group", "split")}
+    lookup = FileLookup(files)
     table = ImageTable(
-        images,
-        list(frame[columns["label"]]),
+        [lookup.find(name, str(path)) for name in found.filled(str(path), image)],
+        found.columns[label],
         classes,
-        optional["site"],
-        optional["group"],
-        optional["split"],
+        found.column(names["site"]),
+        found.column(names["group"]),
+        found.column(names["split"]),
+        ALL_TEST,
+        found.notes,
     )
-    return load_table("csv", str(path), files, table, chosen)
+    return load_table("csv", str(path), files, table, chosen=chosen, options=options)
 
 
-def _column(frame: pd.DataFrame, name: str) -> list[str] | None:
-    return list(frame[name]) if name in frame.columns else None
+def _needed(names: dict[str, str | None]) -> Iterator[tuple[str, str]]:
+    """(column, remedy) of those that must exist."""
+    for kind, name in names.items():
+        if name is not None and (kind in MISSING or name != kind):
+            yield name, MISSING.get(kind, f"set data.{kind} to one of them, or leave it out")

@@ -10,19 +10,22 @@ a lesion. The licence is CC BY-NC: non-commercial use only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Literal
-
-import pandas as pd
 
 from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
 from fedrobust.data.files import Files, join_roots, open_root
-from fedrobust.data.table import ImageOptions, ImageTable, PathOf, load_table, read_csv
+from fedrobust.data.labels import LabelOptions
+from fedrobust.data.lookup import FileLookup
+from fedrobust.data.table import ImageOptions, ImageTable, PathOf, load_table
+from fedrobust.data.text_table import join_tables, read_csv
 from fedrobust.errors import DataError
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.names import shown_name
 from fedrobust.utils.validation import check_settings, flatten_groups
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+ALL_TEST = "mark training images, or set data.split=drawn to have all three parts drawn"
 REMEDY = "get HAM10000 from doi:10.7910/DVN/DBW86T and set data.root to its folder"
 
 
@@ -33,6 +36,7 @@ def ham10000(
     root: Annotated[str, PathOf(REMEDY)],
     *,
     images: ImageOptions,
+    labels: LabelOptions,
     split: Literal["given", "drawn"] = "given",
 ) -> DataSource:
     """HAM10000, its images squeezed to squares.
@@ -41,7 +45,8 @@ def ham10000(
         root: folder with HAM10000_metadata and the images, or with ham10000*.csv and
             ham10000*.zip; doi:10.7910/DVN/DBW86T has them.
         images: how the images are read; its fields are keys of their own.
-        split: given, parts that the table names are kept; drawn, all three are drawn in
+        labels: how the labels become classes; its fields, too.
+        split: given, parts that the table names stay as they are; drawn, all three are drawn in
             the ratio 7:2:1.
 
     Returns:
@@ -51,28 +56,28 @@ def ham10000(
         ConfigError: a setting is out of its range.
     """
     folder = Path(root).expanduser()
-    return DataSource("ham10000", lambda: _load(folder, images, split))
+    return DataSource("ham10000", lambda: _load(folder, images, labels, split))
 
 
-def _load(root: Path, chosen: ImageOptions, split: str) -> Dataset:
+def _load(root: Path, chosen: ImageOptions, options: LabelOptions, split: str) -> Dataset:
     if not root.is_dir():
         raise DataError(f"data.root={root}: no such folder; {REMEDY}")
     tables = _tables(root)
     source = ", ".join(str(table) for table in tables)
-    frame = pd.concat(
-        [read_csv(table, ["image_id", "lesion_id", "dx"]) for table in tables], ignore_index=True
+    needed = dict.fromkeys(("image_id", "lesion_id", "dx"), REMEDY)
+    found = join_tables([read_csv(table, needed) for table in tables])
+    files, images = _images(root, source, found.filled(source, "image_id"))
+    table = ImageTable(
+        images,
+        found.columns["dx"],
+        CLASSES,
+        found.column("site") or found.column("dataset"),
+        found.columns["lesion_id"],
+        found.column("split") if split == "given" else None,
+        ALL_TEST,
+        found.notes,
     )
-    files, images = _images(root, source, list(frame["image_id"]))
-    site = next(
-        (_column(frame, name) for name in ("site", "dataset") if name in frame.columns), None
-    )
-    given = _column(frame, "split") if split == "given" else None
-    table = ImageTable(images, list(frame["dx"]), CLASSES, site, list(frame["lesion_id"]), given)
-    return load_table("ham10000", source, files, table, chosen)
-
-
-def _column(frame: pd.DataFrame, name: str) -> list[str] | None:
-    return list(frame[name].fillna("")) if name in frame.columns else None
+    return load_table("ham10000", source, files, table, chosen=chosen, options=options)
 
 
 def _tables(root: Path) -> list[Path]:
@@ -89,21 +94,25 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _images(root: Path, source: str, ids: Sequence[str]) -> tuple[Files, list[str]]:
-    """The files of the folder and of every HAM10000 zip in it, and the stored name of each image id
-    (the first one found)."""
+    """The files of the folder and of every HAM10000 zip in it, and the stored name of each image
+    id."""
     archives = sorted(
         path
         for path in root.iterdir()
         if path.suffix == ".zip" and path.name.lower().startswith("ham10000")
     )
-    files = join_roots([open_root(root), *(open_root(path) for path in archives)])
-    stored: dict[str, str] = {}
-    for name in files.images:
-        stored.setdefault(PurePosixPath(name).stem, name)
-    missing = [one for one in ids if one not in stored]
+    parts = [open_root(root), *(open_root(path) for path in archives)]
+    files = join_roots(parts)
+
+    def show(stored: str) -> str:
+        position, _, inner = stored.partition("/")
+        return f"{parts[int(position)].label}/{shown_name(inner)}"
+
+    lookup = FileLookup(files, strip=1, show=show)
+    missing = [one for one in ids if not lookup.candidates(one)]
     if missing:
         raise DataError(
             f"{source}: {format_count(len(ids), 'image')}, {len(missing)} not below {root}, the "
             f"first is {missing[0]}.jpg; {REMEDY}"
         )
-    return files, [stored[one] for one in ids]
+    return files, [lookup.find(one, source) for one in ids]

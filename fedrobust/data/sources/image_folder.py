@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
 from fedrobust.data.files import open_root
+from fedrobust.data.labels import LabelOptions
 from fedrobust.data.table import (
     ClassOrder,
     ImageOptions,
@@ -17,8 +18,13 @@ from fedrobust.data.table import (
     load_table,
 )
 from fedrobust.errors import DataError
+from fedrobust.utils.names import shown_name
 from fedrobust.utils.validation import OneOf, check_settings, flatten_groups
 
+ALL_TEST = (
+    "name a folder train, or set data.root to the folder of the split and leave it out of "
+    "data.layout"
+)
 LAYOUTS = ("class", "site/class", "split/class", "split/site/class", "site/split/class")
 
 
@@ -31,6 +37,7 @@ def image_folder(
     layout: Annotated[str, OneOf(LAYOUTS)] = "class",
     classes: ClassOrder | None = None,
     images: ImageOptions,
+    labels: LabelOptions,
 ) -> DataSource:
     """A folder or zip whose sub-folders say what an image is. Every image counts as its own
     patient: use a csv where several images show one.
@@ -38,9 +45,11 @@ def image_folder(
     Args:
         root: folder or zip of the images.
         layout: what the folders mean from the top down, e.g. site/class for
-            hospital_a/melanoma/001.jpg.
+            hospital_a/melanoma/001.jpg. Further folders above these, that hold all images, count
+            as wrapping.
         classes: the class folders in the wanted order; null: all, in alphabetical order.
         images: how the images are read; its fields are keys of their own.
+        labels: how the names of folders become classes; its fields, too.
 
     Returns:
         The source; nothing is read before its `load`.
@@ -49,27 +58,49 @@ def image_folder(
         ConfigError: a setting is out of its range.
     """
     folder, wanted = Path(root).expanduser(), class_words(classes)
-    return DataSource("image_folder", lambda: _load(folder, layout.split("/"), wanted, images))
+    return DataSource(
+        "image_folder", lambda: _load(folder, layout.split("/"), wanted, images, labels)
+    )
 
 
 def _load(
-    root: Path, layout: list[str], classes: Sequence[str] | None, chosen: ImageOptions
+    root: Path,
+    layout: list[str],
+    classes: Sequence[str] | None,
+    chosen: ImageOptions,
+    options: LabelOptions,
 ) -> Dataset:
     files = open_root(root)
     names = files.images
     if not names:
         raise DataError(f"{root}: no images; expected {'/'.join(layout)}/<image>.jpg or .png")
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    wrapping = _wrapping(folders, len(layout))
     columns: dict[str, list[str]] = {word: [] for word in layout}
-    for name in names:
-        folders = PurePosixPath(name).parts[:-1]
-        if len(folders) != len(layout):
+    for name, parts in zip(names, folders, strict=True):
+        own = parts[len(wrapping) :]
+        if len(own) != len(layout):
             raise DataError(
-                f"{root}: {name} does not lie at {'/'.join(layout)}/<image>; move it "
+                f"{root}: {shown_name(name)} does not lie at {'/'.join(layout)}/<image>; move it "
                 "or set data.layout"
             )
-        for word, folder in zip(layout, folders, strict=True):
+        for word, folder in zip(layout, own, strict=True):
             columns[word].append(folder)
+    notes = [f"all images lie in {shown_name('/'.join(wrapping))}, which counts as wrapping"]
     table = ImageTable(
-        names, columns["class"], classes, columns.get("site"), None, columns.get("split")
+        names,
+        columns["class"],
+        classes,
+        columns.get("site"),
+        None,
+        columns.get("split"),
+        ALL_TEST,
+        notes if wrapping else (),
     )
-    return load_table("image_folder", str(root), files, table, chosen)
+    return load_table("image_folder", str(root), files, table, chosen=chosen, options=options)
+
+
+def _wrapping(folders: Sequence[tuple[str, ...]], depth: int) -> tuple[str, ...]:
+    """The folders above the layout's, if all images lie in the same ones, as in a packed folder."""
+    above = {parts[:-depth] for parts in folders}
+    return above.pop() if len(above) == 1 else ()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -109,12 +110,20 @@ def _build(
     parts = [part for part in PARTS if f"{part}_images" in archive.files]
     if not parts:
         raise DataError(f"{path}: has no train_images; its keys are {', '.join(archive.files)}")
-    labels, sites, given = _columns(path, archive, parts)
+    labels, given = _labels(path, archive, parts)
+    sites, problem = _sites(path, archive, parts, given)
     with found_in(path):
         split = splits.complete_splits(
-            given, labels, torch.arange(len(labels)), generator(chosen.seed, name, "splits")
+            given,
+            labels,
+            torch.arange(len(labels)),
+            generator(chosen.seed, name, "splits"),
+            "give the training images as train_images and train_labels",
         )
-    index = subset(labels, sites, split, chosen.max_images, generator(chosen.seed, name, "subset"))
+    everywhere = torch.zeros(len(labels), dtype=torch.int64) if sites is None else sites
+    index = subset(
+        labels, everywhere, split, chosen.max_images, generator(chosen.seed, name, "subset")
+    )
 
     def fill(out: NDArray[np.uint8]) -> list[int]:
         return _fill(out, path, archive, parts, index.numpy())
@@ -124,43 +133,52 @@ def _build(
     names = (
         classes if classes is not None else [str(number) for number in range(int(labels.max()) + 1)]
     )
-    places = (
-        [str(number) for number in range(int(sites.max()) + 1)]
-        if f"{parts[0]}_sites" in archive.files
-        else ["all"]
-    )
+    places = None if sites is None else [str(one) for one in range(int(sites.max()) + 1)]
     with found_in(path):
-        return make_dataset(
+        dataset = make_dataset(
             name,
             images,
             labels[index],
             names,
-            Origins(split[index], sites=sites[index], site_names=places),
+            Origins(
+                split[index],
+                sites=None if sites is None else sites[index],
+                site_names=places or ["all"],
+            ),
             every_class=chosen.every_class,
         )
+    return replace(dataset, site_problem=problem, notes=(problem,) if problem else ())
 
 
-def _columns(path: Path, archive: NpzFile, parts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels, sites (zeros where there are none) and splits, the parts one after the other."""
+def _labels(path: Path, archive: NpzFile, parts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Labels and splits, the parts one after the other."""
     labels = [_numbers(path, archive, f"{part}_labels") for part in parts]
     splits_of = [
         torch.full((len(label),), PARTS[part], dtype=torch.int8)
         for part, label in zip(parts, labels, strict=True)
     ]
-    if not all(f"{part}_sites" in archive.files for part in parts):
-        return (
-            torch.cat(labels),
-            torch.zeros(sum(map(len, labels)), dtype=torch.int64),
-            torch.cat(splits_of),
-        )
+    return torch.cat(labels), torch.cat(splits_of)
+
+
+def _sites(
+    path: Path, archive: NpzFile, parts: Sequence[str], splits_N: Tensor
+) -> tuple[Tensor | None, str]:
+    """Sites, the parts one after the other; none where a part lacks them, with the reason if others
+    have them."""
+    has = {part: f"{part}_sites" in archive.files for part in parts}
+    if not all(has.values()):
+        given = [f"{part}_sites" for part in parts if has[part]]
+        lacking = [f"{part}_sites" for part in parts if not has[part]]
+        problem = f"{path} has {', '.join(given)} but no {', '.join(lacking)}"
+        return None, f"{problem}, so that no site is known" if given else ""
     sites = [_numbers(path, archive, f"{part}_sites") for part in parts]
-    for part, label, site in zip(parts, labels, sites, strict=True):
-        if len(label) != len(site):
+    for part, site in zip(parts, sites, strict=True):
+        labels = int((splits_N == PARTS[part]).sum())
+        if labels != len(site):
             raise DataError(
-                f"{path}: {part}_sites has {format_count(len(site), 'row')}, "
-                f"{part}_labels {len(label)}"
+                f"{path}: {part}_sites has {format_count(len(site), 'row')}, {part}_labels {labels}"
             )
-    return torch.cat(labels), torch.cat(sites), torch.cat(splits_of)
+    return torch.cat(sites), ""
 
 
 def _numbers(path: Path, archive: NpzFile, key: str) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from fedrobust.data.dataset import Dataset, DataSource, Origins, make_dataset
 from fedrobust.errors import DataError, found_in
+from fedrobust.utils.names import clean_name
 from fedrobust.utils.validation import Built, check_settings
 
 
@@ -31,20 +33,26 @@ def one_site(
 
 def _load(source: DataSource, site: str | int | None) -> Dataset:
     dataset = source.load()
+    if dataset.site_problem and site is not None:
+        raise DataError(
+            f"{source.name}: site {site} cannot be told from others: {dataset.site_problem}"
+        )
     if len(dataset.site_names) == 1 or site is None:
         return dataset
-    if site not in dataset.site_names:
+    wanted = clean_name(str(site))
+    if wanted not in dataset.site_names:
         raise DataError(
-            f"{source.name}: there is no site {site}; there are {', '.join(dataset.site_names)}"
+            f"{source.name}: there is no site {wanted}; there are {', '.join(dataset.site_names)}"
         )
-    rows = (dataset.sites == dataset.site_names.index(site)).nonzero().reshape(-1)
-    with found_in(f"{source.name}, site {site}"):
-        return make_dataset(
+    rows = (dataset.sites == dataset.site_names.index(wanted)).nonzero().reshape(-1)
+    with found_in(f"{source.name}, site {wanted}"):
+        own = make_dataset(
             dataset.name,
             dataset.images[rows],
             dataset.labels[rows],
             dataset.class_names,
-            Origins(dataset.splits[rows], site_names=(site,), groups=dataset.groups[rows]),
+            Origins(dataset.splits[rows], site_names=(wanted,), groups=dataset.groups[rows]),
             skipped=dataset.skipped,
             every_class=False,
         )
+    return replace(own, notes=dataset.notes)
