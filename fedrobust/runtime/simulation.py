@@ -186,7 +186,7 @@ def run_into_folder(
     write_html(folder, report, written, recorder.rounds, uses)
     checkpoints.clear()
     console.print(summary_table(report, uses))
-    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+    print_line(console, f"report: {folder / 'report.html'}")
     return report
 
 

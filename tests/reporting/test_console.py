@@ -41,6 +41,12 @@ def test_the_summary_fits_80_columns_and_says_everything() -> None:
     assert text.count("%") == 2  # the unit once, and the title of the interval's column
 
 
+def test_names_of_sites_are_shown_as_they_are() -> None:
+    report = reports.report()
+    report["clients"][0]["site"] = "[b]:x:"
+    assert "0 [b]:x:" in on_screen(report)
+
+
 @pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])
 def test_edge_cases_of_the_summary(shape: tuple[int, int, int, bool]) -> None:
     report = reports.report(*shape)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -50,12 +51,14 @@ def write(
     config: dict[str, Any] | None = None,
     twin: bool = True,
     uses: dict[str, int] | None = None,
+    *,
+    classes: Sequence[str] = ("mel",),
 ) -> Path:
     manifest = write_manifest(
         folder,
         config or {"rounds": 5},
         seed=0,
-        data={"name": "skin", "digest": "ab"},
+        data={"name": "skin", "digest": "ab", "classes": list(classes)},
         device="cpu",
         command_line=["simulate.py"],
     )
@@ -121,6 +124,13 @@ def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:
     reader = read(write(tmp_path, report, config, uses={EVIL: 1}))
     assert "script" not in reader.tags
     assert " ".join(reader.words).count("alert(") >= 10
+
+
+def test_classes_are_listed_by_number_as_they_are(tmp_path: Path) -> None:
+    plot_drops(reports.typed(reports.report()).drops, tmp_path / "drops.png")
+    names = ("$\\frac$", "<5mm", "[bold]x", "_n", "\u57fa\u5e95")
+    words = " ".join(read(write(tmp_path, classes=names)).words)
+    assert "Classes: 0 $\\frac$, 1 <5mm, 2 [bold]x, 3 _n, 4 \u57fa\u5e95" in words
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])

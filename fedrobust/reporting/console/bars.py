@@ -38,7 +38,7 @@ class LiveScreen:
     def __init__(self, console: Console, *columns: ProgressColumn, refreshes: float) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -79,7 +79,7 @@ class LiveScreen:
 def transient_bar(console: Console, text: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar that is gone afterwards, on a terminal only. Gives what is called after each of the
     `total` steps."""
-    columns = (TextColumn(text), BarColumn(bar_width=24), MofNCompleteColumn())
+    columns = (TextColumn(text, markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(
         *columns,
         TimeRemainingColumn(),

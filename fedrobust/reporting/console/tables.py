@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.style import StyleType
 from rich.table import Table
 from rich.text import Text
+
+
+class PlainTable(Table):
+    """A table whose texts are shown as they are: no markup, no emoji names."""
+
+    def add_row(
+        self,
+        *renderables: RenderableType | None,
+        style: StyleType | None = None,
+        end_section: bool = False,
+    ) -> None:
+        """A row of cells."""
+        cells = [Text(one) if isinstance(one, str) else one for one in renderables]
+        super().add_row(*cells, style=style, end_section=end_section)
 
 
 def new_table(title: str, columns: Iterable[str], *, words: int = 1) -> Table:
@@ -21,7 +37,7 @@ def new_table(title: str, columns: Iterable[str], *, words: int = 1) -> Table:
     Returns:
         A table without rows.
     """
-    made = Table(
+    made = PlainTable(
         box=SIMPLE_HEAD,
         title=Text(title),
         title_justify="left",
@@ -30,7 +46,7 @@ def new_table(title: str, columns: Iterable[str], *, words: int = 1) -> Table:
     )
     for place, name in enumerate(columns):
         made.add_column(
-            name,
+            Text(name),
             justify="left" if place < words else "right",
             overflow="fold",
             no_wrap=place >= words,

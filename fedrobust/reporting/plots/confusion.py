@@ -9,10 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, new_figure, save_figure, tidy
+from fedrobust.reporting.plots.style import (
+    FONT_SIZE,
+    INK,
+    class_labels,
+    new_figure,
+    save_figure,
+    shorten_label,
+    tidy,
+)
 
 MOST_NUMBERS = 12  # classes; with more the cells are too small for numbers
-LONGEST_NAME = 24
 
 
 def plot_confusion(
@@ -29,7 +36,7 @@ def plot_confusion(
         for title, counts_KK in (("Clean twin", twin_KK), ("This run", run_KK))
         if counts_KK is not None
     ]
-    names = [shorten_label(name) for name in class_names]
+    names = [shorten_label(name) for name in class_labels(class_names)]
     side = min(3.2 + 0.3 * len(names), 9.0)
     figure = new_figure(side * len(shown) + 1.0, side)
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
@@ -49,13 +56,6 @@ def row_percent(counts_KK: Tensor) -> Tensor:
     images."""
     wide = counts_KK.double()
     return 100 * wide / wide.sum(dim=1, keepdim=True)
-
-
-def shorten_label(name: str) -> str:
-    """A class name that fits beside a matrix; dollar signs stay dollar signs (matplotlib would read
-    a formula)."""
-    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    return short.replace("$", r"\$")
 
 
 def _draw(axes: Any, percent_KK: Tensor, names: Sequence[str]) -> Any:

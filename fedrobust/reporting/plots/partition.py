@@ -10,14 +10,16 @@ import numpy as np
 from matplotlib import colormaps
 from torch import Tensor
 
-from fedrobust.reporting.plots.confusion import shorten_label
 from fedrobust.reporting.plots.style import (
     FONT_SIZE,
     INK,
     KIND_COLOURS,
     LINE_COLOURS,
+    add_legend,
+    class_labels,
     new_figure,
     save_figure,
+    shorten_label,
     tidy,
 )
 
@@ -36,19 +38,19 @@ def plot_partition(
     figure = new_figure(7.2, float(np.clip(1.4 + 0.24 * clients, 2.4, 16)))
     axes = figure.subplots()
     starts_N = np.zeros(clients)
-    for name, colour, values in zip(
-        class_names, class_colours(len(class_names)), counts_NK.T.numpy(), strict=True
-    ):
-        axes.barh(
+    names = [shorten_label(name) for name in class_labels(class_names)]
+    bars = []
+    for colour, values in zip(class_colours(len(names)), counts_NK.T.numpy(), strict=True):
+        bar = axes.barh(
             range(clients),
             values,
             left=starts_N,
             height=0.8,
             color=colour,
-            label=shorten_label(name),
             edgecolor="white",
             linewidth=0.4,
         )
+        bars.append(bar)
         starts_N = starts_N + values
     tidy(axes, "Images per client and class", "Images")
     axes.grid(axis="y", visible=False)
@@ -66,7 +68,10 @@ def plot_partition(
             axes.annotate(
                 f"{total:.0f}", (total, client), fontsize=FONT_SIZE - 2, color=INK, **place
             )
-    axes.legend(
+    add_legend(
+        axes,
+        bars,
+        names,
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
         frameon=False,

@@ -8,7 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from fedrobust.reporting.plots.style import FONT_SIZE, INK, KIND_COLOURS, new_figure, save_figure
+from fedrobust.reporting.plots.style import (
+    FONT_SIZE,
+    INK,
+    KIND_COLOURS,
+    class_labels,
+    new_figure,
+    save_figure,
+)
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_bytes
 
@@ -36,6 +43,7 @@ def plot_samples(
             )
     if not rows:
         raise ValueError("no samples to show")
+    names = class_labels(class_names)
     columns = max(len(clean) for _, clean, _ in rows)
     figure = new_figure((TILE + 0.06) * columns + 0.4, (2 * TILE + 0.8) * len(rows))
     figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.04, wspace=0, hspace=0)
@@ -47,7 +55,7 @@ def plot_samples(
         grid = block.subplots(2, columns, squeeze=False)
         _strip(grid[0], "clean", clean.images)
         _strip(grid[1], "contaminated", contaminated.images)
-        _captions(grid[1], clean.labels.tolist(), contaminated.labels.tolist(), class_names)
+        _captions(grid[1], clean.labels.tolist(), contaminated.labels.tolist(), names)
     return save_figure(figure, path)
 
 
@@ -64,13 +72,13 @@ def _strip(axes_row: Any, name: str, images: Tensor) -> None:
 
 
 def _captions(
-    axes_row: Any, before: Sequence[int], after: Sequence[int], class_names: Sequence[str]
+    axes_row: Any, before: Sequence[int], after: Sequence[int], names: Sequence[str]
 ) -> None:
     """The labels below the images; a changed one is bold and red."""
     for axes, old, new in zip(axes_row, before, after, strict=False):
-        names = [class_names[one] for one in ((old,) if old == new else (old, new))]
+        shown = [names[one] for one in ((old,) if old == new else (old, new))]
         look = {} if old == new else {"color": CHANGED, "fontweight": "bold"}
-        axes.set_xlabel(_fitting(names), **{"fontsize": FONT_SIZE - 2, "color": INK, **look})
+        axes.set_xlabel(_fitting(shown), **{"fontsize": FONT_SIZE - 2, "color": INK, **look})
 
 
 def _fitting(names: Sequence[str]) -> str:

@@ -6,12 +6,17 @@ grey print. Markers and dashes repeat the distinction, so colour never carries i
 
 from __future__ import annotations
 
+import functools
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from matplotlib import font_manager, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 
 from fedrobust.utils import files
 
@@ -36,6 +41,9 @@ INK: Final = "#222222"
 GRID: Final = "#DDDDDD"
 FONT_SIZE: Final = 9
 DPI: Final = 150
+LONGEST_NAME: Final = 24  # letters beside an axis
+# fonts that have a box for every sign, and pictures that cannot be drawn
+NO_FONTS: Final = ("Last Resort", "Emoji")
 
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
@@ -58,9 +66,63 @@ def tidy(axes: Any, title: str = "", xlabel: str = "", ylabel: str = "") -> None
     axes.set_axisbelow(True)
 
 
+def shorten_label(name: str) -> str:
+    """A name that fits beside an axis."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
+def class_labels(class_names: Sequence[str]) -> list[str]:
+    """The names as they can be drawn; "class 3" for a name with a sign that no font of this machine
+    has. The page lists all names by number."""
+    return [
+        name if all(_font_of(sign) is not None for sign in name) else f"class {number}"
+        for number, name in enumerate(class_names)
+    ]
+
+
+def add_legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: Any) -> None:
+    """A legend that shows every name; matplotlib itself leaves out those that begin with an
+    underscore."""
+    made = axes.legend(handles, [str(place) for place in range(len(names))], **options)
+    for entry, name in zip(made.get_texts(), names, strict=True):
+        entry.set_text(name)
+
+
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG at 150 dots per inch, making the folder where it is missing; returns
-    the path."""
+    the path. All texts are shown as they are: dollar signs begin no formula, and signs that the
+    usual font lacks come from another one."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        others = dict.fromkeys(found for sign in text.get_text() if (found := _font_of(sign)))
+        if others:
+            text.set_fontfamily([*rcParams["font.family"], *others])
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)
     return files.write(path, [picture.getbuffer()])
+
+
+@functools.cache
+def _usual_signs() -> frozenset[int]:
+    usual = font_manager.findfont(font_manager.FontProperties())
+    return frozenset((*FT2Font(usual).get_charmap(), ord("\n")))
+
+
+@functools.lru_cache(maxsize=4096)
+def _font_of(sign: str) -> str | None:
+    """The family of a font that has the sign: "" for the usual one, None where there is none."""
+    if ord(sign) in _usual_signs():
+        return ""
+    for entry in sorted(font_manager.fontManager.ttflist, key=lambda one: (one.name, one.fname)):
+        known = not any(word in entry.name for word in NO_FONTS)
+        if known and ord(sign) in _signs(entry.fname):
+            return str(entry.name)
+    return None
+
+
+@functools.cache
+def _signs(file: str) -> frozenset[int]:
+    try:
+        return frozenset(FT2Font(file).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()

@@ -11,13 +11,13 @@ from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
 from fedrobust.evaluation.statistics import DropTable, Estimate
-from fedrobust.reporting.plots.confusion import shorten_label
 from fedrobust.reporting.plots.style import (
     FONT_SIZE,
     INK,
     LINE_COLOURS,
     new_figure,
     save_figure,
+    shorten_label,
     tidy,
 )
 from fedrobust.reporting.text import format_number

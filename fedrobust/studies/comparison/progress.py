@@ -21,7 +21,7 @@ class Screen(LiveScreen):
     `with`."""
 
     def __init__(self, total: int, folder: Path, console: Console) -> None:
-        super().__init__(console, TextColumn("{task.fields[note]}"), refreshes=2)
+        super().__init__(console, TextColumn("{task.fields[note]}", markup=False), refreshes=2)
         self._total, self._folder = total, folder
         self._done, self._failed, self._began, self._looked = 0, 0, time.monotonic(), 0.0
         self._whole = self._bars.add_task("cells", total=total, note="")
