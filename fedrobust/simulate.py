@@ -16,7 +16,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import settings_help
 from fedrobust.experiment.compose import check_command_line, explained, plain_config
 from fedrobust.experiment.old_names import rename_words
@@ -63,7 +63,13 @@ def _resume(words: list[str]) -> None:
 def _start(words: list[str]) -> None:
     sys.argv[1:] = check_command_line(words)
     with explained(list(settings_among(sys.argv[1:]))):
-        _job()
+        try:
+            _job()
+        except OSError as error:  # Hydra's own: the run's errors end within the job
+            reason = error.strerror or error
+            raise RunError(
+                f"hydra.run.dir={error.filename}: cannot be made ({reason}); choose another folder"
+            ) from error
 
 
 @contextmanager

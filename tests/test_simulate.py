@@ -187,6 +187,19 @@ def test_nothing_is_written_over(
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
+def test_an_output_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    folder = tmp_path / "file" / "out"
+    assert run(monkeypatch, "experiment=smoke", f"hydra.run.dir={folder}") == 1
+    assert re.fullmatch(
+        rf"error: hydra\.run\.dir={tmp_path}\S*: cannot be made \(Not a directory\); choose "
+        "another folder\n",
+        capsys.readouterr().err,
+    )
+
+
 @pytest.mark.slow
 def test_interruption_leaves_what_was_finished(tmp_path: Path) -> None:
     command = [

@@ -79,7 +79,9 @@ class PathOf:
 
     def _check(self, value: Any) -> Any:
         if not isinstance(value, (str, Path)) or str(value) == "":
-            raise PydanticCustomError("path_of", "a path; {remedy}", {"remedy": self.remedy})
+            told = isinstance(value, (bool, int, float))
+            remedy = f"quote it twice: '\"{value}\"'" if told else self.remedy
+            raise PydanticCustomError("path_of", "a path; {remedy}", {"remedy": remedy})
         return value
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
-from fedrobust.utils.names import nearest
+from fedrobust.utils.names import nearest, shown_name
 
 FEW = 15  # choices that one line names
 LISTED_BY = "`python -m fedrobust.simulate --help` lists"
@@ -60,6 +61,11 @@ def _check_option(word: str) -> None:
 def check_words(words: Sequence[str]) -> None:
     """Checks before any file is read. Raises ConfigError."""
     for word in words:
+        if shown_name(word) != word:
+            raise ConfigError(
+                f"{shown_name(word)}: is not UTF-8, or holds a line break or control sign; rename "
+                "the file or folder"
+            )
         sign, key, value = _split(word)
         if word.startswith("-"):
             _check_option(word)
@@ -139,16 +145,23 @@ def _fault(key: str, value: str) -> str:
             opened.append(sign)
         elif sign in PAIRS.values() and (not opened or PAIRS[opened.pop()] != sign):
             return f"{sign} closes nothing; take it out, or quote the value: {_quoted(key, value)}"
-    if quote:
+    if quote and value.startswith(quote):
         return f"the quote {quote} is never closed; add the second one"
-    if opened:
+    if opened and value[0] in PAIRS:
         return f"{opened[-1]} is never closed; add {PAIRS[opened[-1]]}"
     return f"it holds signs with a meaning of their own; quote the value: {_quoted(key, value)}"
 
 
 def _quoted(key: str, value: str) -> str:
     """Quoted for a shell, whose quotes Hydra does not see."""
-    return f"'{key}=\"{value}\"'"
+    return shlex.quote(f"{key}={quote_value(value)}")
+
+
+def quote_value(value: str) -> str:
+    """A text for Hydra, whatever signs it holds: `data.root={quote_value(folder)}`."""
+    inner = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    inner = re.sub(r"(\\+)\Z", r"\1\1", inner)
+    return '"' + inner.replace("${", "\\${") + '"'
 
 
 def refusal(text: str, words: Sequence[str], known: Callable[[], Mapping[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, DataSource
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose, factories
+from fedrobust.experiment.overrides import quote_value
 from fedrobust.federation.flower_commands import Scalar
 from fedrobust.federation.local_federation import LocalFederation
 from fedrobust.utils.counting import format_count
@@ -57,9 +58,9 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
     size = dataset.images.shape[-1]
     own = [
         "data=npz",
-        f"data.path={folder / 'data' / 'server.npz'}",
+        f"data.path={quote_value(str(folder / 'data' / 'server.npz'))}",
         f"data.size={size}",
-        f"data.classes=[{','.join(dataset.class_names)}]",
+        f"data.classes=[{','.join(map(quote_value, dataset.class_names))}]",
     ]
     print(
         f"three sites: {', '.join(names)}; starting the server and three nodes (10 to "

@@ -3,8 +3,11 @@ systemd, for the local demo alike."""
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 HOST = "127.0.0.1"
 CONNECTION = "federation"  # the name of the server in the configuration of the command flwr
 PORT = 8000
+PACKED = "base64:"  # begins words that Flower could not pass on as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,28 @@ def _value(key: str, value: Scalar) -> str:
             "passed on to Flower; rename it"
         )
     return f'"{value}"'
+
+
+def pack_words(words: Sequence[str]) -> str:
+    """Hydra words as one text that Flower passes on: separated by blanks, or in base64 where one
+    holds a blank, a quote or a backslash."""
+    plain = " ".join(words)
+    if not re.search(r"""['"\\]""", plain) and plain.split() == list(words):
+        return plain
+    return PACKED + base64.urlsafe_b64encode(json.dumps(list(words)).encode()).decode()
+
+
+def unpack_words(text: str) -> list[str]:
+    """The words of `pack_words`, or those that somebody typed as for a shell. Raises
+    ConfigError."""
+    try:
+        if text.startswith(PACKED):
+            return [str(word) for word in json.loads(base64.urlsafe_b64decode(text[len(PACKED) :]))]
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"overrides={text}: cannot be read ({error}); each quote needs its second one"
+        ) from error
 
 
 def connection(link: Link) -> str:

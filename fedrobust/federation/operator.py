@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.federation.flower_commands import CONNECTION, Scalar, node_config
+from fedrobust.federation.flower_commands import CONNECTION, Scalar, node_config, pack_words
 from fedrobust.federation.processes import Processes
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ class Operator:
             raise ConfigError(
                 f"{ROOT}: no checkout of fedrobust; Flower needs its pyproject.toml to pack the app"
             )
-        config = node_config({"overrides": " ".join(overrides), **settings})
+        config = node_config({"overrides": pack_words(overrides), **settings})
         return str(
             _json(
                 self.flwr(

@@ -11,6 +11,7 @@ from typing import Any
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import compose as config
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.federation.flower_commands import unpack_words
 from fedrobust.runtime.engines.site_grid import FederationGrid, ask, collect_site_info
 from fedrobust.runtime.engines.site_numbers import Node, list_nodes, number_sites
 from fedrobust.runtime.messages.sites import SiteInfo
@@ -28,13 +29,7 @@ def federation_resume_command(folder: Path) -> str:
 def compose_for_sites(overrides: str, names: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of a run on real sites: their own data unless the words say otherwise, and
     no clean twin. Raises ConfigError."""
-    try:
-        words = shlex.split(overrides)
-    except ValueError as error:
-        raise ConfigError(
-            f"overrides={overrides}: cannot be read ({error}); each quote needs its second one"
-        ) from error
-    words = config.check_command_line(words)
+    words = config.check_command_line(unpack_words(overrides))
     first = [] if any(word.startswith("partition=") for word in words) else ["partition=remote"]
     last = [f"num_clients={len(names)}"] if names else []
     return config.compose(*first, *words, *last, "evaluation.twin=false")

@@ -3,7 +3,6 @@ line."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping
@@ -42,12 +41,12 @@ from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.runtime.server.run import run_experiment
 from fedrobust.utils import devices
+from fedrobust.utils.files import NO_ROOM
 from fedrobust.utils.locking import hold_lock
 from fedrobust.utils.machine import cores
 
 CLIENT_APP = "fedrobust.clients.app:app"
 PASSES = 3.0  # forward, and backward at twice its cost
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 # floating-point operations a second that a CPU core reaches in a ResNet, in round numbers
 CORE_SPEED = 5e10
 

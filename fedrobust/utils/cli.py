@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from fedrobust.errors import FedrobustError, RunError
+from fedrobust.utils.files import NO_ROOM
+
+NO_TEMPORARY = "No usable temporary directory"  # as the module tempfile says it
+# how names begin that tempfile, Ray, torch and we make there
+TEMPORARY = ("tmp", "ray", "torch", "pymp-", "fedrobust-")
 
 
 def explain(error: BaseException) -> tuple[str | None, int]:
@@ -19,16 +26,32 @@ def explain(error: BaseException) -> tuple[str | None, int]:
         return str(error), 1
     if isinstance(error, FedrobustError):
         return str(error), 2
-    # a full disk, a folder that must not be written to
     if isinstance(error, OSError) and error.strerror:
-        return (
-            (
-                f"{error.filename or 'the output'}: {error.strerror}; choose another "
-                "hydra.run.dir or free some space"
-            ),
-            1,
-        )
+        return _explain_system(error), 1
     return None, 1
+
+
+def _explain_system(error: OSError) -> str:
+    """A full disk, a folder that must not be written to, a file that is not there; the remedy
+    depends on whose place it is."""
+    reason = str(error.strerror)
+    if error.filename is None and NO_TEMPORARY in reason:
+        return f"{reason}; set TMPDIR to a folder that can be written to"
+    place = "the output" if error.filename is None else str(error.filename)
+    if error.filename is not None and _is_temporary(Path(os.fsdecode(error.filename))):
+        return f"{place}: {reason}; set TMPDIR to a folder of your own with free space"
+    if error.filename is None or error.errno in NO_ROOM:
+        return f"{place}: {reason}; choose another hydra.run.dir or free some space"
+    return f"{place}: {reason}; check this path"
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether a program made the path in the system's temporary folder, not the user."""
+    try:
+        inside = path.relative_to(tempfile.gettempdir())
+    except (OSError, ValueError):
+        return False
+    return inside.name == "" or inside.parts[0].startswith(TEMPORARY)
 
 
 def run_command(

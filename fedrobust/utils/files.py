@@ -3,10 +3,13 @@ power cut."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+# reasons why a folder cannot be written to
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 SUFFIX = ".tmp"  # of what is being written; a process that is killed leaves such a file behind
 
 

@@ -349,7 +349,7 @@ def test_a_class_is_capped_with_the_same_mix_of_split_and_site() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"path": 3}, "data.path=3"),
+        ({"path": 3}, r"data.path=3: must be a path; quote it twice: '\"3\"'"),
         ({"path": ""}, "data.path=: must be a path; give the csv file"),
         ({"size": 4}, "data.size=4"),
         ({"size": "64"}, "data.size=64: must be a whole number"),

@@ -3,6 +3,8 @@ remedy, on every command line; Hydra's own refusals are provoked for real."""
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from fedrobust import ablation, compare, meff, simulate
 from fedrobust.errors import ConfigError
-from fedrobust.experiment import compose, factories, settings
+from fedrobust.experiment import compose, factories, overrides, settings
 from fedrobust.federation.server_run import compose_for_sites
 from fedrobust.studies.comparison.grid import cells, read_grid
 
@@ -130,6 +132,40 @@ def test_a_line_of_hydra_s_that_nobody_foresaw_is_one_line() -> None:
 )
 def test_blanks_and_quoted_signs_are_read(words: str, path: str) -> None:
     assert compose.compose("data=csv", words)["data"]["path"] == path
+
+
+PATHS = (
+    *("/d/archive (1)", "/d/Hautl\u00e4sionen", "/d/run=3", "/d/ISIC, 2019", "/d/50%", "/d/x&y#1"),
+    *("/d/[x]", "/d/{x", "/d/O'Brien", '/d/a"b', "/d/a'b\"c", "/d/${x}", "~/x", "/d/\u57fa\u5e95"),
+    *("/d/a;b|c", "/d/ends with\\", '/d/a\\"b', "/d/ a ", "2019", "null", "'q'", "/d/a,b"),
+)
+
+READ_OTHERWISE = ("/d/${x}", "2019", "null", "'q'", "/d/ a ")  # without quotes
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_quoted_path_is_read_as_it_is(path: str) -> None:
+    word = f"data.path={overrides.quote_value(path)}"
+    assert compose.compose("data=csv", word)["data"]["path"] == path
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path not in READ_OTHERWISE])
+def test_a_path_works_or_the_line_says_how_to_quote_it_for_the_shell(path: str) -> None:
+    """What is offered gives, typed in a shell, the path itself."""
+    word = f"data.path={path}"
+    try:
+        compose.compose("data=csv", word)
+    except ConfigError as error:
+        offered = re.search(r"""(?:quote the value:|as one word) ('data\.path=.*')""", str(error))
+        (word,) = shlex.split(offered[1] if offered else "nothing was offered")
+    assert compose.compose("data=csv", word)["data"]["path"] == path
+
+
+@pytest.mark.parametrize("word", ["data.path=/d/n\udce6vus", "data.path=/d/a\nb"])
+def test_words_that_cannot_be_shown_are_refused_in_one_line(word: str) -> None:
+    with pytest.raises(ConfigError, match="is not UTF-8, or holds a line break") as caught:
+        compose.compose("data=csv", word)
+    assert str(caught.value).isprintable()
 
 
 COMMANDS: tuple[Callable[[], None], ...] = (

@@ -17,7 +17,7 @@ from flwr.common.config import parse_config_args
 from fedrobust.errors import ConfigError
 from fedrobust.federation import certificates, flower_commands
 from fedrobust.federation.__main__ import main
-from fedrobust.federation.flower_commands import Link, node_config
+from fedrobust.federation.flower_commands import Link, node_config, pack_words, unpack_words
 
 
 def test_a_node_config_is_read_back_as_it_was() -> None:
@@ -31,6 +31,22 @@ def test_a_node_config_is_read_back_as_it_was() -> None:
     assert parse_config_args([node_config(node)]) == node
     with pytest.raises(ConfigError, match="cannot be passed on to Flower"):
         node_config({"data-root": 'a"b'})
+
+
+@pytest.mark.parametrize(
+    ("words", "packed"),
+    [
+        (["rounds=2", "data.classes=[a,b]"], "rounds=2 data.classes=[a,b]"),
+        ([], ""),
+        (['data.path="/a b/c.npz"', 'data.classes=["O\'B","x\\\\"]', "a=\u57fa"], None),
+        (["a=b c"], None),
+    ],
+)
+def test_words_of_a_run_arrive_as_they_were(words: list[str], packed: str | None) -> None:
+    text = pack_words(words)
+    assert packed is None or text == packed
+    (value,) = parse_config_args([node_config({"overrides": text})]).values()
+    assert unpack_words(value) == words
 
 
 def test_tls_and_keys_are_the_default(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from fedrobust.errors import ConfigError, DataError, RunError
@@ -35,6 +38,47 @@ def test_values_of_a_wrong_type_pass_hydra_and_end_in_our_line(override: str) ->
     assert code == 2
     assert line is not None
     assert line.startswith((f"{override.partition('=')[0]}=", "seed: is missing"))
+
+
+NOWHERE = "No usable temporary directory found in ['/tmp']"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(13, "Permission denied", "ray/session"),
+            "set TMPDIR to a folder of your own with free space",
+        ),
+        (OSError(28, "No space left on device", "tmpab12/x"), "set TMPDIR to a folder of your own"),
+        (
+            OSError(13, "Permission denied", "."),
+            "set TMPDIR to a folder of your own with free space",
+        ),
+        (
+            OSError(28, "No space left on device", "mine/out"),
+            "choose another hydra.run.dir or free some space",
+        ),
+        (OSError(2, "No such file or directory", "mine/in"), "check this path"),
+        (OSError(2, NOWHERE, None), "set TMPDIR to a folder that can be written to"),
+        (
+            OSError(28, "No space left on device", None),
+            "choose another hydra.run.dir or free some space",
+        ),
+    ],
+)
+def test_the_remedy_depends_on_whose_place_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: OSError, line: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = None if error.filename is None else str(tmp_path / error.filename)
+    reason = str(error.strerror)
+    said, code = explain(OSError(error.errno, reason, path))
+    assert code == 1
+    assert said is not None
+    assert reason in said
+    assert path is None or said.startswith(f"{path}: ")
+    assert line in said
 
 
 @pytest.mark.parametrize(
