@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fedrobust.errors import DataError
-from fedrobust.utils.names import shown_name
+from fedrobust.utils.names import shown_name, stored_path
 
 UTF8_NAME = 0x800  # flag of a zip member whose name is said to be UTF-8
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -47,7 +47,7 @@ def open_root(root: str | Path) -> Files:
 
     Raises DataError when it does not exist, is neither, or is a damaged archive.
     """
-    path = Path(root).expanduser()
+    path = stored_path(root)
     if path.is_dir():
         return _folder(path)
     if not path.exists():

@@ -3,19 +3,23 @@ order that depends on nothing else."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fedrobust.errors import DataError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.names import UNSHOWN, clean_name, shown_name
 from fedrobust.utils.validation import check_settings
 
 MISSING = ("", "nan", "NaN", "<NA>", "NaT")  # how numpy and pandas write that there is nothing
 # between several labels of an image; but for the first only where each part is a label itself
-BETWEEN = ("|", ";", ",", "/", "+", "&")
+BETWEEN = ("|", ";", ",", "/", "+", "&", " ")
+FRAME = "[](){}'\" "  # around them, where a list was written as text
+NUMBER = re.compile(r"[+-]?\d{1,15}([.,]\d{1,15})?")
 DIGITS = 18  # longest label that is compared as a number
 
 
@@ -25,7 +29,8 @@ class LabelOptions:
     """How labels become classes.
 
     Attributes:
-        ignore_case: whether labels that differ in case only are one class; else they are refused.
+        ignore_case: whether labels that differ in case or blanks only are one class; else they are
+            refused.
         multilabel: what becomes of an image with several labels (A|B): refuse, first takes the
             first, drop leaves the image out.
     """
@@ -68,15 +73,15 @@ def read_labels(
         options: how labels become classes.
 
     Raises:
-        DataError: a label that is missing, unknown, or several in one; two that differ in case
-            only.
+        DataError: a label that is missing, unknown, or several in one; two that differ in case or
+            blanks only.
     """
     _refuse_missing(source, images, labels)
     rows, words, notes = _single(source, images, labels, classes or (), options)
     words, joined = _join_case(source, words, classes, options)
     order = tuple(classes) if classes is not None else order_classes(words)
     _refuse_unknown(source, [images[row] for row in rows], words, order)
-    alike = _same_numbers(order) if classes is None else []
+    alike = list(_same_numbers(order)) if classes is None else []
     return Labels(tuple(rows), tuple(words), order, (*notes, *joined, *alike))
 
 
@@ -100,11 +105,21 @@ def clean_column(source: str, kind: str, words: Sequence[str]) -> tuple[list[str
             )
     composed = (unicodedata.normalize("NFC", word) for word in words)
     changed = [word for word, new in zip(composed, cleaned, strict=True) if word != new]
-    if not changed:
-        return cleaned, []
-    return cleaned, [
-        f"{kind}: blanks at the ends of {len(changed)} cells taken off ('{changed[0]}')"
-    ]
+    notes = _count_alike(kind, cleaned) if kind in ("site", "group") else []
+    if changed:
+        cells = format_count(len(changed), "cell")
+        notes.append(f"{kind}: blanks at the ends of {cells} taken off ('{changed[0]}')")
+    return cleaned, notes
+
+
+def _count_alike(kind: str, words: Iterable[str]) -> list[str]:
+    """A note of two sites or groups that may be one."""
+    spellings: dict[str, str] = {}
+    for word in sorted(set(words)):
+        first = spellings.setdefault(_alike(word), word)
+        if first != word:
+            return [f"{kind}: {first} and {word} differ in case or blanks only and count as two"]
+    return []
 
 
 def order_classes(words: Iterable[str]) -> tuple[str, ...]:
@@ -116,22 +131,26 @@ def order_classes(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _same_numbers(order: Sequence[str]) -> list[str]:
-    numbers = [int(word) for word in order if word.isdecimal() and len(word) <= DIGITS]
-    pairs = zip(order, order[1:], numbers, numbers[1:], strict=False)
-    return [
-        f"classes {one} and {two} are one number and count as two classes"
-        for one, two, number, following in pairs
-        if len(numbers) == len(order) and number == following
-    ]
+def _same_numbers(order: Sequence[str]) -> Iterator[str]:
+    numbers: dict[float, str] = {}
+    for word in order:
+        if NUMBER.fullmatch(word):
+            first = numbers.setdefault(float(word.replace(",", ".")), word)
+            if first != word:
+                yield f"classes {first} and {word} are one number and count as two classes"
+
+
+def _alike(word: str) -> str:
+    """What words have in common that differ in case, blanks and width of letters only."""
+    return " ".join(unicodedata.normalize("NFKC", word).casefold().split())
 
 
 def _refuse_missing(source: str, images: Sequence[str], labels: Sequence[str]) -> None:
     missing = [image for image, label in zip(images, labels, strict=True) if label in MISSING]
     if missing:
         raise DataError(
-            f"{source}: {len(missing)} of {len(images)} images have no label, the first is "
-            f"{shown_name(missing[0])}; fill the cells or take the rows out"
+            f"{source}: {format_count(len(images), 'image')}, {len(missing)} without a label, the "
+            f"first is {shown_name(missing[0])}; fill the cells or take the rows out"
         )
 
 
@@ -153,30 +172,33 @@ def _single(
     rows = list(range(len(labels)))
     if not mixed:
         return rows, list(labels), []
-    word, count = labels[mixed[0]], f"{len(mixed)} of {len(labels)} images"
+    word = labels[mixed[0]]
+    count = f"{format_count(len(labels), 'image')}, {len(mixed)}"
     listed = "" if classes else ", or name the class in data.classes if it is one"
     if options.multilabel == "refuse":
         raise DataError(
-            f"{source}: {count} have several labels, the first is "
+            f"{source}: {count} with several labels, the first is "
             f"{shown_name(images[mixed[0]])} with '{word}'; take the first label of each by "
             f"data.multilabel=first, leave them out by data.multilabel=drop{listed}"
         )
     if options.multilabel == "first":
-        note = f"{count} have several labels, the first of them counts ('{word}')"
+        note = f"{count} with several labels, the first of which counts ('{word}')"
         return rows, [several[one][0] if one in several else one for one in labels], [note]
     kept = [row for row in rows if labels[row] not in several]
     if not kept:
         raise DataError(
             f"{source}: all images have several labels; data.multilabel=first keeps them"
         )
-    return kept, [labels[row] for row in kept], [f"{count} have several labels and are left out"]
+    return kept, [labels[row] for row in kept], [f"{count} with several labels and left out"]
 
 
 def _parts(word: str, known: Collection[str]) -> list[str]:
     """The labels in a label; empty where it is one."""
     for sign in BETWEEN:
-        parts = [part for one in word.split(sign) if (part := clean_name(one))]
-        if sign in word and parts and (sign == "|" or all(part in known for part in parts)):
+        frame = "" if sign == "|" else FRAME
+        parts = [part for one in word.split(sign) if (part := clean_name(one).strip(frame))]
+        several = len(parts) > 1 and all(part in known for part in parts)
+        if sign in word and parts and (sign == "|" or several):
             return parts
     return []
 
@@ -189,7 +211,7 @@ def _join_case(
     counts = Counter(words)
     spellings: dict[str, list[str]] = {}
     for word in sorted({*counts, *(classes or ())}, key=lambda one: (-counts[one], one)):
-        spellings.setdefault(word.casefold(), []).append(word)
+        spellings.setdefault(_alike(word), []).append(word)
     new: dict[str, str] = {}
     for alike in spellings.values():
         wanted = [word for word in alike if word in (classes or ())]
@@ -202,12 +224,13 @@ def _join_case(
         word, target = min(new.items())
         listed = "" if target in (classes or ()) else ", or name both in data.classes"
         raise DataError(
-            f"{source}: the labels {target} ({counts[target]} images) and {word} "
-            f"({counts[word]}) differ in case only; spell them alike, or join them by "
+            f"{source}: the labels {target} ({format_count(counts[target], 'image')}) and {word} "
+            f"({counts[word]}) differ in case or blanks only; spell them alike, or join them by "
             f"data.ignore_case=true{listed}"
         )
     notes = [
-        f"label {word} ({counts[word]} images) joined with {new[word]}" for word in sorted(new)
+        f"label {word} ({format_count(counts[word], 'image')}) joined with {new[word]}"
+        for word in sorted(new)
     ]
     return [new.get(word, word) for word in words], notes
 

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedrobust.errors import DataError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.names import clean_name
 
 SEPARATORS = ("\t", ";", ",")
 BREAK = re.compile(r"\r\n|\r|\n")
+TOLD = re.compile(r"sep=([,;\t])(?:\r\n|\r|\n)")  # a first line by which Excel names the separator
 RECODE = "`iconv -f {} -t UTF-8 old.csv > new.csv`"
 
 
@@ -73,6 +75,7 @@ def read_csv(path: Path, needed: Mapping[str, str]) -> TextTable:
     """
     text = _decode(path, _read(path))
     separator = _find_separator(text, set(needed))
+    text = TOLD.sub("\n", text)
     rows = _rows(path, text, separator)
     header = next((_column_names(row) for _, _, row in rows if any(row)), [])
     _check_header(path, header, needed)
@@ -90,7 +93,7 @@ def read_csv(path: Path, needed: Mapping[str, str]) -> TextTable:
         lines.append(first)
     if not lines:
         raise DataError(f"{path}: has no rows")
-    notes = (f"{path}: {empty} lines of empty cells left out",) if empty else ()
+    notes = (f"{path}: {format_count(empty, 'line')} of empty cells left out",) if empty else ()
     named = {name: column for name, column in zip(header, cells, strict=True) if name}
     return TextTable(named, lines, notes)
 
@@ -131,6 +134,8 @@ def _decode(path: Path, data: bytes) -> str:
 
 def _find_separator(text: str, needed: set[str]) -> str:
     """The one that gives the needed columns, else the one that gives most."""
+    if told := TOLD.match(text):
+        return told[1]
     head = next((line for line in BREAK.split(text[:100_000]) if line.strip()), "")
 
     def fit(separator: str) -> tuple[bool, int]:
@@ -183,13 +188,14 @@ def _check_header(path: Path, header: Sequence[str], needed: Mapping[str, str]) 
 
 
 def _check_row(path: Path, place: str, row: Sequence[str], columns: int) -> None:
+    cells = format_count(len(row), "cell")
     if len(row) < columns:
         raise DataError(
-            f"{path}: {place} has {len(row)} cells, the header {columns}; fill in what is missing"
+            f"{path}: {place} has {cells}, the header {columns}; fill in what is missing"
         )
     if any(cell.strip() for cell in row[columns:]):
         raise DataError(
-            f"{path}: {place} has {len(row)} cells, the header {columns}; put a cell that holds "
+            f"{path}: {place} has {cells}, the header {columns}; put a cell that holds "
             "a separator between quotation marks"
         )
 

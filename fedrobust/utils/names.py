@@ -7,6 +7,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Collection
+from pathlib import Path
 
 EDGES = re.compile(r"\A[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+\Z")
 UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # control signs, halves of signs, separators of lines
@@ -30,6 +31,13 @@ def _escape(sign: str) -> str:
     # Python keeps a byte of a name that is no UTF-8 as such a half of a sign
     byte = ord(sign) - 0xDC00
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(sign)[1:-1]
+
+
+def stored_path(text: str | Path) -> Path:
+    """A path in the Unicode form in which it exists, where one does; "~" is the home folder."""
+    path = Path(text).expanduser()
+    forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
+    return path if path.exists() else next((one for one in forms if one.exists()), path)
 
 
 def nearest(word: str, known: Collection[str]) -> str:

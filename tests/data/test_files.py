@@ -124,7 +124,7 @@ def test_changed_pixels_change_the_digest_and_are_not_taken_from_the_cache(tmp_p
         (
             ["ok.png,"],
             "image,label",
-            "1 of 1 images have no label, the first is ok.png; fill the cells",
+            "1 image, 1 without a label, the first is ok.png; fill the cells",
         ),
         (["ok.png,a,dev"], "image,label,split", "image ok.png has the split 'dev'"),
         (
@@ -168,7 +168,7 @@ def test_blanks_are_taken_off_and_said(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("02.png,nevus\n", "02.png, nevus\n"))
     data = csv(str(path), size=8).load()
     assert (data.class_names, data.digest) == (clean.class_names, clean.digest)
-    assert data.notes == ("label: blanks at the ends of 1 cells taken off (' nevus')",)
+    assert data.notes == ("label: blanks at the ends of 1 cell taken off (' nevus')",)
     assert clean.notes == ()
 
 
@@ -178,7 +178,7 @@ def test_images_with_several_labels_are_left_out_with_all_that_belongs_to_them(
     path = plain(tmp_path, header="image,label,site", extra=lambda row: f",{'ns'[row // 10]}")
     text = path.read_text().replace("00.png,nevus", "00.png,nevus|melanoma")
     path.write_text(text)
-    with pytest.raises(DataError, match=r"1 of 20 images have several labels, the first is pic"):
+    with pytest.raises(DataError, match=r"20 images, 1 with several labels, the first is pic"):
         csv(str(path), size=8).load()
     data = csv(str(path), size=8, multilabel="drop").load()
     assert data.sites.tolist() == [0] * 9 + [1] * 10

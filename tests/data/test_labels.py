@@ -24,6 +24,9 @@ def test_blanks_and_unicode_forms_make_no_class_of_their_own() -> None:
     words, notes = clean_column("t.csv", "label", ["1 ", "1", "\u00a01\u200b", "2"])
     assert words == ["1", "1", "1", "2"]
     assert notes == ["label: blanks at the ends of 2 cells taken off ('1 ')"]
+    assert clean_column("t.csv", "site", ["b", "Wien", "wien", "b"])[1] == [
+        "site: Wien and wien differ in case or blanks only and count as two"
+    ]
     assert clean_column("t.csv", "label", [DECOMPOSED, COMPOSED]) == ([COMPOSED, COMPOSED], [])
 
 
@@ -36,7 +39,7 @@ def test_words_that_cannot_be_shown_are_refused_in_one_line(word: str) -> None:
 
 @pytest.mark.parametrize("word", ["", "nan", "<NA>"])
 def test_missing_labels_are_counted(word: str) -> None:
-    with pytest.raises(DataError, match=r"2 of 3 images have no label, the first is 1\.png"):
+    with pytest.raises(DataError, match=r"3 images, 2 without a label, the first is 1\.png"):
         read(["a", word, word])
 
 
@@ -49,7 +52,9 @@ def test_classes_that_differ_in_case_only_are_refused_or_joined() -> None:
     joined = read(words, ignore_case=True)
     assert joined.words == ("nevus", "nevus", "nevus", "Wart")
     assert joined.classes == ("Wart", "nevus")
-    assert joined.notes == ("label Nevus (1 images) joined with nevus",)
+    assert joined.notes == ("label Nevus (1 image) joined with nevus",)
+    with pytest.raises(DataError, match="differ in case or blanks only"):
+        read(["basal cell", "basal\u00a0 cell"])
     # of two spellings that occur equally often the first by code points stays, in any order
     assert read(["a", "A"], ignore_case=True).classes == ("A",)
     assert read(["A", "a"], ignore_case=True).classes == ("A",)
@@ -58,7 +63,9 @@ def test_classes_that_differ_in_case_only_are_refused_or_joined() -> None:
 def test_wanted_classes_keep_their_spelling() -> None:
     assert read(["a", "A"], ["a", "A"]).words == ("a", "A")  # told apart on purpose
     assert read(["NEVUS", "b"], ["nevus", "b"], ignore_case=True).words == ("nevus", "b")
-    with pytest.raises(DataError, match=r"nevus \(0 images\) and NEVUS \(1\) differ in case only"):
+    with pytest.raises(
+        DataError, match=r"nevus \(0 images\) and NEVUS \(1\) differ in case or blanks only"
+    ):
         read(["NEVUS", "b"], ["nevus", "b"])
     with pytest.raises(DataError, match=r"image 0\.png has the label 'c'; known classes are a, b"):
         read(["c"], ["a", "b"])
@@ -68,25 +75,34 @@ def test_several_labels_in_one_are_refused_or_chosen() -> None:
     words = ["a", "a|b", "b", "c | a"]
     with pytest.raises(
         DataError,
-        match=r"2 of 4 images have several labels, the first is 1\.png with 'a\|b'; .*"
+        match=r"4 images, 2 with several labels, the first is 1\.png with 'a\|b'; .*"
         r"data\.multilabel=first.*data\.multilabel=drop.*data\.classes",
     ):
         read(words)
     first = read(words, multilabel="first")
     assert first.words == ("a", "a", "b", "c")
-    assert first.notes == ("2 of 4 images have several labels, the first of them counts ('a|b')",)
+    assert first.notes == ("4 images, 2 with several labels, the first of which counts ('a|b')",)
     left = read(words, multilabel="drop")
     assert (left.rows, left.words, left.classes) == ((0, 2), ("a", "b"), ("a", "b"))
-    assert left.notes == ("2 of 4 images have several labels and are left out",)
+    assert left.notes == ("4 images, 2 with several labels and left out",)
     assert read(words, ["a", "a|b", "b", "c | a"]).words == tuple(words)
     with pytest.raises(DataError, match="all images have several labels"):
         read(["a|b"], multilabel="drop")
 
 
-@pytest.mark.parametrize("sign", [";", ",", "/", "+", "&"])
+def test_a_list_written_as_text_is_several_labels() -> None:
+    with pytest.raises(
+        DataError, match=r"with several labels, the first is 2\.png with '\[0, 1\]'"
+    ):
+        read(["0", "1", "[0, 1]"])
+    assert read(["0", "1", "['1', '0']"], multilabel="first").words == ("0", "1", "1")
+    assert read(["(a)", "a"]).classes == ("(a)", "a")
+
+
+@pytest.mark.parametrize("sign", [";", ",", "/", "+", "&", ""])
 def test_other_signs_stand_between_labels_only_where_both_are_labels(sign: str) -> None:
     assert read([f"a{sign} b", "a"]).classes == ("a", f"a{sign} b")
-    with pytest.raises(DataError, match=r"1 of 3 images have several labels, the first is 2\.png"):
+    with pytest.raises(DataError, match=r"3 images, 1 with several labels, the first is 2\.png"):
         read(["a", "b", f"a{sign} b"])
 
 
@@ -96,6 +112,9 @@ def test_numbers_have_the_order_of_their_size_and_then_of_their_digits() -> None
     assert order_classes(["9" * 5000, "1"]) == ("1", "9" * 5000)
     assert read(["1", "01", "2"]).notes == (
         "classes 01 and 1 are one number and count as two classes",
+    )
+    assert read(["1", "a", "1.0", "2"]).notes == (
+        "classes 1 and 1.0 are one number and count as two classes",
     )
 
 

@@ -169,6 +169,17 @@ def test_sites_and_classes_of_folders_are_one_in_both_unicode_forms(tmp_path: Pa
     assert data.class_names == ("N\u00e4vus", "Melanom")
 
 
+def test_a_folder_is_found_in_either_unicode_form(tmp_path: Path) -> None:
+    for name in every(DECOMPOSED + "/{kind}/{row}.png"):
+        picture(tmp_path / name)
+    assert len(image_folder(str(tmp_path / COMPOSED), size=8).load()) == 20
+    rows = [f"{name},{name.split('/')[0]}" for name in every("{kind}/{row}.png")]
+    (tmp_path / DECOMPOSED / "t.csv").write_text("\n".join(["image,label", *rows]))
+    assert len(csv(str(tmp_path / COMPOSED / "t.csv"), size=8).load()) == 20
+    with pytest.raises(DataError, match="nowhere: does not exist"):
+        image_folder(str(tmp_path / "nowhere")).load()
+
+
 def test_one_site_alone_is_no_wrapping_where_the_layout_names_it(tmp_path: Path) -> None:
     for name in every("wien/{kind}/{row}.png"):
         picture(tmp_path / name)
@@ -220,6 +231,13 @@ def test_masks_beside_the_photographs_of_ham10000_are_never_taken_for_them(tmp_p
     assert str(mask) in str(caught.value)
     assert str(tmp_path / "images" / "nv3.jpg") in str(caught.value)
     mask.unlink()
+    twin = tmp_path / "HAM10000_metadata.csv"
+    twin.write_bytes((tmp_path / "HAM10000_metadata").read_bytes())
+    with pytest.raises(
+        DataError, match=r"HAM10000_metadata and \S+metadata\.csv; keep one of them"
+    ):
+        ham10000(str(tmp_path), size=8).load()
+    twin.unlink()
     packed(tmp_path / "HAM10000_images.zip", "nv3.jpg")
     with pytest.raises(
         DataError, match=r"nv3 can be \S+images/nv3\.jpg or \S+images\.zip/nv3\.jpg"

@@ -62,7 +62,7 @@ def test_quotation_marks_keep_their_rows(tmp_path: Path, cell: str, read: str | 
         (['a,"x,ok', 'b,x",ok', "c,x,ok"], "line 2: .* closes in line 3, with whole rows"),
         (["a,x,ok", 'b,x,"flat', "c,x,ok"], "line 3: .* is never closed"),
         (["a,x,ok", 'b,x,"flat" 5 mm', "c,x,ok"], "line 3: .* in the middle of a cell;"),
-        (["a,x,ok", "b", "c,x,ok"], "line 3 has 1 cells, the header 3"),
+        (["a,x,ok", "b", "c,x,ok"], "line 3 has 1 cell, the header 3"),
         (["a,x,ok", "b,x,flat, pale", "c,x,ok"], "line 3 has 4 cells, the header 3; put"),
     ],
 )
@@ -109,6 +109,12 @@ def test_columns_are_told_apart(tmp_path: Path, header: str, message: str) -> No
 def test_what_is_no_table_says_how_to_make_one(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"t\.csv: {message}"):
         read_csv(written(tmp_path, data), NEEDED)
+
+
+def test_a_line_that_names_the_separator_is_no_header(tmp_path: Path) -> None:
+    table = read_csv(written(tmp_path, "sep=;\r\nimage;label\r\na,b.png;x\r\n"), NEEDED)
+    assert table.columns == {"image": ["a,b.png"], "label": ["x"]}
+    assert list(table.lines) == [3]
 
 
 def test_tables_below_each_other_leave_no_cell_out(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
@@ -21,7 +20,7 @@ from fedrobust.data.table import (
     load_table,
 )
 from fedrobust.data.text_table import read_csv
-from fedrobust.utils.names import clean_name
+from fedrobust.utils.names import clean_name, stored_path
 from fedrobust.utils.validation import check_settings, flatten_groups
 
 
@@ -84,17 +83,15 @@ def csv(
     Raises:
         ConfigError: a setting is out of its range.
     """
-    table = Path(path).expanduser()
-    folder = table.parent if root is None else Path(root).expanduser()
     wanted = class_words(classes)
     return DataSource(
-        "csv", lambda: _load(table, folder, columns, wanted, chosen=images, options=labels)
+        "csv", lambda: _load(path, root, columns, wanted, chosen=images, options=labels)
     )
 
 
 def _load(
-    path: Path,
-    root: Path,
+    path: str,
+    root: str | None,
     columns: Columns,
     classes: tuple[str, ...] | None,
     *,
@@ -103,11 +100,12 @@ def _load(
 ) -> Dataset:
     names = {kind: name and clean_name(name) for kind, name in asdict(columns).items()}
     image, label = clean_name(columns.image), clean_name(columns.label)
-    found = read_csv(path, dict(_needed(names)))
-    files = open_root(root)
+    file = stored_path(path)
+    found = read_csv(file, dict(_needed(names)))
+    files = open_root(file.parent if root is None else root)
     lookup = FileLookup(files)
     table = ImageTable(
-        [lookup.find(name, str(path)) for name in found.filled(str(path), image)],
+        [lookup.find(name, str(file)) for name in found.filled(str(file), image)],
         found.columns[label],
         classes,
         found.column(names["site"]),
@@ -116,7 +114,7 @@ def _load(
         ALL_TEST,
         found.notes,
     )
-    return load_table("csv", str(path), files, table, chosen=chosen, options=options)
+    return load_table("csv", str(file), files, table, chosen=chosen, options=options)
 
 
 def _needed(names: dict[str, str | None]) -> Iterator[tuple[str, str]]:

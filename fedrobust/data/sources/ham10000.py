@@ -21,7 +21,7 @@ from fedrobust.data.table import ImageOptions, ImageTable, PathOf, load_table
 from fedrobust.data.text_table import join_tables, read_csv
 from fedrobust.errors import DataError
 from fedrobust.utils.counting import format_count
-from fedrobust.utils.names import shown_name
+from fedrobust.utils.names import shown_name, stored_path
 from fedrobust.utils.validation import check_settings, flatten_groups
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -55,8 +55,7 @@ def ham10000(
     Raises:
         ConfigError: a setting is out of its range.
     """
-    folder = Path(root).expanduser()
-    return DataSource("ham10000", lambda: _load(folder, images, labels, split))
+    return DataSource("ham10000", lambda: _load(stored_path(root), images, labels, split))
 
 
 def _load(root: Path, chosen: ImageOptions, options: LabelOptions, split: str) -> Dataset:
@@ -85,7 +84,10 @@ def _tables(root: Path) -> list[Path]:
         root / name
         for name in ("HAM10000_metadata", "HAM10000_metadata.csv", "HAM10000_metadata.tab")
     ]
-    found = [path for path in official if path.is_file()][:1] or sorted(root.glob("ham10000*.csv"))
+    found = [path for path in official if path.is_file()]
+    if len(found) > 1:
+        raise DataError(f"data.root={root}: holds {found[0]} and {found[1]}; keep one of them")
+    found = found or sorted(root.glob("ham10000*.csv"))
     if not found:
         raise DataError(
             f"data.root={root}: holds neither HAM10000_metadata nor ham10000*.csv; {REMEDY}"

@@ -18,7 +18,7 @@ from fedrobust.data.table import (
     load_table,
 )
 from fedrobust.errors import DataError
-from fedrobust.utils.names import shown_name
+from fedrobust.utils.names import shown_name, stored_path
 from fedrobust.utils.validation import OneOf, check_settings, flatten_groups
 
 ALL_TEST = (
@@ -57,9 +57,9 @@ def image_folder(
     Raises:
         ConfigError: a setting is out of its range.
     """
-    folder, wanted = Path(root).expanduser(), class_words(classes)
+    wanted = class_words(classes)
     return DataSource(
-        "image_folder", lambda: _load(folder, layout.split("/"), wanted, images, labels)
+        "image_folder", lambda: _load(stored_path(root), layout.split("/"), wanted, images, labels)
     )
 
 

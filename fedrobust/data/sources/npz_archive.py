@@ -38,6 +38,7 @@ from fedrobust.data.table import (
 )
 from fedrobust.errors import DataError, found_in
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.names import stored_path
 from fedrobust.utils.seeding import generator
 from fedrobust.utils.validation import Count, PositiveCount, check_settings
 
@@ -77,8 +78,8 @@ def npz(
         ConfigError: a setting is out of its range.
     """
     chosen = ImageOptions(size=size, max_images=max_images, seed=seed, every_class=every_class)
-    file, wanted = Path(path).expanduser(), class_words(classes)
-    return DataSource(name, lambda: load_npz(name, file, wanted, chosen))
+    wanted = class_words(classes)
+    return DataSource(name, lambda: load_npz(name, stored_path(path), wanted, chosen))
 
 
 def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: ImageOptions) -> Dataset:
