@@ -38,7 +38,6 @@ LAZY = {"free_rider"}  # sends back what it got
 NO_NUMBERS = {"not_finite"}
 HELPERS = {  # modules with functions that return contaminations and are no factories
     "fedrobust.contamination.apply",
-    "fedrobust.contamination.common",
     "fedrobust.contamination.updates.collusion",
     "fedrobust.contamination.updates.distance_bounded",
 }

@@ -50,6 +50,17 @@ def wait_until(number: int, mark: bytes, seconds: float) -> list[int]:
     return found
 
 
+def mark_of(process: int) -> bytes:
+    """A program that has just been started has no environment for a moment."""
+    deadline = time.monotonic() + 20
+    while True:
+        for one in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
+            if one.startswith(MARK.encode()):
+                return one
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_of_a_killed_program_nothing_is_left(tmp_path: Path) -> None:
     starter = subprocess.Popen(
@@ -57,11 +68,7 @@ def test_of_a_killed_program_nothing_is_left(tmp_path: Path) -> None:
     )
     assert starter.stdout is not None
     child = int(starter.stdout.readline())
-    (mark,) = (
-        one
-        for one in Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        if one.startswith(MARK.encode())
-    )
+    mark = mark_of(child)
     try:
         assert len(wait_until(2, mark, 20)) == 2
     finally:
