@@ -87,6 +87,13 @@ def from_text(text: str) -> Experiment:
     return _EXPERIMENTS.get(text, build)
 
 
+def load_data(data: Mapping[str, Any]) -> Dataset:
+    """The data set of these settings of the group `data`, kept for an experiment that has them.
+    Raises ConfigError or DataError."""
+    source = factories.build_group({"data": dict(data)}, "data")
+    return _DATASETS.get(to_json(dict(data)), source.load)
+
+
 def _build(config: Mapping[str, Any], text: str, settings: Settings | None = None) -> Experiment:
     """text: the canonical one of the configuration, in the names of its time: memories and
     checkpoints are known by it."""

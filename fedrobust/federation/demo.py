@@ -52,6 +52,10 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
             "site": name,
             "data-root": str(folder / "data" / f"{name}.npz"),
             "data-format": "npz",
+            "data-classes": ",".join(dataset.class_names),
+            "data-sizes": dataset.images.shape[-1],
+            # nobody's secret: the images are drawn, or public
+            "share-predictions": True,
         }
         for name in names
     }

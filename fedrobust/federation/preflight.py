@@ -22,7 +22,7 @@ from fedrobust.data.partition import class_table
 from fedrobust.errors import FedrobustError
 from fedrobust.experiment import factories
 from fedrobust.federation.flower_commands import Link, Scalar
-from fedrobust.runtime.client.site_config import own_data
+from fedrobust.runtime.client.site_config import CLASSES, listed_classes, own_data
 from fedrobust.utils import devices
 from fedrobust.utils.counting import format_count
 
@@ -88,19 +88,16 @@ def disk_space() -> Iterator[CheckResult]:
 def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Iterator[CheckResult]:
     """Every image of the node's data is read once; its classes and splits are counted."""
     try:
-        wanted = list(classes) or None
-        settings = own_data(node, size=size, classes=classes)
-        if wanted is None:
-            settings["source"].pop("classes", None)
+        wanted = tuple(classes) or listed_classes(node)
+        settings = own_data(node, size=size, classes=wanted)
         dataset = factories.build_group({"data": settings}, "data").load()
     except FedrobustError as error:
         yield CheckResult("data", False, str(error))
         return
-    known = wanted is None or tuple(wanted) == dataset.class_names
-    names = ", ".join(dataset.class_names)
-    yield CheckResult(
-        "labels", known, names if known else f"{names}; those of the run are {', '.join(classes)}"
-    )
+    known = wanted in ((), dataset.class_names)
+    names, run = ", ".join(dataset.class_names), ",".join(wanted)
+    text = f'{names}; the run has others: {CLASSES}="{run}", where the labels are a part of these'
+    yield CheckResult("labels", known, names if known else text)
     found = f"{format_count(len(dataset), 'image')} readable, {len(dataset.skipped)} left out"
     yield CheckResult("data", True, "; ".join((found, *dataset.notes)))
     for split, word in enumerate(SPLITS):

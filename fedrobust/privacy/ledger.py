@@ -3,7 +3,7 @@ make it forget that, or count differently.
 
 A node that sets `max-epsilon` in its own configuration keeps the ledger `privacy-ledger` and sends
 an update only under local DP and only while all updates that it ever sent stay together within that
-epsilon at `privacy-delta`; of its test images it reports nothing.
+epsilon at `privacy-delta`; of its test images it reports nothing (runtime.client.disclosure).
 """
 
 from __future__ import annotations
@@ -84,13 +84,3 @@ def _spent(file: TextIO) -> float:
         raise ConfigError(
             f"{LEDGER}={file.name}: cannot be read, so nothing is sent; restore it from a copy"
         ) from error
-
-
-def check_evaluation(node: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a node with a limit: what a model says of its test images, and their
-    labels, hold no noise."""
-    if keeps(node):
-        raise ConfigError(
-            f"{LIMIT}: this node reports nothing about its test images; raise "
-            "server.max_failures where the run should bear it"
-        )

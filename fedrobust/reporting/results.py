@@ -11,6 +11,14 @@ import torch
 from torch import Tensor
 
 from fedrobust.defences.sanitisation.detection import pool_detections
+from fedrobust.evaluation.counts import (
+    REASONS,
+    ClientEvaluation,
+    RoundedCounts,
+    Scored,
+    Withheld,
+    measure,
+)
 from fedrobust.evaluation.detection import detection_scores
 from fedrobust.evaluation.drops import (
     METRICS,
@@ -33,23 +41,23 @@ from fedrobust.reporting.report.metrics import (
 from fedrobust.reporting.report.sections import (
     ClientResult,
     DetectionSection,
+    DisclosureSection,
     PredictionResults,
     PurifiedMetrics,
     SanitisingSection,
 )
 from fedrobust.types import RoundRecord
 
-Scored = tuple[Tensor, Tensor]  # probabilities (n, K), labels (n,)
-
 
 @dataclass(frozen=True)
 class RunPredictions:
     """Predictions of a run. test: {clean | corrupted | twin_clean | twin_corrupted: (N, K)} on all
-    test images; clients: {client: {clean | contaminated | purified_...: (probabilities, labels)}};
-    triggered: (n, K) on images with the backdoor's trigger."""
+    test images; clients: {client: {clean | contaminated | purified_...: (probabilities, labels)}},
+    of real sites counts, or that they report nothing; triggered: (n, K) on images with the
+    backdoor's trigger."""
 
     test: Mapping[str, Tensor]
-    clients: Mapping[int, Mapping[str, Scored]]
+    clients: Mapping[int, ClientEvaluation]
     triggered: Tensor | None = None
 
 
@@ -105,30 +113,31 @@ def _test_drops(
 
 def client_results(
     experiment: Experiment,
-    scores: Mapping[int, Mapping[str, Scored]],
+    scores: Mapping[int, ClientEvaluation],
     records: Sequence[RoundRecord],
 ) -> tuple[ClientResult, ...]:
     """A row per client: the global model on its own test shard, clean and under its contamination.
-    Where the evaluation did not arrive (server.max_failures) all metrics are undefined, n is 0."""
+    Where the evaluation did not arrive (server.max_failures), or reports nothing, all metrics are
+    undefined, n is 0."""
     rounds = [record for record in records if record.number > 0]
     weights = dict.fromkeys(range(experiment.num_clients), 0.0)
     for record in rounds:
         for one in record.clients:
             weights[one.client] += one.weight / len(rounds)
-    nothing = torch.zeros(0, experiment.num_classes), torch.zeros(0, dtype=torch.int64)
-    absent = {"clean": nothing, "contaminated": nothing}
     return tuple(
-        _client_result(experiment, client, scores.get(client, absent), weight)
+        _client_result(experiment, client, scores.get(client, {}), weight)
         for client, weight in weights.items()
     )
 
 
 def _client_result(
-    experiment: Experiment, client: int, scored: Mapping[str, Scored], weight: float
+    experiment: Experiment, client: int, evaluated: ClientEvaluation, weight: float
 ) -> ClientResult:
+    nothing = torch.zeros(0, experiment.num_classes), torch.zeros(0, dtype=torch.int64)
+    reported: dict[str, Scored | RoundedCounts] = {"clean": nothing, "contaminated": nothing}
+    reported |= {} if isinstance(evaluated, Withheld) else evaluated
     metrics = {
-        name: ConditionMetrics.model_validate(classification_metrics(*part))
-        for name, part in scored.items()
+        name: ConditionMetrics.model_validate(measure(part)) for name, part in reported.items()
     }
     clean, contaminated = metrics["clean"], metrics["contaminated"]
     purified = None
@@ -146,7 +155,16 @@ def _client_result(
         purified=purified,
         combined_drop=combined_drop(clean.values, contaminated.values).combined,
         weight=min(weight, 1.0),
+        disclosure=_disclosure(evaluated),
     )
+
+
+def _disclosure(evaluated: ClientEvaluation) -> DisclosureSection | None:
+    """Form of a real site's report on its test images, where it did not report predictions."""
+    if isinstance(evaluated, Withheld):
+        return DisclosureSection(form="nothing", reason=REASONS[evaluated.code])
+    cells = [one.min_cell for one in evaluated.values() if isinstance(one, RoundedCounts)]
+    return DisclosureSection(form="counts", min_cell=cells[0]) if cells else None
 
 
 def clients_drop(experiment: Experiment, clients: Sequence[ClientResult]) -> ClientsDrop:

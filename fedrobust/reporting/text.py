@@ -15,7 +15,12 @@ from fedrobust.reporting.report.attacks import (
     FusedModel,
 )
 from fedrobust.reporting.report.metrics import ConditionDrop, ConditionMetrics, DropsSection
-from fedrobust.reporting.report.sections import ClientResult, PrivacySection, SanitisingSection
+from fedrobust.reporting.report.sections import (
+    ClientResult,
+    DisclosureSection,
+    PrivacySection,
+    SanitisingSection,
+)
 from fedrobust.reporting.report.values import KIND_NAMES
 from fedrobust.utils.counting import format_count
 
@@ -295,6 +300,29 @@ def client_rows(clients: Sequence[ClientResult]) -> list[tuple[str, ...]]:
         )
         for one in clients
     ]
+
+
+def disclosure_notes(clients: Sequence[ClientResult]) -> list[str]:
+    """What real sites report in the place of their predictions, and what that means for metrics."""
+    found: dict[str, list[str]] = {}
+    for client in clients:
+        if client.disclosure is not None:
+            name = str(client.id) if client.site is None else f"{client.id} {client.site}"
+            found.setdefault(_disclosure_text(client.disclosure), []).append(name)
+    return [f"{', '.join(names)}: {text}" for text, names in found.items()]
+
+
+def _disclosure_text(one: DisclosureSection) -> str:
+    if one.form == "nothing":
+        return f"no result, {one.reason}"
+    missing = "no AUROC and no ECE, which need each image's probabilities"
+    if one.min_cell == 1:
+        return f"metrics from exact counts; {missing}"
+    return (
+        f"metrics are estimates from counts in multiples of {one.min_cell} images, undefined "
+        f"where these hold less than half of the images; {missing}; the interval of the clients' "
+        "drop does not cover the rounding"
+    )
 
 
 def headline_values(report: Report) -> list[tuple[str, str, str]]:

@@ -443,7 +443,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         for words in GOOD
     ]
     return Place(
-        {"data-root": str(path), "data-format": "npz", "site": "vienna"},
+        {
+            "data-root": str(path),
+            "data-format": "npz",
+            "data-classes": ",".join(study.dataset.class_names),
+            "site": "vienna",
+        },
         study.dataset.class_names,
         good,
     )

@@ -59,6 +59,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
             "site": name,
             "data-root": str(folder / "data" / f"{name}.npz"),
             "data-format": "npz",
+            "data-classes": ",".join(dataset.class_names),
             "allow-contamination": True,
         }
         for name in names

@@ -204,15 +204,20 @@ def test_check_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     arrays = {"train_images": np.zeros((40, 8, 8), np.uint8), "train_labels": np.arange(40) % 2}
     np.savez(tmp_path / "own.npz", **arrays)
     node = [f"data-root={tmp_path / 'own.npz'}", "data-format=npz"]
-    assert main(["check", "--size", "8", "--classes", "x,y", *node]) == 0
+    sized = [*node, "data-sizes=8"]
+    assert main(["check", "--size", "8", "--classes", "x,y", *sized, "data-classes=y,x"]) == 0
     said = capsys.readouterr().out
     assert "ok   labels: x, y" in said
     assert "40 images readable" in said
-    assert main(["check", "--size", "8", "data-root=/nowhere.npz", "data-format=npz"]) == 1
+    assert main(["check", "--size", "8", "--classes", "x,y", *sized]) == 1
+    assert 'FAIL labels: 0, 1; the run has others: data-classes="x,y"' in capsys.readouterr().out
+    assert main(["check", "--size", "8", "--classes", "0,1", *node]) == 1
+    assert "FAIL data: data-sizes: this node reads images of 16, 28" in capsys.readouterr().out
+    assert main(["check", "--size", "16", "data-root=/nowhere.npz", "data-format=npz"]) == 1
     out, err = capsys.readouterr()
     assert "FAIL data: /nowhere.npz" in out
     assert "1 check failed" in err
-    assert main(["check", "--superlink", "127.0.0.1:1", "--size", "8", *node]) == 1
+    assert main(["check", "--superlink", "127.0.0.1:1", "--size", "16", *node]) == 1
     assert "FAIL connection: 127.0.0.1:1 cannot be reached" in capsys.readouterr().out
 
 

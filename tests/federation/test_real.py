@@ -80,6 +80,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
             "partition-id": client,
             "data-root": str(folder / f"{name}.npz"),
             "data-format": "npz",
+            "data-classes": ",".join(experiment.dataset.class_names),
+            "share-predictions": True,
         }
     with LocalFederation(folder / "all", nodes) as federation:
         run = federation.operator.submit(WORDS, folder=str(folder / "run"))

@@ -4,69 +4,29 @@ interrupted, and its result after resuming."""
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from fedrobust.clients.app import app
-from fedrobust.strategies.app import main
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message
 from safetensors.torch import load_file
 
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.federation.demo import write_npz
 from fedrobust.federation.server_run import federation_resume_command
 from fedrobust.reporting.report import read_report
 from fedrobust.runtime.simulation import exclusive_folder
-from tests.helpers import federations
-from tests.helpers.federations import MEAN, SMALL_RUN
 from tests.helpers.flower import FakeFlower
-
-WORDS = (
-    "experiment=smoke",
-    *SMALL_RUN,
-    *MEAN,
-    "poisoned=0",
-    "rounds=2",
-    "evaluation.bootstrap_samples=0",
-)
-NODES = {70: "c", 30: "a", 50: "b"}
+from tests.helpers.sites import NODES, serve, sites
 
 
 class CutError(Exception):
     """The moment at which the server's process is killed."""
 
 
-def nodes(folder: Path, before: Callable[[Message], None]) -> FakeFlower:
-    """Three sites with a file each, which remember what a node remembers; before(message) is called
-    first."""
-    experiment = federations.build_experiment(*MEAN, "poisoned=0")
-    configs: dict[int, dict[str, str]] = {}
-    for client, node in enumerate(sorted(NODES, key=lambda one: NODES[one])):
-        mask = torch.zeros(len(experiment.dataset), dtype=torch.bool)
-        mask[experiment.parts[client]] = True
-        write_npz(folder / f"{node}.npz", experiment.dataset, mask)
-        configs[node] = {"data-root": str(folder / f"{node}.npz"), "data-format": "npz"}
-    states = {node: RecordDict() for node in NODES}
-
-    def answer(message: Message) -> list[Message]:
-        before(message)
-        node = message.metadata.dst_node_id
-        return [app(message, Context(1, node, configs[node], states[node], {}))]
-
-    return FakeFlower(dict(NODES), answer)
-
-
-def serve(flower: FakeFlower, **settings: str) -> None:
-    known = {"overrides": " ".join(WORDS), "sites": "", "wait": "1", "folder": "", "resume": ""}
-    main(flower, Context(1, 0, {}, RecordDict(), {**known, **settings}))
-
-
 @pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole, cut, trained = tmp_path / "whole", tmp_path / "cut", [0]
-    serve(nodes(tmp_path, lambda _: None), folder=str(whole))
+    serve(sites(tmp_path, lambda _: None), folder=str(whole))
 
     def kill(message: Message) -> None:
         trained[0] += message.metadata.message_type == "train"
@@ -74,15 +34,15 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path) -> N
             raise CutError
 
     with pytest.raises(CutError):
-        serve(nodes(tmp_path, kill), folder=str(cut))
+        serve(sites(tmp_path, kill), folder=str(cut))
     assert not (cut / "report.json").exists()
-    serve(nodes(tmp_path, lambda _: None), resume=str(cut))
+    serve(sites(tmp_path, lambda _: None), resume=str(cut))
     one, other = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert read_report(cut).evaluations == read_report(whole).evaluations
     assert [client.site for client in read_report(cut).clients] == ["a", "b", "c"]
     with pytest.raises(ConfigError, match="this run is finished"):
-        serve(nodes(tmp_path, lambda _: None), resume=str(cut))
+        serve(sites(tmp_path, lambda _: None), resume=str(cut))
 
 
 def test_a_full_disk_ends_in_a_line_that_says_how_to_go_on_over_sites(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from fedrobust.clients.app import app
 from flwr.app import Context, Message, RecordDict
 
 from fedrobust.errors import ConfigError
+from fedrobust.evaluation.counts import Withheld
 from fedrobust.privacy.accounting import epsilon
 from fedrobust.reporting import report as reporting
 from fedrobust.reporting.report.sections import PrivacySection
 from fedrobust.reporting.text import privacy_text
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records
+from fedrobust.runtime.messages.evaluations import read_client_evaluation
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.runtime.server.run import run_experiment
@@ -106,8 +108,8 @@ def test_a_node_with_a_limit_counts_and_then_stops(tmp_path: Path) -> None:
     open_server = federations.build_server("strategy=fedavg", "poisoned=0")
     with pytest.raises(ConfigError, match="sends nothing without local DP"):
         released(open_server, **limit)
-    with pytest.raises(ConfigError, match="reports nothing about its test images"):
-        app(asked(server, "evaluate"), hospital(**limit))
+    told = app(asked(server, "evaluate"), hospital(**limit)).content
+    assert read_client_evaluation(told, 7)[0] == Withheld("max-epsilon")
 
 
 def test_epsilon_stands_in_the_rounds_and_in_the_report(tmp_path: Path) -> None:

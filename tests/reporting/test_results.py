@@ -11,12 +11,18 @@ from hypothesis import strategies as st
 
 from fedrobust.contamination.base import Backdoor, Contamination
 from fedrobust.data import TRAIN
+from fedrobust.evaluation.counts import RoundedCounts, Withheld
 from fedrobust.evaluation.drops import METRICS
 from fedrobust.evaluation.metrics import NAMES
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.reporting.report import Report, parse_report, report_text
 from fedrobust.reporting.report.metrics import ConditionMetrics
-from fedrobust.reporting.report.sections import ClientResult, DetectionSection, PredictionResults
+from fedrobust.reporting.report.sections import (
+    ClientResult,
+    DetectionSection,
+    DisclosureSection,
+    PredictionResults,
+)
 from fedrobust.reporting.results import (
     RunPredictions,
     assemble_results,
@@ -186,6 +192,33 @@ def test_a_verdict_by_hand(experiment: Experiment) -> None:
     assert (one.contaminated.f1, one.contaminated.precision) == pytest.approx((20, 50))
     assert one.combined_drop == pytest.approx((75 + 80 + 50) / 3)
     assert [(row.clean.n, row.combined_drop) for row in (rows[0], rows[2])] == [(0, None)] * 2
+
+
+def test_drops_of_clients_come_from_counts_too(experiment: Experiment) -> None:
+    # 60 of 80 images right when clean, 30 under contamination; nothing left out
+    parts = {
+        "clean": RoundedCounts(cells([[30, 10], [10, 30]]), 80, 5),
+        "contaminated": RoundedCounts(cells([[15, 25], [25, 15]]), 80, 5),
+    }
+    rows = client_results(
+        experiment, {1: parts, 2: Withheld("max-epsilon")}, records({0: 0.5, 1: 0.5})
+    )
+    missing, counted, nothing = rows
+    assert counted.disclosure == DisclosureSection(form="counts", min_cell=5)
+    assert (counted.clean.accuracy, counted.contaminated.accuracy) == (75, 37.5)
+    assert counted.combined_drop == pytest.approx(50)
+    assert clients_drop(experiment, rows).combined == pytest.approx(50)
+    assert nothing.disclosure is not None
+    assert nothing.disclosure.form == "nothing"
+    assert missing.disclosure is None
+    assert (missing.clean, missing.clean.n) == (nothing.clean, 0)
+
+
+def cells(rows: list[list[int]]) -> torch.Tensor:
+    """A confusion matrix of seven classes, of which the first ones occur."""
+    matrix = torch.zeros(7, 7, dtype=torch.int64)
+    matrix[: len(rows), : len(rows)] = torch.tensor(rows)
+    return matrix
 
 
 def scores_of(

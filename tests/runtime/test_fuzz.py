@@ -24,7 +24,9 @@ from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 
 from fedrobust.errors import ConfigError
+from fedrobust.evaluation.counts import RoundedCounts
 from fedrobust.experiment.experiment import CONDITIONS
+from fedrobust.runtime.messages import evaluations
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.messages.upload_limits import limit_uploads
@@ -112,6 +114,12 @@ def evaluate_reply() -> RecordDict:
     return plain(wire.evaluate_reply(parts, {}, {"etf-sha256": "", "task": ""}))
 
 
+def counts_reply() -> RecordDict:
+    counts = RoundedCounts(torch.tensor([[10, 0, 5], [0, 15, 0], [0, 0, 0]]), 35, 5)
+    parts = dict.fromkeys(sorted(CONDITIONS), counts)
+    return plain(evaluations.counts_reply(parts, {"etf-sha256": "", "task": ""}))
+
+
 def plain(content: RecordDict) -> RecordDict:
     """The vector as a network delivers it: npy bytes."""
     return RecordDict({name: _plain(record) for name, record in content.items()})
@@ -193,6 +201,19 @@ def valid_train_reply(content: RecordDict) -> bool:
         and finite
         and isinstance(content["info"].get("etf-sha256"), str)
         and valid_numbers(content["metrics"])
+    )
+
+
+def valid_counts_reply(content: RecordDict) -> bool:
+    images, cell = content["metrics"]["images"], content["metrics"]["min-cell"]
+    matrices = [valid_array(array, "int64") for array in content["counts"].values()]
+    return images >= 0 and all(
+        one is not None
+        and one.shape == (CLASSES, CLASSES)
+        and (one >= 0).all()
+        and not (one % cell).any()
+        and 0 <= images - one.sum() < CLASSES**2 * cell
+        for one in matrices
     )
 
 
@@ -387,19 +408,25 @@ def test_train_replies() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_evaluate_replies() -> None:
-    good = evaluate_reply()
+@pytest.mark.parametrize(
+    ("good", "valid"),
+    [(evaluate_reply, valid_evaluate_reply), (counts_reply, valid_counts_reply)],
+)
+def test_evaluate_replies(
+    good: Callable[[], RecordDict], valid: Callable[[RecordDict], bool]
+) -> None:
+    one = good()
 
     def batch(seed: int) -> int:
         r, accepted = random.Random(seed), 0
         for number in range(BATCH):
-            content = mutate(r, good)
+            content = mutate(r, one)
             accepted += is_accepted(
                 "evaluate",
                 seed,
                 number,
-                lambda: wire.read_evaluate_reply(content, CLASSES),  # noqa: B023
-                lambda: valid_evaluate_reply(content),  # noqa: B023
+                lambda: evaluations.read_client_evaluation(content, CLASSES),  # noqa: B023
+                lambda: valid(content),  # noqa: B023
             )
         return accepted
 

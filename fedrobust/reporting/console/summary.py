@@ -39,7 +39,9 @@ def summary_table(report: Report, uses: Mapping[str, int] | None = None) -> Rend
     meanings = [f"{name}: {text.DROP_MEANINGS[name]}" for name in report.drops.present]
     notes = [*meanings, *text.drop_notes(report.drops), text.DROP_FORMULA]
     parts += [Text(line, style="dim") for line in notes]
-    parts += [_clients_table(report.clients), *map(Text, text.attack_lines(report))]
+    parts.append(_clients_table(report.clients))
+    parts += [Text(line, style="dim") for line in text.disclosure_notes(report.clients)]
+    parts += map(Text, text.attack_lines(report))
     parts += [] if report.evasion is None else _evasion_parts(report.evasion)
     return Group(*parts)
 

@@ -41,7 +41,10 @@ class ConditionMetrics(ReportSection):
         description="mean one-vs-rest area under the ROC curve; percent, null: undefined"
     )
     ece: Percent | None = Field(description="expected calibration error; percent, null: undefined")
-    n: Count = Field(description="images; 0 for a client whose evaluation failed")
+    n: Count = Field(
+        description="images; 0 for a client whose evaluation failed or was not reported, rounded "
+        "where a site reports rounded counts"
+    )
 
     @property
     def values(self) -> dict[str, float | None]:

@@ -13,6 +13,7 @@ from fedrobust.reporting.report.values import (
     Absent,
     ClientNumber,
     ClientNumbers,
+    DisclosureForm,
     DropPercent,
     Epsilon,
     Kind,
@@ -35,6 +36,20 @@ class PurifiedMetrics(ReportSection):
 
     clean: ConditionMetrics = Field(description="without contamination")
     contaminated: ConditionMetrics = Field(description="under the client's contamination")
+
+
+class DisclosureSection(ReportSection):
+    """Form in which a real site reported its result, where not as predictions
+    (docs/federation.md)."""
+
+    form: DisclosureForm = Field(
+        description="counts: rounded ones, so that metrics are estimates, without auroc and ece; "
+        "nothing: no metrics at all"
+    )
+    min_cell: Absent[Annotated[int, Field(ge=1)]] = Field(
+        default=None, description="of counts: all are multiples of it; 1: exact counts"
+    )
+    reason: Absent[Name] = Field(default=None, description="of nothing: why")
 
 
 class ClientResult(ReportSection):
@@ -60,6 +75,10 @@ class ClientResult(ReportSection):
         "null: undefined"
     )
     weight: MeasuredShare = Field(description="mean influence over the rounds, 0 to 1")
+    disclosure: Absent[DisclosureSection] = Field(
+        default=None,
+        description="of a real site that did not report its predictions; absent of all others",
+    )
 
 
 class DetectionSection(ReportSection):

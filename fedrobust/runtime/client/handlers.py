@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedrobust.contamination.apply import attacker_owned
 from fedrobust.contamination.base import Contamination
-from fedrobust.data import TEST, TRAIN, VALIDATION
+from fedrobust.data import TEST, TRAIN, VALIDATION, cache
 from fedrobust.defences.sanitisation.detection import altered_rows, detection_counts
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
 from fedrobust.errors import ConfigError
@@ -28,7 +28,7 @@ from fedrobust.learning.classifier import Classifier
 from fedrobust.privacy import ledger
 from fedrobust.privacy.noise import secret_noise, seeded_noise
 from fedrobust.privacy.secure import site_condition
-from fedrobust.runtime.client import secure_aggregation, site_config
+from fedrobust.runtime.client import disclosure, secure_aggregation, site_config
 from fedrobust.runtime.client.context_state import (
     clear_memory,
     exchange_received,
@@ -38,7 +38,7 @@ from fedrobust.runtime.client.context_state import (
 )
 from fedrobust.runtime.client.evaluation import apply_crafted, predict_conditions
 from fedrobust.runtime.client.stealth import train_stealthily
-from fedrobust.runtime.messages import records
+from fedrobust.runtime.messages import evaluations, records
 from fedrobust.runtime.messages.sites import RECORD, read_assignment, site_info_reply
 from fedrobust.state import Layout, State, load, take
 from fedrobust.types import Samples, Shard, Task, TrainResult
@@ -132,28 +132,35 @@ def train(message: Message, context: Context) -> Message:
 
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the received global model on the hospital's own test shard, clean and under the
-    hospital's contamination."""
-    request = _read_request(message, context)
+    hospital's contamination; its own configuration decides what is reported of that."""
+    request, node = _read_request(message, context), context.node_config
+    if not request.simulated and (reason := disclosure.find_reason(node)) is not None:
+        return Message(evaluations.withheld_reply(reason, request.info()), reply_to=message)
+    if not disclosure.shares_predictions(node):
+        disclosure.evaluate_once(context)
     request.load_received()
-    ledger.check_evaluation(context.node_config)
     predictions = predict_conditions(request.experiment, request.client, request.model)
-    return Message(records.evaluate_reply(predictions, {}, request.info()), reply_to=message)
+    return Message(disclosure.disclose(predictions, node, request.info()), reply_to=message)
 
 
 def report_site_info(message: Message, context: Context) -> Message:
     """Report of a real site before anything is trained: its numbers of images, after reading all of
-    them, and its device."""
+    them (that of its test images rounded as its counts are), and its device."""
     text = records.read_config(message.content)["experiment"]
     experiment, client = read_experiment(text, message, context)
-    counts = [len(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)]
+    node = context.node_config
+    train, validation, test = (
+        len(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)
+    )
+    counts = train, validation, disclosure.reported_images(node, test, experiment.num_classes)
     words = {
-        "site": str(context.node_config.get("site", "")),
+        "site": str(node.get("site", "")),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
     words |= {"flwr": version("flwr"), "device": devices.device_name(devices.resolve("auto"))}
     return Message(
-        site_info_reply(counts, int(context.node_config.get("partition-id", -1)), words),
+        site_info_reply(counts, int(node.get("partition-id", -1)), words),
         reply_to=message,
     )
 
@@ -200,18 +207,14 @@ def _at_site(
         site_config.check_readable(settings, node)
         given = read_assignment(message.content).client if RECORD in message.content else -1
         partition = int(node.get("partition-id", -1))
-        return _as_client(build.from_text(text), partition if given < 0 else given)
+        with cache.in_memory():  # else a server could fill the disk with ever other drawn images
+            return _as_client(build.from_text(text), partition if given < 0 else given)
     order = read_assignment(message.content)
     client = max(order.client, 0)  # any number will do while the sites are only counted
     own = site_config.own_config(config, node, client, size=order.size, classes=order.classes)
-    experiment = build.from_text(to_json(own))
-    if experiment.dataset.class_names != order.classes:
-        wanted, found = ", ".join(order.classes), ", ".join(experiment.dataset.class_names)
-        raise ConfigError(
-            f"data-root: the classes are {found}, those of the run {wanted}; rename "
-            "them, or choose other data"
-        )
-    return _as_client(experiment, client)
+    # before anything of the server's is built
+    site_config.check_found_classes(build.load_data(own["data"]).class_names, order.classes)
+    return _as_client(build.from_text(to_json(own)), client)
 
 
 @lru_cache(maxsize=1)

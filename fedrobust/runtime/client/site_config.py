@@ -4,8 +4,9 @@ configuration there.
 A node reads what its own configuration names, and nothing else: neither the server nor anyone who
 started the run can point it to a file. Its settings: data-root (the folder or file of the images),
 data-format (a source that is `usable_at_sites`), site (which of several sites in there is this
-one), and data-<setting> for any other setting of that format, e.g. data-layout or data-label; the
-number of pixels and the classes come with the run.
+one), data-classes (the classes that a run must have, where the data do not show them all),
+data-sizes (the numbers of pixels that a run may ask for) and data-<setting> for any other setting
+of that format, e.g. data-layout or data-label.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.settings import Settings
 
 PREFIX = "data-"
-FIXED = ("size", "classes", "every_class")  # not the node's to choose
+CLASSES, SIZES = f"{PREFIX}classes", f"{PREFIX}sizes"
+USUAL_SIZES = (16, 28, 32, 64, 96, 128, 224)  # a side's pixels; each takes room in the cache
+FIXED = ("size", "every_class")  # not the node's to choose
+OWN_KEYS = {f"{PREFIX}root", f"{PREFIX}format", CLASSES, SIZES}  # no settings of a format
 HARMLESS = "fedrobust.data.synthetic.synthetic"  # drawn, so that nothing is read
 REMOTE = {"_target_": f"{FACTORY_PACKAGES['partition']}.remote"}
 
@@ -63,7 +67,8 @@ def own_config(
     """The run's configuration with the node's own data in the place of the server's, all of it
     client number `client`'s.
 
-    size: pixels of an image's side; classes: their names, in the run's order. Raises ConfigError.
+    size: pixels of an image's side; classes: their names, in the run's order. Raises ConfigError
+    where the node does not take part in runs with these.
     """
     return {
         **config,
@@ -73,8 +78,9 @@ def own_config(
 
 
 def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> dict[str, Any]:
-    """The settings of the node's data set, for `factories.build_group`. Raises ConfigError in terms
-    of the node's configuration."""
+    """The settings of the node's data set, for `factories.build_group`; the run's order of the
+    classes where the node lists them, else the classes that the data show. Raises ConfigError in
+    terms of the node's configuration."""
     if not names_data(node):
         raise ConfigError(
             "data-root: this node names no data; start it with --node-config "
@@ -88,15 +94,17 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
     given = {
         key.removeprefix(PREFIX).replace("-", "_"): value
         for key, value in node.items()
-        if key.startswith(PREFIX)
+        if key.startswith(PREFIX) and key not in OWN_KEYS
     }
-    del given["root"]
-    given.pop("format", None)
     if wrong := [key for key in given if key in FIXED]:
         raise ConfigError(
             f"{PREFIX}{wrong[0]}={given[wrong[0]]}: comes with the run; leave it out "
             "of the node's configuration"
         )
+    _check_size(node, size)
+    listed = listed_classes(node)
+    if listed and sorted(classes) != sorted(listed):
+        raise ConfigError(f"{CLASSES}: {_other_classes(classes)}")
     source: dict[str, Any] = {
         "_target_": f"{factory.__module__}.{factory.__name__}",
         getattr(factory, SITE_PLACE): node[f"{PREFIX}root"],
@@ -104,13 +112,59 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
         **given,
     }
     source["every_class"] = False
-    if "classes" in inspect.signature(factory).parameters:  # else they are fixed
+    if listed and "classes" in inspect.signature(factory).parameters:  # else they are fixed
         source["classes"] = list(classes)
     return {
         "_target_": f"{FACTORY_PACKAGES['data']}.sources.one_site.one_site",
         "source": source,
         "site": node.get("site"),
     }
+
+
+def listed_classes(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that the node's configuration lists; none where it lists none. Raises
+    ConfigError."""
+    if CLASSES not in node:
+        return ()
+    names = tuple(word.strip() for word in str(node[CLASSES]).split(","))
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise ConfigError(
+            f"{CLASSES}={node[CLASSES]}: must be two or more different names, separated by commas"
+        )
+    return names
+
+
+def check_found_classes(found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raises ConfigError unless the node's data have the classes of the run, in the run's order."""
+    if list(found) != list(wanted):
+        raise ConfigError(f"data-root: {_other_classes(wanted)}")
+
+
+def _other_classes(wanted: Sequence[str]) -> str:
+    """Names no class of the node's own: the line goes to the server."""
+    return (
+        f"the {len(wanted)} classes of the run, or their order, are not this node's; rename its "
+        f'labels, or set {CLASSES}="..." in its configuration if it is to take part'
+    )
+
+
+def _check_size(node: Mapping[str, Any], size: int) -> None:
+    """Raises ConfigError for a size that the node does not allow: each fills its disk further."""
+    allowed = _allowed_sizes(node)
+    if size not in allowed:
+        raise ConfigError(
+            f"{SIZES}: this node reads images of {', '.join(map(str, allowed))} pixels, not of "
+            f"{size}; its own configuration may allow that"
+        )
+
+
+def _allowed_sizes(node: Mapping[str, Any]) -> tuple[int, ...]:
+    words = str(node.get(SIZES, ",".join(map(str, USUAL_SIZES)))).split(",")
+    if not all(word.strip().isdecimal() and len(word) < 6 for word in words):
+        raise ConfigError(
+            f"{SIZES}={node[SIZES]}: must be numbers of pixels, separated by commas, e.g. 64"
+        )
+    return tuple(int(word) for word in words)
 
 
 def check_readable(settings: Settings, node: Mapping[str, Any]) -> None:

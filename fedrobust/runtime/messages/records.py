@@ -170,7 +170,7 @@ def read_train_reply(content: RecordDict, sizes: tuple[int, int]) -> TrainReply:
     state = read_state(_record(content, "state", ArrayRecord), sizes)
     limits.check_rest(content, "state")
     num_examples, metrics = read_metrics(_record(content, "metrics", MetricRecord))
-    return TrainReply(state, num_examples, metrics, _read_info(content), read_extras(content))
+    return TrainReply(state, num_examples, metrics, read_info(content), read_extras(content))
 
 
 def evaluate_reply(
@@ -202,7 +202,7 @@ def read_evaluate_reply(content: RecordDict, num_classes: int) -> EvaluateReply:
         )
     predictions = {name: _read_predictions(record, name, num_classes) for name in conditions}
     num_examples, metrics = read_metrics(_record(content, "metrics", MetricRecord))
-    return EvaluateReply(predictions, num_examples, metrics, _read_info(content))
+    return EvaluateReply(predictions, num_examples, metrics, read_info(content))
 
 
 def read_metrics(record: MetricRecord) -> tuple[int, dict[str, float]]:
@@ -231,7 +231,8 @@ def _report(
     }
 
 
-def _read_info(content: RecordDict) -> dict[str, Any]:
+def read_info(content: RecordDict) -> dict[str, Any]:
+    """What a reply says of itself, with the digest of the ETF among it. Raises WireError."""
     info = dict(_record(content, "info", ConfigRecord))
     if not isinstance(info.get("etf-sha256"), str):
         raise WireError("info: etf-sha256 is missing")

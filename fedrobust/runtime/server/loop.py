@@ -10,11 +10,11 @@ from time import perf_counter
 from torch import Tensor
 
 from fedrobust.errors import ConfigError, RunError
+from fedrobust.evaluation.counts import REASONS, ClientEvaluation, Withheld
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
-from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, ServerContext
 from fedrobust.runtime.server.secure_aggregation import SecureStrategy
@@ -187,17 +187,18 @@ def predict_global(
 
 def evaluate_clients(
     server: ServerContext, state: State, grid: Grid, observer: Observer, run: str = "run"
-) -> dict[int, wire.ConditionPredictions]:
+) -> dict[int, ClientEvaluation]:
     """Every client's own test shard, clean and under its contamination, evaluated by Flower
     evaluate messages.
 
-    Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}. Raises RunError when
-    more than server.max_failures clients fail.
+    Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}, of real sites rounded
+    counts, or `Withheld` of those that report nothing. Raises RunError when more than
+    server.max_failures clients fail.
     """
     strategy = RuleStrategy(server, state)
     observer.stage(run, "evaluate clients")
     rounds = server.experiment.settings.rounds
-    scores: dict[int, wire.ConditionPredictions] = {}
+    scores: dict[int, ClientEvaluation] = {}
     failures: dict[int, Failure] = {}
     for reply in _notify(
         strategy.request_evaluation(rounds, grid), strategy, observer, run, "evaluate"
@@ -221,6 +222,9 @@ def evaluate_clients(
         )
     for client in sorted(failures):
         observer.stage(run, f"client {client} could not be evaluated: {failures[client].reason}")
+    for client, evaluated in sorted(scores.items()):
+        if isinstance(evaluated, Withheld):
+            observer.stage(run, f"client {client} reports no result: {REASONS[evaluated.code]}")
     for note in strategy.validator.notes:
         observer.stage(run, f"client {note.client}: {note.reason}")
     return dict(sorted(scores.items()))

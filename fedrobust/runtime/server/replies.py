@@ -9,9 +9,17 @@ from typing import TypeVar
 
 from flwr.app import Message, Metadata, RecordDict
 
+from fedrobust.evaluation.counts import (
+    ClientEvaluation,
+    RoundedCounts,
+    Scored,
+    Withheld,
+    count_images,
+)
 from fedrobust.experiment.experiment import CONDITIONS
 from fedrobust.runtime.messages import arrays, records
 from fedrobust.runtime.messages.arrays import WireError
+from fedrobust.runtime.messages.evaluations import read_client_evaluation
 from fedrobust.state import Layout, State, views
 from fedrobust.types import Failure
 
@@ -116,19 +124,20 @@ class ReplyValidator:
             )
         return replace(reply, num_examples=min(reply.num_examples, expected.most_examples))
 
-    def read_evaluate(self, message: Message) -> records.ConditionPredictions | Failure:
-        """The checked reply to an evaluate message: the client's own test images under both
-        conditions."""
+    def read_evaluate(self, message: Message) -> ClientEvaluation | Failure:
+        """The checked reply to an evaluate message: what the client reports of its own test images
+        under each condition."""
         client = self.client_of(message)
         if message.has_error():
             return failure(client, message)
         try:
-            scores = records.read_evaluate_reply(_content(message), self._expected.num_classes)
-            self._check_info(scores.info, "evaluated")
-            _check_conditions(scores.predictions, self._expected.conditions)
+            evaluated, info = read_client_evaluation(_content(message), self._expected.num_classes)
+            self._check_info(info, "evaluated")
+            if not isinstance(evaluated, Withheld):
+                _check_conditions(evaluated, self._expected.conditions)
         except WireError as error:
             return Failure(client, f"unusable reply: {error}")
-        return scores.predictions
+        return evaluated
 
     def read_checked(
         self, message: Message, read: Callable[[RecordDict], tuple[T, Mapping[str, object]]]
@@ -170,11 +179,13 @@ def _check_variances(layout: Layout, state: State) -> None:
             raise WireError(f"state: {name} is a variance below 0")
 
 
-def _check_conditions(predictions: records.ConditionPredictions, wanted: frozenset[str]) -> None:
-    if set(predictions) != wanted:
-        found = ", ".join(sorted(predictions)) or "nothing"
+def _check_conditions(
+    reported: Mapping[str, Scored | RoundedCounts], wanted: frozenset[str]
+) -> None:
+    if set(reported) != wanted:
+        found = ", ".join(sorted(reported)) or "nothing"
         raise WireError(f"evaluated {found}, not {', '.join(sorted(wanted))}")
-    counts = {name: len(labels) for name, (_, labels) in sorted(predictions.items())}
+    counts = {name: count_images(part) for name, part in sorted(reported.items())}
     if len(set(counts.values())) != 1:
         raise WireError(
             "evaluated different numbers of images: "

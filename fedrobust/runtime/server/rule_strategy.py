@@ -17,6 +17,7 @@ from fedrobust.aggregation.round import Aggregate, Round, ServerData
 from fedrobust.aggregation.storage import allocate, fetch, fill
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
+from fedrobust.evaluation.counts import Withheld, count_images, measure
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning import batchnorm, etf
 from fedrobust.learning.classifier import Classifier
@@ -338,16 +339,16 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         """Clients' scores are pooled by `loop.evaluate_clients`, which needs them one by one;
         Flower's own loop gets their mean accuracy."""
-        hits, total = 0.0, 0
+        right, total = 0.0, 0
         for reply in self.validator.accept_first(replies):
-            predictions = self.validator.read_evaluate(reply)
-            if not isinstance(predictions, Failure):
-                probabilities, labels = predictions["clean"]
-                hits, total = (
-                    hits + float((probabilities.argmax(1) == labels).sum()),
-                    total + len(labels),
-                )
-        return MetricRecord({"accuracy": 100 * hits / total} if total else {})
+            evaluated = self.validator.read_evaluate(reply)
+            if isinstance(evaluated, Failure | Withheld):
+                continue
+            metrics = measure(evaluated["clean"])
+            accuracy, images = metrics["accuracy"], count_images(evaluated["clean"])
+            if accuracy is not None:
+                right, total = right + accuracy * images, total + images
+        return MetricRecord({"accuracy": right / total} if total else {})
 
     def summary(self) -> None:
         """Flower prints this before its own loop; the command lines of fedrobust have their own

@@ -37,6 +37,8 @@ def test_every_format_and_its_settings() -> None:
         "data-root": "/data",
         "data-format": "csv",
         "data-label": "dx",
+        "data-classes": "c,a,b",
+        "data-sizes": "64",
         "data-max-images": 9,
         "site": "vienna",
         "partition-id": 3,
@@ -54,6 +56,10 @@ def test_every_format_and_its_settings() -> None:
         "source": source,
         "site": "vienna",
     }
+    # the classes that the data show
+    unlisted = {key: value for key, value in node.items() if key != "data-classes"}
+    del source["classes"]
+    assert own_data(unlisted, size=64, classes=CLASSES)["source"] == source
     ham = own_data({"data-root": "/data", "data-format": "ham10000"}, size=28, classes=CLASSES)
     assert ham["source"] == {
         "_target_": "fedrobust.data.sources.ham10000.ham10000",
@@ -146,7 +152,12 @@ def own_file(study: experiment.Experiment, client: int, folder: Path) -> dict[st
     mask = torch.zeros(len(study.dataset), dtype=torch.bool)
     mask[study.parts[client]] = True
     write_npz(folder / "own.npz", study.dataset, mask)
-    return {"data-root": str(folder / "own.npz"), "data-format": "npz", "site": "vienna"}
+    return {
+        "data-root": str(folder / "own.npz"),
+        "data-format": "npz",
+        "data-classes": ",".join(study.dataset.class_names),
+        "site": "vienna",
+    }
 
 
 def test_a_site_holds_what_its_own_file_holds_in_the_same_order(
@@ -154,7 +165,8 @@ def test_a_site_holds_what_its_own_file_holds_in_the_same_order(
 ) -> None:
     node = own_file(study, 1, tmp_path)
     site_info = read_site_info(ask(study, node).content)
-    assert site_info.counts == tuple(len(study.rows(1, split)) for split in range(3))
+    train, validation, test = (len(study.rows(1, split)) for split in range(3))
+    assert site_info.counts == (train, validation, test // 5 * 5)
     assert (site_info.partition, site_info.words["site"], site_info.words["torch"]) == (
         -1,
         "vienna",
@@ -205,12 +217,22 @@ def test_other_classes_than_the_run_has(study: experiment.Experiment, tmp_path: 
         for image in range(9):
             federation_picture(root / name / f"{image}.png", 20 * image + number)
     node = {"data-root": str(root), "data-format": "image_folder"}
-    with pytest.raises(DataError, match=r"has the label 'melanoma'; known classes are a, b"):
+    with pytest.raises(ConfigError, match=r"^data-root: the 2 classes of the run, .* are not"):
         ask(study, node, classes=("a", "b"))
+    with pytest.raises(ConfigError, match=r"^data-root: the 3 classes of the run, .* are not"):
+        ask(study, node, classes=("melanoma", "nevus", "rare"))
+    found = read_site_info(
+        ask(study, {**node, "min-cell": 1}, classes=("melanoma", "nevus")).content
+    )
+    assert sum(found.counts) == 18
+    node |= {"data-classes": "rare,nevus,melanoma", "min-cell": 1}
     assert (
         sum(read_site_info(ask(study, node, classes=("melanoma", "nevus", "rare")).content).counts)
         == 18
     )
+    node["data-classes"] = "nevus,rare"
+    with pytest.raises(DataError, match=r"has the label 'melanoma'; known classes are nevus, rare"):
+        ask(study, node, classes=("nevus", "rare"))
 
 
 def federation_picture(path: Path, shade: int) -> None:
