@@ -22,6 +22,7 @@ from fedrobust.data.dataset import SITE_PLACE
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.settings import Settings
+from fedrobust.utils.names import clean_name
 
 PREFIX = "data-"
 CLASSES, SIZES = f"{PREFIX}classes", f"{PREFIX}sizes"
@@ -126,7 +127,7 @@ def listed_classes(node: Mapping[str, Any]) -> tuple[str, ...]:
     ConfigError."""
     if CLASSES not in node:
         return ()
-    names = tuple(word.strip() for word in str(node[CLASSES]).split(","))
+    names = tuple(clean_name(word) for word in str(node[CLASSES]).split(","))
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise ConfigError(
             f"{CLASSES}={node[CLASSES]}: must be two or more different names, separated by commas"
