@@ -32,4 +32,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda one: "Model X")
     assert devices.device_name(torch.device("cuda")) == "cuda (Model X)"
-    assert devices.device_name(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert devices.device_name(torch.device("cpu")) == "cpu (2 threads)"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert devices.device_name(torch.device("cpu")) == "cpu (1 thread)"
