@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from flwr.clientapp import ClientApp
 
-from fedrobust.runtime.client import handlers, secure_aggregation
+from fedrobust.runtime.client import handlers, secure_aggregation, site_errors
 
-app = ClientApp(mods=[handlers.in_time])
+app = ClientApp(mods=[handlers.in_time, site_errors.with_fixed_texts])
 # under privacy=secure_aggregation, before and after training
 for _stage, _answer in secure_aggregation.STAGES.items():
     app.train(_stage)(_answer)

@@ -11,12 +11,17 @@ LONGEST = 2000  # characters of a line about a setting
 
 
 class FedrobustError(Exception):
-    """A problem that the user can mend: shown as one line, exit code 2."""
+    """A problem that the user can mend: shown as one line, exit code 2. code: by which a real site
+    tells the server of it (`fedrobust.runtime.client.site_errors`)."""
+
+    code = "failure"
 
 
 class ConfigError(FedrobustError):
     """A wrong setting; the message names the key, the value and the remedy. A value may be as long
     as its sender pleases."""
+
+    code = "settings"
 
     def __init__(self, text: str = "") -> None:
         super().__init__(
@@ -24,13 +29,30 @@ class ConfigError(FedrobustError):
         )
 
 
+class RefusalError(ConfigError):
+    """What a hospital's own conditions forbid, whatever a run asks for.
+
+    Args:
+        code: which condition that is.
+        text: the line.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 class DataError(FedrobustError):
     """Unusable input data; the message names the file."""
+
+    code = "data"
 
 
 class RunError(FedrobustError):
     """A run that started and could not be finished (failed clients, no usable reply): exit code
     1."""
+
+    code = "training"
 
 
 def exit_reason(code: int) -> str:

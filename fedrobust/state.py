@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,6 +25,19 @@ class State:
 
     parameters: Tensor
     buffers: Tensor
+
+
+def digest(state: State) -> str:
+    """SHA-256 (hexadecimal) of both vectors with their lengths, as little-endian float32: two
+    parties hold the same numbers if and only if their digests agree."""
+    found = hashlib.sha256()
+    for vector in (state.parameters, state.buffers):
+        values = (
+            vector.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4", copy=False)
+        )
+        found.update(len(values).to_bytes(8, "little"))
+        found.update(values.data)
+    return found.hexdigest()
 
 
 Entries = tuple[tuple[str, torch.Size], ...]

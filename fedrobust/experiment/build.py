@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.aggregation.composition import compose_strategy
+from fedrobust.aggregation.round import Strategy
 from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.data import Dataset, reserve_server_data
 from fedrobust.data.partition import Remote
@@ -16,6 +17,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import compatibility, factories, old_names, secure_compatibility
 from fedrobust.experiment.experiment import Experiment, assign_roles
 from fedrobust.experiment.settings import GroupSettings, Settings, read_settings, to_json
+from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.utils import strict_json
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
@@ -99,18 +101,7 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
     checkpoints are known by it."""
     config = old_names.rename_config(config)
     settings = read_settings(config) if settings is None else settings
-    built: dict[str, Any] = {}
-    for group in GROUPS:  # "model" comes before "client", whose factories may need to know it
-        built[group] = factories.build_group(
-            config, group, **({"model": built["model"]} if group == "client" else {})
-        )
-    strategy = compose_strategy(
-        built["strategy"], built["preaggregation"], built["server_optimizer"]
-    )
-    secure_compatibility.check_sum_only(
-        settings, built["privacy"], built["strategy"], built["preaggregation"]
-    )
-    compatibility.check_compatibility(settings, built, strategy)
+    built, strategy = _build_groups(config, settings)
     dataset = _DATASETS.get(to_json(settings.data.written), built["data"].load)
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {
@@ -150,6 +141,31 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
         purifier=built["purifier"],
         privacy=built["privacy"],
     )
+
+
+def _build_groups(config: Mapping[str, Any], settings: Settings) -> tuple[dict[str, Any], Strategy]:
+    """The objects of all groups that can be made without the data, and the rule composed with what
+    belongs to it."""
+    built: dict[str, Any] = {}
+    for group in GROUPS:  # "model" comes before "client", whose factories may need to know it
+        built[group] = factories.build_group(
+            config, group, **({"model": built["model"]} if group == "client" else {})
+        )
+    strategy = compose_strategy(
+        built["strategy"], built["preaggregation"], built["server_optimizer"]
+    )
+    secure_compatibility.check_sum_only(
+        settings, built["privacy"], built["strategy"], built["preaggregation"]
+    )
+    compatibility.check_compatibility(settings, built, strategy)
+    return built, strategy
+
+
+def check_without_data(config: Mapping[str, Any]) -> Privacy:
+    """Check as much of a configuration, in today's names, as can be without a look at the data.
+    Returns its privacy mechanism. Raises ConfigError."""
+    privacy: Privacy = _build_groups(config, read_settings(config))[0]["privacy"]
+    return privacy
 
 
 def _server_images(

@@ -18,6 +18,7 @@ from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset
 from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.evaluation.settings import Evaluation
+from fedrobust.experiment.local_settings import without_local_settings
 from fedrobust.experiment.settings import Settings, read_settings, to_json, without_contamination
 from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier, ModelFactory
@@ -37,9 +38,9 @@ class Experiment:
     """A built configuration. config: as plain JSON values, only to be handed on; settings: the same
     to be read. parts[i]: the rows of the data set that client i holds; roles[i] of
     KINDS; root and proxy: the server's rows. severities: the corruption by severity,
-    {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON that travels to the
-    clients. sites, reported_sizes: of a real federation, the sites' names by client number, and how
-    many training images each says it has."""
+    {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON by which it is known.
+    sites, reported_sizes: of a real federation, the sites' names by client number, and how many
+    training images each says it has."""
 
     config: Mapping[str, Any]
     text: str
@@ -74,6 +75,12 @@ class Experiment:
             settings=read_settings(config),
             roles=("clean",) * len(self.roles),
         )
+
+    @property
+    def sent_text(self) -> str:
+        """The text that travels to the clients: to those of real sites without whatever names a
+        place on this machine."""
+        return to_json(without_local_settings(self.config)) if self.sites else self.text
 
     @property
     def seed(self) -> int:

@@ -11,6 +11,8 @@ from typing import Any
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import compose as config
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.local_settings import without_local_settings
+from fedrobust.experiment.settings import to_json
 from fedrobust.federation.flower_commands import unpack_words
 from fedrobust.runtime.engines.site_grid import FederationGrid, ask, collect_site_info
 from fedrobust.runtime.engines.site_numbers import Node, list_nodes, number_sites
@@ -65,7 +67,8 @@ def assemble(
         classes=classes,
         numbered=False,
     )
-    answers = ask(asked, experiment.text, experiment.settings.server.round_timeout)
+    sent = to_json(without_local_settings(experiment.config))
+    answers = ask(asked, sent, experiment.settings.server.round_timeout)
     chosen, counts = _number_sites(unnumbered, answers, names)
     _check_enough(experiment, chosen, names)
     sites = {client: node.name for client, node in chosen.items()}

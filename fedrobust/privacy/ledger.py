@@ -3,7 +3,8 @@ make it forget that, or count differently.
 
 A node that sets `max-epsilon` in its own configuration keeps the ledger `privacy-ledger` and sends
 an update only under local DP and only while all updates that it ever sent stay together within that
-epsilon at `privacy-delta`; of its test images it reports nothing (runtime.client.disclosure).
+epsilon at `privacy-delta`; of its test images it reports nothing (runtime.client.disclosure). Each
+round of a run is entered before the node looks at its images for it, and once.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import lock_descriptor
 
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RefusalError
 from fedrobust.privacy.accounting import epsilon
 from fedrobust.privacy.mechanisms import Delta, Privacy
 from fedrobust.utils.validation import NonNegative, check
@@ -32,39 +34,73 @@ def keeps(node: Mapping[str, Any]) -> bool:
     return LIMIT in node
 
 
-def record_release(node: Mapping[str, Any], privacy: Privacy) -> None:
-    """Enter one more update before it is sent; nothing where the node sets no limit. Raises
-    ConfigError where it must not be sent."""
-    if not keeps(node):
-        return
-    limit, delta = (
-        check(LIMIT, node[LIMIT], NonNegative),
-        check(DELTA, node.get(DELTA, USUAL_DELTA), Delta),
-    )
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which order a release answers. run: Flower's number of the run; round: of the run."""
+
+    run: int
+    round: int
+
+
+def check_mechanism(node: Mapping[str, Any], privacy: Privacy) -> None:
+    """Raises RefusalError where the node sets a limit and the run has no local DP."""
+    if keeps(node) and not privacy.noisy:
+        raise RefusalError(
+            "local-dp",
+            f"privacy={privacy.name}: with {LIMIT}={node[LIMIT]} this node sends nothing "
+            "without local DP; use privacy=local_dp",
+        )
+
+
+def record_release(node: Mapping[str, Any], privacy: Privacy, order: Order) -> None:
+    """Enter one more update of a node that sets a limit, before any of its images is looked at:
+    whatever becomes of the training, the order is answered and has cost what it costs.
+
+    Raises RefusalError where it must not be answered: without local DP, beyond the limit, a second
+    time.
+    """
+    check_mechanism(node, privacy)
+    try:
+        limit, delta = (
+            check(LIMIT, node[LIMIT], NonNegative),
+            check(DELTA, node.get(DELTA, USUAL_DELTA), Delta),
+        )
+    except ConfigError as error:
+        raise RefusalError("ledger", str(error)) from error
     if not isinstance(node.get(LEDGER), str):
-        raise ConfigError(
-            f"{LEDGER}: is missing; a node with {LIMIT} names a file there in which it counts"
+        raise RefusalError(
+            "ledger",
+            f"{LEDGER}: is missing; a node with {LIMIT} names a file there in which it counts",
         )
-    if not privacy.noisy:
-        raise ConfigError(
-            f"privacy={privacy.name}: with {LIMIT}={limit} this node sends nothing "
-            "without local DP; use privacy=local_dp"
-        )
-    with Path(node[LEDGER]).open("a+", encoding="utf-8") as file:
-        lock_descriptor(file.fileno())  # given back when the file is closed
-        _enter(file, privacy.noise_multiplier, limit, delta)
+    try:
+        with Path(node[LEDGER]).open("a+", encoding="utf-8") as file:
+            lock_descriptor(file.fileno())  # given back when the file is closed
+            _enter(file, order, privacy.noise_multiplier, limit, delta)
+    except OSError as error:
+        raise RefusalError(
+            "ledger", f"{LEDGER}={node[LEDGER]}: cannot be written to ({error.strerror})"
+        ) from error
 
 
-def _enter(file: TextIO, noise_multiplier: float, limit: float, delta: float) -> None:
-    squared = _spent(file) + noise_multiplier**-2
+def _enter(file: TextIO, order: Order, noise_multiplier: float, limit: float, delta: float) -> None:
+    entries = _entries(file)
+    if any((one.get("run"), one.get("round")) == (order.run, order.round) for one in entries):
+        raise RefusalError(
+            "repeated",
+            f"round {order.round} of run {order.run}: was answered before; each is answered once",
+        )
+    squared = math.fsum(one["mu_squared"] for one in entries) + noise_multiplier**-2
     total = epsilon(1 / math.sqrt(squared), 1, delta)
     if total > limit:
-        raise ConfigError(
+        raise RefusalError(
+            "budget",
             f"{LIMIT}={limit}: all that this node ever sent would reach "
-            f"epsilon={total:.4g} now; it sends no more"
+            f"epsilon={total:.4g} now; it sends no more",
         )
     line = {
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "run": order.run,
+        "round": order.round,
         "mu_squared": noise_multiplier**-2,
         "epsilon": total,
         "delta": delta,
@@ -74,13 +110,15 @@ def _enter(file: TextIO, noise_multiplier: float, limit: float, delta: float) ->
     os.fsync(file.fileno())
 
 
-def _spent(file: TextIO) -> float:
-    """The sum of mu squared over all entries: what Gaussian mechanisms cost adds up so."""
+def _entries(file: TextIO) -> list[dict[str, Any]]:
+    """All entries: what Gaussian mechanisms cost adds up by their mu squared."""
     file.seek(0)
     try:
-        entries = [json.loads(line)["mu_squared"] for line in file]
-        return math.fsum(check("mu_squared", entries, list[NonNegative]))
+        entries = [json.loads(line) for line in file]
+        check("mu_squared", [one["mu_squared"] for one in entries], list[NonNegative])
     except (ValueError, KeyError, TypeError, ConfigError) as error:
-        raise ConfigError(
-            f"{LEDGER}={file.name}: cannot be read, so nothing is sent; restore it from a copy"
+        raise RefusalError(
+            "ledger",
+            f"{LEDGER}={file.name}: cannot be read, so nothing is sent; restore it from a copy",
         ) from error
+    return entries

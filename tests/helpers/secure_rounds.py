@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from fedrobust.privacy.secure.server import RevealedSecrets, ServerSession, reco
 
 @dataclass
 class SecureRound:
-    """Clients 0 ... N-1 at one table, stage by stage. kept: what each remembers."""
+    """Clients 0 ... N-1 at one table, stage by stage. kept: what each remembers; changed: what the
+    server tells single clients of the session that the others are not told."""
 
     number: int
     threshold: int
@@ -26,9 +27,11 @@ class SecureRound:
     kept: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     keys: dict[int, bytes] = field(default_factory=dict)
     letters: dict[int, dict[int, bytes]] = field(default_factory=dict)
+    changed: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     def session(self, client: int) -> Session:
-        return Session("task", self.round, client, self.threshold)
+        session = Session("task", self.round, client, self.threshold)
+        return replace(session, **self.changed.get(client, {}))
 
     def make_keys(self, clients: Collection[int] | None = None) -> None:
         for client in range(self.number) if clients is None else clients:

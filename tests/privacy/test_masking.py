@@ -237,16 +237,16 @@ def test_rounds_only_go_up_and_runs_do_not_mix() -> None:
     table = masked_table()
     refused(table.make_keys, "its keys were asked for after those of round 1")
     table.round = 2
-    refused(lambda: table.unmask(0, [0, 1, 2]), "a message of another round or run")
+    refused(lambda: table.unmask(0, [0, 1, 2]), "a message of another round, run or model")
     session = replace(table.session(0), round=1, task="another run's")
     refused(
         lambda: hospital.reveal_shares(session, table.kept[0], [0, 1, 2]),
-        "a message of another round or run",
+        "a message of another round, run or model",
     )
     table.make_keys()
     table.round = 1
     refused(table.make_keys, "after those of round 2")
-    refused(lambda: table.unmask(0, [0, 1, 2]), "a message of another round or run")
+    refused(lambda: table.unmask(0, [0, 1, 2]), "a message of another round, run or model")
 
 
 def test_what_came_back_changed_or_twice_is_refused() -> None:
@@ -269,15 +269,19 @@ def test_what_came_back_changed_or_twice_is_refused() -> None:
 def test_letters_of_strangers_are_refused_and_letters_that_do_not_open_spoil_nothing() -> None:
     table, vectors = after_key_exchange(4, 3), whole_numbers(0, 4, 5)
     refused(
-        lambda: hospital.check_masking(table.session(0), table.kept[0], [1, 2, 9]),
+        lambda: hospital.check_masking(
+            table.session(0), table.kept[0], dict.fromkeys((1, 2, 9), b"")
+        ),
         r"shares of strangers came: \[9\]",
     )
     refused(
-        lambda: hospital.check_masking(table.session(0), table.kept[0], [0, 1, 2]),
+        lambda: hospital.check_masking(
+            table.session(0), table.kept[0], dict.fromkeys((0, 1, 2), b"")
+        ),
         r"shares of strangers came: \[0\]",
     )
     # client 0 has no share of client 1's secrets; three others have
-    table.letters[1][0] = bytes(94)
+    table.letters[1][0] = bytes(hospital.SEALED_BYTES)
     total = sum(
         (table.mask(client, vectors[client]) for client in range(4)),
         torch.zeros(5, dtype=torch.int64),
@@ -291,7 +295,7 @@ def test_letters_of_strangers_are_refused_and_letters_that_do_not_open_spoil_not
 def test_a_letter_opens_for_its_receiver_and_in_its_direction_only() -> None:
     table = after_key_exchange(3, 2)
     private, public = table.kept[0]["letters"], table.keys[1][:32]
-    key = ciphers.agree(private, public, hospital.sealing_purpose("task", 1, 0))
+    key = ciphers.agree(private, public, hospital.sealing_purpose(1, 0))
     letter = table.letters[1][0]
     assert len(letter) == hospital.SEALED_BYTES
     assert ciphers.unseal(key, letter) is not None
@@ -304,10 +308,62 @@ def test_secrets_go_as_soon_as_they_are_not_needed() -> None:
     table = after_key_exchange(3, 2)
     secrets = [table.kept[0][name] for name in ("letters", "masks", "seed")]
     table.mask(0, torch.zeros(2, dtype=torch.int64))
-    assert set(table.kept[0]) == {"round", "task", "stage", "clients", "holding", "held"}
+    assert set(table.kept[0]) == {"round", "common", "stage", "clients", "holding", "held"}
     assert not any(secret in table.kept[0]["held"] for secret in secrets)
     table.unmask(0, [0, 1])
-    assert table.kept[0] == {"round": 1, "task": "task", "stage": "over"}
+    assert table.kept[0] == {"round": 1, "common": table.session(0).common, "stage": "over"}
+
+
+# --- a server that does not ask all the same ---
+
+
+@pytest.mark.parametrize("changes", [{"task": "another model"}, {"told": "other classes"}])
+def test_whoever_was_asked_something_else_is_noticed_by_all_and_nothing_is_told(
+    changes: dict[str, str],
+) -> None:
+    table = SecureRound(4, 3, changed={2: changes})
+    table.make_keys()
+    table.make_shares()
+    vector = torch.zeros(3, dtype=torch.int64)
+    for client, other in ((0, 2), (1, 2), (3, 2), (2, 0)):
+        kept = dict(table.kept[client])
+        said = f"asked client {other} and client {client} for updates of different models"
+        for ask in (hospital.check_masking, lambda *given: hospital.mask(*given, vector)):
+            with pytest.raises(hospital.UnlikeTasksError, match=said):
+                ask(table.session(client), table.kept[client], table.letters_to(client))
+        assert dict(table.kept[client]) == kept
+        assert not vector.any()
+
+
+def test_a_server_that_holds_the_letters_back_gets_no_sum() -> None:
+    # letters between those who were asked different things are spoilt on the way, so that nobody
+    # can compare: the masks between them then stay in every sum
+    table = SecureRound(4, 3, changed={3: {"task": "another model"}})
+    table.make_keys()
+    table.make_shares()
+    for client in (0, 1, 2):
+        table.letters[client][3] = table.letters[3][client] = bytes(hospital.SEALED_BYTES)
+    masked = {client: table.mask(client, torch.ones(3, dtype=torch.int64)) for client in range(4)}
+    total = sum(masked.values(), torch.zeros(3, dtype=torch.int64))
+    told = {client: table.unmask(client, [0, 1, 2, 3]) for client in range(4)}
+    everybody, three = (
+        server.ServerSession("task", 3, table.keys, chosen, chosen)
+        for chosen in ([0, 1, 2, 3], [0, 1, 2])
+    )
+    with pytest.raises(RunError, match="1 of 3 shares of client 3's secret came"):
+        server.recover_secrets(total, everybody, told)
+    without = masked[0] + masked[1] + masked[2]
+    server.recover_secrets(without, three, told)
+    assert without.tolist() != [3, 3, 3]
+
+
+def test_a_message_about_another_model_than_the_one_announced_is_out_of_turn() -> None:
+    table = after_key_exchange(3, 2)
+    other = replace(table.session(0), task="another model")
+    refused(
+        lambda: hospital.check_masking(other, table.kept[0], table.letters_to(0)),
+        "another round, run or model",
+    )
 
 
 # --- what the server finds out ---

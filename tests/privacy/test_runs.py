@@ -9,7 +9,6 @@ import torch
 from fedrobust.clients.app import app
 from flwr.app import Context, Message, RecordDict
 
-from fedrobust.errors import ConfigError
 from fedrobust.evaluation.counts import Withheld
 from fedrobust.privacy.accounting import epsilon
 from fedrobust.reporting import report as reporting
@@ -24,6 +23,7 @@ from fedrobust.runtime.server.run import run_experiment
 from fedrobust.state import read
 from tests.helpers import federations
 from tests.helpers.federations import Memory
+from tests.helpers.site_errors import site_error
 
 DP = (
     "strategy=fedavg",
@@ -34,11 +34,11 @@ DP = (
 )
 
 
-def asked(server: ServerContext, kind: str = "train") -> Message:
+def asked(server: ServerContext, kind: str = "train", number: int = 1) -> Message:
     records.set_identity()
     order = {
         "experiment": server.experiment.text,
-        "round": 1,
+        "round": number,
         "etf": server.etf_bytes,
         "etf-sha256": server.etf_sha256,
     }
@@ -53,8 +53,8 @@ def hospital(**node) -> Context:
     return Context(1, 0, {"partition-id": 0, "num-partitions": 3, **node}, RecordDict(), {})
 
 
-def released(server: ServerContext, **node) -> records.TrainReply:
-    reply = app(asked(server), hospital(**node))
+def released(server: ServerContext, number: int = 1, **node) -> records.TrainReply:
+    reply = app(asked(server, number=number), hospital(**node))
     return records.read_train_reply(
         reply.content, (server.layout.num_parameters, server.layout.num_buffers)
     )
@@ -100,14 +100,16 @@ def test_clipping_in_the_app() -> None:
 def test_a_node_with_a_limit_counts_and_then_stops(tmp_path: Path) -> None:
     server, path = federations.build_server(*DP), tmp_path / "ledger.jsonl"
     limit = {"max-epsilon": epsilon(0.1, 2, 1e-5) + 1e-3, "privacy-ledger": str(path)}
-    for _ in range(2):
-        released(server, **limit)
-    with pytest.raises(ConfigError, match="it sends no more"):
-        released(server, **limit)
+    for number in (1, 2):
+        released(server, number, **limit)
+    with site_error("budget", "it sends no more"):
+        released(server, 3, **limit)
+    with site_error("repeated", "answered before"):
+        released(server, 2, **limit)
     assert len(path.read_text().splitlines()) == 2
     open_server = federations.build_server("strategy=fedavg", "poisoned=0")
-    with pytest.raises(ConfigError, match="sends nothing without local DP"):
-        released(open_server, **limit)
+    with site_error("local-dp", "sends nothing without local DP"):
+        released(open_server, 4, **limit)
     told = app(asked(server, "evaluate"), hospital(**limit)).content
     assert read_client_evaluation(told, 7)[0] == Withheld("max-epsilon")
 

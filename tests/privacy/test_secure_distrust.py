@@ -9,11 +9,14 @@ from fedrobust.clients.app import app
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
+from fedrobust import state
 from fedrobust.errors import ConfigError, RunError
+from fedrobust.privacy.secure.client import SEALED_BYTES, UnlikeTasksError
 from fedrobust.runtime.messages import arrays, secure
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server.loop import build_server_context
 from tests.helpers import federations
+from tests.helpers.site_errors import site_error
 from tests.privacy.test_secure_runs import FIVE, PLAIN, SECURE, finished
 
 # --- what arrives damaged ---
@@ -59,12 +62,12 @@ BAD = {
     ),
     "shares too many": (
         "train.shares",
-        lambda c: swapped(c, shares=table([0, 1, 2, 3, 4], bytes(94 * 5))),
+        lambda c: swapped(c, shares=table([0, 1, 2, 3, 4], bytes(SEALED_BYTES * 5))),
         "shares: expected those for 4",
     ),
     "shares in disorder": (
         "train.shares",
-        lambda c: swapped(c, shares=table([2, 0, 3, 4], bytes(94 * 4))),
+        lambda c: swapped(c, shares=table([2, 0, 3, 4], bytes(SEALED_BYTES * 4))),
         "in ascending order",
     ),
     "short vector": (
@@ -145,10 +148,18 @@ def test_wrong_values_that_look_right_end_the_run_with_a_reason(place: int, why:
 # --- the app against a server that asks for what it must not ---
 
 
+LETTERS = secure.table_record({1: bytes(SEALED_BYTES), 2: bytes(SEALED_BYTES)})
+
+
 def asked(kind: str, number: int, **records: ConfigRecord) -> Message:
-    server = build_server_context(federations.build_experiment(*SECURE))
-    content = wire.train_message(wire.state_record(server.initial), server.message_config(number))
-    return Message(RecordDict({**content, **records}), 0, kind)
+    return Message(RecordDict({**order_of(SECURE, number), **records}), 0, kind)
+
+
+def order_of(words: tuple[str, ...], number: int = 1) -> RecordDict:
+    """What the server of these words asks in a round, with the model that it announces."""
+    server = build_server_context(federations.build_experiment(*words))
+    config = {**server.message_config(number), wire.STATE_DIGEST: state.digest(server.initial)}
+    return wire.train_message(wire.state_record(server.initial), config)
 
 
 def test_the_app_refuses_training_without_the_stages_before_it() -> None:
@@ -158,8 +169,15 @@ def test_the_app_refuses_training_without_the_stages_before_it() -> None:
     )
     with pytest.raises(arrays.WireError, match="expected a table named shares"):
         app(asked("train", 1), context)
-    with pytest.raises(RunError, match="a message of another round or run"):
-        app(asked("train", 1, shares=secure.table_record({1: bytes(94), 2: bytes(94)})), context)
+    with pytest.raises(RunError, match="a message of another round, run or model"):
+        app(
+            asked(
+                "train",
+                1,
+                shares=secure.table_record({1: bytes(SEALED_BYTES), 2: bytes(SEALED_BYTES)}),
+            ),
+            context,
+        )
     app(asked("train.keys", 2), context)
     for number in (1, 2):
         if number == 2:
@@ -183,7 +201,7 @@ def test_on_a_real_site_keys_come_from_the_system_and_round_1_is_no_excuse() -> 
         for one in (real, again, simulated)
     ]
     assert len(set(keys)) == 3
-    with pytest.raises(RunError, match="a replay"):
+    with site_error("secure-aggregation", "a replay"):
         app(asked("train.keys", 1), real)
     assert (
         secure.read_table(app(asked("train.keys", 1), simulated).content, "keys", 64)[0] == keys[2]
@@ -219,13 +237,12 @@ def test_a_hospital_that_insists_on_sums_of_so_many_sends_nothing_else(
     words: tuple[str, ...], line: str
 ) -> None:
     wire.set_identity()
-    server = build_server_context(federations.build_experiment(*words))
-    content = wire.train_message(wire.state_record(server.initial), server.message_config(1))
+    content = order_of(words)
     context = Context(
         1, 0, {"partition-id": 0, "num-partitions": 3, "sum-of-at-least": 3}, RecordDict(), {}
     )
     for kind in ("train", "train.keys") if words is SECURE else ("train",):
-        with pytest.raises(ConfigError, match=f"^{line}"):
+        with site_error("sums", f"^{line}"):
             app(Message(content, 0, kind), context)
     willing = Context(
         1, 0, {"partition-id": 0, "num-partitions": 3, "sum-of-at-least": 2}, RecordDict(), {}
@@ -233,8 +250,60 @@ def test_a_hospital_that_insists_on_sums_of_so_many_sends_nothing_else(
     if words is SECURE:
         assert "keys" in app(Message(content, 0, "train.keys"), willing).content
     for bad in (1, "3", True, 2.5):
-        with pytest.raises(ConfigError, match=r"^sum-of-at-least="):
+        with site_error("node", r"^sum-of-at-least="):
             app(
                 Message(content, 0, "train"),
                 Context(1, 0, {**context.node_config, "sum-of-at-least": bad}, RecordDict(), {}),
             )
+
+
+# --- a server that does not send all hospitals the same model ---
+
+
+def test_different_models_for_hospitals_are_noticed_before_anything_is_sent() -> None:
+    sent: list[str] = []
+
+    def answer(message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        if context.node_id != 1 or not kind.startswith("train"):
+            reply = app(message, context)
+        else:  # such a server takes the reply for what it needs
+            asked_alike = wire.task_digest(wire.read_config(message.content))
+            _announce_another(message)
+            reply = app(message, context)
+            task = str(reply.content["info"]["task"]).split()
+            reply.content["info"]["task"] = " ".join([asked_alike, *task[1:]])
+        sent.append(kind)
+        return reply
+
+    with pytest.raises(RunError, match="for updates of different models"):
+        finished((*SECURE, *FIVE, "rounds=1"), answer)
+    assert set(sent) == {"train.keys", "train.shares"}
+
+
+def _announce_another(message: Message) -> None:
+    """Another model, with the digest that belongs to it."""
+    other = state.State(torch.full((7,), 0.5), torch.zeros(2))
+    message.content["config"][wire.STATE_DIGEST] = state.digest(other)
+    if "state" in message.content:
+        message.content["state"] = wire.state_record(other)
+
+
+def test_the_model_must_be_the_one_that_was_announced_and_come_alone() -> None:
+    wire.set_identity()
+    content, node = order_of(SECURE), {"partition-id": 0, "num-partitions": 3, "simulation": True}
+
+    def asking(**records: object) -> Message:
+        return Message(RecordDict({**content, "shares": LETTERS, **records}), 0, "train")
+
+    sizes = tuple(len(content["state"][name].numpy()) for name in ("parameters", "buffers"))
+    other = wire.state_record(state.State(torch.zeros(sizes[0]), torch.zeros(sizes[1])))
+    with pytest.raises(UnlikeTasksError, match="is not the one that was announced"):
+        app(asking(state=other), Context(1, 0, node, RecordDict(), {}))
+    with pytest.raises(UnlikeTasksError, match="extras came with the model"):
+        app(asking(extras=ConfigRecord({"weight": 1.0})), Context(1, 0, node, RecordDict(), {}))
+    silent = ConfigRecord(
+        {key: value for key, value in content["config"].items() if key != wire.STATE_DIGEST}
+    )
+    with pytest.raises(arrays.WireError, match="state-sha256 of the model that is to come"):
+        app(asking(config=silent), Context(1, 0, node, RecordDict(), {}))

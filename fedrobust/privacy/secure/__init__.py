@@ -8,8 +8,10 @@ and one for masks, and sends both
           public keys.
 shares    u gets everybody's public keys, draws the seed b_u, cuts b_u and its private mask key into
 Shamir shares, one pair a client,
-          and sends each pair sealed for its receiver.
-masked    u gets the shares sealed for it and the model, trains, and sends
+          and sends each pair sealed for its receiver, with a digest of what it was asked: the
+          configuration, the round and the model, whose SHA-256 came with the first message.
+masked    u gets the shares sealed for it and the model, makes sure that it is the model which was
+          announced and that every other was asked the same, trains, and sends
               y_u = x_u + PRG(b_u) + sum over v > u of PRG(s_uv) - sum over v < u of PRG(s_uv)
               mod 2^64
           over everybody v whose shares arrived; s_uv is what u and v agree on by Diffie and
@@ -31,6 +33,7 @@ only Shamir's scheme is our own.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,17 +41,24 @@ import torch
 from torch import Generator
 
 Random = Callable[[int], bytes]  # n -> n random bytes
+COMMON_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One client in one round. task: names the run and the round; threshold: the least number of
-    clients whose sum is opened."""
+    """One client in one round. task: names the run, the round and the model; threshold: the least
+    number of clients whose sum is opened; told: what else all clients must have been told alike."""
 
     task: str
     round: int
     client: int
     threshold: int
+    told: str = ""
+
+    @property
+    def common(self) -> bytes:
+        """What every client of a round must find the same: a digest of COMMON_BYTES."""
+        return hashlib.sha256(f"{self.task}\n{self.told}".encode()).digest()
 
 
 def seeded_random(generator: Generator) -> Random:

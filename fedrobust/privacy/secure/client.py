@@ -4,8 +4,8 @@ what it keeps between them.
 What is kept is plain (words, whole numbers, bytes, lists of numbers) and replaces what was kept
 before: the private keys go with the masked update, the shares of others with the last answer. The
 server's messages are not trusted: each answer is given once, in its turn, in rounds that only go
-up, and for no fewer than `threshold` clients; what is refused raises RunError, and nothing has been
-told then.
+up, for no fewer than `threshold` clients, and only where every other client whose letter can be
+opened was asked the same; what is refused raises ProtocolError, and nothing has been told then.
 """
 
 from __future__ import annotations
@@ -16,15 +16,28 @@ from typing import Any, Never
 from torch import Tensor
 
 from fedrobust.errors import RunError
-from fedrobust.privacy.secure import Random, Session, ciphers, secret_sharing
+from fedrobust.privacy.secure import COMMON_BYTES, Random, Session, ciphers, secret_sharing
 from fedrobust.utils.counting import format_count
 
 KEYS_BYTES = 2 * ciphers.KEY_BYTES  # both public keys of a client: for messages, for masks
 # a share of the seed b, and one of the private mask key
 SHARES_BYTES = 2 * secret_sharing.SHARE_BYTES
-SEALED_BYTES = ciphers.NONCE_BYTES + SHARES_BYTES + ciphers.TAG_BYTES
+# a letter holds these and what its sender was asked (`Session.common`)
+SEALED_BYTES = ciphers.NONCE_BYTES + SHARES_BYTES + COMMON_BYTES + ciphers.TAG_BYTES
 
 ClientSecrets = Mapping[str, Any]
+
+
+class ProtocolError(RunError):
+    """The server asked for what a client must not answer; nothing was told."""
+
+    code = "secure-aggregation"
+
+
+class UnlikeTasksError(ProtocolError):
+    """The server did not ask all clients the same."""
+
+    code = "unlike-tasks"
 
 
 def make_keys(session: Session, kept: ClientSecrets, random: Random) -> tuple[ClientSecrets, bytes]:
@@ -42,7 +55,7 @@ def make_keys(session: Session, kept: ClientSecrets, random: Random) -> tuple[Cl
     public = letters_public + masks_public
     now = {
         "round": session.round,
-        "task": session.task,
+        "common": session.common,
         "stage": "keys",
         "letters": letters,
         "masks": masks,
@@ -71,9 +84,9 @@ def make_shares(
             session,
             kept["letters"],
             keys[client][: ciphers.KEY_BYTES],
-            sealing_purpose(session.task, session.client, client),
+            sealing_purpose(session.client, client),
         )
-        sealed[client] = ciphers.seal(key, letter, random)
+        sealed[client] = ciphers.seal(key, letter + session.common, random)
     clients = sorted(keys)
     now = {
         **kept,
@@ -86,18 +99,20 @@ def make_shares(
     return now, sealed
 
 
-def check_masking(session: Session, kept: ClientSecrets, senders: Collection[int]) -> None:
-    """Whether the third answer may be given, before it is trained for. senders: the other clients
-    whose sealed shares came."""
+def check_masking(session: Session, kept: ClientSecrets, sealed: Mapping[int, bytes]) -> None:
+    """Whether the third answer may be given, before it is trained for. sealed: {other client: the
+    shares that it sealed for this one}."""
     _check_turn(session, kept, "shares")
     known = set(kept["clients"])
-    if not set(senders) <= known - {session.client}:
+    if not set(sealed) <= known - {session.client}:
         _refuse(
             session,
             "shares of strangers came: "
-            f"{sorted(set(senders) - known | {session.client} & set(senders))}",
+            f"{sorted(set(sealed) - known | {session.client} & set(sealed))}",
         )
-    _check_enough(session, len(senders) + 1)
+    _check_enough(session, len(sealed) + 1)
+    for client, letter in sealed.items():
+        _open(session, kept, client, letter)
 
 
 def mask(
@@ -107,38 +122,51 @@ def mask(
     it sealed for this one}. A message that cannot be opened is missing from the last answer and
     spoils nothing else. Returns what is kept: others' shares, no keys."""
     check_masking(session, kept, sealed)
-    size = KEYS_BYTES
-    keys = {
-        client: kept["keys"][size * place : size * (place + 1)]
-        for place, client in enumerate(kept["clients"])
-    }
     ciphers.add_mask(vector, kept["seed"], 1)
     held = {session.client: kept["own"]}
     for client, letter in sealed.items():
-        public, masks_public = keys[client][: ciphers.KEY_BYTES], keys[client][ciphers.KEY_BYTES :]
-        opened = ciphers.unseal(
-            _agreed(
-                session,
-                kept["letters"],
-                public,
-                sealing_purpose(session.task, client, session.client),
-            ),
-            letter,
-        )
+        opened = _open(session, kept, client, letter)
         if opened is not None:
             held[client] = opened
         seed = _agreed(
-            session, kept["masks"], masks_public, mask_purpose(session.task, session.client, client)
+            session,
+            kept["masks"],
+            _keys_of(kept, client)[ciphers.KEY_BYTES :],
+            mask_purpose(session.task, session.client, client),
         )
         ciphers.add_mask(vector, seed, mask_sign(session.client, client))
     alive, holding = sorted({*sealed, session.client}), sorted(held)
-    plain = {"round": session.round, "task": session.task, "stage": "masked"}
+    plain = {"round": session.round, "common": session.common, "stage": "masked"}
     return {
         **plain,
         "clients": alive,
         "holding": holding,
         "held": b"".join(held[client] for client in holding),
     }
+
+
+def _keys_of(kept: ClientSecrets, client: int) -> bytes:
+    """Both public keys of another client."""
+    place = kept["clients"].index(client)
+    keys: bytes = kept["keys"][KEYS_BYTES * place : KEYS_BYTES * (place + 1)]
+    return keys
+
+
+def _open(session: Session, kept: ClientSecrets, client: int, letter: bytes) -> bytes | None:
+    """The shares in another client's letter; None where it cannot be opened. Refuses all where its
+    sender was asked something else: one model for each client would tell the server of each."""
+    public = _keys_of(kept, client)[: ciphers.KEY_BYTES]
+    purpose = sealing_purpose(client, session.client)
+    opened = ciphers.unseal(_agreed(session, kept["letters"], public, purpose), letter)
+    if opened is None:
+        return None
+    if opened[SHARES_BYTES:] != session.common:
+        raise UnlikeTasksError(
+            f"secure aggregation, round {session.round}: the server asked client {client} and "
+            f"client {session.client} for updates of different models or configurations; nothing "
+            "is sent"
+        )
+    return opened[:SHARES_BYTES]
 
 
 def reveal_shares(
@@ -169,7 +197,7 @@ def reveal_shares(
         for client, letter in letters.items()
         if client not in alive
     }
-    return {"round": session.round, "task": session.task, "stage": "over"}, seeds, masks
+    return {"round": session.round, "common": session.common, "stage": "over"}, seeds, masks
 
 
 def share_index(client: int) -> int:
@@ -182,9 +210,10 @@ def mask_sign(client: int, other: int) -> int:
     return 1 if client < other else -1
 
 
-def sealing_purpose(task: str, sender: int, receiver: int) -> str:
-    """Purpose of the key that seals sender's message to receiver: each direction has its own."""
-    return f"fedrobust secure aggregation, letter, {task}, {sender}, {receiver}"
+def sealing_purpose(sender: int, receiver: int) -> str:
+    """Purpose of the key that seals sender's message to receiver: each direction has its own. The
+    key pairs are the round's; the message itself names its task."""
+    return f"fedrobust secure aggregation, letter, {sender}, {receiver}"
 
 
 def mask_purpose(task: str, one: int, other: int) -> str:
@@ -193,10 +222,11 @@ def mask_purpose(task: str, one: int, other: int) -> str:
 
 
 def _check_turn(session: Session, kept: ClientSecrets, stage: str) -> None:
-    if (kept.get("round"), kept.get("task")) != (session.round, session.task):
+    if (kept.get("round"), kept.get("common")) != (session.round, session.common):
         _refuse(
             session,
-            "a message of another round or run than the one whose keys were made (a replay?)",
+            "a message of another round, run or model than the one whose keys were made (a "
+            "replay?)",
         )
     if kept["stage"] != stage:
         _refuse(
@@ -241,6 +271,6 @@ def _agreed(session: Session, private: bytes, public: bytes, purpose: str) -> by
 
 
 def _refuse(session: Session, why: str) -> Never:
-    raise RunError(
+    raise ProtocolError(
         f"secure aggregation, round {session.round}: client {session.client} refuses: {why}"
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RefusalError
 from fedrobust.privacy.mechanisms import Privacy, SumOf
 from fedrobust.utils.validation import check
 
@@ -18,14 +18,19 @@ def check_site_condition(node: Mapping[str, Any], privacy: Privacy, threshold: i
     threshold: of how many hospitals the run opens a sum at least, under secure aggregation."""
     if CONDITION not in node:
         return
-    least = check(CONDITION, node[CONDITION], SumOf)
+    try:
+        least = check(CONDITION, node[CONDITION], SumOf)
+    except ConfigError as error:
+        raise RefusalError("node", str(error)) from error
     if not privacy.secure:
-        raise ConfigError(
+        raise RefusalError(
+            "sums",
             f"privacy={privacy.name}: with {CONDITION}={least} this node sends sums "
-            "only; use privacy=secure_aggregation"
+            "only; use privacy=secure_aggregation",
         )
     if threshold < least:
-        raise ConfigError(
+        raise RefusalError(
+            "sums",
             f"privacy.threshold={threshold}: with {CONDITION}={least} this node sends "
-            "nothing; raise it"
+            "nothing; raise it",
         )

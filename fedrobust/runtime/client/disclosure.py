@@ -13,7 +13,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
-from fedrobust.errors import RunError
+from fedrobust.errors import RefusalError
 from fedrobust.evaluation.counts import (
     USUAL_CELL,
     MinCell,
@@ -66,10 +66,12 @@ def reported_images(node: Mapping[str, Any], number: int, num_classes: int) -> i
 
 
 def evaluate_once(context: Context) -> None:
-    """Note that this run has had its answer. Raises RunError for a second one: differences between
-    the counts of many models would show single images."""
+    """Note that this run has had its answer. Raises RefusalError for a second one: differences
+    between the counts of many models would show single images."""
     if EVALUATED in context.state:
-        raise RunError("this node has evaluated a model in this run; it evaluates one in a run")
+        raise RefusalError(
+            "evaluated", "this node has evaluated a model in this run; it evaluates one in a run"
+        )
     context.state[EVALUATED] = ConfigRecord({"models": 1})
 
 

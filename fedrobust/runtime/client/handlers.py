@@ -3,6 +3,7 @@ SuperNode."""
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,12 +21,13 @@ from fedrobust.data import TEST, TRAIN, VALIDATION, cache
 from fedrobust.defences.sanitisation.detection import altered_rows, detection_counts
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
 from fedrobust.errors import ConfigError
-from fedrobust.experiment import build
+from fedrobust.experiment import build, factories
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.experiment.settings import Settings, from_json, read_settings, to_json
+from fedrobust.experiment.settings import Settings, to_json
 from fedrobust.learning import etf
-from fedrobust.learning.classifier import Classifier
+from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.privacy import ledger
+from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.noise import secret_noise, seeded_noise
 from fedrobust.privacy.secure import site_condition
 from fedrobust.runtime.client import disclosure, secure_aggregation, site_config
@@ -37,12 +39,14 @@ from fedrobust.runtime.client.context_state import (
     with_own_buffers,
 )
 from fedrobust.runtime.client.evaluation import apply_crafted, predict_conditions
+from fedrobust.runtime.client.site_errors import error_code, log_error
 from fedrobust.runtime.client.stealth import train_stealthily
 from fedrobust.runtime.messages import evaluations, records
 from fedrobust.runtime.messages.sites import RECORD, read_assignment, site_info_reply
 from fedrobust.state import Layout, State, load, take
 from fedrobust.types import Samples, Shard, Task, TrainResult
 from fedrobust.utils import devices
+from fedrobust.utils.seeding import generator
 from fedrobust.utils.watchdog import exit_after
 
 
@@ -97,45 +101,115 @@ class _Request:
         load(self.model, self.layout, state)
 
     def info(self) -> dict[str, str]:
-        """Facts of a reply; the anchors are those that were used."""
-        anchors = self.model.anchors
-        return {
-            "etf-sha256": "" if anchors is None else etf.digest(anchors),
-            "task": records.task_digest(self.order),
-        }
+        """Facts of a reply."""
+        return _info(self.model, self.order)
+
+
+def _info(model: Classifier, order: Mapping[str, Any]) -> dict[str, str]:
+    """Facts of a reply; the anchors are those that were used."""
+    return {
+        "etf-sha256": "" if model.anchors is None else etf.digest(model.anchors),
+        "task": records.task_digest(order),
+    }
 
 
 def _read_request(message: Message, context: Context) -> _Request:
     order = records.read_config(message.content)
     experiment, client = read_experiment(order["experiment"], message, context)
-    model, layout = _model(experiment.text, order["etf"], order["etf-sha256"])
+    model, layout = _received_model(experiment.settings, experiment.num_classes, order)
     sizes = layout.num_parameters, layout.num_buffers
     received = records.read_state(message.content["state"], sizes)
     return _Request(message, context, order, experiment, client, model, layout, received)
 
 
+@dataclass(frozen=True, slots=True)
+class _Update:
+    """What training gave. sent: the model that the client means to send; num_examples: the images
+    it was trained on; left_out: counts of what the sanitiser left out."""
+
+    sent: State
+    result: TrainResult
+    num_examples: int
+    left_out: Mapping[str, float]
+
+
 def train(message: Message, context: Context) -> Message:
     """Train the received global model on the hospital's shard and send the result, contaminated if
     this client is poisoned."""
+    if ledger.keeps(context.node_config):
+        return _train_within_limit(message, context)
     request = _read_request(message, context)
     _check_permission(request)
+    update = _make_update(request)
+    if request.experiment.privacy.secure:
+        return _mask(request, update)
+    return _release(request, update)
+
+
+def _make_update(request: _Request) -> _Update:
     if request.round == 1:
-        clear_memory(context, request.order)
+        clear_memory(request.context, request.order)
     request.load_received()
     data, left_out = _sanitise(request)
     trained, result = _train(request, data)
-    sent = _contaminate(request, trained)
-    if request.experiment.privacy.secure:
-        return _mask(request, sent, len(data.train))
-    return _release(request, sent, result, len(data.train), left_out)
+    return _Update(_contaminate(request, trained), result, len(data.train), left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a message gives a real node, read without a look at its images. privacy: the run's
+    mechanism; threshold: of how many hospitals a sum is opened at least."""
+
+    order: Mapping[str, Any]
+    privacy: Privacy
+    threshold: int
+    model: Classifier
+    received: State
+
+
+def _read_without_images(message: Message, context: Context) -> _Given:
+    order, node = records.read_config(message.content), context.node_config
+    config, settings = site_config.read_run(order["experiment"], node)
+    own, _ = _own_run(config, settings, message, node)
+    privacy = build.check_without_data(own)
+    num_classes = _count_classes(own, settings, message)
+    model, layout = _received_model(settings, num_classes, order)
+    sizes = layout.num_parameters, layout.num_buffers
+    received = records.read_state(message.content["state"], sizes)
+    records.read_extras(message.content)
+    return _Given(order, privacy, privacy.least(settings.num_participants), model, received)
+
+
+def _train_within_limit(message: Message, context: Context) -> Message:
+    """The same at a node that keeps a ledger: what the server sees depends on the images through
+    the noisy update alone. All that can be refused is refused without looking at them; then the
+    order is entered in the ledger; whatever fails afterwards is in the node's log, and the server
+    gets the noisy update of a client that learnt nothing."""
+    given, node = _read_without_images(message, context), context.node_config
+    privacy, received = given.privacy, given.received
+    ledger.check_mechanism(node, privacy)
+    site_condition.check_site_condition(node, privacy, given.threshold)
+    ledger.record_release(node, privacy, ledger.Order(context.run_id, int(given.order["round"])))
+    try:
+        update = _make_update(_read_request(message, context))
+        released = privacy.release(update.sent, received, secret_noise)
+    except Exception as error:
+        log_error(error, error_code(error))
+        released = privacy.release(received, received, secret_noise)
+    count, metrics, _ = privacy.reply_statistics(1, {}, {})  # the same for all under noise
+    content = records.train_reply(released, count, metrics, _info(given.model, given.order))
+    return Message(content, reply_to=message)
 
 
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the received global model on the hospital's own test shard, clean and under the
     hospital's contamination; its own configuration decides what is reported of that."""
-    request, node = _read_request(message, context), context.node_config
-    if not request.simulated and (reason := disclosure.find_reason(node)) is not None:
-        return Message(evaluations.withheld_reply(reason, request.info()), reply_to=message)
+    node = context.node_config
+    if node.get("simulation") is not True and (reason := disclosure.find_reason(node)) is not None:
+        given = _read_without_images(message, context)
+        info = _info(given.model, given.order)
+        return Message(evaluations.withheld_reply(reason, info), reply_to=message)
+    request = _read_request(message, context)
     if not disclosure.shares_predictions(node):
         disclosure.evaluate_once(context)
     request.load_received()
@@ -171,16 +245,8 @@ def read_experiment(text: str, message: Message, context: Context) -> tuple[Expe
     node = context.node_config
     if node.get("simulation") is True:
         return _as_client(build.from_text(text), int(node.get("partition-id", -1)))
-    config = from_json(text)
-    settings = read_settings(config)
-    # the word "false" is no permission
-    allowed = node.get("allow-contamination") is True
-    if (settings.poisoned or settings.noisy) and not allowed:
-        raise ConfigError(
-            "poisoned/noisy: this node refuses contamination; its own node config "
-            "may set allow-contamination=true"
-        )
-    return _at_site(text, config, settings, message, node)
+    config, settings = site_config.read_run(text, node)
+    return _at_site(config, settings, message, node)
 
 
 def _as_client(experiment: Experiment, client: int) -> tuple[Experiment, int]:
@@ -192,40 +258,74 @@ def _as_client(experiment: Experiment, client: int) -> tuple[Experiment, int]:
     return experiment, client
 
 
-def _at_site(
-    text: str,
-    config: dict[str, Any],
-    settings: Settings,
-    message: Message,
-    node: Mapping[str, Any],
-) -> tuple[Experiment, int]:
-    """The same on a real node: the images are those that its own configuration names, and the
-    server sends it its number."""
-    if "threads" in node:
-        torch.set_num_threads(int(node["threads"]))
+def _own_run(
+    config: dict[str, Any], settings: Settings, message: Message, node: Mapping[str, Any]
+) -> tuple[dict[str, Any], int]:
+    """What becomes of a run's configuration on a real node, and this client's number: the images
+    are those that its own configuration names, and the server sends it its number."""
     if not site_config.is_remote(settings):
         site_config.check_readable(settings, node)
         given = read_assignment(message.content).client if RECORD in message.content else -1
-        partition = int(node.get("partition-id", -1))
-        with cache.in_memory():  # else a server could fill the disk with ever other drawn images
-            return _as_client(build.from_text(text), partition if given < 0 else given)
+        return config, int(node.get("partition-id", -1)) if given < 0 else given
     order = read_assignment(message.content)
     client = max(order.client, 0)  # any number will do while the sites are only counted
-    own = site_config.own_config(config, node, client, size=order.size, classes=order.classes)
+    return site_config.own_config(
+        config, node, client, size=order.size, classes=order.classes
+    ), client
+
+
+def _at_site(
+    config: dict[str, Any], settings: Settings, message: Message, node: Mapping[str, Any]
+) -> tuple[Experiment, int]:
+    """The experiment on a real node, with its own images."""
+    if "threads" in node:
+        torch.set_num_threads(int(node["threads"]))
+    own, client = _own_run(config, settings, message, node)
+    if not site_config.is_remote(settings):
+        return _as_client(_draw_images(own), client)
     # before anything of the server's is built
-    site_config.check_found_classes(build.load_data(own["data"]).class_names, order.classes)
+    found = build.load_data(own["data"]).class_names
+    site_config.check_found_classes(found, read_assignment(message.content).classes)
     return _as_client(build.from_text(to_json(own)), client)
 
 
+def _draw_images(config: dict[str, Any]) -> Experiment:
+    """The experiment of a run that shares drawn images out among nodes."""
+    with cache.in_memory():  # else a server could fill the disk with ever other drawn images
+        return build.from_text(to_json(config))
+
+
+def _count_classes(own: dict[str, Any], settings: Settings, message: Message) -> int:
+    """The classes of a run at a real node, without a look at its images."""
+    if site_config.is_remote(settings):
+        return len(read_assignment(message.content).classes)
+    return _draw_images(own).num_classes
+
+
+def _received_model(
+    settings: Settings, num_classes: int, order: Mapping[str, Any]
+) -> tuple[Classifier, Layout]:
+    """The model that a message is about, with any weights: those of the run come with it."""
+    return _model(
+        to_json(settings.model.written),
+        num_classes,
+        settings.seed,
+        settings.device,
+        order["etf"],
+        sha256=order["etf-sha256"],
+    )
+
+
 @lru_cache(maxsize=1)
-def _model(text: str, anchors: bytes, sha256: str) -> tuple[Classifier, Layout]:
-    """The one resident model of this process; every client's state is loaded into it."""
-    experiment = build.from_text(text)
-    etf_dK = etf.from_bytes(anchors, experiment.num_classes, sha256) if anchors else None
-    model = experiment.model.untrained().build(
-        experiment.num_classes, etf_dK, experiment.generator("init")
-    )  # the weights come with the message
-    model.to("cuda" if torch.cuda.is_available() and experiment.settings.device != "cpu" else "cpu")
+def _model(
+    written: str, num_classes: int, seed: int, device: str, anchors: bytes, *, sha256: str
+) -> tuple[Classifier, Layout]:
+    """The one resident model of this process; every client's state is loaded into it. written: the
+    group of the model as text."""
+    factory: ModelFactory = factories.build_group({"model": json.loads(written)}, "model")
+    etf_dK = etf.from_bytes(anchors, num_classes, sha256) if anchors else None
+    model = factory.untrained().build(num_classes, etf_dK, generator(seed, "init"))
+    model.to("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
     return model, Layout.of(model)
 
 
@@ -235,7 +335,7 @@ def _check_permission(request: _Request) -> None:
     threshold = experiment.privacy.least(experiment.settings.num_participants)
     site_condition.check_site_condition(node, experiment.privacy, threshold)
     if experiment.privacy.secure:
-        secure_aggregation.check_masking_request(request.message, request.context)
+        secure_aggregation.check_masking_request(request.message, request.context, request.received)
 
 
 def _sanitise(request: _Request) -> tuple[Shard, dict[str, float]]:
@@ -289,34 +389,28 @@ def _contaminate(request: _Request, trained: State) -> State:
     return contamination.track(sent, received, before)
 
 
-def _mask(request: _Request, sent: State, num_examples: int) -> Message:
+def _mask(request: _Request, update: _Update) -> Message:
     """The reply under secure aggregation: the clipped update under masks."""
     return secure_aggregation.answer_masked(
         request.message,
         request.context,
         request.experiment,
-        request.experiment.privacy.clip_update(sent, request.received),
-        num_examples=num_examples,
+        request.experiment.privacy.clip_update(update.sent, request.received),
+        num_examples=update.num_examples,
         etf_sha256=request.info()["etf-sha256"],
     )
 
 
-def _release(
-    request: _Request,
-    sent: State,
-    result: TrainResult,
-    num_examples: int,
-    left_out: Mapping[str, float],
-) -> Message:
+def _release(request: _Request, update: _Update) -> Message:
     """The reply with what may leave the hospital. A real one draws its noise in secret: the server
     knows every seed of the run."""
     privacy = request.experiment.privacy
     noise = seeded_noise(request.generator("privacy")) if request.simulated else secret_noise
-    released = privacy.release(sent, request.received, noise)
-    ledger.record_release(request.context.node_config, privacy)
+    released = privacy.release(update.sent, request.received, noise)
+    result = update.result
     means = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()}
     count, metrics, extras = privacy.reply_statistics(
-        num_examples, {**means, **left_out}, result.extras
+        update.num_examples, {**means, **update.left_out}, result.extras
     )
     content = records.train_reply(released, count, metrics, request.info(), extras)
     return Message(content, reply_to=request.message)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,9 +19,12 @@ from fedrobust.privacy import ledger
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.secure import Random, Session, fixed_point, seeded_random, site_condition
 from fedrobust.privacy.secure import client as hospital
-from fedrobust.runtime.client import context_state
+from fedrobust.runtime.client import context_state, site_config
 from fedrobust.runtime.messages import records, secure
+from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.messages.sites import RECORD, read_assignment
+from fedrobust.state import State
+from fedrobust.state import digest as state_digest
 from fedrobust.utils.seeding import generator
 
 
@@ -50,9 +54,18 @@ def answer_shares(message: Message, context: Context) -> Message:
     return Message(secure.reply(_info(order, "shares"), shares=sealed), reply_to=message)
 
 
-def check_masking_request(message: Message, context: Context) -> None:
-    """Whether the third message, which asks for training, may be answered. Raises RunError."""
+def check_masking_request(message: Message, context: Context, received: State) -> None:
+    """Whether the third message, which asks for training, may be answered: it holds the model that
+    was announced, and nothing else that could differ from hospital to hospital. Raises RunError."""
     order, session = _session(message, context)
+    if state_digest(received) != order[records.STATE_DIGEST]:
+        raise hospital.UnlikeTasksError(
+            "secure aggregation: the model that came is not the one that was announced"
+        )
+    if records.read_extras(message.content):
+        raise hospital.UnlikeTasksError(
+            "secure aggregation: extras came with the model, and none are compared"
+        )
     hospital.check_masking(session, _load_secrets(context, order), _sealed_shares(message))
 
 
@@ -99,20 +112,30 @@ STAGES = {"keys": answer_keys, "shares": answer_shares, "unmask": answer_unmask}
 def _session(message: Message, context: Context) -> tuple[dict[str, Any], Session]:
     """The message's settings, and this client's part in the round. The images are not looked at: a
     process that has to answer only this need not read them."""
-    order = records.read_config(message.content)
-    settings = settings_from_text(order["experiment"])
+    order, node = records.read_config(message.content), context.node_config
+    settings = (
+        settings_from_text(order["experiment"])
+        if node.get("simulation") is True
+        else site_config.read_run(order["experiment"], node)[1]
+    )
     privacy: Privacy = factories.build_group({"privacy": settings.privacy.written}, "privacy")
     if not privacy.secure:
         raise ConfigError(
             f"privacy={privacy.name}: a message of privacy=secure_aggregation came; "
             "the server's program is another one"
         )
-    ledger.record_release(context.node_config, privacy)
-    given = read_assignment(message.content).client if RECORD in message.content else -1
-    client = given if given >= 0 else int(context.node_config.get("partition-id", -1))
+    ledger.check_mechanism(node, privacy)
+    if not isinstance(order.get(records.STATE_DIGEST), str):
+        raise WireError(f"config: {records.STATE_DIGEST} of the model that is to come is missing")
+    given = read_assignment(message.content) if RECORD in message.content else None
+    client = (
+        int(node.get("partition-id", -1)) if given is None or given.client < 0 else given.client
+    )
+    told = "" if given is None else json.dumps([given.size, *given.classes])
     threshold = privacy.least(settings.num_participants)
-    site_condition.check_site_condition(context.node_config, privacy, threshold)
-    return order, Session(records.task_digest(order), order["round"], client, threshold)
+    site_condition.check_site_condition(node, privacy, threshold)
+    task = records.task_digest(order)
+    return order, Session(task, order["round"], client, threshold, told)
 
 
 def _random(context: Context, order: Mapping[str, Any], session: Session, stage: str) -> Random:

@@ -19,9 +19,10 @@ from typing import Any
 
 from fedrobust.data import sources
 from fedrobust.data.dataset import SITE_PLACE
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RefusalError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
-from fedrobust.experiment.settings import Settings
+from fedrobust.experiment.local_settings import DRAWN, REMOTE, check_no_local_settings
+from fedrobust.experiment.settings import Settings, from_json, read_settings
 from fedrobust.utils.names import clean_name
 
 PREFIX = "data-"
@@ -29,8 +30,6 @@ CLASSES, SIZES = f"{PREFIX}classes", f"{PREFIX}sizes"
 USUAL_SIZES = (16, 28, 32, 64, 96, 128, 224)  # a side's pixels; each takes room in the cache
 FIXED = ("size", "every_class")  # not the node's to choose
 OWN_KEYS = {f"{PREFIX}root", f"{PREFIX}format", CLASSES, SIZES}  # no settings of a format
-HARMLESS = "fedrobust.data.synthetic.synthetic"  # drawn, so that nothing is read
-REMOTE = {"_target_": f"{FACTORY_PACKAGES['partition']}.remote"}
 
 
 def names_data(node: Mapping[str, Any]) -> bool:
@@ -40,7 +39,29 @@ def names_data(node: Mapping[str, Any]) -> bool:
 
 def is_remote(settings: Settings) -> bool:
     """Whether a configuration leaves the images to the sites (partition=remote)."""
-    return settings.partition.target == REMOTE["_target_"]
+    return settings.partition.target == REMOTE
+
+
+def read_run(text: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], Settings]:
+    """The configuration of a run that came to this node, and the same typed, once it names nothing
+    of this machine and orders nothing that the node refuses. Nothing of it is used before that.
+    Raises ConfigError.
+
+    A server must never be able to order a hospital to poison: contamination is refused unless the
+    node itself allows it.
+    """
+    config = from_json(text)
+    check_no_local_settings(config)
+    settings = read_settings(config)
+    # the word "false" is no permission
+    allowed = node.get("allow-contamination") is True
+    if (settings.poisoned or settings.noisy) and not allowed:
+        raise RefusalError(
+            "contamination",
+            "poisoned/noisy: this node refuses contamination; its own node config "
+            "may set allow-contamination=true",
+        )
+    return config, settings
 
 
 def site_formats() -> dict[str, Callable[..., Any]]:
@@ -74,7 +95,7 @@ def own_config(
     return {
         **config,
         "data": own_data(node, size=size, classes=classes),
-        "partition": {**REMOTE, "client": client},
+        "partition": {"_target_": REMOTE, "client": client},
     }
 
 
@@ -83,14 +104,15 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
     classes where the node lists them, else the classes that the data show. Raises ConfigError in
     terms of the node's configuration."""
     if not names_data(node):
-        raise ConfigError(
+        raise RefusalError(
+            "node",
             "data-root: this node names no data; start it with --node-config "
-            '\'data-root="..." data-format="..."\''
+            '\'data-root="..." data-format="..."\'',
         )
     kind = node.get(f"{PREFIX}format", "image_folder")
     formats = site_formats()
     if kind not in formats:
-        raise ConfigError(f"data-format={kind}: must be one of {', '.join(formats)}")
+        raise RefusalError("node", f"data-format={kind}: must be one of {', '.join(formats)}")
     factory = formats[kind]
     given = {
         key.removeprefix(PREFIX).replace("-", "_"): value
@@ -98,14 +120,15 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
         if key.startswith(PREFIX) and key not in OWN_KEYS
     }
     if wrong := [key for key in given if key in FIXED]:
-        raise ConfigError(
+        raise RefusalError(
+            "node",
             f"{PREFIX}{wrong[0]}={given[wrong[0]]}: comes with the run; leave it out "
-            "of the node's configuration"
+            "of the node's configuration",
         )
     _check_size(node, size)
     listed = listed_classes(node)
     if listed and sorted(classes) != sorted(listed):
-        raise ConfigError(f"{CLASSES}: {_other_classes(classes)}")
+        raise RefusalError("classes", f"{CLASSES}: {_other_classes(classes)}")
     source: dict[str, Any] = {
         "_target_": f"{factory.__module__}.{factory.__name__}",
         getattr(factory, SITE_PLACE): node[f"{PREFIX}root"],
@@ -129,8 +152,9 @@ def listed_classes(node: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     names = tuple(clean_name(word) for word in str(node[CLASSES]).split(","))
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
-        raise ConfigError(
-            f"{CLASSES}={node[CLASSES]}: must be two or more different names, separated by commas"
+        raise RefusalError(
+            "node",
+            f"{CLASSES}={node[CLASSES]}: must be two or more different names, separated by commas",
         )
     return names
 
@@ -138,7 +162,7 @@ def listed_classes(node: Mapping[str, Any]) -> tuple[str, ...]:
 def check_found_classes(found: Sequence[str], wanted: Sequence[str]) -> None:
     """Raises ConfigError unless the node's data have the classes of the run, in the run's order."""
     if list(found) != list(wanted):
-        raise ConfigError(f"data-root: {_other_classes(wanted)}")
+        raise RefusalError("classes", f"data-root: {_other_classes(wanted)}")
 
 
 def _other_classes(wanted: Sequence[str]) -> str:
@@ -153,17 +177,19 @@ def _check_size(node: Mapping[str, Any], size: int) -> None:
     """Raises ConfigError for a size that the node does not allow: each fills its disk further."""
     allowed = _allowed_sizes(node)
     if size not in allowed:
-        raise ConfigError(
+        raise RefusalError(
+            "size",
             f"{SIZES}: this node reads images of {', '.join(map(str, allowed))} pixels, not of "
-            f"{size}; its own configuration may allow that"
+            f"{size}; its own configuration may allow that",
         )
 
 
 def _allowed_sizes(node: Mapping[str, Any]) -> tuple[int, ...]:
     words = str(node.get(SIZES, ",".join(map(str, USUAL_SIZES)))).split(",")
     if not all(word.strip().isdecimal() and len(word) < 6 for word in words):
-        raise ConfigError(
-            f"{SIZES}={node[SIZES]}: must be numbers of pixels, separated by commas, e.g. 64"
+        raise RefusalError(
+            "node",
+            f"{SIZES}={node[SIZES]}: must be numbers of pixels, separated by commas, e.g. 64",
         )
     return tuple(int(word) for word in words)
 
@@ -176,7 +202,7 @@ def check_readable(settings: Settings, node: Mapping[str, Any]) -> None:
             "partition: this node has data of its own; run with partition=remote, or "
             "leave data-root out"
         )
-    if settings.data.target != HARMLESS:
+    if settings.data.target != DRAWN:
         raise ConfigError(
             f"data={settings.data.target}: a node reads only what its own configuration names; set "
             "data-root and data-format there"

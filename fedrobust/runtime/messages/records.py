@@ -25,6 +25,7 @@ from fedrobust.state import State
 
 ConditionPredictions = Mapping[str, tuple[Tensor, Tensor]]
 CONFIG_KEYS: Mapping[str, type] = {"experiment": str, "round": int, "etf": bytes, "etf-sha256": str}
+STATE_DIGEST = "state-sha256"  # of the settings: the digest of the state that is to come
 SCALARS = (str, int, float, bytes)
 ROUNDING = 1e-5  # of a softmax's shares
 SUMMED = 1e-3  # of their sum over the classes
@@ -119,9 +120,12 @@ def read_config(content: RecordDict) -> dict[str, Any]:
 
 
 def task_digest(config: Mapping[str, Any]) -> str:
-    """The name of what a message asks for, by its settings: a digest of experiment and round, which
-    its reply has to repeat."""
-    return hashlib.sha256(f"{config['round']}\n{config['experiment']}".encode()).hexdigest()
+    """The name of what a message asks for, by its settings, which its reply has to repeat: a digest
+    of experiment and round and, where the settings announce a model, of that and its anchors."""
+    asked = f"{config['round']}\n{config['experiment']}"
+    if STATE_DIGEST in config:
+        asked += f"\n{config[STATE_DIGEST]}\n{config['etf-sha256']}"
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 def read_extras(content: RecordDict) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class ServerContext:
     def message_config(self, server_round: int) -> dict[str, str | int | bytes]:
         """The settings in a round's messages (see `records.train_message`)."""
         return {
-            "experiment": self.experiment.text,
+            "experiment": self.experiment.sent_text,
             "round": server_round,
             "etf": self.etf_bytes,
             "etf-sha256": self.etf_sha256,

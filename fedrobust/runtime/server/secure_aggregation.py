@@ -23,6 +23,7 @@ from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.server.replies import ReplyValidator
 from fedrobust.runtime.server.rule_strategy import Report, RoundOutcome, RuleStrategy, ServerContext
 from fedrobust.state import State
+from fedrobust.state import digest as state_digest
 from fedrobust.types import ClientRecord, Failure
 from fedrobust.utils.counting import format_count
 
@@ -57,7 +58,11 @@ class SecureStrategy(RuleStrategy):
         self._begin(0)
 
     def _begin(self, server_round: int) -> None:
-        self._round, self._order = server_round, self.server.message_config(server_round)
+        self._round = server_round
+        self._order = {
+            **self.server.message_config(server_round),
+            records.STATE_DIGEST: state_digest(self.state),
+        }
         self._keys: dict[int, bytes] = {}
         self._shared: list[int] = []
         self._failures: dict[int, Failure] = {}

@@ -13,7 +13,6 @@ import torch
 from fedrobust.clients.app import app
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from fedrobust.errors import ConfigError, RunError
 from fedrobust.evaluation.counts import RoundedCounts, Withheld
 from fedrobust.experiment import build, compose, factories, settings
 from fedrobust.runtime.client import handlers
@@ -26,6 +25,7 @@ from fedrobust.runtime.messages.sites import (
 )
 from fedrobust.state import Layout, State, read
 from tests.helpers import federations
+from tests.helpers.site_errors import site_error
 
 CLASSES = ("akiec", "bcc", "mel")
 SIZE, TEST_IMAGES = 16, 30
@@ -172,7 +172,7 @@ def test_other_classes_are_refused_before_anything_is_built(
     many = (*CLASSES, *(f"c{number}" for number in range(766)))
     text = order_text()
     for classes in (many, CLASSES[:2], ("akiec", "bcc", "nv"), (*CLASSES, "mel")):
-        with pytest.raises(ConfigError, match=f"^data-.*the {len(classes)} classes of the run"):
+        with site_error("classes", f"^data-.*the {len(classes)} classes of the run"):
             ask(node, text, kind=kind, classes=classes)
 
 
@@ -187,7 +187,7 @@ def test_the_run_s_order_of_listed_classes_counts(hospital: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("words", ["akiec", "a,b,a", "a,,b", ""])
 def test_a_list_of_classes_that_cannot_be_used(hospital: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=r"^data-classes=.*two or more different names"):
+    with site_error("node", r"^data-classes=.*two or more different names"):
         ask({**hospital, "data-classes": words}, order_text(), kind="query")
 
 
@@ -228,7 +228,7 @@ def test_one_model_in_a_run(hospital: dict[str, Any], reader: State) -> None:
     context = Context(1, 7, hospital, RecordDict(), {})
     ask(hospital, order_text(), state=reader, context=context)
     for text in (order_text(), order_text(seed=7)):
-        with pytest.raises(RunError, match="evaluates one in a run"):
+        with site_error("evaluated", "evaluates one in a run"):
             ask(hospital, text, state=reader, context=context)
 
 
@@ -246,15 +246,15 @@ def test_sizes_that_the_node_does_not_allow_leave_its_disk_alone(
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path))
     text = order_text()
     for size in range(17, 28):
-        with pytest.raises(ConfigError, match=rf"^data-sizes: this node reads .*, not of {size};"):
+        with site_error("size", rf"^data-sizes: this node reads .*, not of {size};"):
             ask(hospital, text, kind="query", size=size)
     assert list(tmp_path.iterdir()) == []
     only = {**hospital, "data-sizes": 20}
-    with pytest.raises(ConfigError, match=r"^data-sizes: this node reads images of 20 pixels"):
+    with site_error("size", r"^data-sizes: this node reads images of 20 pixels"):
         ask(only, text, kind="query", size=16)
     ask({**only, "data-sizes": "20, 24"}, text, kind="query", size=24)
     assert len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(ConfigError, match=r"^data-sizes=large: must be numbers of pixels"):
+    with site_error("node", r"^data-sizes=large: must be numbers of pixels"):
         ask({**only, "data-sizes": "large"}, text, kind="query", size=24)
 
 

@@ -19,6 +19,7 @@ from fedrobust.state import State, read
 from tests.helpers import federations
 from tests.helpers.federations import MEAN
 from tests.helpers.old_names import aged
+from tests.helpers.site_errors import site_error
 
 POISON = ("poisoned=[1]",)
 
@@ -113,10 +114,9 @@ def test_a_node_outside_a_simulation_refuses_contamination(kind: str, what: str)
         {"simulation": "false"},
         {"simulation": False, "allow-contamination": "false"},
     ):
-        with pytest.raises(
-            ConfigError,
-            match="this node refuses contamination; its own node config may set "
-            "allow-contamination=true",
+        with site_error(
+            "contamination",
+            "this node refuses contamination; its own node config may set allow-contamination=true",
         ):
             app(message(server, 0, kind=kind), context(0, **node))
     app(

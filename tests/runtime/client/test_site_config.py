@@ -15,9 +15,10 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedrobust.data import sources
 from fedrobust.data.dataset import DataSource, usable_at_sites
-from fedrobust.errors import ConfigError, DataError
+from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose, experiment, factories, settings
 from fedrobust.federation.demo import share_out, write_npz
+from fedrobust.learning import model_files
 from fedrobust.runtime.client.site_config import own_data
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.sites import (
@@ -28,6 +29,7 @@ from fedrobust.runtime.messages.sites import (
 )
 from tests.helpers import federations
 from tests.helpers.federations import MEAN
+from tests.helpers.site_errors import site_error
 
 CLASSES = ("a", "b", "c")
 
@@ -136,14 +138,23 @@ def ask(
     **order: object,
 ) -> Message:
     """A message as the server of a real federation sends it, answered by a node."""
-    records.set_identity()
-    text = settings.to_json(
-        federations.compose_settings(*MEAN, "poisoned=0", "partition=remote", *overrides)
-    )
-    instruction = {"experiment": text, "round": 0, "etf": b"", "etf-sha256": ""}
+    config = federations.compose_settings(*MEAN, "poisoned=0", "partition=remote", *overrides)
     told = SiteAssignment(
         **{"client": 1, "size": 16, "classes": study.dataset.class_names, **order}
     )
+    return send(config, node, kind, told)
+
+
+def send(
+    config: dict[str, object], node: dict[str, object], kind: str, told: SiteAssignment
+) -> Message:
+    records.set_identity()
+    instruction = {
+        "experiment": settings.to_json(config),
+        "round": 0,
+        "etf": b"",
+        "etf-sha256": "",
+    }
     content = RecordDict({"config": ConfigRecord(instruction), RECORD: assignment_record(told)})
     return app(Message(content, 1, kind), Context(1, 7, node, RecordDict(), {}))
 
@@ -175,39 +186,64 @@ def test_a_site_holds_what_its_own_file_holds_in_the_same_order(
 
 
 @pytest.mark.parametrize(
-    ("node", "overrides", "error", "words"),
+    ("node", "overrides", "code", "words"),
     [
         (
             {"data-root": "/nowhere.npz", "data-format": "npz"},
             (),
-            DataError,
+            "data",
             "/nowhere.npz: not a readable npz file",
         ),
-        ({}, (), ConfigError, "data-root: this node names no data"),
+        ({}, (), "node", "data-root: this node names no data"),
         (
             {},
             ("partition=iid", "data=npz", "data.path=/etc/passwd"),
-            ConfigError,
+            "places",
+            "^data.path='/etc/passwd': names a file",
+        ),
+        (
+            {},
+            ("partition=iid", "data=medmnist"),
+            "settings",
             "a node reads only what its own configuration names",
         ),
         (
             {"data-root": "x"},
             ("partition=iid",),
-            ConfigError,
+            "settings",
             "this node has data of its own; run with partition=remote",
         ),
-        ({"data-root": "x"}, ("poisoned=1",), ConfigError, "this node refuses contamination"),
+        ({"data-root": "x"}, ("poisoned=1",), "contamination", "this node refuses contamination"),
     ],
 )
 def test_what_a_node_refuses(
     study: experiment.Experiment,
     node: dict[str, object],
     overrides: tuple[str, ...],
-    error: type[Exception],
+    code: str,
     words: str,
 ) -> None:
-    with pytest.raises(error, match=words):
+    with site_error(code, words):
         ask(study, node, *overrides)
+
+
+@pytest.mark.parametrize("kind", ["query", "train", "evaluate", "train.keys"])
+def test_a_node_opens_no_file_of_a_run(
+    study: experiment.Experiment,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = tmp_path / "patients.safetensors"
+    there.write_text("patient 0001")
+    node = own_file(study, 1, tmp_path)
+    monkeypatch.setattr(model_files, "read_tensors", lambda path: pytest.fail(f"{path} was read"))
+    config = federations.compose_settings(*MEAN, "poisoned=0", "partition=remote")
+    for path in (there, tmp_path / "nowhere.safetensors"):
+        member = {"name": "resnet18", "checkpoint": str(path)}
+        model = {"_target_": "fedrobust.learning.classifier.meff", "members": [member]}
+        with site_error("places", r"^model\.members\.0\.checkpoint='.*names a file"):
+            send({**config, "model": model}, node, kind, SiteAssignment(1, 16, ("a", "b", "c")))
 
 
 def test_other_classes_than_the_run_has(study: experiment.Experiment, tmp_path: Path) -> None:
@@ -217,9 +253,9 @@ def test_other_classes_than_the_run_has(study: experiment.Experiment, tmp_path: 
         for image in range(9):
             federation_picture(root / name / f"{image}.png", 20 * image + number)
     node = {"data-root": str(root), "data-format": "image_folder"}
-    with pytest.raises(ConfigError, match=r"^data-root: the 2 classes of the run, .* are not"):
+    with site_error("classes", r"^data-root: the 2 classes of the run, .* are not"):
         ask(study, node, classes=("a", "b"))
-    with pytest.raises(ConfigError, match=r"^data-root: the 3 classes of the run, .* are not"):
+    with site_error("classes", r"^data-root: the 3 classes of the run, .* are not"):
         ask(study, node, classes=("melanoma", "nevus", "rare"))
     found = read_site_info(
         ask(study, {**node, "min-cell": 1}, classes=("melanoma", "nevus")).content
@@ -231,7 +267,7 @@ def test_other_classes_than_the_run_has(study: experiment.Experiment, tmp_path: 
         == 18
     )
     node["data-classes"] = "nevus,rare"
-    with pytest.raises(DataError, match=r"has the label 'melanoma'; known classes are nevus, rare"):
+    with site_error("data", r"has the label 'melanoma'; known classes are nevus, rare"):
         ask(study, node, classes=("nevus", "rare"))
 
 
