@@ -82,7 +82,7 @@ def resume_job(asked: Resumption) -> Report:
                 f"{resume.KEY}{asked.folder}: written by another version of the "
                 f"program ({error}); start it anew"
             ) from error
-        engine = compose.change_engine(before.engine.written, asked.engine_words)
+        engine = _engine_of(asked, before.engine.written)
         if (engine.get("gpus_per_worker") == 0) != (before.engine.get("gpus_per_worker") == 0):
             raise ConfigError(
                 "engine.gpus_per_worker: 0 or not decides whether clients compute on "
@@ -90,6 +90,22 @@ def resume_job(asked: Resumption) -> Report:
             )
         opener = factories.build_group({"engine": engine}, "engine")
         return _run(manifest["config"], before, opener, asked.folder, console, manifest=manifest)
+
+
+def _engine_of(asked: Resumption, written: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's settings for a run that is taken up again: those of its manifest (`written`)
+    with the words of the command line. Raises ConfigError where the manifest alone names a cluster:
+    who joins one runs its programs and hands it the data, and the folder may be somebody else's."""
+    engine = compose.change_engine(written, asked.engine_words)
+    address = engine.get("address")
+    given = any(word.startswith("engine.address=") for word in asked.engine_words)
+    if address not in (None, "local") and not given:
+        raise ConfigError(
+            f"engine.address={address}: stands in {asked.folder / MANIFEST} alone, and no address "
+            f"is taken from there; add engine.address={address} to join that cluster again, or "
+            "engine=inline"
+        )
+    return engine
 
 
 @contextmanager

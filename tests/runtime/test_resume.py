@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 from fedrobust import simulate
+from fedrobust.errors import ConfigError
 from fedrobust.experiment import old_names
 from fedrobust.reporting.records import Recorder, read_rounds
 from fedrobust.reporting.report import Report, read_report
-from fedrobust.runtime import resume
+from fedrobust.runtime import resume, simulation
 from fedrobust.types import RoundRecord
 from fedrobust.utils.locking import hold_lock
 from tests.helpers.federations import SMALL_RUN
@@ -49,6 +50,7 @@ import json, os, signal, sys
 from fedrobust.runtime import simulation as job
 from fedrobust.reporting import records
 from fedrobust import simulate
+from fedrobust.errors import ConfigError
 from fedrobust.experiment import old_names
 from fedrobust.utils import tensor_files as tensorfile
 
@@ -227,6 +229,34 @@ def test_a_run_that_an_older_version_began_goes_on(
     monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "other"))
     assert run(monkeypatch, *SMALL, *WITH_MEMORY, f"hydra.run.dir={tmp_path / 'whole'}") == 0
     assert_same_end(tmp_path / "whole", interrupted)
+
+
+RAY = {"_target_": "fedrobust.runtime.engines.ray_engine"}
+
+
+@pytest.mark.parametrize(
+    ("written", "words", "address"),
+    [
+        ({**RAY, "address": "evil:6379"}, (), None),
+        ({**RAY, "address": "auto"}, (), None),
+        ({**RAY, "address": "evil:6379"}, ("engine.workers=2",), None),
+        ({**RAY, "address": "evil:6379"}, ("engine.address=head:1",), "head:1"),
+        ({**RAY, "address": "evil:6379"}, ("engine.address=evil:6379",), "evil:6379"),
+        ({**RAY, "address": "evil:6379"}, ("engine.address=local",), "local"),
+        ({**RAY, "address": "evil:6379"}, ("engine=inline",), ""),
+        ({**RAY, "address": None}, (), ""),
+        ({**RAY, "address": "local"}, (), "local"),
+    ],
+)
+def test_no_address_is_taken_from_a_manifest(
+    written: dict[str, object], words: tuple[str, ...], address: str | None, tmp_path: Path
+) -> None:
+    asked = resume.Resumption(tmp_path, {}, words)
+    if address is None:
+        with pytest.raises(ConfigError, match=rf"^engine\.address={written['address']}: stands in"):
+            simulation._engine_of(asked, written)
+    else:
+        assert (simulation._engine_of(asked, written).get("address") or "") == address
 
 
 @pytest.mark.slow

@@ -8,22 +8,37 @@ import faulthandler
 import logging
 import math
 import os
+import secrets
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import ray
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
-from ray._private import services
+from ray._private import ray_constants, services
 
 from fedrobust.errors import ConfigError
 from fedrobust.runtime.engines.client_runner import Answer, ClientRunner
 from fedrobust.runtime.engines.resources import check_cpus
+
+logger = logging.getLogger(__name__)
+_reload_authentication: Callable[[], None] | None = None
+try:  # Ray reads the variables RAY_AUTH_* when it is imported; this makes it read them again
+    from ray._raylet import AuthenticationTokenLoader, Config
+except ImportError:
+    pass
+else:
+
+    def _read_again() -> None:
+        AuthenticationTokenLoader.instance().reset_cache()
+        Config.initialize("")
+
+    _reload_authentication = _read_again
 
 PATIENCE_SECONDS = 10.0  # what workers that have just ended held comes back after a moment
 
@@ -86,12 +101,7 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
         return False
     if address is None or address == "local":
         _check(workers, {"CPU": cores, "GPU": torch.cuda.device_count()}, "is on this machine")
-        _init(
-            address="local",
-            num_cpus=cores,
-            num_gpus=math.ceil(workers.number * workers.gpus),
-            **LOCAL,
-        )
+        _start_here(cores, math.ceil(workers.number * workers.gpus))
         return True
     try:
         found = _locate(address)
@@ -105,16 +115,78 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
     try:
         _check_free(workers, "is free in the cluster")
     except ConfigError:
-        ray.shutdown()
+        disconnect()
         raise
     return True
+
+
+def disconnect() -> None:
+    """Stop the Ray that was started here, or leave the one that was joined."""
+    ray.shutdown()
+    _forget_token()
 
 
 # Ray's workers are nice (15) by default, and starve beside anything else on the machine. And Ray
 # frees unused memory once a second: at once is better, since memory used again costs a
 # fifth of memory touched for the first time.
 SYSTEM = {"worker_niceness": 0, "free_objects_period_milliseconds": 0}
-LOCAL: Mapping[str, Any] = {"include_dashboard": False, "_system_config": SYSTEM}
+LOOPBACK = "127.0.0.1"
+LOCAL: Mapping[str, Any] = {
+    "include_dashboard": False,
+    "_node_ip_address": LOOPBACK,
+    "_system_config": SYSTEM,
+}
+MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+_OURS: set[str] = set()  # variables of the environment that this process has set for its Ray
+
+
+def _start_here(cores: int, gpus: int) -> None:
+    """A Ray that only this machine reaches, and on it only whoever knows the token of this run:
+    whoever reaches a Ray can have it run any program."""
+    _draw_token()
+    try:
+        with _on_loopback():
+            _init(address="local", num_cpus=cores, num_gpus=gpus, **LOCAL)
+    except BaseException:
+        disconnect()
+        raise
+    if ray.util.get_node_ip_address() != LOOPBACK:
+        logger.warning("this version of Ray listens beyond 127.0.0.1; keep its ports closed")
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Where Ray may have clusters it takes the machine's address in the network in the place of
+    127.0.0.1; then all its servers listen on every interface."""
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _draw_token() -> None:
+    """A new token for a Ray of our own, where this Ray (2.52 and later) has tokens and nobody has
+    chosen a mode. Workers get it with the environment."""
+    if _reload_authentication is None or MODE in os.environ:
+        return
+    for name, value in ((MODE, "token"), (TOKEN, secrets.token_hex(32))):
+        if name not in os.environ:
+            os.environ[name] = value
+            _OURS.add(name)
+    _reload_authentication()
+
+
+def _forget_token() -> None:
+    """A cluster that is joined later has another token, or none."""
+    if not _OURS:
+        return
+    for name in _OURS:
+        os.environ.pop(name, None)
+    _OURS.clear()
+    if _reload_authentication is not None:
+        _reload_authentication()
 
 
 def _init(**settings: Any) -> None:

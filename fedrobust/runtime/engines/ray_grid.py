@@ -11,7 +11,7 @@ import ray
 from flwr.app import Message
 
 from fedrobust.runtime.engines.base import SimulationGrid
-from fedrobust.runtime.engines.ray_cluster import Worker, Workers, connect
+from fedrobust.runtime.engines.ray_cluster import Worker, Workers, connect, disconnect
 from fedrobust.runtime.engines.ray_pool import WorkerPool
 from fedrobust.runtime.engines.ray_scheduler import MessageScheduler
 
@@ -73,7 +73,7 @@ class RayGrid(SimulationGrid):
     def close(self) -> None:
         self._pool.close()
         if self._ours:
-            ray.shutdown()
+            disconnect()
             self._ours = False
 
     def send_and_receive(

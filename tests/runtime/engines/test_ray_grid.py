@@ -1,10 +1,15 @@
 """The engine of many processes: two workers, one Ray for all tests."""
 
+import contextlib
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 
+import psutil
 import pytest
 import ray
 import torch
@@ -278,6 +283,50 @@ def test_fifty_clients_on_two_workers_of_a_ray_that_is_running(grid, client_app)
     assert ray.is_initialized()  # it was not ours to stop
     with pytest.raises(RuntimeError, match="not open"):
         list(second.send_and_receive(messages([0])))
+
+
+def listening():
+    """The addresses at which this process and all that it has started can be reached."""
+    mine, sockets = psutil.Process(), []
+    for process in (mine, *mine.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended just now
+            sockets += process.net_connections(kind="inet")
+    return {
+        one.laddr.ip.removeprefix("::ffff:")
+        for one in sockets
+        if one.status == psutil.CONN_LISTEN or (one.type == socket.SOCK_DGRAM and not one.raddr)
+    }
+
+
+def test_a_ray_of_our_own_is_reached_from_this_machine_alone(grid):
+    assert listening() == {"127.0.0.1"}
+
+
+def test_a_ray_of_our_own_answers_those_only_who_know_its_token(grid):
+    if ray_cluster._reload_authentication is None:
+        pytest.skip("this Ray has no tokens")
+    address, token = ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"]
+    look = (
+        "from ray._raylet import GcsClient; GcsClient(address={!r}).get_all_node_info(timeout=20)"
+    )
+    ended = {
+        name: subprocess.run(
+            [sys.executable, "-c", look.format(address)],
+            env={**os.environ, **changed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for name, changed in {
+            "none": {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""},
+            "another": {"RAY_AUTH_TOKEN": token[::-1]},
+            "ours": {},
+        }.items()
+    }
+    assert ended["ours"].returncode == 0, ended["ours"].stderr
+    for name in ("none", "another"):
+        assert ended[name].returncode != 0
+        assert "InvalidAuthToken" in ended[name].stderr
 
 
 def test_an_app_that_cannot_be_loaded_is_named(grid):
