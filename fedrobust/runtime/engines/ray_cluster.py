@@ -13,7 +13,7 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -27,19 +27,8 @@ from fedrobust.runtime.engines.client_runner import Answer, ClientRunner
 from fedrobust.runtime.engines.resources import check_cpus
 
 logger = logging.getLogger(__name__)
-_reload_authentication: Callable[[], None] | None = None
-try:  # Ray reads the variables RAY_AUTH_* when it is imported; this makes it read them again
-    from ray._raylet import AuthenticationTokenLoader, Config
-except ImportError:
-    pass
-else:
-
-    def _read_again() -> None:
-        AuthenticationTokenLoader.instance().reset_cache()
-        Config.initialize("")
-
-    _reload_authentication = _read_again
-
+# of Ray 2.52 and later; None: this Ray has no tokens
+TOKENS: Any = getattr(ray._raylet, "AuthenticationTokenLoader", None)
 PATIENCE_SECONDS = 10.0  # what workers that have just ended held comes back after a moment
 
 
@@ -167,15 +156,15 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _draw_token() -> None:
-    """A new token for a Ray of our own, where this Ray (2.52 and later) has tokens and nobody has
-    chosen a mode. Workers get it with the environment."""
-    if _reload_authentication is None or MODE in os.environ:
+    """A new token for a Ray of our own, where this Ray has tokens and nobody has chosen a mode.
+    Workers get it with the environment."""
+    if TOKENS is None or MODE in os.environ:
         return
     for name, value in ((MODE, "token"), (TOKEN, secrets.token_hex(32))):
         if name not in os.environ:
             os.environ[name] = value
             _OURS.add(name)
-    _reload_authentication()
+    _read_environment()
 
 
 def _forget_token() -> None:
@@ -185,8 +174,14 @@ def _forget_token() -> None:
     for name in _OURS:
         os.environ.pop(name, None)
     _OURS.clear()
-    if _reload_authentication is not None:
-        _reload_authentication()
+    _read_environment()
+
+
+def _read_environment() -> None:
+    """Ray reads the variables RAY_AUTH_* when it is imported; here it reads them again."""
+    TOKENS.instance().reset_cache()
+    config: Any = ray._raylet
+    config.Config.initialize("")
 
 
 def _init(**settings: Any) -> None:

@@ -303,7 +303,7 @@ def test_a_ray_of_our_own_is_reached_from_this_machine_alone(grid):
 
 
 def test_a_ray_of_our_own_answers_those_only_who_know_its_token(grid):
-    if ray_cluster._reload_authentication is None:
+    if ray_cluster.TOKENS is None:
         pytest.skip("this Ray has no tokens")
     address, token = ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"]
     look = (

@@ -21,7 +21,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     monkeypatch.setattr(
         ray_cluster, "_init", lambda **asked: started.append({**asked, **os.environ})
     )
-    monkeypatch.setattr(ray_cluster, "_reload_authentication", lambda: None)
+    monkeypatch.setattr(ray_cluster, "TOKENS", object())
+    monkeypatch.setattr(ray_cluster, "_read_environment", lambda: None)
     monkeypatch.setattr(ray_cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray_cluster.ray.util, "get_node_ip_address", lambda: LOOPBACK)
@@ -59,7 +60,7 @@ def test_a_mode_that_somebody_chose_stays(
 def test_a_ray_without_tokens_starts_all_the_same(
     fake: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "_reload_authentication", None)
+    monkeypatch.setattr(ray_cluster, "TOKENS", None)
     ray_cluster.connect(None, ONE, 2)
     assert MODE not in fake[-1]
 
