@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedrobust.state import Layout, State, flat, load, read, show, take, views
+from fedrobust.state import Layout, State, digest, flat, load, read, show, take, views
 
 
 def network() -> nn.Module:
@@ -140,3 +140,18 @@ def test_a_shown_state_is_the_state_itself() -> None:
     with torch.no_grad():
         next(model.parameters()).zero_()
     assert torch.equal(state.parameters, some_state(layout).parameters)
+
+
+def test_a_digest_tells_states_apart_bit_by_bit() -> None:
+    one = State(torch.tensor([1.0, 0.0]), torch.tensor([2.0]))
+    others = [
+        State(torch.tensor([1.0, -0.0]), torch.tensor([2.0])),
+        State(torch.tensor([1.0]), torch.tensor([0.0, 2.0])),
+        State(torch.tensor([1.0, 0.0, 2.0]), torch.zeros(0)),
+        State(torch.tensor([0.0, 1.0]), torch.tensor([2.0])),
+    ]
+    assert len({digest(state) for state in (one, *others)}) == 5
+    assert digest(one) == digest(State(one.parameters.clone(), one.buffers.clone()))
+    assert digest(State(torch.stack([one.parameters] * 2)[:, 0], one.buffers)) == digest(
+        State(torch.ones(2), one.buffers)
+    )

@@ -361,7 +361,7 @@ def test_what_hospitals_keep_is_gone_after_the_round() -> None:
             if name.startswith("secure-") and isinstance(record, ConfigRecord)
         ]
         assert (kept.pop("round"), kept.pop("stage")) == (2, "over")
-        assert set(kept) == {"task"}
+        assert set(kept) == {"common"}
 
 
 # --- the report ---
