@@ -61,7 +61,7 @@ def build_experiment(config: Mapping[str, Any], settings: Settings | None = None
         settings: What `read_settings` gave for it, if it was read before; they are not read again.
 
     Returns:
-        A new experiment; its `text` is what travels to the clients.
+        A new experiment; its `text` is what travels to the clients of a simulation.
 
     Raises:
         ConfigError: A setting is wrong, or two do not go together.
