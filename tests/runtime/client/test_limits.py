@@ -13,8 +13,10 @@ from fedrobust.clients.app import app
 from flwr.app import Context, Message, RecordDict
 
 from fedrobust.errors import DataError, RunError
+from fedrobust.evaluation.counts import Withheld
 from fedrobust.runtime.client import handlers
 from fedrobust.runtime.messages import records
+from fedrobust.runtime.messages.evaluations import read_client_evaluation
 from fedrobust.runtime.messages.sites import RECORD, SiteAssignment, assignment_record
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import State, read
@@ -159,10 +161,11 @@ def test_data_that_lack_what_the_server_asks_for_are_no_answer(node: dict[str, A
     assert len(lines(node)) == 1
 
 
-def test_verdicts_are_refused_before_any_image_is_looked_at(
+def test_an_evaluation_is_withheld_without_a_look_at_an_image(
     server: ServerContext, node: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handlers, "read_experiment", raises(AssertionError("looked")))
-    message = Message(order(server).content, 0, "evaluate")
-    with site_error("verdicts"):
-        ask(message, node)
+    reply = ask(Message(order(server).content, 0, "evaluate"), node)
+    told, info = read_client_evaluation(reply.content, server.experiment.num_classes)
+    assert told == Withheld("max-epsilon")
+    assert info == answered(server, ask(order(server), node)).info

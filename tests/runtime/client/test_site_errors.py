@@ -110,10 +110,11 @@ def test_neither_names_of_files_nor_labels_leave(tmp_path: Path, limits: dict[st
         for number in range(9):
             federation_picture(tmp_path / label / f"patient_{number}.png", 20 * number)
     (tmp_path / "mel" / "patient_9.png").write_bytes(b"no image")
-    node = {"data-root": str(tmp_path), "data-format": "image_folder", **limits}
+    own = {"data-root": str(tmp_path), "data-format": "image_folder", **limits}
     config = federations.compose_settings(*MEAN, "poisoned=0", "partition=remote")
     for classes, words in ((("akiec", "bcc"), "label 'mel'"), (("akiec", "mel"), "patient_9")):
-        for kind in ("query", "train", "evaluate"):
+        for kind in ("query", "train"):
+            node = {**own, "data-classes": ",".join(classes)}
             with site_error("data", words):
                 send(config, node, kind, SiteAssignment(1, 16, classes))
 
