@@ -66,9 +66,11 @@ def _start(words: list[str]) -> None:
         try:
             _job()
         except OSError as error:  # Hydra's own: the run's errors end within the job
-            reason = error.strerror or error
+            if error.errno is None:  # of some refusals Hydra makes OSErrors
+                raise
             raise RunError(
-                f"hydra.run.dir={error.filename}: cannot be made ({reason}); choose another folder"
+                f"hydra.run.dir={error.filename}: cannot be made ({error.strerror}); choose "
+                "another folder"
             ) from error
 
 
