@@ -111,7 +111,7 @@ def _has(name: str, rule: str, clients: int) -> bool:
 
 def available_gigabytes() -> float:
     """Memory that is available without swapping."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = Path("/proc/meminfo").read_text().split("\n")
     return next(
         int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable:")
     )

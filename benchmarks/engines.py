@@ -22,6 +22,7 @@ from benchmarks.common.measure import Measurement, run_fresh
 from benchmarks.common.report import Spread
 from benchmarks.common.work import WORKLOADS, Work, write_images
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.foreign_text import split_lines
 
 RULES = ("fedavg", "median", "multi_krum")
 ONE_RULE = RULES[:1]
@@ -180,7 +181,7 @@ def measure_all(options: argparse.Namespace, folder: str) -> list[Run]:
                 )
                 if measured.failure:
                     report.say(
-                        "\n".join(f"    {line}" for line in measured.output.splitlines()[-15:])
+                        "\n".join(f"    {line}" for line in split_lines(measured.output)[-15:])
                     )
     return runs
 

@@ -20,6 +20,7 @@ from benchmarks.common.measure import Measurement, run_fresh
 from benchmarks.common.report import Spread
 from benchmarks.common.work import Work, write_images
 from benchmarks.engines import Entry, check_work, measure, steady
+from fedrobust.utils.foreign_text import split_lines
 
 ASK = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)"
 VALIDATION = 16  # images of each client, on which the global model is evaluated together
@@ -81,7 +82,7 @@ def measure_size(options: argparse.Namespace, size: int) -> dict[Lane, list[Meas
                 )
                 if measured.failure:
                     report.say(
-                        "\n".join(f"    {line}" for line in measured.output.splitlines()[-15:])
+                        "\n".join(f"    {line}" for line in split_lines(measured.output)[-15:])
                     )
     return found
 

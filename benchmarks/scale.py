@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.common import report
 from benchmarks.common.measure import Measurement, run_task
 from benchmarks.common.work import environment, write_archive
+from fedrobust.utils.foreign_text import split_lines
 
 STRATEGIES = ("median", "multi_krum", "etf_dml")
 # training images of each client, which has one for validation and one for testing besides
@@ -96,7 +97,7 @@ def measure_all(options: argparse.Namespace) -> list[tuple[dict[str, Any], Measu
         out.append((case, measured))
         report.say(f"{title(case)}: {measured.failure or f'{measured.wall:.0f} s'}")
         if measured.failure:
-            report.say("\n".join(f"    {line}" for line in measured.output.splitlines()[-15:]))
+            report.say("\n".join(f"    {line}" for line in split_lines(measured.output)[-15:]))
     return out
 
 

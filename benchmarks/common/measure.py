@@ -221,5 +221,5 @@ def _failure(code: int, text: str, timeout: float | None) -> str:
         return f"did not end within {timeout:g} s"
     if code == 0:
         return ""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     return f"exit code {code}: {lines[-1].strip() if lines else 'no output'}"

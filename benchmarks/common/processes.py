@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from fedrobust.utils.foreign_text import split_lines
+
 LIBC = ctypes.CDLL(None, use_errno=True)
 SET_CHILD_SUBREAPER = 36  # of prctl(2)
 LINGER_SECONDS = 15.0  # for what a command leaves behind, before it is killed
@@ -56,7 +58,7 @@ def read_memory(pid: int) -> Memory:
     """Zeros where it cannot be read, for instance because the process has just ended. (psutil tells
     the proportional set size, but not its parts.)"""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        lines = split_lines(Path(f"/proc/{pid}/smaps_rollup").read_text())[1:]
     except OSError:
         return Memory()
     kilobytes = {

@@ -50,7 +50,7 @@ def _timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
 
 def _status(key: str) -> float:
     """Megabytes (10^6 bytes) of this process in /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text().split("\n")
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{key}:"))
 
 

@@ -200,7 +200,7 @@ def refusal(text: str, words: Sequence[str], known: Callable[[], Mapping[str, An
     for pattern, line in forms.items():
         if match := re.search(pattern, text, re.DOTALL):
             return line(match)
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:300]
+    return "; ".join(line.strip() for line in text.split("\n") if line.strip())[:300]
 
 
 _ALL_KEYS = "`python -m fedrobust.simulate --cfg job` lists all keys"

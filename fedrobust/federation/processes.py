@@ -106,7 +106,7 @@ class Processes:
         except subprocess.TimeoutExpired:
             raise RunError(f"{command[0]}: no end within {seconds:g} s") from None
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            said = (done.stderr.strip() or done.stdout.strip()).split("\n")
             raise RunError(
                 f"{' '.join(command[:3])}: {exit_reason(done.returncode)}: {' '.join(said[-3:])}"
             )

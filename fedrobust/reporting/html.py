@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from fedrobust.reporting import text
 from fedrobust.reporting.filenames import PAGE
@@ -17,7 +18,9 @@ from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.values import round_measured
 from fedrobust.types import RoundRecord
 from fedrobust.utils.files import write_text
+from fedrobust.utils.foreign_text import escape_text
 
+MOST_FAILURES = 100  # on the page; rounds.jsonl holds all of them
 TEMPLATE = "report.html.md"  # of jinja; Flower packs no files of other endings into its bundle
 PICTURES: Final[dict[str, str]] = {
     "drops.png": "Combined performance drops with their 95 % intervals.",
@@ -66,10 +69,12 @@ def render(
 ) -> str:
     """The page as text. Everything that comes from outside is escaped."""
     lines = [(run, record) for run, records in rounds.items() for record in records]
+    failures = [(run, record, one) for run, record in lines for one in record.failures]
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=loader,
         autoescape=True,
+        finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -84,13 +89,21 @@ def render(
         report=report,
         manifest=manifest,
         rounds=lines,
-        failures=[(run, record, one) for run, record in lines for one in record.failures],
+        failures=failures[:MOST_FAILURES],
+        more_failures=len(failures[MOST_FAILURES:]),
         timing={stage: round_measured(spent) for stage, spent in report.timing.items()},
         images=images,
         uses=uses,
         wording=text,
     )
     return page + "\n"
+
+
+def _harmless(value: Any) -> Any:
+    """A text without signs that cannot be printed, before it is escaped as HTML."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return escape_text(value, 10 * len(value) + 1, multiline=True)
 
 
 def pretty(value: Any) -> str:

@@ -136,9 +136,7 @@ def processor() -> str:
     """The processor's own name, e.g. "AMD EPYC 7B13"; its architecture where the system does not
     tell."""
     with contextlib.suppress(OSError):
-        for line in (
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        ):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split("\n"):
             key, _, value = line.partition(":")
             if key.strip() == "model name" and value.strip():
                 return value.strip()

@@ -14,6 +14,7 @@ import pandas as pd
 
 from fedrobust.types import TWIN, ClientRecord, Failure, Observer, RoundRecord
 from fedrobust.utils import files
+from fedrobust.utils.foreign_text import split_lines
 
 ROUND_FILES = {"run": "rounds.jsonl", TWIN: "twin_rounds.jsonl"}
 CLIENTS = "clients.csv"
@@ -167,7 +168,7 @@ def read_rounds(folder: Path, run: str = "run") -> list[RoundRecord]:
     path = folder / ROUND_FILES[run]
     if not path.exists():
         return []
-    return [_parse_line(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [_parse_line(line) for line in split_lines(path.read_text(encoding="utf-8"))]
 
 
 def _parse_line(line: str) -> RoundRecord:

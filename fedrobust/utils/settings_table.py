@@ -88,7 +88,7 @@ def list_descriptions(source: Any) -> dict[str, str]:
 
 
 def _section(text: str) -> Iterator[str]:
-    lines = iter(text.splitlines())
+    lines = iter(text.split("\n"))
     if not any(SECTION.match(line) for line in lines):
         return
     for line in lines:

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from fedrobust.reporting import text as wording
-from fedrobust.reporting.console import Display, summary_table, transient_bar
-from fedrobust.reporting.console.bars import clean_text
+from fedrobust.reporting.console import Display, print_line, summary_table, transient_bar
 from fedrobust.reporting.console.summary import MOST_CLIENTS
 from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
 from tests.helpers import reports
@@ -107,7 +106,7 @@ def drive(display: Observer) -> None:
             display.round_started(run, number)
             for client in range(3 if number else 0):
                 display.client_done(run, "train", client, failed=number == 1 and client == 2)
-            display.stage(run, f"aggregate with \x1b[31mrule\x1b[0m [red]{number}[/red]")
+            display.stage(run, f"aggregate with \x1b[31mrule [red]{number}[/red]")
             failures = (
                 (Failure(2, "ValueError: \x1b[2Jbad [bold]label", "Traceback: the only one\n"),)
                 if number == 1
@@ -129,15 +128,15 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert all(character.isprintable() for line in lines for character in line)
     assert lines[:5] == [
         "run: 2 rounds, 3 clients",
-        "run: aggregate with rule [red]0[/red]",
+        "run: aggregate with \\x1b[31mrule [red]0[/red]",
         "run: round 0/2: Accuracy 50.0, Balanced 40.0, F1 - % (1.8 s, 0 clients)",
         "run: client 2 failed (train)",
-        "run: aggregate with rule [red]1[/red]",
+        "run: aggregate with \\x1b[31mrule [red]1[/red]",
     ]
     assert (
         "run: round 1/2: Accuracy 51.0, Balanced 40.0, F1 - % (1.8 s, 2 clients, 1 failed)" in lines
     )
-    assert lines.count("run: round 1: client 2 failed: ValueError: bad [bold]label") == 1
+    assert lines.count("run: round 1: client 2 failed: ValueError: \\x1b[2Jbad [bold]label") == 1
     assert lines.count("Traceback: the only one") == 1
     # per run: start, rounds, stages, two lines of failure; one traceback
     assert len(lines) == 2 * (1 + 3 + 3 + 2) + 1
@@ -175,7 +174,7 @@ def test_the_live_display_shows_bars_tables_and_failures() -> None:
         "clients: train",
         "run: validation, %",
         "clean twin: validation, %",
-        "client 2 failed: ValueError: bad [bold]label",
+        "client 2 failed: ValueError: \\x1b[2Jbad [bold]label",
     ):
         assert part in shown
     assert "\x1b[2J" not in shown  # a foreign message cannot clear the screen
@@ -217,8 +216,10 @@ def test_the_terminal_is_given_back_after_errors(error: type[BaseException]) -> 
     assert file.getvalue().endswith("after\n")
 
 
-def test_control_characters_are_taken_out() -> None:
-    assert clean_text("a\x1b[31mb\x1b[0m\r\x07c\n\td\x9be\x7f") == "abc\n\tde"
+def test_what_others_wrote_is_shown_escaped() -> None:
+    file = io.StringIO()
+    print_line(Console(file=file, width=40), "a\x1b[31mb\r\x07c\nd\x9be\x7f\u202ef\u2028")
+    assert file.getvalue() == "a\\x1b[31mb\\x0d\\x07c\nd\\x9be\\x7f\\u202ef\\u2028\n"
 
 
 def test_a_transient_bar_counts_on_a_terminal_and_says_nothing_elsewhere() -> None:

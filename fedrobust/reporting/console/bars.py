@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -21,8 +20,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from fedrobust.utils.foreign_text import LINES, escape_text
+
 A_DAY = 86400.0  # seconds; steps may take minutes, so the speed is the mean over the whole run
-CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class LiveScreen:
@@ -93,10 +93,5 @@ def transient_bar(console: Console, text: str, total: int) -> Iterator[Callable[
 
 def print_line(console: Console, text: str, style: str = "") -> None:
     """A line on the screen that no width breaks, for text from any source."""
-    console.print(Text(clean_text(text), style=style), soft_wrap=True, highlight=False)
-
-
-def clean_text(text: str) -> str:
-    """The text without control characters (but line feeds and tabs): foreign messages must not
-    control the terminal."""
-    return CONTROL.sub("", text)
+    harmless = escape_text(text, LINES, multiline=True)
+    console.print(Text(harmless, style=style), soft_wrap=True, highlight=False)

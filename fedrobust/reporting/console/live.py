@@ -10,11 +10,12 @@ from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from fedrobust.reporting.console.bars import LiveScreen, clean_text
+from fedrobust.reporting.console.bars import LiveScreen
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.text import format_number, metric_label
 from fedrobust.types import Failure, RoundRecord
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.foreign_text import escape_text
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1")
 SHOWN_ROUNDS = 6
@@ -61,14 +62,14 @@ class Display(LiveScreen):
         if stage != self._now["clients"]:
             self._now["clients"] = stage
             self._bars.reset(
-                self._clients_bar, visible=True, description=f"clients: {clean_text(stage)}"
+                self._clients_bar, visible=True, description=f"clients: {escape_text(stage)}"
             )
         self._bars.advance(self._clients_bar)
         if failed:
             self._warn(f"{run}: client {client} failed ({stage})")
 
     def stage(self, run: str, text: str) -> None:
-        self._now["stage"] = clean_text(text)
+        self._now["stage"] = escape_text(text)
         self._line(f"{run}: {text}")
         self._refresh()
 

@@ -97,10 +97,8 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
         _probe(found)
         _init(address=found)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"engine.address={address}: no Ray answers there "
-            f"({str(error).splitlines()[0].split('. ')[0]})"
-        ) from error
+        reason = str(error).split("\n")[0].split(". ")[0]
+        raise ConfigError(f"engine.address={address}: no Ray answers there ({reason})") from error
     try:
         _check_free(workers, "is free in the cluster")
     except ConfigError:

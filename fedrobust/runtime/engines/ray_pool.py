@@ -164,4 +164,4 @@ class WorkerPool:
 
 def _last_line(error: Exception) -> str:
     """The worker's own error in the chain of errors that Ray prints."""
-    return str(error).strip().splitlines()[-1]
+    return str(error).strip().split("\n")[-1]

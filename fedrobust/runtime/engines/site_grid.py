@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from fedrobust.errors import RunError
 from fedrobust.runtime.engines.client_runner import NO_REPLY, NO_SUCH_NODE, error_answer
 from fedrobust.runtime.engines.site_numbers import Node
-from fedrobust.runtime.messages.arrays import WireError, one_line
+from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.messages.sites import (
     RECORD,
     SiteAssignment,
@@ -25,6 +25,7 @@ from fedrobust.runtime.messages.sites import (
 )
 from fedrobust.runtime.messages.upload_limits import guard_uploads
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.foreign_text import escape_text
 
 POLL_SECONDS = 0.5
 # how Flower writes what a ClientApp raised
@@ -228,7 +229,7 @@ def ask(grid: FederationGrid, text: str, seconds: float) -> dict[int, SiteInfo |
 
 def _site_info(reply: Message) -> SiteInfo | str:
     if reply.has_error():
-        return one_line(str(reply.error.reason))
+        return escape_text(str(reply.error.reason))
     try:
         return read_site_info(reply.content)
     except WireError as error:

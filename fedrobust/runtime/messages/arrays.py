@@ -13,6 +13,8 @@ import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
+from fedrobust.utils.foreign_text import escape_text
+
 NUMPY = "numpy.ndarray"  # Flower's name for the only serialisation it knows
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype("<f4"),
@@ -20,7 +22,6 @@ DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 }
 
 MAGIC = b"\x93NUMPY\x01\x00"
-LINE = 300  # characters of a reason
 MOST_AXES = 8
 MOST_VALUES = 1 << 48
 
@@ -30,13 +31,7 @@ class WireError(ValueError):
     it, for any message."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(one_line(text))
-
-
-def one_line(text: str, length: int = LINE) -> str:
-    """The beginning of a foreign text; characters that are not printable (line feeds, lone
-    surrogates) become question marks."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text[:length])
+        super().__init__(escape_text(text))
 
 
 @final

@@ -51,7 +51,7 @@ def _try(model: Classifier, experiment: Experiment) -> None:
     try:
         predict(model, image)
     except (AssertionError, RuntimeError, ValueError) as error:
-        name, reason = experiment.model.name, str(error).splitlines()[0][:160]
+        name, reason = experiment.model.name, str(error).split("\n")[0][:160]
         size = image.shape[-1]
         raise ConfigError(
             f"model.name={name}: cannot take images of {size} pixels ({reason}); "

@@ -17,16 +17,16 @@ from fedrobust.evaluation.counts import (
     count_images,
 )
 from fedrobust.experiment.experiment import CONDITIONS
-from fedrobust.runtime.messages import arrays, records
+from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.messages.evaluations import read_client_evaluation
 from fedrobust.state import Layout, State, views
 from fedrobust.types import Failure
+from fedrobust.utils.foreign_text import LINES, escape_text
 
 # of clients.csv, which metrics must not write over
 COLUMNS = {"run", "round", "client", "kind", "num_examples", "weight"}
 MOST_NOTES = 100  # of replies that are not even read
-TRACEBACK = 20_000  # characters of one, counted from its end
 STRANGER = -1
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class ReplyValidator:
 
     def _note(self, client: int, text: str) -> None:
         if len(self._notes) < MOST_NOTES:
-            self._notes[client, text] = Failure(client, arrays.one_line(text), counts=False)
+            self._notes[client, text] = Failure(client, escape_text(text), counts=False)
 
     def client_of(self, reply: Message) -> int:
         """The number of the client that answers, for one of the replies that `accept_first` let
@@ -195,6 +195,9 @@ def _check_conditions(
 
 def failure(client: int, message: Message) -> Failure:
     """An error reply as a Failure: the last line of the client's traceback is the reason."""
-    text = str(message.error.reason or "")[-TRACEBACK:].strip().encode("utf-8", "replace").decode()
-    lines = text.splitlines() or ["the client failed without saying why"]
-    return Failure(client, arrays.one_line(lines[-1]), text if len(lines) > 1 else "")
+    text = str(message.error.reason or "").strip()
+    if not text:
+        return Failure(client, "the client failed without saying why")
+    before, _, reason = text.rpartition("\n")
+    traceback = escape_text(text, LINES, multiline=True) if before else ""
+    return Failure(client, escape_text(reason), traceback)

@@ -69,7 +69,7 @@ class _Running:
             )
         if code < 0:
             return f"{exit_reason(code)}; see {self.log}"
-        lines = self.log.read_bytes()[self.begins :].decode("utf-8", "replace").splitlines()
+        lines = self.log.read_bytes()[self.begins :].decode("utf-8", "replace").split("\n")
         errors = [line for line in lines if line.startswith("error: ")]
         return (
             errors[-1].removeprefix("error: ") if errors else f"{exit_reason(code)}; see {self.log}"

@@ -3,13 +3,18 @@ else about the round changes."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from markupsafe import escape
+from rich.console import Console
 
-from fedrobust.reporting import records
+from fedrobust.reporting import html, records
+from fedrobust.reporting.console import Display
 from fedrobust.runtime.messages import arrays as messages_arrays
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server import replies
@@ -17,7 +22,8 @@ from fedrobust.runtime.server.replies import failure
 from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import views
 from fedrobust.types import ClientRecord, Failure, RoundRecord
-from tests.helpers import federations
+from fedrobust.utils.foreign_text import LINES
+from tests.helpers import federations, reports
 from tests.helpers.federations import (
     MEAN,
     FakeGrid,
@@ -28,6 +34,7 @@ from tests.helpers.federations import (
     trained,
 )
 
+MANIFEST = {"started_utc": "now", "config": {}}
 TOLERANT = (*MEAN, "server.max_failures=1")
 
 
@@ -257,11 +264,54 @@ def test_a_foreign_traceback_is_cut_and_printable() -> None:
     federations.wire.set_identity()
     message = Message(RecordDict(), 1, "train")
     long = failure(0, error_reply(message, "line\n" * 10**5 + "ValueError: \x1b[2J\u2028end"))
-    assert long.reason == "end"
-    assert len(long.traceback) <= replies.TRACEBACK
+    assert long.reason == "ValueError: \\x1b[2J\\u2028end"
+    assert len(long.traceback) <= LINES
+    assert long.traceback.endswith(long.reason)
     lone = Message(Error(2, "bad \udcff byte\nValueError: \udcff"), reply_to=message)
     assert failure(0, lone).traceback.encode()  # can be written to a file
-    assert failure(0, lone).reason == "ValueError: ?"
+    assert failure(0, lone).reason == "ValueError: \\udcff"
+
+
+HOSTILE = {
+    "separators": 'Traceback\nboom \u2028{"run": "run", "round": 99} \x85 \x1c \r end',
+    "html": "Traceback\n<script>alert(1)</script> '\"><img src=x onerror=alert(1)> {{7*7}}",
+    "terminal": "Traceback\n\x1b]0;t\x07\x1b[2J\x9b31m \u202egnp.exe\u202c [red]x[/red] \x08",
+    "long": "Traceback\n" + "A" * 5_000_000 + "\nlast",
+    "surrogates": "Traceback\n\ud800 bad \udfff",
+    "nul": "Traceback\n\x00\x00",
+    "flower": "\u2066<class 'x'>:<'\u2029'>",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_error_text_is_harmless_wherever_it_goes(
+    server: ServerContext, tmp_path: Path, text: str
+) -> None:
+    """One and the same escaped text on the screen, in rounds.jsonl and on the page; both files are
+    read again."""
+    strategy, answer = federations.build_strategy(server), honest(server)
+    one_round(
+        strategy,
+        FakeGrid(3, lambda m: error_reply(m, text) if m.metadata.dst_node_id == 1 else answer(m)),
+    )
+    record = RoundRecord(1, {}, strategy.outcome.clients, strategy.outcome.failures)
+    recorder, screen = records.Recorder(tmp_path, server.experiment.roles), io.StringIO()
+    recorder.run_started("run", 1, 3)
+    recorder.round_finished("run", record)
+    with Display(Console(file=screen, width=80)) as display:
+        display.round_finished("run", record)
+    (found,) = records.read_rounds(tmp_path)
+    assert found.failures == record.failures
+    (failed,) = record.failures
+    page = html.render(reports.typed(reports.report()), MANIFEST, {"run": [record]}, [], {})
+    raw = (tmp_path / "rounds.jsonl").read_bytes().decode()
+    assert raw.count("\n") == len(raw.splitlines()) == 1
+    assert failed.reason in screen.getvalue()
+    assert escape(failed.reason) in page
+    for shown in (raw, screen.getvalue(), page):
+        assert all(sign.isprintable() or sign == "\n" for sign in shown)
+        assert len(shown) < 100_000
+    assert "<img src=x" not in page
 
 
 WRONG_SCORES = {

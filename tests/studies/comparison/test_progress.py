@@ -28,7 +28,8 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, monkeypatch: pytest.Mo
     # one of three after 30 s: 60 s for the other two; two of three after 200 s: 100 s for the last
     assert text.getvalue().splitlines() == [
         "1/3 krum · flip · 3 poisoned · seed 0: done (29 s; about 60 s left)",
-        "2/3 median · none · 0 poisoned · seed 0: failed: no memory (3 min; about 2 min left)",
+        "2/3 me\\x1b[31mdian · none · 0 poisoned · seed 0: failed: no\\x07 memory "
+        "(3 min; about 2 min left)",
         (
             "stopping 1 running cells, which can resume from their last checkpoints; "
             "Ctrl-C again ends them at once"
