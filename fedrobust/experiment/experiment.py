@@ -18,6 +18,7 @@ from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset
 from fedrobust.defences.purification.statistics import with_purified_statistics
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.evaluation.settings import Evaluation
+from fedrobust.experiment.claims import ClaimLimit, limit_to_census, limit_to_shard
 from fedrobust.experiment.local_settings import without_local_settings
 from fedrobust.experiment.settings import Settings, read_settings, to_json, without_contamination
 from fedrobust.learning import etf
@@ -39,8 +40,9 @@ class Experiment:
     to be read. parts[i]: the rows of the data set that client i holds; roles[i] of
     KINDS; root and proxy: the server's rows. severities: the corruption by severity,
     {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON by which it is known.
-    sites, reported_sizes: of a real federation, the sites' names by client number, and how many
-    training images each says it has."""
+    sites, reported_sizes, reported_test_sizes: of a real federation, the sites' names by client
+    number, and how many training and test images each said that it has when it joined (None: it was
+    not connected)."""
 
     config: Mapping[str, Any]
     text: str
@@ -62,7 +64,8 @@ class Experiment:
     purifier: Purifier
     privacy: Privacy
     sites: tuple[str, ...] = ()
-    reported_sizes: tuple[int, ...] = ()
+    reported_sizes: tuple[int | None, ...] = ()
+    reported_test_sizes: tuple[int | None, ...] = ()
 
     def clean_twin(self) -> Experiment:
         """The same experiment without any contamination: the same data, parts and objects, every
@@ -172,8 +175,37 @@ class Experiment:
         return self.dataset.samples(rows)
 
     def num_examples(self, client: int) -> int:
-        """Training images of a client; of a real site as many as it says it has."""
-        return self.reported_sizes[client] if self.reported_sizes else len(self.rows(client, TRAIN))
+        """Training images of a client; of a real site as many as it says it has, 0 of one that was
+        not connected."""
+        if self.reported_sizes:
+            return self.reported_sizes[client] or 0
+        return len(self.rows(client, TRAIN))
+
+    def known_size(self, client: int, split: int) -> int | None:
+        """Images of a client in a split, TRAIN or TEST; of a real site as many as it said that it
+        has when it joined, None where it has not said it."""
+        if not self.remote:
+            return len(self.rows(client, split))
+        said = self.reported_sizes if split == TRAIN else self.reported_test_sizes
+        return said[client] if said else None
+
+    def test_size(self, client: int) -> int | None:
+        """Test images of a client, as far as known."""
+        return self.known_size(client, TEST)
+
+    def claim_limit(self, client: int) -> ClaimLimit:
+        """How many training images of a client count in a round at most."""
+        server = self.settings.server
+        if not self.remote:
+            return limit_to_shard(len(self.rows(client, TRAIN)), server.max_examples)
+        reported = [self.known_size(one, TRAIN) for one in range(self.num_clients)]
+        return limit_to_census(client, reported, server.max_examples, server.max_share)
+
+    def weight_limit(self, client: int) -> int:
+        """The most that a client can weigh in a masked sum, where each weighs itself and knows of
+        no share."""
+        known, most = self.known_size(client, TRAIN), self.settings.server.max_examples
+        return most if known is None else min(known, most)
 
     def contamination(self, client: int) -> Contamination:
         kind = self.roles[client]

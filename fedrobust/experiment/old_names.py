@@ -1,4 +1,5 @@
-"""Old names of settings: accepted for one release, with one line on stderr that names the new one.
+"""Old names of settings: accepted for one release, with one line on stderr that names the new one;
+and settings that configurations of an older version lack.
 
 Words of a command line are renamed before Hydra reads them, configurations (manifests of older
 runs, messages of older servers, a user's own yaml files) before anything is looked up in them.
@@ -67,6 +68,8 @@ KEYS = (
         )
     ),
 )
+# Settings that configurations of an older version lack, with what they had without saying so.
+ADDED: Mapping[str, Mapping[str, Any]] = {"server": {"max_share": 0.5}}
 CHOICES: dict[str, dict[str, str]] = {
     "client": {"cohort": "mutual_learning", "mutual": "global_distillation"}
 }
@@ -149,7 +152,11 @@ def rename_config(config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[
         words: of the command line, with today's names, that are in it already.
     """
     typed = {match["key"] for match in map(_WORD.fullmatch, words) if match}
-    return {str(group): _rename_group(str(group), inner, typed) for group, inner in config.items()}
+    found = {str(group): _rename_group(str(group), inner, typed) for group, inner in config.items()}
+    for group, added in ADDED.items():
+        if isinstance(found.get(group), Mapping):
+            found[group] = {**added, **found[group]}
+    return found
 
 
 def _rename_group(group: str, settings: Any, typed: Collection[str] = ()) -> Any:

@@ -39,7 +39,7 @@ MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be coun
 _IRRELEVANT = frozenset(
     {"contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine"}
 )
-_IRRELEVANT_OF_THE_SERVER = frozenset({"checkpoint_every", "keep_checkpoints"})
+_IRRELEVANT_OF_THE_SERVER = frozenset({"checkpoint_every", "keep_checkpoints", "max_share"})
 
 Whole = Annotated[int, Field(ge=0, le=MOST)]
 Positive = Annotated[int, Field(ge=1, le=MOST)]
@@ -132,6 +132,13 @@ class ServerSettings(_Settings):
     )
     max_examples: Positive = Field(
         1_000_000, description="a client that claims more training images counts as having so many"
+    )
+    max_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="of all real sites' training images; a site that says it has more counts as "
+        "having so many, for its number is its own word; 1: no limit; simulations know the numbers",
     )
     round_timeout: float = Field(
         3600, gt=0, description="seconds after which a client without a reply counts as failed"

@@ -21,6 +21,7 @@ from fedrobust.runtime.server.rule_strategy import Grid
 from fedrobust.utils.counting import format_count
 
 OnProgress = Callable[[str], None]
+NOT_SAID = None, None, None
 
 
 def federation_resume_command(folder: Path) -> str:
@@ -75,10 +76,21 @@ def assemble(
     everyone = names or tuple(sites[client] for client in range(len(sites)))
     for client, name in enumerate(everyone):
         on_progress(f"client {client}: site {name}: {_describe_site(counts.get(client))}")
-    held = tuple(
-        counts[client].counts[0] if client in counts else 0 for client in range(len(everyone))
+    train, _, test = zip(
+        *(
+            counts[client].counts if client in counts else NOT_SAID
+            for client in range(len(everyone))
+        ),
+        strict=True,
     )
-    known = replace(experiment, sites=everyone, reported_sizes=held)
+    known = replace(experiment, sites=everyone, reported_sizes=train, reported_test_sizes=test)
+    for client, said in enumerate(train):
+        limit = known.claim_limit(client)
+        if said is not None and limit.count < said:
+            on_progress(
+                f"client {client}: counts as {limit.count} of its {said} training images "
+                f"({limit.why})"
+            )
     return FederationGrid(grid, chosen, everyone, size=size, classes=classes), known
 
 

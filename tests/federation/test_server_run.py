@@ -57,7 +57,21 @@ def test_a_list_decides_who_takes_part_and_in_which_order(experiment: Experiment
         *MEAN, "poisoned=0", "partition=remote", "server.max_failures=1"
     )
     _, known = assemble(FakeFlower(few, answer), patient, ("a", "c", "b"), 0.05, lambda _: None)
-    assert (known.sites, known.reported_sizes) == (("a", "c", "b"), (30, 0, 50))
+    assert (known.sites, known.reported_sizes) == (("a", "c", "b"), (30, None, 50))
+
+
+def test_a_site_that_says_it_has_more_than_its_share_is_cut_down_and_that_is_said() -> None:
+    """Its number is its own word: with 1,000,000 images it would weigh 0.9999."""
+    experiment = federations.build_experiment(*MEAN, "poisoned=0", "partition=remote")
+    told: list[str] = []
+    nodes = {30: "a", 50: "b", 1_000_000: "c"}
+    _, known = assemble(FakeFlower(nodes, answer), experiment, (), 1, told.append)
+    assert known.reported_sizes == (30, 50, 1_000_000)
+    assert known.reported_test_sizes == (1, 1, 1)
+    assert [known.claim_limit(client).count for client in range(3)] == [30, 50, 80]
+    assert told[-1] == (
+        "client 2: counts as 80 of its 1000000 training images (server.max_share=0.5)"
+    )
 
 
 def test_too_few_and_too_many(experiment: Experiment) -> None:

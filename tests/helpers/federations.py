@@ -132,6 +132,15 @@ def honest(one: ServerContext, scale: float = 0.01) -> Answer:
     return answer
 
 
+def verdict(one: ServerContext, message: Message) -> Message:
+    """A good evaluate reply of a client whose model names all of its test images rightly."""
+    size = one.experiment.test_size(message.metadata.dst_node_id)
+    labels = torch.arange(size or 1) % one.experiment.num_classes
+    part = torch.eye(one.experiment.num_classes)[labels], labels
+    content = wire.evaluate_reply({"clean": part, "contaminated": part}, {}, info_of(message))
+    return Message(content, reply_to=message)
+
+
 def error_reply(message: Message, reason: str) -> Message:
     return Message(Error(2, reason), reply_to=message)
 

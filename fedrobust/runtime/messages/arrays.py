@@ -24,6 +24,8 @@ DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 MAGIC = b"\x93NUMPY\x01\x00"
 MOST_AXES = 8
 MOST_VALUES = 1 << 48
+# of a parameter: the squares of 10^8 such values still sum to a float32
+LARGEST = 1e15
 
 
 class WireError(ValueError):
@@ -56,9 +58,9 @@ class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
         return Array(self.vector)
 
     @cached_property
-    def finite(self) -> bool:
-        """Whether all values are finite; looked up once for all messages that share the array."""
-        return is_finite(_tensor(self.vector))
+    def fault(self) -> str:
+        """`find_fault` of the values; looked up once for all messages that share the array."""
+        return find_fault(_tensor(self.vector))
 
     @property
     def data(self) -> Any:
@@ -79,10 +81,15 @@ class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
         return FlatArray, (self.vector,)
 
 
-def is_finite(values: Tensor) -> bool:
-    """Whether all values are finite. The sum of finite floats is finite unless it overflows, and
-    any NaN or infinity spoils it: no mask is needed as a rule."""
-    return math.isfinite(values.sum()) or bool(values.isfinite().all())
+def find_fault(values: Tensor) -> str:
+    """What is wrong with numbers that shall be computed with: "values that are not finite", "values
+    beyond 1e+15", or "" where nothing is."""
+    if values.numel() == 0:
+        return ""
+    low, high = (float(end) for end in torch.aminmax(values))  # a NaN anywhere is both
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "values that are not finite"
+    return "" if low >= -LARGEST and high <= LARGEST else f"values beyond {LARGEST:g}"
 
 
 def pack(tensors: Mapping[str, Tensor]) -> ArrayRecord:

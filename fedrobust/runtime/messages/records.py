@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedrobust.runtime.messages import limits
-from fedrobust.runtime.messages.arrays import FlatArray, WireError, is_finite, pack, unpack
+from fedrobust.runtime.messages.arrays import FlatArray, WireError, find_fault, pack, unpack
 from fedrobust.runtime.messages.limits import shorten_names, shorten_value
 from fedrobust.state import State
 
@@ -93,8 +93,9 @@ def read_state(record: ArrayRecord, sizes: tuple[int, int]) -> State:
     ]
     for name, vector in zip(("parameters", "buffers"), vectors, strict=True):
         array = record[name]
-        if not (array.finite if isinstance(array, FlatArray) else is_finite(vector)):
-            raise WireError(f"state: {name} holds values that are not finite")
+        fault = array.fault if isinstance(array, FlatArray) else find_fault(vector)
+        if fault:
+            raise WireError(f"state: {name} holds {fault}")
     return State(*vectors)
 
 
@@ -306,8 +307,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
 
 
 def _check_finite(what: str, values: Tensor) -> None:
-    if not is_finite(values):
-        raise WireError(f"{what} holds values that are not finite")
+    if fault := find_fault(values):
+        raise WireError(f"{what} holds {fault}")
 
 
 def _record(content: RecordDict, name: str, kind: type) -> Any:

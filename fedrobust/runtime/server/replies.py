@@ -4,7 +4,7 @@ asked."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from flwr.app import Message, Metadata, RecordDict
@@ -16,6 +16,7 @@ from fedrobust.evaluation.counts import (
     Withheld,
     count_images,
 )
+from fedrobust.experiment.claims import ClaimLimit
 from fedrobust.experiment.experiment import CONDITIONS
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.arrays import WireError
@@ -26,6 +27,7 @@ from fedrobust.utils.foreign_text import LINES, escape_text
 
 # of clients.csv, which metrics must not write over
 COLUMNS = {"run", "round", "client", "kind", "num_examples", "weight"}
+MOST_METRICS = 16  # names of metrics that one client may use in a whole run
 MOST_NOTES = 100  # of replies that are not even read
 STRANGER = -1
 T = TypeVar("T")
@@ -35,16 +37,20 @@ T = TypeVar("T")
 class Expected:
     """Expected properties of the replies to one set of messages.
 
-    task: the name of what was asked (see `records.task_digest`). most_examples: how many training
-    images of one client count. conditions: under which a client evaluates its test images.
+    task: the name of what was asked (see `records.task_digest`). claim_limit: how many training
+    images of a client count. test_size: how many test images a client has, None if unknown.
+    conditions: under which a client evaluates its test images. metric_names: of each client those
+    that it has used so far; the validator adds to them.
     """
 
     layout: Layout
     num_classes: int
     etf_sha256: str
     task: str
-    most_examples: int
+    claim_limit: Callable[[int], ClaimLimit]
+    test_size: Callable[[int], int | None]
     conditions: frozenset[str] = frozenset(CONDITIONS)
+    metric_names: dict[int, set[str]] = field(default_factory=dict)
 
 
 class ReplyValidator:
@@ -112,17 +118,42 @@ class ReplyValidator:
                 _content(message), (layout.num_parameters, layout.num_buffers)
             )
             self._check_info(reply.info, "trained")
-            _check_names(reply.metrics)
+            self._check_names(client, reply.metrics)
             _check_variances(layout, reply.state)
+            num_examples = self._count(client, reply.num_examples)
         except WireError as error:
             return Failure(client, f"unusable reply: {error}")
-        if reply.num_examples > expected.most_examples:
+        return replace(reply, num_examples=num_examples)
+
+    def _count(self, client: int, claimed: int) -> int:
+        """How many of the claimed training images count, at least 1."""
+        limit = self._expected.claim_limit(client)
+        if limit.count < 1:
+            raise WireError(f"metrics: claims {claimed} training images, but has none")
+        if claimed > limit.count:
             self._note(
-                client,
-                f"claims {reply.num_examples} training images, counted as "
-                f"server.max_examples={expected.most_examples}",
+                client, f"claims {claimed} training images, counted as {limit.count} ({limit.why})"
             )
-        return replace(reply, num_examples=min(reply.num_examples, expected.most_examples))
+        return min(claimed, limit.count)
+
+    def _check_test_size(self, client: int, part: Scored | RoundedCounts) -> None:
+        """As many images as the client is known to have; a real site rounds both numbers alike.
+        (`_check_conditions` has compared the conditions.)"""
+        found, known = count_images(part), self._expected.test_size(client)
+        if known is not None and found != known:
+            raise WireError(f"evaluated {found} test images, but has {known}")
+
+    def _check_names(self, client: int, metrics: Mapping[str, float]) -> None:
+        """Names of metrics become columns of clients.csv: none of the server's own, and few."""
+        for name in metrics:
+            if name in COLUMNS or name.startswith("server_"):
+                raise WireError(f"metrics: {name} is a name of the server's own")
+        names = self._expected.metric_names.get(client, set()) | metrics.keys()
+        if len(names) > MOST_METRICS:
+            raise WireError(
+                f"metrics: {len(names)} names from one client in a run, more than {MOST_METRICS}"
+            )
+        self._expected.metric_names[client] = names
 
     def read_evaluate(self, message: Message) -> ClientEvaluation | Failure:
         """The checked reply to an evaluate message: what the client reports of its own test images
@@ -135,6 +166,7 @@ class ReplyValidator:
             self._check_info(info, "evaluated")
             if not isinstance(evaluated, Withheld):
                 _check_conditions(evaluated, self._expected.conditions)
+                self._check_test_size(client, evaluated["clean"])
         except WireError as error:
             return Failure(client, f"unusable reply: {error}")
         return evaluated
@@ -164,12 +196,6 @@ def _content(message: Message) -> RecordDict:
     if not message.has_content():
         raise WireError("message: holds nothing")
     return message.content
-
-
-def _check_names(metrics: Mapping[str, float]) -> None:
-    for name in metrics:
-        if name in COLUMNS or name.startswith("server_"):
-            raise WireError(f"metrics: {name} is a name of the server's own")
 
 
 def _check_variances(layout: Layout, state: State) -> None:

@@ -104,6 +104,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self.state = state
         self.outcome = RoundOutcome((), (), {})
         self.memory: dict[str, object] = {}
+        self._metric_names: dict[int, set[str]] = {}  # that each client has used so far
         self.validator = ReplyValidator(self._expected(""), {})
         self._matrix: Tensor | None = None
         self._sent: tuple[State, Updates] | None = None  # the last round's reference and updates
@@ -172,17 +173,16 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         )
 
     def _expected(self, task: str) -> Expected:
-        experiment, most = (
-            self.server.experiment,
-            self.server.experiment.settings.server.max_examples,
-        )
+        experiment = self.server.experiment
         return Expected(
             self.server.layout,
             experiment.num_classes,
             self.server.etf_sha256,
             task,
-            most,
+            experiment.claim_limit,
+            experiment.test_size,
             frozenset(experiment.conditions),
+            self._metric_names,
         )
 
     def aggregate_train(
@@ -215,10 +215,10 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         aggregate = experiment.strategy.rule(task)
         self.memory = {**aggregate.memory, **remembered}
         state = self._with_buffers(aggregate.state)
-        if not (wire.is_finite(state.parameters) and wire.is_finite(state.buffers)):
+        if fault := wire.find_fault(state.parameters) or wire.find_fault(state.buffers):
             raise RunError(
                 f"round {server_round}: strategy={experiment.strategy.name} produced "
-                "a global model with values that are not finite"
+                f"a global model with {fault}"
             )
         self.state = state
         self.outcome = _outcome(updates, metrics, failures, aggregate)

@@ -4,7 +4,7 @@ in the place of the updates."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar, final
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
-from fedrobust.experiment.experiment import most_weight, sum_scale
+from fedrobust.experiment.experiment import sum_scale
 from fedrobust.privacy.secure import fixed_point
 from fedrobust.privacy.secure import server as coordinator
 from fedrobust.privacy.secure.server import RevealedSecrets, ServerSession
@@ -126,7 +126,7 @@ class SecureStrategy(RuleStrategy):
         self._conclude(self._shared, arrived)
         survivors = sorted(arrived)
         self._open(total, survivors)
-        mean_D, weight = self._mean(total, len(survivors))
+        mean_D, weight = self._mean(total, survivors)
         self._participants = self._records(survivors)
         buffers_1B, counts_1 = (
             self.state.buffers[None].clone(),
@@ -153,21 +153,29 @@ class SecureStrategy(RuleStrategy):
         )
         coordinator.recover_secrets(total, session, answers)
 
-    def _mean(self, total: Tensor, clients: int) -> tuple[Tensor, int]:
+    def _mean(self, total: Tensor, survivors: Sequence[int]) -> tuple[Tensor, int]:
         """(mean_D, sum of weights). Raises RunError where the sum cannot be one of clipped updates;
         whose fault that is stays hidden."""
         why = (
             f"round {self._round}: the sum is none of clipped updates, some "
             "hospital did not keep to secure aggregation"
         )
-        if not clients <= int(total[-1]) <= clients * most_weight(self.server.experiment):
-            raise RunError(f"{why} (the weights of {clients} sum to {int(total[-1])})")
+        if not len(survivors) <= int(total[-1]) <= self._most_weight(survivors):
+            raise RunError(f"{why} (the weights of {len(survivors)} sum to {int(total[-1])})")
         mean_D, weight = fixed_point.decode(total, self._scale)
         length = float(torch.linalg.vector_norm(mean_D, dtype=torch.float64))
         clip = self.server.experiment.privacy.clip or math.inf
         if not length <= clip * (1 + SLACK):
             raise RunError(f"{why} (the mean has the length {length:.3g}, privacy.clip={clip:g})")
         return mean_D, weight
+
+    def _most_weight(self, survivors: Sequence[int]) -> int:
+        """The most that these hospitals can weigh together: no more images than they are known to
+        have."""
+        experiment = self.server.experiment
+        if experiment.strategy.sums != "examples":
+            return len(survivors)
+        return sum(experiment.weight_limit(client) for client in survivors)
 
     def _records(self, survivors: list[int]) -> tuple[ClientRecord, ...]:
         """Weight of each hospital by the numbers of images that are known without its reply

@@ -150,11 +150,19 @@ def test_a_wrong_state_is_refused_in_one_line(record, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_finite_values_whose_sum_overflows_are_accepted():
-    state = State(torch.full((3,), 3e38), torch.zeros(2))
-    assert records.read_state(records.state_record(state), SIZES).parameters[0] == torch.tensor(
-        3e38
-    )
+@pytest.mark.parametrize("value", [3e38, -3e38, 1.1e15])
+def test_values_that_no_model_has_are_refused_by_their_size(value: float) -> None:
+    """Finite ones too, whether they come as npy bytes or as shared memory; up to the bound they are
+    accepted, the squares of which still sum to a float32."""
+    for vector in ("parameters", "buffers"):
+        state = State(torch.zeros(3), torch.zeros(2))
+        getattr(state, vector)[1] = value
+        shared = records.state_record(state)
+        for record in (shared, plain(shared)):
+            with pytest.raises(WireError, match=rf"state: {vector} holds values beyond 1e\+15"):
+                records.read_state(record, SIZES)
+    most = State(torch.full((3,), 1e15), torch.full((2,), -1e15))
+    assert records.read_state(records.state_record(most), SIZES).parameters[0] == 1e15
 
 
 @settings(deadline=None, max_examples=40)

@@ -23,7 +23,7 @@ from fedrobust.runtime.server.loop import (
 )
 from fedrobust.state import State, read
 from tests.helpers import federations
-from tests.helpers.federations import MEAN, FakeGrid, Memory, error_reply, honest
+from tests.helpers.federations import MEAN, FakeGrid, Memory, error_reply, honest, verdict
 
 CLIENTS = "fedrobust.clients.app:app"
 
@@ -97,7 +97,7 @@ def test_a_model_that_has_run_away_ends_the_run_in_one_line() -> None:
     ours."""
     server = federations.build_server(*MEAN)
     with pytest.raises(RunError, match="strategy=fedavg answers with values that are not finite"):
-        run_rounds(server, FakeGrid(3, honest(server, scale=1e30)), Memory())
+        run_rounds(server, FakeGrid(3, honest(server, scale=1e14)), Memory())
 
 
 def test_two_servers_of_one_experiment_start_alike() -> None:
@@ -162,6 +162,7 @@ def scores_reply(
     )
 
 
+LABELS = torch.arange(7).repeat(99)
 WRONG = {
     "error": (lambda m: error_reply(m, "Traceback\nOSError: disk"), "OSError: disk"),
     "never": (lambda m: [], "no reply"),
@@ -186,14 +187,26 @@ WRONG = {
         "not finite",
     ),
     "labels": (lambda m: scores_reply(m, labels=torch.arange(1, 8)), "class numbers in [0, 7)"),
+    "none": (
+        lambda m: scores_reply(
+            m, dict.fromkeys(("clean", "contaminated"), torch.zeros(0, 7)), torch.arange(0)
+        ),
+        "num-examples must be a whole number of at least 1",
+    ),
+    "more": (
+        lambda m: scores_reply(
+            m, dict.fromkeys(("clean", "contaminated"), torch.eye(7).repeat(99, 1)), LABELS
+        ),
+        "evaluated 693 test images, but has 9",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_bad_scores_are_failures(kind: str) -> None:
     wrong, reason = WRONG[kind]
-    answer = lambda m: wrong(m) if m.metadata.dst_node_id == 1 else scores_reply(m)  # noqa: E731
     server, memory = federations.build_server(*MEAN), Memory()
+    answer = lambda m: wrong(m) if m.metadata.dst_node_id == 1 else verdict(server, m)  # noqa: E731
     state = read(server.model, server.layout)
     with pytest.raises(RunError, match=r"^evaluation: 1 client failed \(client 1: ") as error:
         evaluate_clients(server, state, FakeGrid(3, answer), memory)
@@ -213,10 +226,11 @@ def test_of_two_verdicts_of_one_client_the_first_counts() -> None:
     twice = evaluate_clients(
         server,
         state,
-        FakeGrid(3, lambda m: [scores_reply(m), scores_reply(m, worse), error_reply(m, "x")]),
+        FakeGrid(3, lambda m: [verdict(server, m), scores_reply(m, worse), error_reply(m, "x")]),
         Memory(),
     )
-    assert torch.equal(twice[1]["clean"][0], torch.eye(7))
+    shares, labels = twice[1]["clean"]
+    assert torch.equal(shares.argmax(1), labels)
 
 
 def test_probabilities_are_those_of_the_given_state() -> None:

@@ -143,6 +143,18 @@ BAD = {
         lambda s, m: with_metrics(s, m, **{f"m{n}": 1.0 for n in range(99)}),
         ("metrics: holds 101 entries, more than 64"),
     ),
+    "columns": (
+        lambda s, m: with_metrics(s, m, **{f"m{n}": 1.0 for n in range(55)}),
+        "metrics: 56 names from one client in a run, more than 16",
+    ),
+    "parameters": (
+        lambda s, m: reply_with(s, m, replace(s.initial, parameters=s.initial.parameters + 3e38)),
+        "state: parameters holds values beyond 1e+15",
+    ),
+    "no images": (
+        lambda s, m: with_metrics(s, m, **{"num-examples": 0}),
+        "num-examples must be a whole number of at least 1, got 0",
+    ),
     "images": (
         lambda s, m: with_metrics(s, m, **{"num-examples": 2**60}),
         ("num-examples must be a whole number of at least 1"),
@@ -210,8 +222,72 @@ def test_more_images_than_count_are_cut_down_and_noted(server: ServerContext) ->
     assert [one.num_examples for one in strategy.outcome.clients] == [10, 20, 20]
     assert [one.weight for one in strategy.outcome.clients] == pytest.approx([0.2, 0.4, 0.4])
     assert strategy.outcome.failures == (
-        Failure(2, "claims 30 training images, counted as server.max_examples=20", counts=False),
+        Failure(
+            2, "claims 30 training images, counted as 20 (server.max_examples=20)", counts=False
+        ),
     )
+
+
+def test_no_client_weighs_more_than_the_images_that_it_holds(server: ServerContext) -> None:
+    """2^53 claimed images are those of the shard, which the server has shared out itself."""
+    strategy, answer = federations.build_strategy(server), honest(server)
+
+    def boast(message: Message) -> Message:
+        if message.metadata.dst_node_id == 1:
+            return with_metrics(server, message, **{"num-examples": 2**53})
+        return answer(message)
+
+    one_round(strategy, FakeGrid(3, boast))
+    held = server.experiment.num_examples(1)
+    assert [one.num_examples for one in strategy.outcome.clients] == [10, held, 30]
+    assert strategy.outcome.clients[1].weight == pytest.approx(held / (40 + held))
+    assert strategy.outcome.failures == (
+        Failure(
+            1,
+            f"claims {2**53} training images, counted as {held} (all that it holds)",
+            counts=False,
+        ),
+    )
+
+
+def test_a_real_site_is_held_to_what_it_said_when_it_joined() -> None:
+    remote = federations.build_server(*MEAN, "poisoned=0", "partition=remote")
+    said = replace(remote.experiment, reported_sizes=(30, 12, 40), reported_test_sizes=(5, 5, None))
+    server = replace(remote, experiment=said)
+    strategy = federations.build_strategy(server)
+    one_round(strategy, FakeGrid(3, honest(server)))  # honest clients claim 10, 20 and 30
+    assert [one.num_examples for one in strategy.outcome.clients] == [10, 12, 30]
+    (note,) = strategy.outcome.failures
+    assert note.reason == ("claims 20 training images, counted as 12 (what it said when it joined)")
+    asked = strategy.request_evaluation(1, FakeGrid(3, lambda m: federations.verdict(server, m)))
+    read = [strategy.validator.read_evaluate(one) for one in asked]
+    assert not any(isinstance(one, Failure) for one in read)
+    more = replace(server, experiment=replace(said, reported_test_sizes=(6, 5, 1)))
+    asked = strategy.request_evaluation(1, FakeGrid(3, lambda m: federations.verdict(more, m)))
+    failed = strategy.validator.read_evaluate(next(asked))
+    assert failed == Failure(0, "unusable reply: evaluated 6 test images, but has 5")
+
+
+def test_names_of_metrics_are_few_over_a_whole_run(server: ServerContext) -> None:
+    """Each new one is a column of clients.csv; one client's do not use up the others'."""
+    strategy, answer = federations.build_strategy(server), honest(server)
+    for number in range(1, 4):
+        fresh = {f"round{number}_{n}": 1.0 for n in range(7)}
+        one_round(
+            strategy,
+            FakeGrid(
+                3,
+                lambda m: (
+                    with_metrics(server, m, **fresh)  # noqa: B023
+                    if m.metadata.dst_node_id == 1
+                    else answer(m)
+                ),
+            ),
+            number,
+        )
+        assert [one.client for one in strategy.outcome.clients] == ([0, 1, 2], [0, 2])[number == 3]
+    (failed,) = strategy.outcome.failures
+    assert failed.reason.endswith("metrics: 22 names from one client in a run, more than 16")
 
 
 def test_a_reply_to_another_message_is_put_aside(server: ServerContext) -> None:
@@ -337,9 +413,10 @@ def test_bad_verdicts_are_failures(server: ServerContext, kind: str) -> None:
     shares, labels = torch.eye(7), torch.arange(7)
 
     def answer(message: Message) -> Message:
-        bad = message.metadata.dst_node_id == 1
-        counts = {"clean": clean, "contaminated": contaminated if bad else clean}
-        info = change(federations.info_of(message)) if bad else federations.info_of(message)
+        if message.metadata.dst_node_id != 1:
+            return federations.verdict(server, message)
+        counts = {"clean": clean, "contaminated": contaminated}
+        info = change(federations.info_of(message))
         parts = {name: (shares[:count], labels[:count]) for name, count in counts.items()}
         return Message(wire.evaluate_reply(parts, {}, info), reply_to=message)
 

@@ -389,13 +389,16 @@ def test_buffers_recalibrate_are_those_of_the_new_model_on_the_proxy_images() ->
 def test_flower_s_own_evaluation_gets_the_pooled_accuracy() -> None:
     server = federations.build_server(*MEAN)
     strategy = federations.build_strategy(server)
-    probabilities, labels = torch.eye(7), torch.tensor([0, 1, 2, 3, 4, 5, 0])
+    sizes = [server.experiment.test_size(client) or 0 for client in range(3)]
 
     def answer(message: Message) -> Message:
         if message.metadata.dst_node_id == 2:
             return error_reply(message, "gone")
-        count = 7 if message.metadata.dst_node_id == 0 else 1
-        one = dict.fromkeys(("clean", "contaminated"), (probabilities[:count], labels[:count]))
+        labels = torch.zeros(sizes[message.metadata.dst_node_id], dtype=torch.int64)
+        shares = torch.eye(7)[labels]
+        if message.metadata.dst_node_id == 0:
+            shares[0] = shares[0].roll(1)  # one image is taken for another class
+        one = dict.fromkeys(("clean", "contaminated"), (shares, labels))
         return Message(
             records.evaluate_reply(one, {}, federations.info_of(message)), reply_to=message
         )
@@ -405,7 +408,7 @@ def test_flower_s_own_evaluation_gets_the_pooled_accuracy() -> None:
         1, records.state_record(strategy.state), ConfigRecord(), grid
     )
     result = strategy.aggregate_evaluate(1, grid.send_and_receive(messages))
-    assert result["accuracy"] == pytest.approx(100 * 7 / 8)  # 6 of 7 and 1 of 1
+    assert result["accuracy"] == pytest.approx(100 * (1 - 1 / (sizes[0] + sizes[1])))
     assert grid.sent[0].metadata.message_type == "evaluate"
     assert strategy.aggregate_evaluate(1, []) == MetricRecord({})
 
@@ -439,10 +442,14 @@ def test_a_sample_of_the_clients_is_asked_and_keeps_its_numbers() -> None:
             == asked[-1]
             == server.experiment.participants(number)
         )
-        # honest clients claim 10 (c + 1) images
-        total = sum(client + 1 for client in asked[-1])
+        # honest clients claim 10 (c + 1) images, which count up to what they hold
+        counts = {
+            client: min(10 * (client + 1), server.experiment.num_examples(client))
+            for client in asked[-1]
+        }
         states = [
-            ((client + 1) / total, trained(server.layout, before, client)) for client in asked[-1]
+            (count / sum(counts.values()), trained(server.layout, before, client))
+            for client, count in counts.items()
         ]
         expected = sum(share * state.parameters.double() for share, state in states)
         assert torch.allclose(strategy.state.parameters.double(), expected, atol=1e-6)
