@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     experiment = build.build_experiment(settings)
     if manifest is None:
         _make(folder)
-    elif manifest["data"]["digest"] != experiment.dataset.digest:
+    elif manifest["data"].get("digest") != experiment.dataset.digest:
         raise ConfigError(
             f"resume={folder}: the server's data are no longer those of the run "
             "(their digest differs)"

@@ -11,25 +11,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from fedrobust.errors import DataError, RunError
 from fedrobust.learning.model_files import gather_vector
 from fedrobust.reporting.records import record_from
+from fedrobust.runtime.messages.arrays import find_fault
+from fedrobust.runtime.messages.client_state import from_plain
 from fedrobust.state import Layout, State
 from fedrobust.types import TWIN, RoundRecord
 from fedrobust.utils import files as atomic
 from fedrobust.utils import nested, tensor_files
+from fedrobust.utils.foreign_text import escape_text
 
 PREFIXES = {"run": "run", TWIN: "twin"}
 VERSION = 1
 EXTRA = "checkpoint/"
+_RECORD = TypeAdapter(RoundRecord)
 TEXT, HISTORY = f"{EXTRA}json", f"{EXTRA}history"
 
 
@@ -98,15 +103,28 @@ class Checkpoints:
             old.unlink()
         return path
 
-    def latest(self, run: str) -> tuple[Checkpoint | None, list[str]]:
+    def latest(
+        self, run: str, take: Callable[[Checkpoint], None] = lambda _: None
+    ) -> tuple[Checkpoint | None, list[str]]:
         """The newest usable one, or None, and for every newer one a line that says why it cannot be
-        used."""
+        used.
+
+        Args:
+            run: "run" or "clean twin".
+            take: what is done with the checkpoint, or nothing; one that it refuses with a
+                ValueError is not usable either.
+        """
         problems: list[str] = []
         for path in self.files(run):
             try:
-                return self._load(run, path), problems
+                found = self._load(run, path)
+                take(found)
             except DataError as error:
                 problems.append(str(error))
+            except ValueError as error:
+                problems.append(_not_ours(path, error))
+            else:
+                return found, problems
         return None, problems
 
     def sweep(self) -> None:
@@ -155,7 +173,8 @@ class Checkpoints:
         return {**self.layout.named(checkpoint.state), **extra, **texts}
 
     def _load(self, run: str, path: Path) -> Checkpoint:
-        """Raises DataError where the file is damaged or of another run."""
+        """Raises DataError where the file is damaged, of another run, or holds anything that a run
+        could not go on with."""
         tensors = tensor_files.read_sealed(path)
         try:
             plain, history = (
@@ -170,17 +189,64 @@ class Checkpoints:
                 raise DataError(f"{path.name}: belongs to another configuration or program")
             extra = [tensors.pop(name) for name in _numbered(tensors)]
             rest = nested.unflatten(plain, extra)
-            state = State(
-                gather_vector(tensors, self.layout.parameters, path),
-                gather_vector(tensors, self.layout.buffers, path),
+            found = Checkpoint(
+                run,
+                rest["round"],
+                self._state(tensors, path),
+                rest["memory"],
+                rest["clients"],
+                history,
             )
-            found = Checkpoint(run, rest["round"], state, rest["memory"], rest["clients"], history)
-            found.records()
-        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
-            raise DataError(
-                f"{path.name}: not a checkpoint of this program ({type(error).__name__}: {error})"
-            ) from error
+            _check_types(found, path)
+        except tensor_files.UNREADABLE as error:
+            raise DataError(_not_ours(path, error)) from error
         return found
+
+    def _state(self, tensors: Mapping[str, Tensor], path: Path) -> State:
+        """The global model's tensors: those of the layout, no other ones, all usable numbers."""
+        state = State(
+            gather_vector(tensors, self.layout.parameters, path),
+            gather_vector(tensors, self.layout.buffers, path),
+        )
+        known = {name for name, _ in (*self.layout.parameters, *self.layout.buffers)}
+        if strange := sorted(tensors.keys() - known):
+            raise ValueError(f"tensor {strange[0]} belongs to no model of this run")
+        for name in known:
+            if tensors[name].dtype != torch.float32:
+                raise TypeError(f"tensor {name} is of type {tensors[name].dtype}")
+            if fault := find_fault(tensors[name]):
+                raise ValueError(f"tensor {name} holds {fault}")
+        return state
+
+
+def _check_types(found: Checkpoint, path: Path) -> None:
+    """Raises one of UNREADABLE unless everything is of the type and in the order that `snapshot`
+    writes."""
+    if type(found.round) is not int or f"-{found.round:06d}." not in path.name:
+        raise ValueError(f"round {found.round!r} under another name")
+    if not isinstance(found.memory, Mapping) or not all(type(key) is str for key in found.memory):
+        raise TypeError("what the rule remembers has no names")
+    if not all(type(client) is int for client in found.clients):
+        raise TypeError("what the clients remember has no numbers")
+    from_plain(found.clients)
+    for text in found.history:
+        _check_record(text)
+    if [record.number for record in found.records()] != list(range(found.round + 1)):
+        raise ValueError("the records are not those of all rounds")
+
+
+def _check_record(text: str) -> None:
+    try:
+        _RECORD.validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"record of a round: {place}: {first['msg']}") from error
+
+
+def _not_ours(path: Path, error: BaseException) -> str:
+    reason = escape_text(f"{type(error).__name__}: {error}")
+    return f"{path.name}: not a checkpoint of this program ({reason})"
 
 
 def _as_tensor(text: str) -> Tensor:

@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{KEY}{folder}: holds no {MANIFEST}, so no run to resume; start it "
             "anew in another folder"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{KEY}{folder}: {MANIFEST} cannot be read ({error}); start the run anew "
             "in another folder"
@@ -74,6 +74,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         isinstance(manifest, dict)
         and isinstance(manifest.get("config"), dict)
         and isinstance(manifest.get("data"), dict)
+        and _are_notes(manifest.get("resumed", []))
     ):
         raise ConfigError(
             f"{KEY}{folder}: {MANIFEST} is not that of a run; give the output folder "
@@ -84,6 +85,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{KEY}{folder}: this run is finished, see {folder / REPORT}; nothing was written over"
         )
     return manifest
+
+
+def _are_notes(resumed: Any) -> bool:
+    """Whether this can be what was noted at each earlier resumption."""
+    return isinstance(resumed, list) and all(
+        isinstance(one, dict) and isinstance(one.get("changed"), list) for one in resumed
+    )
 
 
 def is_finished(folder: Path) -> bool:

@@ -144,7 +144,7 @@ def _run(
 ) -> Report:
     """found: the settings in the configuration; manifest: of the run that is taken up again."""
     experiment = build.build_experiment(config, found)
-    if manifest is not None and manifest["data"]["digest"] != experiment.dataset.digest:
+    if manifest is not None and manifest["data"].get("digest") != experiment.dataset.digest:
         raise ConfigError(
             f"{resume.KEY}{folder}: the data are no longer those of the run (their "
             "digest differs); start a new run with them"

@@ -69,7 +69,13 @@ def _restore_dict(value: Mapping[str, Any], tensors: Sequence[Tensor]) -> Any:
     if "!tuple" in value:
         return tuple(unflatten(item, tensors) for item in value["!tuple"])
     if "!tensor" in value:
-        return tensors[value["!tensor"]].to(value["device"])
+        return _find(value["!tensor"], tensors).to(value["device"])
     if "!bytes" in value:
-        return tensors[value["!bytes"]].numpy().tobytes()
+        return _find(value["!bytes"], tensors).numpy().tobytes()
     return {key: unflatten(inner, tensors) for key, inner in value.items()}
+
+
+def _find(number: Any, tensors: Sequence[Tensor]) -> Tensor:
+    if type(number) is not int or number < 0:
+        raise ValueError("no number of a tensor")
+    return tensors[number]

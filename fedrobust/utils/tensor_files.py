@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedrobust.errors import DataError
+from fedrobust.utils.foreign_text import escape_text
 
 DTYPES = {
     torch.float64: "F64",
@@ -34,6 +36,18 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+# what somebody else's bytes can raise in json, in safetensors and in what reads their values
+UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+MOST_HEADER = 100_000_000  # bytes, as in the library
 SEAL = "sha256"  # the last tensor of a sealed file: the SHA-256 of all bytes before it
 SEAL_BYTES = 32
 
@@ -101,9 +115,14 @@ def raw(tensor: Tensor) -> memoryview:
 
 
 def read_sealed(path: Path) -> dict[str, Tensor]:
-    """The tensors of a sealed file. Raises DataError, in one line, where it cannot be read or a
-    single bit of it has changed."""
+    """The tensors of a sealed file. Raises DataError, in one line, where it cannot be read, a
+    single bit of it has changed, or it holds what `pieces` never writes."""
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would let the reader wait
+            raise DataError(f"{path.name}: no regular file")
+        if found.st_size != _declared_size(path):
+            raise DataError(f"{path.name}: damaged or cut off, its header and its length differ")
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path.name}: {error.strerror}") from error
@@ -111,6 +130,23 @@ def read_sealed(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path.name}: damaged or cut off, its hash differs")
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
-    except SafetensorError as error:
-        raise DataError(f"{path.name}: not a safetensors file ({error})") from error
+    except (SafetensorError, *UNREADABLE) as error:
+        reason = escape_text(f"{type(error).__name__}: {error}")
+        raise DataError(f"{path.name}: not a safetensors file ({reason})") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in DTYPES:
+            raise DataError(f"{path.name}: {escape_text(name)} is of type {tensor.dtype}")
     return {name: tensor for name, tensor in tensors.items() if name != SEAL}
+
+
+def _declared_size(path: Path) -> int:
+    """How many bytes the file has by its own header, which alone is read; -1 where that is none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length <= MOST_HEADER else b""
+    try:
+        header = json.loads(text)
+        ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
+        return 8 + length + max(ends)
+    except UNREADABLE:
+        return -1

@@ -329,6 +329,11 @@ def test_what_is_refused_and_what_is_said(
             r"manifest\.json cannot be read \(.*\); start the run anew in another folder",
         ),
         (["manifest.json=[]"], r"manifest\.json is not that of a run"),
+        (["manifest.json=" + "[" * 10**5], r"manifest\.json cannot be read \(.*\); start the run"),
+        (
+            ['manifest.json={"config": {}, "data": {}, "resumed": [1]}'],
+            r"manifest\.json is not that of a run",
+        ),
         (
             ['manifest.json={"config": {}, "data": {}}', "report.json={}", "report.html="],
             r"this run is finished, see .*report\.json",

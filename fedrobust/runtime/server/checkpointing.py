@@ -52,10 +52,21 @@ class CheckpointManager:
         if kind is None:
             self._finish()
 
-    def restore(self, run: str) -> Checkpoint | None:
+    def restore(self, run: str, last: int | None = None) -> Checkpoint | None:
         """The newest usable checkpoint of this run, after giving the clients back what they
-        remembered then; None: from the start."""
-        found, problems = self._checkpoints.latest(run)
+        remembered then; None: from the start.
+
+        Args:
+            run: "run" or "clean twin".
+            last: the run's last round; None: unknown.
+        """
+
+        def take(found: Checkpoint) -> None:
+            if last is not None and found.round > last:
+                raise ValueError(f"after round {found.round} of {last}")
+            self._grid.restore(from_plain(found.clients))
+
+        found, problems = self._checkpoints.latest(run, take)
         for problem in problems:
             self._say(f"checkpoint {problem}")
         if found is None:
@@ -63,7 +74,6 @@ class CheckpointManager:
                 self._say(f"{run}: no usable checkpoint is left, it starts over from round 0")
             return None
         self._history[run] = list(found.history)
-        self._grid.restore(from_plain(found.clients))
         self._say(f"{run}: resumes after round {found.round}")
         return found
 

@@ -15,12 +15,15 @@ from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
+from fedrobust.runtime.checkpoints import Checkpoint
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, ServerContext
 from fedrobust.runtime.server.secure_aggregation import SecureStrategy
 from fedrobust.state import Layout, State, read, show
 from fedrobust.types import Failure, Observer, RoundRecord, Samples
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.foreign_text import escape_text
+from fedrobust.utils.tensor_files import UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def run_rounds(
     experiment, rounds = server.experiment, server.experiment.settings.rounds
     validation = experiment.validation()
     wanted = run == "run" and experiment.attacks_members
-    begun = None if checkpointing is None else checkpointing.restore(run)
+    begun = None if checkpointing is None else checkpointing.restore(run, rounds)
     observer.run_started(run, rounds, experiment.num_clients)
     kind = SecureStrategy if experiment.privacy.secure else RuleStrategy
     strategy = kind(server, server.initial)
@@ -87,7 +90,12 @@ def run_rounds(
     earlier = sum(sum(record.seconds.values()) for record in records[1:])
     for number in range(len(records), rounds + 1):
         observer.round_started(run, number)
-        seconds = _train(strategy, grid, number, observer, run)
+        try:
+            seconds = _train(strategy, grid, number, observer, run)
+        except UNREADABLE as error:
+            if begun is None or number != begun.round + 1:
+                raise
+            raise RunError(_first_round_failed(begun, error)) from error
         observer.stage(run, "evaluate")
         records.append(_record(number, server, strategy, validation, seconds))
         observer.round_finished(run, records[-1])
@@ -97,6 +105,15 @@ def run_rounds(
             checkpointing.save(run, strategy, records, rounds)
     return TrainingResult(
         strategy.state, tuple(records), earlier, strategy.client_models() if wanted else ()
+    )
+
+
+def _first_round_failed(begun: Checkpoint, error: Exception) -> str:
+    """What a rule remembers is known to that rule alone, so nobody else can check it."""
+    reason = escape_text(f"{type(error).__name__}: {error}", 160)
+    return (
+        f"round {begun.round + 1}, the first after the checkpoint of round {begun.round}: "
+        f"{reason}; if it ends so again, take that file out of the folder checkpoints"
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from fedrobust.errors import RunError
 from fedrobust.runtime.checkpoints import Checkpoints
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.server.checkpointing import CheckpointManager
@@ -114,7 +116,7 @@ def test_damaged_ones_are_passed_over_and_that_is_said(tmp_path: Path, usable: b
     said: list[str] = []
     finished = go(tmp_path / "b", Memory(), "rounds=3", said=said)
     assert torch.equal(finished.state.parameters, undisturbed.state.parameters)
-    damaged = "checkpoint {}: damaged or cut off, its hash differs"
+    damaged = "checkpoint {}: damaged or cut off, its header and its length differ"
     end = (
         ["run: resumes after round 1"]
         if usable
@@ -124,6 +126,29 @@ def test_damaged_ones_are_passed_over_and_that_is_said(tmp_path: Path, usable: b
         ]
     )
     assert said == [damaged.format(newest.name), *end]
+
+
+def test_a_memory_that_the_rule_cannot_use_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    """What a rule remembers is known to that rule alone: such a checkpoint is found out in its
+    first round."""
+    rule = ("strategy=fedavg", "server_optimizer=fedadam", "rounds=2")
+    server = federations.build_server(*rule)
+    where = checkpoints(server, tmp_path)
+
+    def go_on(observer: Memory) -> None:
+        grid = FakeGrid(3, honest(server))
+        with CheckpointManager(where, grid, [].append) as checkpointing:
+            run_rounds(server, grid, observer, checkpointing=checkpointing)
+
+    with pytest.raises(StoppedError):
+        go_on(StopAfter(2))
+    found, _ = where.latest("run")
+    assert found is not None
+    assert found.memory
+    wrong = replace(found, memory=dict.fromkeys(found.memory, "x\u2028"))
+    where.write("run", 1, where.snapshot(wrong))
+    with pytest.raises(RunError, match=r"^round 2, the first after the checkpoint of round 1: "):
+        go_on(Memory())
 
 
 def test_a_disk_that_is_full_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
