@@ -181,30 +181,32 @@ class Experiment:
             return self.reported_sizes[client] or 0
         return len(self.rows(client, TRAIN))
 
-    def known_size(self, client: int, split: int) -> int | None:
-        """Images of a client in a split, TRAIN or TEST; of a real site as many as it said that it
-        has when it joined, None where it has not said it."""
+    def train_size(self, client: int) -> int | None:
+        """Training images of a client, if known; of a real site as many as it said that it has when
+        it joined."""
         if not self.remote:
-            return len(self.rows(client, split))
-        said = self.reported_sizes if split == TRAIN else self.reported_test_sizes
-        return said[client] if said else None
+            return len(self.rows(client, TRAIN))
+        return self.reported_sizes[client] if self.reported_sizes else None
 
     def test_size(self, client: int) -> int | None:
-        """Test images of a client, as far as known."""
-        return self.known_size(client, TEST)
+        """Test images of a client, if known; of a real site the number, exact or rounded, that it
+        said when it joined."""
+        if self.reported_test_sizes:
+            return self.reported_test_sizes[client]
+        return None if self.remote else len(self.rows(client, TEST))
 
     def claim_limit(self, client: int) -> ClaimLimit:
         """How many training images of a client count in a round at most."""
         server = self.settings.server
         if not self.remote:
             return limit_to_shard(len(self.rows(client, TRAIN)), server.max_examples)
-        reported = [self.known_size(one, TRAIN) for one in range(self.num_clients)]
+        reported = [self.train_size(one) for one in range(self.num_clients)]
         return limit_to_census(client, reported, server.max_examples, server.max_share)
 
     def weight_limit(self, client: int) -> int:
         """The most that a client can weigh in a masked sum, where each weighs itself and knows of
         no share."""
-        known, most = self.known_size(client, TRAIN), self.settings.server.max_examples
+        known, most = self.train_size(client), self.settings.server.max_examples
         return most if known is None else min(known, most)
 
     def contamination(self, client: int) -> Contamination:

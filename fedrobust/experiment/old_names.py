@@ -69,7 +69,7 @@ KEYS = (
     ),
 )
 # Settings that configurations of an older version lack, with what they had without saying so.
-ADDED: Mapping[str, Mapping[str, Any]] = {"server": {"max_share": 0.5}}
+ADDED: Mapping[str, Mapping[str, Any]] = {"server": {"max_share": None}}
 CHOICES: dict[str, dict[str, str]] = {
     "client": {"cohort": "mutual_learning", "mutual": "global_distillation"}
 }

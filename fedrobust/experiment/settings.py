@@ -133,12 +133,12 @@ class ServerSettings(_Settings):
     max_examples: Positive = Field(
         1_000_000, description="a client that claims more training images counts as having so many"
     )
-    max_share: float = Field(
-        0.5,
+    max_share: float | None = Field(
+        None,
         gt=0,
         le=1,
-        description="of all real sites' training images; a site that says it has more counts as "
-        "having so many, for its number is its own word; 1: no limit; simulations know the numbers",
+        description="share of all real sites' training images, as they say, that one site counts "
+        "for at most; null: twice an equal share, at least a half; 1: no limit",
     )
     round_timeout: float = Field(
         3600, gt=0, description="seconds after which a client without a reply counts as failed"

@@ -147,6 +147,6 @@ def _declared_size(path: Path) -> int:
     try:
         header = json.loads(text)
         ends = [one["data_offsets"][1] for name, one in header.items() if name != "__metadata__"]
-        return 8 + length + max(ends)
+        return 8 + length + int(max(ends))
     except UNREADABLE:
         return -1

@@ -68,9 +68,10 @@ def test_a_site_that_says_it_has_more_than_its_share_is_cut_down_and_that_is_sai
     _, known = assemble(FakeFlower(nodes, answer), experiment, (), 1, told.append)
     assert known.reported_sizes == (30, 50, 1_000_000)
     assert known.reported_test_sizes == (1, 1, 1)
-    assert [known.claim_limit(client).count for client in range(3)] == [30, 50, 80]
+    assert [known.claim_limit(client).count for client in range(3)] == [30, 50, 160]
     assert told[-1] == (
-        "client 2: counts as 80 of its 1000000 training images (server.max_share=0.5)"
+        "client 2: counts as 160 of its 1000000 training images "
+        "(server.max_share: 0.667 of all images)"
     )
 
 
