@@ -17,7 +17,7 @@ from fedrobust.strategies.mda import mda
 from fedrobust.strategies.meamed import meamed
 from fedrobust.strategies.monna import monna
 from fedrobust.strategies.norm_clipping import norm_clipping
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -137,9 +137,12 @@ def test_norm_clipping_agrees_with_byzfls_clipped_mean(n: int, seed: int, tau: f
 
 def filter_directly(rows: np.ndarray, f: int, everyone: bool) -> np.ndarray:
     """CAF with the covariance's own eigenvectors. everyone: the greatest projection of all clients,
-    also of those with no weight left."""
+    also of those with no weight left; the others may then keep theirs for ever (n = 9, f = 4, seed
+    448 of the test below), and there is nothing to compare with."""
     counts, best, least = np.ones(len(rows)), rows.mean(axis=0), np.inf
-    while counts.sum() > len(rows) - 2 * f:
+    for _ in range(1000):
+        if counts.sum() <= len(rows) - 2 * f:
+            return best
         mean = counts @ rows / counts.sum()
         apart = rows - mean
         values, vectors = np.linalg.eigh((counts[:, None] * apart).T @ apart / counts.sum())
@@ -147,7 +150,7 @@ def filter_directly(rows: np.ndarray, f: int, everyone: bool) -> np.ndarray:
             best, least = mean, values[-1]
         scores = (apart @ vectors[:, -1]) ** 2
         counts = counts * (1 - np.minimum(scores / scores[(counts > 0) | everyone].max(), 1))
-    return best
+    return reject()
 
 
 @few
@@ -170,9 +173,10 @@ def test_caf_and_byzfls_differ_only_in_whose_projection_is_the_greatest(
     """In one dimension, where ByzFL's single power iteration from a random start is exact."""
     assume(2 * f < n)
     rows = crowd(seed, n, 1).double().numpy()
-    np.testing.assert_allclose(
-        byzfl.CAF(f)(rows), filter_directly(rows, f, everyone=True), atol=1e-9
-    )
+    expected = filter_directly(
+        rows, f, everyone=True
+    )  # first: where it does not end, ByzFL's hangs
+    np.testing.assert_allclose(byzfl.CAF(f)(rows), expected, atol=1e-9)
 
 
 @few
