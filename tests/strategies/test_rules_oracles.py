@@ -175,7 +175,7 @@ def test_caf_and_byzfls_differ_only_in_whose_projection_is_the_greatest(
     rows = crowd(seed, n, 1).double().numpy()
     expected = filter_directly(
         rows, f, everyone=True
-    )  # first: where it does not end, ByzFL's hangs
+    )  # before ByzFL, which may hang
     np.testing.assert_allclose(byzfl.CAF(f)(rows), expected, atol=1e-9)
 
 
