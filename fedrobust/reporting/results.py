@@ -3,8 +3,9 @@ functions, nothing is run here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ from fedrobust.reporting.report.sections import (
     SanitisingSection,
 )
 from fedrobust.types import RoundRecord
+
+Middle = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True)
@@ -172,38 +175,48 @@ def clients_drop(experiment: Experiment, clients: Sequence[ClientResult]) -> Cli
 
     The interval resamples clients, since they are what is averaged; None for fewer than two.
     """
-    drop = _drop_of_means(clients)
+    drop = _drop_of(clients, _mean)
     by_kind = {}
     for kind in KINDS:
         of_kind = [client for client in clients if client.kind == kind and client.clean.n]
         if of_kind:
-            combined = _drop_of_means(of_kind).combined
-            by_kind[kind] = KindDrop(combined=combined, num_clients=len(of_kind))
+            by_kind[kind] = KindDrop(
+                combined=_drop_of(of_kind, _mean).combined,
+                median=_drop_of(of_kind, median).combined,
+                num_clients=len(of_kind),
+            )
     interval = clients_interval(
         clients,
         experiment.evaluation.bootstrap_samples,
         experiment.generator("bootstrap", "clients"),
     )
     return ClientsDrop(
-        **dict(ConditionDrop.model_validate(replace(drop, ci95=interval))), by_kind=by_kind
+        **dict(ConditionDrop.model_validate(replace(drop, ci95=interval))),
+        median=_drop_of(clients, median).combined,
+        self_reported=bool(experiment.sites),
+        by_kind=by_kind,
     )
 
 
-def _drop_of_means(clients: Sequence[ClientResult]) -> Drop:
+def _drop_of(clients: Sequence[ClientResult], middle: Middle) -> Drop:
+    """The drop of each metric's mean or median over the clients where it is defined."""
     return combined_drop(
-        _mean([client.clean for client in clients]),
-        _mean([client.contaminated for client in clients]),
+        _pool([client.clean for client in clients], middle),
+        _pool([client.contaminated for client in clients], middle),
     )
 
 
-def _mean(found: Sequence[ConditionMetrics]) -> dict[str, float | None]:
-    """Mean of each metric over the clients where it is defined."""
+def _pool(found: Sequence[ConditionMetrics], middle: Middle) -> dict[str, float | None]:
     out: dict[str, float | None] = {}
     for metric in METRICS:
         values = [one.values[metric] for one in found]
         known = [value for value in values if value is not None]
-        out[metric] = sum(known) / len(known) if known else None
+        out[metric] = middle(known) if known else None
     return out
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def clients_interval(

@@ -14,7 +14,12 @@ from fedrobust.reporting.report.attacks import (
     EvasionSection,
     FusedModel,
 )
-from fedrobust.reporting.report.metrics import ConditionDrop, ConditionMetrics, DropsSection
+from fedrobust.reporting.report.metrics import (
+    ClientsDrop,
+    ConditionDrop,
+    ConditionMetrics,
+    DropsSection,
+)
 from fedrobust.reporting.report.sections import (
     ClientResult,
     DisclosureSection,
@@ -26,6 +31,8 @@ from fedrobust.utils.counting import format_count
 
 UNSTABLE_BELOW: Final = 5.0  # percent; a ratio to a normal value below it says little
 COMBINED: Final = "Combined"
+MEDIANS: Final = "of medians"
+SELF_REPORTED: Final = "real sites' results are their own reports and are not verified"
 
 METRIC_NAMES: Final[dict[str, str]] = {
     "accuracy": "Accuracy",
@@ -231,7 +238,8 @@ def format_interval(ci95: Sequence[float] | None) -> str:
 
 
 def drop_rows(drops: DropsSection) -> list[tuple[str, ...]]:
-    """Rows under DROP_COLUMNS: of each drop every metric, then COMBINED with its interval."""
+    """Rows under DROP_COLUMNS: of each drop every metric, of the clients' the drop of the medians,
+    then COMBINED with its interval."""
     rows: list[tuple[str, ...]] = []
     for name, drop in drops.present.items():
         for place, (metric, one) in enumerate(drop.per_metric.items()):
@@ -239,6 +247,8 @@ def drop_rows(drops: DropsSection) -> list[tuple[str, ...]]:
             rows.append(
                 ("" if place else name, metric_label(metric), change, drop_text(one.drop), "")
             )
+        if isinstance(drop, ClientsDrop):
+            rows.append(("", MEDIANS, "", drop_text(drop.median), ""))
         rows.append(("", COMBINED, "", drop_text(drop.combined), format_interval(drop.ci95)))
     return rows
 
@@ -260,7 +270,9 @@ def drop_notes(drops: DropsSection) -> list[str]:
         f"{kind} {format_number(one.combined)} ({one.num_clients})"
         for kind, one in drops.clients.by_kind.items()
     )
-    return [*notes, f"clients by kind: {kinds}"]
+    notes.append(f"clients by kind: {kinds}")
+    notes.append(f"{MEDIANS}: Combined of the metrics' medians over the clients")
+    return [*notes, SELF_REPORTED] if drops.clients.self_reported else notes
 
 
 def unstable_metrics(drop: ConditionDrop) -> list[str]:
@@ -340,6 +352,9 @@ def headline_values(report: Report) -> list[tuple[str, str, str]]:
         found.append(("Balanced accuracy, clean twin", value, "no contamination, same seed"))
     for name, drop in report.drops.present.items():
         note = f"95 % interval {format_interval(drop.ci95)}" if drop.ci95 else "no interval"
+        if isinstance(drop, ClientsDrop):
+            note += f"; {MEDIANS} {drop_text(drop.median)}"
+            note += "; the sites' own reports" if drop.self_reported else ""
         found.append((f"Combined drop: {name}", drop_text(drop.combined), note))
     if report.attack_success_rate is not None:
         rate = format_number(report.attack_success_rate)

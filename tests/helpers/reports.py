@@ -117,13 +117,22 @@ def report(
         kind: sum(one["kind"] == kind for one in people) for kind in ("clean", "noisy", "poisoned")
     }
     by_kind = {
-        k: {"combined": {"clean": 0.0, "noisy": 9.8, "poisoned": 36.1}[k], "num_clients": c}
+        k: {
+            "combined": {"clean": 0.0, "noisy": 9.8, "poisoned": 36.1}[k],
+            "median": {"clean": 0.0, "noisy": 9.8, "poisoned": 35.2}[k],
+            "num_clients": c,
+        }
         for k, c in kinds.items()
         if c
     }
     drops = {
         "corruption": drop(clean, corrupted),
-        "clients": {**skipped_drop(), "by_kind": by_kind},
+        "clients": {
+            **skipped_drop(),
+            "median": 9.7,
+            "self_reported": False,
+            "by_kind": by_kind,
+        },
     }
     if twin:
         drops |= {

@@ -46,6 +46,17 @@ def test_names_of_sites_are_shown_as_they_are() -> None:
     assert "0 [b]:x:" in on_screen(report)
 
 
+def test_results_of_real_sites_are_marked_as_their_own_reports() -> None:
+    report = reports.report()
+    assert wording.SELF_REPORTED not in on_screen(report)
+    report["drops"]["clients"] |= {"self_reported": True, "median": -9.8}
+    report["clients"][0]["site"] = "vienna"
+    text = on_screen(report)
+    assert max(map(len, text.splitlines())) <= 80
+    for part in (wording.SELF_REPORTED, "Clients, own reports: ", "of medians", "gain -9.8"):
+        assert part in text
+
+
 @pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])
 def test_edge_cases_of_the_summary(shape: tuple[int, int, int, bool]) -> None:
     report = reports.report(*shape)

@@ -107,6 +107,15 @@ def test_both_thread_counts_say_whose_they_are(tmp_path: Path) -> None:
     assert "Threads are" not in " ".join(read(write(tmp_path, neither)).words)
 
 
+def test_results_of_real_sites_are_marked_as_their_own_reports(tmp_path: Path) -> None:
+    report = reports.report()
+    assert "own reports" not in " ".join(read(write(tmp_path, report)).words)
+    report["drops"]["clients"] |= {"self_reported": True, "median": 3.3}
+    text = " ".join(read(write(tmp_path, report)).words)
+    assert "of medians 3.3; the sites' own reports" in text
+    assert "Real sites' results are their own reports and are not verified." in text
+
+
 def test_headline_numbers_come_before_the_tables(tmp_path: Path) -> None:
     page = write(tmp_path).read_text(encoding="utf-8")
     assert page.index('class="value"') < page.index("<table>") < page.index("<details>")

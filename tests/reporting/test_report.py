@@ -92,6 +92,12 @@ def test_missing_inner_keys_are_refused(path: str) -> None:
         typed(changed(path, remove=True))
 
 
+@pytest.mark.parametrize("name", ["median", "self_reported"])
+def test_a_report_of_before_these_entries_can_be_read(name: str) -> None:
+    found = typed(changed(f"drops.clients.{name}", remove=True))
+    assert not getattr(found.drops.clients, name)
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -114,6 +114,26 @@ def test_the_clients_drop_by_hand(experiment: Experiment) -> None:
     assert found.skipped == ()
 
 
+def test_the_drop_of_the_medians_by_hand(experiment: Experiment) -> None:
+    # medians clean: accuracy 60, F1 50, precision 40; contaminated: 40, 50, 55
+    found = clients_drop(experiment, GOLDEN)
+    assert found.median == pytest.approx((100 * 20 / 60 + 0 - 37.5) / 3)
+    assert found.by_kind["noisy"].median == found.by_kind["noisy"].combined
+    assert not found.self_reported
+
+
+def test_one_client_s_report_moves_the_mean_and_not_the_median(experiment: Experiment) -> None:
+    """Where the others' models name no image rightly the drop is undefined: one that claims to fall
+    from all to nothing makes it 100."""
+    others = [client("clean", (0, 0, 0), (0, 0, 0), number) for number in range(4)]
+    liar = client("clean", (100, 100, 100), (0, 0, 0), 4)
+    honest, moved = clients_drop(experiment, others), clients_drop(experiment, [*others, liar])
+    assert (honest.combined, honest.median) == (None, None)
+    assert (moved.combined, moved.median) == (100, None)
+    sites = replace(experiment, sites=tuple("abcde"))
+    assert clients_drop(sites, [*others, liar]).self_reported
+
+
 def test_clients_without_an_evaluation_count_nowhere(experiment: Experiment) -> None:
     nothing = ConditionMetrics(**dict.fromkeys(NAMES), n=0)
     nobody = client("poisoned", (None,) * 3, (None,) * 3, 3).model_copy(

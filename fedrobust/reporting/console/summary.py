@@ -68,6 +68,8 @@ def _clients_table(clients: Sequence[ClientResult]) -> Table:
     if len(clients) > MOST_CLIENTS:
         chosen = sorted(clients, key=lambda one: (one.kind == "clean", one.id))[:MOST_CLIENTS]
     title = "Clients: balanced accuracy on their own test images, Combined drop"
+    if any(one.site for one in clients):
+        title = "Clients, own reports: balanced accuracy on own test images, Combined drop"
     table = new_table(title, text.CLIENT_COLUMNS, words=2)
     _add_clients(table, text.client_rows(chosen), len(clients))
     return table

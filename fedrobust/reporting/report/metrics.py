@@ -104,6 +104,11 @@ class KindDrop(ReportSection):
         description="combined drop of the metrics' means over these clients; percent, at most 100, "
         "null: undefined"
     )
+    median: DropPercent | None = Field(
+        default=None,
+        description="combined drop of the metrics' medians over these clients; percent, at most "
+        "100, null: undefined",
+    )
     num_clients: int = Field(
         ge=1, description="clients of the kind that were evaluated, at least 1"
     )
@@ -112,6 +117,16 @@ class KindDrop(ReportSection):
 class ClientsDrop(ConditionDrop):
     """The drop of the metrics' means over the clients, each of which counts alike."""
 
+    median: DropPercent | None = Field(
+        default=None,
+        description="combined drop of the metrics' medians over the clients, which no single "
+        "client's report moves far; percent, at most 100, negative: a gain, null: undefined",
+    )
+    self_reported: bool = Field(
+        default=False,
+        description="whether the clients are real sites, whose results are their own reports and "
+        "are not verified",
+    )
     by_kind: Mapping[Kind, KindDrop] = Field(description="by kind of client")
 
 
