@@ -55,21 +55,20 @@ def rect_lengths(
     classes.
 
     r_k = sqrt(gamma / c_k), gamma = images / classes present. The counts c are those of the batch
-    (Yang et al.'s code; classes that are absent keep length 1), or `counts_K` of a client or of the
-    federation, clipped to at least 1 because counts may be forged. cap: upper bound of the weight
-    r_k^2, for one mislabelled image of a rare class would otherwise weigh as much as a whole class
-    (None: no bound). r_k^2 is the weight of an image of class k, so that every class present weighs
-    the same.
+    (Yang et al.'s code), or `counts_K` of all images of a client. A class that is absent from the
+    counts keeps length 1, whichever they are, as in that code's batches (its count over the whole
+    data set divides by zero there). cap: upper bound of the weight r_k^2, for one mislabelled image
+    of a rare class would otherwise weigh as much as a whole class (None: no bound). r_k^2 is the
+    weight of an image of class k, so that every class present weighs the same.
     """
     if counts_K is None:
         counts = class_counts(labels_B, num_classes)
-        absent = counts == 0
     else:
         counts = counts_K.to(labels_B.device, torch.float32)
-        absent = torch.zeros_like(counts, dtype=torch.bool)
-    gamma = counts.sum() / (counts > 0).sum().clamp(min=1)
+    present = counts > 0
+    gamma = counts.sum() / present.sum().clamp(min=1)
     weights_K = (gamma / counts.clamp(min=1)).clamp(max=math.inf if cap is None else cap)
-    return weights_K.sqrt().masked_fill(absent, 1.0)
+    return weights_K.sqrt().where(present, 1.0)
 
 
 def dot_regression(scores_BK: Tensor, labels_B: Tensor, lengths_K: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from fedrobust.strategies.median import median
 from fedrobust.strategies.trimmed_mean import trimmed_mean
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from fedrobust.aggregation.updates import Updates
 from fedrobust.contamination.base import Contamination
@@ -67,16 +68,43 @@ def test_alie_golden() -> None:
     [
         (10, 3, 4 / 7),  # s = 6 - 3 = 3 supporters of 7 honest clients
         (50, 12, 24 / 38),  # s = 26 - 12 = 14 of 38
+        (51, 24, 25 / 27),  # s = 26 - 24 = 2 of 27, z = 1.45: the paper's experiments
         (10, 6, 3.5 / 4),  # a majority needs no support: half a client of 4
-        (2, 1, 0.5),  # s = 2 - 1 = 1 of 1: nothing is left to do
+        # too few attackers for a majority: the most supporters who are fewer than half
+        (10, 1, 5 / 9),  # s = 6 - 1 = 5 of 9 would give the quantile of 4/9, -0.14; 4 of 9
+        (10, 2, 5 / 8),  # s = 6 - 2 = 4 of 8 would give 0; 3 of 8
+        (11, 1, 6 / 10),  # s = 6 - 1 = 5 of 10 would give 0; 4 of 10
+        (3, 1, 1.5 / 2),  # s = 2 - 1 = 1 of 2 would give 0; half a client of 2
+        (2, 1, 1.5 / 2),  # one honest client counts as two
+        (4, 4, 1.5 / 2),
     ],
 )
 def test_the_largest_z(total: int, attackers: int, share: float) -> None:
-    # the normal distribution function of z is the share, or one half
-    wanted = torch.distributions.Normal(0, 1).icdf(
-        torch.tensor(max(share, 0.5), dtype=torch.float64)
-    )
+    # the normal distribution function of z is the share
+    wanted = torch.distributions.Normal(0, 1).icdf(torch.tensor(share, dtype=torch.float64))
     assert largest_z(total, attackers) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_the_largest_z_is_always_an_attack_and_the_papers_where_that_is_one() -> None:
+    without = 0
+    for total in range(2, 31):
+        for attackers in range(1, total + 1):
+            honest, supporters = total - attackers, total // 2 + 1 - attackers
+            found = largest_z(total, attackers)
+            assert found > 0
+            if honest >= 2 and 1 <= supporters < honest / 2:
+                assert float(norm.cdf(found)) == pytest.approx((honest - supporters) / honest)
+            without += supporters >= max(1, honest / 2)
+    # f = 1 of 2 to 30 clients, f = 2 of 4, 6, ... 30
+    assert without == 29 + 14
+
+
+def test_a_single_alie_attacker_moves_away_from_the_mean() -> None:
+    # N = 3, f = 1: z = quantile of 3/4 = .6745; (0, 0) and (2, 4) have the mean (1, 2) and the
+    # deviations sqrt 2 and sqrt 8
+    matrix = torch.tensor([[0.0, 0], [2, 4], [9, 9]])
+    moved = [1 + 0.6745 * 2**0.5, 2 + 0.6745 * 8**0.5]
+    assert forged(alie(), matrix, (2,)) == [pytest.approx(moved, abs=1e-4)]
 
 
 def test_alie_without_z_takes_the_largest() -> None:

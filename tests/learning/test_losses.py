@@ -53,10 +53,11 @@ def test_rect_cap_bounds_the_weight_and_not_the_length():
 
 
 def test_rect_of_given_counts():
-    # counts 6, 2, 0: gamma = 8/2 = 4; r^2 = 4/6, 4/2, and 4/max(0, 1) = 4 for the class that was
-    # said to be empty
+    # counts 6, 2, 0: gamma = 8/2 = 4; r^2 = 4/6, 4/2, and 1 for the class without an image, as in a
+    # batch with these very images
     lengths = losses.rect_lengths(torch.tensor([0, 1]), 3, counts_K=torch.tensor([6.0, 2.0, 0.0]))
-    assert lengths.square().tolist() == pytest.approx([4 / 6, 2.0, 4.0])
+    assert lengths.square().tolist() == pytest.approx([4 / 6, 2.0, 1.0])
+    assert torch.equal(lengths, losses.rect_lengths(torch.tensor([0] * 6 + [1] * 2), 3))
 
 
 @pytest.mark.parametrize("labels", [[2], [1, 1, 1], [0, 1, 2], [0, 1, 2, 2, 1, 0], []])

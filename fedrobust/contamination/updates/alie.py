@@ -26,7 +26,8 @@ def alie(*, z: NonNegative | None = None, knowledge: Knowledge = "omniscient") -
 
     Args:
         z: standard deviations away from the mean; 0: the mean is sent; null: as far as a majority
-            allows (`largest_z` of this round's clients and attackers).
+            allows, and further where too few attackers for one would send the mean (`largest_z` of
+            this round's clients and attackers).
         knowledge: omniscient: of all honest updates; own: of the poisoned clients' only, as in the
             paper.
 
@@ -82,12 +83,17 @@ def _mean_and_spread(strip_Hb: Tensor) -> Tensor:
 
 
 def largest_z(total: int, attackers: int) -> float:
-    """Largest shift of f attackers among N clients, in standard deviations, that leaves them short
-    of the extremes: the normal quantile of (N - f - s) / (N - f), where s = floor(N / 2 + 1) - f
-    honest clients must lie further out for a majority (algorithm 3, lines 1-3).
+    """Largest shift of f attackers among N clients, in standard deviations, at which enough honest
+    clients still lie further out.
 
-    Never below 0, and where attackers need no support (s < 1) that of half a client out.
+    The paper's algorithm 3, lines 1-3: the normal quantile of (H - s) / H, H = N - f honest
+    clients, of which s = floor(N / 2 + 1) - f must lie further out for a majority. Where attackers
+    need no support (s < 1), half a client does. Few attackers (f = 1, and f = 2 of an even N) need
+    s >= H / 2 supporters: the quantile is 0 or negative, no shift has a majority. There the
+    smallest positive quantile is taken, that of the most supporters who are fewer than half of H:
+    s = ceil(H / 2) - 1. One honest client has no quantiles: H counts as 2 at least.
     """
-    honest = max(1, total - attackers)
-    supporters = max(0.5, total // 2 + 1 - attackers)
-    return max(0.0, float(norm.ppf(1 - supporters / honest)))
+    honest = max(2, total - attackers)
+    fewer_than_half = max(0.5, (honest + 1) // 2 - 1)
+    supporters = min(max(0.5, total // 2 + 1 - attackers), fewer_than_half)
+    return float(norm.ppf(1 - supporters / honest))
