@@ -20,6 +20,7 @@ from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.dataset import SPLITS, TRAIN, Dataset
 from fedrobust.errors import ConfigError
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.names import shown_name
 from fedrobust.utils.validation import Count, Positive, PositiveCount, check, check_settings
 
 Partitioner = Callable[[Dataset, Tensor, int, Generator], list[Tensor]]
@@ -98,6 +99,49 @@ def quantity(alpha: Positive = 2.0, min_size: PositiveCount = 8) -> Partitioner:
     return _by_class(shares, min_size)
 
 
+@dataclass(frozen=True, slots=True)
+class BySite:
+    """The natural sites; see `by_site`. min_size: training images that every client has at
+    least."""
+
+    min_size: int
+
+    def __call__(
+        self, dataset: Dataset, index: Tensor, num_clients: int, generator: Generator
+    ) -> list[Tensor]:
+        if dataset.site_problem:
+            raise ConfigError(
+                f"partition=by_site: {dataset.site_problem}; give every split its sites, or "
+                "choose another partition, e.g. partition=iid"
+            )
+        random = _random(num_clients, generator)
+        present, site_n, sizes = np.unique(
+            dataset.sites[index].numpy(), return_inverse=True, return_counts=True
+        )
+        names = [_site_name(dataset, site) for site in present.tolist()]
+        if num_clients >= len(sizes):
+            shares_SC = _split_sites(sizes, num_clients)
+            pools = Pools(shares_SC.argmax(0), names)
+        else:
+            shares_SC = _join_sites(sizes, num_clients)
+            joined = [
+                " + ".join(names[site] for site in np.flatnonzero(column_S))
+                for column_S in shares_SC.T
+            ]
+            pools = Pools(np.arange(num_clients), joined)
+        strata_n = site_n * dataset.num_classes + dataset.labels[index].numpy()
+        shares_SC = np.repeat(shares_SC, dataset.num_classes, axis=0)
+        return _share_out(
+            dataset,
+            index,
+            strata_n,
+            shares_SC,
+            pools=pools,
+            min_size=self.min_size,
+            random=random,
+        )
+
+
 @check_settings("partition")
 def by_site(min_size: PositiveCount = 1) -> Partitioner:
     """The natural sites. More clients than sites: the site with most images per client is split
@@ -113,32 +157,7 @@ def by_site(min_size: PositiveCount = 1) -> Partitioner:
     Raises:
         ConfigError: a setting is out of its range.
     """
-
-    def partition(
-        dataset: Dataset, index: Tensor, num_clients: int, generator: Generator
-    ) -> list[Tensor]:
-        if dataset.site_problem:
-            raise ConfigError(
-                f"partition=by_site: {dataset.site_problem}; give every split its sites, or "
-                "choose another partition, e.g. partition=iid"
-            )
-        random = _random(num_clients, generator)
-        site_n, sizes = np.unique(
-            dataset.sites[index].numpy(), return_inverse=True, return_counts=True
-        )[1:]
-        shares_SC = (
-            _split_sites(sizes, num_clients)
-            if num_clients >= len(sizes)
-            else _join_sites(sizes, num_clients)
-        )
-        strata_n = site_n * dataset.num_classes + dataset.labels[index].numpy()
-        pools_C = shares_SC.argmax(0) if num_clients >= len(sizes) else np.arange(num_clients)
-        shares_SC = np.repeat(shares_SC, dataset.num_classes, axis=0)
-        return _share_out(
-            dataset, index, strata_n, shares_SC, pools_C=pools_C, min_size=min_size, random=random
-        )
-
-    return partition
+    return BySite(min_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +194,21 @@ def remote(client: Count | None = None) -> Remote:
     return Remote(client)
 
 
+def clients_sites(dataset: Dataset, parts: Sequence[Tensor]) -> tuple[tuple[str, ...], ...]:
+    """The names of the sites whose images each client holds, in the data set's order; empty for a
+    data set of one site, which has no name of its own."""
+    if len(dataset.site_names) == 1:
+        return ()
+    return tuple(
+        tuple(_site_name(dataset, site) for site in torch.unique(dataset.sites[part]).tolist())
+        for part in parts
+    )
+
+
+def _site_name(dataset: Dataset, site: int) -> str:
+    return shown_name(dataset.site_names[site]) or "(no name)"
+
+
 def class_table(dataset: Dataset, parts: Sequence[Tensor], split: int | None = None) -> Tensor:
     """(N, K) int64 images of each class at each client; of one split only, if named (0 train, 1
     validation, 2 test)."""
@@ -193,9 +227,9 @@ def _by_class(
         random = _random(num_clients, generator)
         shares_KC = draw(dataset.num_classes, num_clients, random)
         strata_n = dataset.labels[index].numpy()
-        pools_C = np.zeros(num_clients, dtype=np.int64)
+        pools = Pools(np.zeros(num_clients, dtype=np.int64))
         return _share_out(
-            dataset, index, strata_n, shares_KC, pools_C=pools_C, min_size=min_size, random=random
+            dataset, index, strata_n, shares_KC, pools=pools, min_size=min_size, random=random
         )
 
     return partition
@@ -228,13 +262,25 @@ def _join_sites(sizes_S: Ints, num_clients: int) -> Floats:
     return shares_SC
 
 
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Between which clients images may be moved. number_C: (C,) pool of each client; sites: names
+    of the sites of each pool, empty where pools have nothing to do with sites."""
+
+    number_C: Ints
+    sites: Sequence[str] = ()
+
+    def site(self, pool: int) -> str:
+        return self.sites[pool] if self.sites else ""
+
+
 def _share_out(
     dataset: Dataset,
     index: Tensor,
     strata_n: Ints,
     shares_SC: Floats,
     *,
-    pools_C: Ints,
+    pools: Pools,
     min_size: int,
     random: np.random.Generator,
 ) -> list[Tensor]:
@@ -246,23 +292,38 @@ def _share_out(
         rows = np.flatnonzero(splits_n == split)
         owner_n[rows] = _allocate(strata_n[rows], groups_n[rows], shares_SC, random)
         need = min_size if split == TRAIN else 1
-        for pool in np.unique(pools_C):
-            clients = np.flatnonzero(pools_C == pool)
+        for pool in np.unique(pools.number_C).tolist():
+            clients, site = np.flatnonzero(pools.number_C == pool), pools.site(pool)
             mine = rows[np.isin(owner_n[rows], clients)]
             if len(mine) < need * len(clients):
-                raise _too_few(len(clients), len(mine), word, need)
-            owner_n[mine] = ensure_min_size(owner_n[mine], groups_n[mine], clients, need, word)
+                raise _too_few(len(clients), len(mine), word, need, site)
+            owner_n[mine] = ensure_min_size(
+                owner_n[mine], groups_n[mine], clients, need, word, site=site
+            )
     return [
         index[torch.from_numpy(np.flatnonzero(owner_n == client))].sort().values
-        for client in range(len(pools_C))
+        for client in range(len(pools.number_C))
     ]
 
 
-def _too_few(clients: int, images: int, word: str, need: int) -> ConfigError:
-    remedy = "fewer clients, a smaller partition.min_size or more images"
+def _too_few(clients: int, images: int, word: str, need: int, site: str = "") -> ConfigError:
+    """site: whose images these are, where no others may be used."""
+    found, wanted = format_count(images, f"{word} image"), format_count(clients, "client")
+    smaller = "a smaller partition.min_size, " if need > 1 and images >= clients else ""
+    if not site:
+        return ConfigError(
+            f"num_clients: {wanted} cannot have {need} of {found} each; try fewer clients, "
+            f"{smaller}or more images"
+        )
+    fewer = (
+        "fewer clients"
+        if clients > 1 and images >= need
+        else "fewer clients than sites (small ones are joined)"
+    )
+    lacking = f"its client needs {need}" if clients == 1 else f"its {wanted} need {need} each"
     return ConfigError(
-        f"num_clients: {format_count(clients, 'client')} cannot have {need} of "
-        f"{format_count(images, f'{word} image')} each; try {remedy}"
+        f"partition=by_site: site {site} has {found}, and {lacking}; choose "
+        f"{fewer}, {smaller}or a partition that ignores sites, e.g. partition=iid"
     )
 
 
@@ -288,7 +349,9 @@ def _allocate(
     return owner_n
 
 
-def ensure_min_size(owner_n: Ints, groups_n: Ints, clients: Ints, need: int, word: str) -> Ints:
+def ensure_min_size(
+    owner_n: Ints, groups_n: Ints, clients: Ints, need: int, word: str, *, site: str = ""
+) -> Ints:
     """Owners after moving whole groups, the smallest first, from the richest client that can spare
     one to the poorest, until each client has `need` images."""
     owner_n = owner_n.copy()
@@ -304,4 +367,5 @@ def ensure_min_size(owner_n: Ints, groups_n: Ints, clients: Ints, need: int, wor
                 owner_n[own[groups_n[own] == values[sizes.argmin()]]] = clients[poorest]
                 break
         else:
-            raise _too_few(len(clients), len(owner_n), f"{word} (whole groups)", need)
+            whole = f"{word} (whole groups)"
+            raise _too_few(len(clients), len(owner_n), whole, need, site)

@@ -12,7 +12,7 @@ from fedrobust.aggregation.composition import compose_strategy
 from fedrobust.aggregation.round import Strategy
 from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.data import Dataset, reserve_server_data
-from fedrobust.data.partition import Remote
+from fedrobust.data.partition import BySite, Remote, clients_sites
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compatibility, factories, old_names, secure_compatibility
 from fedrobust.experiment.experiment import Experiment, assign_roles
@@ -124,6 +124,9 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
         parts=tuple(parts),
         root=root,
         proxy=proxy,
+        client_sites=(
+            clients_sites(dataset, parts) if isinstance(built["partition"], BySite) else ()
+        ),
         roles=assign_roles(num_clients, settings.poisoned, settings.noisy, seed),
         contaminations={
             "clean": CLEAN,

@@ -40,6 +40,8 @@ class Experiment:
     to be read. parts[i]: the rows of the data set that client i holds; roles[i] of
     KINDS; root and proxy: the server's rows. severities: the corruption by severity,
     {"corrupted_s1": ...}, where it has one. `text` is the canonical JSON by which it is known.
+    client_sites: names of the sites whose images each client holds; empty unless the partition is
+    by site.
     sites, reported_sizes, reported_test_sizes: of a real federation, the sites' names by client
     number, and how many training and test images each said that it has when it joined (None: it was
     not connected)."""
@@ -63,6 +65,7 @@ class Experiment:
     evasion: Evasion
     purifier: Purifier
     privacy: Privacy
+    client_sites: tuple[tuple[str, ...], ...] = ()
     sites: tuple[str, ...] = ()
     reported_sizes: tuple[int | None, ...] = ()
     reported_test_sizes: tuple[int | None, ...] = ()
@@ -208,6 +211,17 @@ class Experiment:
         no share."""
         known, most = self.train_size(client), self.settings.server.max_examples
         return most if known is None else min(known, most)
+
+    def sites_of(self, client: int) -> tuple[str, ...]:
+        """Names of the sites that a client stands for, where it stands for sites."""
+        if self.sites:
+            return (self.sites[client],)
+        return self.client_sites[client] if self.client_sites else ()
+
+    def all_sites(self) -> tuple[tuple[str, ...], ...]:
+        """`sites_of` every client; empty where no client stands for a site."""
+        found = tuple(self.sites_of(client) for client in range(self.num_clients))
+        return found if any(found) else ()
 
     def contamination(self, client: int) -> Contamination:
         kind = self.roles[client]

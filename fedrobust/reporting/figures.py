@@ -16,6 +16,7 @@ from fedrobust.reporting.plots.curves import plot_influence, plot_validation
 from fedrobust.reporting.plots.drops import plot_drops
 from fedrobust.reporting.plots.partition import plot_partition
 from fedrobust.reporting.plots.samples import plot_samples
+from fedrobust.reporting.plots.style import client_text
 from fedrobust.reporting.report import Report
 from fedrobust.types import TWIN, RoundRecord, Samples
 from fedrobust.utils.images import as_bytes
@@ -34,6 +35,7 @@ def draw_data(experiment: Experiment, folder: Path) -> None:
             names,
             list(experiment.roles),
             folder / "partition.png",
+            experiment.all_sites(),
         )
     plot_samples(_sample_rows(experiment), names, folder / "samples.png")
 
@@ -48,9 +50,8 @@ def _sample_rows(experiment: Experiment) -> list[tuple[str, Samples, Samples]]:
     rows = []
     for client in chosen:
         clean = experiment.samples(experiment.rows(client, TRAIN))
-        title = (
-            f"{experiment.roles[client]} client {client}: {experiment.contamination(client).name}"
-        )
+        name = client_text(client, experiment.sites_of(client))
+        title = f"{experiment.roles[client]} client {name}: {experiment.contamination(client).name}"
         rows.append((title, *_few(clean, experiment.shard(client).train)))
     test = experiment.samples(experiment.test_rows())
     return [

@@ -59,16 +59,22 @@ class Recorder:
     client number; the clean twin's rows carry the same kinds, although no client is contaminated
     there, so that a client can be compared with itself. rounds.jsonl and twin_rounds.jsonl hold one
     JSON object a line: run, round, metrics, clients, failures, seconds, extras; values that are not
-    finite become null. clients.csv has the columns run, round, client, kind, num_examples, weight,
-    then what the clients reported, then what the rule said of them with "server_" in front.
+    finite become null. clients.csv has the columns run, round, client, sites (joined by " + "; only
+    where clients stand for sites), kind, num_examples, weight, then what the clients reported, then
+    what the rule said of them with "server_" in front.
+
+    sites: names of the sites that each client stands for, by client number; empty: none does.
 
     rounds: what was written, by run ("run" and "clean twin"), oldest first; empty of a run that did
     not start.
     """
 
-    def __init__(self, folder: Path, kinds: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, kinds: Sequence[str], sites: Sequence[Sequence[str]] = ()
+    ) -> None:
         self._folder = folder
         self._kinds = tuple(kinds)
+        self._sites = tuple(" + ".join(names) for names in sites)
         self.rounds: dict[str, list[RoundRecord]] = {name: [] for name in ROUND_FILES}
         self._rows: list[dict[str, Any]] = []
         self._columns: list[str] = []
@@ -90,7 +96,7 @@ class Recorder:
     def round_finished(self, run: str, record: RoundRecord) -> None:
         line = json.dumps(round_line(run, record), ensure_ascii=False, allow_nan=False)
         files.append(self._folder / ROUND_FILES[run], line + "\n")
-        self._append(client_rows(run, record, self._kinds))
+        self._append(client_rows(run, record, self._kinds, self._sites))
         self.rounds[run].append(record)
 
     def rounds_restored(self, run: str, records: Sequence[RoundRecord]) -> None:
@@ -138,13 +144,16 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def client_rows(run: str, record: RoundRecord, kinds: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a client that replied."""
+def client_rows(
+    run: str, record: RoundRecord, kinds: Sequence[str], sites: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """One row a client that replied. kinds, sites: by client number; no sites: no such column."""
     return [
         {
             "run": run,
             "round": record.number,
             "client": client.client,
+            **({"sites": sites[client.client]} if sites else {}),
             "kind": kinds[client.client],
             "num_examples": client.num_examples,
             "weight": client.weight,

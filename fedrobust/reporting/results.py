@@ -151,6 +151,7 @@ def _client_result(
     return ClientResult(
         id=client,
         site=experiment.sites[client] if experiment.sites else None,
+        sites=experiment.sites_of(client) or None,
         kind=experiment.roles[client],
         num_examples=experiment.num_examples(client),
         clean=clean,

@@ -302,7 +302,7 @@ def client_rows(clients: Sequence[ClientResult]) -> list[tuple[str, ...]]:
     """A row a client under CLIENT_COLUMNS; the second cell is its kind."""
     return [
         (
-            str(one.id) if one.site is None else f"{one.id} {one.site}",
+            f"{one.id} {' + '.join(one.sites) if one.sites else one.site or ''}".rstrip(),
             one.kind,
             str(one.num_examples),
             format_number(one.weight, 3),

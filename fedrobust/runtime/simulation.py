@@ -171,7 +171,7 @@ def run_into_folder(
     """Everything of one run over a Grid, in its folder. manifest: of the run that is taken up
     again. Returns the report."""
     experiment = server.experiment
-    recorder = Recorder(folder, experiment.roles)
+    recorder = Recorder(folder, experiment.roles, experiment.all_sites())
     with opened as grid, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
         exact, written = _write_manifest(folder, experiment, grid, console, manifest)

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from fedrobust.data import SPLITS, Dataset, partition
 from fedrobust.data.apportionment import largest_remainder
-from fedrobust.data.partition import Partitioner, by_site, class_table, dirichlet, iid, quantity
+from fedrobust.data.partition import (
+    Partitioner,
+    by_site,
+    class_table,
+    clients_sites,
+    dirichlet,
+    iid,
+    quantity,
+)
 from fedrobust.errors import ConfigError
 from fedrobust.utils.seeding import generator
 from tests.helpers.datasets import one_pixel_dataset
@@ -137,9 +145,40 @@ def test_by_site_never_borrows_from_a_foreign_site() -> None:
     lonely = one_pixel_dataset(
         data.labels, splits=torch.where(data.sites == 1, 0, data.splits), sites=data.sites
     )
-    with pytest.raises(ConfigError, match="1 of 0 validation images"):
+    with pytest.raises(
+        ConfigError,
+        match=r"partition=by_site: site site 1 has 0 validation images, and its client needs 1; "
+        r"choose fewer clients than sites \(small ones are joined\), or a partition that ignores "
+        r"sites, e\.g\. partition=iid",
+    ):
         share(by_site(), lonely, 2)
     assert len(share(by_site(), lonely, 1)[0]) == len(lonely)
+
+
+def test_a_site_with_too_few_images_for_its_clients_is_named_with_what_helps() -> None:
+    data = site_sizes(6, 2)
+    with pytest.raises(
+        ConfigError,
+        match=r"site site 0 has 6 train images, and its 3 clients need 4 each; choose fewer "
+        r"clients, a smaller partition\.min_size, or a partition",
+    ):
+        share(by_site(min_size=4), data, 4)
+    with pytest.raises(ConfigError, match=r"site site 0 \+ site 1 has 8 train images"):
+        share(by_site(min_size=9), data, 1)
+    assert len(share(by_site(), data, 4)) == 4  # a smaller min_size, as the line says
+
+
+def test_clients_are_named_by_the_sites_they_hold() -> None:
+    data = site_sizes(60, 30, 10)
+    assert clients_sites(data, share(by_site(), data, 4)) == (
+        ("site 0",),
+        ("site 0",),
+        ("site 1",),
+        ("site 2",),
+    )
+    assert clients_sites(data, share(by_site(), data, 2)) == (("site 0",), ("site 1", "site 2"))
+    alone = balanced(per_cell=4, sites=1)
+    assert clients_sites(alone, share(by_site(), alone, 2)) == ()
 
 
 def test_the_poor_get_their_minimum() -> None:

@@ -43,7 +43,13 @@ def test_the_summary_fits_80_columns_and_says_everything() -> None:
 def test_names_of_sites_are_shown_as_they_are() -> None:
     report = reports.report()
     report["clients"][0]["site"] = "[b]:x:"
-    assert "0 [b]:x:" in on_screen(report)
+    report["clients"][1]["sites"] = ["$z$"]
+    report["clients"][2]["sites"] = ["lyon", "graz"]
+    text = on_screen(report)
+    assert "0 [b]:x:" in text
+    assert "1 $z$" in text
+    rows = wording.client_rows(reports.typed(report).clients)
+    assert [row[0] for row in rows[:4]] == ["0 [b]:x:", "1 $z$", "2 lyon + graz", "3"]
 
 
 def test_results_of_real_sites_are_marked_as_their_own_reports() -> None:

@@ -42,6 +42,18 @@ def test_every_round_is_on_disk_at_once(tmp_path: Path) -> None:
         assert [one.number for one in recorder.rounds["run"]] == list(range(number + 1))
 
 
+def test_the_table_names_the_sites_of_clients_that_stand_for_sites(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, ("clean", "poisoned"), (("oslo",), ("lyon", "graz")))
+    recorder.run_started("run", 1, 2)
+    recorder.round_finished(
+        "run", record(1, ClientRecord(0, 30, 0.5, {}), ClientRecord(1, 20, 0.5, {}))
+    )
+    lines = (tmp_path / "clients.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("run,round,client,sites,kind,")
+    assert lines[1].startswith("run,1,0,oslo,clean,")
+    assert lines[2].startswith("run,1,1,lyon + graz,poisoned,")
+
+
 def test_a_line_holds_all_of_a_round_and_no_nan(tmp_path: Path) -> None:
     recorder = started(tmp_path)
     client = ClientRecord(1, 30, 0.25, {"loss": math.nan}, {"trust": 0.5})

@@ -357,3 +357,20 @@ def test_the_attack_success_rate_by_hand(experiment: Experiment) -> None:
         ).attack_success_rate
         is None
     )
+
+
+def test_clients_of_a_partition_by_site_are_named_by_their_sites() -> None:
+    whole = federations.build_experiment("partition=by_site", "num_clients=3")
+    names = whole.dataset.site_names
+    found = [one.sites for one in client_results(whole, {}, records())]
+    assert [len(one or ()) for one in found] == [1, 1, len(names) - 2]
+    assert sorted(name for one in found for name in one or ()) == sorted(names)
+    assert whole.all_sites() == tuple(found)
+
+
+def test_clients_of_other_partitions_and_of_real_sites(experiment: Experiment) -> None:
+    assert {one.sites for one in client_results(experiment, {}, records())} == {None}
+    assert experiment.all_sites() == ()
+    nodes = tuple(f"node {client}" for client in range(experiment.num_clients))
+    real = replace(experiment, sites=nodes)
+    assert [one.sites for one in client_results(real, {}, records())] == [(one,) for one in nodes]

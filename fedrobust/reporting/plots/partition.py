@@ -17,6 +17,7 @@ from fedrobust.reporting.plots.style import (
     LINE_COLOURS,
     add_legend,
     class_labels,
+    client_text,
     new_figure,
     save_figure,
     shorten_label,
@@ -27,12 +28,17 @@ MOST_LABELS = 60  # clients; with more only every n-th name is written
 
 
 def plot_partition(
-    counts_NK: Tensor, class_names: Sequence[str], roles: Sequence[str], path: Path
+    counts_NK: Tensor,
+    class_names: Sequence[str],
+    roles: Sequence[str],
+    path: Path,
+    sites: Sequence[Sequence[str]] = (),
 ) -> Path:
     """Horizontal bars of (N, K) image counts, client 0 on top; name in the colour of the client's
     role.
 
-    roles: clean, noisy or poisoned, one per client.
+    roles: clean, noisy or poisoned, one per client. sites: names of the sites that each client
+    stands for, written beside its number; empty: none does.
     """
     clients = len(roles)
     figure = new_figure(7.2, float(np.clip(1.4 + 0.24 * clients, 2.4, 16)))
@@ -57,7 +63,7 @@ def plot_partition(
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.6)
     axes.set_ylim(clients - 0.4, -0.6)
     axes.margins(x=0.08)
-    _name_clients(axes, roles)
+    _name_clients(axes, roles, sites)
     if clients <= MOST_LABELS:
         for client, total in enumerate(starts_N):
             place: dict[str, Any] = {
@@ -89,13 +95,14 @@ def class_colours(num_classes: int) -> list[Any]:
     return list(colormaps["turbo"](np.linspace(0.05, 0.95, num_classes)))
 
 
-def _name_clients(axes: Any, roles: Sequence[str]) -> None:
+def _name_clients(axes: Any, roles: Sequence[str], sites: Sequence[Sequence[str]]) -> None:
     step = 1 + (len(roles) - 1) // MOST_LABELS
     places = range(0, len(roles), step)
     axes.set_yticks(
         places,
         [
-            f"{client}" if roles[client] == "clean" else f"{roles[client]} {client}"
+            ("" if roles[client] == "clean" else f"{roles[client]} ")
+            + client_text(client, sites[client] if sites else ())
             for client in places
         ],
     )

@@ -75,9 +75,19 @@ def class_labels(class_names: Sequence[str]) -> list[str]:
     """The names as they can be drawn; "class 3" for a name with a sign that no font of this machine
     has. The page lists all names by number."""
     return [
-        name if all(_font_of(sign) is not None for sign in name) else f"class {number}"
-        for number, name in enumerate(class_names)
+        name if _drawable(name) else f"class {number}" for number, name in enumerate(class_names)
     ]
+
+
+def client_text(client: int, sites: Sequence[str] = ()) -> str:
+    """A client's number and, where they can be drawn, the sites that it stands for."""
+    names = " + ".join(sites)
+    return f"{client} {shorten_label(names)}" if names and _drawable(names) else str(client)
+
+
+def _drawable(name: str) -> bool:
+    """Whether fonts of this machine have every sign."""
+    return all(_font_of(sign) is not None for sign in name)
 
 
 def add_legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: Any) -> None:

@@ -60,6 +60,11 @@ class ClientResult(ReportSection):
     site: Absent[Name] = Field(
         default=None, description="the name of a real site; absent in simulations"
     )
+    sites: Absent[tuple[Name, ...]] = Field(
+        default=None,
+        description="names of the sites whose images the client holds: of the data set under "
+        "partition=by_site, else of the real site; absent of all other clients",
+    )
     num_examples: Count = Field(
         description="training images; 0 of a real site that was never connected"
     )

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
+import torch
+
 from fedrobust.contamination.apply import trigger_samples
+from fedrobust.data import TEST
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.model_files import save_state
-from fedrobust.reporting.predictions import write_predictions
+from fedrobust.reporting.predictions import pool_clients, write_predictions
 from fedrobust.reporting.report import Report, write_report
 from fedrobust.reporting.report.attacks import EvasionSection
 from fedrobust.reporting.report.sections import PrivacySection
@@ -82,10 +85,7 @@ def run_experiment(
     with clock.stage("judge"):
         scores = _scores(server, finished, None if clean is None else clean.state, grid, observer)
         results = assemble_results(experiment, scores, finished.records)
-    rows = experiment.test_rows()
-    write_predictions(
-        folder, experiment.dataset.labels[rows], experiment.dataset.groups[rows], scores.test
-    )
+    _write_predictions(folder, experiment, scores)
     report = Report(
         schema=1,
         strategy=experiment.strategy.name,
@@ -103,6 +103,20 @@ def run_experiment(
     )
     write_report(folder, report)
     return report, scores
+
+
+def _write_predictions(folder: Path, experiment: Experiment, scores: RunPredictions) -> None:
+    """Those of clients only in simulations: what real sites say of their images stays off the
+    disk."""
+    rows, dataset = experiment.test_rows(), experiment.dataset
+    clients = {}
+    if not experiment.remote:
+        images = {
+            client: torch.searchsorted(rows, experiment.rows(client, TEST))
+            for client in scores.clients
+        }
+        clients = pool_clients(scores.clients, images)
+    write_predictions(folder, dataset.labels[rows], dataset.groups[rows], scores.test, clients)
 
 
 def _scores(

@@ -11,7 +11,11 @@ import torch
 from flwr.app import Message, RecordDict
 
 from fedrobust.errors import RunError
+from fedrobust.evaluation.metrics import classification_metrics
+from fedrobust.experiment.experiment import Experiment
+from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import Recorder, read_rounds
+from fedrobust.reporting.report import Report
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records as wire
 from fedrobust.runtime.server import clean_twin, run
@@ -329,8 +333,24 @@ def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
             build_server_context(experiment), grid, tmp_path, Memory(), "inline"
         )
     assert set(report.drops.present) == {"corruption", "clients"}
+    _recompute(report, experiment, read_predictions(tmp_path))
     assert report.drops.corruption.ci95 is None
     assert report.poisoned == tuple(experiment.clients_of_kind("poisoned"))
+
+
+def _recompute(report: Report, experiment: Experiment, found: Predictions) -> None:
+    """The report's AUROC of all test images and of every client follow from predictions.npz."""
+    assert report.evaluations["clean"].auroc == pytest.approx(
+        classification_metrics(found.probabilities["clean"], found.labels)["auroc"], abs=1e-4
+    )
+    own = found.clients["clean"]
+    assert torch.equal(found.labels[own.image], own.label)
+    assert torch.unique(own.client).tolist() == list(range(experiment.num_clients))
+    for client in report.clients:
+        rows = own.client == client.id
+        metrics = classification_metrics(own.probabilities[rows], own.label[rows])
+        assert client.clean.n == metrics["n"]
+        assert client.clean.auroc == pytest.approx(metrics["auroc"], abs=1e-4)
 
 
 def test_an_experiment_is_not_changed_by_its_run() -> None:
