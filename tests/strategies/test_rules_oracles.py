@@ -173,9 +173,7 @@ def test_caf_and_byzfls_differ_only_in_whose_projection_is_the_greatest(
     """In one dimension, where ByzFL's single power iteration from a random start is exact."""
     assume(2 * f < n)
     rows = crowd(seed, n, 1).double().numpy()
-    expected = filter_directly(
-        rows, f, everyone=True
-    )  # before ByzFL, which may hang
+    expected = filter_directly(rows, f, everyone=True)  # before ByzFL, which may hang
     np.testing.assert_allclose(byzfl.CAF(f)(rows), expected, atol=1e-9)
 
 
