@@ -1,5 +1,5 @@
-"""The gate between the sites and the SuperLink. It lets requests of SuperNodes with a registered key
-pass to the SuperLink, and nothing else.
+"""The gate between the sites and the SuperLink. It lets requests of SuperNodes with a registered
+key pass to the SuperLink, and nothing else.
 
 The SuperLink has one port for all its routes, and asks for no password for starting runs or
 registering keys; so it listens on the loopback interface, and this process, with the server's
@@ -20,6 +20,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -117,7 +118,12 @@ class Exchange:
         if self._http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return  # the answer of another has begun
         text = reason.encode()
-        headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(text)), CLOSE]
+        headers = [
+            (b"date", formatdate(usegmt=True).encode()),  # `check` compares clocks by it
+            (b"content-type", b"text/plain"),
+            (b"content-length", b"%d" % len(text)),
+            CLOSE,
+        ]
         await self._send(h11.Response(status_code=status, headers=headers))
         await self._send(h11.Data(data=text))
         await self._send(h11.EndOfMessage())

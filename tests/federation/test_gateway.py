@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 
 import httpx
 import pytest
@@ -226,6 +227,17 @@ def test_nothing_else_passes(method: str, url: str) -> None:
 
     assert asyncio.run(ask()) == b"HTTP/1.1 403"
     assert superlink.requests == []
+
+
+def test_a_refusal_tells_the_time_to_the_check_of_a_site() -> None:
+    async def ask() -> httpx.Response:
+        async with standing(SuperLink([SITE])) as gate:
+            return await gate.post("/", method="GET")
+
+    refused = asyncio.run(ask())
+    assert refused.status_code == 403
+    told = parsedate_to_datetime(refused.headers["date"])
+    assert abs(told - datetime.now(UTC)) < 60 * SECOND
 
 
 def test_what_two_servers_would_read_differently_is_refused() -> None:
