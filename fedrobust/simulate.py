@@ -1,15 +1,18 @@
 """The main job: `python -m fedrobust.simulate num_clients=10 poisoned=3`, or `... resume=<folder>`
 for one that was stopped; `--help` shows all settings, `strategy=krum --help` those of one choice.
+`--multirun strategy=krum,median` runs a job for every value, each in its own folder.
 
-Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 interrupted. Heavy imports wait until the
-input is known to be well formed.
+Exit codes: 0 done, 1 the run failed (or one of a sweep), 2 wrong input, 130 interrupted. Heavy
+imports wait until the input is known to be well formed.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -18,23 +21,45 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import settings_help
-from fedrobust.experiment.compose import check_command_line, explained, plain_config
+from fedrobust.experiment.compose import (
+    check_command_line,
+    expand_sweep,
+    explained,
+    plain_config,
+    sweep_folder,
+)
 from fedrobust.experiment.old_names import rename_words
 from fedrobust.experiment.overrides import settings_among
 from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.runtime import resume
-from fedrobust.utils.cli import run_command
+from fedrobust.utils.cli import explain, run_command
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.locking import is_empty
+from fedrobust.utils.machine import version_line
+
+SWEEP = {"--multirun", "-m"}
+SHOWN_BY_HYDRA = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
+JOB_FOLDER = "${hydra.sweep.dir}/${hydra.sweep.subdir}"
+
+
+class _PastHydra(BaseException):
+    """Carries a job's error past Hydra, which would add lines of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 @hydra.main(config_path="pkg://fedrobust.configs", config_name="config", version_base="1.3")
 def _job(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
-    code = run_command(lambda: _run(config, folder))
-    if not any(folder.iterdir()):  # a refused configuration leaves nothing behind
-        folder.rmdir()
-    if code:  # ends the process here, since Hydra would add lines of its own
-        sys.exit(code)
+    try:
+        _run(config, folder)
+    except Exception as error:
+        raise _PastHydra(error) from error
+    finally:
+        if not any(folder.iterdir()):  # a refused configuration leaves nothing behind
+            folder.rmdir()
 
 
 def _run(config: DictConfig, folder: Path) -> None:
@@ -61,17 +86,86 @@ def _resume(words: list[str]) -> None:
 
 
 def _start(words: list[str]) -> None:
-    sys.argv[1:] = check_command_line(words)
-    with explained(list(settings_among(sys.argv[1:]))):
-        try:
+    words = check_command_line(words)
+    if set(words) & SWEEP and not set(words) & SHOWN_BY_HYDRA:
+        _sweep([word for word in words if word not in SWEEP])
+    else:
+        _start_job(words)
+
+
+def _start_job(words: Sequence[str]) -> None:
+    """One job, by Hydra, as if these words were typed."""
+    sys.argv[1:] = words
+    try:
+        with explained(list(settings_among(words))):
             _job()
-        except OSError as error:  # Hydra's own: the run's errors end within the job
-            if error.errno is None:  # of some refusals Hydra makes OSErrors
-                raise
-            raise RunError(
-                f"hydra.run.dir={error.filename}: cannot be made ({error.strerror}); choose "
-                "another folder"
-            ) from error
+    except _PastHydra as past:
+        raise past.error from past.error.__cause__
+    except OSError as error:  # Hydra's own: the run's errors come past it
+        if error.errno is None:  # of some refusals Hydra makes OSErrors
+            raise
+        raise RunError(
+            f"hydra.run.dir={error.filename}: cannot be made ({error.strerror}); choose "
+            "another folder"
+        ) from error
+
+
+def _sweep(words: Sequence[str]) -> None:
+    """All jobs of a sweep, one after the other; one that fails keeps none from running.
+
+    Raises:
+        ConfigError: where nothing can start, or where all that failed were wrong input.
+        RunError: where a run failed.
+        KeyboardInterrupt: with the number of jobs that did not run.
+    """
+    typed = list(settings_among(words))
+    for word in typed:
+        if word.startswith("hydra.run.dir="):
+            raise ConfigError(f"{word}: is for one run; for a sweep write hydra.sweep.dir=...")
+    options = [word for word in words if word not in typed]
+    jobs = expand_sweep(typed)
+    shared = [word for word in typed if all(word in job for job in jobs)]
+    folder = sweep_folder(shared)
+    failures: dict[str, tuple[str, int]] = {}
+    for number, job in enumerate(jobs):
+        changed = " ".join(word for word in job if word not in shared)
+        title = f"job {number + 1} of {len(jobs)}{changed and f' ({changed})'}"
+        print(title, flush=True)
+        own = [word for word in job if not word.startswith("hydra.sweep.dir=")]
+        place = [folder, f"hydra.job.num={number}", f"hydra.run.dir={JOB_FOLDER}"]
+        try:
+            failed = _failure(partial(_start_job, [*options, *own, *place]))
+        except KeyboardInterrupt as stopped:
+            left = format_count(len(jobs) - number - 1, "job")
+            raise KeyboardInterrupt(f"{stopped}; {left} after it did not run") from None
+        if failed is not None:
+            failures[title] = failed
+            print(f"failed: {failed[0]}", flush=True)
+    _check_sweep(failures, len(jobs))
+
+
+def _failure(action: Callable[[], object]) -> tuple[str, int] | None:
+    """(line, exit code) of an action's error, if it has one; a defect of ours shows its
+    traceback."""
+    try:
+        action()
+    except Exception as error:
+        line, code = explain(error)
+        if line is None:
+            traceback.print_exception(error)
+        return line or f"{type(error).__name__}: {error}", code
+    return None
+
+
+def _check_sweep(failures: Mapping[str, tuple[str, int]], jobs: int) -> None:
+    """Raises as `_sweep` for a sweep with failures: {job: (line, exit code)}."""
+    if not failures:
+        return
+    codes = {code for _, code in failures.values()}
+    for title, (line, _) in failures.items():
+        print(f"{title}: {line}", file=sys.stderr)
+    text = f"{len(failures)} of {format_count(jobs, 'job')} failed, listed above"
+    raise ConfigError(text) if codes == {2} else RunError(text)
 
 
 @contextmanager
@@ -93,6 +187,8 @@ def main() -> None:
 
 
 def _command(words: list[str]) -> Callable[[], object]:
+    if "--version" in words:
+        return lambda: print(version_line())
     if settings_help.is_help_requested(words):
         return lambda: print(settings_help.describe(rename_words(words)))
     # not by Hydra, which would make a new output folder

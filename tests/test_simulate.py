@@ -9,11 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import fedrobust
 from fedrobust import simulate
+from fedrobust.errors import RunError
+from fedrobust.experiment.settings import read_settings
 from fedrobust.reporting.report import read_report
+from fedrobust.runtime import simulation
 
 ROOT = Path(__file__).parents[1]
 FILES = {
@@ -241,6 +246,98 @@ def test_a_sweep_runs_every_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sorted(
         read_report(folder).strategy for folder in tmp_path.iterdir() if folder.is_dir()
     ) == ["fedavg", "median"]
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """(rule, folder) of every job that was accepted; nothing is trained, rounds=7 fails."""
+    started: list[tuple[str, Path]] = []
+
+    def run_job(config: dict[str, Any], folder: Path) -> None:
+        read_settings(config)
+        if config["rounds"] == 7:
+            raise RunError("round 1: 3 clients failed")
+        if config["rounds"] == 8:
+            raise KeyboardInterrupt
+        started.append((config["strategy"]["_target_"].rpartition(".")[2], folder))
+
+    monkeypatch.setattr(simulation, "run_job", run_job)
+    return started
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("strategy=magic,fedavg,median", ["fedavg", "median"], ["strategy=magic"], 2),
+        ("strategy=fedavg,median rounds=0,1", ["fedavg", "median"], ["rounds=0"] * 2, 2),
+        ("rounds=7,0,1", ["etf_dml"], ["round 1: 3 clients failed", "rounds=0"], 1),
+        ("strategy=glob(fed*) rounds=range(0,2)", ["fedavg"], ["rounds=0"], 2),
+    ],
+)
+def test_a_refused_job_of_a_sweep_keeps_no_other_from_running_and_is_listed(
+    case: tuple[str, list[str], list[str], int],
+    jobs: list[tuple[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    choices, accepted, refused, code = case
+    assert run(monkeypatch, "-m", *choices.split(), f"hydra.sweep.dir={tmp_path}") == code
+    assert [rule for rule, _ in jobs] == accepted
+    assert len({folder for _, folder in jobs}) == len(jobs)
+    assert {folder.parent for _, folder in jobs} == {tmp_path}
+    *lines, last = capsys.readouterr().err.splitlines()
+    total = len(accepted) + len(refused)
+    assert last == f"error: {len(refused)} of {total} jobs failed, listed above"
+    assert len(lines) == len(refused)
+    for line, reason in zip(lines, refused, strict=True):
+        assert re.match(rf"job \d of {total} \(.*\): {re.escape(reason)}", line), line
+
+
+def test_an_interrupted_sweep_says_what_did_not_run(
+    jobs: list[tuple[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--multirun", "rounds=1,8,2,3", f"hydra.sweep.dir={tmp_path}"]
+    assert run(monkeypatch, *words) == 130
+    assert len(jobs) == 1
+    line = "interrupted: nothing was written yet; 2 jobs after it did not run\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("hydra.run.dir=a", "hydra.run.dir=a: is for one run; for a sweep write hydra.sweep.dir"),
+        ("rounds=interval(1,3)", "names no values; list them, separated by commas"),
+        ("num_cliens=3", "did you mean num_clients=3"),
+    ],
+)
+def test_a_sweep_that_cannot_start_ends_with_one_line(
+    word: str,
+    line: str,
+    jobs: list[tuple[str, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "--multirun", word, "seed=1,2") == 2
+    assert not jobs
+    printed = capsys.readouterr().err
+    assert line in printed
+    assert printed.count("\n") == 1
+
+
+def test_version_is_the_programs_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert re.fullmatch(
+        rf"fedrobust {re.escape(fedrobust.__version__)} "
+        r"\(torch [\d.]+\S*, flwr [\d.]+\S*, Python [\d.]+\)\n",
+        capsys.readouterr().out,
+    )
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,49 @@ def check_syntax(words: Sequence[str]) -> None:
             parser.parse_override(word)
         except (HydraException, ValueError) as error:
             raise overrides.unreadable(word) from error
+
+
+def expand_sweep(words: Sequence[str]) -> list[list[str]]:
+    """The jobs of a sweep: every combination of the values that the words list for their keys.
+
+    Args:
+        words: overrides, e.g. ["strategy=krum,median", "rounds=3"].
+
+    Returns:
+        The overrides of each job; the last key changes first.
+
+    Raises:
+        ConfigError: a kind of sweep without a list of values, e.g. interval(0, 1).
+    """
+    from hydra import initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    choices: list[list[str]] = []
+    with explained(words), initialize_config_module("fedrobust.configs", version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        for word, override in zip(words, parser.parse_overrides(list(words)), strict=True):
+            if not override.is_sweep_override():
+                choices.append([word])
+            elif override.is_discrete_sweep():
+                key = word.partition("=")[0]
+                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            else:
+                raise ConfigError(f"{word}: names no values; list them, separated by commas")
+    return [list(job) for job in itertools.product(*choices)]
+
+
+def sweep_folder(words: Sequence[str]) -> str:
+    """The override that names the folder of a sweep with these overrides: its jobs share it,
+    whatever the time at which they start. Raises ConfigError."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    with explained(words), initialize_config_module("fedrobust.configs", version_base="1.3"):
+        found = hydra_compose("config", list(words), return_hydra_config=True)
+        folder = QuotedString(str(found.hydra.sweep.dir), Quote.single).with_quotes()
+        return f"hydra.sweep.dir={folder}"
 
 
 @contextmanager

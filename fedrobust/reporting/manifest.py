@@ -12,7 +12,6 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 import fedrobust
 from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.utils.files import write_text
+from fedrobust.utils.machine import installed_version
 
 PACKAGES = (
     *(
@@ -146,14 +146,7 @@ def processor() -> str:
 def package_versions() -> dict[str, str | None]:
     """Installed versions of the packages that can change a result; None where one is not
     installed."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return {name: installed_version(name) for name in PACKAGES}
 
 
 def git_state(package: Path) -> dict[str, Any] | None:

@@ -1,8 +1,12 @@
-"""Processor cores and GPUs of this machine; torch is imported late."""
+"""Processor cores, GPUs and installed versions of this machine; torch is imported late."""
 
 from __future__ import annotations
 
 import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import fedrobust
 
 
 def gpus() -> int:
@@ -15,3 +19,18 @@ def gpus() -> int:
 def cores() -> int:
     """The CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def installed_version(package: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def version_line() -> str:
+    """The line of `--version`: this package's, and those of what decides a result most."""
+    others = [f"{name} {installed_version(name) or 'missing'}" for name in ("torch", "flwr")]
+    parts = [*others, f"Python {platform.python_version()}"]
+    return f"fedrobust {fedrobust.__version__} ({', '.join(parts)})"
