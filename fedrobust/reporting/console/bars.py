@@ -18,11 +18,33 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from fedrobust.utils.foreign_text import LINES, escape_text
 
+BAR_WIDTH = 24  # columns of the screen, where it has them
 A_DAY = 86400.0  # seconds; steps may take minutes, so the speed is the mean over the whole run
+
+
+def whole() -> Column:
+    """A column of a bar's line that a narrow screen does not cut, for numbers."""
+    return Column(no_wrap=True)
+
+
+def text_column(text: str) -> TextColumn:
+    """A column of a bar's line with words, which a narrow screen shows in several lines. text: as
+    of rich, e.g. "{task.description}"."""
+    return TextColumn(text, markup=False, table_column=Column(overflow="fold"))
+
+
+def _bar_columns(text: str) -> tuple[ProgressColumn, ...]:
+    """What the line of every bar begins with; a narrow screen shortens the bar and the text."""
+    return (
+        text_column(text),
+        BarColumn(bar_width=None, table_column=Column(max_width=BAR_WIDTH)),
+        MofNCompleteColumn(table_column=whole()),
+    )
 
 
 class LiveScreen:
@@ -38,10 +60,8 @@ class LiveScreen:
     def __init__(self, console: Console, *columns: ProgressColumn, refreshes: float) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            *_bar_columns("{task.description}"),
+            TimeElapsedColumn(table_column=whole()),
             *columns,
             console=console,
             speed_estimate_period=A_DAY,
@@ -79,10 +99,9 @@ class LiveScreen:
 def transient_bar(console: Console, text: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar that is gone afterwards, on a terminal only. Gives what is called after each of the
     `total` steps."""
-    columns = (TextColumn(text, markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
     with Progress(
-        *columns,
-        TimeRemainingColumn(),
+        *_bar_columns(text),
+        TimeRemainingColumn(table_column=whole()),
         console=console,
         disable=not console.is_interactive,
         transient=True,

@@ -10,7 +10,7 @@ from rich.progress import TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from fedrobust.reporting.console.bars import LiveScreen
+from fedrobust.reporting.console.bars import LiveScreen, whole
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.text import format_number, metric_label
 from fedrobust.types import Failure, RoundRecord
@@ -37,8 +37,8 @@ class Display(LiveScreen):
         self._tracebacks: set[str] = set()
         super().__init__(
             Console() if console is None else console,
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("left", table_column=whole()),
+            TimeRemainingColumn(table_column=whole()),
             refreshes=4,
         )
         self._rounds_bar = self._bars.add_task("rounds", total=None, visible=False)

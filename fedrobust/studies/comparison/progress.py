@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import TaskID, TextColumn
+from rich.progress import TaskID
 
 from fedrobust.reporting.console import LiveScreen
+from fedrobust.reporting.console.bars import text_column
 from fedrobust.reporting.records import ROUND_FILES
 from fedrobust.reporting.text import format_duration
 from fedrobust.studies.comparison.grid import Cell
@@ -21,7 +22,7 @@ class Screen(LiveScreen):
     `with`."""
 
     def __init__(self, total: int, folder: Path, console: Console) -> None:
-        super().__init__(console, TextColumn("{task.fields[note]}", markup=False), refreshes=2)
+        super().__init__(console, text_column("{task.fields[note]}"), refreshes=2)
         self._total, self._folder = total, folder
         self._done, self._failed, self._began, self._looked = 0, 0, time.monotonic(), 0.0
         self._whole = self._bars.add_task("cells", total=total, note="")
