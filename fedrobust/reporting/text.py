@@ -9,6 +9,7 @@ from typing import Final
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.attacks import (
     AttackedModel,
+    AttackOutcome,
     ClientAttackOutcome,
     ClientEvasion,
     EvasionSection,
@@ -122,7 +123,8 @@ EVASION_COLUMNS: Final = (
 EVASION_MEANING: Final = (
     "eps: largest change of a value in 255ths of the range; Combined: drop from the "
     "unattacked images; recovered: the share, given back by the purifier, of the balanced accuracy "
-    "that the oblivious attack takes from the undefended model"
+    "that the oblivious attack takes from the undefended model, above 100 where the model is "
+    "better with the purifier and the attack than without both"
 )
 MOST_BOUNDS: Final = 5  # columns of the clients' table
 
@@ -147,6 +149,24 @@ MANIFEST_THREADS: Final = (
     "torch_threads: threads of torch in the server's process; client_threads: threads of torch "
     "for each client (engine.threads)."
 )
+
+
+def glossary(report: Report) -> list[tuple[str, str]]:
+    """(name, meaning) of everything that this report shows, and of nothing else."""
+    found = [(METRIC_TITLES[name], meaning) for name, meaning in METRIC_MEANINGS.items()]
+    found += [
+        (metric_label(name), meaning)
+        for name, meaning in EVALUATION_MEANINGS.items()
+        if name in report.evaluations
+    ]
+    found.append(("drop, Combined", f"{DROP_FORMULA}."))
+    found += [(f"{name} drop", DROP_MEANINGS[name]) for name in report.drops.present]
+    found.append(("Influence", INFLUENCE_MEANING))
+    if report.attack_success_rate is not None:
+        found.append(("Attack success rate", ATTACK_SUCCESS_MEANING))
+    if report.detection is not None:
+        found.append(("Poisoned clients found", DETECTION_MEANING))
+    return found
 
 
 def metric_label(name: str) -> str:
@@ -227,9 +247,9 @@ def uses_text(uses: Mapping[str, int] | None) -> str:
 
 
 def drop_text(value: float | None) -> str:
-    """A drop; a negative one is called a gain."""
+    """A drop; a negative one is called a gain and has no sign."""
     text = format_number(value)
-    return f"gain {text}" if text.startswith("-") and value is not None else text
+    return f"gain {text.removeprefix('-')}" if text.startswith("-") and value is not None else text
 
 
 def format_interval(ci95: Sequence[float] | None) -> str:
@@ -267,7 +287,7 @@ def drop_notes(drops: DropsSection) -> list[str]:
         if metrics
     ]
     kinds = ", ".join(
-        f"{kind} {format_number(one.combined)} ({one.num_clients})"
+        f"{kind} {drop_text(one.combined)} ({one.num_clients})"
         for kind, one in drops.clients.by_kind.items()
     )
     notes.append(f"clients by kind: {kinds}")
@@ -409,8 +429,9 @@ def evasion_title(section: EvasionSection) -> str:
 
 
 def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:
-    """The model's rows under EVASION_COLUMNS, those without an attack first, of the report's
-    section `evasion` or its part `fusion`."""
+    """The model's rows under EVASION_COLUMNS, of the report's section `evasion` or its part
+    `fusion`: those without an attack first, then by what the attacker knows, by bound and by
+    purifier, the undefended model first."""
     cost = None if section.purifier_drop is None else section.purifier_drop.combined
     rows: list[tuple[str, ...]] = [
         (
@@ -422,7 +443,7 @@ def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:
             "-" if name == "none" else drop_text(cost),
             "-",
         )
-        for name, one in section.clean.items()
+        for name, one in sorted(section.clean.items(), key=lambda item: _purifier_rank(item[0]))
     ]
     rows += [
         (
@@ -434,9 +455,18 @@ def evasion_rows(section: AttackedModel) -> list[tuple[str, ...]]:
             drop_text(one.drop.combined),
             "-" if one.recovered is None else format_number(one.recovered.percent),
         )
-        for one in section.attacks
+        for one in sorted(section.attacks, key=_attack_rank)
     ]
     return rows
+
+
+def _purifier_rank(name: str) -> tuple[bool, str]:
+    return name != "none", name
+
+
+def _attack_rank(one: AttackOutcome) -> tuple[int, float, tuple[bool, str]]:
+    place = list(THREAT_MEANINGS).index(one.threat_model)
+    return place, one.eps_255 or 0.0, _purifier_rank(one.purifier)
 
 
 def fusion_title(section: EvasionSection, fused: FusedModel) -> str:

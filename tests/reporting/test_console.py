@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 
+from fedrobust.evaluation.statistics import Estimate
 from fedrobust.reporting import text as wording
 from fedrobust.reporting.console import Display, print_line, summary_table, transient_bar
+from fedrobust.reporting.console.live import SHOWN_METRICS, rounds_table
 from fedrobust.reporting.console.summary import MOST_CLIENTS
+from fedrobust.studies.meff.scores import METRICS, ScoreRow, scores_table
 from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
-from tests.helpers import reports
+from tests.helpers import evasion_reports, reports
 
 
 def on_screen(report: dict[str, Any], uses: dict[str, int] | None = None) -> str:
@@ -30,7 +35,7 @@ def test_the_summary_fits_80_columns_and_says_everything() -> None:
         "63.5 → 51.7",  # total: accuracy of the twin on clean, of the run on corrupted images
         "18.6",  # 100 (63.5 - 51.7) / 63.5
         "19.1 to 25.6",
-        "gain -5.0",
+        "gain 5.0",
         "left out of Combined: F1, Precision",
         "poisoned 36.1 (3)",
         "attack success rate: 11.3",
@@ -38,6 +43,67 @@ def test_the_summary_fits_80_columns_and_says_everything() -> None:
     ):
         assert part in text
     assert text.count("%") == 2  # the unit once, and the title of the interval's column
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"-?\d[\d.]*", text))
+
+
+def all_tables() -> list[tuple[str, RenderableType]]:
+    """Every kind of table on the screen, with large numbers and long names."""
+    report = {**reports.report(12, 3, 1, True), "evasion": evasion_reports.section()}
+    section = evasion_reports.section((4.0,))
+    part = {key: section[key] for key in ("clean", "purifier_drop", "attacks")}
+    report["evasion"]["fusion"] = {"members": 3, **part}
+    report["clients"][0] |= {"site": "a hospital with a long name", "num_examples": 1234567}
+    report["drops"]["total"] |= {"combined": -1234.5, "ci95": [-2345.6, -1000.1]}
+    records = [
+        RoundRecord(number, dict.fromkeys(SHOWN_METRICS, 45.9 + number), (), (), {"train": 1234.5})
+        for number in range(100, 104)
+    ]
+    found = {name: Estimate(55.5, 50.1, 60.2) for name in METRICS}
+    scores = [ScoreRow("fusion, trained top", "pgd 8/255", found, Estimate(12.3, -4.5, 100.0))]
+    return [
+        ("summary", summary_table(reports.typed(report), {"root": 84})),
+        ("rounds", rounds_table("clean twin", records)),
+        ("meff", scores_table(scores)),
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 80])
+@pytest.mark.parametrize("table", all_tables(), ids=lambda one: one[0])
+def test_a_narrow_terminal_shows_every_number_whole(
+    table: tuple[str, RenderableType], width: int
+) -> None:
+    shown = {}
+    for columns in (width, 200):
+        console = Console(record=True, width=columns, file=io.StringIO())
+        console.print(table[1])
+        shown[columns] = console.export_text()
+    assert numbers(shown[width]) == numbers(shown[200])
+    assert max(cell_len(line.rstrip()) for line in shown[width].splitlines()) <= width
+    assert "…" not in shown[width]
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 80])
+def test_a_narrow_terminal_shows_the_counts_of_its_bars_whole(width: int) -> None:
+    console, file = terminal(width)
+    with Display(console) as display:
+        display.run_started("clean twin", 1000, 2500)
+        for client in range(987):
+            display._now["clients"] = "train"
+            display._bars.update(display._clients_bar, completed=client + 1, visible=True)
+        display._bars.update(display._rounds_bar, completed=123)
+        console.print(display._bars.get_renderable())
+    assert "123/1000" in file.getvalue()
+    assert "987/2500" in file.getvalue()
+
+
+def test_a_gain_has_no_sign() -> None:
+    assert wording.drop_text(-24.4) == "gain 24.4"
+    assert wording.drop_text(24.4) == "24.4"
+    assert wording.drop_text(-0.01) == "0.0"
+    assert wording.drop_text(None) == "-"
 
 
 def test_names_of_sites_are_shown_as_they_are() -> None:
@@ -92,7 +158,7 @@ def test_large_numbers_fit() -> None:
     }
     report["poisoned"] = [12345, 1, 2]
     text = on_screen(report)
-    assert "gain -1234.5" in text
+    assert "gain 1234.5" in text
     assert "-2345.6 to -1000.1" in text
     assert "1234567" in text
     assert "…" not in text
@@ -109,7 +175,7 @@ def test_words_of_small_values() -> None:
     assert [wording.drop_text(value) for value in (None, -0.04, -0.06, 3.0)] == [
         "-",
         "0.0",
-        "gain -0.1",
+        "gain 0.1",
         "3.0",
     ]
 
@@ -170,13 +236,13 @@ def test_steps_that_were_skipped_are_said() -> None:
     ]
 
 
-def terminal() -> tuple[Console, io.StringIO]:
+def terminal(width: int = 80) -> tuple[Console, io.StringIO]:
     file = io.StringIO()
     return Console(
         file=file,
         force_terminal=True,
         force_interactive=True,
-        width=80,
+        width=width,
         height=30,
         _environ={"TERM": "xterm-256color"},
     ), file

@@ -205,3 +205,19 @@ def test_the_page_has_the_section(tmp_path: Path) -> None:
         '<th class="n">eps 4</th>',
     ):
         assert part in page, part
+
+
+def test_rows_without_an_attack_or_a_purifier_come_first_whatever_the_order_of_the_file() -> None:
+    made = report()
+    made["evasion"]["clean"] = dict(reversed(made["evasion"]["clean"].items()))
+    made["evasion"]["attacks"].reverse()
+    section = reports.typed(made).evasion
+    assert section is not None
+    rows = [row[:3] for row in wording.evasion_rows(section)]
+    assert rows[:2] == [("none", "-", "none"), ("none", "-", "mdda")]
+    assert rows[2:5] == [
+        ("oblivious", "1", "none"),
+        ("oblivious", "1", "mdda"),
+        ("oblivious", "2", "none"),
+    ]
+    assert [row[0] for row in rows[10:]] == ["bpda eot"] * 4 + ["differentiated"] * 4

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fedrobust.reporting import text as wording
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import write_manifest
 from fedrobust.reporting.plots.drops import plot_drops
@@ -84,7 +85,7 @@ def test_the_page_shows_the_numbers_and_needs_no_network(tmp_path: Path) -> None
     for part in (
         "etf_dml · 10 hospitals (3 poisoned, 1 noisy) · 5 rounds · seed 0",
         "root (84 images)",
-        "gain -5.0",
+        "gain 5.0",
         "14.3 to 20.8",
         "48.1",
     ):
@@ -168,3 +169,17 @@ def test_rounds_and_failures_of_both_runs_are_listed(tmp_path: Path) -> None:
     words = read(write(tmp_path)).words
     assert sum("round 1: client 3" in word for word in words) == 2
     assert words.count("clean twin") == len(reports.rounds())
+
+
+def test_only_what_the_run_shows_is_explained(tmp_path: Path) -> None:
+    report = reports.report(4, 0, 0, False)
+    names = [name for name, _ in wording.glossary(reports.typed(report))]
+    assert "twin clean" not in names
+    assert "purified clean" not in names
+    assert "poisoning drop" not in names
+    assert {"Attack success rate", "Poisoned clients found"}.isdisjoint(names)
+    words = " ".join(read(write(tmp_path, report, twin=False)).words)
+    assert wording.ATTACK_SUCCESS_MEANING not in words
+    assert wording.DETECTION_MEANING not in words
+    everything = dict(wording.glossary(reports.typed(reports.report())))
+    assert {"twin clean", "poisoning drop", "Poisoned clients found"} <= set(everything)
