@@ -18,6 +18,9 @@ from torch import Generator, Tensor
 LEVEL = 0.05
 
 Interval = tuple[float, float]
+NO_BOUNDS: Interval = (-math.inf, math.inf)
+SHARE: Interval = (0.0, 100.0)  # percent that an accuracy can be
+DROPS: Interval = (-math.inf, 100.0)  # percent that a drop can be: not more than all
 
 
 def number_or_nan(value: float | None) -> float:
@@ -103,10 +106,17 @@ def mean_over_seeds(measured: Replicates, counts_SB: Tensor) -> tuple[Tensor, Te
     return measured.values.nanmean(dim=-1), plain + stretch * (picked - plain)
 
 
-def estimate(value: Tensor, draws_B: Tensor) -> Estimate:
+def estimate(value: Tensor, draws_B: Tensor, within: Interval = NO_BOUNDS) -> Estimate:
     """Percentile interval, and the two-sided bootstrap p of the value being 0: twice the smaller
     share of replicates on either side, zeros on both, counted with one more (Davison and Hinkley
-    1997, ch. 4), so never 0."""
+    1997, ch. 4), so never 0.
+
+    Args:
+        value: as measured.
+        draws_B: its replicates.
+        within: what the value can be; the interval's ends beyond it, to which the stretch of
+            `mean_over_seeds` can lead, are moved onto it.
+    """
     if not bool(value.isfinite()):
         return Estimate(None)
     draws = draws_B[draws_B.isfinite()]
@@ -114,7 +124,8 @@ def estimate(value: Tensor, draws_B: Tensor) -> Estimate:
     if interval is None:
         return Estimate(float(value))
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return Estimate(float(value), *interval, min(1.0, 2 * (1 + tail) / (1 + len(draws))))
+    low, high = (min(max(end, within[0]), within[1]) for end in interval)
+    return Estimate(float(value), low, high, min(1.0, 2 * (1 + tail) / (1 + len(draws))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +138,18 @@ class DropTable:
 
     def one(self, rule: int, attack: int) -> Estimate:
         """The mean over seeds."""
-        return estimate(*mean_over_seeds(self.measured[rule][attack], self.counts_SB))
+        return estimate(*mean_over_seeds(self.measured[rule][attack], self.counts_SB), DROPS)
 
     def mean(self, rule: int) -> Estimate:
         """The mean over attacks, each of which counts alike; undefined where an attack has no
         run."""
         values_A, draws_AB = mean_over_seeds(self.measured[rule], self.counts_SB)
-        return estimate(values_A.mean(dim=-1), draws_AB.mean(dim=-2))
+        return estimate(values_A.mean(dim=-1), draws_AB.mean(dim=-2), DROPS)
 
     def worst(self, rule: int) -> Estimate:
         """The largest of the attacks' means over seeds; undefined where an attack has no run."""
         values_A, draws_AB = mean_over_seeds(self.measured[rule], self.counts_SB)
-        return estimate(values_A.amax(dim=-1), draws_AB.amax(dim=-2))
+        return estimate(values_A.amax(dim=-1), draws_AB.amax(dim=-2), DROPS)
 
     def difference(self, one: int, other: int) -> Estimate:
         """Mean over attacks of rule `one` minus that of rule `other`, paired by attack, seed and

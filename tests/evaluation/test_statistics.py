@@ -278,3 +278,18 @@ def test_wilson_s_interval_by_its_formula(total: int, data: st.DataObject) -> No
 
 def test_wilson_s_interval_of_nothing() -> None:
     assert wilson_interval(0, 0) is None
+
+
+def test_no_interval_says_that_more_than_everything_is_lost() -> None:
+    # two seeds of 90 and 100: the picks stretch to 95 +- 5 sqrt(2), above 100
+    counts = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]], dtype=torch.float64)
+    draws = torch.tensor([[90.0] * 3, [100.0] * 3], dtype=torch.float64)
+    both = Replicates(torch.tensor([90.0, 100.0], dtype=torch.float64), draws)
+    one = Replicates(both.values[None, None], both.draws[None, None])
+    table = DropTable(one, counts)
+    for found in (table.one(0, 0), table.mean(0), table.worst(0)):
+        assert found.high == 100.0
+        assert found.low == pytest.approx(95 - 5 * math.sqrt(2) * 0.95)
+    free = estimate(*mean_over_seeds(both, counts))
+    assert free.high == pytest.approx(95 + 5 * math.sqrt(2) * 0.95)
+    assert (free.low, free.p) == (found.low, found.p)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedrobust.evaluation.statistics import DropTable, Estimate
@@ -25,6 +27,7 @@ from fedrobust.reporting.text import format_number
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 COLUMNS = 3  # of panels
+LETTERS = 12  # of FONT_SIZE in an inch
 SPREAD = 0.012  # of the x axis between two rules' intervals, so that they do not hide each other
 MOST_BESIDE = 4  # attacks of a heat map with others beside it
 DARK = 0.55  # of the colour scale: white numbers from there on
@@ -82,9 +85,15 @@ def plot_lines(
         ylabel = f"{ylabel} (cut off below {DEEPEST})"
     for axes in axes_list[len(panels) :]:
         axes.set_visible(False)
-    figure.supylabel(ylabel, fontsize=FONT_SIZE, color=INK)
+    _label_y(figure, ylabel)
     _legend(figure, rules)
     return save_figure(figure, path)
+
+
+def _label_y(figure: Figure, text: str) -> None:
+    """One label for all panels, in as many lines as the figure's height asks for."""
+    lines = textwrap.wrap(text, int(LETTERS * figure.get_size_inches()[1]))
+    figure.supylabel("\n".join(lines), fontsize=FONT_SIZE, color=INK, multialignment="center")
 
 
 def _width(lines: Mapping[str, Line]) -> float:
@@ -203,7 +212,7 @@ def plot_rule_influence(
     axes_list[0].set_ylim(bottom=-0.02 * axes_list[0].get_ylim()[1])
     for axes in axes_list[len(panels) :]:
         axes.set_visible(False)
-    figure.supylabel("weight of all poisoned clients together", fontsize=FONT_SIZE, color=INK)
+    _label_y(figure, "weight of all poisoned clients together")
     _legend(figure, rules)
     return save_figure(figure, path)
 

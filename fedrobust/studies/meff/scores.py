@@ -15,7 +15,10 @@ from fedrobust.contamination import evasion
 from fedrobust.evaluation.drops import resampled_metrics
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.evaluation.statistics import (
+    NO_BOUNDS,
+    SHARE,
     Estimate,
+    Interval,
     Replicates,
     estimate,
     mean_over_seeds,
@@ -87,7 +90,9 @@ def summarise_scores(
     place = METRICS.index("balanced_accuracy")
     out = []
     for (model, condition), one in measured.items():
-        metrics = {metric: _estimate(one[number], counts) for number, metric in enumerate(METRICS)}
+        metrics = {
+            metric: _estimate(one[number], counts, SHARE) for number, metric in enumerate(METRICS)
+        }
         single = [
             other[place]
             for (name, what), other in measured.items()
@@ -144,8 +149,8 @@ def _replicates(
     return out
 
 
-def _estimate(one: Replicates, counts_SB: Tensor) -> Estimate:
-    return estimate(*mean_over_seeds(one, counts_SB))
+def _estimate(one: Replicates, counts_SB: Tensor, within: Interval = NO_BOUNDS) -> Estimate:
+    return estimate(*mean_over_seeds(one, counts_SB), within)
 
 
 def scores_table(found: Sequence[ScoreRow]) -> Table:

@@ -49,4 +49,22 @@ def test_one_huge_gain_does_not_flatten_the_other_lines(
     }
     plots.plot_lines(panels, ["one"], ["severity"], "drop, %", tmp_path / "lines.png")
     assert (seen[0].axes[0].get_ylim()[0] == -100) == cut
-    assert ("cut off below -100" in seen[0].get_supylabel()) == cut
+    assert ("cut off below -100" in seen[0].get_supylabel().replace("\n", " ")) == cut
+
+
+def test_a_long_label_of_the_y_axis_is_shown_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    save = plots.save_figure
+    monkeypatch.setattr(
+        plots, "save_figure", lambda figure, path: (seen.append(figure), save(figure, path))[1]
+    )
+    panels = {"noise": {"one": [(0.0, Estimate(0.0)), (1.0, Estimate(-150.0))]}}
+    label = "combined performance drop, mean over seeds, % of the clean value"
+    plots.plot_lines(panels, ["one"], ["severity"], label, tmp_path / "lines.png")
+    [figure] = seen
+    shown = figure._supylabel.get_window_extent()
+    assert figure.bbox.y0 <= shown.y0
+    assert shown.y1 <= figure.bbox.y1
+    assert figure.bbox.x0 <= shown.x0
