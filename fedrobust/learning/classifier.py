@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fedrobust.errors import ConfigError
 from fedrobust.learning.convolutions import avoid_strided_pointwise
 from fedrobust.learning.fusion import FUSIONS, Fusion, Normalised, image_statistics
+from fedrobust.learning.hub import prefer_cache_if_offline
 from fedrobust.learning.losses import full_precision
 from fedrobust.learning.model_files import load_backbone, load_file
 from fedrobust.learning.size_limits import LARGEST, check_options, limit_model_size
@@ -162,8 +164,12 @@ class ModelFactory:
 def _backbone(factory: ModelFactory) -> Any:
     if factory.members:
         return _fused(factory)
+    offline = ""
     try:
-        with limit_model_size():
+        with (
+            limit_model_size(),
+            prefer_cache_if_offline() if factory.pretrained else nullcontext("") as offline,
+        ):
             backbone = timm.create_model(
                 factory.name,
                 pretrained=factory.pretrained,
@@ -175,6 +181,8 @@ def _backbone(factory: ModelFactory) -> Any:
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         if factory.pretrained:
+            if offline and isinstance(error, OSError):
+                reason = f"{offline}; none in its cache"
             remedy = "use model.pretrained=false, or model.checkpoint=<file.safetensors>"
             raise ConfigError(
                 f"model.pretrained=true: no weights for {factory.name} ({reason}); {remedy}"

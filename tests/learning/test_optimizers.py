@@ -1,0 +1,39 @@
+"""Settings of optimizers: plain lines for what torch would refuse in Python's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedrobust.errors import ConfigError
+from fedrobust.learning.optimizers import NAMES, check_optimizer
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"name": "Adam", "lr": "abc"}, "o.lr=abc: must be a number"),
+        ({"name": "Adam", "lr": None}, "o.lr=None: must be a number"),
+        ({"name": "Adam", "lr": True}, "o.lr=True: must be a number"),
+        ({"name": "Adam", "lr": [0.1]}, "o.lr=[0.1]: must be a number"),
+        ({"name": "SGD", "momentum": "0.9"}, "o.momentum=0.9: must be a number"),
+        ({"name": "SGD", "nesterov": 1}, "o.nesterov=1: must be true or false"),
+        ({"name": "Adam", "betas": [0.9]}, "o.betas=[0.9]: must be a list of 2 numbers"),
+        ({"name": "Adam", "betas": 0.9}, "o.betas=0.9: must be a list of 2 numbers"),
+        ({"name": "Adam", "betas": [0.9, "x"]}, "o.betas=[0.9, 'x']: must be a list of 2 numbers"),
+        ({"name": "Adam", "rate": 1}, "o.rate=1: torch.optim.Adam has no such keyword; "),
+        ({"name": "Adam", "lr": -1.0}, "torch.optim.Adam refuses its settings (Invalid learning"),
+    ],
+)
+def test_a_wrong_keyword_is_named_in_a_plain_line(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_optimizer("o", settings)
+    assert line in str(caught.value)
+    for leak in ("supported between", "unpack", "argument", "Error", "\n"):
+        assert leak not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "Muon"])
+def test_the_defaults_of_every_optimizer_are_accepted(name: str) -> None:
+    check_optimizer("o", {"name": name, "lr": 1})
