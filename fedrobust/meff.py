@@ -35,6 +35,7 @@ from fedrobust.studies.meff.scores import (
 )
 from fedrobust.utils import files
 from fedrobust.utils.cli import run_command
+from fedrobust.utils.machine import version_line
 
 
 def _built(*words: str) -> Experiment:
@@ -101,6 +102,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fedrobust.meff", description="Ensemble feature fusion (docs/meff.md)."
     )
+    parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument("overrides", nargs="*", help="settings as of fedrobust.simulate")
     parser.add_argument(
         "--member",

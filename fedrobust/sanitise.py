@@ -17,6 +17,7 @@ from rich.console import Console
 from fedrobust.studies.sanitisation import defences, defences_table, evaluate_defence, read_pool
 from fedrobust.utils.cli import run_command
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.machine import version_line
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
         prog="python -m fedrobust.sanitise",
         description="What the sphere and slab defences would drop.",
     )
+    parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument(
         "folders",
         type=Path,

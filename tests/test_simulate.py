@@ -271,7 +271,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
         ("strategy=magic,fedavg,median", ["fedavg", "median"], ["strategy=magic"], 2),
         ("strategy=fedavg,median rounds=0,1", ["fedavg", "median"], ["rounds=0"] * 2, 2),
         ("rounds=7,0,1", ["etf_dml"], ["round 1: 3 clients failed", "rounds=0"], 1),
-        ("strategy=glob(fed*) rounds=range(0,2)", ["fedavg"], ["rounds=0"], 2),
+        ("strategy=glob(feda*) rounds=range(0,2)", ["fedavg"], ["rounds=0"], 2),
     ],
 )
 def test_a_refused_job_of_a_sweep_keeps_no_other_from_running_and_is_listed(

@@ -19,6 +19,7 @@ from fedrobust.federation import certificates, flower_commands, start_scripts
 from fedrobust.federation.flower_commands import Link, Scalar
 from fedrobust.utils.cli import run_command
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.machine import version_line
 
 A_DAY = 86400.0
 
@@ -93,8 +94,9 @@ def _run(asked: argparse.Namespace) -> None:
     settings: dict[str, Scalar] = {
         key: value for key in ("sites", "folder", "resume") if (value := getattr(asked, key, ""))
     }
-    with Processes(asked.home / "logs", flower_commands.QUIET) as processes:
-        operator = Operator(processes, asked.home.absolute(), asked.connection)
+    home = (asked.home or Path.home() / ".flwr").absolute()
+    with Processes(home / "logs", flower_commands.QUIET) as processes:
+        operator = Operator(processes, home, asked.connection)
         run = (
             asked.run
             if asked.command == "follow"
@@ -214,8 +216,13 @@ def _add_follow(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_following(parser: argparse.ArgumentParser) -> None:
-    home = Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr"))
-    parser.add_argument("--home", type=Path, default=home, help="the folder of flwr's config.toml")
+    named = os.environ.get("FLWR_HOME")
+    parser.add_argument(
+        "--home",
+        type=Path,
+        default=Path(named) if named else None,
+        help="the folder of flwr's config.toml (FLWR_HOME, else ~/.flwr)",
+    )
     parser.add_argument(
         "--connection", default=flower_commands.CONNECTION, help="the server's name in there"
     )
@@ -285,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fedrobust.federation", description="Helpers for a federation of real sites."
     )
+    parser.add_argument("--version", action="version", version=version_line())
     added = parser.add_subparsers(dest="command", required=True)
     for name, command in COMMANDS.items():
         one = added.add_parser(name, help=command.text, description=command.text)

@@ -3,6 +3,7 @@ images."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from torch import Tensor
 
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, DataSource
-from fedrobust.errors import ConfigError
-from fedrobust.experiment import compose, factories
+from fedrobust.errors import ConfigError, FedrobustError
+from fedrobust.experiment import build, compose, factories
 from fedrobust.experiment.overrides import quote_value
-from fedrobust.federation.flower_commands import Scalar
+from fedrobust.federation.flower_commands import Scalar, pack_words
 from fedrobust.federation.local_federation import LocalFederation
+from fedrobust.federation.server_run import compose_for_sites
+from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
 
@@ -66,17 +69,32 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
         f"data.size={size}",
         f"data.classes=[{','.join(map(quote_value, dataset.class_names))}]",
     ]
+    overrides = [*own, f"num_clients={SITES}", *WORDS, *words]
+    try:
+        _check_run(overrides)
+    except FedrobustError:  # nothing was started yet, and nothing is left behind
+        shutil.rmtree(folder / "data")
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        raise
     print(
         f"three sites: {', '.join(names)}; starting the server and three nodes (10 to "
         f"40 s); logs: {folder / 'logs'}",
         flush=True,
     )
     with LocalFederation(folder, nodes) as federation:
-        run = federation.operator.submit(
-            [*own, f"num_clients={SITES}", *WORDS, *words], folder=str(folder / "run")
-        )
+        run = federation.operator.submit(overrides, folder=str(folder / "run"))
         federation.operator.follow(run, seconds)
     return folder / "run"
+
+
+def _check_run(overrides: Sequence[str]) -> None:
+    """What the server and the sites would refuse, before their processes take minutes to start.
+    Raises ConfigError or DataError."""
+    experiment = build.build_experiment(compose_for_sites(pack_words(overrides), ()))
+    if set(experiment.roles) != {"clean"}:
+        raise ConfigError("poisoned, noisy: the sites refuse contamination; leave both at 0")
+    build_server_context(experiment)
 
 
 def _load(words: Sequence[str]) -> Dataset:

@@ -41,6 +41,7 @@ from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.runtime.server.run import run_experiment
 from fedrobust.utils import devices
+from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
 from fedrobust.utils.locking import hold_lock
 from fedrobust.utils.machine import cores
@@ -52,16 +53,23 @@ CORE_SPEED = 5e10
 
 
 def run_job(config: Mapping[str, Any], folder: Path) -> Report:
-    """Everything of one run in an empty folder; the manifest and the pictures of the data are
-    written before anything is trained.
+    """Everything of one run in an empty or new folder; the manifest and the pictures of the data
+    are written before anything is trained.
 
-    Returns the report. Raises FedrobustError and OSError.
+    Returns the report. Raises FedrobustError and OSError; a new folder is then taken away again, if
+    nothing was written.
     """
-    with exclusive_folder(folder) as console:
-        # the quickest of all refusals come first
-        found = settings.read_settings(config)
-        engine = factories.build_group({"engine": found.engine.written}, "engine")
-        return _run(config, found, engine, folder, console)
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with exclusive_folder(folder) as console:
+            # the quickest of all refusals come first
+            found = settings.read_settings(config)
+            engine = factories.build_group({"engine": found.engine.written}, "engine")
+            return _run(config, found, engine, folder, console)
+    finally:
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def resume_job(asked: Resumption) -> Report:
@@ -113,6 +121,7 @@ def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
     """The screen of the only process in the folder. A folder that cannot be written to
     ends the run in one line, which names the command that resumes it (empty: that of a
     simulation)."""
+    show_any_text()
     console = Console()
     try:
         with hold_lock(folder) as held:
@@ -200,9 +209,19 @@ def run_into_folder(
     draw_results(experiment, report, scores.test, recorder.rounds, folder)
     write_html(folder, report, written, recorder.rounds, uses)
     checkpoints.clear()
-    console.print(summary_table(report, uses))
-    print_line(console, f"report: {folder / 'report.html'}")
+    show_result(console, report, uses, folder)
     return report
+
+
+def show_result(console: Console, report: Report, uses: Mapping[str, int], folder: Path) -> None:
+    """The final screen. One that cannot be written to, as when its reader has ended, does not make
+    a finished run a failed one."""
+    page = folder / "report.html"
+    try:
+        console.print(summary_table(report, uses))
+        print_line(console, f"report: {page}")
+    except (OSError, UnicodeError) as error:
+        print(f"the screen cannot be written to ({error}); report: {page}", file=sys.stderr)
 
 
 def _write_manifest(

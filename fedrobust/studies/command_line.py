@@ -13,6 +13,7 @@ from fedrobust.experiment.old_names import rename_words
 from fedrobust.studies.comparison.grid import OWN_ENGINE, Cell, GridSettings
 from fedrobust.utils.cli import run_command
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.machine import version_line
 from fedrobust.utils.settings_table import format_value, list_settings
 
 
@@ -45,6 +46,9 @@ def run_grid_command(
 
     def action() -> None:
         words = sys.argv[1:]
+        if "--version" in words:
+            print(version_line())
+            return
         if settings_help.is_help_requested(words):
             print(describe_grid_command(command, rename_words(words)))
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -10,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedrobust.errors import FedrobustError, RunError
+from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
 
+# as pathlib and getpass say it of a user without an entry in the system's list
+NO_HOME = re.compile(r"determine home directory|getpwuid\(\): uid not found")
 NO_TEMPORARY = "No usable temporary directory"  # as the module tempfile says it
 # how names begin that tempfile, Ray, torch and we make there
 TEMPORARY = ("tmp", "ray", "torch", "pymp-", "fedrobust-")
@@ -28,6 +32,12 @@ def explain(error: BaseException) -> tuple[str | None, int]:
         return str(error), 2
     if isinstance(error, OSError) and error.strerror:
         return _explain_system(error), 1
+    if isinstance(error, (RuntimeError, KeyError)) and NO_HOME.search(str(error)):
+        return (
+            "HOME: is not set, and the system knows no home folder of this user; set HOME to a "
+            "folder that can be written to",
+            2,
+        )
     return None, 1
 
 
@@ -70,6 +80,7 @@ def run_command(
         0; after an error that of `explain`, and 130 after Ctrl-C, each with one line on standard
         error. A defect of ours shows its traceback.
     """
+    show_any_text()
     # Hydra's own errors reach us as exceptions, and we turn them into one line
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, settings
+from fedrobust.runtime import simulation
 from fedrobust.runtime.simulation import run_job
-from tests.helpers import federations
+from tests.helpers import federations, reports
 
 
 def count_readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -43,3 +46,28 @@ def test_an_engine_that_cannot_be_is_refused_before_anything_is_built(
     with pytest.raises(ConfigError, match=r"engine\.threads=0: must be"):
         run_job(federations.compose_settings("engine=inline", "engine.threads=0"), tmp_path)
     assert built == []
+
+
+def test_a_new_folder_is_made_and_taken_away_again_if_nothing_was_written(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "new"
+    with pytest.raises(ConfigError, match="rounds=0: must be"):
+        run_job({**federations.compose_settings(), "rounds": 0}, folder)
+    assert not folder.exists()
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="rounds=0: must be"):
+        run_job({**federations.compose_settings(), "rounds": 0}, folder)
+    assert folder.is_dir()
+
+
+def test_a_screen_that_cannot_be_written_to_does_not_fail_a_finished_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    report = reports.typed(reports.report())
+    simulation.show_result(Console(file=Gone()), report, {}, tmp_path)
+    said = capsys.readouterr().err
+    assert said.startswith("the screen cannot be written to (")
+    assert said.endswith(f"report: {tmp_path / 'report.html'}\n")

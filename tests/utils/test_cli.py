@@ -110,3 +110,18 @@ def test_a_command_ends_with_a_code_and_one_line(
 def test_a_command_that_succeeds_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: None) == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Could not determine home directory."),
+        KeyError("getpwuid(): uid not found: 54321"),
+    ],
+)
+def test_a_user_without_a_home_folder_is_told_what_to_set(error: Exception) -> None:
+    line, code = explain(error)
+    assert code == 2
+    assert line is not None
+    assert line.startswith("HOME: is not set, ")
+    assert "set HOME to a folder" in line

@@ -20,15 +20,18 @@ from typing import Any, final
 import ray
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants, services
 
 from fedrobust.errors import ConfigError
 from fedrobust.runtime.engines.client_runner import Answer, ClientRunner
 from fedrobust.runtime.engines.resources import check_cpus
+from fedrobust.utils.counting import format_count
 
 logger = logging.getLogger(__name__)
 # of Ray 2.52 and later; None: this Ray has no tokens
 TOKENS: Any = getattr(ray._raylet, "AuthenticationTokenLoader", None)
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of a Unix socket's path, at most
 PATIENCE_SECONDS = 10.0  # what workers that have just ended held comes back after a moment
 
 
@@ -89,6 +92,7 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
         _check_free(workers, "is free in the Ray that is running already")
         return False
     if address is None or address == "local":
+        check_socket_path()
         _check(workers, {"CPU": cores, "GPU": torch.cuda.device_count()}, "is on this machine")
         _start_here(cores, math.ceil(workers.number * workers.gpus))
         return True
@@ -180,6 +184,22 @@ def _read_environment() -> None:
     TOKENS.instance().reset_cache()
     config: Any = ray._raylet
     config.Config.initialize("")
+
+
+def check_socket_path() -> None:
+    """The system limits the path of a socket, and Ray's lie deep in its temporary folder: refused
+    before Ray starts its processes."""
+    folder = get_default_ray_temp_dir()
+    # the session's name holds the time to the microsecond and the process id
+    session = f"session_0000-00-00_00-00-00_000000_{os.getpid()}"
+    excess = len(os.fsencode(f"{folder}/{session}/sockets/plasma_store")) - SOCKET_BYTES
+    if excess > 0:
+        name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+        raise ConfigError(
+            f"{name}={os.environ.get(name, folder)}: {format_count(excess, 'byte')} too long for "
+            "the sockets of Ray; set RAY_TMPDIR to a shorter folder, e.g. RAY_TMPDIR=/tmp, or use "
+            "engine=inline"
+        )
 
 
 def _init(**settings: Any) -> None:
