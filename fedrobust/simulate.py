@@ -39,6 +39,7 @@ from fedrobust.utils.machine import version_line
 
 SWEEP = {"--multirun", "-m"}
 SHOWN_BY_HYDRA = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
+SWEEPERS = ("hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 JOB_FOLDER = "${hydra.sweep.dir}/${hydra.sweep.subdir}"
 
 
@@ -122,6 +123,10 @@ def _sweep(words: Sequence[str]) -> None:
     for word in typed:
         if word.startswith("hydra.run.dir="):
             raise ConfigError(f"{word}: is for one run; for a sweep write hydra.sweep.dir=...")
+        if word.startswith(SWEEPERS):
+            raise ConfigError(
+                f"{word}: a sweep runs its jobs here, one after the other; leave it out"
+            )
     options = [word for word in words if word not in typed]
     jobs = expand_sweep(typed)
     shared = [word for word in typed if all(word in job for job in jobs)]

@@ -311,6 +311,7 @@ def test_an_interrupted_sweep_says_what_did_not_run(
     ("word", "line"),
     [
         ("hydra.run.dir=a", "hydra.run.dir=a: is for one run; for a sweep write hydra.sweep.dir"),
+        ("hydra.sweeper.max_batch_size=2", "a sweep runs its jobs here, one after the other"),
         ("rounds=interval(1,3)", "names no values; list them, separated by commas"),
         ("num_cliens=3", "did you mean num_clients=3"),
     ],
