@@ -18,7 +18,7 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import build, compose, factories, old_names, settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.inference import predict
-from fedrobust.reporting.console import Display, print_line, summary_table
+from fedrobust.reporting.console import Display, RunConsole, print_line, summary_table
 from fedrobust.reporting.figures import draw_data, draw_results
 from fedrobust.reporting.filenames import CHECKPOINTS, MANIFEST
 from fedrobust.reporting.html import write_html
@@ -122,7 +122,7 @@ def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
     ends the run in one line, which names the command that resumes it (empty: that of a
     simulation)."""
     show_any_text()
-    console = Console()
+    console = RunConsole()
     try:
         with hold_lock(folder) as held:
             if not held:
@@ -214,8 +214,8 @@ def run_into_folder(
 
 
 def show_result(console: Console, report: Report, uses: Mapping[str, int], folder: Path) -> None:
-    """The final screen. One that cannot be written to, as when its reader has ended, does not make
-    a finished run a failed one."""
+    """The final screen. One that cannot be written to, as on a full disk, does not make a finished
+    run a failed one."""
     page = folder / "report.html"
     try:
         console.print(summary_table(report, uses))

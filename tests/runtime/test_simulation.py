@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, settings
+from fedrobust.reporting.console import RunConsole
 from fedrobust.runtime import simulation
 from fedrobust.runtime.simulation import run_job
 from tests.helpers import federations, reports
@@ -59,15 +60,31 @@ def test_a_new_folder_is_made_and_taken_away_again_if_nothing_was_written(tmp_pa
     assert folder.is_dir()
 
 
+class Unwritable(io.StringIO):
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+def test_a_run_continues_when_its_screen_is_read_no_longer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console = RunConsole(file=Unwritable(BrokenPipeError(32, "Broken pipe")))
+    for _ in range(2):
+        console.print("round 1 of 9")
+    line = "standard output is read no longer; the run continues without it\n"
+    assert capsys.readouterr().err == line
+
+
 def test_a_screen_that_cannot_be_written_to_does_not_fail_a_finished_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Gone(io.StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError(32, "Broken pipe")
-
     report = reports.typed(reports.report())
-    simulation.show_result(Console(file=Gone()), report, {}, tmp_path)
+    full = Unwritable(OSError(28, "No space left on device"))
+    simulation.show_result(Console(file=full), report, {}, tmp_path)
     said = capsys.readouterr().err
     assert said.startswith("the screen cannot be written to (")
     assert said.endswith(f"report: {tmp_path / 'report.html'}\n")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -25,6 +28,17 @@ from fedrobust.utils.foreign_text import LINES, escape_text
 
 BAR_WIDTH = 24  # columns of the screen, where it has them
 A_DAY = 86400.0  # seconds; steps may take minutes, so the speed is the mean over the whole run
+
+
+class RunConsole(Console):
+    """A console of a run, which continues when its screen is read no longer (`| head`)."""
+
+    def on_broken_pipe(self) -> None:
+        """Write nothing from here on, at the end of the process neither."""
+        self.quiet = True
+        with contextlib.suppress(OSError, ValueError):  # standard output that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("standard output is read no longer; the run continues without it", file=sys.stderr)
 
 
 def whole() -> Column:
