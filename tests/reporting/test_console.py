@@ -125,7 +125,7 @@ def test_results_of_real_sites_are_marked_as_their_own_reports() -> None:
     report["clients"][0]["site"] = "vienna"
     text = on_screen(report)
     assert max(map(len, text.splitlines())) <= 80
-    for part in (wording.SELF_REPORTED, "Clients, own reports: ", "of medians", "gain -9.8"):
+    for part in (wording.SELF_REPORTED, "Clients, own reports: ", "of medians", "gain 9.8"):
         assert part in text
 
 
