@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from fedrobust.errors import DataError
 from fedrobust.types import Samples
+from fedrobust.utils.names import shown_name
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLITS = ("train", "validation", "test")
+MOST_KINDS = 10_000  # classes or sites of a data set
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,10 @@ class Dataset:
     images: (N, 3, H, W) uint8, often a memory map. labels: (N,) int64 in [0, K). sites: (N,) int64
     positions in `site_names`. groups: (N,) int64, one number per patient or lesion (one per image
     where unknown); no group lies in two splits. splits: (N,) int8, 0 train, 1 validation, 2 test.
-    skipped: files left out because they could not be read. digest: SHA-256 over images, labels,
-    sites, groups and splits. notes: what was changed or left out in reading, one line each.
-    site_problem: why the sites that the source names cannot be used; empty where they can.
+    skipped: files of the data folder that are left out, with the reasons. digest: SHA-256 over
+    images, labels, sites, groups and splits. notes: what was changed or left out in reading, one
+    line each. site_problem: why the sites that the source names cannot be used; empty where they
+    can.
     """
 
     name: str
@@ -39,7 +43,7 @@ class Dataset:
     site_names: tuple[str, ...]
     groups: Tensor = field(repr=False)
     splits: Tensor = field(repr=False)
-    skipped: tuple[str, ...]
+    skipped: Mapping[str, str]
     digest: str
     notes: tuple[str, ...] = ()
     site_problem: str = ""
@@ -114,7 +118,7 @@ def make_dataset(
     class_names: Sequence[str],
     origins: Origins,
     *,
-    skipped: Sequence[str] = (),
+    skipped: Mapping[str, str] = MappingProxyType({}),
     every_class: bool = True,
 ) -> Dataset:
     """A checked Dataset with its digest.
@@ -125,7 +129,7 @@ def make_dataset(
         labels: (N,) in [0, K).
         class_names: the K names.
         origins: splits, sites and groups of the images.
-        skipped: files left out because they could not be read.
+        skipped: files of the data folder that are left out, with the reasons.
         every_class: whether each class must have a training image.
 
     Returns:
@@ -154,7 +158,7 @@ def make_dataset(
         tuple(origins.site_names),
         groups,
         splits,
-        tuple(skipped),
+        {shown_name(name): reason for name, reason in skipped.items()},
         digest,
     )
 

@@ -2,81 +2,166 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ImageFile
 from torch import Tensor
 
 from fedrobust.data import cache
 from fedrobust.data.files import Files
+from fedrobust.data.pictures import DEEPEST, decode_image, one_large
 from fedrobust.errors import DataError
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.names import shown_name
 
-VERSION = 1  # raise it whenever a pixel may change: it is part of the cache key
-# far above any dermatoscope, far below what a decompression bomb unfolds to
-MAX_PIXELS = 50_000_000
-WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+T = TypeVar("T")
+
+VERSION = 2  # raise it whenever a pixel may change: it is part of the cache key
+LARGE_BYTES = 2**25  # larger files are read one at a time
+# no full range ends below these values; cameras and scanners have 10, 12 or 14 bits
+DARKEST_SET, DARKEST_FILE = 2**14, 2**12
+USUAL_BITS = (8, 10, 12, 14)
+REMEDY = "mend it, or set data.on_broken=skip to leave such files out and have them named"
 
 
 def read_images(
-    files: Files, names: Sequence[str], size: int, on_broken: str
-) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """(images (n, 3, size, size) uint8, kept rows (n,) of `names`, names of the skipped files).
+    files: Files, names: Sequence[str], size: int, *, on_broken: str, bits: int | None = None
+) -> tuple[Tensor, Tensor, Mapping[str, str]]:
+    """The images of these files, squeezed to squares (bicubic with antialiasing, as MedMNIST does);
+    grey becomes three equal channels.
 
-    The whole picture is squeezed into the square (bicubic with antialiasing), as MedMNIST does;
-    grey becomes three equal channels. on_broken: "error" raises DataError at the first unreadable
-    file, "skip" leaves such files out.
+    Their content decides which cache entry they are, so every file is read, whether it has to be
+    decoded or not.
+
+    Args:
+        files: where they lie.
+        names: which of them.
+        size: side of the squares in pixels.
+        on_broken: "error" or "skip": leave unreadable files out.
+        bits: significant bits of 16-bit pixels; None: 16.
+
+    Returns:
+        images (n, 3, size, size) uint8, the kept rows (n,) of `names`, and the names of the skipped
+        files with the reasons.
+
+    Raises:
+        DataError: a file cannot be read, unless they are to be skipped; a file changes meanwhile;
+            the range of 16-bit pixels is in doubt.
     """
-    key = ["files", VERSION, size, files.stamp(names)]
+    # another package may have switched it on for this process: cut files would pass
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     strict = on_broken == "error"
+    hashes = list(_in_threads(files, names, lambda _, content: _hash(content)))
+    for row, one in enumerate(hashes):
+        if strict and isinstance(one, Exception):
+            raise unreadable_file(files, names[row], _line(one))
+    content = [_line(one) if isinstance(one, Exception) else one for one in hashes]
     images, unreadable = cache.images(
-        key, (len(names), 3, size, size), lambda out: _fill(out, files, names, strict)
+        ["files", VERSION, size, bits, content],
+        (len(names), 3, size, size),
+        lambda out: _fill(out, files, names, content, strict=strict, bits=bits),
     )
-    if unreadable and strict:
-        raise DataError(
-            f"{files.label}: {shown_name(names[unreadable[0]])} cannot be read; mend it or set "
-            "data.on_broken=skip"
-        )
+    for row, reason in unreadable.items():
+        if strict:
+            raise unreadable_file(files, names[row], reason)
     if not unreadable:
-        return images, torch.arange(len(names)), ()
+        return images, torch.arange(len(names)), {}
     keep = torch.ones(len(names), dtype=torch.bool)
     keep[list(unreadable)] = False
-    return images[keep], keep.nonzero().reshape(-1), tuple(names[row] for row in unreadable)
+    skipped = {names[row]: reason for row, reason in unreadable.items()}
+    return images[keep], keep.nonzero().reshape(-1), skipped
 
 
-def _fill(out: NDArray[np.uint8], files: Files, names: Sequence[str], strict: bool) -> list[int]:
-    unreadable = []
-    for row, result in enumerate(_decoded(files, names, out.shape[-1])):
-        if isinstance(result, Exception):
-            if strict:
-                remedy, name = "mend it or set data.on_broken=skip", shown_name(names[row])
-                raise DataError(
-                    f"{files.label}: {name} cannot be read ({_line(result)}); {remedy}"
-                ) from result
-            unreadable.append(row)
-        else:
-            out[row] = result
-    return unreadable
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def _decoded(
-    files: Files, names: Sequence[str], size: int
-) -> Iterator[NDArray[np.uint8] | Exception]:
-    """Results in order; Pillow works outside the interpreter's lock, so threads help."""
+def unreadable_file(files: Files, name: str, reason: str) -> DataError:
+    """The error that names a file."""
+    return DataError(f"{files.label}: {shown_name(name)} cannot be read ({reason}); {REMEDY}")
 
-    def one(name: str) -> NDArray[np.uint8] | Exception:
+
+def _fill(
+    out: NDArray[np.uint8],
+    files: Files,
+    names: Sequence[str],
+    hashes: Sequence[str],
+    *,
+    strict: bool,
+    bits: int | None,
+) -> Mapping[int, str]:
+    expected = dict(zip(names, hashes, strict=True))
+
+    def decode(name: str, content: bytes) -> tuple[NDArray[np.uint8], int | None]:
+        if _hash(content) != expected[name]:
+            raise DataError(
+                f"{files.label}: {shown_name(name)} changed while it was read; start again"
+            )
+        return decode_image(content, out.shape[-1], bits)
+
+    unreadable, peaks = dict[int, str](), dict[str, int]()
+    for row, result in enumerate(_in_threads(files, names, decode)):
+        if isinstance(result, DataError):
+            raise result
+        if isinstance(result, Exception):
+            unreadable[row] = _line(result)
+            if strict:
+                raise unreadable_file(files, names[row], unreadable[row]) from result
+        else:
+            out[row], peak = result
+            if peak is not None:
+                peaks[names[row]] = peak
+    _refuse_doubtful_range(files.label, peaks)
+    return unreadable
+
+
+def _refuse_doubtful_range(label: str, peaks: Mapping[str, int]) -> None:
+    """12-bit values in 16-bit files, taken for 16 bits, would be almost black: doubtful are files
+    without any value above 12 bits, and sets without any value above 14 bits.
+
+    Args:
+        label: of the set.
+        peaks: the largest value of each 16-bit file by name.
+    """
+    most = max(peaks.values(), default=0)
+    least = DARKEST_SET if most < DARKEST_SET else DARKEST_FILE
+    doubtful = {name: peak for name, peak in peaks.items() if 0 < peak < least}
+    if not doubtful:
+        return
+    name, peak = next(iter(doubtful.items()))
+    bits = next(one for one in USUAL_BITS if max(doubtful.values()) < 2**one)
+    remedy = f"set data.bits={bits}" if len(doubtful) == len(peaks) else "convert these to 8 bits"
+    raise DataError(
+        f"{label}: {len(doubtful)} of {format_count(len(peaks), '16-bit file')} have no value "
+        f"above {max(doubtful.values())}, as if they held {bits} bits, the first is "
+        f"{shown_name(name)} (up to {peak}); {remedy}, or set data.bits={DEEPEST} if they are "
+        "that dark"
+    )
+
+
+def _in_threads(
+    files: Files, names: Sequence[str], work: Callable[[str, bytes], T]
+) -> Iterator[T | Exception]:
+    """What `work` makes of each name and content, or the error, in order. Pillow and hashlib work
+    outside the interpreter's lock."""
+
+    def one(name: str) -> T | Exception:
         try:
-            return decode_image(files.read(name), size)
+            large = name not in files.unreadable and files.size(name) > LARGE_BYTES
+            with one_large if large else nullcontext():
+                return work(name, files.read(name))
         # broken files make Pillow raise almost anything; the caller decides what it means
         except Exception as error:
             return error
@@ -86,24 +171,3 @@ def _decoded(
         yield from pool.map(one, names)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
-    """The first frame of an encoded picture as (3, size, size) uint8 RGB.
-
-    Raises Pillow's own errors for broken files, ValueError for more than `MAX_PIXELS` or for
-    16-bit and float pixels.
-    """
-    with Image.open(io.BytesIO(data)) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels are too many")
-        if image.mode in WIDE_MODES:
-            raise ValueError(f"{image.mode} pixels; convert the images to 8 bits")
-        return squeeze(np.asarray(image.convert("RGB")), size)
-
-
-def squeeze(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """(H, W, 3) -> (3, size, size), resized with antialiasing where it has another size."""
-    if pixels.shape[:2] != (size, size):
-        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
-    return pixels.transpose(2, 0, 1)

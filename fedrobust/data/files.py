@@ -1,44 +1,80 @@
 """Image files in a folder or in a zip archive, seen the same way: names with "/" relative to the
-root."""
+root.
+
+Only regular files below the root are read, none of them larger than `MAX_FILE_BYTES`: a data folder
+may hold pipes, devices, links to anywhere and files that unfold to more than the memory holds.
+"""
 
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from fedrobust.data.zip_members import (
+    files_of,
+    open_archive,
+    read_member,
+    too_large,
+    unreadable_members,
+)
 from fedrobust.errors import DataError
-from fedrobust.utils.names import shown_name, stored_path
+from fedrobust.utils.names import stored_path
 
-UTF8_NAME = 0x800  # flag of a zip member whose name is said to be UTF-8
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+IRREGULAR = "a pipe, a device or a socket; only regular files are read"
+# what lies beside images and is none
+COMPANIONS = (
+    *(".txt", ".md", ".rst", ".pdf", ".doc", ".docx", ".rtf", ".htm", ".html", ".py", ".ipynb"),
+    *(".csv", ".tsv", ".tab", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".xls", ".xlsx", ".ods"),
+    *(".ini", ".log", ".db", ".md5", ".sha1", ".sha256", ".sha512", ".lock", ".bak"),
+)
+MAX_FILE_BYTES = 2**28  # 50 million pixels of 16-bit colour take 300 MB without compression
+# a pipe does not keep its reader waiting, a link is not followed (neither exists on Windows)
+SAFELY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The files below one root. names: sorted. stamp(names): plain values that change when a file's
-    content does. read(name): its bytes, safe to call from several threads. label: the root as the
-    user named it."""
+    """The files below one root.
+
+    Attributes:
+        label: the root as the user named it.
+        names: everything that is no folder, sorted; links to folders are among them.
+        unreadable: those of them that are not read, with the reason.
+        size: bytes of a readable one.
+        read: the bytes of one, safe to call from several threads; raises ValueError with the reason
+            for those that are not read, OSError or zipfile.BadZipFile for damaged ones.
+    """
 
     label: str
     names: Sequence[str]
-    stamp: Callable[[Sequence[str]], list[list[str | int]]]
+    unreadable: Mapping[str, str]
+    size: Callable[[str], int]
     read: Callable[[str], bytes]
 
     @property
     def images(self) -> list[str]:
-        """The names that look like images; the invisible files of file managers are none."""
+        """The names that end like images; the invisible files of file managers are none."""
         return [name for name in self.names if is_image(name)]
 
 
 def is_image(name: str) -> bool:
     """Whether the name ends like an image and no part of the path is hidden."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(
-        part.startswith((".", "__MACOSX")) for part in path.parts
+    return PurePosixPath(name).suffix.lower() in SUFFIXES and not is_hidden(name)
+
+
+def is_companion(name: str) -> bool:
+    """Whether the name ends like a text, a table or what file managers leave (Thumbs.db)."""
+    return PurePosixPath(name).suffix.lower() in COMPANIONS
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a part of the path is what file managers hide."""
+    return any(
+        part.startswith((".", "__MACOSX")) and part != ".." for part in PurePosixPath(name).parts
     )
 
 
@@ -52,55 +88,118 @@ def open_root(root: str | Path) -> Files:
         return _folder(path)
     if not path.exists():
         raise DataError(f"{path}: does not exist; give the folder or zip file of the images")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path}: neither a folder nor a whole zip file")
+    if not path.is_file():
+        raise DataError(f"{path}: {IRREGULAR}")
     return _archive(path)
 
 
 def _folder(root: Path) -> Files:
-    found = sorted(
-        Path(base, name).relative_to(root).as_posix()
-        for base, _, names in os.walk(root, followlinks=True)
-        for name in names
+    top = root.resolve()
+    names, unreadable, linked = _list_folder(top)
+    if not names and "" in unreadable:
+        raise DataError(f"{root}: {unreadable['']}")
+
+    def place(name: str) -> Path:
+        if name in unreadable:
+            raise ValueError(unreadable[name])
+        return linked.get(name, top / name)
+
+    return Files(
+        str(root),
+        sorted(names),
+        unreadable,
+        lambda name: place(name).stat().st_size,
+        lambda name: read_regular(place(name), MAX_FILE_BYTES),
     )
 
-    def stamp(names: Sequence[str]) -> list[list[str | int]]:
-        # Size and time of change instead of the bytes: reading ten thousand photographs at every
-        # start takes longer than a round.
-        stats = [(root / name).stat() for name in names]
-        return [
-            [name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(names, stats, strict=True)
-        ]
 
-    return Files(str(root), found, stamp, lambda name: (root / name).read_bytes())
+def _list_folder(top: Path) -> tuple[list[str], dict[str, str], dict[str, Path]]:
+    """All names but those of folders, those that are not read with the reason, and where links to
+    files lead. Links to folders are not followed, so every folder is read once."""
+    names: list[str] = []
+    unreadable: dict[str, str] = {}
+    linked: dict[str, Path] = {}
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            entries = list(os.scandir(top / folder))
+        except OSError as error:
+            names += [folder] if folder else []
+            unreadable[folder] = f"a folder that cannot be listed ({error.strerror})"
+            continue
+        for entry in entries:
+            name = folder + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(name + "/")
+                continue
+            names.append(name)
+            if entry.is_symlink():
+                target = _follow_link(Path(entry.path), top)
+                if isinstance(target, str):
+                    unreadable[name] = target
+                else:
+                    linked[name] = target
+            elif not entry.is_file(follow_symlinks=False):
+                unreadable[name] = IRREGULAR
+    return names, unreadable, linked
+
+
+def _follow_link(link: Path, top: Path) -> Path | str:
+    """The regular file below `top` that a link leads to, or why it is not read."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "a link to nothing"
+    if not target.is_relative_to(top):
+        return "a link that leads out of the data folder; put the files themselves there"
+    if target.is_dir():
+        return "a link to a folder, which is read where it lies"
+    return target if target.is_file() else IRREGULAR
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file that is no link.
+
+    Raises:
+        ValueError: it is something else, is larger than `limit` bytes, or grows.
+        OSError: it cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | SAFELY), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(IRREGULAR)
+        if status.st_size > limit:
+            raise ValueError(too_large(status.st_size, limit))
+        content = file.read(status.st_size + 1)
+    if len(content) != status.st_size:
+        raise ValueError("it changed while it was read")
+    return content
+
+
+def check_regular(path: Path) -> None:
+    """Raises DataError for a pipe, a device, a socket and a file above `MAX_FILE_BYTES`; the caller
+    refuses folders and what is not there."""
+    if not path.exists() or path.is_dir():
+        return
+    if not path.is_file():
+        raise DataError(f"{path}: {IRREGULAR}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError(f"{path}: {too_large(path.stat().st_size, MAX_FILE_BYTES)}")
 
 
 def _archive(path: Path) -> Files:
     # open as long as the Files value lives; its reads take turns by the archive's own lock
-    archive = zipfile.ZipFile(path)
-    infos: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
-        name = _member_name(info)
-        if info.is_dir() or name.endswith("/"):
-            continue
-        if name in infos:
-            raise DataError(f"{path}: holds {shown_name(name)} twice; pack it anew")
-        infos[name] = info
+    archive = open_archive(path)
+    infos = files_of(archive, path)
+    unreadable = unreadable_members(infos)
 
-    def stamp(names: Sequence[str]) -> list[list[str | int]]:
-        return [[name, infos[name].file_size, infos[name].CRC] for name in names]
+    def read(name: str) -> bytes:
+        if name in unreadable:
+            raise ValueError(unreadable[name])
+        return read_member(archive, infos[name], MAX_FILE_BYTES)
 
-    return Files(str(path), sorted(infos), stamp, lambda name: archive.read(infos[name]))
-
-
-def _member_name(info: zipfile.ZipInfo) -> str:
-    """The name with "/" (Windows packs with backslashes), and in UTF-8 where it is that and nothing
-    says so (as macOS packs)."""
-    name = info.filename
-    if not info.flag_bits & UTF8_NAME and not name.isascii():
-        with suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
-    return name.replace("\\", "/")
+    return Files(str(path), sorted(infos), unreadable, lambda name: infos[name].file_size, read)
 
 
 def join_roots(parts: Sequence[Files]) -> Files:
@@ -110,13 +209,22 @@ def join_roots(parts: Sequence[Files]) -> Files:
         position, _, inner = name.partition("/")
         return parts[int(position)], inner
 
-    def stamp(names: Sequence[str]) -> list[list[str | int]]:
-        return [row for name in names for row in split(name)[0].stamp([split(name)[1]])]
+    def size(name: str) -> int:
+        part, inner = split(name)
+        return part.size(inner)
 
-    names = [f"{position}/{name}" for position, part in enumerate(parts) for name in part.names]
+    def read(name: str) -> bytes:
+        part, inner = split(name)
+        return part.read(inner)
+
     return Files(
         ", ".join(part.label for part in parts),
-        names,
-        stamp,
-        lambda name: split(name)[0].read(split(name)[1]),
+        [f"{place}/{name}" for place, part in enumerate(parts) for name in part.names],
+        {
+            f"{place}/{name}": reason
+            for place, part in enumerate(parts)
+            for name, reason in part.unreadable.items()
+        },
+        size,
+        read,
     )

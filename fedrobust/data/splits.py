@@ -49,16 +49,25 @@ def complete_splits(
 def _by_class(rows: Tensor, labels_N: Tensor, groups_N: Tensor) -> list[tuple[Tensor, int]]:
     """The training rows of each class, with the class's images in all splits. A group of several
     classes counts where most of it lies."""
-    _, group_N = torch.unique(groups_N, return_inverse=True)
     num_classes = int(labels_N.max()) + 1
-    votes = torch.zeros(int(group_N.max()) + 1, num_classes, dtype=torch.int64)
-    votes.index_put_((group_N, labels_N), torch.ones_like(labels_N), accumulate=True)
-    home_N = votes.argmax(1)[group_N]
+    home_N = _main_class(labels_N, groups_N)
     return [
         (rows[home_N[rows] == k], int((home_N == k).sum()))
         for k in range(num_classes)
         if (home_N[rows] == k).any()
     ]
+
+
+def _main_class(labels_N: Tensor, groups_N: Tensor) -> Tensor:
+    """(N,) the class that most images of a row's group have, the lower one of two; in memory
+    proportional to N, whatever the number of classes."""
+    _, group_N = torch.unique(groups_N, return_inverse=True)
+    pairs, counts = torch.unique(torch.stack([group_N, labels_N]), dim=1, return_counts=True)
+    order = torch.sort(counts, descending=True, stable=True).indices
+    order = order[torch.sort(pairs[0, order], stable=True).indices]
+    _, sizes = torch.unique_consecutive(pairs[0, order], return_counts=True)
+    main_class: Tensor = pairs[1, order[sizes.cumsum(0) - sizes]]
+    return main_class[group_N]
 
 
 def _deal(groups_n: Tensor, wanted: dict[int, float], generator: Generator) -> Tensor:

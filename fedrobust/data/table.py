@@ -3,9 +3,10 @@ share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,7 +17,15 @@ from torch import Generator, Tensor
 
 from fedrobust.data import splits
 from fedrobust.data.apportionment import largest_remainder
-from fedrobust.data.dataset import TEST, TRAIN, VALIDATION, Dataset, Origins, make_dataset
+from fedrobust.data.dataset import (
+    MOST_KINDS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Dataset,
+    Origins,
+    make_dataset,
+)
 from fedrobust.data.decoding import read_images
 from fedrobust.data.files import Files
 from fedrobust.data.labels import LabelOptions, clean_column, read_labels
@@ -55,6 +64,7 @@ class ImageOptions:
             images.
         every_class: whether each class must have a training image; one hospital's own images may
             lack some.
+        bits: significant bits of 16-bit files, whose values end at 2^bits - 1; null: 16.
     """
 
     size: ImageSize = 64
@@ -63,6 +73,7 @@ class ImageOptions:
     on_broken: Literal["error", "skip"] = "error"
     seed: Count = 0
     every_class: bool = True
+    bits: Annotated[int, Field(ge=8, le=16)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +142,15 @@ def load_table(
     *,
     chosen: ImageOptions,
     options: LabelOptions,
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> Dataset:
     """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the
-    table in errors."""
+    table in errors; `left_out` are files that are not in the table, with the reasons."""
     _refuse_twice(source, table.images)
+    unnamed = _unnamed(files, table)
     table, notes = _clean(source, table)
     labels = read_labels(source, table.images, table.labels, table.classes, options)
+    _refuse_many(source, len(labels.classes))
     table = _take(table, labels.rows)
     labels_N = _codes(labels.words, labels.classes)
     _refuse_empty(source, "site", table.images, table.sites)
@@ -154,7 +168,11 @@ def load_table(
         )
     index = chosen_rows(labels_N, sites, split, chosen, generator(chosen.seed, name, "subset"))
     images, kept, skipped = read_images(
-        files, [table.images[row] for row in index.tolist()], chosen.size, chosen.on_broken
+        files,
+        [table.images[row] for row in index.tolist()],
+        chosen.size,
+        on_broken=chosen.on_broken,
+        bits=chosen.bits,
     )
     index = index[kept]
     with found_in(source):
@@ -164,7 +182,7 @@ def load_table(
             labels_N[index],
             labels.classes,
             Origins(split[index], sites=sites[index], site_names=site_names, groups=groups[index]),
-            skipped=[shown_name(one) for one in skipped],
+            skipped={**unnamed, **left_out, **skipped},
             every_class=chosen.every_class,
         )
     return replace(dataset, notes=(*table.notes, *notes, *labels.notes))
@@ -190,6 +208,12 @@ def _take(table: ImageTable, rows: Sequence[int]) -> ImageTable:
         if (words := getattr(table, name)) is not None
     }
     return replace(table, **columns)
+
+
+def _unnamed(files: Files, table: ImageTable) -> dict[str, str]:
+    """The images that no row of the table names, with the reason."""
+    named = set(table.images)
+    return {name: "no row of the table names it" for name in files.images if name not in named}
 
 
 def chosen_rows(
@@ -273,6 +297,14 @@ def _encode_splits(source: str, table: ImageTable) -> Tensor:
     return torch.tensor(
         [SPLIT_WORDS[word.lower()] for word in table.splits or ()], dtype=torch.int8
     )
+
+
+def _refuse_many(source: str, classes: int) -> None:
+    if classes > MOST_KINDS:
+        raise DataError(
+            f"{source}: {classes} different labels, more than {MOST_KINDS} classes; name the "
+            "column of the labels"
+        )
 
 
 def _refuse_twice(source: str, images: Sequence[str]) -> None:

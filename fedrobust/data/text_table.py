@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedrobust.data.files import check_regular
 from fedrobust.errors import DataError
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.names import clean_name
@@ -110,6 +111,7 @@ def join_tables(tables: Sequence[TextTable]) -> TextTable:
 
 
 def _read(path: Path) -> bytes:
+    check_regular(path)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from fedrobust.data import SPLITS, cache
+from fedrobust.data import SPLITS, Dataset, cache
 from fedrobust.data.partition import class_table
 from fedrobust.errors import FedrobustError
 from fedrobust.experiment import factories
@@ -98,7 +98,7 @@ def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Itera
     names, run = ", ".join(dataset.class_names), ",".join(wanted)
     text = f'{names}; the run has others: {CLASSES}="{run}", where the labels are a part of these'
     yield CheckResult("labels", known, names if known else text)
-    found = f"{format_count(len(dataset), 'image')} readable, {len(dataset.skipped)} left out"
+    found = f"{format_count(len(dataset), 'image')} readable{_left_out(dataset)}"
     yield CheckResult("data", True, "; ".join((found, *dataset.notes)))
     for split, word in enumerate(SPLITS):
         counts = class_table(dataset, [torch.arange(len(dataset))], split)[0].tolist()
@@ -106,6 +106,14 @@ def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Itera
             f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True)
         )
         yield CheckResult(word, sum(counts) > 0, text)
+
+
+def _left_out(dataset: Dataset) -> str:
+    if not dataset.skipped:
+        return ""
+    name, reason = next(iter(dataset.skipped.items()))
+    files = format_count(len(dataset.skipped), "file")
+    return f", {files} left out, the first is {name} ({reason})"
 
 
 def connection(link: Link) -> Iterator[CheckResult]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import median
 from typing import Any
 
@@ -40,9 +41,11 @@ from fedrobust.reporting.report.metrics import (
     KindDrop,
 )
 from fedrobust.reporting.report.sections import (
+    MOST_NAMED,
     ClientResult,
     DetectionSection,
     DisclosureSection,
+    LeftOutFiles,
     PredictionResults,
     PurifiedMetrics,
     SanitisingSection,
@@ -93,6 +96,17 @@ def assemble_results(
         detection=None if found is None else DetectionSection.model_validate(found),
         sanitising=None if left_out is None else SanitisingSection.model_validate(left_out),
     )
+
+
+def left_out_files(skipped: Mapping[str, str]) -> LeftOutFiles | None:
+    """The report's entry of the files that are not in the data set.
+
+    Args:
+        skipped: their reasons by name.
+    """
+    if not skipped:
+        return None
+    return LeftOutFiles(count=len(skipped), first=dict(islice(skipped.items(), MOST_NAMED)))
 
 
 def _test_drops(

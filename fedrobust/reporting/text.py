@@ -24,6 +24,7 @@ from fedrobust.reporting.report.metrics import (
 from fedrobust.reporting.report.sections import (
     ClientResult,
     DisclosureSection,
+    LeftOutFiles,
     PrivacySection,
     SanitisingSection,
 )
@@ -244,6 +245,15 @@ def uses_text(uses: Mapping[str, int] | None) -> str:
     return ", ".join(
         f"{name} ({format_count(size, 'image')})" for name, size in sorted((uses or {}).items())
     )
+
+
+def left_out_text(files: LeftOutFiles | None) -> str:
+    """How many files of the data folder are not in the data set, and the first of them; empty where
+    there are none."""
+    if files is None:
+        return ""
+    name, reason = next(iter(files.first.items()))
+    return f"files left out of the data set: {files.count}, the first is {name} ({reason})"
 
 
 def drop_text(value: float | None) -> str:

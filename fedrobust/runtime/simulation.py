@@ -30,6 +30,8 @@ from fedrobust.reporting.manifest import (
 )
 from fedrobust.reporting.records import Observers, Recorder
 from fedrobust.reporting.report import Report
+from fedrobust.reporting.results import left_out_files
+from fedrobust.reporting.text import left_out_text
 from fedrobust.runtime import resume
 from fedrobust.runtime.checkpoints import Checkpoints
 from fedrobust.runtime.engines import Engine
@@ -185,10 +187,8 @@ def run_into_folder(
         # Nothing is written before everything that can be refused has been built.
         exact, written = _write_manifest(folder, experiment, grid, console, manifest)
         draw_data(experiment, folder)
-        if skipped := experiment.dataset.skipped:
-            display.stage(
-                "run", f"{len(skipped)} unreadable images left out, the first is {skipped[0]}"
-            )
+        if left_out := left_out_text(left_out_files(experiment.dataset.skipped)):
+            display.stage("run", left_out)
         for note in experiment.dataset.notes:
             print_line(console, f"data: {note}")
         checkpoints = _checkpoints(experiment, server, folder)
@@ -307,7 +307,7 @@ def data_facts(experiment: Experiment) -> dict[str, Any]:
         "splits": [int((dataset.splits == split).sum()) for split in range(3)],
         "root": len(experiment.root),
         "proxy": len(experiment.proxy),
-        "skipped": list(dataset.skipped),
+        "skipped": dict(dataset.skipped),
         "notes": list(dataset.notes),
     }
 

@@ -1,6 +1,9 @@
 """npz archives, MedMNIST through a stand-in for its package, and HAM10000 in both layouts."""
 
+import io
+import os
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,12 +124,18 @@ def test_an_archive_of_test_images_alone_says_how_to_name_them(tmp_path: Path) -
         ({"train_images": np.zeros((20, 6, 6, 6), np.uint8)}, "needed is uint8"),
         (
             {"train_labels": np.array([{}] * 20, dtype=object)},
-            "not a readable npz file .*allow_pickle",
+            "train_labels holds pickled objects",
         ),
         (
             {"train_images": np.array([{}] * 20, dtype=object)},
-            "not a readable npz file .*allow_pickle",
+            "train_images holds pickled objects",
         ),
+        ({"train_labels": np.r_[np.zeros(19, "i8"), 2**40]}, "holds 1099511627776; .*below 10000"),
+        (
+            {"train_labels": np.r_[np.zeros(19, "u8"), np.uint64(2**63 + 1)].astype("u8")},
+            "train_labels holds 9223372036854775809",
+        ),
+        ({"train_images": np.zeros((20, 0, 6), np.uint8)}, "images of 0x6 pixels"),
         ({"train_labels": np.full(20, 2)}, "class 0 has no training image"),
     ],
 )
@@ -284,3 +293,89 @@ def test_ham10000_with_all_splits_drawn(tmp_path: Path) -> None:
     assert torch.unique(torch.stack([data.groups, data.splits.long()]), dim=1).shape[1] == 84
     with pytest.raises(ConfigError, match=r"data\.split=random: must be one of given, drawn"):
         ham10000(str(tmp_path), split="random")
+
+
+def claimed(path: Path, key: str, descr: str, shape: tuple[int, ...], content: bytes) -> str:
+    """An archive with one array whose header claims that type and shape."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
+    made = {name: one for name, one in arrays().items() if name != key}
+    saved(path, made)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{key}.npy", head.getvalue() + content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "descr", "shape", "content", "message"),
+    [
+        ("train_labels", "<i8", (1 << 45,), bytes(160), "claims int64 .* the archive holds 160"),
+        ("train_images", "|u1", (20, 1 << 20, 1 << 20), bytes(720), "the archive holds 720"),
+        ("train_images", "|u1", (3 << 12, 32, 32), bytes(3 << 22), "has 12288 rows, .*labels 20"),
+        ("train_images", "|u1", (20, 60_000, 1_000), b"", "archive holds 0"),
+    ],
+)
+def test_an_array_is_what_its_header_claims_or_refused_unread(
+    tmp_path: Path, key: str, descr: str, *, shape: tuple[int, ...], content: bytes, message: str
+) -> None:
+    path = claimed(tmp_path / "bomb.npz", key, descr, shape, content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=f"bomb.npz: {key} .*{message}"):
+            npz(path, size=8).load()
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+
+
+def test_npz_images_are_read_in_pieces(tmp_path: Path) -> None:
+    """20 MB of images from 20 KB on disk: a piece of 4 MB in memory at a time."""
+    made = arrays(("val", "test")) | {
+        "train_images": np.zeros((300, 256, 256), np.uint8),
+        "train_labels": np.arange(300) % 2,
+    }
+    path = saved(tmp_path / "large.npz", made)
+    del made
+    tracemalloc.start()
+    try:
+        assert len(npz(path, size=8, max_images=100).load()) == 100
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_npz_in_column_order_and_out_of_order_gives_the_same(tmp_path: Path) -> None:
+    made = arrays()
+    plain = npz(saved(tmp_path / "a.npz", made), size=8).load()
+    turned = {key: np.asfortranarray(value) for key, value in made.items()}
+    np.savez(tmp_path / "b.npz", allow_pickle=True, **turned)  # type: ignore[arg-type]
+    assert npz(str(tmp_path / "b.npz"), size=8).load().digest == plain.digest
+
+
+def test_npz_is_known_by_its_content(tmp_path: Path) -> None:
+    """The same size, time and checksum in the archive's directory, but other pixels."""
+    path = tmp_path / "a.npz"
+    np.savez(path, allow_pickle=True, **arrays())  # type: ignore[arg-type]
+    before = npz(str(path), size=8).load()
+    os.utime(path, (1e9, 1e9))
+    content = bytearray(path.read_bytes())
+    content[2_000] ^= 1  # inside the first images
+    path.write_bytes(content)
+    os.utime(path, (1e9, 1e9))
+    with pytest.raises(DataError, match=r"not a readable npz file \(Bad CRC-32"):
+        npz(str(path), size=8).load()
+    assert len(before) == 60
+
+
+def test_npz_packed_in_an_unbounded_way_is_refused(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.npz", arrays())
+    with (
+        zipfile.ZipFile(source) as old,
+        zipfile.ZipFile(tmp_path / "b.npz", "w", zipfile.ZIP_BZIP2) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(DataError, match="encrypted or compressed in an unusual way"):
+        npz(str(tmp_path / "b.npz"), size=8).load()

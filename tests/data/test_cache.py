@@ -1,7 +1,11 @@
 """The cache on disk: one making, whole entries only, harmless writes."""
 
+import errno
 import multiprocessing
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from fedrobust.data import cache
 from fedrobust.errors import ConfigError, DataError
 
 SHAPE = (4, 3, 2, 2)
+BROKEN = {2: "it is no JPEG"}
 
 
 @pytest.fixture
@@ -21,12 +26,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def fill(out: NDArray[np.uint8]) -> list[int]:
+def fill(out: NDArray[np.uint8]) -> dict[int, str]:
     out[:] = np.arange(out.size, dtype=np.uint8).reshape(out.shape)
-    return [2]
+    return BROKEN
 
 
-def refuse(out: NDArray[np.uint8]) -> list[int]:
+def refuse(out: NDArray[np.uint8]) -> dict[int, str]:
     raise AssertionError("made twice")
 
 
@@ -35,7 +40,7 @@ def test_made_once_and_read_again(folder: Path) -> None:
     again, same = cache.images(["a", 1], SHAPE, refuse)
     assert torch.equal(first, torch.arange(48, dtype=torch.uint8).reshape(SHAPE))
     assert torch.equal(first, again)
-    assert unreadable == same == (2,)
+    assert unreadable == same == BROKEN
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
@@ -57,23 +62,23 @@ def test_writing_to_the_tensor_never_reaches_the_file(folder: Path) -> None:
 
 
 def test_a_failed_making_leaves_nothing(folder: Path) -> None:
-    def fail(out: NDArray[np.uint8]) -> list[int]:
+    def fail(out: NDArray[np.uint8]) -> dict[int, str]:
         raise DataError("broken.png: cannot be read")
 
     with pytest.raises(DataError, match="broken"):
         cache.images("x", SHAPE, fail)
     assert list(folder.iterdir()) == []
-    assert cache.images("x", SHAPE, fill)[1] == (2,)
+    assert cache.images("x", SHAPE, fill)[1] == BROKEN
 
 
 def test_the_slower_of_two_takes_the_entry_of_the_faster(folder: Path) -> None:
-    def overtaken(out: NDArray[np.uint8]) -> list[int]:
+    def overtaken(out: NDArray[np.uint8]) -> dict[int, str]:
         cache.images("x", SHAPE, fill)  # another process finishes meanwhile
         out[:] = 255
-        return []
+        return {}
 
     images, unreadable = cache.images("x", SHAPE, overtaken)
-    assert unreadable == (2,)
+    assert unreadable == BROKEN
     assert images.reshape(-1)[5] == 5
     assert len(list(folder.iterdir())) == 1
 
@@ -102,12 +107,52 @@ def test_two_processes_at_once(folder: Path) -> None:
     assert len(list(folder.iterdir())) == 1
 
 
-def test_a_damaged_entry_is_named(folder: Path) -> None:
+def swap_a_pixel(entry: Path) -> None:
+    content = bytearray((entry / "images.npy").read_bytes())
+    content[-1] ^= 1
+    (entry / "images.npy").write_bytes(content)
+
+
+def rename_the_broken_row(entry: Path) -> None:
+    facts = entry / "entry.json"
+    facts.write_text(facts.read_text().replace('"2"', '"3"'))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        swap_a_pixel,
+        rename_the_broken_row,
+        lambda entry: (entry / "images.npy").write_bytes(b"\x93NUMPY rubbish"),
+        lambda entry: (entry / "images.npy").unlink(),
+        lambda entry: (entry / "entry.json").write_text("[]"),
+        lambda entry: (entry / "entry.json").write_text("{}"),
+    ],
+    ids=["pixel", "row", "rubbish", "absent", "list", "empty"],
+)
+def test_an_altered_entry_is_named(folder: Path, damage: Callable[[Path], object]) -> None:
     cache.images("x", SHAPE, fill)
     entry = next(folder.iterdir())
-    (entry / "images.npy").write_bytes(b"\x93NUMPY rubbish")
+    damage(entry)
     with pytest.raises(DataError, match=f"{entry.name}: damaged cache entry .*delete this folder"):
-        cache.images("x", SHAPE, fill)
+        cache.images("x", SHAPE, refuse)
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=47))
+    with pytest.raises(ConfigError, match=r"FEDROBUST_CACHE=.*: no room for 0\.0 GB .*data\.size"):
+        cache.images("x", SHAPE, refuse)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_said(folder: Path) -> None:
+    def fail(out: NDArray[np.uint8]) -> dict[int, str]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ConfigError, match="no room for"):
+        cache.images("x", SHAPE, fail)
 
 
 def test_an_unusable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ def test_names_that_are_not_utf8_work_or_are_refused_in_one_line(tmp_path: Path)
     with pytest.raises(DataError, match=r"benign/l\\xf6sion\.png cannot be read"):
         image_folder(str(tmp_path), size=8).load()
     data = image_folder(str(tmp_path), size=8, on_broken="skip").load()
-    assert data.skipped == ("benign/l\\xf6sion.png",)
+    assert list(data.skipped) == ["benign/l\\xf6sion.png"]
     not_utf8(tmp_path, b"n\xe6vus/0.png", PNG)
     with pytest.raises(DataError, match=r"the label n\\xe6vus is not UTF-8, .*convmv") as caught:
         image_folder(str(tmp_path), size=8, on_broken="skip").load()

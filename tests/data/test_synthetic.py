@@ -26,7 +26,7 @@ def test_shape_classes_sites_and_splits(data: Dataset) -> None:
     assert (torch.bincount(data.splits.long()) / 2400).tolist() == pytest.approx(
         [0.7, 0.2, 0.1], abs=0.01
     )
-    assert data.skipped == ()
+    assert data.skipped == {}
 
 
 def test_class_counts_by_hand() -> None:

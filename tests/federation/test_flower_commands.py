@@ -18,6 +18,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.federation import certificates, flower_commands
 from fedrobust.federation.__main__ import main
 from fedrobust.federation.flower_commands import Link, node_config, pack_words, unpack_words
+from tests.helpers.datasets import picture
 
 
 def test_a_node_config_is_read_back_as_it_was() -> None:
@@ -219,6 +220,19 @@ def test_check_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "1 check failed" in err
     assert main(["check", "--superlink", "127.0.0.1:1", "--size", "16", *node]) == 1
     assert "FAIL connection: 127.0.0.1:1 cannot be reached" in capsys.readouterr().out
+
+
+def test_check_names_the_files_that_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("x", "y"):
+        for number in range(10):
+            picture(tmp_path / name / f"{number}.png")
+    (tmp_path / "x" / "notes.txt").touch()
+    node = [f"data-root={tmp_path}", "data-format=image_folder", "data-sizes=8"]
+    assert main(["check", "--size", "8", "--classes", "x,y", *node]) == 0
+    said = "20 images readable, 1 file left out, the first is x/notes.txt (no image, by its name)"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

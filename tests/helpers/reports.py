@@ -12,6 +12,7 @@ import torch
 
 from fedrobust.evaluation.detection import detection_scores
 from fedrobust.reporting.report import Report, parse_report, report_text
+from fedrobust.reporting.report.values import ReportSection
 from fedrobust.types import ClientRecord, RoundRecord
 from fedrobust.utils.seeding import generator
 
@@ -93,6 +94,11 @@ def plain(made: Report) -> dict[str, Any]:
     """The JSON document of a report."""
     document: dict[str, Any] = json.loads(report_text(made))
     return document
+
+
+def plain_section(section: ReportSection | None) -> Any:
+    """The JSON value of a part of a report."""
+    return None if section is None else section.model_dump(mode="json", by_alias=True)
 
 
 def rounded(value: Any) -> Any:

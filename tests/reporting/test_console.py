@@ -13,6 +13,7 @@ from fedrobust.reporting import text as wording
 from fedrobust.reporting.console import Display, print_line, summary_table, transient_bar
 from fedrobust.reporting.console.live import SHOWN_METRICS, rounds_table
 from fedrobust.reporting.console.summary import MOST_CLIENTS
+from fedrobust.reporting.results import left_out_files
 from fedrobust.studies.meff.scores import METRICS, ScoreRow, scores_table
 from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
 from tests.helpers import evasion_reports, reports
@@ -127,6 +128,14 @@ def test_results_of_real_sites_are_marked_as_their_own_reports() -> None:
     assert max(map(len, text.splitlines())) <= 80
     for part in (wording.SELF_REPORTED, "Clients, own reports: ", "of medians", "gain 9.8"):
         assert part in text
+
+
+def test_files_left_out_are_on_the_screen() -> None:
+    files = {f"nevus/{row:02}.dcm": "it is no JPEG" for row in range(12)}
+    section = reports.plain_section(left_out_files(files))
+    text = " ".join(on_screen(reports.report() | {"left_out_files": section}).split())
+    assert "files left out of the data set: 12, the first is nevus/00.dcm (it is no JPEG)" in text
+    assert "left out of the data set" not in on_screen(reports.report())
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 0, False), (1, 1, 0, True), (100, 30, 10, True)])

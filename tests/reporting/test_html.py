@@ -13,6 +13,7 @@ from fedrobust.reporting import text as wording
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import write_manifest
 from fedrobust.reporting.plots.drops import plot_drops
+from fedrobust.reporting.results import left_out_files
 from fedrobust.types import Failure
 from tests.helpers import reports
 
@@ -94,6 +95,14 @@ def test_the_page_shows_the_numbers_and_needs_no_network(tmp_path: Path) -> None
     assert reader.addresses[0].startswith("data:image/png;base64,iVBOR")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|//\w+\.|@import|url\(", re.sub(r"base64,[^\"]*", "", page))
+
+
+def test_files_left_out_are_on_the_page_with_their_reasons(tmp_path: Path) -> None:
+    files = {"a/1.dcm": "it is no JPEG", f"a/{EVIL}.png": "a link"}
+    section = reports.plain_section(left_out_files(files))
+    text = " ".join(read(write(tmp_path, reports.report() | {"left_out_files": section})).words)
+    assert "files left out of the data set: 2, the first is a/1.dcm (it is no JPEG)" in text
+    assert f"a/{EVIL}.png" in text
 
 
 def test_both_thread_counts_say_whose_they_are(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ DATA = {
     "test": 20,
     "root": 8,
     "proxy": 30,
-    "skipped": ["broken.jpg"],
+    "skipped": {"broken.jpg": "it is no JPEG"},
 }
 
 

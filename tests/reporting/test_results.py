@@ -29,6 +29,7 @@ from fedrobust.reporting.results import (
     client_results,
     clients_drop,
     clients_interval,
+    left_out_files,
 )
 from fedrobust.types import ClientRecord, RoundRecord
 from fedrobust.utils.seeding import generator
@@ -374,3 +375,11 @@ def test_clients_of_other_partitions_and_of_real_sites(experiment: Experiment) -
     nodes = tuple(f"node {client}" for client in range(experiment.num_clients))
     real = replace(experiment, sites=nodes)
     assert [one.sites for one in client_results(real, {}, records())] == [(one,) for one in nodes]
+
+
+def test_files_left_out_are_counted_and_the_first_named() -> None:
+    assert left_out_files({}) is None
+    found = left_out_files({f"{row}.dcm": "it is no JPEG" for row in range(70)})
+    assert found is not None
+    assert found.count == 70
+    assert list(found.first) == [f"{row}.dcm" for row in range(50)]

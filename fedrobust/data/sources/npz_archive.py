@@ -12,7 +12,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,7 +26,9 @@ from fedrobust.data.dataset import (
     make_dataset,
     usable_at_sites,
 )
-from fedrobust.data.decoding import VERSION, squeeze
+from fedrobust.data.decoding import VERSION
+from fedrobust.data.npz_reader import NpzReader
+from fedrobust.data.pictures import squeeze
 from fedrobust.data.table import (
     ClassOrder,
     ImageOptions,
@@ -86,33 +87,23 @@ def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: Image
     """The archive as a Dataset. Raises DataError naming the file and the key; pickled objects are
     never loaded."""
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, NpzFile):
-            raise DataError(
-                f"{path}: holds a single array (npy); needed is an npz file with "
-                "train_images and train_labels"
-            )
-        with archive:
-            return _build(name, path, archive, classes=classes, chosen=chosen)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is no regular file")
+        with NpzReader(path) as archive:
+            return _build(name, archive, classes=classes, chosen=chosen)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: not a readable npz file ({error})") from error
 
 
-def _stamp(path: Path) -> list[list[str | int]]:
-    """An npz file is a zip: its directory holds a checksum of every array, so nothing else needs to
-    be read."""
-    with zipfile.ZipFile(path) as archive:
-        return [[info.filename, info.file_size, info.CRC] for info in archive.infolist()]
-
-
 def _build(
-    name: str, path: Path, archive: NpzFile, *, classes: Sequence[str] | None, chosen: ImageOptions
+    name: str, archive: NpzReader, *, classes: Sequence[str] | None, chosen: ImageOptions
 ) -> Dataset:
-    parts = [part for part in PARTS if f"{part}_images" in archive.files]
+    path = archive.path
+    parts = [part for part in PARTS if f"{part}_images" in archive.keys]
     if not parts:
-        raise DataError(f"{path}: has no train_images; its keys are {', '.join(archive.files)}")
-    labels, given = _labels(path, archive, parts)
-    sites, problem = _sites(path, archive, parts, given)
+        raise DataError(f"{path}: has no train_images; its keys are {', '.join(archive.keys)}")
+    labels, given = _labels(archive, parts)
+    sites, problem = _sites(archive, parts, given)
     with found_in(path):
         split = splits.complete_splits(
             given,
@@ -126,10 +117,11 @@ def _build(
         labels, everywhere, split, chosen.max_images, generator(chosen.seed, name, "subset")
     )
 
-    def fill(out: NDArray[np.uint8]) -> list[int]:
-        return _fill(out, path, archive, parts, index.numpy())
+    def fill(out: NDArray[np.uint8]) -> dict[int, str]:
+        _fill(out, archive, parts, index.numpy())
+        return {}
 
-    key = ["npz", VERSION, name, chosen.size, chosen.max_images, chosen.seed, _stamp(path)]
+    key = ["npz", VERSION, name, chosen.size, chosen.max_images, chosen.seed, archive.sha256()]
     images, _ = cache.images(key, (len(index), 3, chosen.size, chosen.size), fill)
     names = (
         classes if classes is not None else [str(number) for number in range(int(labels.max()) + 1)]
@@ -151,9 +143,11 @@ def _build(
     return replace(dataset, site_problem=problem, notes=(problem,) if problem else ())
 
 
-def _labels(path: Path, archive: NpzFile, parts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def _labels(archive: NpzReader, parts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Labels and splits, the parts one after the other."""
-    labels = [_numbers(path, archive, f"{part}_labels") for part in parts]
+    labels = [torch.from_numpy(archive.numbers(f"{part}_labels")) for part in parts]
+    for part, label in zip(parts, labels, strict=True):
+        archive.check_images(f"{part}_images", len(label))
     splits_of = [
         torch.full((len(label),), PARTS[part], dtype=torch.int8)
         for part, label in zip(parts, labels, strict=True)
@@ -161,69 +155,36 @@ def _labels(path: Path, archive: NpzFile, parts: Sequence[str]) -> tuple[Tensor,
     return torch.cat(labels), torch.cat(splits_of)
 
 
-def _sites(
-    path: Path, archive: NpzFile, parts: Sequence[str], splits_N: Tensor
-) -> tuple[Tensor | None, str]:
+def _sites(archive: NpzReader, parts: Sequence[str], splits_N: Tensor) -> tuple[Tensor | None, str]:
     """Sites, the parts one after the other; none where a part lacks them, with the reason if others
     have them."""
-    has = {part: f"{part}_sites" in archive.files for part in parts}
+    has = {part: f"{part}_sites" in archive.keys for part in parts}
     if not all(has.values()):
         given = [f"{part}_sites" for part in parts if has[part]]
         lacking = [f"{part}_sites" for part in parts if not has[part]]
-        problem = f"{path} has {', '.join(given)} but no {', '.join(lacking)}"
+        problem = f"{archive.path} has {', '.join(given)} but no {', '.join(lacking)}"
         return None, f"{problem}, so that no site is known" if given else ""
-    sites = [_numbers(path, archive, f"{part}_sites") for part in parts]
+    sites = [torch.from_numpy(archive.numbers(f"{part}_sites")) for part in parts]
     for part, site in zip(parts, sites, strict=True):
         labels = int((splits_N == PARTS[part]).sum())
         if labels != len(site):
             raise DataError(
-                f"{path}: {part}_sites has {format_count(len(site), 'row')}, {part}_labels {labels}"
+                f"{archive.path}: {part}_sites has {format_count(len(site), 'row')}, "
+                f"{part}_labels {labels}"
             )
     return torch.cat(sites), ""
 
 
-def _numbers(path: Path, archive: NpzFile, key: str) -> Tensor:
-    if key not in archive.files:
-        raise DataError(f"{path}: has no {key}; its keys are {', '.join(archive.files)}")
-    values = archive[key]
-    if values.dtype.kind not in "iu" or values.ndim not in (1, 2) or values.size != len(values):
-        raise DataError(
-            f"{path}: {key} is {values.dtype} {values.shape}; needed are whole "
-            "numbers (n,) or (n, 1), one class per image"
-        )
-    if values.min(initial=0) < 0:
-        raise DataError(f"{path}: {key} holds {values.min()}; numbers start at 0")
-    return torch.from_numpy(values.reshape(-1).astype(np.int64))
-
-
 def _fill(
-    out: NDArray[np.uint8],
-    path: Path,
-    archive: NpzFile,
-    parts: Sequence[str],
-    index: NDArray[np.int64],
-) -> list[int]:
-    """The chosen rows, part by part, so that no more than one part is in memory."""
-    start = 0
+    out: NDArray[np.uint8], archive: NpzReader, parts: Sequence[str], index: NDArray[np.int64]
+) -> None:
+    """The chosen rows, in their order."""
+    place, row = 0, 0
     for part in parts:
-        pixels = archive[f"{part}_images"]
-        grey = pixels.ndim == 3
-        if pixels.dtype != np.uint8 or not (
-            grey or (pixels.ndim == 4 and pixels.shape[3] in (1, 3))
-        ):
-            raise DataError(
-                f"{path}: {part}_images is {pixels.dtype} {pixels.shape}; needed is "
-                "uint8 (n, H, W) or (n, H, W, 3)"
-            )
-        rows = len(archive[f"{part}_labels"])
-        if len(pixels) != rows:
-            raise DataError(
-                f"{path}: {part}_images has {format_count(len(pixels), 'row')}, "
-                f"{part}_labels {rows}"
-            )
-        for place in np.flatnonzero((index >= start) & (index < start + rows)):
-            one = pixels[index[place] - start]
-            one = np.broadcast_to(one[..., None] if grey else one, (*one.shape[:2], 3))
-            out[place] = squeeze(np.ascontiguousarray(one), out.shape[-1])
-        start += rows
-    return []
+        for one in archive.images(f"{part}_images"):
+            if place < len(index) and index[place] == row:
+                colour = one if one.ndim == 3 else one[..., None]
+                colour = np.broadcast_to(colour, (*one.shape[:2], 3))
+                out[place] = squeeze(np.ascontiguousarray(colour), out.shape[-1])
+                place += 1
+            row += 1

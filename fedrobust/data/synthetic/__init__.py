@@ -104,7 +104,7 @@ def _sites(groups: Tensor, seed: int) -> Tensor:
 
 def _fill(
     out: NDArray[np.uint8], labels: Tensor, groups: Tensor, sites: Tensor, seed: int
-) -> list[int]:
+) -> dict[int, str]:
     """Every (class, site) cell from its own generator, in batches of bounded memory."""
     batch = max(2, 2**19 // out.shape[-1] ** 2)
     for kind in range(len(KINDS)):
@@ -116,7 +116,7 @@ def _fill(
                 scenes = draw_lesions(KINDS[kind], len(lesions), out.shape[-1], source)
                 scenes = _views(scenes, torch.searchsorted(lesions, groups[part]))
                 out[part.numpy()] = as_bytes(photograph(scenes, scanner, source)).numpy()
-    return []
+    return {}
 
 
 def _views(scenes: Tensor, lesion_n: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ def summary_table(report: Report, uses: Mapping[str, int] | None = None) -> Rend
     if uses:
         used = f"the strategy used server data: {text.uses_text(uses)}"
         parts.append(Text(used, style="yellow"))
+    if left_out := text.left_out_text(report.left_out_files):
+        parts.append(Text(left_out, style="yellow"))
     if promised := text.privacy_text(report.privacy):
         parts.append(Text(promised))
     parts += [_evaluations_table(report), _drops_table(report)]

@@ -25,6 +25,8 @@ from fedrobust.reporting.report.values import (
 )
 from fedrobust.utils.validation import Count
 
+MOST_NAMED = 50  # files left out that report.json names
+
 TWIN_EVALUATIONS = ("twin_clean", "twin_corrupted")
 TWIN_DROPS = ("poisoning", "total")
 
@@ -180,6 +182,15 @@ class PredictionResults(ReportSection):
     )
 
 
+class LeftOutFiles(ReportSection):
+    """Files of the data folder that are not in the data set."""
+
+    count: int = Field(ge=1, description="number of files, at least 1; a hidden folder counts once")
+    first: Mapping[Name, Name] = Field(
+        description=f"reasons by name of the first {MOST_NAMED} at most; manifest.json has all"
+    )
+
+
 def _twin_rule(schema: dict[str, Any]) -> None:
     """With a clean twin both of its evaluations and both of its drops, without one neither."""
     evaluations = {"anyOf": [{"required": [name]} for name in TWIN_EVALUATIONS]}
@@ -218,6 +229,10 @@ class Report(PredictionResults):
     timing: Mapping[str, Seconds] = Field(description="seconds by stage")
     privacy: Absent[PrivacySection] = Field(
         default=None, description="mechanism applied to the updates; absent without one"
+    )
+    left_out_files: Absent[LeftOutFiles] = Field(
+        default=None,
+        description="files of the data folder that are not in the data set; absent where none",
     )
     engine: Name = Field(description="the engine that ran the clients")
     device: Name = Field(description="the device that computed")

@@ -18,7 +18,7 @@ from fedrobust.reporting.predictions import pool_clients, write_predictions
 from fedrobust.reporting.report import Report, write_report
 from fedrobust.reporting.report.attacks import EvasionSection
 from fedrobust.reporting.report.sections import PrivacySection
-from fedrobust.reporting.results import RunPredictions, assemble_results
+from fedrobust.reporting.results import RunPredictions, assemble_results, left_out_files
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.clean_twin import train_clean_twin
 from fedrobust.runtime.server.evasion import evaluate_evasion
@@ -98,6 +98,7 @@ def run_experiment(
         device=devices.device_name(devices.resolve(experiment.settings.device)),
         privacy=_privacy(experiment, finished),
         evasion=evasion,
+        left_out_files=left_out_files(experiment.dataset.skipped),
         timing={**clock.seconds, **_stages(finished)},
         **dict(results),
     )
