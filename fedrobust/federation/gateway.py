@@ -38,7 +38,7 @@ from fedrobust.federation.gate_limits import (
     Limits,
     network_of,
 )
-from fedrobust.federation.node_keys import NodeKeys
+from fedrobust.federation.node_keys import NodeKeys, UnknownKeyError
 
 OPEN = re.compile(rb"/v1/fleet/[a-z-]+")  # each of which asks for a registered key
 NODES = "/v1/control/list-nodes"  # of the SuperLink, which answers it on the loopback interface
@@ -247,7 +247,11 @@ class Gateway:
         size = _declared_size(request)
         if request.method != b"POST" or not OPEN.fullmatch(request.target):
             raise RefusedError(403, "the gate lets SuperNodes pass only")
-        key = await self._keys.identify(request.headers)
+        try:
+            key = await self._keys.identify(request.headers)
+        except UnknownKeyError:
+            # after a 401 a SuperNode (Flower 1.41) ends as if nothing had happened
+            raise RefusedError(404, "this key is not registered") from None
         if key is None:
             raise RefusedError(401, "no registered key signed this request just now")
         if size is not None and size > self._limits.body_bytes:

@@ -24,6 +24,10 @@ OLDEST, NEWEST = 305.0, 5.0
 Headers = Iterable[tuple[bytes, bytes]]
 
 
+class UnknownKeyError(Exception):
+    """A key that is not registered at the SuperLink."""
+
+
 @final
 class NodeKeys:
     """The registered keys. A key that is not known is refused only after the SuperLink was asked
@@ -46,8 +50,8 @@ class NodeKeys:
         self._lock = asyncio.Lock()
 
     async def identify(self, headers: Headers) -> bytes | None:
-        """The registered key with which these headers are signed, or None. Raises what `ask`
-        raises."""
+        """The registered key with which these headers are signed, or None. Raises UnknownKeyError
+        for another key, and what `ask` raises."""
         given = {name.lower(): value for name, value in headers}
         try:
             key = _decode(given[KEY]).strip()
@@ -59,8 +63,9 @@ class NodeKeys:
             return None
         if key not in self._known:
             await self._refresh(time.monotonic())
-        known = self._known.get(key)
-        return key if known is not None and _is_signed(known, signed_at, signature) else None
+        if key not in self._known:
+            raise UnknownKeyError
+        return key if _is_signed(self._known[key], signed_at, signature) else None
 
     async def _refresh(self, since: float) -> None:
         """Ask again, unless that was done since."""
