@@ -27,7 +27,7 @@ class State:
     buffers: Tensor
 
 
-def digest(state: State) -> str:
+def state_digest(state: State) -> str:
     """SHA-256 (hexadecimal) of both vectors with their lengths, as little-endian float32: two
     parties hold the same numbers if and only if their digests agree."""
     found = hashlib.sha256()

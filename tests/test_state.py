@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedrobust.state import Layout, State, digest, flat, load, read, show, take, views
+from fedrobust.state import Layout, State, flat, load, read, show, state_digest, take, views
 
 
 def network() -> nn.Module:
@@ -150,8 +150,8 @@ def test_a_digest_tells_states_apart_bit_by_bit() -> None:
         State(torch.tensor([1.0, 0.0, 2.0]), torch.zeros(0)),
         State(torch.tensor([0.0, 1.0]), torch.tensor([2.0])),
     ]
-    assert len({digest(state) for state in (one, *others)}) == 5
-    assert digest(one) == digest(State(one.parameters.clone(), one.buffers.clone()))
-    assert digest(State(torch.stack([one.parameters] * 2)[:, 0], one.buffers)) == digest(
-        State(torch.ones(2), one.buffers)
-    )
+    assert len({state_digest(state) for state in (one, *others)}) == 5
+    assert state_digest(one) == state_digest(State(one.parameters.clone(), one.buffers.clone()))
+    assert state_digest(
+        State(torch.stack([one.parameters] * 2)[:, 0], one.buffers)
+    ) == state_digest(State(torch.ones(2), one.buffers))

@@ -158,7 +158,10 @@ def asked(kind: str, number: int, **records: ConfigRecord) -> Message:
 def order_of(words: tuple[str, ...], number: int = 1) -> RecordDict:
     """What the server of these words asks in a round, with the model that it announces."""
     server = build_server_context(federations.build_experiment(*words))
-    config = {**server.message_config(number), wire.STATE_DIGEST: state.digest(server.initial)}
+    config = {
+        **server.message_config(number),
+        wire.STATE_DIGEST: state.state_digest(server.initial),
+    }
     return wire.train_message(wire.state_record(server.initial), config)
 
 
@@ -284,7 +287,7 @@ def test_different_models_for_hospitals_are_noticed_before_anything_is_sent() ->
 def _announce_another(message: Message) -> None:
     """Another model, with the digest that belongs to it."""
     other = state.State(torch.full((7,), 0.5), torch.zeros(2))
-    message.content["config"][wire.STATE_DIGEST] = state.digest(other)
+    message.content["config"][wire.STATE_DIGEST] = state.state_digest(other)
     if "state" in message.content:
         message.content["state"] = wire.state_record(other)
 

@@ -23,7 +23,7 @@ from fedrobust.privacy.secure import client as hospital
 from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.server.loop import build_server_context
-from fedrobust.state import digest
+from fedrobust.state import state_digest
 from tests.helpers import federations
 from tests.helpers.secure_rounds import after_key_exchange
 from tests.runtime.test_fuzz import (
@@ -172,7 +172,7 @@ def orders() -> Iterator[tuple[str, RecordDict]]:
     server = build_server_context(
         federations.build_experiment("strategy=fedavg", "privacy=secure_aggregation", "poisoned=0")
     )
-    config = {**server.message_config(1), records.STATE_DIGEST: digest(server.initial)}
+    config = {**server.message_config(1), records.STATE_DIGEST: state_digest(server.initial)}
     yield "train.keys", secure.stage_message(config)
     yield "train.shares", secure.stage_message(config, keys=after_key_exchange(3, 2).keys)
     yield "train.unmask", secure.stage_message(config, survivors={0: b"", 1: b""})

@@ -23,8 +23,7 @@ from fedrobust.runtime.client import context_state, site_config
 from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.messages.sites import RECORD, read_assignment
-from fedrobust.state import State
-from fedrobust.state import digest as state_digest
+from fedrobust.state import State, state_digest
 from fedrobust.utils.seeding import generator
 
 

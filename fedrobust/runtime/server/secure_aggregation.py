@@ -22,8 +22,7 @@ from fedrobust.privacy.secure.server import RevealedSecrets, ServerSession
 from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.server.replies import ReplyValidator
 from fedrobust.runtime.server.rule_strategy import Report, RoundOutcome, RuleStrategy, ServerContext
-from fedrobust.state import State
-from fedrobust.state import digest as state_digest
+from fedrobust.state import State, state_digest
 from fedrobust.types import ClientRecord, Failure
 from fedrobust.utils.counting import format_count
 
