@@ -19,6 +19,7 @@ def test_a_temporary_folder_that_is_too_long_is_refused_before_ray_starts(
 ) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv(name, str(tmp_path / (letter * 60)))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests leave theirs running
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     with pytest.raises(ConfigError) as caught:
         ray_cluster.connect(None, Workers(1, 1.0, 0.0, 1), 1)
@@ -33,9 +34,9 @@ def test_the_limit_is_that_of_ray_itself(monkeypatch: pytest.MonkeyPatch) -> Non
     from ray._private.utils import validate_socket_filepath
 
     session = f"session_2026-01-01_00-00-00_123456_{os.getpid()}"
-    room = ray_cluster.SOCKET_BYTES - len(f"/ray/{session}/sockets/plasma_store")
+    longest = ray_cluster.SOCKET_BYTES - len(f"/ray/{session}/sockets/plasma_store")
     for excess in (0, 1):
-        folder = "/" + "t" * (room - 1 + excess)
+        folder = "/" + "t" * (longest - 1 + excess)
         monkeypatch.setenv("RAY_TMPDIR", folder)
         path = f"{folder}/ray/{session}/sockets/plasma_store"
         if excess:
