@@ -361,9 +361,10 @@ def _disclosure_text(one: DisclosureSection) -> str:
     if one.min_cell == 1:
         return f"metrics from exact counts; {missing}"
     return (
-        f"metrics are estimates from counts in multiples of {one.min_cell} images, undefined "
-        f"where these hold less than half of the images; {missing}; the interval of the clients' "
-        "drop does not cover the rounding"
+        "metrics are estimates from counts in multiples of "
+        f"{format_count(one.min_cell, 'image')}, undefined where these hold less than half of the "
+        f"images; {missing}; the interval of the clients' drop does not cover the "
+        "rounding"
     )
 
 

@@ -20,6 +20,7 @@ from fedrobust.evaluation.counts import REASONS, ClientEvaluation, MinCell, Roun
 from fedrobust.runtime.messages import limits, records
 from fedrobust.runtime.messages.arrays import WireError, pack, unpack
 from fedrobust.runtime.messages.limits import shorten_names, shorten_value
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.validation import check
 
 COUNTS, WITHHELD = "counts", "withheld"  # records that mark the two kinds of reply
@@ -109,8 +110,11 @@ def _check_matrix(name: str, matrix: Tensor, images: int, min_cell: int) -> None
     if int(matrix.min()) < 0 or int(matrix.max()) > images or bool((matrix % min_cell).any()):
         raise WireError(
             f"{COUNTS}: {name} must hold multiples of min-cell={min_cell}, none of them above the "
-            f"{images} images"
+            f"{format_count(images, 'image')}"
         )
     left = images - int(matrix.sum())
     if not 0 <= left <= matrix.numel() * (min_cell - 1) + 1:
-        raise WireError(f"{COUNTS}: {name} holds other numbers than its {images} images can give")
+        raise WireError(
+            f"{COUNTS}: {name} holds other numbers than its "
+            f"{format_count(images, 'image')} can give"
+        )

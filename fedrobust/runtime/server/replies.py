@@ -23,6 +23,7 @@ from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.runtime.messages.evaluations import read_client_evaluation
 from fedrobust.state import Layout, State, views
 from fedrobust.types import Failure
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.foreign_text import LINES, escape_text
 
 # of clients.csv, which metrics must not write over
@@ -141,7 +142,7 @@ class ReplyValidator:
         (`_check_conditions` has compared the conditions.)"""
         found, known = count_images(part), self._expected.test_size(client)
         if known is not None and found != known:
-            raise WireError(f"evaluated {found} test images, but has {known}")
+            raise WireError(f"evaluated {format_count(found, 'test image')}, but has {known}")
 
     def _check_names(self, client: int, metrics: Mapping[str, float]) -> None:
         """Names of metrics become columns of clients.csv: none of the server's own, and few."""
