@@ -81,6 +81,7 @@ def test_leaving_ends_everything_and_the_warden(tmp_path: Path) -> None:
     with Processes(tmp_path, {}) as processes:
         processes.start("child", [sys.executable, "-c", "import time; time.sleep(600)"], tmp_path)
         warden, pid = processes.process_guard, processes.pid("child")
+        mark_of(pid)
         assert list(processes.alive()) == [pid]  # the warden is none of them
     assert processes.alive() == {}
     assert warden is not None
