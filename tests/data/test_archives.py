@@ -249,6 +249,14 @@ def test_official_ham10000(tmp_path: Path) -> None:
     assert ham10000(str(tmp_path), size=8).load().digest == data.digest
 
 
+def test_files_beside_ham10000_are_named_as_they_lie(tmp_path: Path) -> None:
+    ham_pictures(tmp_path / "HAM10000_images_part_1")
+    picture(tmp_path / "masks" / "ISIC_0000_segmentation.png", (255, 255, 255))
+    (tmp_path / "HAM10000_metadata.csv").write_text("\n".join(ham_rows()))
+    skipped = ham10000(str(tmp_path), size=8).load().skipped
+    assert skipped == {"masks/ISIC_0000_segmentation.png": "no row of the table names it"}
+
+
 def test_ham10000_with_sites_in_a_zip(tmp_path: Path) -> None:
     ham_pictures(tmp_path / "pictures")
     (tmp_path / "shared").mkdir()

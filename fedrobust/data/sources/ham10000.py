@@ -104,13 +104,14 @@ def _images(root: Path, source: str, ids: Sequence[str]) -> tuple[Files, list[st
         if path.suffix == ".zip" and path.name.lower().startswith("ham10000")
     )
     parts = [open_root(root), *(open_root(path) for path in archives)]
-    files = join_roots(parts)
+    # of one root alone the files keep their own names
+    files = join_roots(parts) if archives else parts[0]
 
     def show(stored: str) -> str:
-        position, _, inner = stored.partition("/")
+        position, inner = stored.split("/", 1) if archives else ("0", stored)
         return f"{parts[int(position)].label}/{shown_name(inner)}"
 
-    lookup = FileLookup(files, strip=1, show=show)
+    lookup = FileLookup(files, strip=1 if archives else 0, show=show)
     missing = [one for one in ids if not lookup.candidates(one)]
     if missing:
         raise DataError(
