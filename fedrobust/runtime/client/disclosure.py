@@ -13,7 +13,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
-from fedrobust.errors import RefusalError
+from fedrobust.errors import ConfigError, RefusalError
 from fedrobust.evaluation.counts import (
     USUAL_CELL,
     MinCell,
@@ -54,8 +54,11 @@ def shares_predictions(node: Mapping[str, Any]) -> bool:
 
 
 def read_min_cell(node: Mapping[str, Any]) -> int:
-    """The node's smallest cell, images. Raises ConfigError."""
-    return int(check(MIN_CELL, node.get(MIN_CELL, USUAL_CELL), MinCell))
+    """The node's smallest cell, images. Raises RefusalError: a wrong one is the node's to mend."""
+    try:
+        return int(check(MIN_CELL, node.get(MIN_CELL, USUAL_CELL), MinCell))
+    except ConfigError as error:
+        raise RefusalError("node", str(error)) from error
 
 
 def reported_images(node: Mapping[str, Any], number: int, num_classes: int) -> int:

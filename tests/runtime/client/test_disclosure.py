@@ -244,6 +244,12 @@ def test_the_census_tells_the_test_images_as_the_counts_do(hospital: dict[str, A
     assert read_site_info(ask({**hospital, **exact}, order_text(), kind="query")).counts[2] == 30
 
 
+@pytest.mark.parametrize("cell", [0, 2, "5"])
+def test_a_wrong_smallest_cell_is_the_nodes_to_mend(hospital: dict[str, Any], cell: object) -> None:
+    with site_error("node", r"^min-cell="):
+        ask({**hospital, "min-cell": cell}, order_text(), kind="query")
+
+
 def test_sizes_that_the_node_does_not_allow_leave_its_disk_alone(
     hospital: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
