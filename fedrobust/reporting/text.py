@@ -358,13 +358,13 @@ def _disclosure_text(one: DisclosureSection) -> str:
     if one.form == "nothing":
         return f"no result, {one.reason}"
     missing = "no AUROC and no ECE, which need each image's probabilities"
-    if one.min_cell == 1:
+    cell = one.min_cell or 1
+    if cell == 1:
         return f"metrics from exact counts; {missing}"
     return (
-        "metrics are estimates from counts in multiples of "
-        f"{format_count(one.min_cell, 'image')}, undefined where these hold less than half of the "
-        f"images; {missing}; the interval of the clients' drop does not cover the "
-        "rounding"
+        f"metrics are estimates from counts in multiples of {format_count(cell, 'image')}, "
+        f"undefined where these hold less than half of the images; {missing}; the interval of the "
+        "clients' drop does not cover the rounding"
     )
 
 
