@@ -1,5 +1,6 @@
 """Fixtures of all tests: a cache of the session's own, never the user's."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,13 @@ from hypothesis import settings
 
 settings.register_profile("no-time-limits", deadline=None)
 settings.load_profile("no-time-limits")
+
+
+def pytest_configure() -> None:
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and with them every
+    process that they start; tests of Ctrl-C need it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
