@@ -40,6 +40,31 @@ def state_digest(state: State) -> str:
     return found.hexdigest()
 
 
+def freeze(module: nn.Module) -> None:
+    """Mark a module and all that it holds as frozen, in place: without gradients, in eval mode (a
+    `classifier.Classifier` keeps it there) and in no `State`. Copies are frozen too."""
+    module.requires_grad_(False).eval()
+    for part in module.modules():
+        part.frozen = True  # type: ignore[assignment]  # torch knows tensors and modules only
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether the module was marked by `freeze`."""
+    return getattr(module, "frozen", False) is True
+
+
+def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The floats of frozen modules and the parameters without gradients by name, as in the model's
+    state_dict: with a `State` the whole model. Empty where nothing is frozen."""
+    modules = {name for name, module in model.named_modules() if is_frozen(module)}
+    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and (name.rpartition(".")[0] in modules or name in fixed)
+    }
+
+
 Entries = tuple[tuple[str, torch.Size], ...]
 # the dictionary of the module that owns a tensor, and its name there
 Place = tuple[dict[str, Any], str]
@@ -50,8 +75,8 @@ class Layout:
     """Places of a model's named tensors in the two flat vectors of a `State`.
 
     Four-dimensional tensors (convolutions) lie channels last, as the models have them. Integer
-    buffers (BatchNorm's num_batches_tracked) and non-persistent buffers (the ETF) are left out on
-    purpose.
+    buffers (BatchNorm's num_batches_tracked), non-persistent buffers (the ETF) and all tensors of
+    frozen modules (`freeze`) are left out on purpose.
     """
 
     parameters: Entries
@@ -60,7 +85,7 @@ class Layout:
     @classmethod
     def of(cls, model: nn.Module) -> Layout:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        persistent = model.state_dict().keys()
+        persistent = model.state_dict().keys() - frozen_tensors(model).keys()
         floats = [
             (name, b)
             for name, b in model.named_buffers()

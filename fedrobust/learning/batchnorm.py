@@ -10,16 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedrobust.state import Layout, State, load, read
+from fedrobust.state import Layout, State, is_frozen, load, read
 from fedrobust.utils.images import as_unit
 
 
 def layers(model: nn.Module) -> list[_BatchNorm]:
-    """The model's BatchNorm layers that keep running statistics."""
+    """The model's BatchNorm layers that keep running statistics, without frozen ones."""
     return [
         module
         for module in model.modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
+        if isinstance(module, _BatchNorm)
+        and module.running_mean is not None
+        and not is_frozen(module)
     ]
 
 
@@ -31,7 +33,7 @@ def recalibrate(model: nn.Module, images: Tensor, batch_size: int = 64) -> None:
     Every batch counts the same (cumulative average); batch i is every n-th image, so sorted images
     do no harm. Only the running means and variances change: parameters, modes, momenta and
     `num_batches_tracked` stay. Fewer than two images have no variance between them and leave the
-    model alone, as does a model without BatchNorm. No randomness.
+    model alone, as does a model without BatchNorm or with frozen BatchNorm alone. No randomness.
     """
     found = layers(model)
     if not found or len(images) < 2:

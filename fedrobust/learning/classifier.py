@@ -7,7 +7,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
 import timm
 import torch
@@ -18,6 +19,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedrobust.errors import ConfigError
 from fedrobust.learning.convolutions import avoid_strided_pointwise
+from fedrobust.learning.freezing import (
+    Freeze,
+    freeze_backbone,
+    frozen_digest,
+    keep_frozen_in_eval_mode,
+)
 from fedrobust.learning.fusion import FUSIONS, Fusion, Normalised, image_statistics
 from fedrobust.learning.hub import prefer_cache_if_offline
 from fedrobust.learning.losses import full_precision
@@ -48,7 +55,8 @@ class Classifier(nn.Module):
     cannot point along anchors of mixed signs. Linear head: logits. Attributes: num_classes, head
     ("etf" or "linear"), scale (softmax(scale * scores) are the probabilities), anchors (d, K) or
     None. The anchors and the normalisation are non-persistent buffers: in no state, in no
-    optimizer.
+    optimizer. With `hidden` linear layers of these sizes, each with a ReLU, stand between the
+    pooled features and the last layer. A frozen part of the backbone is always in eval mode.
     """
 
     anchors: Tensor | None
@@ -62,6 +70,8 @@ class Classifier(nn.Module):
         num_classes: int,
         anchors: Tensor | None,
         scale: float,
+        *,
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.num_classes, self.scale = num_classes, scale
@@ -69,6 +79,8 @@ class Classifier(nn.Module):
         self.backbone = backbone
         for name, values in image_statistics(backbone).items():
             self.register_buffer(name, values, persistent=False)
+        self.hidden = _hidden_layers(num_features, hidden)
+        num_features = [num_features, *hidden][-1]
         if anchors is None:
             self.last = nn.Linear(num_features, num_classes)
         else:
@@ -77,23 +89,36 @@ class Classifier(nn.Module):
             "anchors", None if anchors is None else anchors.detach().clone(), persistent=False
         )
 
-    def features(self, images: Tensor) -> Tensor:
-        """Float images (B, 3, H, W) in [0, 1] -> unit vectors (B, d) (ETF) or pooled features (B,
-        F) (linear).
+    def train(self, mode: bool = True) -> Self:
+        """As every module's, but frozen parts stay in eval mode."""
+        super().train(mode)
+        keep_frozen_in_eval_mode(self)
+        return self
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Float images (B, 3, H, W) in [0, 1] -> pooled features (B, F) of the backbone. Of a
+        frozen backbone they have a gradient only with respect to images that want one."""
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.backbone(images)  # type: ignore[no-any-return]
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Float images (B, 3, H, W) in [0, 1], or pooled features (B, F) of such -> unit vectors
+        (B, d) (ETF) or what the last layer gets (linear).
 
         A zero vector stays zero instead of becoming NaN.
         """
-        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        pooled = self.backbone(images)
+        pooled = inputs if inputs.ndim == 2 else self.pool(inputs)
+        hidden = self.hidden(pooled)
         if self.anchors is None:
-            return pooled  # type: ignore[no-any-return]
-        projected = self.last(pooled)
+            return hidden  # type: ignore[no-any-return]
+        projected = self.last(hidden)
         with full_precision(projected):
             return functional.normalize(projected.float(), dim=1, eps=1e-8)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Float images (B, 3, H, W) in [0, 1] -> scores (B, K), float32 for the ETF head."""
-        features = self.features(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Float images (B, 3, H, W) in [0, 1], or pooled features (B, F) of such -> scores (B, K),
+        float32 for the ETF head."""
+        features = self.features(inputs)
         if self.anchors is None:
             return self.last(features)  # type: ignore[no-any-return]
         with full_precision(features):
@@ -103,11 +128,24 @@ class Classifier(nn.Module):
         """Scores (B, K) -> softmax(scale * scores), float32."""
         return functional.softmax(self.scale * scores.float(), dim=1)
 
+    def frozen_digest(self) -> str:
+        """SHA-256 of what is frozen (see `freezing.frozen_digest`); empty where nothing is."""
+        return frozen_digest(self)
+
+
+def _hidden_layers(num_features: int, sizes: Sequence[int]) -> nn.Sequential:
+    """(B, num_features) -> (B, sizes[-1]); without sizes what comes in."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise([num_features, *sizes]):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFactory:
     """Checked settings of a model. `dimension` is that of the features which the anchors
-    (dimension, K) must have. With `members` the backbone is theirs, fused (see `meff`)."""
+    (dimension, K) must have. With `members` the backbone is theirs, fused (see `meff`), and
+    `freeze` is what is frozen of each."""
 
     name: str
     head: str
@@ -121,6 +159,13 @@ class ModelFactory:
     compile: str | None = None
     members: tuple[ModelFactory, ...] = ()
     fusion: str = "concatenate"
+    freeze: str | int = "none"
+    hidden: tuple[int, ...] = ()
+
+    @property
+    def frozen_backbone(self) -> bool:
+        """Whether no weight and no statistic of the backbone changes."""
+        return self.freeze == "backbone"
 
     def untrained(self) -> ModelFactory:
         """The same architecture without weights from the hub or from a file."""
@@ -149,7 +194,12 @@ class ModelFactory:
             # `num_features` are those before a head's own hidden layer (MobileNetV3), which timm
             # keeps without classes
             model = Classifier(
-                backbone, backbone.head_hidden_size, num_classes, anchors, self.scale
+                backbone,
+                backbone.head_hidden_size,
+                num_classes,
+                anchors,
+                self.scale,
+                hidden=self.hidden,
             )
         if self.checkpoint is not None:
             load_file(self.checkpoint, model)
@@ -196,6 +246,7 @@ def _backbone(factory: ModelFactory) -> Any:
     for module in backbone.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = factory.bn_momentum
+    freeze_backbone(backbone, factory.freeze)
     return backbone
 
 
@@ -238,11 +289,17 @@ class HeadSettings:
         head: the simplex ETF, fixed, or a linear layer, trained.
         dimension: dimension of the space in which the ETF lies, at least classes - 1.
         scale: factor of the scores in a softmax; null: 16 for etf, 1 for linear.
+        hidden: sizes of layers, each with a ReLU, between the pooled features and the last layer.
     """
 
     head: Literal["etf", "linear"] = "etf"
     dimension: Annotated[int, Field(ge=1, le=LARGEST)] = 512
     scale: Positive | None = None
+    hidden: Annotated[
+        Sequence[Annotated[int, Field(ge=1, le=LARGEST)]],
+        Field(max_length=8),
+        Words(f"a list of at most 8 whole numbers from 1 to {LARGEST}, e.g. [128, 64]"),
+    ] = ()
 
 
 @check_settings("model")
@@ -257,6 +314,8 @@ class BackboneSettings:
             pixels.
         bn_momentum: share of the newest batch in BatchNorm's running statistics.
         options: further keyword arguments of timm's model; null: none.
+        freeze: what keeps its weights and BatchNorm statistics and is not sent: nothing, the whole
+            backbone, its BatchNorm layers, or with a whole number all but so many last stages.
     """
 
     pretrained: bool = False
@@ -266,6 +325,7 @@ class BackboneSettings:
     options: Annotated[Mapping[Any, Any], Words("a group of timm's keyword arguments")] | None = (
         None
     )
+    freeze: Freeze = "none"
 
     def __post_init__(self) -> None:
         check_options("model.options", self.options or {})
@@ -315,6 +375,8 @@ def timm_model(
         backbone.bn_momentum,
         dict(backbone.options or {}),
         compile,
+        freeze=backbone.freeze,
+        hidden=tuple(classifier.hidden),
     )
     if (backbone.options or backbone.stem == "small") and not backbone.pretrained:
         _try_to_build(factory)  # only building can tell whether timm takes them
@@ -363,6 +425,7 @@ def meff(
     fusion: Annotated[str, OneOf(FUSIONS)] = "concatenate",
     classifier: HeadSettings,
     checkpoint: Checkpoint | None = None,
+    freeze: Freeze = "none",
 ) -> ModelFactory:
     """An ensemble with feature fusion: several timm backbones over the same images and one
     classifier on top of them, trained together.
@@ -374,6 +437,8 @@ def meff(
         fusion: whether the backbones' features are put side by side or averaged.
         classifier: what stands on top of them; its fields are keys of their own.
         checkpoint: safetensors file of the whole ensemble; null: none.
+        freeze: what keeps its weights and BatchNorm statistics in every backbone and is not sent;
+            as in the other models.
 
     Returns:
         What builds the model.
@@ -382,7 +447,7 @@ def meff(
         ConfigError: a setting is out of its range, a member cannot be built, or members of
             different widths are to be averaged.
     """
-    built = tuple(_member(place, one) for place, one in enumerate(members))
+    built = tuple(replace(_member(place, one), freeze=freeze) for place, one in enumerate(members))
     factory = ModelFactory(
         "meff",
         classifier.head,
@@ -391,6 +456,8 @@ def meff(
         checkpoint=checkpoint,
         members=built,
         fusion=fusion,
+        freeze=freeze,
+        hidden=tuple(classifier.hidden),
     )
     if not any(one.pretrained for one in built):
         _try_to_build(factory)  # only building can tell whether the features have a mean

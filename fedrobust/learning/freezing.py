@@ -1,0 +1,101 @@
+"""Frozen parts of a backbone: they keep their weights and statistics, and only the rest trains."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from timm.models import group_parameters
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedrobust.errors import ConfigError
+from fedrobust.learning.size_limits import LARGEST
+from fedrobust.state import freeze, frozen_tensors, is_frozen
+from fedrobust.utils.validation import Words
+
+# a whole number: so many last stages train
+Freeze = Annotated[
+    Literal["none", "backbone", "batchnorm"] | Annotated[int, Field(ge=1, le=LARGEST)],
+    Words("none, backbone, batchnorm or a whole number, at least 1, of last stages that train"),
+]
+
+
+def freeze_backbone(backbone: nn.Module, which: str | int) -> None:
+    """Freeze a part of a timm backbone in place.
+
+    Args:
+        backbone: as timm makes it.
+        which: none, backbone (all of it), batchnorm (every BatchNorm layer: scale, shift and
+            statistics), or how many of its last stages are left to train.
+
+    Raises:
+        ConfigError: the backbone has no more stages than are to train.
+    """
+    if which == "backbone":
+        freeze(backbone)
+    elif which == "batchnorm":
+        for module in backbone.modules():
+            if isinstance(module, _BatchNorm):
+                freeze(module)
+    elif isinstance(which, int):
+        _freeze_parameters(backbone, _early_parameters(backbone, which))
+
+
+def _early_parameters(backbone: nn.Module, training: int) -> set[str]:
+    """Names of the parameters before the last `training` stages."""
+    stages = list_stages(backbone)
+    if training >= len(stages):
+        raise ConfigError(
+            f"model.freeze={training}: the backbone has {len(stages)} stages; let fewer of them "
+            "train, or use model.freeze=none"
+        )
+    return {name for stage in stages[:-training] for name in stage}
+
+
+def list_stages(backbone: Any) -> list[list[str]]:
+    """Names of a timm backbone's parameters, stage by stage from the images on, as timm groups
+    them; a norm alone at the end is of the stage before it."""
+    groups = group_parameters(backbone, backbone.group_matcher(coarse=True))
+    parameters, stages = dict(backbone.named_parameters()), list[list[str]]()
+    for _, names in sorted(groups.items()):
+        if stages and all(parameters[name].ndim < 2 for name in names):
+            stages[-1] += names
+        else:
+            stages.append(list(names))
+    return stages
+
+
+def _freeze_parameters(module: nn.Module, names: set[str], path: str = "") -> None:
+    """Freeze every module all of whose parameters are named, and the named ones elsewhere."""
+    own = [f"{path}{name}" for name, _ in module.named_parameters()]
+    if own and names.issuperset(own):
+        freeze(module)
+        return
+    for name, parameter in module.named_parameters(recurse=False):
+        parameter.requires_grad_(f"{path}{name}" not in names)
+    for name, child in module.named_children():
+        _freeze_parameters(child, names, f"{path}{name}.")
+
+
+def keep_frozen_in_eval_mode(model: nn.Module) -> None:
+    """Set all frozen modules of a model back to eval mode."""
+    for module in model.modules():
+        if is_frozen(module):
+            module.training = False
+
+
+def frozen_digest(model: nn.Module) -> str:
+    """SHA-256 (hexadecimal) over names, shapes and float32 values of the frozen tensors; empty
+    where nothing is frozen. Two parties compute the same with equal trained parts if and only if
+    their digests agree."""
+    tensors = frozen_tensors(model)
+    if not tensors:
+        return ""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().float().reshape(-1).numpy().astype("<f4", copy=False)
+        found.update(f"{name}\n{tuple(tensor.shape)}\n".encode())
+        found.update(values.data)
+    return found.hexdigest()
