@@ -5,6 +5,8 @@ import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+from fedrobust.utils.threads import set_defaults as _set_thread_defaults
+
 __version__ = "0.1.0"
 
 
@@ -25,4 +27,5 @@ def _import_from_beside(root: Path) -> None:
         spec.loader.exec_module(module)
 
 
+_set_thread_defaults()  # before anything loads torch: whoever computes here has imported this first
 _import_from_beside(Path(__file__).parents[1])

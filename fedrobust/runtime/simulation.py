@@ -46,7 +46,7 @@ from fedrobust.utils import devices
 from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
 from fedrobust.utils.locking import hold_lock
-from fedrobust.utils.machine import cores
+from fedrobust.utils.threads import cores
 
 CLIENT_APP = "fedrobust.clients.app:app"
 PASSES = 3.0  # forward, and backward at twice its cost

@@ -1,8 +1,7 @@
-"""Processor cores, GPUs and installed versions of this machine; torch is imported late."""
+"""GPUs and installed versions of this machine; torch is imported late."""
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,11 +13,6 @@ def gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def cores() -> int:
-    """The CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def installed_version(package: str) -> str | None:

@@ -2,8 +2,8 @@
 one app, the same messages.
 
 Equal seeds give bit-equal results on both on a CPU, provided that torch uses the same number of
-threads: give the same `engine.threads` to both (by default inline uses all cores and each of W
-workers cores // W).
+threads: give the same `engine.threads` to both (by default inline has those of
+`utils.threads.default_threads`, and each of W workers a share).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from fedrobust.errors import ConfigError
 from fedrobust.runtime.engines.resources import check_cpus, gpu_share, pays_off, useful_workers
-from fedrobust.utils.machine import cores, gpus
+from fedrobust.utils.machine import gpus
+from fedrobust.utils.threads import cores, default_threads, threads_of_each
 from fedrobust.utils.validation import (
     Count,
     NonNegative,
@@ -63,7 +64,7 @@ def inline_engine(threads: PositiveCount | None = None) -> Engine:
     """One client after the other in this process.
 
     Args:
-        threads: of torch; null: one per core.
+        threads: of torch; null: OMP_NUM_THREADS, else one per core.
 
     Returns:
         The engine.
@@ -80,7 +81,7 @@ def inline_engine(threads: PositiveCount | None = None) -> Engine:
     ) -> SimulationGrid:
         from fedrobust.runtime.engines.inline_grid import InlineGrid
 
-        return InlineGrid(client_app, num_clients, node_config, threads or cores())
+        return InlineGrid(client_app, num_clients, node_config, threads or default_threads())
 
     return Engine("inline", open_)
 
@@ -100,7 +101,8 @@ def ray_engine(
     Args:
         workers: processes; null: one per GPU, or per core where there is none, at most MAX_WORKERS
             and one per client.
-        threads: of torch in each worker; null: its share of the cores.
+        threads: of torch in each worker; null: its share of the cores, at most
+            OMP_NUM_THREADS.
         cpus_per_worker: CPUs that Ray counts for a worker.
         gpus_per_worker: GPUs that Ray counts for a worker, whole above 1; 0.5: two workers on one;
             null: its share of the GPUs.
@@ -134,7 +136,7 @@ def ray_engine(
 
         number = workers or useful_workers(cores(), gpus(), num_clients)
         share = gpu_share(gpus(), number) if gpus_per_worker is None else gpus_per_worker
-        chosen = Workers(number, cpus_per_worker, share, threads or max(1, cores() // number))
+        chosen = Workers(number, cpus_per_worker, share, threads or threads_of_each(number))
         return RayGrid(
             client_app,
             num_clients,
@@ -157,7 +159,8 @@ def auto_engine(
 
     Args:
         workers: as for ray; 1 always means inline; null: one per GPU, or else per core.
-        threads: of torch, in each worker or in this process; null: its share of the cores.
+        threads: of torch, in each worker or in this process; null: its share of the cores, at
+            most OMP_NUM_THREADS.
 
     Returns:
         The engine.

@@ -27,6 +27,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.runtime.engines.client_runner import Answer, ClientRunner
 from fedrobust.runtime.engines.resources import check_cpus
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.threads import threads_of_children
 
 logger = logging.getLogger(__name__)
 # of Ray 2.52 and later; None: this Ray has no tokens
@@ -94,7 +95,8 @@ def connect(address: str | None, workers: Workers, cores: int) -> bool:
     if address is None or address == "local":
         check_socket_path()
         _check(workers, {"CPU": cores, "GPU": torch.cuda.device_count()}, "is on this machine")
-        _start_here(cores, math.ceil(workers.number * workers.gpus))
+        with threads_of_children(workers.threads):
+            _start_here(cores, math.ceil(workers.number * workers.gpus))
         return True
     try:
         found = _locate(address)

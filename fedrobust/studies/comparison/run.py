@@ -24,7 +24,8 @@ from fedrobust.studies.comparison.results_table import ComparisonResults
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.files import write_text
 from fedrobust.utils.locking import hold_lock
-from fedrobust.utils.machine import cores, gpus
+from fedrobust.utils.machine import gpus
+from fedrobust.utils.threads import cores
 
 RESULTS, LEADERBOARD, DIFFERENCES = "results.csv", "leaderboard.md", "differences.csv"
 

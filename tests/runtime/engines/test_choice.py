@@ -1,6 +1,7 @@
 """Choice of the engine and its workers, and refusals before anything starts."""
 
 import importlib
+import os
 import socket
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from ray._private import services
 
 from fedrobust.errors import ConfigError
 from fedrobust.runtime import engines
-from fedrobust.runtime.engines import auto_engine, inline_engine, ray_engine
+from fedrobust.runtime.engines import auto_engine, inline_engine, ray_cluster, ray_engine
 from fedrobust.runtime.engines.ray_cluster import Workers, connect
 from fedrobust.runtime.engines.resources import gpu_share, pays_off, useful_workers
+from fedrobust.utils import threads
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "engine").glob("*.yaml"))
 
@@ -57,10 +59,31 @@ def test_workers_and_their_share_of_the_gpus():
     ]
 
 
+def four_cores(monkeypatch):
+    for module in (engines, threads):
+        monkeypatch.setattr(module, "cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
+def test_threads_without_a_setting_are_those_of_the_environment_in_every_engine(
+    monkeypatch, client_app
+):
+    four_cores(monkeypatch)
+    monkeypatch.setattr(engines, "gpus", lambda: 0)
+    made = inline_engine(), ray_engine(workers=2), auto_engine(workers=1), auto_engine(workers=2)
+    assert [one.open(client_app, 3).threads for one in made] == [4, 2, 4, 2]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert [one.open(client_app, 3).threads for one in made] == [1, 1, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [one.open(client_app, 3).threads for one in made] == [3, 2, 3, 2]
+    given = inline_engine(threads=2), ray_engine(workers=2, threads=4), auto_engine(2, threads=4)
+    assert [one.open(client_app, 3).threads for one in given] == [2, 4, 4]
+
+
 def test_auto_takes_ray_for_much_work_on_several_cores_and_inline_otherwise(
     monkeypatch, client_app
 ):
-    monkeypatch.setattr(engines, "cores", lambda: 4)
+    four_cores(monkeypatch)
     monkeypatch.setattr(engines, "gpus", lambda: 0)
     assert (
         auto_engine().open(client_app, 3).description
@@ -151,6 +174,17 @@ def test_what_the_machine_has_not_is_refused_before_ray_starts(monkeypatch, work
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(ConfigError, match=reason):
         connect(None, workers, cores=2)
+
+
+def test_a_ray_of_our_own_hands_its_workers_their_number_of_threads(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    seen = []
+    monkeypatch.setattr(
+        ray_cluster, "_start_here", lambda *_: seen.append(os.environ["OMP_NUM_THREADS"])
+    )
+    assert connect(None, Workers(1, 1, 0, 2), cores=2)
+    assert (seen, os.environ["OMP_NUM_THREADS"]) == (["2"], "4")
 
 
 def test_what_this_machine_has_not_is_refused_before_anything_heavy_is_imported():
