@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ import pytest
 from fedrobust import compare
 from fedrobust.reporting.report import read_report
 from fedrobust.studies.comparison import run as conduct
+from tests.helpers.processes import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
@@ -113,13 +113,10 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
         text=True,
         env=os.environ,
     )
-    limit = time.monotonic() + 120
-    while not list(out.glob("cells/fedavg-*/checkpoints/run-*")):  # in the middle of a run
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    # in the middle of a run
+    wait_until(lambda: list(out.glob("cells/fedavg-*/checkpoints/run-*")), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert re.fullmatch(
         rf"interrupted: \d of 2 cells are finished; the same command resumes in {out}\n", errors

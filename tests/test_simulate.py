@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from fedrobust.errors import RunError
 from fedrobust.experiment.settings import read_settings
 from fedrobust.reporting.report import read_report
 from fedrobust.runtime import simulation
+from tests.helpers.processes import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[1]
 FILES = {
@@ -218,13 +218,10 @@ def test_interruption_leaves_what_was_finished(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    rounds, limit = tmp_path / "out" / "rounds.jsonl", time.monotonic() + 120
-    while not (rounds.exists() and rounds.read_text().count("\n") >= 2):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.2)
+    rounds = tmp_path / "out" / "rounds.jsonl"
+    wait_until(lambda: rounds.exists() and rounds.read_text().count("\n") >= 2, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert errors.strip().splitlines() == [
         f"interrupted: resume with python -m fedrobust.simulate resume={tmp_path / 'out'}"

@@ -152,9 +152,9 @@ class Processes:
     def _wait_for_all(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            for process in self._started.values():
-                process.poll()  # so that no zombie counts
-            if not self.alive():
+            # an ending process has no environment any more, by which `alive` knows it
+            ended = [process.poll() is not None for process in self._started.values()]
+            if all(ended) and not self.alive():
                 return
             time.sleep(0.1)
 

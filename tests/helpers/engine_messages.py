@@ -19,6 +19,14 @@ def messages(clients, orders=None, kind="train", state=None):
     return [Message(records.train_message(record, config), client, kind) for client in clients]
 
 
+def meeting(folder, *clients):
+    """Orders for two clients that run at the same time, and so in two workers: each waits until the
+    other one has begun. The folder must be new."""
+    folder.mkdir()
+    one, other = clients
+    return {one: f"meet {folder} {one} {other}", other: f"meet {folder} {other} {one}"}
+
+
 def by_client(replies):
     """Checked replies and the reasons of the failed ones, by client."""
     good, bad = {}, {}

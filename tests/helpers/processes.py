@@ -10,6 +10,18 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+PATIENCE_SECONDS = 300.0  # a deadline for a machine that is busy with other things
+
+
+def wait_until(found, process=None):
+    """Result of `found` as soon as it is true; the process must not end before."""
+    limit = time.monotonic() + PATIENCE_SECONDS
+    while not (something := found()):
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    return something
+
 
 def alive(session):
     """{process id: command line} of a session's processes, zombies apart."""
@@ -18,15 +30,40 @@ def alive(session):
         with contextlib.suppress(OSError):  # it has just ended
             state, _, _, sid = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
             if int(sid) == session and state != "Z":
-                found[int(folder.name)] = (
-                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                )
+                found[int(folder.name)] = title(folder.name)
     return found
 
 
-def left_after(session, seconds=10.0):
-    """The processes that have not ended some seconds later."""
-    deadline = time.monotonic() + seconds
+def title(process):
+    """Command line of a process, or what it calls itself; empty once it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    return ""
+
+
+@contextlib.contextmanager
+def stopped(process):
+    """The process stands still, unless it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGSTOP)
+    try:
+        wait_until(lambda: state_of(process) in "tTZX")
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+
+
+def state_of(process):
+    """Linux's letter for a process's state, X once there is none."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"
+
+
+def left_after(session):
+    """The processes of a session that do not end."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while (found := alive(session)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return found

@@ -75,6 +75,9 @@ APP = textwrap.dedent('''
             leave_a_mark(order, lambda: os._exit(17))
         if order.startswith("wait"):
             leave_a_mark(order, lambda: wait_for(pathlib.Path(order.split()[1]) / "go"))
+        if order.startswith("meet"):
+            word, folder, name, other = order.split()
+            leave_a_mark(f"{word} {folder} {name}", lambda: wait_for(pathlib.Path(folder, other)))
 
 
     def leave_a_mark(order, action):

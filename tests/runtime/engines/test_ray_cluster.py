@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.processes import left_after, started
+from tests.helpers.processes import PATIENCE_SECONDS, left_after, started
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ def test_a_node_that_is_lost_over_a_client_changes_no_bit(client_app, folder):
     with started(
         [sys.executable, "-m", "tests.runtime.engines.cluster_rounds", apps, str(folder)], cwd=ROOT
     ) as process:
-        output, errors = process.communicate(timeout=110)
+        output, errors = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, errors
         assert left_after(process.pid) == {}
     found = json.loads(output.splitlines()[-1])
@@ -38,7 +38,6 @@ def test_a_node_that_is_lost_over_a_client_changes_no_bit(client_app, folder):
     assert found["logged"] == [
         "the worker process died while client 0 was running: trying it again"
     ]
-    assert found["seconds"] < 30  # a minute would be the timeout of the round
     assert found["came_back"]
     assert found["calls_agree"]
     assert found["clients"] == list(range(6))

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,13 +15,14 @@ import ray
 import torch
 
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.runtime.engines import ray_cluster
+from fedrobust.runtime.engines import ray_cluster, ray_scheduler
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.engines.ray_cluster import Workers
 from fedrobust.runtime.engines.ray_grid import RayGrid
 from fedrobust.runtime.engines.ray_scheduler import AHEAD
 from fedrobust.state import State
-from tests.helpers.engine_messages import by_client, messages
+from tests.helpers.engine_messages import by_client, meeting, messages
+from tests.helpers.processes import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 CLIENTS = 6
@@ -41,14 +42,12 @@ def calls(grid):
     return {client: reply.metrics["calls"] for client, reply in good.items()}
 
 
-def both_up(grid):
-    """Number of calls of each client, after both workers have answered again."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        good, _ = by_client(grid.send_and_receive(messages(range(CLIENTS), {0: "sleep 0.1"})))
-        if len({reply.info["pid"] for reply in good.values()}) == 2:
-            return {client: reply.metrics["calls"] for client, reply in good.items()}
-    return pytest.fail("no second worker came up")
+@pytest.fixture
+def clock(monkeypatch):
+    """Of the scheduler; `clock.now` is its time in seconds, which stands still."""
+    one = SimpleNamespace(now=0.0, monotonic=lambda: one.now)
+    monkeypatch.setattr(ray_scheduler, "time", one)
+    return one
 
 
 def test_every_client_answers_once_with_what_the_inline_engine_gives_bit_by_bit(grid, client_app):
@@ -68,10 +67,13 @@ def test_every_client_answers_once_with_what_the_inline_engine_gives_bit_by_bit(
         )
 
 
-def test_clients_prefer_their_worker_where_the_apps_cache_lies(grid):
-    both_up(grid)
-    before, _ = by_client(grid.send_and_receive(messages([0, 1])))
-    after, _ = by_client(grid.send_and_receive(messages([1, 0])))
+def test_clients_prefer_their_worker_where_the_apps_cache_lies(grid, tmp_path):
+    """Each has something to do of its own, since the two clients run at the same time."""
+    first, second = meeting(tmp_path / "first", 0, 1), meeting(tmp_path / "second", 0, 1)
+    before, after = (
+        by_client(grid.send_and_receive(sent, timeout=PATIENCE_SECONDS))[0]
+        for sent in (messages([0, 1], first), messages([1, 0], second))
+    )
     for client in (0, 1):
         assert after[client].metrics["calls"] == before[client].metrics["calls"] + 1
         assert after[client].metrics["cache"] == before[client].metrics["cache"] + 1
@@ -82,8 +84,10 @@ def test_clients_prefer_their_worker_where_the_apps_cache_lies(grid):
 def test_no_worker_idles_while_another_has_a_backlog(grid, tmp_path):
     """All three at home in worker 0, where the first one waits until the others have been answered:
     by worker 1."""
-    before = both_up(grid)
-    replies = grid.send_and_receive(messages([0, 2, 4], {0: f"wait {tmp_path} 0"}), timeout=60)
+    before = calls(grid)
+    replies = grid.send_and_receive(
+        messages([0, 2, 4], {0: f"wait {tmp_path} 0"}), timeout=PATIENCE_SECONDS
+    )
     early = [next(replies), next(replies)]
     (tmp_path / "go").touch()
     good, bad = by_client([*early, *replies])
@@ -119,7 +123,9 @@ def test_a_client_whose_worker_dies_is_tried_again_with_the_same_result(
     grid.restore({})
     calls(grid)
     good, bad = by_client(
-        grid.send_and_receive(messages(range(CLIENTS), {2: f"die-once {tmp_path} 2"}), timeout=60)
+        grid.send_and_receive(
+            messages(range(CLIENTS), {2: f"die-once {tmp_path} 2"}), timeout=PATIENCE_SECONDS
+        )
     )
     assert (tmp_path / "2").exists()
     assert caplog.messages == [
@@ -137,7 +143,9 @@ def test_a_client_whose_worker_dies_is_tried_again_with_the_same_result(
 
 def test_a_client_over_which_every_worker_dies_costs_one_reply_and_nobodys_memory(grid):
     before = calls(grid)
-    good, bad = by_client(grid.send_and_receive(messages(range(CLIENTS), {2: "die"}), timeout=60))
+    good, bad = by_client(
+        grid.send_and_receive(messages(range(CLIENTS), {2: "die"}), timeout=PATIENCE_SECONDS)
+    )
     assert set(good) == {0, 1, 3, 4, 5}
     assert (
         bad[2].splitlines()[-1]
@@ -156,7 +164,7 @@ def test_a_client_over_which_every_worker_dies_costs_one_reply_and_nobodys_memor
 
 def test_a_worker_that_a_signal_ended_is_reported_as_such(grid):
     calls(grid)
-    _, bad = by_client(grid.send_and_receive(messages([2], {2: "crash"}), timeout=60))
+    _, bad = by_client(grid.send_and_receive(messages([2], {2: "crash"}), timeout=PATIENCE_SECONDS))
     assert (
         bad[2].splitlines()[-1]
         == "the worker process died (Segmentation fault) while client 2 was running (attempts: 2)"
@@ -164,28 +172,31 @@ def test_a_worker_that_a_signal_ended_is_reported_as_such(grid):
 
 
 def test_a_worker_that_died_unused_costs_nobody_anything(grid, caplog):
-    both_up(grid)
     (reply,) = by_client(grid.send_and_receive(messages([0])))[0].values()
     os.kill(reply.info["pid"], signal.SIGKILL)
     calls(grid)
     assert not caplog.records
 
 
-def test_a_hanging_client_is_given_up_after_the_timeout(grid):
-    before = both_up(grid)
-    good, bad = by_client(
-        grid.send_and_receive(messages(range(CLIENTS), {3: "sleep 600"}), timeout=2)
-    )
+def test_a_hanging_client_is_given_up_after_the_timeout(grid, tmp_path, clock):
+    before = calls(grid)
+    sent = messages(range(CLIENTS), {3: f"wait {tmp_path} 3"})
+    replies = grid.send_and_receive(sent, timeout=2)
+    early = [next(replies) for _ in range(CLIENTS - 1)]
+    clock.now = 2.0
+    good, bad = by_client([*early, *replies])
     assert set(good) == {0, 1, 2, 4, 5}
-    assert bad[3] == "timed out after 2 s; its worker was replaced"
+    assert bad == {3: "timed out after 2 s; its worker was replaced"}
     assert calls(grid)[3] == before[3] + 1
 
 
-def test_what_was_never_started_is_reported_too(grid):
-    both_up(grid)
-    _, bad = by_client(
-        grid.send_and_receive(messages(range(4), {0: "sleep 600", 1: "sleep 600"}), timeout=1)
-    )
+def test_what_was_never_started_is_reported_too(grid, tmp_path, clock):
+    orders = {0: f"wait {tmp_path} 0", 5: f"meet {tmp_path} 5 0", 1: f"wait {tmp_path} 1"}
+    # as soon as client 5 has answered, both workers hang
+    replies = grid.send_and_receive(messages([0, 5, 1, 2, 3], orders), timeout=1)
+    assert next(replies).metadata.src_node_id == 5
+    clock.now = 1.0
+    _, bad = by_client(replies)
     replaced, never = (
         "timed out after 1 s; its worker was replaced",
         "timed out after 1 s, before it was started",
@@ -226,7 +237,6 @@ def test_large_arrays_that_clients_remember_lie_in_this_processs_own_memory(grid
 
 
 def test_the_broadcast_model_is_stored_once(grid, monkeypatch):
-    both_up(grid)
     puts = []
     monkeypatch.setattr(ray, "put", lambda value, put=ray.put: puts.append(value) or put(value))
     state = State(torch.zeros(100_000), torch.zeros(1))
@@ -234,7 +244,8 @@ def test_the_broadcast_model_is_stored_once(grid, monkeypatch):
     seen = [dict(reply.content["info"]) for reply in grid.send_and_receive(sent)]
     assert len(puts) == 1
     # one address per worker: all read the same memory
-    assert len({(info["pid"], info["address"]) for info in seen}) == 2
+    addresses = {(info["pid"], info["address"]) for info in seen}
+    assert len(addresses) == len({info["pid"] for info in seen})
     assert not any(info["writeable"] for info in seen)
     list(
         grid.send_and_receive(
@@ -259,11 +270,17 @@ def test_many_messages_are_drawn_as_workers_get_free(grid):
     assert sum(1 for _ in replies) == 199
 
 
-def test_ctrl_c_reaches_the_caller_and_the_grid_stays_usable(grid):
-    calls(grid)
-    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        list(grid.send_and_receive(messages(range(CLIENTS), {0: "sleep 2"})))
+def test_ctrl_c_reaches_the_caller_and_the_grid_stays_usable(grid, tmp_path):
+    def interrupt():
+        wait_until((tmp_path / "0").exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        interrupter.start()
+        list(grid.send_and_receive(messages(range(CLIENTS), {0: f"wait {tmp_path} 0"})))
+    interrupter.join()
+    (tmp_path / "go").touch()
     assert set(calls(grid)) == set(range(CLIENTS))
 
 
@@ -272,11 +289,12 @@ def test_pushed_messages_are_answered_when_pulled_under_their_ids(grid):
     assert {reply.metadata.reply_to_message_id for reply in grid.pull_messages(ids)} == set(ids)
 
 
-def test_fifty_clients_on_two_workers_of_a_ray_that_is_running(grid, client_app):
+def test_fifty_clients_on_two_workers_of_a_ray_that_is_running(grid, client_app, tmp_path):
     with RayGrid(client_app, 50, TWO) as second:
         with pytest.raises(RuntimeError, match="open already"):
             second.__enter__()
-        good, bad = by_client(second.send_and_receive(messages(range(50))))
+        sent = messages(range(50), meeting(tmp_path / "two", 0, 1))
+        good, bad = by_client(second.send_and_receive(sent, timeout=PATIENCE_SECONDS))
         assert set(good) == set(range(50))
         assert not bad
         assert len({reply.info["pid"] for reply in good.values()}) == 2

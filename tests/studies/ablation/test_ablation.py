@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from fedrobust.ablation import main
 from fedrobust.reporting.report import read_report
 from fedrobust.studies.comparison import run as conduct
+from tests.helpers.processes import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[3]
 SMALL = (
@@ -116,13 +116,9 @@ def test_stopped_in_the_middle_and_gone_on_with(
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
     )
-    limit = time.monotonic() + 120
-    while not list(out.glob("cells/*/run.log")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    wait_until(lambda: list(out.glob("cells/*/run.log")), process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130, errors
     assert re.fullmatch(
         rf"interrupted: \d of 4 cells are finished; the same command resumes in {out}\n", errors
