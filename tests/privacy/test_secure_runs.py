@@ -23,7 +23,6 @@ from fedrobust.reporting import report as reporting
 from fedrobust.reporting.report.sections import PrivacySection
 from fedrobust.reporting.text import privacy_text
 from fedrobust.runtime.client import secure_aggregation
-from fedrobust.runtime.engines import inline_engine, ray_engine
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records, secure
 from fedrobust.runtime.server.checkpointing import CheckpointManager
@@ -235,16 +234,6 @@ def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(
     assert [one.failures for one in resumed.records[stop:]] == [
         one.failures for one in undisturbed.records[stop:]
     ]
-
-
-@pytest.mark.slow
-def test_inline_and_ray_give_the_same_bits() -> None:
-    server, states = build_server_context(federations.build_experiment(*SECURE, *FIVE)), []
-    for engine in (inline_engine(threads=1), ray_engine(workers=2, threads=1)):
-        with engine.open("fedrobust.clients.app:app", 5, {"simulation": True}) as grid:
-            states.append(run_rounds(server, grid, Memory()).state)
-    assert torch.equal(states[0].parameters, states[1].parameters)
-    assert torch.equal(states[0].buffers, states[1].buffers)
 
 
 # --- what the server sees ---

@@ -1,4 +1,5 @@
-"""The engine of many processes: two workers, one Ray for all tests."""
+"""The engine of many processes: two workers, one Ray for all tests, also for those of the real
+client app, whose models are bit-equal on both engines."""
 
 import contextlib
 import os
@@ -15,12 +16,14 @@ import ray
 import torch
 
 from fedrobust.errors import ConfigError, RunError
-from fedrobust.runtime.engines import ray_cluster, ray_scheduler
+from fedrobust.runtime.engines import inline_engine, ray_cluster, ray_engine, ray_scheduler
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.engines.ray_cluster import Workers
 from fedrobust.runtime.engines.ray_grid import RayGrid
 from fedrobust.runtime.engines.ray_scheduler import AHEAD
+from fedrobust.runtime.server.loop import evaluate_clients, run_rounds
 from fedrobust.state import State
+from tests.helpers import federations
 from tests.helpers.engine_messages import by_client, meeting, messages
 from tests.helpers.processes import PATIENCE_SECONDS, wait_until
 
@@ -374,3 +377,35 @@ def test_what_clients_remember_lies_in_the_grid_and_goes_with_their_messages(gri
     assert calls(grid) == before
     grid.restore({})
     assert set(calls(grid).values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("strategy=etf_dml", "noisy=1"),
+        ("strategy=fedavg", "poisoned=0", "privacy=secure_aggregation", "privacy.clip=0.05"),
+    ],
+)
+@pytest.mark.usefixtures("grid")
+def test_inline_and_ray_train_the_same_bits(words):
+    server = federations.build_server(*words, "rounds=2")
+    results = []
+    for engine in (inline_engine(threads=1), ray_engine(workers=2, threads=1)):
+        with engine.open(
+            "fedrobust.clients.app:app", server.experiment.num_clients, {"simulation": True}
+        ) as opened:
+            finished = run_rounds(server, opened, federations.Memory())
+            results.append(
+                (finished, evaluate_clients(server, finished.state, opened, federations.Memory()))
+            )
+    (inline, inline_scores), (several, several_scores) = results
+    assert torch.equal(inline.state.parameters, several.state.parameters)
+    assert torch.equal(inline.state.buffers, several.state.buffers)
+    assert not torch.equal(inline.state.parameters, server.initial.parameters)
+    assert [record.clients for record in inline.records] == [
+        record.clients for record in several.records
+    ]
+    for client, scores in inline_scores.items():
+        for condition, (probabilities, labels) in scores.items():
+            assert torch.equal(probabilities, several_scores[client][condition][0])
+            assert torch.equal(labels, several_scores[client][condition][1])
