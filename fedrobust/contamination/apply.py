@@ -137,13 +137,24 @@ def trigger_samples(samples: Samples, backdoor: Backdoor) -> Samples:
 
     Attack success rate = share of them predicted as `backdoor.target`. May be empty.
     """
-    eligible = (
-        samples.labels != backdoor.target
-        if backdoor.source is None
-        else samples.labels == backdoor.source
-    )
-    victims = samples.take(eligible.nonzero().reshape(-1))
+    victims = samples.take(victim_rows(samples.labels, backdoor))
+    return put_trigger(victims, backdoor)
+
+
+def victim_rows(labels: Tensor, backdoor: Backdoor) -> Tensor:
+    """The positions (n,) of a backdoor's victims among the images with these labels (N,)."""
+    eligible = labels != backdoor.target if backdoor.source is None else labels == backdoor.source
+    return eligible.nonzero().reshape(-1)
+
+
+def put_trigger(victims: Samples, backdoor: Backdoor) -> Samples:
+    """All these images with the trigger put on."""
     return Samples(backdoor.trigger(as_unit(victims.images)), victims.labels)
+
+
+def crafts(contamination: Contamination) -> bool:
+    """Whether it, or a part of it, crafts images against the received model."""
+    return contamination.craft is not None or any(crafts(one) for one in contamination.parts)
 
 
 def attacker_owned(contamination: Contamination) -> bool:

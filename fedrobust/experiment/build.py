@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,36 +20,15 @@ from fedrobust.experiment.settings import GroupSettings, Settings, read_settings
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.utils import strict_json
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.recent import Recent
 from fedrobust.utils.seeding import generator
 
 GROUPS = (  # built without the data
     *("data", "partition", "model", "client", "strategy", "preaggregation", "server_optimizer"),
     *("evaluation", "sanitiser", "evasion", "purifier", "privacy"),
 )
-T = TypeVar("T")
-
-
-class _Recent(Generic[T]):
-    """The values of the texts that this process asked for last, `kept` of them."""
-
-    def __init__(self, kept: int) -> None:
-        self._kept, self._values = kept, dict[str, T]()
-
-    def get(self, text: str, make: Callable[[], T]) -> T:
-        """The value of a text; one that is not kept is made."""
-        return self.keep(text, self._values.pop(text) if text in self._values else make())
-
-    def keep(self, text: str, value: T) -> T:
-        """Take in the value of a text, in the place of the one used longest ago."""
-        self._values.pop(text, None)
-        self._values[text] = value
-        while len(self._values) > self._kept:
-            del self._values[next(iter(self._values))]
-        return value
-
-
-_DATASETS: _Recent[Dataset] = _Recent(2)
-_EXPERIMENTS: _Recent[Experiment] = _Recent(4)
+_DATASETS: Recent[Dataset] = Recent(2)
+_EXPERIMENTS: Recent[Experiment] = Recent(4)
 
 
 def build_experiment(config: Mapping[str, Any], settings: Settings | None = None) -> Experiment:
@@ -109,6 +88,7 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
         for group in ("contamination", "noise", "corruption")
     }
     compatibility.check_contaminations(damage)
+    compatibility.check_crafting(settings, built["model"], damage)
     secure_compatibility.check_update_readers(
         settings, built["privacy"], built["evaluation"], built["evasion"], damage["contamination"]
     )

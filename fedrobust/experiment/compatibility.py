@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrobust.aggregation.round import Strategy
+from fedrobust.contamination.apply import crafts
 from fedrobust.contamination.base import Contamination, Evasion
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.errors import ConfigError
@@ -28,6 +29,7 @@ def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: 
     _check_fusion(evaluation, evasion, built["model"])
     _check_sanitiser(settings, built["sanitiser"])
     _check_privacy(settings, built["privacy"])
+    _check_training_pixels(settings, built["model"])
 
 
 def needs_proxy(settings: Settings, evaluation: Evaluation, purifier: Purifier) -> str:
@@ -63,6 +65,31 @@ def _check_together(settings: Settings, strategy: Strategy) -> None:
             "client.loss=dot_regression: needs model.head=etf; use "
             "client.loss=cross_entropy or balanced_softmax"
         )
+
+
+def _check_training_pixels(settings: Settings, model: ModelFactory) -> None:
+    """Features computed beforehand have no gradient on an image that is attacked in training."""
+    if model.learns_from_features and settings.client.factory == "adversarial":
+        raise ConfigError(
+            "client=adversarial: attacks the images on which it trains, and with "
+            "model.freeze=backbone clients train on cached features; set model.feature_cache=false"
+        )
+
+
+def check_crafting(
+    settings: Settings, model: ModelFactory, damage: Mapping[str, Contamination]
+) -> None:
+    """The same for images that are crafted against the received model. damage: by group. Raises
+    ConfigError."""
+    if not model.learns_from_features:
+        return
+    for group, clients in (("contamination", settings.poisoned), ("noise", settings.noisy)):
+        if clients and crafts(damage[group]):
+            raise ConfigError(
+                f"{group}={damage[group].name}: crafts images against the received model, and with "
+                "model.freeze=backbone clients train on cached features; set "
+                "model.feature_cache=false"
+            )
 
 
 def _key_and_value(settings: Settings, key: str) -> str:

@@ -234,29 +234,27 @@ class Experiment:
     def shard(self, client: int) -> Shard:
         """The hospital's images: train and validation under its own contamination, the test part
         clean."""
-        damage = self.contamination(client)
-        return Shard(
-            contaminate(
-                self.samples(self.rows(client, TRAIN)),
-                damage,
-                self.generator("contamination", client, "train"),
-            ),
-            contaminate(
-                self.samples(self.rows(client, VALIDATION)),
-                damage,
-                self.generator("contamination", client, "validation"),
-            ),
-            self.samples(self.rows(client, TEST)),
+        train, validation, test = (
+            self.samples(self.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)
         )
+        return Shard(
+            self.contaminate(client, "train", train),
+            self.contaminate(client, "validation", validation),
+            test,
+        )
+
+    def contaminate(self, client: int, part: str, samples: Samples) -> Samples:
+        """A part of the client's images (train, validation or test) under its own contamination;
+        the same noise at every call."""
+        g = self.generator("contamination", client, part)
+        return contaminate(samples, self.contamination(client), g)
 
     def client_test_sets(self, client: int) -> tuple[Samples, Samples]:
         """The client's own test shard, clean and under its own contamination. What the
         contamination leaves alone is the very same: all of it for a clean client, the images where
         only labels change."""
         clean = self.samples(self.rows(client, TEST))
-        return clean, contaminate(
-            clean, self.contamination(client), self.generator("contamination", client, "test")
-        )
+        return clean, self.contaminate(client, "test", clean)
 
     def test_rows(self) -> Tensor:
         return (self.dataset.splits == TEST).nonzero().reshape(-1)
@@ -270,12 +268,16 @@ class Experiment:
         chosen = torch.randperm(len(rows), generator=self.generator("evasion", "images"))[:most]
         return rows[chosen.sort().values]
 
-    def validation(self) -> Samples:
+    def validation_rows(self) -> Tensor:
         """At most `evaluation.validation_images` validation images of all clients together, the
         same in every round."""
         rows = (self.dataset.splits == VALIDATION).nonzero().reshape(-1)
         order = torch.randperm(len(rows), generator=self.generator("validation"))
-        return self.samples(rows[order[: self.evaluation.validation_images]])
+        return rows[order[: self.evaluation.validation_images]]
+
+    def validation(self) -> Samples:
+        """The images of `validation_rows`."""
+        return self.samples(self.validation_rows())
 
     def corrupt(self, samples: Samples, grade: str = "corrupted") -> Samples:
         """The samples under the test-time corruption, or under one of its grades (`severities`);

@@ -1,4 +1,5 @@
-"""Augmentation of a batch where it lies (CPU or GPU), one random choice per image."""
+"""Augmentation of a batch where it lies (CPU or GPU), one random choice per image; of features
+computed beforehand one of several views."""
 
 from __future__ import annotations
 
@@ -25,6 +26,35 @@ def augment(images: Tensor, generator: Generator) -> Tensor:
     if height != width:
         return moved
     return torch.where(turned[:, None, None, None], moved.transpose(2, 3), moved)
+
+
+def draw_batch(samples: Tensor, index: Tensor, generator: Generator | None) -> Tensor:
+    """The images, or features, of a batch.
+
+    Args:
+        samples: images (N, C, H, W), features (N, F), or features of several views (N, V, F).
+        index: (B,) positions on the device of `samples`.
+        generator: draws the augmentation of each image, or its view; None: images as they are, or
+            the first view.
+
+    Returns:
+        (B, C, H, W) or (B, F), on the same device.
+    """
+    if samples.ndim == 4:
+        return samples[index] if generator is None else augment(samples[index], generator)
+    if samples.ndim == 2:
+        return samples.index_select(0, index)
+    count, views, width = samples.shape
+    places = index * views
+    if generator is not None:
+        places = places + torch.randint(views, (len(index),), generator=generator).to(index.device)
+    return samples.reshape(count * views, width).index_select(0, places)
+
+
+def first_view(samples: Tensor) -> Tensor:
+    """Images, or features (N, F), as they are; of features of several views (N, V, F) the first,
+    which is not augmented."""
+    return samples[:, 0] if samples.ndim == 3 else samples
 
 
 def _lines(count: int, size: int, generator: Generator) -> Tensor:

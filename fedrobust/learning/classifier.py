@@ -44,6 +44,7 @@ from fedrobust.utils.validation import (
 
 # each with the scale of its scores in a softmax (METHOD: s >> 1 for inner products)
 HEADS = {"etf": 16.0, "linear": 1.0}
+MOST_VIEWS = 64  # of an image; each takes as much room as its features
 Checkpoint = Annotated[str, Words("the path of a safetensors file")]
 
 
@@ -55,8 +56,9 @@ class Classifier(nn.Module):
     cannot point along anchors of mixed signs. Linear head: logits. Attributes: num_classes, head
     ("etf" or "linear"), scale (softmax(scale * scores) are the probabilities), anchors (d, K) or
     None. The anchors and the normalisation are non-persistent buffers: in no state, in no
-    optimizer. With `hidden` linear layers of these sizes, each with a ReLU, stand between the
-    pooled features and the last layer. A frozen part of the backbone is always in eval mode.
+    optimizer. num_features: width F of the pooled features. With `hidden` linear layers of these
+    sizes, each with a ReLU, stand between the pooled features and the last layer. A frozen part of
+    the backbone is always in eval mode.
     """
 
     anchors: Tensor | None
@@ -74,7 +76,7 @@ class Classifier(nn.Module):
         hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.num_classes, self.scale = num_classes, scale
+        self.num_classes, self.num_features, self.scale = num_classes, num_features, scale
         self.head = "linear" if anchors is None else "etf"
         self.backbone = backbone
         for name, values in image_statistics(backbone).items():
@@ -161,11 +163,19 @@ class ModelFactory:
     fusion: str = "concatenate"
     freeze: str | int = "none"
     hidden: tuple[int, ...] = ()
+    feature_cache: bool = True
+    feature_views: int = 4
 
     @property
     def frozen_backbone(self) -> bool:
         """Whether no weight and no statistic of the backbone changes."""
         return self.freeze == "backbone"
+
+    @property
+    def learns_from_features(self) -> bool:
+        """Whether models get features of the frozen backbone instead of images, wherever nothing
+        needs the pixels."""
+        return self.frozen_backbone and self.feature_cache
 
     def untrained(self) -> ModelFactory:
         """The same architecture without weights from the hub or from a file."""
@@ -335,6 +345,22 @@ class BackboneSettings:
             )
 
 
+@check_settings("model")
+@dataclass(frozen=True, slots=True)
+class FeatureSettings:
+    """Features of the images, in models with freeze=backbone.
+
+    Attributes:
+        feature_cache: whether an image goes through the frozen backbone once, and its features are
+            kept on disk.
+        feature_views: of each training image, one unaugmented and the others augmented; training
+            draws one of them for each image of a batch.
+    """
+
+    feature_cache: bool = True
+    feature_views: Annotated[int, Field(ge=1, le=MOST_VIEWS)] = 4
+
+
 @flatten_groups
 @check_settings("model")
 def timm_model(
@@ -342,16 +368,18 @@ def timm_model(
     *,
     classifier: HeadSettings,
     backbone: BackboneSettings,
+    features: FeatureSettings,
     compile: str | None = None,
 ) -> ModelFactory:
     """Any timm backbone that pools its features.
 
-    The fields of the two groups are keys of their own: `model.head`, not `model.classifier.head`.
+    The fields of the groups are keys of their own: `model.head`, not `model.classifier.head`.
 
     Args:
         name: timm's name of the backbone.
         classifier: what stands on top of it.
         backbone: how it is made.
+        features: what stands in for images where it is frozen.
         compile: backend of torch.compile, e.g. inductor, which needs a C++ compiler; null: none.
 
     Returns:
@@ -377,6 +405,8 @@ def timm_model(
         compile,
         freeze=backbone.freeze,
         hidden=tuple(classifier.hidden),
+        feature_cache=features.feature_cache,
+        feature_views=features.feature_views,
     )
     if (backbone.options or backbone.stem == "small") and not backbone.pretrained:
         _try_to_build(factory)  # only building can tell whether timm takes them
@@ -426,6 +456,7 @@ def meff(
     classifier: HeadSettings,
     checkpoint: Checkpoint | None = None,
     freeze: Freeze = "none",
+    features: FeatureSettings,
 ) -> ModelFactory:
     """An ensemble with feature fusion: several timm backbones over the same images and one
     classifier on top of them, trained together.
@@ -439,6 +470,7 @@ def meff(
         checkpoint: safetensors file of the whole ensemble; null: none.
         freeze: what keeps its weights and BatchNorm statistics in every backbone and is not sent;
             as in the other models.
+        features: what stands in for images where all of them are frozen.
 
     Returns:
         What builds the model.
@@ -458,6 +490,8 @@ def meff(
         fusion=fusion,
         freeze=freeze,
         hidden=tuple(classifier.hidden),
+        feature_cache=features.feature_cache,
+        feature_views=features.feature_views,
     )
     if not any(one.pretrained for one in built):
         _try_to_build(factory)  # only building can tell whether the features have a mean

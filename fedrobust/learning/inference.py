@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fedrobust.learning.augmentation import first_view
 from fedrobust.learning.classifier import Classifier
 from fedrobust.utils.images import as_unit
 
@@ -37,8 +38,10 @@ def run_batches(
 
     Args:
         model: Where its parameters lie, the batches are computed; every module's mode returns.
-        images: (N, C, H, W), uint8 or floats in [0, 1].
-        answer: What is wanted of a batch (B, C, H, W) of floats in [0, 1] on the model's device.
+        images: (N, C, H, W), uint8 or floats in [0, 1]; of a frozen backbone also features (N, F)
+            or (N, V, F), of whose views the first is taken.
+        answer: What is wanted of a batch (B, C, H, W) of floats in [0, 1], or (B, F), on the
+            model's device.
         batch_size: Images in a batch, at least 1; it decides the last bits of a float32 result.
 
     Returns:
@@ -48,7 +51,7 @@ def run_batches(
     with eval_mode(model):
         return [
             answer(as_unit(part.to(device)))
-            for part in torch.split(images, batch_size)
+            for part in torch.split(first_view(images), batch_size)
             if len(part)
         ]
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from fedrobust.errors import RunError
 from fedrobust.learning import batchnorm, optimizers
-from fedrobust.learning.augmentation import augment
+from fedrobust.learning.augmentation import draw_batch
 from fedrobust.learning.inference import run_batches
 from fedrobust.learning.losses import Loss
 from fedrobust.learning.settings import TrainingSettings
@@ -136,8 +136,8 @@ def _fit(
 
 def _step(runs: Sequence[_Run], index: Tensor, term: Term | None, generator: Generator) -> None:
     """One batch: all members answer, then each learns."""
-    images, labels = runs[0].train.images[index], runs[0].train.labels[index]
-    images = as_unit(augment(images, generator) if runs[0].settings.augment else images)
+    train, random = runs[0].train, generator if runs[0].settings.augment else None
+    images, labels = as_unit(draw_batch(train.images, index, random)), train.labels[index]
     with runs[0].autocast():
         scores = [run.model(images) for run in runs]
     for member, run in enumerate(runs):

@@ -4,8 +4,6 @@ variables and no host name."""
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import json
 import os
 import platform
@@ -17,10 +15,10 @@ from typing import Any
 
 import torch
 
-import fedrobust
 from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.utils.files import write_text
 from fedrobust.utils.machine import installed_version
+from fedrobust.utils.program import program_digest
 
 PACKAGES = (
     *(
@@ -176,18 +174,3 @@ def _git(folder: Path, *words: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-_PACKAGES = ("fedrobust", "strategies", "clients")
-
-
-@functools.cache
-def program_digest() -> str:
-    """SHA-256 over the sources of the packages: an edited rule or trainer must not get a
-    twin of the old one."""
-    sha, root = hashlib.sha256(), Path(fedrobust.__file__).parents[1]
-    # a wheel holds the others inside
-    names = _PACKAGES[:1] if (root / "fedrobust" / "strategies").exists() else _PACKAGES
-    for path in sorted(path for package in names for path in (root / package).rglob("*.py")):
-        sha.update(f"{path.relative_to(root).as_posix()};".encode() + path.read_bytes())
-    return sha.hexdigest()

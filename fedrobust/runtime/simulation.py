@@ -279,7 +279,7 @@ def work_seconds(server: ServerContext) -> float:
     """
     experiment = server.experiment
     with FlopCounterMode(display=False) as counter:
-        predict(server.model, experiment.dataset.images[:1])
+        predict(server.model, server.inputs.example())
     images = sum(len(experiment.rows(client, TRAIN)) for client in range(experiment.num_clients))
     epochs, rounds = (
         float(experiment.settings.client.get("epochs", 1)),

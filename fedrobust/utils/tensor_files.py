@@ -13,7 +13,7 @@ import json
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors.torch
@@ -50,6 +50,7 @@ UNREADABLE = (
 MOST_HEADER = 100_000_000  # bytes, as in the library
 SEAL = "sha256"  # the last tensor of a sealed file: the SHA-256 of all bytes before it
 SEAL_BYTES = 32
+BLOCK = 1 << 22  # bytes that are read and hashed at once
 
 
 def pieces(
@@ -137,6 +138,36 @@ def read_sealed(path: Path) -> dict[str, Tensor]:
         if tensor.dtype not in DTYPES:
             raise DataError(f"{path.name}: {escape_text(name)} is of type {tensor.dtype}")
     return {name: tensor for name, tensor in tensors.items() if name != SEAL}
+
+
+def map_sealed(path: Path) -> dict[str, Tensor]:
+    """The same as `read_sealed`, as private memory maps of the file, which processes share until
+    they write to them. Raises DataError."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{path.name}: no regular file")
+        size = path.stat().st_size
+        if size != _declared_size(path) or size < SEAL_BYTES:
+            raise DataError(f"{path.name}: damaged or cut off, its header and its length differ")
+        with path.open("rb") as file:
+            digest, seal = _hash_first(file, size - SEAL_BYTES), file.read()
+        if digest != seal:
+            raise DataError(f"{path.name}: damaged or cut off, its hash differs")
+        with safetensors.safe_open(path, "pt") as mapped:
+            names = set(mapped.keys()) - {SEAL}
+            return {name: mapped.get_tensor(name) for name in sorted(names)}
+    except (OSError, SafetensorError, *UNREADABLE) as error:
+        reason = escape_text(f"{type(error).__name__}: {error}")
+        raise DataError(f"{path.name}: cannot be read ({reason})") from error
+
+
+def _hash_first(file: BinaryIO, count: int) -> bytes:
+    """SHA-256 of the next `count` bytes."""
+    sha = hashlib.sha256()
+    while count > 0 and (piece := file.read(min(count, BLOCK))):
+        sha.update(piece)
+        count -= len(piece)
+    return sha.digest()
 
 
 def _declared_size(path: Path) -> int:

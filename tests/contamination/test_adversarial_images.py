@@ -13,6 +13,7 @@ from fedrobust.contamination.evasion.gradients import attack_loss
 from fedrobust.contamination.labels.label_flip import label_flip
 from fedrobust.contamination.mixture import mixture
 from fedrobust.errors import ConfigError
+from fedrobust.experiment.features import ModelInputs
 from fedrobust.runtime.client.evaluation import apply_crafted, predict_conditions
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.types import Samples
@@ -77,14 +78,15 @@ def test_hospitals_craft_their_images_in_every_round_and_keep_their_test_images(
             assert not torch.equal(one.train.images, two.train.images)  # another start
             assert torch.equal(one.train.labels, shard.train.labels)
             assert one.validation.images.shape == shard.validation.images.shape
-        answers = predict_conditions(experiment, client, model)
+        answers = predict_conditions(ModelInputs(experiment, model), client, model)
         assert list(answers) == ["clean", "contaminated"]
         assert (answers["clean"][0] is answers["contaminated"][0]) == (client != 1)
 
 
 def test_with_a_purifier_both_conditions_are_judged_behind_it_too() -> None:
     experiment = federations.build_experiment("poisoned=[1]", "purifier=gaussian")
-    answers = predict_conditions(experiment, 1, build_server_context(experiment).model)
+    server = build_server_context(experiment)
+    answers = predict_conditions(server.inputs, 1, server.model)
     assert list(answers) == ["clean", "contaminated", "purified_clean", "purified_contaminated"]
     assert not torch.equal(answers["clean"][0], answers["purified_clean"][0])
     # labels alone are flipped

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrobust.learning.augmentation import augment
+from fedrobust.learning.augmentation import augment, draw_batch, first_view
 from fedrobust.utils.seeding import generator
 
 
@@ -51,3 +51,27 @@ def test_shape_dtype_input_and_generator():
     assert not torch.equal(out, augment(images, generator(1, "augment")))
     assert torch.equal(before, torch.get_rng_state())
     assert augment(images[:0], generator(0, "augment")).shape == (0, 3, 16, 24)
+
+
+def test_a_batch_of_features_holds_one_drawn_view_of_each_image() -> None:
+    views = torch.arange(5 * 3 * 2.0).reshape(5, 3, 2)
+    index = torch.tensor([4, 0, 4, 2])
+    drawn = torch.randint(3, (4,), generator=generator(1))
+    assert torch.equal(draw_batch(views, index, generator(1)), views[index, drawn])
+    assert torch.equal(draw_batch(views, index, None), views[index, 0])
+    assert torch.equal(first_view(views), views[:, 0])
+
+
+def test_a_batch_of_plain_features_is_never_augmented() -> None:
+    features, g = torch.rand(5, 2), generator(1)
+    before = g.get_state()
+    assert torch.equal(draw_batch(features, torch.tensor([3, 1]), g), features[[3, 1]])
+    assert torch.equal(g.get_state(), before)
+    assert first_view(features) is features
+
+
+def test_a_batch_of_images_is_augmented_as_such() -> None:
+    images, index = torch.rand(4, 3, 8, 8), torch.tensor([2, 0])
+    made = draw_batch(images, index, generator(1))
+    assert torch.equal(made, augment(images[index], generator(1)))
+    assert torch.equal(draw_batch(images, index, None), images[index])

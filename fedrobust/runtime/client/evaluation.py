@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedrobust.contamination.apply import craft_samples
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.features import ModelInputs
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
 from fedrobust.types import Shard
@@ -32,7 +33,7 @@ def apply_crafted(
 
 
 def predict_conditions(
-    experiment: Experiment, client: int, model: Classifier
+    inputs: ModelInputs, client: int, model: Classifier
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Predictions on the hospital's test images, by condition: (class probabilities (n, K),
     labels (n,)).
@@ -40,7 +41,8 @@ def predict_conditions(
     "clean"; "contaminated": under the hospital's contamination; with a purifier both again behind
     it, as "purified_clean" and "purified_contaminated".
     """
-    clean, contaminated = experiment.client_test_sets(client)
+    experiment = inputs.experiment
+    clean, contaminated = inputs.client_test_sets(client)
     contaminated = craft_samples(
         contaminated,
         experiment.contamination(client),
@@ -56,6 +58,9 @@ def predict_conditions(
     scores["contaminated"] = scores["clean"] if same else predict(model, contaminated.images, size)
     out = {name: (scores[name], one.labels) for name, one in conditions.items()}
     if experiment.purifies:
+        if experiment.model.learns_from_features:
+            images = experiment.client_test_sets(client)
+            conditions = dict(zip(conditions, images, strict=True))
         adapted = experiment.with_purified_batchnorm(
             model, experiment.shard(client).train.images, "client", client
         )

@@ -23,6 +23,7 @@ from fedrobust.defences.sanitisation.filtering import sanitise_shard
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, factories
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.features import ModelInputs
 from fedrobust.experiment.settings import Settings, to_json
 from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier, ModelFactory
@@ -46,6 +47,7 @@ from fedrobust.runtime.messages.sites import RECORD, read_assignment, site_info_
 from fedrobust.state import Layout, State, load, take
 from fedrobust.types import Samples, Shard, Task, TrainResult
 from fedrobust.utils import devices
+from fedrobust.utils.recent import Recent
 from fedrobust.utils.seeding import generator
 from fedrobust.utils.watchdog import exit_after
 
@@ -85,8 +87,9 @@ class _Request:
         return self.context.node_config.get("simulation") is True
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+    def inputs(self) -> ModelInputs:
+        """What the model gets of the hospital's images."""
+        return ModelInputs(self.experiment, self.model)
 
     @property
     def contamination(self) -> Contamination:
@@ -213,7 +216,7 @@ def evaluate(message: Message, context: Context) -> Message:
     if not disclosure.shares_predictions(node):
         disclosure.evaluate_once(context)
     request.load_received()
-    predictions = predict_conditions(request.experiment, request.client, request.model)
+    predictions = predict_conditions(request.inputs, request.client, request.model)
     return Message(disclosure.disclose(predictions, node, request.info()), reply_to=message)
 
 
@@ -341,13 +344,13 @@ def _check_permission(request: _Request) -> None:
 def _sanitise(request: _Request) -> tuple[Shard, dict[str, float]]:
     """The hospital's training images of this round and its counts of images left out; only a
     simulation knows which were altered."""
-    experiment, client, device = request.experiment, request.client, request.device
-    own = _shard(experiment.text, client, device)
+    experiment, client, inputs = request.experiment, request.client, request.inputs
+    own = _shard(inputs, client)
     shard = apply_crafted(experiment, client, request.model, own, request.round)
     if experiment.sanitiser.score is None or attacker_owned(request.contamination):
         return shard, {}
     data, kept_N = sanitise_shard(experiment.sanitiser, request.model, shard, request.round)
-    altered_N = _altered_rows(experiment.text, client, device) if request.simulated else None
+    altered_N = _altered_rows(inputs, client) if request.simulated else None
     return data, detection_counts(kept_N, altered_N)
 
 
@@ -368,7 +371,7 @@ def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
         result = experiment.trainer(task)
         trained = take(task.model, layout)
     else:
-        clean = _clean_shard(experiment.text, request.client, request.device)
+        clean = _clean_shard(request.inputs, request.client)
         g = request.generator("disguise")
         trained, result = train_stealthily(
             disguise, experiment.trainer, task, clean, layout=layout, generator=g
@@ -416,41 +419,44 @@ def _release(request: _Request, update: _Update) -> Message:
     return Message(content, reply_to=request.message)
 
 
-@lru_cache(maxsize=64)
-def _altered_rows(text: str, client: int, device: torch.device) -> Tensor:
+def _altered_rows(inputs: ModelInputs, client: int) -> Tensor:
     """The hospital's training images that its contamination mislabelled or gave a trigger."""
-    experiment = build.from_text(text)
-    clean = experiment.samples(experiment.rows(client, TRAIN))
-    return altered_rows(
-        clean,
-        _shard(text, client, device).train,
-        triggered=experiment.contamination(client).backdoor is not None,
+
+    def compare() -> Tensor:
+        return altered_rows(
+            inputs.clean_shard(client).train,
+            _shard(inputs, client).train,
+            triggered=inputs.experiment.contamination(client).backdoor is not None,
+        )
+
+    return _ALTERED.get((*inputs.key, client), compare)
+
+
+def _shard(inputs: ModelInputs, client: int) -> Shard:
+    """The hospital's images, resident where the model is: bytes, so that 10,000 images of 224
+    pixels take 1.5 GB; or their features."""
+    return _SHARDS.get(
+        (*inputs.key, client), lambda: _resident(inputs.shard(client), inputs.device)
     )
 
 
-@lru_cache(maxsize=64)
-def _shard(text: str, client: int, device: torch.device) -> Shard:
-    """The hospital's images, resident where the model is: bytes, so that 10,000 images of 224
-    pixels take 1.5 GB."""
-    shard = build.from_text(text).shard(client)
-    return _resident(shard.train, shard.validation, shard.test, device)
-
-
-@lru_cache(maxsize=8)
-def _clean_shard(text: str, client: int, device: torch.device) -> Shard:
+def _clean_shard(inputs: ModelInputs, client: int) -> Shard:
     """The same without the hospital's contamination: for attackers who need to know what they would
     have learnt."""
-    experiment = build.from_text(text)
-    train, validation, test = (
-        experiment.samples(experiment.rows(client, split)) for split in (TRAIN, VALIDATION, TEST)
+    return _CLEAN_SHARDS.get(
+        (*inputs.key, client), lambda: _resident(inputs.clean_shard(client), inputs.device)
     )
-    return _resident(train, validation, test, device)
 
 
-def _resident(train: Samples, validation: Samples, test: Samples, device: torch.device) -> Shard:
+_ALTERED: Recent[Tensor] = Recent(64)
+_SHARDS: Recent[Shard] = Recent(64)
+_CLEAN_SHARDS: Recent[Shard] = Recent(8)
+
+
+def _resident(shard: Shard, device: torch.device) -> Shard:
     return Shard(
         *(
             Samples(part.images.to(device), part.labels.to(device))
-            for part in (train, validation, test)
+            for part in (shard.train, shard.validation, shard.test)
         )
     )

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from fedrobust.contamination.base import AttackerProbe, Stealth
 from fedrobust.learning import batchnorm
+from fedrobust.learning.augmentation import first_view
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict_scores
 from fedrobust.state import Layout, State, load, take
@@ -50,8 +51,11 @@ def stealth_training_set(clean: Samples, contaminated: Samples) -> Samples:
 
 
 def concatenate(one: Samples, other: Samples) -> Samples:
-    """All samples of both."""
-    return Samples(torch.cat([one.images, other.images]), torch.cat([one.labels, other.labels]))
+    """All samples of both; of features of several views the first, unless both have as many."""
+    images = [one.images, other.images]
+    if images[0].shape[1:] != images[1].shape[1:]:
+        images = [first_view(part) for part in images]
+    return Samples(torch.cat(images), torch.cat([one.labels, other.labels]))
 
 
 def make_probe(model: Classifier, layout: Layout, clean: Shard) -> AttackerProbe:

@@ -18,13 +18,13 @@ from fedrobust.experiment import build
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.settings import to_json, twin_settings
 from fedrobust.learning.model_files import load_state, save_state
-from fedrobust.reporting.manifest import program_digest
 from fedrobust.reporting.records import record_from
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.loop import TrainingResult, build_server_context, run_rounds
 from fedrobust.runtime.server.rule_strategy import Grid
 from fedrobust.state import Layout, State
 from fedrobust.types import TWIN, Observer, RoundRecord
+from fedrobust.utils.program import program_digest
 
 
 def cache_folder() -> Path:

@@ -161,7 +161,8 @@ def evaluate_evasion(
     experiment = server.experiment
     asked = experiment.evaluation.evasion_evaluation
     say = partial(observer.stage, "run")
-    attack = partial(evaluate_attacks, experiment, estimation=server.proxy.images, say=say)
+    estimation = experiment.samples(experiment.proxy).images
+    attack = partial(evaluate_attacks, experiment, estimation=estimation, say=say)
     members: dict[int, AttackResults] = {}
     fused: list[Classifier] = []
     for client, state in finished.client_models:

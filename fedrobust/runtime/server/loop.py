@@ -13,6 +13,7 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.evaluation.counts import REASONS, ClientEvaluation, Withheld
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.features import ModelInputs
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
 from fedrobust.runtime.checkpoints import Checkpoint
@@ -43,9 +44,8 @@ def build_server_context(experiment: Experiment) -> ServerContext:
     server's device."""
     model = experiment.new_model()
     _try(model, experiment)
-    root, proxy = experiment.samples(experiment.root), experiment.samples(experiment.proxy)
-    layout = Layout.of(model)
-    return ServerContext(experiment, model, layout, read(model, layout), root, proxy)
+    layout, inputs = Layout.of(model), ModelInputs(experiment, model)
+    return ServerContext(experiment, model, layout, read(model, layout), inputs)
 
 
 def _try(model: Classifier, experiment: Experiment) -> None:
@@ -75,7 +75,7 @@ def run_rounds(
     Raises RunError by the failure policy, OSError where a checkpoint cannot be written.
     """
     experiment, rounds = server.experiment, server.experiment.settings.rounds
-    validation = experiment.validation()
+    validation = server.inputs.validation
     wanted = run == "run" and experiment.attacks_members
     begun = None if checkpointing is None else checkpointing.restore(run, rounds)
     observer.run_started(run, rounds, experiment.num_clients)
@@ -184,13 +184,15 @@ def predict_global(
     purify: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """(N, K) class probabilities of a global state on images, on the server's device. purify: what
-    they go through first. Raises RunError where they are not finite."""
+    images, not features, go through first. Raises RunError where they are not finite."""
     show(server.model, server.layout, state)
     experiment = server.experiment
     model = (
         server.model
         if purify is None
-        else experiment.with_purified_batchnorm(server.model, server.proxy.images, "global")
+        else experiment.with_purified_batchnorm(
+            server.model, experiment.samples(experiment.proxy).images, "global"
+        )
     )
     scores = predict(model, samples.images, experiment.evaluation.batch_size, purify)
     if not scores.isfinite().all():

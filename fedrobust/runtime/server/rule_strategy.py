@@ -19,6 +19,7 @@ from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
 from fedrobust.evaluation.counts import Withheld, count_images, measure
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.features import ModelInputs
 from fedrobust.learning import batchnorm, etf
 from fedrobust.learning.classifier import Classifier
 from fedrobust.runtime.engines.base import SimulationGrid
@@ -40,14 +41,24 @@ Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one cl
 @dataclass(frozen=True)
 class ServerContext:
     """The server's objects for a whole run: the experiment, a scratch model on its device, the
-    layout of its tensors in a flat state, the untrained state, and its own images."""
+    layout of its tensors in a flat state, the untrained state, and the images, or features of
+    them, that its models get."""
 
     experiment: Experiment
     model: Classifier
     layout: Layout
     initial: State
-    root: Samples
-    proxy: Samples
+    inputs: ModelInputs
+
+    @property
+    def root(self) -> Samples:
+        """The server's root images."""
+        return self.inputs.root
+
+    @property
+    def proxy(self) -> Samples:
+        """The server's proxy images."""
+        return self.inputs.proxy
 
     @property
     def etf_bytes(self) -> bytes:

@@ -10,7 +10,6 @@ from time import perf_counter
 
 import torch
 
-from fedrobust.contamination.apply import trigger_samples
 from fedrobust.data import TEST
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.model_files import save_state
@@ -130,21 +129,23 @@ def _scores(
     experiment = server.experiment
     clients = evaluate_clients(server, finished.state, grid, observer)
     observer.stage("run", "evaluate the test images")
-    clean = experiment.samples(experiment.test_rows())
-    conditions: Mapping[str, Samples] = {"clean": clean, "corrupted": experiment.corrupt(clean)}
+    inputs = server.inputs
+    conditions: Mapping[str, Samples] = {"clean": inputs.test, "corrupted": inputs.corrupted()}
     test = {
         name: predict_global(server, finished.state, samples)
         for name, samples in conditions.items()
     }
     test |= {
-        grade: predict_global(server, finished.state, experiment.corrupt(clean, grade))
+        grade: predict_global(server, finished.state, inputs.corrupted(grade))
         for grade in experiment.severities
     }
     if experiment.purifies:
         behind = {name: experiment.purifier_for("global", name) for name in conditions}
+        clean = experiment.samples(experiment.test_rows())
+        images = {"clean": clean, "corrupted": experiment.corrupt(clean)}
         test |= {
             f"purified_{name}": predict_global(server, finished.state, x, behind[name])
-            for name, x in conditions.items()
+            for name, x in images.items()
         }
     if twin_state is not None:
         test |= {
@@ -155,7 +156,7 @@ def _scores(
     marked = (
         None
         if backdoor is None
-        else predict_global(server, finished.state, trigger_samples(clean, backdoor))
+        else predict_global(server, finished.state, inputs.triggered(backdoor))
     )
     return RunPredictions(test, clients, marked)
 

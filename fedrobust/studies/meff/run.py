@@ -43,7 +43,10 @@ def federated_models(experiment: Experiment, console: Console) -> dict[str, Clas
     everybody = from_states(
         server.model, server.layout, [finished.state, *states], server.recalibration_images
     )
-    return {"global model": everybody[0], **fusions(experiment, everybody[1:], server.root)}
+    return {
+        "global model": everybody[0],
+        **fusions(experiment, everybody[1:], experiment.samples(experiment.root)),
+    }
 
 
 def central_models(experiments: Sequence[Experiment]) -> dict[str, Classifier]:

@@ -10,10 +10,10 @@ import torch
 
 from fedrobust.experiment import compose
 from fedrobust.learning import model_files
-from fedrobust.reporting import manifest
 from fedrobust.runtime.server import clean_twin
 from fedrobust.state import Layout, State
 from fedrobust.types import ClientRecord, Failure, RoundRecord
+from fedrobust.utils import program
 from tests.helpers import models
 
 RECORD = RoundRecord(
@@ -101,7 +101,7 @@ def test_only_the_engine_s_workers_without_a_gpu_count() -> None:
 
 def test_an_edited_program_has_other_twins(monkeypatch: pytest.MonkeyPatch) -> None:
     before = name()
-    assert len(manifest.program_digest()) == 64
+    assert len(program.program_digest()) == 64
     monkeypatch.setattr(clean_twin, "program_digest", lambda: "edited")
     assert name() != before
 
@@ -112,13 +112,13 @@ def test_the_program_digest_covers_every_package(
     for package in ("fedrobust", "strategies", "clients"):
         (tmp_path / package / "deep").mkdir(parents=True)
         (tmp_path / package / "deep" / "one.py").write_text("x = 1")
-    monkeypatch.setattr(manifest.fedrobust, "__file__", str(tmp_path / "fedrobust" / "__init__.py"))
-    digests = {manifest.program_digest.__wrapped__()}
+    monkeypatch.setattr(program.fedrobust, "__file__", str(tmp_path / "fedrobust" / "__init__.py"))
+    digests = {program.program_digest.__wrapped__()}
     for package in ("fedrobust", "strategies", "clients"):
         (tmp_path / package / "deep" / "one.py").write_text("x = 2")
-        digests.add(manifest.program_digest.__wrapped__())
+        digests.add(program.program_digest.__wrapped__())
     (tmp_path / "clients" / "deep" / "one.py").rename(tmp_path / "clients" / "deep" / "two.py")
-    assert len(digests | {manifest.program_digest.__wrapped__()}) == 5
+    assert len(digests | {program.program_digest.__wrapped__()}) == 5
 
 
 def test_a_twin_comes_back_with_its_records(saved: tuple[Path, Layout, State]) -> None:
