@@ -12,10 +12,11 @@ from typing import Literal
 
 from fedrobust.errors import DataError
 from fedrobust.utils.counting import format_count
-from fedrobust.utils.names import UNSHOWN, clean_name, shown_name
+from fedrobust.utils.names import UNSHOWN_KINDS, clean_name, shown_name
 from fedrobust.utils.validation import check_settings
 
-MISSING = ("", "nan", "NaN", "<NA>", "NaT")  # how numpy and pandas write that there is nothing
+# how numpy and pandas write into a table that there is nothing
+MISSING = ("", "nan", "NaN", "<NA>", "NaT")
 # between several labels of an image; but for the first only where each part is a label itself
 BETWEEN = ("|", ";", ",", "/", "+", "&", " ")
 FRAME = "[](){}'\" "  # around them, where a list was written as text
@@ -62,6 +63,8 @@ def read_labels(
     labels: Sequence[str],
     classes: Sequence[str] | None,
     options: LabelOptions,
+    *,
+    missing: Collection[str] = MISSING,
 ) -> Labels:
     """The classes of images.
 
@@ -71,12 +74,13 @@ def read_labels(
         labels: one text each, cleaned (`clean_column`).
         classes: the wanted ones in order; None: those that occur.
         options: how labels become classes.
+        missing: words that are no label, unless `classes` has them.
 
     Raises:
         DataError: a label that is missing, unknown, or several in one; two that differ in case or
             blanks only.
     """
-    _refuse_missing(source, images, labels)
+    _refuse_missing(source, images, labels, set(missing) - set(classes or ()))
     rows, words, notes = _single(source, images, labels, classes or (), options)
     words, joined = _join_case(source, words, classes, options)
     order = tuple(classes) if classes is not None else order_classes(words)
@@ -94,14 +98,14 @@ def clean_column(source: str, kind: str, words: Sequence[str]) -> tuple[list[str
         words: its cells.
 
     Raises:
-        DataError: a cell that is no UTF-8, or holds a line break or control sign.
+        DataError: a cell that is no UTF-8, or holds a sign that is not shown as it is.
     """
     cleaned = [clean_name(word) for word in words]
     for word in dict.fromkeys(cleaned):
-        if any(unicodedata.category(sign) in UNSHOWN for sign in word):
+        if shown_name(word) != word:
             raise DataError(
-                f"{source}: the {kind} {shown_name(word)} is not UTF-8, or holds a line break or "
-                "control sign; rename it (folders: `convmv -f latin1 -t utf8 -r --notest <root>`)"
+                f"{source}: the {kind} {shown_name(word)} {UNSHOWN_KINDS}; rename it (folders: "
+                "`convmv -f latin1 -t utf8 -r --notest <root>`)"
             )
     composed = (unicodedata.normalize("NFC", word) for word in words)
     changed = [word for word, new in zip(composed, cleaned, strict=True) if word != new]
@@ -145,12 +149,17 @@ def _alike(word: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", word).casefold().split())
 
 
-def _refuse_missing(source: str, images: Sequence[str], labels: Sequence[str]) -> None:
-    missing = [image for image, label in zip(images, labels, strict=True) if label in MISSING]
-    if missing:
+def _refuse_missing(
+    source: str, images: Sequence[str], labels: Sequence[str], missing: Collection[str]
+) -> None:
+    found = [row for row, label in enumerate(labels) if label in missing]
+    if found:
+        word = labels[found[0]]
+        listed = f", or name {word} in data.classes if it is a class" if word else ""
         raise DataError(
-            f"{source}: {format_count(len(images), 'image')}, {len(missing)} without a label, the "
-            f"first is {shown_name(missing[0])}; fill the cells or take the rows out"
+            f"{source}: {format_count(len(images), 'image')}, {len(found)} without a label, the "
+            f"first is {shown_name(images[found[0]])}{word and f' ({word})'}; fill the cells or "
+            f"take the rows out{listed}"
         )
 
 

@@ -3,7 +3,7 @@ share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from fedrobust.data.dataset import (
 )
 from fedrobust.data.decoding import read_images
 from fedrobust.data.files import Files
-from fedrobust.data.labels import LabelOptions, clean_column, read_labels
+from fedrobust.data.labels import MISSING, LabelOptions, clean_column, read_labels
 from fedrobust.data.splits import NO_TRAIN
 from fedrobust.errors import ConfigError, DataError, found_in
 from fedrobust.utils.names import clean_name, shown_name
@@ -76,6 +76,10 @@ class ImageOptions:
     bits: Annotated[int, Field(ge=8, le=16)] | None = None
 
 
+# for the shell, which takes one pair of quotes off, and for the reader of settings
+QUOTE = "a name such as 2019, true, null or [a] is quoted twice: '\"2019\"'"
+
+
 @dataclass(frozen=True, slots=True)
 class PathOf:
     """Marks a text that must be a path, with what to do where it is missing: `Annotated[str,
@@ -90,8 +94,7 @@ class PathOf:
 
     def _check(self, value: Any) -> Any:
         if not isinstance(value, (str, Path)) or str(value) == "":
-            told = isinstance(value, (bool, int, float))
-            remedy = f"quote it twice: '\"{value}\"'" if told else self.remedy
+            remedy = self.remedy if value == "" else f"{self.remedy}; {QUOTE}"
             raise PydanticCustomError("path_of", "a path; {remedy}", {"remedy": remedy})
         return value
 
@@ -103,13 +106,15 @@ def _check_class_names(value: Sequence[Any]) -> Sequence[Any]:
     words = [clean_name(str(word)) for word in value]
     if isinstance(value, str) or len(words) < 2 or len(set(words)) < len(words):
         raise ValueError("too few, or one twice")
+    if any(shown_name(word) != word for word in words):
+        raise ValueError("cannot be shown")
     return value
 
 
 ClassOrder = Annotated[
     Sequence[Any],
     AfterValidator(_check_class_names),
-    Words("a list of two or more different class names"),
+    Words("a list of two or more different class names, without control signs"),
 ]
 
 
@@ -122,7 +127,8 @@ def class_words(classes: ClassOrder | None) -> tuple[str, ...] | None:
 class ImageTable:
     """One row per image, as text. images: stored names in `Files`; sites, groups, splits: None
     where the source has none. classes: the wanted classes in order; None takes the labels that
-    occur. remedy: what to do where no split is train. notes: what was found in reading."""
+    occur. remedy: what to do where no split is train. notes: what was found in reading. missing:
+    words that are no label."""
 
     images: Sequence[str]
     labels: Sequence[str]
@@ -132,6 +138,7 @@ class ImageTable:
     splits: Sequence[str] | None = None
     remedy: str = NO_TRAIN
     notes: Sequence[str] = ()
+    missing: Collection[str] = MISSING
 
 
 def load_table(
@@ -149,7 +156,9 @@ def load_table(
     _refuse_twice(source, table.images)
     unnamed = _unnamed(files, table)
     table, notes = _clean(source, table)
-    labels = read_labels(source, table.images, table.labels, table.classes, options)
+    labels = read_labels(
+        source, table.images, table.labels, table.classes, options, missing=table.missing
+    )
     _refuse_many(source, len(labels.classes))
     table = _take(table, labels.rows)
     labels_N = _codes(labels.words, labels.classes)

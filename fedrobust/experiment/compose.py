@@ -78,9 +78,11 @@ def check_syntax(words: Sequence[str]) -> None:
     parser = OverridesParser.create()
     for word in words:
         try:
-            parser.parse_override(word)
+            override = parser.parse_override(word)
         except (HydraException, ValueError) as error:
             raise overrides.unreadable(word) from error
+        if not override.is_sweep_override():
+            overrides.check_path(word, override.value())
 
 
 def expand_sweep(words: Sequence[str]) -> list[list[str]]:

@@ -4,6 +4,7 @@ key, the value, the reason and the remedy. Reading them is left to Hydra (`compo
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,8 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
-from fedrobust.utils.names import nearest, shown_name
+from fedrobust.experiment.local_settings import LOCAL
+from fedrobust.utils.names import UNSHOWN_KINDS, nearest, shown_name
 
 FEW = 15  # choices that one line names
 LISTED_BY = "`python -m fedrobust.simulate --help` lists"
@@ -62,14 +64,17 @@ def check_words(words: Sequence[str]) -> None:
     """Checks before any file is read. Raises ConfigError."""
     for word in words:
         if shown_name(word) != word:
-            raise ConfigError(
-                f"{shown_name(word)}: is not UTF-8, or holds a line break or control sign; rename "
-                "the file or folder"
-            )
+            raise ConfigError(f"{shown_name(word)}: {UNSHOWN_KINDS}; rename the file or folder")
         sign, key, value = _split(word)
         if word.startswith("-"):
             _check_option(word)
         _check_key(word, key, value)
+        if value is not None and value != value.strip():
+            raise ConfigError(
+                f"{word}: blanks at the ends of a value are taken off; write "
+                f"{key}={value.strip()}, or quote the value if they belong to it: "
+                f"{_quoted(key, value)}"
+            )
         if "@" in key and not sign and key not in GROUPS:
             raise ConfigError(f"{word}: no such place; known are {', '.join(PLACED.values())}")
         if sign == "~" and key in GROUPS:
@@ -81,6 +86,27 @@ def check_words(words: Sequence[str]) -> None:
             raise ConfigError(f"{word}: {_misplaced(key, value)}")
         if value is not None and key in GROUPS and value[:1] in ("[", "{"):
             raise ConfigError(f"{word}: must be the name of one choice; {_listed(key)}")
+
+
+def check_path(word: str, read: Any) -> None:
+    """A file or folder that exists as it was typed is what was meant, whatever else its name can
+    be read as (2019, null, ${x}, 'a').
+
+    Args:
+        word: one setting.
+        read: its value as Hydra reads it.
+
+    Raises:
+        ConfigError: the setting is a path, and Hydra reads another one.
+    """
+    _, key, typed = _split(word)
+    if key.rpartition(".")[2] not in LOCAL or not typed or (read == typed and "${" not in typed):
+        return
+    if os.path.lexists(typed):
+        raise ConfigError(
+            f"{word}: there is {typed}, but the value has a meaning of its own; for the file or "
+            f"folder quote the value: {_quoted(key, typed)}"
+        )
 
 
 def check_once(words: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.reporting.filenames import CHECKPOINTS, MANIFEST, PAGE, REPORT
+from fedrobust.utils.names import expand_home
 
 KEY = "resume="
 
@@ -48,7 +49,7 @@ def read_request(words: Sequence[str]) -> Resumption:
         raise ConfigError(
             f"{KEY}: names no folder; give the output folder of a run that was stopped"
         )
-    folder = Path(folders[0]).expanduser()
+    folder = expand_home(folders[0])
     return Resumption(folder, read_manifest(folder), tuple(others))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedrobust.errors import FedrobustError, RunError
 from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
+from fedrobust.utils.names import shown_name
 
 # as pathlib and getpass say it of a user without an entry in the system's list
 NO_HOME = re.compile(r"determine home directory|getpwuid\(\): uid not found")
@@ -24,8 +25,14 @@ TEMPORARY = ("tmp", "ray", "torch", "pymp-", "fedrobust-")
 def explain(error: BaseException) -> tuple[str | None, int]:
     """(line, exit code); the line is None for a defect of ours, which deserves its traceback.
 
-    Wrong input of any kind: code 2. A run that failed: code 1.
+    Wrong input of any kind: code 2. A run that failed: code 1. Names in the line, of files, columns
+    and keys, hold no sign that a terminal obeys.
     """
+    line, code = _line_and_code(error)
+    return None if line is None else "\n".join(map(shown_name, line.split("\n"))), code
+
+
+def _line_and_code(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, RunError):
         return str(error), 1
     if isinstance(error, FedrobustError):

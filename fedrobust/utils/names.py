@@ -4,13 +4,19 @@ meant."""
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 
 EDGES = re.compile(r"\A[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+\Z")
-UNSHOWN = ("Cc", "Cs", "Zl", "Zp")  # control signs, halves of signs, separators of lines
+# categories of control signs, halves of signs, separators of lines
+UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
+# signs of text direction, which turn around what stands after them on a screen or page
+TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# what a name holds that differs from how it is shown
+UNSHOWN_KINDS = "is not UTF-8, or holds a line break, a control sign or a sign of text direction"
 
 
 def clean_name(text: str) -> str:
@@ -20,10 +26,11 @@ def clean_name(text: str) -> str:
 
 
 def shown_name(text: str) -> str:
-    """A name for a line of text: bytes that are no UTF-8, control signs and line breaks as
-    escapes."""
+    """A name for a line of text: bytes that are no UTF-8, control signs, line breaks and signs of
+    text direction as escapes."""
     return "".join(
-        _escape(sign) if unicodedata.category(sign) in UNSHOWN else sign for sign in text
+        _escape(sign) if sign in TURNING or unicodedata.category(sign) in UNSHOWN else sign
+        for sign in text
     )
 
 
@@ -33,9 +40,19 @@ def _escape(sign: str) -> str:
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(sign)[1:-1]
 
 
+def expand_home(text: str | Path) -> Path:
+    """A path whose "~" is the home folder. What begins with "~" and names no user is a name like
+    any other. Raises RuntimeError where there is no home folder for "~" alone."""
+    path = Path(text)
+    first = path.parts[:1]
+    if first == ("~",):
+        return path.expanduser()
+    return path if path.exists() else Path(os.path.expanduser(path))
+
+
 def stored_path(text: str | Path) -> Path:
     """A path in the Unicode form in which it exists, where one does; "~" is the home folder."""
-    path = Path(text).expanduser()
+    path = expand_home(text)
     forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
     return path if path.exists() else next((one for one in forms if one.exists()), path)
 

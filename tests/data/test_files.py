@@ -312,6 +312,28 @@ def test_no_images_at_all_says_what_is_there(tmp_path: Path) -> None:
         image_folder(str(tmp_path), size=8).load()
 
 
+@pytest.mark.parametrize("name", ["nan", "NaN", "<NA>", "NaT", "None", "null"])
+def test_a_folder_may_be_called_as_an_empty_cell_is(tmp_path: Path, name: str) -> None:
+    for number in range(10):
+        picture(tmp_path / name / f"{number}.png")
+        picture(tmp_path / "mel" / f"{number}.png")
+    assert set(image_folder(str(tmp_path), size=8).load().class_names) == {name, "mel"}
+
+
+@pytest.mark.parametrize("name", ["me\u202elanoma", "a\u2067b", "a\x9bb"])
+def test_a_class_whose_name_turns_the_text_around_is_refused_in_one_line(
+    tmp_path: Path, name: str
+) -> None:
+    for number in range(10):
+        picture(tmp_path / name / f"{number}.png")
+        picture(tmp_path / "mel" / f"{number}.png")
+    with pytest.raises(DataError, match=r"the label .* a sign of text direction; rename") as caught:
+        image_folder(str(tmp_path), size=8).load()
+    assert str(caught.value).isprintable()
+    with pytest.raises(ConfigError, match=r"data\.classes=.*without control signs"):
+        image_folder(str(tmp_path), size=8, classes=["mel", name])
+
+
 def test_folders_by_site_and_class_and_by_split(tmp_path: Path) -> None:
     for place in ("north", "south"):
         write_folders(tmp_path / "sites", above=place)
@@ -392,7 +414,14 @@ def test_a_class_is_capped_with_the_same_mix_of_split_and_site() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"path": 3}, r"data.path=3: must be a path; quote it twice: '\"3\"'"),
+        (
+            {"path": 3},
+            r"data.path=3: must be a path; give the csv file; a name such as 2019.* twice",
+        ),
+        (
+            {"path": None},
+            r"data.path=None: must be a path; .* null .* is quoted twice: '\"2019\"'$",
+        ),
         ({"path": ""}, "data.path=: must be a path; give the csv file"),
         ({"size": 4}, "data.size=4"),
         ({"size": "64"}, "data.size=64: must be a whole number"),

@@ -30,7 +30,10 @@ def test_blanks_and_unicode_forms_make_no_class_of_their_own() -> None:
     assert clean_column("t.csv", "label", [DECOMPOSED, COMPOSED]) == ([COMPOSED, COMPOSED], [])
 
 
-@pytest.mark.parametrize("word", ["n\udce6vus", "a\nb", "a\x1bb", "a\u2028b"])
+@pytest.mark.parametrize(
+    "word",
+    ["n\udce6vus", "a\nb", "a\x1bb", "a\u2028b", "a\u202eb", "a\u2066b", "\u200fa", "a\u061cb"],
+)
 def test_words_that_cannot_be_shown_are_refused_in_one_line(word: str) -> None:
     with pytest.raises(DataError, match=r"t\.csv: the site .* is not UTF-8, or holds") as caught:
         clean_column("t.csv", "site", ["ok", word])
@@ -41,6 +44,12 @@ def test_words_that_cannot_be_shown_are_refused_in_one_line(word: str) -> None:
 def test_missing_labels_are_counted(word: str) -> None:
     with pytest.raises(DataError, match=r"3 images, 2 without a label, the first is 1\.png"):
         read(["a", word, word])
+
+
+def test_nan_is_a_class_where_somebody_says_so() -> None:
+    with pytest.raises(DataError, match=r"1\.png \(nan\); .*name nan in data\.classes if it is"):
+        read(["a", "nan"])
+    assert read(["a", "nan"], ["nan", "a"]).words == ("a", "nan")
 
 
 def test_classes_that_differ_in_case_only_are_refused_or_joined() -> None:

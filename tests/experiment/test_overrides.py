@@ -16,6 +16,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose, factories, overrides, settings
 from fedrobust.federation.server_run import compose_for_sites
 from fedrobust.studies.comparison.grid import cells, read_grid
+from fedrobust.utils.names import stored_path
 
 ALL_KEYS = "`python -m fedrobust.simulate --cfg job` lists all keys"
 QUOTE = "it holds signs with a meaning of their own; quote the value: "
@@ -159,6 +160,41 @@ def test_a_path_works_or_the_line_says_how_to_quote_it_for_the_shell(path: str) 
         offered = re.search(r"""(?:quote the value:|as one word) ('data\.path=.*')""", str(error))
         (word,) = shlex.split(offered[1] if offered else "nothing was offered")
     assert compose.compose("data=csv", word)["data"]["path"] == path
+
+
+THERE = ("2019", "null", "true", "1e3", "nan", "'q'", '"q"', "[a]", "${x}", "a${x}b", "~nobody")
+
+
+@pytest.mark.parametrize("name", THERE)
+def test_a_file_that_is_there_as_typed_is_read_or_the_line_says_how_to_quote_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that are numbers, lists, other keys or quotes for the reader of settings."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    with pytest.raises(ConfigError) as caught:
+        compose.compose("data=csv", f"data.path={name}")
+    offered = re.search(r"quote the value: ('data\.path=.*')", str(caught.value))
+    (word,) = shlex.split(offered[1] if offered else "nothing was offered")
+    assert compose.compose("data=csv", word)["data"]["path"] == name
+    assert stored_path(name).exists()
+
+
+def test_without_such_a_file_a_path_may_be_null_or_taken_from_another_key() -> None:
+    words = ("data=csv", "data.path=${data.image}", "data.root=null")
+    data = compose.compose(*words)["data"]
+    assert (data["path"], data["root"]) == ("image", None)
+
+
+@pytest.mark.parametrize("word", ["data.path=/d/a ", "data.path= a", "rounds= 3"])
+def test_blanks_at_the_ends_of_a_value_are_not_taken_off_unsaid(word: str) -> None:
+    key, _, value = word.partition("=")
+    with pytest.raises(ConfigError) as caught:
+        compose.compose("data=csv", word)
+    assert str(caught.value) == (
+        f"{word}: blanks at the ends of a value are taken off; write {key}={value.strip()}, or "
+        f"quote the value if they belong to it: '{key}=\"{value}\"'"
+    )
 
 
 @pytest.mark.parametrize("word", ["data.path=/d/n\udce6vus", "data.path=/d/a\nb"])

@@ -112,6 +112,15 @@ def test_a_command_that_succeeds_says_nothing(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_line_holds_no_sign_that_a_terminal_obeys() -> None:
+    names = "\x1b[2Ja, \u202egnp, b\x9b, n\udce6vus"
+    line, code = explain(DataError(f"t.csv: has no column x; its columns are {names}\n\u57fa"))
+    assert line == (
+        r"t.csv: has no column x; its columns are \x1b[2Ja, \u202egnp, b\x9b, n\xe6vus" "\n\u57fa"
+    )
+    assert code == 2
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -100,6 +100,7 @@ def _load(
         columns.get("split"),
         ALL_TEST,
         notes if wrapping else (),
+        missing=("",),  # nan is a name
     )
     return load_table(
         "image_folder", str(root), files, table, chosen=chosen, options=options, left_out=left_out

@@ -12,6 +12,7 @@ from fedrobust.data.dataset import Dataset, DataSource
 from fedrobust.data.sources.npz_archive import load_npz
 from fedrobust.data.table import ImageOptions, PathOf
 from fedrobust.errors import DataError
+from fedrobust.utils.names import expand_home
 from fedrobust.utils.validation import Count, OneOf, PositiveCount, check_settings
 
 # Without chestmnist: several labels per image, so no single class.
@@ -61,7 +62,7 @@ def medmnist(
         ConfigError: a setting is out of its range.
     """
     chosen = ImageOptions(size=size, max_images=max_images, seed=seed)
-    folder = cache.folder() / "medmnist" if root is None else Path(root).expanduser()
+    folder = cache.folder() / "medmnist" if root is None else expand_home(root)
     return DataSource(flag, lambda: _load(flag, folder, chosen))
 
 

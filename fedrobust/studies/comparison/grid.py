@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compose, settings
-from fedrobust.utils.names import nearest
+from fedrobust.utils.names import expand_home, nearest
 from fedrobust.utils.settings_table import list_settings
 from fedrobust.utils.validation import (
     Count,
@@ -208,7 +208,7 @@ def make_grid(asked: GridSettings, **lists: Any) -> Grid:
         parallel=asked.parallel,
         threads=asked.threads,
         draws=asked.draws,
-        out=Path(asked.out).expanduser(),
+        out=expand_home(asked.out),
         **lists,
     )
 
