@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedrobust.errors import ConfigError
 from fedrobust.learning.classifier import Classifier, ModelFactory
+from fedrobust.learning.freezing import copy_frozen
 from fedrobust.learning.losses import DISTILLATION_LOSSES, make_score_distillation
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import PeerLoss, fit_together
@@ -90,7 +91,8 @@ def mutual_learning(
 
 
 def make_peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier]:
-    """New models beside task.model, on its device, with its anchors and other first weights."""
+    """New models beside task.model, on its device, with its anchors, what is frozen of it, and
+    other first weights elsewhere."""
     received, device = task.model, next(task.model.parameters()).device
     anchors = None if received.anchors is None else received.anchors.cpu()
     seeds = torch.randint(2**62, (count,), generator=task.generator).tolist()
@@ -98,6 +100,8 @@ def make_peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier
         factory.build(received.num_classes, anchors, named_generator(seed, "peer"))
         for seed in seeds
     ]
+    for one in built:
+        copy_frozen(received, one)
     return [one.to(device) for one in built]
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrobust.errors import ConfigError, DataError
+from fedrobust.utils.cache_root import cache_root
 
 Shape = tuple[int, int, int, int]
 Fill = Callable[[NDArray[np.uint8]], Mapping[int, str]]
@@ -38,8 +39,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def folder() -> Path:
     """The folder of all entries: the environment variable FEDROBUST_CACHE, else
     ~/.cache/fedrobust."""
-    named = os.environ.get("FEDROBUST_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "fedrobust"
+    return cache_root()
 
 
 @contextmanager

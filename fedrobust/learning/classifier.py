@@ -28,7 +28,12 @@ from fedrobust.learning.freezing import (
 from fedrobust.learning.fusion import FUSIONS, Fusion, Normalised, image_statistics
 from fedrobust.learning.hub import prefer_cache_if_offline
 from fedrobust.learning.losses import full_precision
-from fedrobust.learning.model_files import load_backbone, load_file
+from fedrobust.learning.model_files import fill_backbone, load_backbone, load_file
+from fedrobust.learning.packaged_weights import (
+    PACKAGED,
+    describe_pretrained,
+    read_packaged,
+)
 from fedrobust.learning.size_limits import LARGEST, check_options, limit_model_size
 from fedrobust.utils.seeding import generator as named_generator
 from fedrobust.utils.seeding import isolated
@@ -186,6 +191,22 @@ class ModelFactory:
             members=tuple(one.untrained() for one in self.members),
         )
 
+    def without_sent(self) -> ModelFactory:
+        """The same for whoever loads a received state: without weights from the hub or from a file
+        unless a part is frozen, which no state holds."""
+        return self.untrained() if self.freeze == "none" else self
+
+    def weights(self) -> tuple[dict[str, str], ...]:
+        """Where the first weights of the backbone, or of each member's, come from; none where they
+        are drawn."""
+        members = tuple(found for one in self.members for found in one.weights())
+        own = []
+        if self.pretrained:
+            own.append({"model": self.name, **describe_pretrained(self.name)})
+        if self.checkpoint is not None:
+            own.append({"model": self.name, "source": self.checkpoint})
+        return (*own, *members)
+
     def build(self, num_classes: int, anchors: Tensor | None, generator: Generator) -> Classifier:
         """A new classifier on the CPU, initialised from `generator` alone. `anchors` (dimension, K)
         for the ETF head, else None.
@@ -224,15 +245,15 @@ class ModelFactory:
 def _backbone(factory: ModelFactory) -> Any:
     if factory.members:
         return _fused(factory)
-    offline = ""
+    offline, from_hub = "", factory.pretrained and factory.name not in PACKAGED
     try:
         with (
             limit_model_size(),
-            prefer_cache_if_offline() if factory.pretrained else nullcontext("") as offline,
+            prefer_cache_if_offline() if from_hub else nullcontext("") as offline,
         ):
             backbone = timm.create_model(
                 factory.name,
-                pretrained=factory.pretrained,
+                pretrained=from_hub,
                 num_classes=0,
                 in_chans=3,
                 **factory.options,
@@ -240,7 +261,7 @@ def _backbone(factory: ModelFactory) -> Any:
     # timm and the hub raise all sorts; every one of them is a setting that does not work here
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        if factory.pretrained:
+        if from_hub:
             if offline and isinstance(error, OSError):
                 reason = f"{offline}; none in its cache"
             remedy = "use model.pretrained=false, or model.checkpoint=<file.safetensors>"
@@ -250,6 +271,8 @@ def _backbone(factory: ModelFactory) -> Any:
         raise ConfigError(
             f"model.options={dict(factory.options)}: timm cannot build {factory.name} so ({reason})"
         ) from error
+    if factory.pretrained and not from_hub:
+        fill_backbone("model.pretrained=true", backbone, read_packaged(factory.name))
     if factory.stem == "small":
         _shrink_stem(backbone, factory.name)
     avoid_strided_pointwise(backbone)
@@ -318,7 +341,8 @@ class BackboneSettings:
     """Options of timm's model.
 
     Attributes:
-        pretrained: whether it starts from timm's weights, fetched from its hub.
+        pretrained: whether it starts from timm's weights, fetched from its hub; those of
+            tf_efficientnet_lite0 come with the extra `pretrained`.
         checkpoint: safetensors file of the whole classifier or of timm's model; null: none.
         stem: small: a first convolution of 3x3 with stride 1, untrained, for images up to 64
             pixels.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 from timm.models import group_parameters
 from torch import nn
@@ -84,6 +85,14 @@ def keep_frozen_in_eval_mode(model: nn.Module) -> None:
     for module in model.modules():
         if is_frozen(module):
             module.training = False
+
+
+@torch.no_grad()
+def copy_frozen(source: nn.Module, target: nn.Module) -> None:
+    """Give the target the frozen tensors of the source, of which it has the same."""
+    own = frozen_tensors(target)
+    for name, tensor in frozen_tensors(source).items():
+        own[name].copy_(tensor)
 
 
 def frozen_digest(model: nn.Module) -> str:

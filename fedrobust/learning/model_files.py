@@ -41,7 +41,7 @@ def load_file(path: str, model: Any) -> None:
             f"model.checkpoint={path}: was trained towards other anchors; use its "
             "run's seed and model.dimension"
         )
-    _fill(path, model, tensors)
+    _fill(f"model.checkpoint={path}", model, tensors)
 
 
 def load_backbone(path: str, backbone: Any) -> None:
@@ -50,7 +50,7 @@ def load_backbone(path: str, backbone: Any) -> None:
     tensors = _read(path)
     if any(name.startswith(BACKBONE) for name in tensors):
         _fill(
-            path,
+            f"model.checkpoint={path}",
             backbone,
             {
                 name.removeprefix(BACKBONE): tensor
@@ -59,9 +59,15 @@ def load_backbone(path: str, backbone: Any) -> None:
             },
         )
         return
+    fill_backbone(f"model.checkpoint={path}", backbone, tensors)
+
+
+def fill_backbone(setting: str, backbone: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Load tensors of a timm backbone, whose own classifier is left out. setting: where they come
+    from, for the error line. Raises ConfigError as `load_file`."""
     own = _own_classifier(backbone)
     _fill(
-        path,
+        setting,
         backbone,
         {name: tensor for name, tensor in tensors.items() if name.rsplit(".", 1)[0] not in own},
     )
@@ -82,7 +88,7 @@ def _own_classifier(backbone: Any) -> set[str]:
     return {names} if isinstance(names, str) else set(names)
 
 
-def _fill(path: str, module: Any, tensors: dict[str, Tensor]) -> None:
+def _fill(setting: str, module: Any, tensors: dict[str, Tensor]) -> None:
     wanted = module.state_dict()
     # checkpoints of runs leave them out
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
@@ -95,7 +101,7 @@ def _fill(path: str, module: Any, tensors: dict[str, Tensor]) -> None:
     ]
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise ConfigError(f"model.checkpoint={path}: does not fit the model: {min(problems)}{more}")
+        raise ConfigError(f"{setting}: does not fit the model: {min(problems)}{more}")
     module.load_state_dict(tensors, strict=False)
 
 
@@ -105,16 +111,21 @@ def save_state(
     state: State,
     anchors: Tensor | None = None,
     notes: Mapping[str, str] | None = None,
+    *,
+    frozen: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write the state's tensors under their names, the fixed ETF (d, K) beside them, and `notes` as
-    metadata. Raises OSError."""
-    tensors = layout.named(state) | ({} if anchors is None else {ANCHORS: anchors})
+    """Write the state's tensors under their names, beside them the frozen ones
+    (`state.frozen_tensors`) and the fixed ETF (d, K), and `notes` as metadata. Raises OSError."""
+    tensors = {**layout.named(state), **(frozen or {})}
+    tensors |= {} if anchors is None else {ANCHORS: anchors}
     files.write(path, tensor_files.pieces(tensors, notes))
 
 
-def load_state(path: Path, layout: Layout) -> tuple[State, dict[str, str]]:
-    """The state and the notes of a checkpoint. Raises DataError where the file is damaged or of
-    another model."""
+def load_state(
+    path: Path, layout: Layout, frozen: Mapping[str, Tensor] | None = None
+) -> tuple[State, dict[str, str]]:
+    """The state and the notes of a checkpoint. frozen: the model's frozen tensors, which the file
+    must hold too. Raises DataError where the file is damaged or of another model."""
     try:
         with safe_open(path, framework="pt") as opened:
             file: Any = opened  # safetensors' types are incomplete
@@ -126,6 +137,12 @@ def load_state(path: Path, layout: Layout) -> tuple[State, dict[str, str]]:
         raise DataError(
             f"{path}: not a readable checkpoint ({error}); delete it and run again"
         ) from error
+    for name, tensor in (frozen or {}).items():
+        if name not in tensors or not torch.equal(tensors.pop(name), tensor.cpu()):
+            raise DataError(
+                f"{path}: its frozen tensor {name} is not that of the model; it belongs to "
+                "another model"
+            )
     others = (
         tensors.keys() - {name for name, _ in (*layout.parameters, *layout.buffers)} - {ANCHORS}
     )

@@ -42,23 +42,24 @@ def write_manifest(
     config: Mapping[str, Any],
     *,
     seed: int,
-    data: Mapping[str, Any],
+    facts: Mapping[str, Mapping[str, Any]],
     device: str,
     command_line: Sequence[str],
     client_threads: int | None = None,
 ) -> dict[str, Any]:
     """Write manifest.json and return what it holds.
 
-    config: the resolved configuration. data: digest, counts and sizes as plain JSON values. device:
-    its name. command_line: as typed; of the program only the file name is kept. client_threads:
-    torch's, of each client. Raises ValueError for values that JSON cannot hold.
+    config: the resolved configuration. facts: by name ("data", "model") plain JSON values, as
+    digests and counts. device: its name. command_line: as typed; of the program only the file name
+    is kept. client_threads: torch's, of each client. Raises ValueError for values that JSON cannot
+    hold.
     """
     manifest = {
         "schema": 1,
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": config,
         "seed": seed,
-        "data": data,
+        **facts,
         **conditions(device, client_threads),
         "command_line": [
             Path(word).name if place == 0 else word for place, word in enumerate(command_line)

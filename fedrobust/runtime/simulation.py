@@ -166,10 +166,20 @@ def _run(
             "another one, e.g. partition=by_site"
         )
     server = build_server_context(experiment)
+    if manifest is not None and _frozen_then(manifest) != server.frozen_sha256:
+        raise ConfigError(
+            f"{resume.KEY}{folder}: what is frozen of the model is no longer that of the run (its "
+            "digest differs); start a new run with it"
+        )
     opened = engine.open(
         CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server)
     )
     return run_into_folder(server, opened, folder, console, manifest)
+
+
+def _frozen_then(manifest: Mapping[str, Any]) -> str:
+    """Digest of what was frozen when the run began; an older manifest has none."""
+    return str(manifest.get("model", {}).get("frozen_sha256", ""))
 
 
 def run_into_folder(
@@ -185,12 +195,14 @@ def run_into_folder(
     recorder = Recorder(folder, experiment.roles, experiment.all_sites())
     with opened as grid, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
-        exact, written = _write_manifest(folder, experiment, grid, console, manifest)
+        exact, written = _write_manifest(folder, server, grid, console, manifest)
         draw_data(experiment, folder)
         if left_out := left_out_text(left_out_files(experiment.dataset.skipped)):
             display.stage("run", left_out)
         for note in experiment.dataset.notes:
             print_line(console, f"data: {note}")
+        for one in experiment.model.weights():
+            print_line(console, f"model: the weights of {one['model']} are from {one['source']}")
         checkpoints = _checkpoints(experiment, server, folder)
         if manifest is not None and not checkpoints.files("run"):
             print_line(console, "run: there is no checkpoint, it starts over from round 0")
@@ -226,18 +238,19 @@ def show_result(console: Console, report: Report, uses: Mapping[str, int], folde
 
 def _write_manifest(
     folder: Path,
-    experiment: Experiment,
+    server: ServerContext,
     grid: SimulationGrid | FederationGrid,
     console: Console,
     earlier: Mapping[str, Any] | None,
 ) -> tuple[bool, dict[str, Any]]:
     """Write the manifest, or note in that of an earlier process that the run is resumed. Returns
     whether all conditions are unchanged, and the manifest."""
+    experiment = server.experiment
     computes = devices.device_name(devices.resolve(experiment.settings.device))
     if earlier is None:
         facts: dict[str, Any] = {
             "seed": experiment.seed,
-            "data": data_facts(experiment),
+            "facts": {"data": data_facts(experiment), "model": model_facts(server)},
             "device": computes,
             "client_threads": grid.threads,
         }
@@ -310,6 +323,12 @@ def data_facts(experiment: Experiment) -> dict[str, Any]:
         "skipped": dict(dataset.skipped),
         "notes": list(dataset.notes),
     }
+
+
+def model_facts(server: ServerContext) -> dict[str, Any]:
+    """Facts of the model for the manifest."""
+    weights = list(server.experiment.model.weights())
+    return {"weights": weights, "frozen_sha256": server.frozen_sha256}
 
 
 def extra_data(experiment: Experiment) -> dict[str, int]:

@@ -190,7 +190,7 @@ def test_the_page_has_the_section(tmp_path: Path) -> None:
         tmp_path,
         {"rounds": 5},
         seed=0,
-        data={"name": "skin"},
+        facts={"data": {"name": "skin"}},
         device="cpu",
         command_line=["simulate.py"],
     )

@@ -60,7 +60,7 @@ def write(
         folder,
         config or {"rounds": 5},
         seed=0,
-        data={"name": "skin", "digest": "ab", "classes": list(classes)},
+        facts={"data": {"name": "skin", "digest": "ab", "classes": list(classes)}},
         device="cpu",
         command_line=["simulate.py"],
     )

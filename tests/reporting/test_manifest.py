@@ -29,13 +29,14 @@ DATA = {
     "proxy": 30,
     "skipped": {"broken.jpg": "it is no JPEG"},
 }
+MODEL = {"weights": [{"model": "resnet18", "source": "timm's hub"}], "frozen_sha256": "cd"}
 
 
 def written(folder: Path, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {
         "config": {"rounds": 2},
         "seed": 7,
-        "data": DATA,
+        "facts": {"data": DATA, "model": MODEL},
         "device": "cpu (1 thread)",
     }
     returned = write_manifest(
@@ -50,6 +51,7 @@ def test_it_holds_what_is_needed_to_repeat_the_run(tmp_path: Path) -> None:
     manifest = written(tmp_path)
     assert manifest["config"] == {"rounds": 2}
     assert (manifest["seed"], manifest["device"], manifest["data"]) == (7, "cpu (1 thread)", DATA)
+    assert manifest["model"] == MODEL
     assert manifest["command_line"] == ["simulate.py", "rounds=2"]
     assert (
         manifest["packages"]["torch"] == torch.__version__.split("+")[0]

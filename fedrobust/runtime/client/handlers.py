@@ -20,7 +20,7 @@ from fedrobust.contamination.base import Contamination
 from fedrobust.data import TEST, TRAIN, VALIDATION, cache
 from fedrobust.defences.sanitisation.detection import altered_rows, detection_counts
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, RefusalError
 from fedrobust.experiment import build, factories
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.features import ModelInputs
@@ -308,8 +308,9 @@ def _count_classes(own: dict[str, Any], settings: Settings, message: Message) ->
 def _received_model(
     settings: Settings, num_classes: int, order: Mapping[str, Any]
 ) -> tuple[Classifier, Layout]:
-    """The model that a message is about, with any weights: those of the run come with it."""
-    return _model(
+    """The model that a message is about, with any weights: those of the run come with it, but for
+    what is frozen. Raises RefusalError where that is not the server's."""
+    model, layout, frozen = _model(
         to_json(settings.model.written),
         num_classes,
         settings.seed,
@@ -317,19 +318,27 @@ def _received_model(
         order["etf"],
         sha256=order["etf-sha256"],
     )
+    if frozen != order.get(records.FROZEN_DIGEST, ""):
+        raise RefusalError(
+            "frozen",
+            f"model.freeze={settings.model.get('freeze')}: what is frozen here is not what the "
+            "server has (its SHA-256 differs); give both the same weights and the same versions "
+            "of fedrobust, timm and torch, or use model.freeze=none",
+        )
+    return model, layout
 
 
 @lru_cache(maxsize=1)
 def _model(
     written: str, num_classes: int, seed: int, device: str, anchors: bytes, *, sha256: str
-) -> tuple[Classifier, Layout]:
-    """The one resident model of this process; every client's state is loaded into it. written: the
-    group of the model as text."""
+) -> tuple[Classifier, Layout, str]:
+    """The one resident model of this process, into which every client's state is loaded, and the
+    digest of its frozen part. written: the group of the model as text."""
     factory: ModelFactory = factories.build_group({"model": json.loads(written)}, "model")
     etf_dK = etf.from_bytes(anchors, num_classes, sha256) if anchors else None
-    model = factory.untrained().build(num_classes, etf_dK, generator(seed, "init"))
+    model = factory.without_sent().build(num_classes, etf_dK, generator(seed, "init"))
     model.to("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
-    return model, Layout.of(model)
+    return model, Layout.of(model), model.frozen_digest()
 
 
 def _check_permission(request: _Request) -> None:

@@ -33,11 +33,15 @@ def cache_folder() -> Path:
 
 
 def twin_key(
-    twin_config: Mapping[str, Any], data_digest: str, device: str, threads: tuple[int, int]
+    twin_config: Mapping[str, Any],
+    data_digest: str,
+    device: str,
+    threads: tuple[int, int],
+    frozen: str = "",
 ) -> str:
     """SHA-256 over all that decides the twin's weights: its configuration, the data, the program,
-    the device, and the torch threads of the server and of a client (float sums differ between
-    thread counts)."""
+    the device, the torch threads of the server and of a client (float sums differ between thread
+    counts), and the digest of the model's frozen part."""
     settings = twin_settings(twin_config)
     facts = {
         "data": data_digest,
@@ -45,6 +49,7 @@ def twin_key(
         "threads": threads,
         "torch": torch.__version__,
         "program": program_digest(),
+        **({"frozen": frozen} if frozen else {}),
     }
     return hashlib.sha256(to_json({"settings": settings, "facts": facts}).encode()).hexdigest()
 
@@ -81,9 +86,8 @@ def train_clean_twin(
     clean = build.remember(experiment.clean_twin())
     server = build_server_context(clean)
     threads = torch.get_num_threads(), getattr(grid, "threads", 0)
-    name = twin_key(
-        clean.config, clean.dataset.digest, next(server.model.parameters()).device.type, threads
-    )
+    device = next(server.model.parameters()).device.type
+    name = twin_key(clean.config, clean.dataset.digest, device, threads, server.frozen_sha256)
     if not (experiment.clients_of_kind("poisoned") or experiment.clients_of_kind("noisy")):
         _cache_twin(name, server.layout, finished, observer, checkpointing)
         return finished

@@ -3,6 +3,7 @@ apply the rule."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -75,6 +76,11 @@ class ServerContext:
         policy = self.experiment.settings.server.batchnorm
         return self.proxy.images if policy == "recalibrate" else None
 
+    @functools.cached_property
+    def frozen_sha256(self) -> str:
+        """Digest of what is frozen of the model; empty where nothing is."""
+        return self.model.frozen_digest()
+
     def message_config(self, server_round: int) -> dict[str, str | int | bytes]:
         """The settings in a round's messages (see `records.train_message`)."""
         return {
@@ -82,6 +88,7 @@ class ServerContext:
             "round": server_round,
             "etf": self.etf_bytes,
             "etf-sha256": self.etf_sha256,
+            **({records.FROZEN_DIGEST: self.frozen_sha256} if self.frozen_sha256 else {}),
         }
 
     def data_for_rule(self) -> ServerData:

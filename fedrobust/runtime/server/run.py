@@ -28,7 +28,7 @@ from fedrobust.runtime.server.loop import (
     run_rounds,
 )
 from fedrobust.runtime.server.rule_strategy import Grid, ServerContext
-from fedrobust.state import State
+from fedrobust.state import State, frozen_tensors
 from fedrobust.types import Observer, Samples
 from fedrobust.utils import devices
 
@@ -69,7 +69,12 @@ def run_experiment(
     clock.seconds["run"] += finished.seconds_before_resume
     notes = {"class_names": "|".join(experiment.dataset.class_names)}
     save_state(
-        folder / "model.safetensors", server.layout, finished.state, server.model.anchors, notes
+        folder / "model.safetensors",
+        server.layout,
+        finished.state,
+        server.model.anchors,
+        notes,
+        frozen=frozen_tensors(server.model),
     )
     evasion: EvasionSection | None = None
     # before the twin, while the clients' models are still there

@@ -17,6 +17,7 @@ from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.model_files import load_state
 from fedrobust.reporting.predictions import PREDICTIONS, read_predictions, write_predictions
 from fedrobust.runtime.server.loop import build_server_context, predict_global
+from fedrobust.state import frozen_tensors
 from fedrobust.studies.ablation.plan import Scenario
 from fedrobust.studies.comparison.grid import Cell
 
@@ -52,7 +53,7 @@ def evaluate_scenarios(
     """
     experiment = build.build_experiment(cell.config)
     server = build_server_context(experiment)
-    state, _ = load_state(folder / "model.safetensors", server.layout)
+    state, _ = load_state(folder / "model.safetensors", server.layout, frozen_tensors(server.model))
     rows = experiment.test_rows()
     clean = experiment.samples(rows)
     for one in scenarios:
