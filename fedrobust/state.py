@@ -161,29 +161,20 @@ def load(model: nn.Module, layout: Layout, state: State) -> None:
 
     Raises ValueError when the vectors do not have the layout's sizes.
     """
+    _check_sizes(layout, state)
     device = next(model.parameters()).device
-    show(
-        model,
-        layout,
-        State(
-            *(
-                _POOL.vector(len(one), device).copy_(one)
-                for one in (state.parameters, state.buffers)
-            )
-        ),
-    )
+    _detach_memory(model, layout)
+    copies = [
+        _POOL.vector(len(one), device).copy_(one) for one in (state.parameters, state.buffers)
+    ]
+    show(model, layout, State(*copies))
 
 
 @torch.no_grad()
 def show(model: nn.Module, layout: Layout, state: State) -> None:
     """As `load`, but without a copy where state and model are on one device: for a model that is
     read only, since a change would change the state."""
-    sizes = (state.parameters.numel(), state.buffers.numel())
-    if sizes != (layout.num_parameters, layout.num_buffers):
-        raise ValueError(
-            f"a state of {sizes} values does not fit a model of "
-            f"{layout.num_parameters, layout.num_buffers}"
-        )
+    _check_sizes(layout, state)
     for entries, vector in ((layout.parameters, state.parameters), (layout.buffers, state.buffers)):
         targets = _tensors(model, entries)
         if targets:
@@ -192,6 +183,23 @@ def show(model: nn.Module, layout: Layout, state: State) -> None:
             ):
                 # autograd's bookkeeping stays with the parameter, only its memory is another
                 target.data = view
+
+
+def _check_sizes(layout: Layout, state: State) -> None:
+    sizes = (state.parameters.numel(), state.buffers.numel())
+    if sizes != (layout.num_parameters, layout.num_buffers):
+        raise ValueError(
+            f"a state of {sizes} values does not fit a model of "
+            f"{layout.num_parameters, layout.num_buffers}"
+        )
+
+
+def _detach_memory(model: nn.Module, layout: Layout) -> None:
+    """Leave the model's tensors without values, so that their memory is free for the values that
+    come next, unless somebody took them."""
+    for entries in (layout.parameters, layout.buffers):
+        for target in _tensors(model, entries):
+            target.data = target.new_empty(0)
 
 
 def _tensors(model: nn.Module, entries: Entries) -> list[Tensor]:

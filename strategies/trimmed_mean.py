@@ -63,6 +63,7 @@ def middle(n: int, f: int) -> Selection:
     def pick(ordered: SortedColumns) -> SelectedRange:
         low_b, high_b = ordered.rows[f], ordered.rows[last]
         tied = [ordered.rows[f - 1] == low_b, ordered.rows[last + 1] == high_b] if f else []
-        return SelectedRange(ordered.total(f, last + 1) / kept, low_b, high_b, f, any_of(tied))
+        return SelectedRange(ordered.mean(f, last + 1), low_b, high_b, f, any_of(tied))
 
-    return Selection(kept, range(max(f - 1, 0), min(last + 2, n)), pick)
+    places = range(max(f - 1, 0), min(last + 2, n))
+    return Selection(kept, places, pick, range(f, last + 1))

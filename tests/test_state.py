@@ -80,6 +80,19 @@ def test_taking_copies_nothing_and_memory_is_used_again() -> None:
     assert len(places) <= 4
 
 
+def test_a_model_that_nobody_took_anything_from_is_loaded_where_it_lies() -> None:
+    model = network()
+    layout = Layout.of(model)
+    places = set()
+    for scale in range(5):
+        load(model, layout, some_state(layout, float(scale)))
+        places.add(next(model.parameters()).data_ptr())
+        assert torch.equal(read(model, layout).parameters, some_state(layout, scale).parameters)
+    load(model, layout, take(model, layout))
+    assert torch.equal(read(model, layout).parameters, some_state(layout, 4.0).parameters)
+    assert len(places) == 1
+
+
 @pytest.mark.parametrize("break_up", ["fresh", "replaced", "copied"])
 def test_a_model_that_does_not_lie_in_one_vector_is_copied(break_up: str) -> None:
     model = network()

@@ -54,7 +54,8 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
     call, by variant and as `passes`."""
     servers = {variant: _server(given, variant) for variant in VARIANTS}
     first = servers["trust"]
-    states = [_member(first.initial, number) for number in range(given["members"])]
+    initial = first.initial
+    states = [_member(initial, number) for number in range(given["members"])]
     seconds: dict[str, list[float]] = {name: [] for name in ("passes", *VARIANTS)}
     kept: dict[str, int] = {}
     _passes(first, states[:1])  # one-time costs fall here
@@ -62,7 +63,7 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
         mark(repeat)
         seconds["passes"].append(_timed(lambda: _passes(first, states)))
         for variant, server in servers.items():
-            task = _round(server, states)
+            task = _round(server, initial, states)
             weights: list[int] = []
             rule = server.experiment.strategy.rule
             seconds[variant].append(
@@ -82,14 +83,12 @@ def _member(initial: State, number: int) -> State:
     return replace(initial, parameters=initial.parameters + NOISE * noise)
 
 
-def _round(server: ServerContext, states: list[State]) -> Round:
-    matrix_ND = torch.stack([state.parameters - server.initial.parameters for state in states])
+def _round(server: ServerContext, initial: State, states: list[State]) -> Round:
+    matrix_ND = torch.stack([state.parameters - initial.parameters for state in states])
     buffers_NB = torch.stack([state.buffers for state in states])
     counts = torch.full((len(states),), 100.0, dtype=torch.float64)
     updates = Updates(matrix_ND, buffers_NB, counts, tuple(range(len(states))), server.layout)
-    return Round(
-        1, server.initial, updates, server.data_for_rule(), torch.Generator().manual_seed(0)
-    )
+    return Round(1, initial, updates, server.data_for_rule(), torch.Generator().manual_seed(0))
 
 
 def _passes(server: ServerContext, states: list[State]) -> None:

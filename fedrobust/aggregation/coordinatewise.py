@@ -3,8 +3,9 @@ and what each client gave is counted.
 
 On a CPU a strip of columns at a time is sorted, in a core's cache and by as many threads as torch
 has: up to `FEW` rows by a network of exchanges of whole rows (numpy's minimum and maximum use the
-widest registers), more rows turned, so that numpy sorts each column where it lies in one piece. On
-an accelerator torch sorts.
+widest registers), more rows turned, so that numpy sorts each column where it lies in one piece.
+Where the influence is counted on few columns, only the mean is computed on all of them. On an
+accelerator torch sorts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from fedrobust.aggregation.updates import Updates, column_strips, normalize
 COUNTED = 1 << 20  # columns on which the influence is counted, at least
 FEW = 32  # rows up to which a network is faster than sorting columns
 NEAR = 1 << 20  # bytes that a network works on at once: a core's cache
+APART = 8  # columns for one on which the influence is counted: from so many on it is sorted twice
 # columns that are sorted one by one at once: enough to count in long runs, few enough for all
 # cores' cache
 WIDE = 20_000
@@ -48,6 +50,22 @@ class SortedColumns:
             np.add(total_b, row_b, out=total_b)
         return total_b
 
+    def mean(self, start: int, stop: int) -> Any:
+        """(b,) means of the same rows, rounded from float64 to float32, or about to be.
+
+        Of one or two rows float32 gives the same bits: the float64 sum of two float32 numbers
+        rounds to their float32 sum (float64 has more than twice the digits), and half of it is
+        exact, or rounds as half of the exact sum does where it is below the normal numbers.
+        """
+        if stop - start == 1:
+            return self.rows[start]
+        if stop - start == 2 and not isinstance(self.rows, Tensor):
+            mean_b = self.rows[start] + self.rows[start + 1]
+            mean_b *= np.float32(0.5)
+            if np.isfinite(mean_b).all():  # the sum is within float32
+                return mean_b
+        return self.total(start, stop) / (stop - start)
+
 
 class SelectedRange(NamedTuple):
     """The range of each sorted column that a rule keeps. mean: (b,) float64; low, high: (b,) its
@@ -62,22 +80,24 @@ class SelectedRange(NamedTuple):
 
     def every_nth(self, step: int) -> SelectedRange:
         """The same of every `step`-th column."""
-        return (
-            self
-            if step == 1
-            else SelectedRange(
-                *(one if one is None or isinstance(one, int) else one[::step] for one in self)
-            )
+        return self.columns(slice(None, None, step))
+
+    def columns(self, part: slice) -> SelectedRange:
+        """The same of some columns."""
+        return SelectedRange(
+            *(one if one is None or isinstance(one, int) else one[part] for one in self)
         )
 
 
 class Selection(NamedTuple):
     """A coordinate-wise rule: how many values it keeps of every column, which places of the order
-    it must know, and what it makes of them."""
+    it must know, and what it makes of them. kept: the places that are kept, where these are the
+    same in every column; None where they depend on the values."""
 
     width: int
     places: range
     pick: Callable[[SortedColumns], SelectedRange]
+    kept: range | None = None
 
 
 def coordinatewise(
@@ -107,24 +127,90 @@ def on_cpu(block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1) ->
     row."""
     n = len(block_Nb)
     pieces = list(column_strips(block_Nb, NEAR if n <= FEW else 4 * n * WIDE))
-    counts_SN = np.empty((len(pieces), n))
+    counts_SN = np.zeros((len(pieces), n))
 
     def work(places: range) -> None:
         # once: fresh memory costs as much as sorting
-        room = np.empty((n + 1) * pieces[0][1].shape[1], dtype=np.float32)
-        with np.errstate(invalid="ignore"):  # inf - inf is nan, as everywhere
+        strips = _Strips(choice, step, n, pieces[0][1].shape[1], counts_SN)
+        with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is nan, as everywhere
             for place in places:
                 part, values_Nb = pieces[place][0], pieces[place][1].numpy()
-                found = choice.pick(SortedColumns(_sorted(values_Nb, choice.places, room), np))
-                out_b[part].numpy()[:] = found.mean
-                counts_SN[place] = _influence(
-                    values_Nb[:, ::step], choice.width, found.every_nth(step)
-                )
+                strips.select(place, values_Nb, out_b[part].numpy())
+            strips.count()
 
     threads = min(torch.get_num_threads(), len(pieces))
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         list(pool.map(work, [range(first, len(pieces), threads) for first in range(threads)]))
     return torch.from_numpy(counts_SN.sum(axis=0))
+
+
+@final
+class _Strips:
+    """One thread's work on strips of columns, in the same memory for all of them. counts_SN: where
+    the counts of each strip go.
+
+    Few columns of a strip are counted, and numpy takes longer to be called than to work on them: so
+    those of a network's strips are gathered until there are as many as a strip has.
+    """
+
+    def __init__(
+        self, choice: Selection, step: int, n: int, width: int, counts_SN: np.ndarray[Any, Any]
+    ) -> None:
+        self._choice, self._step, self._counts_SN = choice, step, counts_SN
+        self._apart = step >= APART and choice.kept is not None
+        self._room = np.empty((n + 1) * width, np.float32)
+        gathered = width if self._apart and n <= FEW else 0
+        self._some_Nb = np.empty((n, gathered), np.float32)
+        self._parts: list[tuple[int, slice]] = []
+
+    def select(self, place: int, values_Nb: Any, out_b: Any) -> None:
+        """Fill out_b with the means of strip number `place`, and count, now or later."""
+        choice, step = self._choice, self._step
+        if choice.kept is None or not self._apart:
+            found = choice.pick(SortedColumns(self._sorted(values_Nb, choice.places), np))
+            out_b[:] = found.mean
+            some_Nb = values_Nb if step == 1 else np.ascontiguousarray(values_Nb[:, ::step])
+            self._counts_SN[place] = _influence(some_Nb, choice.width, found.every_nth(step))
+            return
+        few = len(values_Nb) <= FEW
+        if few:
+            self._gather(place, values_Nb[:, ::step])
+        rows = self._sorted(values_Nb, choice.kept)
+        out_b[:] = SortedColumns(rows, np).mean(choice.kept.start, choice.kept.stop)
+        if not few:  # all places are right
+            found = choice.pick(SortedColumns(rows[:, ::step], np))
+            some_Nb = np.ascontiguousarray(values_Nb[:, ::step])
+            self._counts_SN[place] = _influence(some_Nb, choice.width, found)
+
+    def _gather(self, place: int, some_Nb: Any) -> None:
+        start = self._parts[-1][1].stop if self._parts else 0
+        stop = start + some_Nb.shape[1]
+        if stop > self._some_Nb.shape[1]:
+            self.count()
+            start, stop = 0, some_Nb.shape[1]
+        self._some_Nb[:, start:stop] = some_Nb
+        self._parts.append((place, slice(start, stop)))
+
+    def count(self) -> None:
+        """Count in the columns gathered so far. Without ties the counts are whole numbers, the sum
+        of which does not depend on how they are added up; with them each strip is counted
+        alone."""
+        if not self._parts:
+            return
+        some_Nb = self._some_Nb[:, : self._parts[-1][1].stop]
+        choice = self._choice
+        found = choice.pick(SortedColumns(self._sorted(some_Nb, choice.places), np))
+        if found.tied is None or not found.tied.any():
+            self._counts_SN[self._parts[0][0]] = _influence(some_Nb, choice.width, found)
+        else:
+            for place, part in self._parts:
+                self._counts_SN[place] = _influence(
+                    some_Nb[:, part], choice.width, found.columns(part)
+                )
+        self._parts = []
+
+    def _sorted(self, values_Nb: Any, places: range) -> Any:
+        return _sorted(values_Nb, places, self._room)
 
 
 def on_device(block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1) -> Tensor:
@@ -153,30 +239,60 @@ def _sorted(values_Nb: Any, places: range, room: Any) -> Any:
 
 
 def _exchanged(values_Nb: Any, places: range, room_Mb: Any) -> list[Any]:
-    room_Mb[:-1] = values_Nb
-    rows: list[Any] = list(room_Mb)
-    spare = rows.pop()
+    """The rows after the exchanges of a network. A row of `room_Mb` is taken when it is first
+    written to, and is free again once no place depends on it."""
+    rows, free = list(values_Nb), list(room_Mb)
+    given = [True] * len(rows)  # whether a row is still one of the values, which stay as they are
+
+    def written(place: int) -> Any:
+        if given[place]:
+            given[place] = False
+            return free.pop()
+        return rows[place]
+
+    def dropped(place: int) -> None:
+        if not given[place]:
+            free.append(rows[place])
+
     for low, high, want_low, want_high in network(len(rows), places):
         one, other = rows[low], rows[high]
         if want_low and want_high:
-            np.minimum(one, other, out=spare)
-            np.maximum(one, other, out=other)
-            rows[low], spare = spare, one
+            smaller = np.minimum(one, other, out=free.pop())
+            rows[high] = np.maximum(one, other, out=written(high))
+            dropped(low)
+            rows[low], given[low] = smaller, False
         elif want_low:
-            np.minimum(one, other, out=one)
+            rows[low] = np.minimum(one, other, out=written(low))
+            dropped(high)
         else:
-            np.maximum(one, other, out=other)
+            rows[high] = np.maximum(one, other, out=written(high))
+            dropped(low)
     return rows
+
+
+Exchanges = list[tuple[int, int]]  # (low, high): the smaller value goes to low
 
 
 @functools.lru_cache(maxsize=64)
 def network(n: int, places: range) -> tuple[tuple[int, int, bool, bool], ...]:
     """Exchanges (low, high, whether the smaller value is needed in low, whether the larger is in
-    high) that bring the right values to `places`.
+    high) that bring the right values to `places`: those of the faster of two methods."""
+    found = [_needed(pairs, places) for pairs in (_merge_exchange(n), _discard_ends(n, places))]
+    return min(found, key=lambda kept: sum(low + high for *_, low, high in kept))
 
-    Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2M), without
-    what the places do not depend on.
-    """
+
+def _needed(pairs: Exchanges, places: range) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Without what the places do not depend on."""
+    needed, kept = set(places), []
+    for low, high in reversed(pairs):
+        if low in needed or high in needed:
+            kept.append((low, high, low in needed, high in needed))
+            needed |= {low, high}
+    return tuple(reversed(kept))
+
+
+def _merge_exchange(n: int) -> Exchanges:
+    """Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2M)."""
     pairs = []
     top = 1 << max(n - 1, 1).bit_length() - 1
     step = top
@@ -188,12 +304,45 @@ def network(n: int, places: range) -> tuple[tuple[int, int, bool, bool], ...]:
                 break
             gap, reach, rest = reach - step, reach >> 1, step
         step >>= 1
-    needed, kept = set(places), []
-    for low, high in reversed(pairs):
-        if low in needed or high in needed:
-            kept.append((low, high, low in needed, high in needed))
-            needed |= {low, high}
-    return tuple(reversed(kept))
+    return pairs
+
+
+def _discard_ends(n: int, places: range) -> Exchanges:
+    """The ends of a set of rows that is just large enough for them to lie outside the places are
+    found and left out, and the next rows join the set: of ten rows 44 minima and maxima for the
+    middle two, instead of 48 to 50."""
+    pairs: Exchanges = []
+    waiting, among = list(range(n)), list[int]()
+    low, high = places.start, n - places.stop  # still to be left out below and above
+    home: dict[int, int] = {}
+    while low or high:
+        most, left = max(low, high), len(waiting) + len(among)
+        while len(among) < left - most + 1:
+            among.append(waiting.pop())
+        least, largest = _ends(among, pairs)
+        if low == most:
+            low -= 1
+            home[least] = low
+            among.remove(least)
+        if high == most:
+            high -= 1
+            home[largest] = n - 1 - high
+            among.remove(largest)
+    rest = among + waiting
+    pairs += [(rest[one], rest[other]) for one, other in _merge_exchange(len(rest))]
+    home |= {row: places.start + place for place, row in enumerate(rest)}
+    return [(home[one], home[other]) for one, other in pairs]
+
+
+def _ends(rows: list[int], pairs: Exchanges) -> tuple[int, int]:
+    """The rows that hold the smallest and the largest value after further exchanges."""
+    lows, highs = rows[0::2], rows[1::2]
+    pairs += zip(lows, highs, strict=False)
+    pairs += [(lows[0], row) for row in lows[1:]]
+    if len(lows) > len(highs):  # the one without a partner, which is not the smallest now
+        highs.append(lows[-1])
+    pairs += [(row, highs[-1]) for row in highs[:-1]]
+    return lows[0], highs[-1]
 
 
 def _influence(values_Nb: Any, kept: int, found: SelectedRange) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from fedrobust.aggregation import coordinatewise as _order
 from fedrobust.aggregation.coordinatewise import (
     Selection,
+    SortedColumns,
     coordinatewise,
     network,
     on_cpu,
@@ -174,6 +175,44 @@ def test_a_single_column_is_not_sorted_where_it_lies(
     before = matrix.clone()
     coordinatewise(Updates.of(matrix), make(n, 2))
     assert torch.equal(matrix, before)
+
+
+@makers
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 40), st.integers(0, 19), st.integers(0, 2**32), st.integers(0, 40))
+def test_counting_apart_from_the_means_changes_no_bit(
+    make: Callable[[int, int], Selection], n: int, f: int, seed: int, levels: int
+) -> None:
+    """levels: as above; strips of 70 columns, so that the columns of several are gathered."""
+    assume(2 * f < n)
+    generator = torch.Generator().manual_seed(seed)
+    block = (
+        torch.randint(-levels, levels + 1, (n, 400), generator=generator).float() / 3
+        if levels
+        else torch.randn(n, 400, generator=generator)
+    )
+    choice, found = make(n, f), []
+    for apart in (1000, 1):
+        out_b = torch.empty(400)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_order, "APART", apart)
+            patch.setattr(_order, "NEAR", 4 * n * 70)
+            patch.setattr(_order, "WIDE", 70)
+            found.append((out_b, on_cpu(block, choice, out_b, 9)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("low", [3e38, 1.0, 1e-38, 1e-44])
+def test_the_mean_of_two_floats_has_the_bits_of_float64(low: float) -> None:
+    """Also where the sum overflows in float32, and where its half is below the normal numbers."""
+    values = low * (1 + torch.rand(2, 5000, generator=torch.Generator().manual_seed(1)) / 9)
+    values[0] *= torch.where(torch.arange(5000) % 3 == 0, -0.7, 1.0)
+    ordered = np.sort(values.numpy(), axis=0)
+    wide = (ordered[0].astype(np.float64) + ordered[1]) / 2
+    with np.errstate(over="ignore"):
+        mean_b = SortedColumns(ordered, np).mean(0, 2)
+    np.testing.assert_array_equal(mean_b.astype(np.float32), wide.astype(np.float32))
 
 
 @makers

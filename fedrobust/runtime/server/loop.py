@@ -18,7 +18,13 @@ from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
 from fedrobust.runtime.checkpoints import Checkpoint
 from fedrobust.runtime.server.checkpointing import CheckpointManager
-from fedrobust.runtime.server.rule_strategy import Grid, Message, RuleStrategy, ServerContext
+from fedrobust.runtime.server.rule_strategy import (
+    Grid,
+    Message,
+    RuleStrategy,
+    ServerContext,
+    UntrainedState,
+)
 from fedrobust.runtime.server.secure_aggregation import SecureStrategy
 from fedrobust.state import Layout, State, read, show
 from fedrobust.types import Failure, Observer, RoundRecord, Samples
@@ -45,7 +51,8 @@ def build_server_context(experiment: Experiment) -> ServerContext:
     model = experiment.new_model()
     _try(model, experiment)
     layout, inputs = Layout.of(model), ModelInputs(experiment, model)
-    return ServerContext(experiment, model, layout, read(model, layout), inputs)
+    untrained = UntrainedState(experiment, layout, read(model, layout))
+    return ServerContext(experiment, model, layout, untrained, inputs)
 
 
 def _try(model: Classifier, experiment: Experiment) -> None:

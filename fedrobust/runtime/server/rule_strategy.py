@@ -29,14 +29,29 @@ from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.upload_limits import limit_reply_size
 from fedrobust.runtime.server import collusion
 from fedrobust.runtime.server.replies import Expected, ReplyValidator
-from fedrobust.state import Layout, State
+from fedrobust.state import Layout, State, read
 from fedrobust.types import ClientRecord, Failure, Samples
 from fedrobust.utils.counting import format_count
 
 # The rounds know Flower through this module only.
-__all__ = ["Grid", "Message", "RoundOutcome", "RuleStrategy", "ServerContext"]
+__all__ = ["Grid", "Message", "RoundOutcome", "RuleStrategy", "ServerContext", "UntrainedState"]
 
 Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one client
+
+
+class UntrainedState:
+    """The state that a run starts from. It is handed over once and then built anew, equal to the
+    last bit, for whoever asks again: only the first round needs it, and it is as large as the
+    model."""
+
+    def __init__(self, experiment: Experiment, layout: Layout, state: State) -> None:
+        self._experiment, self._layout = experiment, layout
+        self._state: State | None = state
+
+    def hand_over(self) -> State:
+        """The untrained state."""
+        state, self._state = self._state, None
+        return read(self._experiment.new_model(), self._layout) if state is None else state
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class ServerContext:
     experiment: Experiment
     model: Classifier
     layout: Layout
-    initial: State
+    untrained: UntrainedState
     inputs: ModelInputs
 
     @property
@@ -60,6 +75,11 @@ class ServerContext:
     def proxy(self) -> Samples:
         """The server's proxy images."""
         return self.inputs.proxy
+
+    @property
+    def initial(self) -> State:
+        """The untrained state (see `UntrainedState`): ask once."""
+        return self.untrained.hand_over()
 
     @property
     def etf_bytes(self) -> bytes:

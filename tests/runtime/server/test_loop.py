@@ -3,6 +3,7 @@ process."""
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -359,3 +360,13 @@ def test_an_experiment_is_not_changed_by_its_run() -> None:
     run_rounds(server, FakeGrid(3, honest(server)), Memory())
     assert server.experiment.config == config
     assert replace(server.experiment).text == federations.build_experiment(*MEAN).text
+
+
+def test_the_untrained_state_is_not_kept_and_can_be_had_again() -> None:
+    server = federations.build_server(*MEAN)
+    first, again = server.initial, server.initial
+    assert torch.equal(first.parameters, again.parameters)
+    assert torch.equal(first.buffers, again.buffers)
+    memory = weakref.ref(first.parameters)
+    del first
+    assert memory() is None
