@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fedrobust.reporting.plots.curves import plot_influence, plot_validation
 from fedrobust.reporting.plots.drops import plot_drops
 from fedrobust.reporting.plots.partition import plot_partition
 from fedrobust.reporting.plots.samples import plot_samples
-from fedrobust.reporting.plots.style import client_text
+from fedrobust.reporting.plots.style import client_text, undrawn_note
 from fedrobust.reporting.report import Report
 from fedrobust.types import TWIN, RoundRecord, Samples
 from fedrobust.utils.images import as_bytes
@@ -25,9 +26,9 @@ from fedrobust.utils.seeding import generator
 SHOWN = 8  # images in a line of samples.png
 
 
-def draw_data(experiment: Experiment, folder: Path) -> None:
+def draw_data(experiment: Experiment, folder: Path) -> str:
     """partition.png (clients x classes; not of real sites) and samples.png (clean and contaminated
-    images), before anything is trained."""
+    images), before anything is trained. Returns a line on names that cannot be drawn, or ""."""
     names = list(experiment.dataset.class_names)
     if not experiment.remote:
         plot_partition(
@@ -38,6 +39,7 @@ def draw_data(experiment: Experiment, folder: Path) -> None:
             experiment.all_sites(),
         )
     plot_samples(_sample_rows(experiment), names, folder / "samples.png")
+    return undrawn_note([*names, *itertools.chain.from_iterable(experiment.all_sites())])
 
 
 def _sample_rows(experiment: Experiment) -> list[tuple[str, Samples, Samples]]:
@@ -80,7 +82,8 @@ def draw_results(
     """curves.png, influence.png, drops.png and confusion.png. test: probabilities (N, K) by
     evaluation name; rounds: by run."""
     plot_validation(rounds["run"], rounds[TWIN], folder / "curves.png")
-    plot_influence(rounds["run"], list(experiment.roles), folder / "influence.png")
+    roles, sites = list(experiment.roles), experiment.all_sites()
+    plot_influence(rounds["run"], roles, folder / "influence.png", sites)
     plot_drops(report.drops, folder / "drops.png")
     labels = experiment.dataset.labels[experiment.test_rows()]
     tables = {name: _confusion(labels, part) for name, part in test.items()}

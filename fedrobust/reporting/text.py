@@ -328,11 +328,17 @@ def evaluation_rows(evaluations: Mapping[str, ConditionMetrics]) -> list[tuple[s
     ]
 
 
+def client_name(client: ClientResult) -> str:
+    """Its number and, where it stands for sites, their names."""
+    sites = client.sites or ((client.site,) if client.site else ())
+    return f"{client.id} {' + '.join(sites)}".rstrip()
+
+
 def client_rows(clients: Sequence[ClientResult]) -> list[tuple[str, ...]]:
     """A row a client under CLIENT_COLUMNS; the second cell is its kind."""
     return [
         (
-            f"{one.id} {' + '.join(one.sites) if one.sites else one.site or ''}".rstrip(),
+            client_name(one),
             one.kind,
             str(one.num_examples),
             format_number(one.weight, 3),
@@ -515,11 +521,12 @@ def member_columns(section: EvasionSection) -> tuple[str, ...]:
     )
 
 
-def member_rows(section: EvasionSection) -> list[tuple[str, ...]]:
-    """A row a client under `member_columns`."""
+def member_rows(section: EvasionSection, clients: Sequence[ClientResult]) -> list[tuple[str, ...]]:
+    """A row a client under `member_columns`. clients: all of the report, for their names."""
+    names = {one.id: client_name(one) for one in clients}
     return [
         (
-            str(one.id),
+            names.get(one.id, str(one.id)),
             one.kind,
             format_number(one.clean["none"].balanced_accuracy),
             *(format_number(attack.metrics.balanced_accuracy) for attack in _bare(one)),

@@ -196,7 +196,8 @@ def run_into_folder(
     with opened as grid, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
         exact, written = _write_manifest(folder, server, grid, console, manifest)
-        draw_data(experiment, folder)
+        if undrawn := draw_data(experiment, folder):
+            print_line(console, undrawn)
         if left_out := left_out_text(left_out_files(experiment.dataset.skipped)):
             display.stage("run", left_out)
         for note in experiment.dataset.notes:

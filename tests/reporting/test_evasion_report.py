@@ -50,6 +50,21 @@ def test_fused_client_models_are_reported_and_shown(tmp_path: Path) -> None:
             reports.typed(bad)
 
 
+def test_sites_are_named_in_the_table_of_the_clients_own_models(tmp_path: Path) -> None:
+    made = report()
+    for client in made["clients"]:
+        client["sites"] = [f"site {client['id']}", "graz"]
+    ids = [str(one["id"]) for one in made["evasion"]["clients"]]
+    typed = reports.typed(made)
+    assert typed.evasion is not None
+    rows = wording.member_rows(typed.evasion, typed.clients)
+    assert [row[0] for row in rows] == [f"{one} site {one} + graz" for one in ids]
+    table = on_screen(made).partition("each client's own model")[2]
+    assert "site 0" in " ".join(table.split())
+    bare = reports.typed(report())
+    assert [row[0] for row in wording.member_rows(typed.evasion, bare.clients)] == ids
+
+
 @pytest.mark.parametrize("eps", [(4.0,), (1.0, 2.5, 4.0, 8.0), (None,)])
 def test_a_good_section_passes_and_comes_back(
     tmp_path: Path, eps: tuple[float | None, ...]

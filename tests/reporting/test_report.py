@@ -276,7 +276,7 @@ def test_numbers_are_written_as_they_are_meant() -> None:
     report = changed("evaluations.clean.accuracy", 85.00000238418579)
     report["drops"]["total"] |= {"combined": -1.23456789, "ci95": [-0.00001, 7.000049]}
     report["clients"][0] |= {"weight": 1 / 3, "combined_drop": 99.99999}
-    report["timing"] = {"run": 1234.56789, "judge": 0.000123456789}
+    report["timing"] = {"run": 1234.56789, "final_evaluation": 0.000123456789}
     report["privacy"] = {
         "name": "local_dp",
         "clip": 1 / 3,
@@ -297,7 +297,7 @@ def test_numbers_are_written_as_they_are_meant() -> None:
         0.333333,
         100.0,
     )
-    assert written["timing"] == {"run": 1234.57, "judge": 0.000123457}
+    assert written["timing"] == {"run": 1234.57, "final_evaluation": 0.000123457}
     # settings are not rounded; no smaller epsilon than holds
     assert written["privacy"] == {
         **report["privacy"],

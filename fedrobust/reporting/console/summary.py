@@ -44,7 +44,7 @@ def summary_table(report: Report, uses: Mapping[str, int] | None = None) -> Rend
     parts.append(_clients_table(report.clients))
     parts += [Text(line, style="dim") for line in text.disclosure_notes(report.clients)]
     parts += map(Text, text.attack_lines(report))
-    parts += [] if report.evasion is None else _evasion_parts(report.evasion)
+    parts += [] if report.evasion is None else _evasion_parts(report.evasion, report.clients)
     return Group(*parts)
 
 
@@ -85,7 +85,9 @@ def _add_clients(table: Table, rows: Sequence[Sequence[str]], total: int) -> Non
         table.caption = f"and {total - len(rows)} more in report.json"
 
 
-def _evasion_parts(section: EvasionSection) -> list[RenderableType]:
+def _evasion_parts(
+    section: EvasionSection, clients: Sequence[ClientResult]
+) -> list[RenderableType]:
     """The global model, what columns mean, the clients' own models, and these fused."""
     title = f"Evasion: {text.evasion_title(section)}"
     parts: list[RenderableType] = [_attacks_table(title, section)]
@@ -93,7 +95,7 @@ def _evasion_parts(section: EvasionSection) -> list[RenderableType]:
     if section.clients:
         own = "Evasion: balanced accuracy of each client's own model on its own test images"
         table = new_table(own, text.member_columns(section), words=2)
-        rows = text.member_rows(section)
+        rows = text.member_rows(section, clients)
         _add_clients(table, rows[:MOST_CLIENTS], len(rows))
         parts.append(table)
     if section.fusion is not None:

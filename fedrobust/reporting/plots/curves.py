@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
 from fedrobust.evaluation.statistics import number_or_nan
 from fedrobust.reporting.plots.style import (
     FONT_SIZE,
+    GRID,
     INK,
     KIND_COLOURS,
     KIND_DASHES,
     KIND_MARKERS,
     LINE_COLOURS,
+    client_text,
     new_figure,
     save_figure,
     tidy,
@@ -30,6 +33,7 @@ from fedrobust.types import TWIN, RoundRecord
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1", "auroc")
 MANY_CLIENTS = 30
 MANY_ROUNDS = 30  # more have no markers
+NAME_GAP = 0.035  # between names of clients; share of the height
 
 
 def plot_validation(rounds: Sequence[RoundRecord], twin: Sequence[RoundRecord], path: Path) -> Path:
@@ -68,12 +72,19 @@ def plot_validation(rounds: Sequence[RoundRecord], twin: Sequence[RoundRecord], 
     return save_figure(figure, path)
 
 
-def plot_influence(rounds: Sequence[RoundRecord], kinds: Sequence[str], path: Path) -> Path:
+def plot_influence(
+    rounds: Sequence[RoundRecord],
+    kinds: Sequence[str],
+    path: Path,
+    sites: Sequence[Sequence[str]] = (),
+) -> Path:
     """The weight in [0, 1] of every client over the rounds, coloured by its kind; a dotted line
     marks an equal share.
 
     rounds: oldest first. kinds: the kind of each client, by client number. A client that did not
     reply in a round leaves a gap. Many clients are thin lines under the bold median of their kind.
+    sites: names of the sites that each client stands for, written at the end of its line; not where
+    clients are many. Empty: none does.
     """
     trained = [record for record in rounds if record.clients]
     weights_CR = torch.tensor(
@@ -105,14 +116,55 @@ def plot_influence(rounds: Sequence[RoundRecord], kinds: Sequence[str], path: Pa
     )
     axes.set_ylim(bottom=0)
     _whole_numbers(axes)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 4}
+    named = bool(sites) and not many
+    if named:
+        _name_lines(axes, weights_CR, kinds, sites)
     axes.legend(
-        handles=_legend(kinds),
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        frameon=False,
-        fontsize=FONT_SIZE,
+        handles=_legend(kinds), frameon=False, fontsize=FONT_SIZE, **(below if named else beside)
     )
     return save_figure(figure, path)
+
+
+def _name_lines(
+    axes: Any, weights_CR: Tensor, kinds: Sequence[str], sites: Sequence[Sequence[str]]
+) -> None:
+    """Number and sites of each client beside the last weight that it had, one name above the
+    other."""
+    ends = {
+        client: float(known[-1])
+        for client, weights_R in enumerate(weights_CR)
+        if len(known := weights_R[~weights_R.isnan()])
+    }
+    order = sorted(ends, key=lambda client: ends[client])
+    top = axes.get_ylim()[1]
+    places = spread_out([ends[client] / top for client in order], NAME_GAP)
+    for client, place in zip(order, places, strict=True):
+        axes.annotate(
+            client_text(client, sites[client]),
+            (1, ends[client]),
+            (1.03, place * top),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords=axes.get_yaxis_transform(),
+            fontsize=FONT_SIZE - 3,
+            color=KIND_COLOURS[kinds[client]],
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": GRID, "linewidth": 0.6},
+        )
+
+
+def spread_out(places: Sequence[float], gap: float) -> list[float]:
+    """Rising places moved up, where needed, to be at least `gap` apart, and then down together so
+    that the last one stays below 1 as far as there is room."""
+    found: list[float] = []
+    for place in places:
+        found.append(max(place, found[-1] + gap) if found else place)
+    highest = 1.0
+    for row in range(len(found) - 1, -1, -1):
+        found[row] = min(found[row], highest)
+        highest = found[row] - gap
+    return found
 
 
 def _kinds_present(kinds: Sequence[str]) -> list[str]:

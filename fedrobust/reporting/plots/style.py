@@ -19,6 +19,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 from fedrobust.utils import files
+from fedrobust.utils.counting import format_count
 
 KIND_COLOURS: Final[dict[str, str]] = {
     "clean": "#004488",
@@ -83,6 +84,19 @@ def client_text(client: int, sites: Sequence[str] = ()) -> str:
     """A client's number and, where they can be drawn, the sites that it stands for."""
     names = " + ".join(sites)
     return f"{client} {shorten_label(names)}" if names and _drawable(names) else str(client)
+
+
+def undrawn_note(names: Sequence[str]) -> str:
+    """One line for names with signs that no font of this machine has; empty where there are
+    none."""
+    undrawn = [name for name in dict.fromkeys(names) if not _drawable(name)]
+    if not undrawn:
+        return ""
+    return (
+        f"pictures: no font of this machine has all signs of {format_count(len(undrawn), 'name')} "
+        f"({shorten_label(undrawn[0])}), drawn as a number; install a font that has them (for "
+        "Chinese, Japanese and Korean: apt install fonts-noto-cjk)"
+    )
 
 
 def _drawable(name: str) -> bool:

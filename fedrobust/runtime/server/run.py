@@ -86,7 +86,7 @@ def run_experiment(
         with clock.stage("twin"):
             clean = train_clean_twin(experiment, finished, grid, observer, checkpointing)
         clock.seconds["twin"] += 0.0 if clean is finished else clean.seconds_before_resume
-    with clock.stage("judge"):
+    with clock.stage("final_evaluation"):
         scores = _scores(server, finished, None if clean is None else clean.state, grid, observer)
         results = assemble_results(experiment, scores, finished.records)
     _write_predictions(folder, experiment, scores)

@@ -322,7 +322,8 @@ def test_a_whole_run_writes_a_valid_report_even_when_a_client_s_verdict_is_missi
     )
     assert set(report.drops.present) == {"poisoning", "corruption", "total", "clients"}
     assert 0 <= report.attack_success_rate <= 100
-    assert {"run", "twin", "judge", "train", "aggregate", "evaluate"} == set(report.timing)
+    stages = {"run", "twin", "final_evaluation", "train", "aggregate", "evaluate"}
+    assert stages == set(report.timing)
 
 
 def test_without_a_twin_its_drops_are_missing(tmp_path: Path) -> None:
