@@ -1,14 +1,20 @@
 """Three SuperNodes and a SuperLink as processes of their own: TLS, registered keys, and the very
-weights of the simulation."""
+weights of the simulation.
+
+One federation serves all tests. It takes a minute and a half of CPU time: each of its runs starts
+some twenty processes, which are forks with torch in them already (tests/helpers/forks.py).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +36,8 @@ from fedrobust.federation.processes import free_ports
 from fedrobust.reporting.report import read_report
 from fedrobust.reporting.report.sections import DisclosureSection
 from tests.helpers.federations import SMALL_RUN
+from tests.helpers.forks import fork_programs
+from tests.helpers.processes import wait_until
 
 pytestmark = pytest.mark.slow
 SECONDS = 600.0  # a deadline for a machine that is busy with other things
@@ -85,12 +93,36 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
             "data-classes": ",".join(experiment.dataset.class_names),
             **({"min-cell": 1} if name == COUNTING else {"share-predictions": True}),
         }
-    with LocalFederation(folder / "all", nodes) as federation:
-        run = federation.operator.submit(WORDS, folder=str(folder / "run"))
-        state = federation.operator.wait(run, SECONDS)
-        assert state["status"] == COMPLETED, state["status-details"]
+    federation = LocalFederation(folder / "all", nodes)
+    with forked_programs(federation), federation:
+        run = complete(federation, WORDS, folder / "run")
         yield Done(federation, run, folder / "run", time.monotonic() - started)
     assert federation.processes.alive() == {}
+
+
+@contextlib.contextmanager
+def forked_programs(federation: LocalFederation) -> Iterator[None]:
+    names = ("flwr", "flwr-clientapp", "flwr-serverapp")
+    with (
+        tempfile.TemporaryDirectory(prefix="forks-") as folder,
+        fork_programs(names, Path(folder), federation.processes.environment),
+    ):
+        yield
+
+
+def complete(federation: LocalFederation, words: list[str], folder: Path) -> str:
+    """Number of a run that has ended well. The operator looks once only, as each look is a process:
+    until then, whether the server's program runs is seen among the processes."""
+
+    def server_runs() -> bool:
+        return any("flwr-serverapp" in one for one in federation.processes.alive().values())
+
+    run = federation.operator.submit(words, folder=str(folder))
+    wait_until(server_runs, every=0.5)
+    wait_until(lambda: not server_runs(), seconds=SECONDS, every=0.5)
+    state = federation.operator.wait(run, SECONDS)
+    assert state["status"] == COMPLETED, state["status-details"]
+    return run
 
 
 def simulate(words: list[str], folder: Path) -> None:
@@ -167,9 +199,7 @@ def test_secure_aggregation_ends_with_the_weights_of_the_simulation(
     of their own."""
     kept = [word for word in WORDS if not word.startswith(("strategy=", "rounds="))]
     words = [*kept, "strategy=fedavg", "privacy=secure_aggregation", "rounds=1"]
-    operator = done.federation.operator
-    state = operator.wait(operator.submit(words, folder=str(tmp_path / "run")), SECONDS)
-    assert state["status"] == COMPLETED, state["status-details"]
+    complete(done.federation, words, tmp_path / "run")
     simulate(words, tmp_path / "out")
     assert_same_weights(tmp_path / "run", tmp_path / "out")
     report = read_report(tmp_path / "run")
@@ -244,7 +274,7 @@ def test_an_unknown_key_and_a_foreign_authority_are_turned_away(done: Done, tmp_
     processes.start("stranger", stranger, tmp_path)
     processes.start("misled", misled, tmp_path)
     for name in ("stranger", "misled"):
-        processes.wait(name, 60)
+        processes.wait(name, SECONDS)
         assert processes.ended().get(name, 0) != 0, processes.log(name).read_text()[-2000:]
     nodes = json.loads(
         federation.operator.flwr(

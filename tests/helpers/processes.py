@@ -13,13 +13,14 @@ from pathlib import Path
 PATIENCE_SECONDS = 300.0  # a deadline for a machine that is busy with other things
 
 
-def wait_until(found, process=None):
-    """Result of `found` as soon as it is true; the process must not end before."""
-    limit = time.monotonic() + PATIENCE_SECONDS
+def wait_until(found, process=None, seconds=PATIENCE_SECONDS, every=0.005):
+    """Result of `found` as soon as it is true, asked every so many seconds; the process must not
+    end before."""
+    limit = time.monotonic() + seconds
     while not (something := found()):
         assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < limit
-        time.sleep(0.005)
+        time.sleep(every)
     return something
 
 
