@@ -121,7 +121,7 @@ def test_influence_goes_through_the_mixture() -> None:
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds, st.integers(1, 4))
 def test_columns_of_buckets_become_columns_of_clients(seed: int, size: int) -> None:
     matrix = normal(seed, 12, 6)

@@ -48,7 +48,7 @@ def test_a_network_sorts_every_row_of_zeros_and_ones(n: int) -> None:
 
 
 @makers
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(0, 19), st.integers(0, 2**32), st.integers(0, 40))
 def test_networks_sorting_and_an_accelerator_find_the_same(
     make: Callable[[int, int], Selection], n: int, f: int, seed: int, levels: int
@@ -75,7 +75,7 @@ def test_networks_sorting_and_an_accelerator_find_the_same(
     assert float(found[0][1].sum()) == pytest.approx(50 * choice.width)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(0, 4), st.integers(0, 2**32), st.integers(1, 6))
 def test_meameds_influence_agrees_with_counting(n: int, f: int, seed: int, levels: int) -> None:
     """Oracle: the n - f values nearest to the median, of equally far ones the smaller; each
@@ -139,7 +139,7 @@ def test_the_mean_of_the_two_largest_floats_is_finite() -> None:
         )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32), st.integers(0, 6))
 def test_any_number_of_values_around_the_median(n: int, kept: int, seed: int, levels: int) -> None:
     """Selections as in Bulyan, fewer than half too. Oracle as above; levels 0: normal values."""

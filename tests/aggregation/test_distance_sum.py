@@ -76,7 +76,7 @@ def scipy_median(points_ND: np.ndarray) -> tuple[np.ndarray, float]:
     return best.x, float(best.fun)
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(2, 5), st.sampled_from([0, 1]), st.sampled_from([3.0, 50.0]), st.integers(0, 99))
 def test_the_median_next_to_its_breakdown_point_is_scipys(
     attackers: int, more: int, far: float, seed: int

@@ -13,7 +13,7 @@ from fedrobust.aggregation.updates import Updates
 from fedrobust.state import Layout
 from tests.helpers.rounds import SMALL, normal
 
-laws = settings(deadline=None, max_examples=40)
+laws = settings(max_examples=40)
 seeds = st.integers(0, 2**32)
 
 

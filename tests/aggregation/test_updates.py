@@ -79,7 +79,7 @@ matrices = st.integers(1, 5).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(matrices, st.integers(1, 4))
 def test_blocks_cover_the_matrix_and_gram_is_exact(rows: list[list[float]], width: int) -> None:
     matrix = torch.tensor(rows)
@@ -146,7 +146,7 @@ def test_merged_variance_is_that_of_the_mixture() -> None:
     assert merged.tolist() == [3.0, 5.5]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(2, 6), st.floats(-3, 3)), min_size=1, max_size=4))
 def test_merged_statistics_equal_pooled_ones(groups: list[tuple[int, float]]) -> None:
     """Oracle: mean and biased variance of all samples together, clients weighted by their size."""

@@ -52,7 +52,7 @@ def test_kl_by_hand():
     assert loss(own, [peer, own], torch.tensor([0])).item() == pytest.approx(expected / 2, rel=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.sampled_from(["kl", "true_class"]), st.floats(0, 10))
 def test_nothing_is_learnt_from_those_who_agree_and_never_less_than_nothing(
     seed, distillation_loss, weight

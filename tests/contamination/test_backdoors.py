@@ -164,7 +164,7 @@ def test_edge_cases_golden() -> None:
     assert backdoor_edge_case(num_classes=3).data(*none, generator(0)) == none
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     rate=st.floats(0.01, 1),
     n=st.integers(1, 40),

@@ -157,7 +157,7 @@ def test_a_single_known_update_or_equal_ones_leave_no_room() -> None:
         assert forged(attack(perturbation="unit"), torch.zeros(4, 3), (0,)) == [[0, 0, 0]]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     scale=st.sampled_from([1e-4, 1.0, 100.0]),
@@ -182,7 +182,7 @@ def test_min_max_and_min_sum_go_just_as_far_as_they_may(
         assert float(beyond) > float(limit) * (1 - 1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(bound=st.floats(0, 20), start=st.floats(0.5, 10))
 def test_the_halving_search_finds_the_largest(bound: float, start: float) -> None:
     found = largest_accepted(lambda factor: factor <= bound, start)
@@ -210,7 +210,7 @@ def test_fang_on_krum_golden() -> None:
     assert forged(fang(rule="krum"), CROWD[:4], (3,)) == [pytest.approx([-0.59293] * 2, abs=1e-4)]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), attackers=st.integers(2, 4))
 def test_krum_takes_what_fang_sends(seed: int, attackers: int) -> None:
     honest = normal(seed, 12 - attackers, 30) + 0.3 * normal(seed + 1, 30)
@@ -255,7 +255,7 @@ def test_a_poisoned_target_of_mimic_is_refused() -> None:
         forged(mimic(target=3))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), n=st.integers(2, 8))
 def test_who_stands_out_by_inner_products_is_who_stands_out_in_full(seed: int, n: int) -> None:
     matrix = normal(seed, n, 20).double()

@@ -35,7 +35,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "min_sum": [{"perturbation": one} for one in ("std", "sign", "unit")],
 }
 POISONED = (1, 4, 6)
-laws = settings(deadline=None, max_examples=10)
+laws = settings(max_examples=10)
 
 
 def build(name: str, **overrides: Any) -> Contamination:

@@ -118,7 +118,7 @@ def test_rate_is_an_exact_share_and_the_others_keep_every_bit(name: str) -> None
 
 
 @every
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -221,7 +221,7 @@ def test_tones_against_pillow(kind: str, ours: type) -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(colour=st.tuples(*[st.floats(0, 1, width=32)] * 3), severity=st.integers(1, 5))
 def test_saturation_against_colorsys(colour: tuple[float, float, float], severity: int) -> None:
     hue, old, value = colorsys.rgb_to_hsv(*colour)

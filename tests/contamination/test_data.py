@@ -62,7 +62,7 @@ def test_symmetric_errors_reach_every_other_class_alike() -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rate=RATES, n=st.integers(0, 50), seed=st.integers(0, 2**31))
 def test_symmetric_errors_hit_an_exact_share(rate: float, n: int, seed: int) -> None:
     labels = torch.randint(3, (n,), generator=torch.Generator().manual_seed(seed))
@@ -120,7 +120,7 @@ def test_flips_golden() -> None:
     ).tolist() == [0, 2, 2, 3, 0, 2]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     rate=RATES,
     n=st.integers(0, 50),
@@ -194,7 +194,7 @@ def test_backdoor_positions(position: str, row: int, column: int) -> None:
     assert backdoor.trigger(torch.zeros(1, 3, 10, 8))[0, 0].nonzero().tolist() == [[row, column]]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(rate=RATES, n=st.integers(0, 40), seed=st.integers(0, 2**31))
 def test_backdoor_hits_an_exact_share(rate: float, n: int, seed: int) -> None:
     images, labels = GREY[:n], torch.ones(n, dtype=torch.int64)

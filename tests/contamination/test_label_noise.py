@@ -38,7 +38,7 @@ def test_pairs_golden() -> None:
     assert after[1].tolist() == [1, 1, 2, 2, 1]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(rate=st.floats(0, 1), n=st.integers(0, 50), seed=st.integers(0, 2**31), named=st.booleans())
 def test_pairs_hit_an_exact_share_of_the_classes_concerned(
     rate: float, n: int, seed: int, named: bool
@@ -73,7 +73,7 @@ def test_pairs_must_be_pairs(wrong: Any) -> None:
         label_pair(pairs=wrong, num_classes=4, class_names=NAMES)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(rate=st.floats(0, 1), n=st.integers(0, 40), seed=st.integers(0, 2**31))
 def test_errors_by_instance_hit_an_exact_share_and_never_the_right_class(
     rate: float, n: int, seed: int

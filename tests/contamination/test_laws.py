@@ -207,7 +207,7 @@ def test_update_keeps_sizes_and_buffers_and_never_touches_its_input(name: str) -
 
 
 @every
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31), n=st.integers(0, 30))
 def test_the_generator_decides_everything(name: str, seed: int, n: int) -> None:
     built = build(name)

@@ -33,7 +33,7 @@ def test_sign_flip_golden() -> None:
     assert sent.buffers.tolist() == [7.0]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(values=st.lists(st.integers(-9, 9), min_size=1, max_size=6), seed=st.integers(0, 9))
 def test_sign_flip_twice_is_nothing(values: list[int], seed: int) -> None:
     trained, reference = state([float(v) for v in values]), state([float(seed)] * len(values))

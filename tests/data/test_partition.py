@@ -55,7 +55,7 @@ def test_largest_remainder_by_hand() -> None:
     total=st.integers(0, 500),
     weights=st.lists(st.floats(0, 10), min_size=1, max_size=9).filter(lambda w: sum(w) > 0.1),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_largest_remainder_sums_up_and_stays_near_its_quota(
     total: int, weights: list[float]
 ) -> None:
@@ -76,7 +76,7 @@ def test_iid_by_hand() -> None:
 
 
 @given(clients=st.integers(1, 12), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_iid_sizes_differ_by_one_at_most(clients: int, seed: int) -> None:
     labels = torch.arange(300).remainder(7).sort().values
     data = one_pixel_dataset(labels)
@@ -220,7 +220,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
 
 @pytest.mark.parametrize("name", ["iid", "dirichlet", "quantity"])
 @given(data=datasets(), clients=st.integers(1, 3), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_laws(name: str, data: Dataset, clients: int, seed: int) -> None:
     parts = share(RULES[name], data, clients, seed)
     assert len(parts) == clients
@@ -237,7 +237,7 @@ def test_laws(name: str, data: Dataset, clients: int, seed: int) -> None:
 
 
 @given(data=datasets(), clients=st.integers(2, 3), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_lesions_of_one_class_stay_at_one_client(data: Dataset, clients: int, seed: int) -> None:
     for part in (parts := share(RULES["dirichlet"], data, clients, seed)):
         others = torch.cat([other for other in parts if other is not part])

@@ -78,7 +78,7 @@ def grouped(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 
 
 @given(data=grouped(), seed=st.integers(0, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_group_straddles_and_the_ratio_is_near(data: tuple[Tensor, Tensor], seed: int) -> None:
     labels, groups = data
     splits = complete_splits(None, labels, groups, generator(seed))
@@ -112,7 +112,7 @@ def test_carving_nothing_leaves_everything() -> None:
 @given(
     data=grouped(), per_class=st.integers(0, 3), proxy=st.integers(0, 10), seed=st.integers(0, 9)
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_carved_parts_are_disjoint_whole_groups_of_train(
     data: tuple[Tensor, Tensor], per_class: int, proxy: int, seed: int
 ) -> None:

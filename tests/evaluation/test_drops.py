@@ -133,13 +133,13 @@ def test_refusals() -> None:
             relative_drop(*pair)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(normal=st.floats(1e-6, 100))
 def test_a_total_loss_is_exactly_100(normal: float) -> None:
     assert relative_drop(normal, 0.0) == 100.0  # the report's schema allows no 100.00000000000001
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     values=st.lists(st.tuples(PERCENT, PERCENT), min_size=3, max_size=3), factor=st.floats(0.01, 1)
 )
@@ -285,7 +285,7 @@ def test_difference_of_two_runs() -> None:
     ) == (0.0, 0.0)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(n=st.integers(1, 60), seed=st.integers(0, 2**31), grouped=st.booleans())
 def test_one_draw_of_everything_is_the_measured_value(n: int, seed: int, grouped: bool) -> None:
     """With one unit per stratum every draw is the whole set, so bootstrap and

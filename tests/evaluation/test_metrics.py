@@ -120,7 +120,7 @@ def numpy_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, fl
     return {name: 100 * float(value) for name, value in found.items()}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(n=st.integers(1, 60), num_classes=st.integers(2, 6), seed=st.integers(0, 2**31))
 @example(n=35, num_classes=5, seed=5286)
 def test_agrees_with_plain_numpy(n: int, num_classes: int, seed: int) -> None:
@@ -145,7 +145,7 @@ def counted(labels: torch.Tensor, predicted: torch.Tensor, num_classes: int) -> 
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(n=st.integers(1, 60), num_classes=st.integers(2, 6), seed=st.integers(0, 2**31))
 def test_the_rates_of_the_bootstrap_are_the_reported_metrics(
     n: int, num_classes: int, seed: int
@@ -158,7 +158,7 @@ def test_the_rates_of_the_bootstrap_are_the_reported_metrics(
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n=st.integers(2, 60), num_classes=st.integers(2, 6), seed=st.integers(0, 2**31))
 def test_agrees_with_scikit_learn(n: int, num_classes: int, seed: int) -> None:
     sk = pytest.importorskip("sklearn.metrics")
@@ -175,7 +175,7 @@ def test_agrees_with_scikit_learn(n: int, num_classes: int, seed: int) -> None:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(n=st.integers(1, 40), seed=st.integers(0, 2**31))
 def test_the_order_of_images_and_the_names_of_classes_do_not_matter(n: int, seed: int) -> None:
     g = torch.Generator().manual_seed(seed)

@@ -183,7 +183,7 @@ def test_golden_groups() -> None:
     assert letter_groups(1, []) == ["a"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(number=st.integers(1, 7), data=st.data())
 def test_letters_are_shared_by_those_that_do_not_differ(number: int, data: st.DataObject) -> None:
     pairs = list(itertools.combinations(range(number), 2))
@@ -194,7 +194,7 @@ def test_letters_are_shared_by_those_that_do_not_differ(number: int, data: st.Da
     assert all(letters)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(p=st.lists(st.floats(1e-6, 1), max_size=12))
 def test_laws_of_holm(p: list[float]) -> None:
     adjusted = holm(p)
@@ -208,7 +208,7 @@ def test_laws_of_holm(p: list[float]) -> None:
 VALUES = st.lists(st.floats(-50, 100), min_size=12, max_size=12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(values=VALUES, shift=st.floats(-20, 20), seed=st.integers(0, 99))
 def test_laws_of_the_board(values: list[float], shift: float, seed: int) -> None:
     """2 rules x 2 attacks x 3 seeds."""
@@ -265,7 +265,7 @@ def test_intervals_cover_the_true_value(number: int, spread: float, least: float
     assert hits / trials >= least  # 95 % nominal; three standard deviations of 150 trials below .94
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(total=st.integers(1, 500), data=st.data())
 def test_wilson_s_interval_by_its_formula(total: int, data: st.DataObject) -> None:
     hits, z = data.draw(st.integers(0, total)), 1.959964

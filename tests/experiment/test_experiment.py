@@ -19,7 +19,7 @@ from fedrobust.types import Samples
 from fedrobust.utils.images import as_unit
 from tests.helpers import federations
 
-LESS = settings(deadline=None, max_examples=40)
+LESS = settings(max_examples=40)
 
 
 def ids(found: tuple[str, ...], kind: str) -> set[int]:

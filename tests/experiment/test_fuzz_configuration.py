@@ -37,7 +37,6 @@ from tests.helpers import federations
 
 BATCH = 100
 PROFILE = settings(
-    deadline=None,
     derandomize=True,
     database=None,
     max_examples=50,

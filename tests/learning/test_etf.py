@@ -29,7 +29,7 @@ def test_three_classes_in_the_plane_stand_120_degrees_apart():
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(num_classes=st.integers(2, 12), extra=st.integers(-1, 60), seed=st.integers(0, 99))
 def test_invariants(num_classes, extra, seed):
     dimension = num_classes + extra
@@ -65,7 +65,7 @@ def test_impossible_sizes_are_refused(dimension, num_classes):
         make(dimension, num_classes)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(num_classes=st.integers(2, 9), extra=st.integers(-1, 20))
 def test_bytes_come_back_bit_by_bit(num_classes, extra):
     anchors = make(num_classes + extra, num_classes)

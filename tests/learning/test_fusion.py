@@ -57,7 +57,7 @@ def test_fusion_by_hand() -> None:
         Fusion([Says(3, 4), Says(0, 2, 1)], [2, 3], "mean")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.floats(-9, 9), st.floats(-9, 9), st.floats(0.1, 9)), min_size=1, max_size=5

@@ -67,7 +67,7 @@ def test_rect_leaves_single_balanced_and_empty_batches_alone(labels):
     ).tolist() == pytest.approx([1.0, 1.0, 1.0])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(labels=st.lists(st.integers(0, 4), min_size=1, max_size=30), seed=st.integers(0, 99))
 def test_dot_regression_with_rect_is_the_class_balanced_mean(labels, seed):
     labels = torch.tensor(labels)
@@ -93,7 +93,7 @@ def test_dot_regression_by_hand():
     ).item() == pytest.approx(0.26)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), size=st.integers(1, 20))
 def test_on_unit_features_value_and_gradient_are_those_of_the_general_form(seed, size):
     features, anchors, labels = batch(seed, size)
@@ -180,7 +180,7 @@ def test_balanced_softmax_by_hand():
     assert absent.item() == pytest.approx(math.log(4))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999), counts=st.lists(st.integers(1, 50), min_size=4, max_size=4))
 def test_balanced_softmax_is_the_arb_form(seed, counts):
     # ARB: -log exp(z_y) / sum_j (n_j / n_y) exp(z_j)

@@ -44,7 +44,7 @@ def test_by_hand() -> None:
     assert epsilon(10.0, 1, 0.1) == 0.0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.floats(0.3, 50), st.integers(1, 500), st.floats(1e-12, 0.1))
 def test_epsilon_solves_delta_and_stays_under_the_bound_of_zcdp(
     z: float, releases: int, delta: float
@@ -57,7 +57,7 @@ def test_epsilon_solves_delta_and_stays_under_the_bound_of_zcdp(
     assert epsilon(z, releases + 1, delta) >= eps
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0.5, 5), st.integers(1, 30), st.floats(1e-8, 1e-3))
 def test_k_releases_are_one_with_less_noise(z: float, releases: int, delta: float) -> None:
     assert epsilon(z, releases, delta) == pytest.approx(

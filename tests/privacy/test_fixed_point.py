@@ -41,7 +41,7 @@ def test_by_hand() -> None:
     assert (mean_D.tolist(), weight) == ([0.5, -0.25, 0.0625], 4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(CLIPS, WEIGHTS)
 def test_the_scale_is_a_power_of_two_under_which_the_largest_coordinate_has_51_or_52_bits(
     clip: float, most: int
@@ -71,7 +71,7 @@ def test_the_most_clients_with_the_largest_updates_and_weights_do_not_overflow(
     assert mean_D.tolist() == pytest.approx([longest, -longest], rel=1e-7)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 1_000_000), min_size=1, max_size=12), CLIPS)
 def test_the_mean_is_off_by_no_more_than_it_is_told(
     seed: int, weights: list[int], clip: float

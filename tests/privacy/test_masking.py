@@ -75,7 +75,7 @@ def test_a_lost_client_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert int(table.opened(total, [0, 1], [0, 1])) == 3
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data(), st.integers(3, 7), st.integers(0, 2**32))
 def test_the_sum_of_whoever_arrives_is_exact(data: st.DataObject, number: int, seed: int) -> None:
     """Any clients lost before their shares, others before their updates, others before the last

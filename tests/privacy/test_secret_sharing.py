@@ -56,7 +56,7 @@ def test_by_hand() -> None:
     assert int.from_bytes(combine(shares)) == 7
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SECRETS, st.integers(1, 12), st.integers(0, 12), st.randoms(use_true_random=False))
 def test_any_threshold_of_the_shares_give_the_secret(
     secret: bytes, threshold: int, more: int, r: random.Random
@@ -68,7 +68,7 @@ def test_any_threshold_of_the_shares_give_the_secret(
     assert combine({x: shares[x] for x in chosen}) == secret
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SECRETS, SECRETS, st.integers(2, 8))
 def test_fewer_shares_fit_every_secret(secret: bytes, other: bytes, threshold: int) -> None:
     """Through threshold - 1 shares and any other value at 0 goes a polynomial of the right degree:

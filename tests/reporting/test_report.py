@@ -306,7 +306,7 @@ def test_numbers_are_written_as_they_are_meant() -> None:
     }
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.floats(0, 1e6))
 def test_rounding_twice_changes_nothing(value: float) -> None:
     for rounding in (round_percent, round_measured, round_up):
@@ -350,7 +350,7 @@ def test_detection_where_there_is_nothing_to_find() -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["clean", "noisy", "poisoned"]), st.integers(1, 1000)),

@@ -35,7 +35,7 @@ from fedrobust.types import ClientRecord, RoundRecord
 from fedrobust.utils.seeding import generator
 from tests.helpers import federations
 
-LESS = settings(deadline=None, max_examples=40)
+LESS = settings(max_examples=40)
 
 
 def client(

@@ -176,7 +176,7 @@ def test_nothing_there_is_nothing_found(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_damage_is_noticed_and_the_one_before_is_taken(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -475,7 +475,7 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_whatever_stands_in_a_checkpoint_none_ends_in_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

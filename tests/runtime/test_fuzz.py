@@ -34,7 +34,6 @@ from fedrobust.state import State
 
 BATCH = 50
 PROFILE = settings(
-    deadline=None,
     derandomize=True,
     database=None,
     max_examples=50,

@@ -33,7 +33,7 @@ ANCHORED = {
 }  # they measure from the reference, which a shift does not move
 
 seeds = st.integers(0, 2**32)
-laws = settings(deadline=None, max_examples=10)
+laws = settings(max_examples=10)
 
 
 def normal(seed: int, *shape: int) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Generator
 from fedrobust.aggregation.composition import Preaggregation, compose_strategy
 from tests.helpers.rounds import SMALL, apply_rule, mixing, normal, rows
 
-laws = settings(deadline=None, max_examples=40)
+laws = settings(max_examples=40)
 seeds = st.integers(0, 2**32)
 PLAIN = server_optimizers.none()
 
@@ -89,7 +89,7 @@ MIXERS = [nnm(2), bucketing(2), bucketing(3), static_clipping(1.5), arc(2)]
 
 
 @pytest.mark.parametrize("before", MIXERS, ids=lambda one: one.name)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds)
 def test_every_pre_aggregation_shortens_and_never_lengthens(
     before: Preaggregation, seed: int
@@ -108,7 +108,7 @@ def test_every_pre_aggregation_shortens_and_never_lengthens(
 
 
 @pytest.mark.parametrize("before", [nnm(2), static_clipping(1.5), arc(2)], ids=lambda one: one.name)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds)
 def test_the_order_of_clients_does_not_matter(before: Preaggregation, seed: int) -> None:
     matrix = normal(seed, 7, 6)
@@ -122,7 +122,7 @@ def test_the_order_of_clients_does_not_matter(before: Preaggregation, seed: int)
     torch.testing.assert_close(one.weights_N[order], other.weights_N)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seeds, st.floats(10, 1e30))
 def test_mixing_neighbours_keeps_far_attackers_out_of_the_honest_rows(
     seed: int, far: float

@@ -78,7 +78,7 @@ def test_trimmed_mean_shares_the_edge_of_the_kept_range() -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(0, 4), st.integers(0, 2**32), st.integers(1, 6))
 def test_influence_agrees_with_counting(n: int, f: int, seed: int, levels: int) -> None:
     """Oracle: of the sorted column the middle N - 2f values are kept; each distinct one is shared
@@ -232,7 +232,7 @@ def update(strategy: Strategy, matrix: np.ndarray) -> np.ndarray:
     return apply(strategy, torch.from_numpy(matrix)).state.parameters.numpy()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(matrices())
 def test_average_and_median_agree_with_byzfl(matrix: np.ndarray) -> None:
     np.testing.assert_allclose(
@@ -241,14 +241,14 @@ def test_average_and_median_agree_with_byzfl(matrix: np.ndarray) -> None:
     np.testing.assert_allclose(update(median(), matrix), byzfl.Median()(matrix), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(matrices(least=3), st.integers(0, 4))
 def test_trimmed_mean_agrees_with_byzfl(matrix: np.ndarray, f: int) -> None:
     assume(2 * f < len(matrix))
     np.testing.assert_allclose(update(trimmed_mean(f), matrix), byzfl.TrMean(f)(matrix), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(3, 9), st.integers(0, 3), st.integers(0, 2**32))
 def test_krum_agrees_with_byzfl(n: int, f: int, seed: int) -> None:
     # ByzFL sums over N - f - 1 others, the paper over N - f - 2: ByzFL's f + 1 is the paper's f

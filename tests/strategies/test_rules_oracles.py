@@ -27,7 +27,7 @@ from fedrobust.state import State
 
 seeds = st.integers(0, 2**32)
 sizes = st.integers(3, 9)
-few = settings(deadline=None, max_examples=25)
+few = settings(max_examples=25)
 
 
 def crowd(seed: int, n: int, d: int = 4) -> Tensor:

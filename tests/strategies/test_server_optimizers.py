@@ -78,7 +78,7 @@ def flower(strategy: Any, deltas: list[np.ndarray], tau: float | None) -> list[n
     return models
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seeds, st.sampled_from(["fedavgm", "fedadagrad", "fedyogi", "fedadam"]))
 def test_optimizers_agree_with_flower(seed: int, name: str) -> None:
     deltas = [normal(seed + k, 5).double().numpy() for k in range(4)]

@@ -24,7 +24,7 @@ from fedrobust.utils import nested
 from tests.helpers import clusters
 from tests.helpers.rounds import SMALL, apply_rule, matrix_round, normal
 
-laws = settings(deadline=None, max_examples=25)
+laws = settings(max_examples=25)
 seeds = st.integers(0, 2**32)
 
 

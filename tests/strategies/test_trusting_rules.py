@@ -26,7 +26,7 @@ from fedrobust.types import Samples, Task, TrainResult
 from tests.helpers import clusters
 from tests.helpers.rounds import SMALL, matrix_round, normal
 
-laws = settings(deadline=None, max_examples=25)
+laws = settings(max_examples=25)
 seeds = st.integers(0, 2**32)
 
 

@@ -37,7 +37,7 @@ def test_words_of_all_scripts_stay_as_they_are() -> None:
 
 
 @given(TEXTS, st.integers(1, 60), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_becomes_short_and_harmless(text: str, length: int, multiline: bool) -> None:
     shown = escape_text(text, length, multiline=multiline)
     assert len(shown) <= length

@@ -68,7 +68,7 @@ def same(one: Any, two: Any) -> bool:
 
 
 @given(VALUES)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_every_value_comes_back_to_the_bit(value: Any) -> None:
     assert same(there_and_back(value), value)
 

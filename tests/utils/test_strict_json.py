@@ -52,7 +52,7 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.dictionaries(printable, values, max_size=4))
 def test_ordinary_texts_are_read_as_by_the_standard_library(value: dict) -> None:
     text = json.dumps(value)

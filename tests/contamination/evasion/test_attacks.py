@@ -101,7 +101,7 @@ def test_steps_by_hand() -> None:
 
 
 @own
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     eps_255=st.floats(0, 32), seed=st.integers(0, 2**31), head=st.sampled_from(["etf", "linear"])
 )

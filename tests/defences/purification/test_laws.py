@@ -57,7 +57,7 @@ def test_it_has_the_name_of_its_file(name: str) -> None:
 
 
 @every
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(
     st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 31), st.integers(1, 31)),
     st.integers(0, 2**31),

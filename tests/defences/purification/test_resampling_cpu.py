@@ -33,7 +33,7 @@ def test_half_the_size_by_hand() -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     size=st.tuples(st.integers(1, 3), st.integers(1, 20), st.integers(1, 20)),
     up=st.booleans(),

@@ -69,7 +69,7 @@ def test_one_step_in_two_directions_by_hand(unrolled: bool) -> None:
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),
@@ -88,7 +88,7 @@ def test_both_ways_of_computing_it_agree(
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(weight=st.floats(0.01, 0.3), seed=st.integers(0, 2**31))
 def test_it_keeps_the_mean_and_lowers_what_it_minimises(weight: float, seed: int) -> None:
     images = pictures(seed=seed)

@@ -19,7 +19,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.learning.etf import simplex_etf
 from fedrobust.utils.seeding import generator
 
-LESS = settings(deadline=None, max_examples=40)
+LESS = settings(max_examples=40)
 FACTORIES = [sphere, slab]
 # the simplex ETF of three classes in the plane
 THREE = torch.tensor([[1.0, -0.5, -0.5], [0.0, math.sqrt(0.75), -math.sqrt(0.75)]])

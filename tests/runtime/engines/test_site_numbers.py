@@ -30,7 +30,7 @@ def test_names_decide_otherwise_and_the_registered_one_comes_first() -> None:
     ids=st.lists(st.integers(1, 2**63), min_size=5, max_size=5, unique=True),
     named=st.booleans(),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_the_order_of_connection_and_the_node_ids_do_not_matter(
     order: list[int], ids: list[int], named: bool
 ) -> None:

@@ -165,7 +165,7 @@ def test_values_that_no_model_has_are_refused_by_their_size(value: float) -> Non
     assert records.read_state(records.state_record(most), SIZES).parameters[0] == 1e15
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_damaged_bytes_never_do_anything_but_raise_or_give_finite_floats(data):
     payload = bytearray(npy(GOOD))
@@ -183,7 +183,7 @@ def test_damaged_bytes_never_do_anything_but_raise_or_give_finite_floats(data):
     assert read.parameters.isfinite().all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.binary(max_size=200), st.text(max_size=12), st.lists(st.integers(-3, 2**40), max_size=4))
 def test_invented_arrays_are_refused(payload, dtype, shape):
     record = record_with(parameters=Array(dtype, tuple(shape), "numpy.ndarray", payload))

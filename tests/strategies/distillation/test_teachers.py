@@ -17,7 +17,7 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("teacher", ["median", "mean"])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(2, 7), st.integers(0, 2**32))
 def test_peer_probabilities_agree_with_brute_force(teacher: str, members: int, seed: int) -> None:
     scores = normal(seed, members, 3, 4)

@@ -40,7 +40,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, cohort_N: Tensor) -> None:
     monkeypatch.setattr(cohorts, "draw_cohorts", lambda *_: cohort_N)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(3, 9), st.integers(0, 2**32))
 def test_every_client_is_in_one_of_nearly_equal_cohorts(n: int, size: int, seed: int) -> None:
     cohort_N = cohorts.draw_cohorts(n, size, Generator().manual_seed(seed))
@@ -80,7 +80,7 @@ def test_votes_and_influence_by_hand() -> None:
     torch.testing.assert_close(influence, expected)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32), st.floats(-(2.0**100), 2.0**100, width=32))
 def test_a_lost_cohort_is_one_vote(seed: int, evil: float) -> None:
     """For any updates of a whole cohort, every coordinate stays between the honest cohorts'

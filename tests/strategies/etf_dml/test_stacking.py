@@ -56,7 +56,7 @@ def test_two_members_by_hand() -> None:
     )
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.sampled_from([0.03, 0.3, 3.0]), st.sampled_from([1.0, 16.0]))
 def test_another_solver_finds_nothing_better(seed: int, strength: float, scale: float) -> None:
     scores, labels = drawn(seed)
@@ -76,7 +76,7 @@ def test_another_solver_finds_nothing_better(seed: int, strength: float, scale: 
     assert cost(w, scores, labels, scale=scale, prior=prior, strength=strength) <= found.fun + 1e-6
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31))
 def test_laws_of_stacking(seed: int) -> None:
     scores, labels = drawn(seed)
@@ -155,7 +155,7 @@ def test_one_huge_update_does_not_hide_the_copies_of_others() -> None:
     assert found[4:9].max() < 1.5
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.integers(1, 8))
 def test_copies_count_between_one_and_all(seed: int, n: int) -> None:
     rows = torch.randn(n, 5, generator=Generator().manual_seed(seed), dtype=torch.float64)

@@ -38,7 +38,7 @@ def test_robust_z_by_hand() -> None:
     torch.testing.assert_close(_trust.robust_z(wide(0, 0.001, -0.001)), wide(0, 0.1, -0.1))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(values)
 def test_robust_z_agrees_with_scipy(numbers: list[float]) -> None:
     x = wide(*numbers)
@@ -46,7 +46,7 @@ def test_robust_z_agrees_with_scipy(numbers: list[float]) -> None:
     torch.testing.assert_close(_trust.robust_z(x), (x - x.quantile(0.5)) / spread)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(values, st.floats(-100, 100))
 def test_what_all_clients_share_cancels(numbers: list[float], shift: float) -> None:
     # so the global model's alignment, from which the drop would be measured, needs no visit
@@ -84,7 +84,7 @@ def test_cosines_of_a_linear_head_by_hand() -> None:
     torch.testing.assert_close(alignment.cosines(random, "linear"), expected)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.floats(0.01, 1000), st.floats(-50, 50))
 def test_no_scaling_of_logits_buys_alignment(seed: int, scale: float, shift: float) -> None:
     logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -124,7 +124,7 @@ def test_gate_spares_all_but_the_most_suspicious_40_percent() -> None:
     assert _trust.trust_from_suspicion(wide(50, 0)).tolist() == [0.1, 1]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(values)
 def test_gate_laws(numbers: list[float]) -> None:
     suspicion = wide(*numbers)

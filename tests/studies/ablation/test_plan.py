@@ -80,7 +80,7 @@ def test_scenarios_without_severities_and_names_of_one_s_own() -> None:
     assert (str(second), second.settings["rate"], second.settings["severity"]) == ("mine 2", 0.5, 2)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), st.integers(), max_size=4))
 def test_equal_settings_are_equal_scenarios(chosen: dict[str, int]) -> None:
     turned = dict(reversed(chosen.items()))
