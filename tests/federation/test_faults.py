@@ -31,6 +31,7 @@ from fedrobust.federation.local_federation import LocalFederation
 from fedrobust.federation.operator import COMPLETED
 from fedrobust.federation.processes import free_ports
 from tests.helpers.federations import SMALL_RUN
+from tests.helpers.forks import fork_programs
 
 pytestmark = [
     pytest.mark.slow,
@@ -70,16 +71,18 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
         "PYTHONPATH": str(FAULTY),
         "FEDROBUST_FAULTY": str(folder / "faulty"),
     }
-    with one:
+    with fork_programs(one.processes.environment), one:
         yield one
     assert one.processes.alive() == {}
 
 
 def submit(federation: LocalFederation, folder: str, *words: str) -> str:
+    classes = next(iter(federation.sites.values()))["data-classes"]
     own = [
         "data=npz",
         f"data.path={federation.folder.parent / 'data' / 'server.npz'}",
         "data.size=16",
+        f"data.classes=[{classes}]",
     ]
     tiny = [
         *(word for word in SMALL_RUN if not word.startswith("data.")),

@@ -7,14 +7,12 @@ some twenty processes, which are forks with torch in them already (tests/helpers
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,20 +92,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
             **({"min-cell": 1} if name == COUNTING else {"share-predictions": True}),
         }
     federation = LocalFederation(folder / "all", nodes)
-    with forked_programs(federation), federation:
+    with fork_programs(federation.processes.environment), federation:
         run = complete(federation, WORDS, folder / "run")
         yield Done(federation, run, folder / "run", time.monotonic() - started)
     assert federation.processes.alive() == {}
-
-
-@contextlib.contextmanager
-def forked_programs(federation: LocalFederation) -> Iterator[None]:
-    names = ("flwr", "flwr-clientapp", "flwr-serverapp")
-    with (
-        tempfile.TemporaryDirectory(prefix="forks-") as folder,
-        fork_programs(names, Path(folder), federation.processes.environment),
-    ):
-        yield
 
 
 def complete(federation: LocalFederation, words: list[str], folder: Path) -> str:

@@ -3,16 +3,19 @@ that does little starts in a tenth of the time, and is the same program with its
 
 `fork_programs` puts commands of the programs' names first in PATH. Each hands its words, folder,
 environment and standard streams to the server, `python -m tests.helpers.forks SOCKET`, and ends as
-its fork does.
+its fork does; where it is killed, its fork is.
 """
 
 import array
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,6 +29,7 @@ LIBRARIES = (
     *("timm", "pydantic", "flwr.clientapp", "flwr.serverapp"),
     *("flwr.cli.app", "flwr.supernode.cli", "flwr.superlink.cli"),
 )
+FLOWER = ("flwr", "flwr-clientapp", "flwr-serverapp")
 SERVER = "FEDROBUST_FORKS"
 STREAMS = 3
 COMMAND = f"""#!{sys.executable} -IS
@@ -43,30 +47,28 @@ sys.exit(code[0] if code else 1)
 
 
 @contextlib.contextmanager
-def fork_programs(names, folder, environment):
+def fork_programs(environment, names=FLOWER):
     """While it lasts, programs with this environment (a dictionary, which is changed) find the
-    named ones as forks. The folder's path must be short, as a socket's are."""
-    commands = folder / "bin"
-    commands.mkdir()
-    for name in names:
-        (commands / name).write_text(COMMAND)
-        (commands / name).chmod(0o755)
-    environment |= {
-        SERVER: str(folder / "socket"),
-        "PATH": os.pathsep.join([str(commands), environment["PATH"]]),
-    }
-    server = subprocess.Popen(
-        [sys.executable, "-m", __name__, environment[SERVER]],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        start_new_session=True,
-    )
-    try:
-        wait_until(Path(environment[SERVER]).exists)
-        yield
-    finally:
-        server.kill()
-        server.wait()
+    named ones as forks."""
+    with tempfile.TemporaryDirectory(prefix="forks-") as folder:  # short, as a socket's path is
+        path = Path(folder, "socket")
+        for name in names:
+            command = Path(folder, name)
+            command.write_text(COMMAND)
+            command.chmod(0o755)
+        environment |= {SERVER: str(path), "PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+        server = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(path)],
+            cwd=Path(__file__).parents[2],
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            wait_until(path.exists)
+            yield
+        finally:
+            server.kill()
+            server.wait()
 
 
 def serve(path):
@@ -108,11 +110,19 @@ def become(connection):
     return entry.load()
 
 
+def die_with(connection):
+    """Where the command at the other end of the connection was killed."""
+    if not connection.recv(1):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main():
     connection = serve(sys.argv[1])
     code = 1
     try:
-        code = become(connection)() or 0
+        program = become(connection)
+        threading.Thread(target=die_with, args=[connection], daemon=True).start()
+        code = program() or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
         if isinstance(error.code, str):
