@@ -2,8 +2,10 @@
 noisy, mislabelled or poisoned?"""
 
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 from fedrobust.utils.threads import set_defaults as _set_thread_defaults
 
@@ -29,3 +31,10 @@ def _import_from_beside(root: Path) -> None:
 
 _set_thread_defaults()  # before anything loads torch: whoever computes here has imported this first
 _import_from_beside(Path(__file__).parents[1])
+
+
+def __getattr__(name: str) -> Any:
+    """`run` and `load`, imported when they are first used: they bring torch."""
+    if name in ("run", "load", "Run"):
+        return getattr(import_module(f"{__name__}.studies.python_api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

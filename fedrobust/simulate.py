@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from fedrobust.experiment.compose import (
 )
 from fedrobust.experiment.old_names import rename_words
 from fedrobust.experiment.overrides import settings_among
-from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.runtime import resume
 from fedrobust.utils.cli import explain, run_command
 from fedrobust.utils.counting import format_count
@@ -72,17 +70,17 @@ def _run(config: DictConfig, folder: Path) -> None:
     words = list(settings_among(sys.argv[1:]))
     with explained(words):
         settings = plain_config(OmegaConf.to_container(config, resolve=True), words)
-    from fedrobust.runtime.simulation import run_job
+    from fedrobust.runtime.simulation import explain_interruption, run_job
 
-    with _explain_interruption(folder):
+    with explain_interruption(folder):
         run_job(settings, folder)
 
 
 def _resume(words: list[str]) -> None:
     asked = resume.read_request(words)
-    from fedrobust.runtime.simulation import resume_job
+    from fedrobust.runtime.simulation import explain_interruption, resume_job
 
-    with _explain_interruption(asked.folder):
+    with explain_interruption(asked.folder):
         resume_job(asked)
 
 
@@ -171,17 +169,6 @@ def _check_sweep(failures: Mapping[str, tuple[str, int]], jobs: int) -> None:
         print(f"{title}: {line}", file=sys.stderr)
     text = f"{len(failures)} of {format_count(jobs, 'job')} failed, listed above"
     raise ConfigError(text) if codes == {2} else RunError(text)
-
-
-@contextmanager
-def _explain_interruption(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = (folder / MANIFEST).exists()
-        raise KeyboardInterrupt(
-            f"resume with {resume.resume_command(folder)}" if kept else "nothing was written yet"
-        ) from None
 
 
 def main() -> None:

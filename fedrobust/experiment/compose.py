@@ -120,12 +120,17 @@ def sweep_folder(words: Sequence[str]) -> str:
     whatever the time at which they start. Raises ConfigError."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
-    from hydra.core.override_parser.types import Quote, QuotedString
 
     with explained(words), initialize_config_module("fedrobust.configs", version_base="1.3"):
         found = hydra_compose("config", list(words), return_hydra_config=True)
-        folder = QuotedString(str(found.hydra.sweep.dir), Quote.single).with_quotes()
-        return f"hydra.sweep.dir={folder}"
+        return f"hydra.sweep.dir={quote_text(str(found.hydra.sweep.dir))}"
+
+
+def quote_text(text: str) -> str:
+    """A text as it stands in an override, whatever signs it has."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return str(QuotedString(text, Quote.single).with_quotes())
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,24 @@ PASSES = 3.0  # forward, and backward at twice its cost
 CORE_SPEED = 5e10
 
 
-def run_job(config: Mapping[str, Any], folder: Path) -> Report:
+@contextmanager
+def explain_interruption(folder: Path) -> Iterator[None]:
+    """A Ctrl-C inside says how the run in this folder can be resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (folder / MANIFEST).exists()
+        raise KeyboardInterrupt(
+            f"resume with {resume.resume_command(folder)}" if kept else "nothing was written yet"
+        ) from None
+
+
+def run_job(
+    config: Mapping[str, Any], folder: Path, command: Sequence[str] | None = None
+) -> Report:
     """Everything of one run in an empty or new folder; the manifest and the pictures of the data
-    are written before anything is trained.
+    are written before anything is trained. command: what the manifest says was called; None: the
+    command line of this process.
 
     Returns the report. Raises FedrobustError and OSError; a new folder is then taken away again, if
     nothing was written.
@@ -68,7 +83,7 @@ def run_job(config: Mapping[str, Any], folder: Path) -> Report:
             # the quickest of all refusals come first
             found = settings.read_settings(config)
             engine = factories.build_group({"engine": found.engine.written}, "engine")
-            return _run(config, found, engine, folder, console)
+            return _run(config, found, engine, folder, console, command=command)
     finally:
         if new and not any(folder.iterdir()):
             folder.rmdir()
@@ -152,8 +167,10 @@ def _run(
     console: Console,
     *,
     manifest: Mapping[str, Any] | None = None,
+    command: Sequence[str] | None = None,
 ) -> Report:
-    """found: the settings in the configuration; manifest: of the run that is taken up again."""
+    """found: the settings in the configuration; manifest: of the run that is taken up again;
+    command: as in `run_job`."""
     experiment = build.build_experiment(config, found)
     if manifest is not None and manifest["data"].get("digest") != experiment.dataset.digest:
         raise ConfigError(
@@ -174,7 +191,7 @@ def _run(
     opened = engine.open(
         CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server)
     )
-    return run_into_folder(server, opened, folder, console, manifest)
+    return run_into_folder(server, opened, folder, console, manifest, command=command)
 
 
 def _frozen_then(manifest: Mapping[str, Any]) -> str:
@@ -188,14 +205,17 @@ def run_into_folder(
     folder: Path,
     console: Console,
     manifest: Mapping[str, Any] | None,
+    *,
+    command: Sequence[str] | None = None,
 ) -> Report:
     """Everything of one run over a Grid, in its folder. manifest: of the run that is taken up
-    again. Returns the report."""
+    again; command: as in `run_job`. Returns the report."""
     experiment = server.experiment
     recorder = Recorder(folder, experiment.roles, experiment.all_sites())
     with opened as grid, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
-        exact, written = _write_manifest(folder, server, grid, console, manifest)
+        words = sys.argv if command is None else command
+        exact, written = _write_manifest(folder, server, grid, console, manifest, words=words)
         if undrawn := draw_data(experiment, folder):
             print_line(console, undrawn)
         if left_out := left_out_text(left_out_files(experiment.dataset.skipped)):
@@ -243,9 +263,11 @@ def _write_manifest(
     grid: SimulationGrid | FederationGrid,
     console: Console,
     earlier: Mapping[str, Any] | None,
+    *,
+    words: Sequence[str],
 ) -> tuple[bool, dict[str, Any]]:
-    """Write the manifest, or note in that of an earlier process that the run is resumed. Returns
-    whether all conditions are unchanged, and the manifest."""
+    """Write the manifest, or note in that of an earlier process that the run is resumed. words:
+    what was called. Returns whether all conditions are unchanged, and the manifest."""
     experiment = server.experiment
     computes = devices.device_name(devices.resolve(experiment.settings.device))
     if earlier is None:
@@ -255,7 +277,7 @@ def _write_manifest(
             "device": computes,
             "client_threads": grid.threads,
         }
-        return True, write_manifest(folder, experiment.config, **facts, command_line=sys.argv)
+        return True, write_manifest(folder, experiment.config, **facts, command_line=words)
     changed = changes(earlier, conditions(computes, grid.threads))
     if changed:
         bits = (
@@ -318,6 +340,7 @@ def data_facts(experiment: Experiment) -> dict[str, Any]:
         "name": dataset.name,
         "digest": dataset.digest,
         "classes": list(dataset.class_names),
+        "image_size": int(dataset.images.shape[-1]),
         "splits": [int((dataset.splits == split).sum()) for split in range(3)],
         "root": len(experiment.root),
         "proxy": len(experiment.proxy),

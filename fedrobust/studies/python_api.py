@@ -1,0 +1,278 @@
+"""Runs from Python: `fedrobust.run(...)` trains one, `fedrobust.load(folder)` opens a finished
+one."""
+
+from __future__ import annotations
+
+import json
+import webbrowser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from fedrobust.errors import ConfigError, DataError
+from fedrobust.experiment import compose
+from fedrobust.experiment.overrides import settings_among
+from fedrobust.reporting.console import RunConsole, summary_table
+from fedrobust.reporting.filenames import MANIFEST, PAGE, REPORT
+from fedrobust.reporting.predictions import Predictions, read_predictions
+from fedrobust.reporting.records import read_rounds, round_line
+from fedrobust.reporting.report import Report, read_report
+from fedrobust.runtime import resume as resumption
+from fedrobust.runtime.simulation import explain_interruption, resume_job, run_job
+from fedrobust.studies.model_export import export_model
+from fedrobust.studies.trained_model import TrainedModel, load_model
+from fedrobust.utils.locking import is_empty
+
+Table = Literal["clients", "rounds", "metrics", "drops"]
+CALLED = "fedrobust.run"  # what a manifest says was called
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: its output folder.
+        report: the content of report.json, typed.
+    """
+
+    folder: Path
+    report: Report
+
+    def frame(self, table: Table = "clients") -> pd.DataFrame:
+        """One of the run's tables.
+
+        Args:
+            table: clients: one row a client, its metrics clean and contaminated, its drop and its
+                weight. rounds: one row a round, the global model's metrics and seconds. metrics:
+                one row an evaluation of the final models on the test images. drops: one row a
+                drop, with its interval. All metrics and drops in percent.
+
+        Raises:
+            ConfigError: there is no such table.
+        """
+        make = {
+            "clients": self._clients,
+            "rounds": self._rounds,
+            "metrics": self._metrics,
+            "drops": self._drops,
+        }
+        if table not in make:
+            raise ConfigError(f"table={table}: must be one of {', '.join(make)}")
+        return make[table]()
+
+    def _clients(self) -> pd.DataFrame:
+        rows = [
+            {
+                "client": one.id,
+                "kind": one.kind,
+                "sites": " + ".join(one.sites or ()) or None,
+                "num_examples": one.num_examples,
+                **_named("clean", one.clean.values),
+                **_named("contaminated", one.contaminated.values),
+                "combined_drop": one.combined_drop,
+                "weight": one.weight,
+            }
+            for one in self.report.clients
+        ]
+        return pd.DataFrame(rows).set_index("client")
+
+    def _rounds(self) -> pd.DataFrame:
+        lines = [round_line("run", record) for record in read_rounds(self.folder)]
+        rows = [
+            {
+                "round": line["round"],
+                **line["metrics"],
+                **{f"seconds_{stage}": value for stage, value in line["seconds"].items()},
+            }
+            for line in lines
+        ]
+        return pd.DataFrame(rows).set_index("round")
+
+    def _metrics(self) -> pd.DataFrame:
+        rows = {
+            name: {**found.values, "n": found.n} for name, found in self.report.evaluations.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("evaluation")
+
+    def _drops(self) -> pd.DataFrame:
+        rows = {}
+        for name, drop in self.report.drops.present.items():
+            low, high = drop.ci95 or (None, None)
+            parts = {metric: one.drop for metric, one in drop.per_metric.items()}
+            rows[name] = {**parts, "combined": drop.combined, "low": low, "high": high}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("drop")
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json: configuration, seed, versions, facts of the data."""
+        found = _read_json(self.folder / MANIFEST)
+        assert isinstance(found, dict)
+        return found
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """Class probabilities of the test images, of all together and of every client's own."""
+        return read_predictions(self.folder)
+
+    def model(self) -> TrainedModel:
+        """The global model, a torch module that turns images into class probabilities.
+
+        Raises:
+            DataError: model.safetensors is missing or damaged.
+        """
+        return load_model(self.folder, self.manifest)
+
+    def export(self, form: Literal["onnx", "timm"], path: str | Path | None = None) -> Path:
+        """Write the global model for other programs.
+
+        Args:
+            form: onnx: images (B, 3, S, S), floats in [0, 1], to class probabilities; needs the
+                extra `onnx`. timm: the backbone's weights under timm's names, a safetensors file.
+            path: of the file; None: model.onnx or model_timm.safetensors in the run's folder.
+
+        Returns:
+            The path.
+
+        Raises:
+            ConfigError: the form is unknown, the extra is missing, or the model is no single timm
+                backbone.
+        """
+        return export_model(self.model(), form, self.folder if path is None else Path(path))
+
+    def show(self) -> None:
+        """Print the tables that ended the run."""
+        RunConsole().print(summary_table(self.report))
+
+    def open_page(self) -> bool:
+        """Open report.html in the browser. Returns whether one could be started."""
+        return webbrowser.open((self.folder / PAGE).resolve().as_uri())
+
+    def __repr__(self) -> str:
+        drop = self.report.drops.present.get("poisoning") or self.report.drops.corruption
+        return (
+            f"Run({str(self.folder)!r}, strategy={self.report.strategy}, "
+            f"num_clients={self.report.num_clients}, poisoned={len(self.report.poisoned)}, "
+            f"combined drop={drop.combined})"
+        )
+
+
+def run(*overrides: str, folder: str | Path | None = None, **settings: Any) -> Run:
+    """Train and evaluate one federation, as `python -m fedrobust.simulate` does.
+
+    `fedrobust.run("experiment=quick", "client.epochs=3", num_clients=10, poisoned=3)`. Progress is
+    shown. An interrupted run can be resumed: `fedrobust.run(resume=folder)`.
+
+    Args:
+        overrides: as on the command line, e.g. "contamination=backdoor_patch".
+        folder: output folder, new or empty; None: outputs/<date>/<time>.
+        settings: further overrides by name, e.g. poisoned=[0, 4], strategy="krum".
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ConfigError: a setting is wrong; nothing was written.
+        DataError: the data cannot be used.
+        RunError: the run failed.
+    """
+    if resumption.is_resume_requested([*overrides, *(f"{key}=" for key in settings)]):
+        return _resume([*overrides, *(f"{key}={one}" for key, one in settings.items())], folder)
+    words = [*overrides, *(override(key, one) for key, one in settings.items())]
+    words = compose.check_command_line(words)
+    if strange := sorted(set(words) - set(settings_among(words))):
+        raise ConfigError(f"{strange[0]}: is an option of the command line; give settings only")
+    config = compose.compose(*words)
+    place = Path(folder).expanduser() if folder is not None else _new_folder()
+    if place.exists() and not is_empty(place):
+        raise ConfigError(f"folder={place}: already holds files; nothing was written over")
+    with explain_interruption(place):
+        run_job(config, place, [CALLED, *words])
+    return load(place)
+
+
+def load(folder: str | Path) -> Run:
+    """A finished run.
+
+    Args:
+        folder: its output folder.
+
+    Raises:
+        DataError: the folder holds no finished run, or a damaged one.
+    """
+    place = Path(folder).expanduser()
+    if not (place / REPORT).is_file():
+        unfinished = (place / MANIFEST).is_file()
+        remedy = (
+            f"its run is not finished; resume it with fedrobust.run(resume={str(place)!r})"
+            if unfinished
+            else "give the output folder of a finished run"
+        )
+        raise DataError(f"{place}: holds no {REPORT}; {remedy}")
+    return Run(place, read_report(place))
+
+
+def override(key: str, value: Any) -> str:
+    """A setting as a word of the command line.
+
+    Args:
+        key: e.g. "poisoned".
+        value: None, a truth value, a number, a text, or lists and mappings of these.
+
+    Raises:
+        ConfigError: the value is of another type.
+    """
+    return f"{key}={_literal(key, value)}"
+
+
+def _literal(key: str, value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (str, Path)):
+        return compose.quote_text(str(value))
+    if isinstance(value, Mapping):
+        inner = (f"{name}: {_literal(key, one)}" for name, one in value.items())
+        return "{" + ", ".join(inner) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(_literal(key, one) for one in value) + "]"
+    raise ConfigError(
+        f"{key}={value!r}: must be None, a truth value, a number, a text, a list or a mapping"
+    )
+
+
+def _resume(words: Sequence[str], folder: str | Path | None) -> Run:
+    if folder is not None:
+        raise ConfigError(f"folder={folder}: cannot be given beside resume, which names the folder")
+    asked = resumption.read_request(words)
+    with explain_interruption(asked.folder):
+        resume_job(asked)
+    return load(asked.folder)
+
+
+def _new_folder() -> Path:
+    """The folder of now, as the command line has it; of two in one second the later is numbered."""
+    base = Path(f"{datetime.now():outputs/%Y-%m-%d/%H-%M-%S}")
+    place, number = base, 1
+    while place.exists() and not is_empty(place):
+        place, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return place
+
+
+def _named(condition: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{condition}_{name}": value for name, value in values.items()}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error

@@ -1,0 +1,171 @@
+"""Runs from Python."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from safetensors.torch import load_file
+
+import fedrobust
+from fedrobust.errors import ConfigError, DataError
+from fedrobust.experiment.compose import compose
+from fedrobust.studies.python_api import Run, override
+
+SMALL = (
+    "experiment=smoke",
+    "data.num_images=300",
+    "evaluation.twin=false",
+    "evaluation.bootstrap_samples=0",
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("python") / "a run"
+    return fedrobust.run(*SMALL, folder=place, strategy="fedavg", poisoned=[1])
+
+
+def test_a_run_has_its_folder_report_and_manifest(finished: Run) -> None:
+    assert finished.report.strategy == "fedavg"
+    assert finished.report.poisoned == (1,)
+    assert (finished.folder / "report.html").is_file()
+    called = finished.manifest["command_line"]
+    assert called == ["fedrobust.run", *SMALL, "strategy='fedavg'", "poisoned=[1]"]
+    assert repr(finished).startswith(f"Run({str(finished.folder)!r}, strategy=fedavg")
+
+
+def test_a_loaded_run_is_the_same(finished: Run) -> None:
+    again = fedrobust.load(finished.folder)
+    assert again.report == finished.report
+    for table in ("clients", "rounds", "metrics", "drops"):
+        assert again.frame(table).equals(finished.frame(table))
+
+
+def test_the_tables_say_what_the_report_says(finished: Run) -> None:
+    clients, report = finished.frame("clients"), finished.report
+    assert list(clients.index) == [0, 1, 2]
+    assert clients.loc[1, "kind"] == "poisoned"
+    assert clients.loc[2, "clean_accuracy"] == report.clients[2].clean.accuracy
+    assert finished.frame("metrics").loc["clean", "f1"] == report.evaluations["clean"].f1
+    assert finished.frame("drops").loc["corruption", "combined"] == report.drops.corruption.combined
+    rounds = finished.frame("rounds")
+    assert list(rounds.index) == [0, 1]
+    assert rounds.loc[1, "seconds_train"] > 0
+    with pytest.raises(ConfigError, match="table=site: must be one of clients, rounds"):
+        finished.frame("site")  # type: ignore[arg-type]
+
+
+def test_the_model_gives_the_predictions_of_the_run(finished: Run) -> None:
+    from fedrobust.experiment import build
+
+    experiment = build.build_experiment(finished.manifest["config"])
+    images = experiment.dataset.images[experiment.test_rows()]
+    model = finished.model()
+    assert not model.training
+    with torch.no_grad():
+        shares = model(images)
+    assert torch.allclose(shares, finished.predictions.probabilities["clean"], atol=1e-6)
+    assert model.class_names == experiment.dataset.class_names
+    picture = np.full((40, 30, 3), 120, np.uint8)
+    assert model.preprocess(picture).shape == (3, model.image_size, model.image_size)
+    found = model.classify(picture)
+    assert set(found) == set(model.class_names)
+    assert sum(found.values()) == pytest.approx(1)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_other_programs_can_use_the_model(finished: Run, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, path = finished.model(), finished.export("onnx", tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(str(path))
+    images = torch.rand(5, 3, model.image_size, model.image_size)
+    [found] = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        assert np.allclose(found, model(images).numpy(), atol=1e-5)
+    assert '"blotches"' in session.get_modelmeta().custom_metadata_map["class_names"]
+
+
+def test_timm_takes_the_weights(finished: Run, tmp_path: Path) -> None:
+    path = finished.export("timm", tmp_path)
+    assert path == tmp_path / "model_timm.safetensors"
+    settings = finished.manifest["config"]["model"]
+    own = finished.model().classifier.backbone
+    other = timm.create_model(settings["name"], num_classes=0, **settings["options"])
+    other.conv1 = torch.nn.Conv2d(3, own.conv1.out_channels, 3, padding=1, bias=False)
+    other.load_state_dict(load_file(path))
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(other.eval()(images), own(images), atol=1e-5)
+    with pytest.raises(ConfigError, match="form=torch: must be one of onnx, timm"):
+        finished.export("torch")  # type: ignore[arg-type]
+
+
+def test_nothing_of_hydra_stays_behind(finished: Run) -> None:
+    assert not GlobalHydra.instance().is_initialized()
+    assert finished.folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, -0.5, 1e-4, "a, b", """'say' "hi\"""", "C:\\a\\", "naïve = $x", [0, "b"], []],
+)
+def test_a_setting_arrives_as_it_was_given(value: object) -> None:
+    found = compose(override("+client.probe", value))["client"]["probe"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_mapping_arrives_as_it_was_given() -> None:
+    given = {"layers": [1, 1], "name": "a b", "flag": False}
+    assert compose(override("+client.probe", given))["client"]["probe"] == given
+
+
+def test_values_of_other_types_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"poisoned=<object object.*must be None, a truth value"):
+        override("poisoned", object())
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "reason"),
+    [
+        (("experiment=smoke",), {"poisond": 1}, "poisond"),
+        (("experiment=smoke", "--help"), {}, "--help: is an option of the command line"),
+        ((), {"resume": "nowhere"}, "resume=nowhere: no such folder"),
+        (("resume=nowhere",), {"rounds": 3}, "rounds=3: cannot be given beside resume"),
+    ],
+)
+def test_wrong_calls_end_in_one_line(
+    words: tuple[str, ...], settings: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    folder = None if "resume" in (*settings, *(word[:6] for word in words)) else tmp_path / "new"
+    with pytest.raises(ConfigError) as caught:
+        fedrobust.run(*words, folder=folder, **settings)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_files_is_not_written_over(finished: Run) -> None:
+    before = sorted(finished.folder.iterdir())
+    with pytest.raises(ConfigError, match="already holds files; nothing was written over"):
+        fedrobust.run(*SMALL, folder=finished.folder)
+    assert sorted(finished.folder.iterdir()) == before
+    with pytest.raises(ConfigError, match="cannot be given beside resume"):
+        fedrobust.run(resume=finished.folder, folder=finished.folder)
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no report\.json; give the output folder"):
+        fedrobust.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match=r"not finished; resume it with fedrobust\.run\(resume="):
+        fedrobust.load(tmp_path)
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'simulation'"):
+        _ = fedrobust.simulation
