@@ -7,6 +7,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -62,11 +63,12 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """A named way to a data set; `load` reads it (or its cache), the same settings give the same
-    digest."""
+    """A named way to a data set; `load` reads it (or its cache), the same settings and files give
+    the same digest. places: the files and folders that it reads; none where images are drawn."""
 
     name: str
     load: Callable[[], Dataset]
+    places: Callable[[], Sequence[Path]] = tuple
 
 
 SITE_PLACE = "__site_place__"

@@ -12,6 +12,8 @@ from fedrobust.aggregation.composition import compose_strategy
 from fedrobust.aggregation.round import Strategy
 from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.data import Dataset, reserve_server_data
+from fedrobust.data.dataset import DataSource
+from fedrobust.data.files import stamp
 from fedrobust.data.partition import BySite, Remote, clients_sites
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compatibility, factories, old_names, secure_compatibility
@@ -57,22 +59,38 @@ def remember(experiment: Experiment) -> Experiment:
     return _EXPERIMENTS.keep(experiment.text, experiment)
 
 
-def from_text(text: str) -> Experiment:
+def from_text(text: str, dataset: Dataset | None = None) -> Experiment:
     """The experiment of the text in a message: the one that this process keeps, else built from the
-    checked text. Raises ConfigError or DataError."""
+    checked text.
+
+    dataset: its data set as `load_data` gives it now, where files may have changed between two
+    messages: a kept experiment with another one is built anew. Raises ConfigError or DataError.
+    """
 
     def build() -> Experiment:
         config = strict_json.read_object(text, "experiment")
         return _build(config, to_json(config))
 
+    if dataset is not None:
+        _EXPERIMENTS.drop(text, lambda kept: kept.dataset is not dataset)
     return _EXPERIMENTS.get(text, build)
+
+
+def forget_experiments() -> None:
+    """Keep no experiment any longer; the data sets stay."""
+    _EXPERIMENTS.clear()
 
 
 def load_data(data: Mapping[str, Any]) -> Dataset:
     """The data set of these settings of the group `data`, kept for an experiment that has them.
     Raises ConfigError or DataError."""
-    source = factories.build_group({"data": dict(data)}, "data")
-    return _DATASETS.get(to_json(dict(data)), source.load)
+    return _load(dict(data), factories.build_group({"data": dict(data)}, "data"))
+
+
+def _load(written: Mapping[str, Any], source: DataSource) -> Dataset:
+    """The data set of a source, read again once its files have changed. written: its settings."""
+    known = to_json({"settings": dict(written), "files": stamp(source.places())})
+    return _DATASETS.get(known, source.load)
 
 
 def _build(config: Mapping[str, Any], text: str, settings: Settings | None = None) -> Experiment:
@@ -81,7 +99,7 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
     config = old_names.rename_config(config)
     settings = read_settings(config) if settings is None else settings
     built, strategy = _build_groups(config, settings)
-    dataset = _DATASETS.get(to_json(settings.data.written), built["data"].load)
+    dataset = _load(settings.data.written, built["data"])
     classes = {"num_classes": len(dataset.class_names), "class_names": dataset.class_names}
     damage = {
         group: factories.build_group(config, group, **classes)

@@ -52,9 +52,9 @@ class ModelInputs:
         )
 
     @property
-    def key(self) -> tuple[str, torch.device]:
-        """What tells whether two give the same."""
-        return self.experiment.text, self.device
+    def key(self) -> tuple[str, str, torch.device]:
+        """What tells whether two give the same; the files of one text may have changed."""
+        return self.experiment.text, self.experiment.dataset.digest, self.device
 
     @cached_property
     def root(self) -> Samples:

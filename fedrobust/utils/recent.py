@@ -25,3 +25,12 @@ class Recent(Generic[T]):
         while len(self._values) > self._kept:
             del self._values[next(iter(self._values))]
         return value
+
+    def drop(self, key: Hashable, unwanted: Callable[[T], bool]) -> None:
+        """Keep the value of a key no longer, if it is `unwanted`."""
+        if key in self._values and unwanted(self._values[key]):
+            del self._values[key]
+
+    def clear(self) -> None:
+        """Keep nothing any longer."""
+        self._values.clear()

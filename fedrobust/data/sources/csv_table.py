@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
@@ -85,8 +86,15 @@ def csv(
     """
     wanted = class_words(classes)
     return DataSource(
-        "csv", lambda: _load(path, root, columns, wanted, chosen=images, options=labels)
+        "csv",
+        lambda: _load(path, root, columns, wanted, chosen=images, options=labels),
+        lambda: (stored_path(path), _root(path, root)),
     )
+
+
+def _root(path: str, root: str | None) -> Path:
+    """The folder or zip of the images."""
+    return stored_path(path).parent if root is None else stored_path(root)
 
 
 def _load(
@@ -102,7 +110,7 @@ def _load(
     image, label = clean_name(columns.image), clean_name(columns.label)
     file = stored_path(path)
     found = read_csv(file, dict(_needed(names)))
-    files = open_root(file.parent if root is None else root)
+    files = open_root(_root(path, root))
     lookup = FileLookup(files)
     table = ImageTable(
         [lookup.find(name, str(file)) for name in found.filled(str(file), image)],

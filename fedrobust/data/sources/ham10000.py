@@ -55,7 +55,11 @@ def ham10000(
     Raises:
         ConfigError: a setting is out of its range.
     """
-    return DataSource("ham10000", lambda: _load(stored_path(root), images, labels, split))
+    return DataSource(
+        "ham10000",
+        lambda: _load(stored_path(root), images, labels, split),
+        lambda: (stored_path(root),),
+    )
 
 
 def _load(root: Path, chosen: ImageOptions, options: LabelOptions, split: str) -> Dataset:

@@ -61,7 +61,9 @@ def image_folder(
     """
     wanted = class_words(classes)
     return DataSource(
-        "image_folder", lambda: _load(stored_path(root), layout.split("/"), wanted, images, labels)
+        "image_folder",
+        lambda: _load(stored_path(root), layout.split("/"), wanted, images, labels),
+        lambda: (stored_path(root),),
     )
 
 

@@ -63,7 +63,9 @@ def medmnist(
     """
     chosen = ImageOptions(size=size, max_images=max_images, seed=seed)
     folder = cache.folder() / "medmnist" if root is None else expand_home(root)
-    return DataSource(flag, lambda: _load(flag, folder, chosen))
+    return DataSource(
+        flag, lambda: _load(flag, folder, chosen), lambda: (_file(flag, folder, size),)
+    )
 
 
 def _load(flag: str, folder: Path, chosen: ImageOptions) -> Dataset:
@@ -85,6 +87,10 @@ def _load(flag: str, folder: Path, chosen: ImageOptions) -> Dataset:
             f"data=medmnist: {flag} could not be fetched ({line}); put the file into "
             f"{folder} by hand"
         ) from error
-    stem = flag if chosen.size == 28 else f"{flag}_{chosen.size}"
     names = [info["label"][str(position)] for position in range(len(info["label"]))]
-    return load_npz(flag, folder / f"{stem}.npz", names, chosen)
+    return load_npz(flag, _file(flag, folder, chosen.size), names, chosen)
+
+
+def _file(flag: str, folder: Path, size: int) -> Path:
+    """The set's file, as the package names it."""
+    return folder / f"{flag if size == 28 else f'{flag}_{size}'}.npz"

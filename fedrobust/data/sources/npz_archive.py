@@ -80,7 +80,11 @@ def npz(
     """
     chosen = ImageOptions(size=size, max_images=max_images, seed=seed, every_class=every_class)
     wanted = class_words(classes)
-    return DataSource(name, lambda: load_npz(name, stored_path(path), wanted, chosen))
+    return DataSource(
+        name,
+        lambda: load_npz(name, stored_path(path), wanted, chosen),
+        lambda: (stored_path(path),),
+    )
 
 
 def load_npz(name: str, path: Path, classes: Sequence[str] | None, chosen: ImageOptions) -> Dataset:

@@ -28,7 +28,7 @@ def one_site(
     Raises:
         ConfigError: a setting is out of its range.
     """
-    return DataSource(source.name, lambda: _load(source, site))
+    return DataSource(source.name, lambda: _load(source, site), source.places)
 
 
 def _load(source: DataSource, site: str | int | None) -> Dataset:

@@ -287,9 +287,9 @@ def _at_site(
     if not site_config.is_remote(settings):
         return _as_client(_draw_images(own), client)
     # before anything of the server's is built
-    found = build.load_data(own["data"]).class_names
-    site_config.check_found_classes(found, read_assignment(message.content).classes)
-    return _as_client(build.from_text(to_json(own)), client)
+    found = build.load_data(own["data"])
+    site_config.check_found_classes(found.class_names, read_assignment(message.content).classes)
+    return _as_client(build.from_text(to_json(own), found), client)
 
 
 def _draw_images(config: dict[str, Any]) -> Experiment:
@@ -460,6 +460,14 @@ def _clean_shard(inputs: ModelInputs, client: int) -> Shard:
 _ALTERED: Recent[Tensor] = Recent(64)
 _SHARDS: Recent[Shard] = Recent(64)
 _CLEAN_SHARDS: Recent[Shard] = Recent(8)
+
+
+def forget_runs() -> None:
+    """Keep nothing of any run in this process: no experiment, no images of hospitals, no model."""
+    build.forget_experiments()
+    _model.cache_clear()
+    for kept in (_ALTERED, _SHARDS, _CLEAN_SHARDS):
+        kept.clear()
 
 
 def _resident(shard: Shard, device: torch.device) -> Shard:

@@ -294,7 +294,7 @@ def test_own_data_are_loaded_once(
     seen = []
     whole = handlers.build.from_text
     monkeypatch.setattr(
-        handlers.build, "from_text", lambda text: seen.append(whole(text)) or seen[-1]
+        handlers.build, "from_text", lambda *given: seen.append(whole(*given)) or seen[-1]
     )
     ask(hospital, order_text(seed=11), kind="query")
     assert seen[0].dataset is data[0]
