@@ -102,7 +102,8 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A rule that does well and one whose clients' weights run away. The first process is
-    interrupted in the middle of its cells."""
+    interrupted in the middle of its cells. It takes about 20 seconds: both start processes for
+    their cells."""
     out, runaway = tmp_path / "out", "{runaway: 'strategy=fedavg client.optimizer.lr=1e30'}"
     words = [*SMALL, f"strategies=[{runaway},fedavg]", "rounds=8", f"out={out}", "parallel=2"]
     process = subprocess.Popen(

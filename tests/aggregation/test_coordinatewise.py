@@ -178,7 +178,7 @@ def test_a_single_column_is_not_sorted_where_it_lies(
 
 
 @makers
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(0, 19), st.integers(0, 2**32), st.integers(0, 40))
 def test_counting_apart_from_the_means_changes_no_bit(
     make: Callable[[int, int], Selection], n: int, f: int, seed: int, levels: int

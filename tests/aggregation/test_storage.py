@@ -63,6 +63,7 @@ def peaks_over_a_matrix_in_a_file(folder: str) -> dict[str, int]:
     return peak
 
 
+@pytest.mark.slow
 def test_a_matrix_in_a_file_is_filled_and_read_without_its_pages_in_memory(tmp_path: Path) -> None:
     peak = in_new_process(peaks_over_a_matrix_in_a_file, str(tmp_path))
     assert peak["RssAnon"] < 80  # a float64 copy of a block is 32 MB

@@ -167,6 +167,7 @@ def test_cases_of_the_sampled_run() -> None:
 OTHERWISE = ("geometric_median", "centered_clipping", "caf", "monna")
 
 
+@pytest.mark.slow
 def test_every_rule_without_images_of_the_server_is_measured() -> None:
     named = {path.stem for path in (Path(configs.__file__).parent / "strategy").glob("*.yaml")}
     assert {

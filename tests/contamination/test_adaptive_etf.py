@@ -140,6 +140,7 @@ def test_on_a_client_no_step_is_what_an_honest_client_sends() -> None:
     assert states[0].metrics == states[2].metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attackers", "epsilon", "planted"), [(3, 1.0, False), (4, 0.05, False), (5, 0.05, True)]
 )

@@ -1,7 +1,8 @@
 """Fault injection: real processes on loopback, killed, stopped, lying and
 started again. The table in docs/faults.md.
 
-Minutes of work, so only with FEDROBUST_FAULTS=1 in the environment.
+Ten minutes and more, most of them spent in waiting for Flower's heartbeats, so only with
+FEDROBUST_FAULTS=1 in the environment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Three SuperNodes and a SuperLink as processes of their own: TLS, registered keys, and the very
 weights of the simulation.
 
-One federation serves all tests. It takes a minute and a half of CPU time: each of its runs starts
-some twenty processes, which are forks with torch in them already (tests/helpers/forks.py).
+One federation serves all tests, whose runs take a minute and more each: every message to a site
+starts a process. Those are forks with torch in them already (tests/helpers/forks.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Several Ray nodes, one of which is lost in the middle of a round."""
+"""Several Ray nodes, one of which is lost in the middle of a round.
+
+It takes about half a minute: a head and three nodes of Ray start, and a worker in each.
+"""
 
 import importlib.util
 import json

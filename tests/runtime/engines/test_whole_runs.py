@@ -1,5 +1,9 @@
 """The command line on Ray's workers when it is interrupted, and when a worker process is killed
-while a client runs in it."""
+while a client runs in it.
+
+Each test takes about 20 seconds: a Ray of the program's own starts, and two workers, which load
+torch; it must be the program's own, since nothing of it may be left.
+"""
 
 import csv
 import json

@@ -101,7 +101,8 @@ def test_wrong_input_ends_with_one_line_and_code_2(
 def test_stopped_in_the_middle_and_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A cohort, and a model that runs away; the first process is interrupted while it trains."""
+    """A cohort, and a model that runs away; the first process is interrupted while it trains. It
+    takes about 25 seconds: both start processes for their cells."""
     out = tmp_path / "out"
     runaway = MODELS.replace("]", ",{runaway: 'client.optimizer.lr=1e30'}]")
     words = [
