@@ -1,5 +1,5 @@
-"""Cost of starting: the help text, a run of two hospitals and two rounds inline and on Ray, and
-where the imports' time goes.
+"""Cost of starting: the help text of every command, a run of two hospitals and two rounds inline
+and on Ray, and where the imports' time goes.
 
 Every run is a fresh process, after one that fills the caches (of files, and of fedrobust's drawn
 images).
@@ -21,10 +21,20 @@ from benchmarks.common.report import Spread
 from benchmarks.common.work import environment
 
 SMOKE = ("experiment=smoke", "num_clients=2", "poisoned=0", "rounds=2")
+COMMANDS = ("simulate", "compare", "ablation", "meff", "sanitise", "federation")
+# module and its words
 STARTS: dict[str, tuple[str, ...]] = {
-    "help": ("--help",),
-    "inline": (*SMOKE, "engine=inline"),
-    "ray": (*SMOKE, "engine=ray", "engine.workers=2", "engine.threads=1"),
+    **{f"{name}-help": (name, "--help") for name in COMMANDS},
+    "choice-help": ("simulate", "strategy=krum", "--help"),
+    "inline": ("simulate", *SMOKE, "engine=inline"),
+    "ray": ("simulate", *SMOKE, "engine=ray", "engine.workers=2", "engine.threads=1"),
+}
+# seconds by the clock at most, on two cores that do nothing else
+TARGETS = {
+    **{f"{name}-help": 1.0 for name in COMMANDS},
+    "simulate-help": 0.5,
+    "inline": 5.0,
+    "ray": 12.0,
 }
 IMPORTS = {
     "help": "fedrobust.simulate",
@@ -59,11 +69,11 @@ def by_package(found: Sequence[Import]) -> dict[str, float]:
 
 
 def start(name: str, options: argparse.Namespace, folder: str, repeat: int) -> Measurement:
-    """One fresh process of the main job."""
-    words = list(STARTS[name])
-    if name != "help":
+    """One fresh process of a command."""
+    module, *words = STARTS[name]
+    if "--help" not in words:
         words.append(f"hydra.run.dir={Path(folder) / f'{name}-{repeat}'}")
-    command = [sys.executable, "-m", "fedrobust.simulate", *words]
+    command = [sys.executable, "-m", f"fedrobust.{module}", *words]
     return run_fresh(
         command, timeout=options.timeout, environment=environment(options.threads, folder)
     )
@@ -134,7 +144,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     report.check_names("--only", options.only, list(STARTS))
     report.check_writable("--json", options.json)
     if options.quick:
-        options.repeats, options.only = 1, ["help"]
+        options.repeats, options.only = 1, ["simulate-help"]
     return options
 
 
@@ -149,12 +159,18 @@ def main(words: Sequence[str]) -> int:
         }
     table = summary(found)
     rows = [
-        [name, values["wall"].text(), values["cpu"].text(), values["pss"].text(0)]
+        [
+            name,
+            values["wall"].text(),
+            f"{TARGETS[name]:g}" if name in TARGETS else "",
+            values["cpu"].text(),
+            values["pss"].text(0),
+        ]
         for name, values in table.items()
     ]
     report.show(
-        "fedrobust.simulate from start to end",
-        ["", "wall s", "CPU s", "peak PSS MB"],
+        "From start to end",
+        ["", "wall s", "target", "CPU s", "peak PSS MB"],
         rows,
         "Median [least, most].",
     )

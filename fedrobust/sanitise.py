@@ -12,11 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from fedrobust.studies.sanitisation import defences, defences_table, evaluate_defence, read_pool
 from fedrobust.utils.cli import run_command
-from fedrobust.utils.counting import format_count
 from fedrobust.utils.machine import version_line
 
 
@@ -54,27 +50,9 @@ def main() -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    # wrong settings are refused before anything is loaded
-    defences(given.quantile, given.threshold, etf=True)
-    pools = [read_pool(folder) for folder in given.folders]
-    etf = all(one.anchors_dK is not None for one in pools)
-    rows = [
-        evaluate_defence(pools, one) for one in defences(given.quantile, given.threshold, etf=etf)
-    ]
-    images, bad = (
-        sum(many)
-        for many in zip(
-            *((len(one.labels_N), int(one.altered_N.sum())) for one in pools), strict=True
-        )
-    )
-    runs = f" in {format_count(len(pools), 'run')}" if len(pools) > 1 else ""
-    trained = format_count(images, "training image")
-    Console().print(
-        defences_table(
-            rows,
-            f"{trained}{runs}, {bad} altered ({100 * bad / max(images, 1):.1f} %)",
-        )
-    )
+    from fedrobust.studies.sanitisation import compare_defences
+
+    compare_defences(given.folders, given.quantile, given.threshold)
 
 
 if __name__ == "__main__":

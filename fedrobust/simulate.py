@@ -2,8 +2,8 @@
 for one that was stopped; `--help` shows all settings, `strategy=krum --help` those of one choice.
 `--multirun strategy=krum,median` runs a job for every value, each in its own folder.
 
-Exit codes: 0 done, 1 the run failed (or one of a sweep), 2 wrong input, 130 interrupted. Heavy
-imports wait until the input is known to be well formed.
+Exit codes: 0 done, 1 the run failed (or one of a sweep), 2 wrong input, 130 interrupted. Hydra is
+imported when there is a configuration to compose, and torch when that is known to be well formed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from typing import Any
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import settings_help
@@ -49,8 +46,20 @@ class _PastHydra(BaseException):
         self.error = error
 
 
-@hydra.main(config_path="pkg://fedrobust.configs", config_name="config", version_base="1.3")
-def _job(config: DictConfig) -> None:
+def _compose_and_run() -> None:
+    """The job of the words in `sys.argv`: Hydra composes its configuration and makes its folder."""
+    import hydra
+
+    with_hydra = hydra.main(
+        config_path="pkg://fedrobust.configs", config_name="config", version_base="1.3"
+    )
+    with_hydra(_job)()
+
+
+def _job(config: Any) -> None:
+    """config: Hydra's."""
+    from hydra.core.hydra_config import HydraConfig
+
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         _run(config, folder)
@@ -61,7 +70,9 @@ def _job(config: DictConfig) -> None:
             folder.rmdir()
 
 
-def _run(config: DictConfig, folder: Path) -> None:
+def _run(config: Any, folder: Path) -> None:
+    from omegaconf import OmegaConf
+
     if not is_empty(folder):
         raise ConfigError(
             f"hydra.run.dir={folder}: already holds files; choose another folder, "
@@ -97,7 +108,7 @@ def _start_job(words: Sequence[str]) -> None:
     sys.argv[1:] = words
     try:
         with explained(list(settings_among(words))):
-            _job()
+            _compose_and_run()
     except _PastHydra as past:
         raise past.error from past.error.__cause__
     except OSError as error:  # Hydra's own: the run's errors come past it

@@ -2,7 +2,6 @@
 sweep."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -336,25 +335,6 @@ def test_version_is_the_programs_own(
         r"\(torch [\d.]+\S*, flwr [\d.]+\S*, Python [\d.]+\)\n",
         capsys.readouterr().out,
     )
-
-
-@pytest.mark.slow
-def test_help_is_quick_and_needs_no_torch() -> None:
-    code = (
-        "import sys; sys.argv = ['simulate', '--help']\nfrom fedrobust import "
-        "simulate\nsimulate.main()\nassert 'torch' not in sys.modules"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "num_clients" in done.stdout
 
 
 WITHOUT_UNIX = """

@@ -5,6 +5,7 @@ never predicted has precision 0 and a class with no hit has F1 0 (scikit-learn's
 Balanced accuracy is the mean recall of the classes that occur among the labels. Reported values
 come from torchmetrics; `rates` gives the same four threshold metrics for thousands of weighted
 confusion matrices at once, which torchmetrics cannot: the bootstrap of the drops needs it.
+torchmetrics is imported late: it takes a second, and clients only predict.
 """
 
 from __future__ import annotations
@@ -14,14 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
 
 Metrics = dict[str, float | int | None]
 NAMES = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
@@ -77,6 +70,14 @@ def classification_metrics(probabilities_NK: Tensor, labels_N: Tensor) -> Metric
     is a bin of its own. An empty set has no metrics, only n = 0. Raises ValueError on NaN, on
     values outside [0, 1] and on labels outside [0, K).
     """
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_calibration_error,
+        multiclass_f1_score,
+        multiclass_precision,
+        multiclass_recall,
+    )
+
     _check(probabilities_NK, labels_N)
     if len(labels_N) == 0:
         return dict.fromkeys(NAMES) | {"n": 0}
@@ -112,6 +113,8 @@ def _check(probabilities_NK: Tensor, labels_N: Tensor) -> None:
 def auroc(probabilities_NK: Tensor, labels_N: Tensor) -> float | None:
     """Macro one-vs-rest area under the ROC curve in percent; ties count one half. None if no class
     has both sides."""
+    from torchmetrics.functional.classification import binary_auroc
+
     own_NK = one_hot(labels_N.long(), probabilities_NK.shape[1])
     both_sides = (own_NK.any(dim=0) & (own_NK == 0).any(dim=0)).nonzero().reshape(-1).tolist()
     # torchmetrics adds up in float32: a perfect ranking may come out a little above 1.

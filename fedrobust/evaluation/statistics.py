@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import binomtest
 from torch import Generator, Tensor
 
 LEVEL = 0.05
@@ -53,6 +52,8 @@ def wilson_interval(hits: int, total: int) -> Interval | None:
     """
     if total == 0:
         return None
+    from scipy.stats import binomtest  # slow to import, and only studies come here
+
     found = binomtest(hits, total).proportion_ci(1 - LEVEL, method="wilson")
     return 100 * float(found.low), 100 * float(found.high)
 

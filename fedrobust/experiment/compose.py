@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import overrides
 from fedrobust.experiment.old_names import rename_config, rename_words
@@ -21,12 +23,10 @@ def compose(*words: str) -> dict[str, Any]:
 
 def default_choices() -> dict[str, str]:
     """{group: the choice that configs/config.yaml names for it}."""
-    from omegaconf import OmegaConf
-
     import fedrobust.configs
 
     path = Path(str(fedrobust.configs.__file__)).with_name("config.yaml")
-    entries: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {
         key.rpartition("@")[2]: choice
         for entry in entries["defaults"]

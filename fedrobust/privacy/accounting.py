@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 
-from scipy.special import log_ndtr
-
 TOLERANCE = 1e-9  # of epsilon, relative; reported values are on the safe side
 
 
 def delta_of(epsilon: float, mu: float) -> float:
     """The smallest delta for which a Gaussian mechanism of parameter mu > 0 is (epsilon,
     delta)-DP."""
+    from scipy.special import log_ndtr  # slow to import, and most runs promise nothing
+
     first = float(log_ndtr(mu / 2 - epsilon / mu))
     second = epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))
     return 0.0 if second >= first else math.exp(first) * -math.expm1(second - first)

@@ -7,11 +7,11 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedrobust.data import TRAIN
 from fedrobust.errors import ConfigError, RunError
@@ -189,7 +189,7 @@ def _run(
             "digest differs); start a new run with it"
         )
     opened = engine.open(
-        CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server)
+        CLIENT_APP, experiment.num_clients, {"simulation": True}, partial(work_seconds, server)
     )
     return run_into_folder(server, opened, folder, console, manifest, command=command)
 
@@ -313,6 +313,8 @@ def work_seconds(server: ServerContext) -> float:
     and with them the last bits, and equal seeds must give equal results. Settings that are no plain
     epochs count as one epoch.
     """
+    from torch.utils.flop_counter import FlopCounterMode
+
     experiment = server.experiment
     with FlopCounterMode(display=False) as counter:
         predict(server.model, server.inputs.example())

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -36,6 +37,7 @@ from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.reporting.text import format_number
 from fedrobust.runtime.server.loop import build_server_context
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
 
 DRAWS = 2000  # bootstrap replicates over runs and images
@@ -61,6 +63,29 @@ class DefenceRow:
     anchors: str
     detections: tuple[Detection, ...]
     aurocs: tuple[float | None, ...]
+
+
+def compare_defences(folders: Sequence[Path], quantile: float, threshold: float) -> None:
+    """Print what each defence would drop of the pools of finished runs.
+
+    Args:
+        folders: their output folders.
+        quantile: share of every class that is dropped, from 0 to 1.
+        threshold: scores up to here are kept all the same.
+
+    Raises:
+        ConfigError: a setting is out of its range, before anything is loaded; or as `read_pool`.
+    """
+    defences(quantile, threshold, etf=True)
+    pools = [read_pool(folder) for folder in folders]
+    etf = all(one.anchors_dK is not None for one in pools)
+    rows = [evaluate_defence(pools, one) for one in defences(quantile, threshold, etf=etf)]
+    images = sum(len(one.labels_N) for one in pools)
+    altered = sum(int(one.altered_N.sum()) for one in pools)
+    runs = f" in {format_count(len(pools), 'run')}" if len(pools) > 1 else ""
+    share = f"{altered} altered ({100 * altered / max(images, 1):.1f} %)"
+    title = f"{format_count(images, 'training image')}{runs}, {share}"
+    Console().print(defences_table(rows, title))
 
 
 def read_pool(folder: Path) -> PooledFeatures:

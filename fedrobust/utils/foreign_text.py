@@ -31,8 +31,10 @@ def escape_text(text: str, length: int = LINE, *, multiline: bool = False) -> st
     kept = "\n\t" if multiline else ""
     # one more than wanted tells whether something was cut off
     part = text[-length - 1 :] if multiline else text[: length + 1]
-    escaped = "".join(
-        sign if sign.isprintable() or sign in kept else _escape(sign) for sign in part
+    escaped = (
+        part
+        if part.isprintable()  # at once, as the pictures in the page
+        else "".join(sign if sign.isprintable() or sign in kept else _escape(sign) for sign in part)
     )
     if len(escaped) <= length:
         return escaped

@@ -97,7 +97,7 @@ def quota(groups: Path = GROUPS, mount: Path = MOUNT) -> float | None:
         The smallest quota in CPUs, e.g. 1.5; None without any.
     """
     try:
-        lines = groups.read_text(encoding="utf-8").splitlines()
+        lines = groups.read_text(encoding="utf-8").strip().split("\n")
     except (OSError, ValueError):  # no Linux
         return None
     shares = [_read_quota(folder) for line in lines for folder in _group_folders(line, mount)]

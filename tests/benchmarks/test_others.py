@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from benchmarks import aggregation, dml, engines, gpu, scale, startup
+from benchmarks import aggregation, dml, engines, gpu, neighbour, scale, startup
 from benchmarks.aggregation import Case
 from benchmarks.common.measure import Mark, Measurement
 from benchmarks.common.processes import Memory
@@ -23,7 +24,7 @@ from fedrobust import configs
 from fedrobust.experiment import compose, factories
 from tests.helpers.processes import in_new_process
 
-SCRIPTS = (aggregation, dml, engines, gpu, scale, startup)
+SCRIPTS = (aggregation, dml, engines, gpu, neighbour, scale, startup)
 
 
 def measured(result: dict[str, Any], **changes: Any) -> Measurement:
@@ -45,7 +46,10 @@ def test_help_and_unknown_options(
 @pytest.mark.parametrize(
     ("script", "words", "line"),
     [
-        (startup, ["--only", "help,stop"], "--only=stop: must be of help, inline, ray"),
+        (startup, ["--only", "inline,stop"], "--only=stop: must be of simulate-help, compare-help"),
+        (neighbour, ["--only", "smoke"], "--only=smoke: must be of smoke-inline, smoke-ray"),
+        (neighbour, ["--policies", "none"], "--policies=none: must be of default, spinning"),
+        (neighbour, ["--cores", "5000"], "--cores=5000: more than this process may use"),
         (aggregation, ["--sizes", "10"], "argument --sizes: : must be a whole number above zero"),
         (aggregation, ["--rules", "etf_dml"], "--rules=etf_dml: must be of bulyan"),
         (scale, ["--scratch", "nowhere"], "--scratch=nowhere: there is no such folder"),
@@ -96,6 +100,34 @@ def test_startup_leaves_out_runs_that_failed() -> None:
     assert startup.summary(found) == {
         "help": {"wall": Spread(2.0, 1.0, 3.0), "cpu": Spread(1, 1, 1), "pss": Spread(0, 0, 0)}
     }
+
+
+def test_a_busy_neighbour_s_cost_is_taken_within_a_pair() -> None:
+    pairs = [
+        neighbour.Pair(measured({}, wall=2.0), measured({}, wall=4.0), ("a", "a")),
+        neighbour.Pair(measured({}, wall=1.0), measured({}, wall=3.0), ("a", "b")),
+        neighbour.Pair(measured({}), measured({}, wall=99.0, failure="killed"), ("a", "")),
+    ]
+    found = {("smoke-inline", "default"): pairs, ("smoke-ray", "default"): pairs[2:]}
+    assert neighbour.summary(found)["smoke-inline", "default"]["slower"] == Spread(2.5, 2, 3)
+    assert set(neighbour.summary(found)) == {("smoke-inline", "default")}
+    assert neighbour.models(found) == {"smoke-inline": 2, "smoke-ray": 1}
+
+
+def test_neighbours_are_busy_and_end() -> None:
+    with neighbour.neighbours(1):
+        (process,) = {*psutil.Process().children()}
+        assert process.is_running()
+    assert not psutil.pid_exists(process.pid)
+
+
+@pytest.mark.parametrize("case", neighbour.CASES)
+def test_every_run_beside_neighbours_can_be_composed(case: str, tmp_path: Path) -> None:
+    *words, folder = neighbour.words(case, tmp_path)
+    assert folder == f"hydra.run.dir={tmp_path}"
+    config = compose.compose(*words)
+    assert config["engine"]["threads"] is None
+    assert config["evaluation"]["twin"] is False
 
 
 def test_the_figures_of_a_scaled_run() -> None:

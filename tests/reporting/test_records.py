@@ -11,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedrobust.reporting.records import Observers, Recorder, read_rounds, record_from
+from fedrobust.reporting.records import Observers, Recorder, read_rounds, record_from, table_text
 from fedrobust.types import ClientRecord, Failure, Observer, RoundRecord
 
 
@@ -110,6 +112,34 @@ def test_a_row_for_every_client_and_round_of_both_runs(tmp_path: Path) -> None:
     for run, records in recorder.rounds.items():
         written = [replace(one, extras={"threshold": None}) for one in records]
         assert read_rounds(tmp_path, run) == written
+
+
+WHOLE = st.integers(-(2**53), 2**53)
+FIELDS = st.one_of(
+    st.lists(one, min_size=3, max_size=3)
+    for one in (
+        WHOLE,
+        st.none() | WHOLE,
+        st.floats(),
+        st.none() | st.floats() | WHOLE,
+        st.booleans(),
+        st.none() | st.booleans(),
+        st.text(st.characters(codec="utf-8", exclude_characters="\r")),
+    )
+)
+
+
+@given(st.dictionaries(st.sampled_from("abcde"), FIELDS, min_size=1), st.data())
+def test_a_table_is_written_as_pandas_writes_it(
+    columns: dict[str, list[Any]], data: st.DataObject
+) -> None:
+    rows = [{name: values[place] for name, values in columns.items()} for place in range(3)]
+    del rows[1][data.draw(st.sampled_from(sorted(columns)))]  # one client did not report it
+    names = sorted(columns)
+    expected = pd.DataFrame(rows, columns=names).to_csv(
+        header=False, index=False, lineterminator="\n"
+    )
+    assert table_text(rows, names) == expected
 
 
 def test_columns_that_appear_later_are_added(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -32,13 +32,17 @@ if TYPE_CHECKING:
     from fedrobust.runtime.engines.client_runner import ClientApp
 
 
+def _unlimited() -> float:
+    return math.inf
+
+
 class GridFactory(Protocol):
     """Makes the Grid, to be used in a `with`, of a client app "module:attribute" for clients 0 ...
     num_clients - 1.
 
     node_config: what each client finds in its Context besides its partition-id and num-partitions.
-    work_seconds: an estimate of all the clients' work of the run in one process, by which `auto`
-    decides.
+    work_seconds: gives an estimate of all the clients' work of the run in one process, by which
+    `auto` decides.
     """
 
     def __call__(
@@ -46,7 +50,7 @@ class GridFactory(Protocol):
         client_app: str,
         num_clients: int,
         node_config: Mapping[str, Any] | None = None,
-        work_seconds: float = math.inf,
+        work_seconds: Callable[[], float] = _unlimited,
     ) -> SimulationGrid: ...
 
 
@@ -77,7 +81,7 @@ def inline_engine(threads: PositiveCount | None = None) -> Engine:
         client_app: str | ClientApp,
         num_clients: int,
         node_config: Mapping[str, Any] | None = None,
-        work_seconds: float = math.inf,
+        work_seconds: Callable[[], float] = _unlimited,
     ) -> SimulationGrid:
         from fedrobust.runtime.engines.inline_grid import InlineGrid
 
@@ -129,7 +133,7 @@ def ray_engine(
         client_app: str,
         num_clients: int,
         node_config: Mapping[str, Any] | None = None,
-        work_seconds: float = math.inf,
+        work_seconds: Callable[[], float] = _unlimited,
     ) -> SimulationGrid:
         from fedrobust.runtime.engines.ray_cluster import Workers
         from fedrobust.runtime.engines.ray_grid import RayGrid
@@ -173,12 +177,12 @@ def auto_engine(
         client_app: str,
         num_clients: int,
         node_config: Mapping[str, Any] | None = None,
-        work_seconds: float = math.inf,
+        work_seconds: Callable[[], float] = _unlimited,
     ) -> SimulationGrid:
         number = min(workers or useful_workers(cores(), gpus(), num_clients), num_clients)
         engine = (
             ray_engine(number, threads)
-            if pays_off(number, work_seconds)
+            if pays_off(number, work_seconds())
             else inline_engine(threads)
         )
         return engine.open(client_app, num_clients, node_config, work_seconds)

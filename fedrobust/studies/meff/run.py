@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -34,7 +35,7 @@ def federated_models(experiment: Experiment, console: Console) -> dict[str, Clas
     opener = factories.build_group({"engine": experiment.settings.engine.written}, "engine")
     with (
         opener.open(
-            CLIENT_APP, experiment.num_clients, {"simulation": True}, work_seconds(server)
+            CLIENT_APP, experiment.num_clients, {"simulation": True}, partial(work_seconds, server)
         ) as grid,
         Display(console) as display,
     ):

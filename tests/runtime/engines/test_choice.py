@@ -93,7 +93,8 @@ def test_auto_takes_ray_for_much_work_on_several_cores_and_inline_otherwise(
         auto_engine(workers=2).open(client_app, 3).description
         == "ray, workers: 2, threads each: 2, GPUs each: 0"
     )
-    assert auto_engine().open(client_app, 3, work_seconds=5).description == "inline, threads: 4"
+    little = auto_engine().open(client_app, 3, work_seconds=lambda: 5)
+    assert little.description == "inline, threads: 4"
     assert auto_engine().open(client_app, 1).name == "inline"
     assert auto_engine(workers=1, threads=2).open(client_app, 3).description == "inline, threads: 2"
     monkeypatch.setattr(engines, "gpus", lambda: 1)
