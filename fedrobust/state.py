@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, final
@@ -51,6 +52,14 @@ def freeze(module: nn.Module) -> None:
 def is_frozen(module: nn.Module) -> bool:
     """Whether the module was marked by `freeze`."""
     return getattr(module, "frozen", False) is True
+
+
+def live_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """The module and all that it holds, without what is frozen."""
+    if not is_frozen(module):
+        yield module
+        for child in module.children():
+            yield from live_modules(child)
 
 
 def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedrobust.state import Layout, State, is_frozen, load, read
+from fedrobust.state import Layout, State, live_modules, load, read
 from fedrobust.utils.images import as_unit
 
 
@@ -18,10 +18,8 @@ def layers(model: nn.Module) -> list[_BatchNorm]:
     """The model's BatchNorm layers that keep running statistics, without frozen ones."""
     return [
         module
-        for module in model.modules()
-        if isinstance(module, _BatchNorm)
-        and module.running_mean is not None
-        and not is_frozen(module)
+        for module in live_modules(model)
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
 
 

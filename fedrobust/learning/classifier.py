@@ -35,6 +35,7 @@ from fedrobust.learning.packaged_weights import (
     read_packaged,
 )
 from fedrobust.learning.size_limits import LARGEST, check_options, limit_model_size
+from fedrobust.state import is_frozen
 from fedrobust.utils.seeding import generator as named_generator
 from fedrobust.utils.seeding import isolated
 from fedrobust.utils.validation import (
@@ -98,8 +99,11 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As every module's, but frozen parts stay in eval mode."""
-        super().train(mode)
-        keep_frozen_in_eval_mode(self)
+        self.training = mode
+        for child in self.children():
+            if not is_frozen(child):
+                child.train(mode)
+                keep_frozen_in_eval_mode(child)
         return self
 
     def pool(self, images: Tensor) -> Tensor:

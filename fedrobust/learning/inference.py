@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedrobust.learning.augmentation import first_view
 from fedrobust.learning.classifier import Classifier
+from fedrobust.state import live_modules
 from fedrobust.utils.images import as_unit
 
 BATCH = 128
@@ -17,8 +18,9 @@ BATCH = 128
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Within the context the model is in eval mode; every module's own mode returns."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Within the context the model is in eval mode, where frozen modules always are; every module's
+    own mode returns."""
+    modes = [(module, module.training) for module in live_modules(model)]
     model.eval()
     try:
         yield

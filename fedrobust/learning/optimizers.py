@@ -89,8 +89,15 @@ def _fits(value: object, default: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def make_optimizer(settings: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer over those parameters."""
+def make_optimizer(
+    settings: Mapping[str, Any], parameters: Iterable[nn.Parameter], *, fused: bool = False
+) -> Optimizer:
+    """The optimizer over those parameters. fused: in one pass over each of them where torch has
+    that, unless the settings say how: faster, with other last bits."""
     keywords = {name: value for name, value in settings.items() if name != "name"}
-    made: Optimizer = getattr(torch.optim, settings["name"])(parameters, **keywords)
+    kind = getattr(torch.optim, settings["name"])
+    ways = {"fused", "foreach", "differentiable"}
+    if fused and "fused" in inspect.signature(kind).parameters and not ways & keywords.keys():
+        keywords["fused"] = True
+    made: Optimizer = kind(parameters, **keywords)
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,7 +194,10 @@ class _Run:
     ) -> _Run:
         device = next(model.parameters()).device
         optimizer = optimizers.make_optimizer(
-            settings.optimizer, [p for p in model.parameters() if p.requires_grad]
+            settings.optimizer,
+            [p for p in model.parameters() if p.requires_grad],
+            # beside the steps of a small head on features an optimizer's own time counts
+            fused=data.train.images.ndim < 4,
         )
         plateau = (
             None
@@ -211,12 +214,10 @@ class _Run:
         )
         return cls(model, train, validation, loss, settings, optimizer, plateau, device)
 
-    def autocast(self) -> Any:
-        return torch.autocast(
-            self.device.type,
-            torch.bfloat16,
-            enabled=self.settings.amp and self.device.type == "cuda",
-        )
+    def autocast(self) -> AbstractContextManager[Any]:
+        if not (self.settings.amp and self.device.type == "cuda"):
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def learn(self, scores: Tensor, labels: Tensor, parts: Mapping[str, Tensor]) -> None:
         """One optimizer step down the sum of the parts of the loss."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedrobust.data import TRAIN
+from fedrobust.data import TRAIN, tensor_cache
 from fedrobust.data.partition import class_table
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.reporting.plots.confusion import plot_confusion
@@ -21,6 +22,7 @@ from fedrobust.reporting.plots.style import client_text, undrawn_note
 from fedrobust.reporting.report import Report
 from fedrobust.types import TWIN, RoundRecord, Samples
 from fedrobust.utils.images import as_bytes
+from fedrobust.utils.program import program_digest
 from fedrobust.utils.seeding import generator
 
 SHOWN = 8  # images in a line of samples.png
@@ -49,17 +51,60 @@ def _sample_rows(experiment: Experiment) -> list[tuple[str, Samples, Samples]]:
         client for kind in ("poisoned", "noisy") for client in experiment.clients_of_kind(kind)[:2]
     ] or [0]
     chosen = [] if experiment.remote else chosen
-    rows = []
+    titles = []
     for client in chosen:
-        clean = experiment.samples(experiment.rows(client, TRAIN))
         name = client_text(client, experiment.sites_of(client))
-        title = f"{experiment.roles[client]} client {name}: {experiment.contamination(client).name}"
-        rows.append((title, *_few(clean, experiment.shard(client).train)))
-    test = experiment.samples(experiment.test_rows())
-    return [
-        *rows,
-        (f"test images: {experiment.corruption.name}", *_few(test, experiment.corrupt(test))),
+        titles.append(
+            f"{experiment.roles[client]} client {name}: {experiment.contamination(client).name}"
+        )
+    titles.append(f"test images: {experiment.corruption.name}")
+    pairs = _kept_pairs if experiment.model.learns_from_features else _sample_pairs
+    return [(title, *pair) for title, pair in zip(titles, pairs(experiment, chosen), strict=True)]
+
+
+def _sample_pairs(experiment: Experiment, chosen: Sequence[int]) -> list[tuple[Samples, Samples]]:
+    """Training images of the chosen clients, clean and contaminated, then test images, clean and
+    corrupted."""
+    pairs = [
+        _few(experiment.samples(experiment.rows(client, TRAIN)), experiment.shard(client).train)
+        for client in chosen
     ]
+    test = experiment.samples(experiment.test_rows())
+    return [*pairs, _few(test, experiment.corrupt(test))]
+
+
+def _kept_pairs(experiment: Experiment, chosen: Sequence[int]) -> list[tuple[Samples, Samples]]:
+    """The same beside the features, so that a second run alters no image for its pictures
+    either."""
+    settings = experiment.settings
+    kinds = [experiment.roles[client] for client in chosen]
+    rows = torch.cat([*(experiment.parts[client] for client in chosen), experiment.test_rows()])
+    content = {
+        "pictures": [list(chosen), kinds],
+        "ranks": [experiment.roles[:client].count(experiment.roles[client]) for client in chosen],
+        "rows": hashlib.sha256(rows.contiguous().numpy().tobytes()).hexdigest(),
+        "data": experiment.dataset.digest,
+        "classes": list(experiment.dataset.class_names),
+        "seed": experiment.seed,
+        "groups": [
+            dict(group.written)
+            for group in (settings.contamination, settings.noise, settings.corruption)
+        ],
+        "program": program_digest(),
+    }
+
+    def make() -> dict[str, Tensor]:
+        return {
+            f"{place}.{key}": getattr(samples, key).contiguous()
+            for place, samples in enumerate(itertools.chain(*_sample_pairs(experiment, chosen)))
+            for key in ("images", "labels")
+        }
+
+    kept = tensor_cache.tensors(content, make)
+    sides = [
+        Samples(kept[f"{place}.images"], kept[f"{place}.labels"]) for place in range(len(kept) // 2)
+    ]
+    return list(zip(sides[::2], sides[1::2], strict=True))
 
 
 def _few(clean: Samples, contaminated: Samples) -> tuple[Samples, Samples]:

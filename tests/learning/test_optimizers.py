@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from fedrobust.errors import ConfigError
-from fedrobust.learning.optimizers import NAMES, check_optimizer
+from fedrobust.learning.optimizers import NAMES, check_optimizer, make_optimizer
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,22 @@ def test_a_wrong_keyword_is_named_in_a_plain_line(settings: dict[str, Any], line
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "Muon"])
 def test_the_defaults_of_every_optimizer_are_accepted(name: str) -> None:
     check_optimizer("o", {"name": name, "lr": 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "fused"),
+    [
+        ({"name": "Adam"}, True),
+        ({"name": "SGD", "momentum": 0.9}, True),
+        ({"name": "Adam", "foreach": True}, None),
+        ({"name": "Adam", "fused": False}, False),
+        ({"name": "Adadelta"}, None),  # torch has none
+    ],
+)
+def test_one_pass_is_taken_where_torch_has_it_and_nothing_else_is_said(
+    settings: dict[str, Any], fused: bool | None
+) -> None:
+    parameters = [nn.Parameter(torch.zeros(2))]
+    group = make_optimizer(settings, parameters, fused=True).param_groups[0]
+    assert group.get("fused") is fused
+    assert not make_optimizer(settings, parameters).param_groups[0].get("fused")

@@ -10,6 +10,7 @@ from fedrobust.learning.inference import predict
 from fedrobust.learning.losses import cross_entropy, make_loss
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import fit, fit_together
+from fedrobust.state import Layout, read
 from fedrobust.types import Samples, Shard
 from fedrobust.utils.seeding import generator
 from tests.helpers import models
@@ -471,3 +472,22 @@ def test_a_cohort_without_images_or_with_a_loss_that_is_not_finite():
         epochs=2,
     )
     assert [one.seen for one in fitted] == [2, 2]  # BatchNorm frozen in both
+
+
+def test_only_the_steps_on_features_use_a_fused_optimizer(monkeypatch):
+    asked, make = [], optimizers.make_optimizer
+
+    def spy(settings, parameters, *, fused=False):
+        asked.append(fused)
+        return make(settings, parameters, fused=fused)
+
+    monkeypatch.setattr(optimizers, "make_optimizer", spy)
+    net, data = models.classifier(), models.shard()
+    train(net, data, steps=1)
+    assert True not in asked
+    views = [Samples(torch.rand(len(part), 3, 8), part.labels) for part in (data.train, data.test)]
+    before = read(net.last, Layout.of(net.last)).parameters
+    train(net, Shard(views[0], views[1], views[1]), steps=3)
+    assert asked[-1]
+    assert asked.count(True) == 1
+    assert not torch.equal(before, read(net.last, Layout.of(net.last)).parameters)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.experiment import features
+from fedrobust.reporting import figures
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.results import RunPredictions
 from fedrobust.runtime.engines.inline_grid import InlineGrid
@@ -85,3 +86,19 @@ def test_a_stealthy_attacker_trains_on_features_too(tmp_path: Path) -> None:
         *("contamination.target=1", "evaluation.twin=false", "model.feature_views=2"),
     )
     assert report.evaluations["clean"].n > 0
+
+
+def test_pictures_are_those_of_the_images_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("contamination=backdoor_patch", "poisoned=1", "noisy=1")
+    real = figures._sample_rows(
+        federations.build_experiment(*FROZEN, *words, "model.feature_cache=false")
+    )
+    experiment = federations.build_experiment(*FROZEN, *words)
+    first = figures._sample_rows(experiment)
+    monkeypatch.setattr(figures, "_sample_pairs", None)
+    for found in (first, figures._sample_rows(experiment)):
+        for (title, *sides), (wanted, *others) in zip(found, real, strict=True):
+            assert title == wanted
+            for side, other in zip(sides, others, strict=True):
+                assert torch.equal(side.images, other.images)
+                assert torch.equal(side.labels, other.labels)
