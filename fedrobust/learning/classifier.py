@@ -171,6 +171,7 @@ class ModelFactory:
     members: tuple[ModelFactory, ...] = ()
     fusion: str = "concatenate"
     freeze: str | int = "none"
+    adapter_rank: int = 8
     hidden: tuple[int, ...] = ()
     feature_cache: bool = True
     feature_views: int = 4
@@ -283,7 +284,7 @@ def _backbone(factory: ModelFactory) -> Any:
     for module in backbone.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = factory.bn_momentum
-    freeze_backbone(backbone, factory.freeze)
+    freeze_backbone(backbone, factory.freeze, factory.adapter_rank)
     return backbone
 
 
@@ -353,7 +354,9 @@ class BackboneSettings:
         bn_momentum: share of the newest batch in BatchNorm's running statistics.
         options: further keyword arguments of timm's model; null: none.
         freeze: what keeps its weights and BatchNorm statistics and is not sent: nothing, the whole
-            backbone, its BatchNorm layers, or with a whole number all but so many last stages.
+            backbone, its BatchNorm layers, all of a vision transformer but the adapters beside its
+            attention, or with a whole number all but so many last stages.
+        adapter_rank: of the adapters, with freeze=adapters.
     """
 
     pretrained: bool = False
@@ -364,6 +367,7 @@ class BackboneSettings:
         None
     )
     freeze: Freeze = "none"
+    adapter_rank: Annotated[int, Field(ge=1, le=1024)] = 8
 
     def __post_init__(self) -> None:
         check_options("model.options", self.options or {})
@@ -432,6 +436,7 @@ def timm_model(
         dict(backbone.options or {}),
         compile,
         freeze=backbone.freeze,
+        adapter_rank=backbone.adapter_rank,
         hidden=tuple(classifier.hidden),
         feature_cache=features.feature_cache,
         feature_views=features.feature_views,
@@ -491,8 +496,8 @@ def meff(
 
     Args:
         members: of each backbone its name and, optionally, stem, pretrained, checkpoint,
-            bn_momentum and options as in the other models; a checkpoint of a whole classifier
-            gives its backbone.
+            bn_momentum, adapter_rank and options as in the other models; a checkpoint of a whole
+            classifier gives its backbone.
         fusion: whether the backbones' features are put side by side or averaged.
         classifier: what stands on top of them; its fields are keys of their own.
         checkpoint: safetensors file of the whole ensemble; null: none.
@@ -527,7 +532,7 @@ def meff(
 
 
 def _member(place: int, settings: Mapping[str, Any]) -> ModelFactory:
-    known = ("name", "stem", "pretrained", "checkpoint", "bn_momentum", "options")
+    known = ("name", "stem", "pretrained", "checkpoint", "bn_momentum", "adapter_rank", "options")
     if (
         not isinstance(settings, Mapping)
         or not set(settings) <= set(known)

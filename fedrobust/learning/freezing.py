@@ -12,27 +12,33 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedrobust.errors import ConfigError
+from fedrobust.learning.adapters import adapt
 from fedrobust.learning.size_limits import LARGEST
 from fedrobust.state import freeze, frozen_tensors, is_frozen
 from fedrobust.utils.validation import Words
 
 # a whole number: so many last stages train
 Freeze = Annotated[
-    Literal["none", "backbone", "batchnorm"] | Annotated[int, Field(ge=1, le=LARGEST)],
-    Words("none, backbone, batchnorm or a whole number, at least 1, of last stages that train"),
+    Literal["none", "backbone", "batchnorm", "adapters"] | Annotated[int, Field(ge=1, le=LARGEST)],
+    Words(
+        "none, backbone, batchnorm, adapters or a whole number, at least 1, of last stages that "
+        "train"
+    ),
 ]
 
 
-def freeze_backbone(backbone: nn.Module, which: str | int) -> None:
+def freeze_backbone(backbone: nn.Module, which: str | int, adapter_rank: int) -> None:
     """Freeze a part of a timm backbone in place.
 
     Args:
         backbone: as timm makes it.
         which: none, backbone (all of it), batchnorm (every BatchNorm layer: scale, shift and
-            statistics), or how many of its last stages are left to train.
+            statistics), adapters (all of it, beside which low-rank adapters train), or how many of
+            its last stages are left to train.
+        adapter_rank: of the adapters.
 
     Raises:
-        ConfigError: the backbone has no more stages than are to train.
+        ConfigError: the backbone has no more stages than are to train, or takes no adapters.
     """
     if which == "backbone":
         freeze(backbone)
@@ -40,6 +46,8 @@ def freeze_backbone(backbone: nn.Module, which: str | int) -> None:
         for module in backbone.modules():
             if isinstance(module, _BatchNorm):
                 freeze(module)
+    elif which == "adapters":
+        adapt(backbone, adapter_rank)
     elif isinstance(which, int):
         _freeze_parameters(backbone, _early_parameters(backbone, which))
 

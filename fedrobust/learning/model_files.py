@@ -12,6 +12,7 @@ from safetensors.torch import load_file as read_tensors
 from torch import Tensor
 
 from fedrobust.errors import ConfigError, DataError
+from fedrobust.learning.adapters import NAMES
 from fedrobust.state import Entries, Layout, State, flat
 from fedrobust.utils import files, tensor_files
 
@@ -90,9 +91,9 @@ def _own_classifier(backbone: Any) -> set[str]:
 
 def _fill(setting: str, module: Any, tensors: dict[str, Tensor]) -> None:
     wanted = module.state_dict()
-    # checkpoints of runs leave them out
-    counters = {name for name in wanted if name.endswith("num_batches_tracked")}
-    problems = [f"lacks {name}" for name in wanted.keys() - tensors.keys() - counters]
+    # checkpoints of runs leave counters out, and a network's own weights know no adapters
+    optional = {name for name in wanted if name.endswith(("num_batches_tracked", *NAMES))}
+    problems = [f"lacks {name}" for name in wanted.keys() - tensors.keys() - optional]
     problems += [f"holds an unknown {name}" for name in tensors.keys() - wanted.keys()]
     problems += [
         f"{name} has shape {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from fedrobust.errors import ConfigError
@@ -11,6 +12,7 @@ from fedrobust.learning import batchnorm
 from fedrobust.learning.classifier import meff, timm_model
 from fedrobust.learning.freezing import list_stages
 from fedrobust.learning.inference import eval_mode
+from fedrobust.learning.model_files import save_state
 from fedrobust.state import Layout, frozen_tensors, load, read
 from fedrobust.utils.seeding import generator
 from tests.helpers import models
@@ -92,6 +94,55 @@ def test_single_parameters_are_frozen_where_their_module_trains():
     assert "backbone.cls_token" in frozen_tensors(model)
     assert names(Layout.of(model)) >= {"backbone.norm.weight", "backbone.blocks.1.norm1.weight"}
     assert not any("blocks.0." in name for name in names(Layout.of(model)))
+
+
+def transformer(freeze="adapters", **settings):
+    options = {"img_size": 32, "depth": 2, "embed_dim": 12, "num_heads": 2}
+    factory = timm_model(
+        "vit_tiny_patch16_224", head="linear", freeze=freeze, options=options, **settings
+    )
+    return factory.build(3, None, generator(0, "init"))
+
+
+def test_adapters_train_beside_a_frozen_transformer():
+    model, plain = transformer(adapter_rank=2), transformer("none")
+    assert torch.equal(model.eval().pool(IMAGES), plain.eval().pool(IMAGES))
+    adapters = {
+        f"backbone.blocks.{block}.attn.qkv.{name}": shape
+        for block in range(2)
+        for name, shape in (("adapter_down", (2, 12)), ("adapter_up", (36, 2)))
+    }
+    layout = Layout.of(model)
+    assert {n: tuple(s) for n, s in layout.parameters if "last" not in n} == adapters
+    assert frozen_tensors(model).keys() == {
+        name for name in plain.state_dict() if not name.startswith("last")
+    }
+    before = copy.deepcopy(model.state_dict())
+    step(model)
+    step(model)
+    assert changed(model, before) == names(layout)
+    qkv = model.backbone.blocks[0].attn.qkv
+    x = torch.rand(5, 12)
+    by_hand = x @ (qkv.weight + qkv.adapter_up @ qkv.adapter_down).T + qkv.bias
+    assert torch.allclose(qkv(x), by_hand, atol=1e-6)
+
+
+def test_adapters_start_beside_the_weights_of_a_file(tmp_path):
+    plain = transformer("none")
+    path = tmp_path / "vit.safetensors"
+    tensors = plain.backbone.state_dict()
+    save_file({name: one.contiguous() for name, one in tensors.items()}, path)
+    model = transformer(checkpoint=str(path))
+    assert torch.equal(model.eval().pool(IMAGES), plain.eval().pool(IMAGES))
+    layout = Layout.of(model)
+    save_state(path, layout, read(model, layout), frozen=frozen_tensors(model))
+    again = transformer(checkpoint=str(path))
+    assert torch.equal(again.last.weight, model.last.weight)
+
+
+def test_other_networks_take_no_adapters():
+    with pytest.raises(ConfigError, match=r"model\.freeze=adapters: is for timm's vision trans"):
+        build("adapters")
 
 
 def test_frozen_parts_stay_in_eval_mode_and_recalibration_leaves_them_alone():
