@@ -155,6 +155,7 @@ def test_the_figures_of_a_scaled_run() -> None:
     assert found == {**times, "anonymous": 20, "mapped": 15, "pss": 30}
 
 
+@pytest.mark.slow
 def test_a_scaled_run_in_small_and_its_curves(tmp_path: Path) -> None:
     archive = tmp_path / "images.npz"
     given = {
@@ -225,6 +226,7 @@ def test_the_references_compute_what_our_rules_compute(rule: str, by: str) -> No
     np.testing.assert_allclose(np.asarray(other()).reshape(-1), mine.numpy(), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_measured_rule_has_seconds_and_megabytes() -> None:
     given = {
         "rule": "median",
@@ -265,6 +267,7 @@ def test_ratios_of_aggregation_are_ours_to_theirs_and_what_is_too_big_is_left_ou
     assert aggregation.measure_all(aggregation.parse(["--quick"])) == {}
 
 
+@pytest.mark.slow
 def test_the_server_part_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def here(name: str, settings: dict[str, Any], **_: Any) -> Measurement:
         return measured(taught.run(settings, lambda number: None))

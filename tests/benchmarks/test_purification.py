@@ -98,6 +98,7 @@ def test_every_purifier_is_measured() -> None:
     assert (found["loops"], found["energy"]) == ({}, None)
 
 
+@pytest.mark.slow
 def test_the_loops_do_the_same() -> None:
     pytest.importorskip(
         "skimage.restoration", reason="scikit-image is not installed; there are no loops"
@@ -191,6 +192,7 @@ def test_the_share_given_back_by_hand() -> None:
     assert adaptive_attacks.interval(torch.tensor([7.0, *range(41)])) == "7.0 (1.0 to 39.0)"
 
 
+@pytest.mark.slow
 def test_a_run_from_its_folder_to_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ def trigger(**settings: Any) -> Contamination:
     return adaptive_etf(num_classes=clusters.CLASSES, **{"size": 0.4, **settings})
 
 
+@pytest.mark.slow
 def test_the_adaptive_attack_plants_its_trigger_in_the_mean_and_keeps_clean_accuracy() -> None:
     planted, honest_ones = (
         federate(trigger(**some), world=LARGE) for some in ({"epsilon": 1.0}, {"factor": 0.0})

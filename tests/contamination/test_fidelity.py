@@ -92,6 +92,7 @@ def test_wrong_labels_cost_accuracy(name: str) -> None:
     assert image_federations.federate(contamination, poisoned)[0] <= clean() - points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKDOORS)
 def test_a_backdoor_opens_and_the_clean_images_hide_it(name: str) -> None:
     contamination, points = BACKDOORS[name]
@@ -155,6 +156,7 @@ def corrupted(contamination: Contamination, striped: bool) -> float:
     return image_federations.right(net, Samples(images, labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("striped", [True, False])
 def test_the_clean_models_are_right(striped: bool) -> None:
     assert corrupted(CLEAN, striped) >= 98

@@ -93,6 +93,7 @@ def _other(ready: Any, start: Any, answers: Any) -> None:
     answers.put(_race(ready, start))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(folder: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready, start, answers = context.Event(), context.Event(), context.Queue()

@@ -113,6 +113,7 @@ def test_a_rule_of_somebody_else_keeps_its_settings() -> None:
     assert old_names.rename_config(mine) == mine
 
 
+@pytest.mark.slow
 def test_every_renamed_key_is_one_of_today() -> None:
     for one in old_names.KEYS:
         words = [f"{one.group}={one.choices[-1]}"] if one.choices else []

@@ -210,6 +210,7 @@ def test_a_hospital_that_does_not_clip_is_noticed_but_not_found(
         finished(SECURE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 3])
 def test_a_run_that_was_stopped_and_goes_on_ends_as_if_it_had_not_been(
     tmp_path: Path, stop: int

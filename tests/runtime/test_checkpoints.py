@@ -474,6 +474,7 @@ def places(tree: Any) -> list[tuple[Any, Any]]:
     ]
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150)
 def test_whatever_stands_in_a_checkpoint_none_ends_in_a_traceback(

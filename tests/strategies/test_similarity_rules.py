@@ -199,6 +199,7 @@ def test_flame_s_noise_is_drawn_by_the_round_in_median_lengths() -> None:
     assert float((one - 100).mean()) == pytest.approx(0, abs=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [foolsgold.foolsgold(), flame.flame()], ids=lambda one: one.name)
 def test_ten_hospitals_three_of_them_with_shifted_labels(rule: Strategy) -> None:
     """Plain averaging gets .915 right, and gives the three a share of .3."""

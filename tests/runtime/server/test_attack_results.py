@@ -55,6 +55,7 @@ def made(
     ), said
 
 
+@pytest.mark.slow
 def test_every_threat_bound_and_purifier_has_its_turn() -> None:
     experiment = federations.build_experiment(
         "evasion=fgsm", "purifier=gaussian", f"{KEY}.threat_models=[{','.join(ALL)}]", *SMALL

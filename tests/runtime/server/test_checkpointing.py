@@ -69,6 +69,7 @@ def go(
         return run_rounds(server, grid, observer, checkpointing=checkpointing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 4])
 def test_wherever_it_was_stopped_the_end_is_the_same(tmp_path: Path, stop: int) -> None:
     undisturbed = go(tmp_path / "a", Memory(), *WITH_MEMORY)
@@ -104,6 +105,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert observer.events == [("run", "run", 2, 3), ("restored", "run", 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("usable", [True, False])
 def test_damaged_ones_are_passed_over_and_that_is_said(tmp_path: Path, usable: bool) -> None:
     undisturbed = go(tmp_path / "a", Memory(), "rounds=3")

@@ -171,6 +171,7 @@ def test_values_that_are_no_numbers_are_refused_and_the_round_goes_on_within_its
             assert strategy.state.parameters.isfinite().all()
 
 
+@pytest.mark.slow
 def test_what_attackers_remember_outlives_the_process(tmp_path: Path) -> None:
     words = ("contamination=mimic", "poisoned=[1]", "rounds=3")
     undisturbed = go(tmp_path / "a", Memory(), *words)

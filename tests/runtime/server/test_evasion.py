@@ -153,6 +153,7 @@ def test_threat_models_that_know_the_purifier_are_for_the_global_model() -> None
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_its_end_does_the_last_round_again_for_the_members(tmp_path: Path) -> None:
     whole = go(tmp_path / "a", Memory(), *SMALL[1:])
     stopped = StopAfter(2)

@@ -223,6 +223,7 @@ def test_the_environment_of_the_parent_is_left_alone(tmp_path: Path) -> None:
     assert dict(os.environ) == before
 
 
+@pytest.mark.slow
 def test_cells_end_with_whoever_started_them(tmp_path: Path) -> None:
     """Killed beyond any clean-up, the parent still leaves no processes behind."""
     script = (

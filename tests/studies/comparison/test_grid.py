@@ -109,6 +109,7 @@ def test_single_values_are_lists_of_one_and_clients_can_be_named() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_engine_is_one_process_with_fixed_threads_unless_another_is_asked_for() -> None:
     assert cells(read_grid((*SMALL, "threads=3")))[0].config["engine"] == {
         "_target_": "fedrobust.runtime.engines.inline_engine",
@@ -121,6 +122,7 @@ def test_the_engine_is_one_process_with_fixed_threads_unless_another_is_asked_fo
     assert cells(read_grid((*SMALL, "engine.threads=2")))[0].config["engine"]["threads"] == 2
 
 
+@pytest.mark.slow
 def test_the_issue_s_grid_is_the_default() -> None:
     grid = read_grid(())
     assert len(cells(grid)) == len(grid.strategies) * 3 * (1 + 2 * len(grid.contaminations))
