@@ -4,8 +4,9 @@ and what each client gave is counted.
 On a CPU a strip of columns at a time is sorted, in a core's cache and by as many threads as torch
 has: up to `FEW` rows by a network of exchanges of whole rows (numpy's minimum and maximum use the
 widest registers), more rows turned, so that numpy sorts each column where it lies in one piece.
-Where the influence is counted on few columns, only the mean is computed on all of them. On an
-accelerator torch sorts.
+Where the influence is counted on few columns, only the mean is computed on all of them. With numba
+the median of many rows is found by a compiled network (`coordinatewise_cpu`). On an accelerator
+torch sorts.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedrobust.aggregation.networks import network
 from fedrobust.aggregation.updates import Updates, column_strips, normalize
+from fedrobust.utils.machine import HAS_NUMBA
 
 COUNTED = 1 << 20  # columns on which the influence is counted, at least
 FEW = 32  # rows up to which a network is faster than sorting columns
 NEAR = 1 << 20  # bytes that a network works on at once: a core's cache
+COMPILED = HAS_NUMBA
+PAYS = 1 << 27  # values of a matrix for which a compiled network saves more than its compilation
 APART = 8  # columns for one on which the influence is counted: from so many on it is sorted twice
 # columns that are sorted one by one at once: enough to count in long runs, few enough for all
 # cores' cache
@@ -117,21 +122,29 @@ def coordinatewise(
     out_D = updates.matrix_ND.new_empty(updates.matrix_ND.shape[1])
     influence_N = torch.zeros(len(updates) if rows is None else len(rows), dtype=torch.float64)
     for part, block_Nb in updates.blocks(rows=rows):
-        work = on_cpu if block_Nb.device.type == "cpu" else on_device
-        influence_N += work(block_Nb, choice, out_D[part], step)
+        if block_Nb.device.type == "cpu":
+            many = len(influence_N) * out_D.numel() >= PAYS
+            influence_N += on_cpu(block_Nb, choice, out_D[part], step, many=many)
+        else:
+            influence_N += on_device(block_Nb, choice, out_D[part], step)
     return out_D, normalize(influence_N if out_D.numel() else influence_N + 1)
 
 
-def on_cpu(block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1) -> Tensor:
-    """Fill out_b; returns (N,) how many kept values of every `step`-th column came from each
-    row."""
+def on_cpu(
+    block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1, *, many: bool = False
+) -> Tensor:
+    """Fill out_b; returns (N,) how many kept values of every `step`-th column came from each row.
+    many: whether there are enough values for a compiled network to be worth its compilation."""
     n = len(block_Nb)
+    few_kept = choice.kept is not None and len(choice.kept) <= 2
+    compiled = COMPILED and many and n > FEW and few_kept
     pieces = list(column_strips(block_Nb, NEAR if n <= FEW else 4 * n * WIDE))
     counts_SN = np.zeros((len(pieces), n))
 
     def work(places: range) -> None:
         # once: fresh memory costs as much as sorting
-        strips = _Strips(choice, step, n, pieces[0][1].shape[1], counts_SN)
+        room = np.empty((n + 1) * pieces[0][1].shape[1], np.float32)
+        strips = _Strips(choice, step, counts_SN, room, compiled=compiled)
         with np.errstate(invalid="ignore", over="ignore"):  # inf - inf is nan, as everywhere
             for place in places:
                 part, values_Nb = pieces[place][0], pieces[place][1].numpy()
@@ -146,20 +159,21 @@ def on_cpu(block_Nb: Tensor, choice: Selection, out_b: Tensor, step: int = 1) ->
 
 @final
 class _Strips:
-    """One thread's work on strips of columns, in the same memory for all of them. counts_SN: where
-    the counts of each strip go.
+    """One thread's work on strips of columns, in the same memory `room` for all of them. counts_SN:
+    where the counts of each strip go.
 
     Few columns of a strip are counted, and numpy takes longer to be called than to work on them: so
     those of a network's strips are gathered until there are as many as a strip has.
     """
 
     def __init__(
-        self, choice: Selection, step: int, n: int, width: int, counts_SN: np.ndarray[Any, Any]
+        self, choice: Selection, step: int, counts_SN: Any, room: Any, *, compiled: bool
     ) -> None:
         self._choice, self._step, self._counts_SN = choice, step, counts_SN
         self._apart = step >= APART and choice.kept is not None
-        self._room = np.empty((n + 1) * width, np.float32)
-        gathered = width if self._apart and n <= FEW else 0
+        self._room, self._compiled = room, compiled
+        n = counts_SN.shape[1]
+        gathered = len(room) // (n + 1) if self._apart and n <= FEW else 0
         self._some_Nb = np.empty((n, gathered), np.float32)
         self._parts: list[tuple[int, slice]] = []
 
@@ -175,9 +189,9 @@ class _Strips:
         few = len(values_Nb) <= FEW
         if few:
             self._gather(place, values_Nb[:, ::step])
-        rows = self._sorted(values_Nb, choice.kept)
+        rows = self._sorted(values_Nb, choice.kept if few else choice.places)
         out_b[:] = SortedColumns(rows, np).mean(choice.kept.start, choice.kept.stop)
-        if not few:  # all places are right
+        if not few:
             found = choice.pick(SortedColumns(rows[:, ::step], np))
             some_Nb = np.ascontiguousarray(values_Nb[:, ::step])
             self._counts_SN[place] = _influence(some_Nb, choice.width, found)
@@ -210,6 +224,12 @@ class _Strips:
         self._parts = []
 
     def _sorted(self, values_Nb: Any, places: range) -> Any:
+        if self._compiled:
+            from fedrobust.aggregation.coordinatewise_cpu import exchange_rows
+
+            rows = exchange_rows(values_Nb, places, self._room)
+            if rows is not None:
+                return rows
         return _sorted(values_Nb, places, self._room)
 
 
@@ -268,81 +288,6 @@ def _exchanged(values_Nb: Any, places: range, room_Mb: Any) -> list[Any]:
             rows[high] = np.maximum(one, other, out=written(high))
             dropped(low)
     return rows
-
-
-Exchanges = list[tuple[int, int]]  # (low, high): the smaller value goes to low
-
-
-@functools.lru_cache(maxsize=64)
-def network(n: int, places: range) -> tuple[tuple[int, int, bool, bool], ...]:
-    """Exchanges (low, high, whether the smaller value is needed in low, whether the larger is in
-    high) that bring the right values to `places`: those of the faster of two methods."""
-    found = [_needed(pairs, places) for pairs in (_merge_exchange(n), _discard_ends(n, places))]
-    return min(found, key=lambda kept: sum(low + high for *_, low, high in kept))
-
-
-def _needed(pairs: Exchanges, places: range) -> tuple[tuple[int, int, bool, bool], ...]:
-    """Without what the places do not depend on."""
-    needed, kept = set(places), []
-    for low, high in reversed(pairs):
-        if low in needed or high in needed:
-            kept.append((low, high, low in needed, high in needed))
-            needed |= {low, high}
-    return tuple(reversed(kept))
-
-
-def _merge_exchange(n: int) -> Exchanges:
-    """Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2M)."""
-    pairs = []
-    top = 1 << max(n - 1, 1).bit_length() - 1
-    step = top
-    while step:
-        reach, rest, gap = top, 0, step
-        while True:
-            pairs += [(low, low + gap) for low in range(n - gap) if low & step == rest]
-            if reach == step:
-                break
-            gap, reach, rest = reach - step, reach >> 1, step
-        step >>= 1
-    return pairs
-
-
-def _discard_ends(n: int, places: range) -> Exchanges:
-    """The ends of a set of rows that is just large enough for them to lie outside the places are
-    found and left out, and the next rows join the set: of ten rows 44 minima and maxima for the
-    middle two, instead of 48 to 50."""
-    pairs: Exchanges = []
-    waiting, among = list(range(n)), list[int]()
-    low, high = places.start, n - places.stop  # still to be left out below and above
-    home: dict[int, int] = {}
-    while low or high:
-        most, left = max(low, high), len(waiting) + len(among)
-        while len(among) < left - most + 1:
-            among.append(waiting.pop())
-        least, largest = _ends(among, pairs)
-        if low == most:
-            low -= 1
-            home[least] = low
-            among.remove(least)
-        if high == most:
-            high -= 1
-            home[largest] = n - 1 - high
-            among.remove(largest)
-    rest = among + waiting
-    pairs += [(rest[one], rest[other]) for one, other in _merge_exchange(len(rest))]
-    home |= {row: places.start + place for place, row in enumerate(rest)}
-    return [(home[one], home[other]) for one, other in pairs]
-
-
-def _ends(rows: list[int], pairs: Exchanges) -> tuple[int, int]:
-    """The rows that hold the smallest and the largest value after further exchanges."""
-    lows, highs = rows[0::2], rows[1::2]
-    pairs += zip(lows, highs, strict=False)
-    pairs += [(lows[0], row) for row in lows[1:]]
-    if len(lows) > len(highs):  # the one without a partner, which is not the smallest now
-        highs.append(lows[-1])
-    pairs += [(row, highs[-1]) for row in highs[:-1]]
-    return lows[0], highs[-1]
 
 
 def _influence(values_Nb: Any, kept: int, found: SelectedRange) -> Any:

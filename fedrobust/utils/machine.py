@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 import fedrobust
+
+# whether numba is there (the extra `fast`), which compiles the loops that a CPU spends its time in
+HAS_NUMBA = find_spec("numba") is not None
 
 
 def gpus() -> int:

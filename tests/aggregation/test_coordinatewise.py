@@ -1,8 +1,7 @@
-"""The kernels of coordinate-wise rules: networks, sorting, counting."""
+"""The kernels of coordinate-wise rules: sorting, counting."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +18,6 @@ from fedrobust.aggregation.coordinatewise import (
     Selection,
     SortedColumns,
     coordinatewise,
-    network,
     on_cpu,
     on_device,
 )
@@ -27,24 +25,6 @@ from fedrobust.aggregation.updates import Updates
 
 CHOICES = {"trimmed": middle, "meamed": lambda n, f: around_median(n, n - f)}
 makers = pytest.mark.parametrize("make", CHOICES.values(), ids=CHOICES)
-
-
-@pytest.mark.parametrize("n", range(1, 11))
-def test_a_network_sorts_every_row_of_zeros_and_ones(n: int) -> None:
-    """So it sorts everything (the zero-one principle), with all its places and with some only."""
-    for places in {
-        range(n),
-        range(n // 2, n // 2 + 1),
-        range(n // 3, n - n // 3),
-        range(1 if n > 1 else 0, n),
-    }:
-        for bits in itertools.product((0, 1), repeat=n):
-            rows = list(bits)
-            for low, high, want_low, want_high in network(n, places):
-                small, large = sorted((rows[low], rows[high]))
-                rows[low] = small if want_low else rows[low]
-                rows[high] = large if want_high else rows[high]
-            assert [rows[place] for place in places] == [sorted(bits)[place] for place in places]
 
 
 @makers

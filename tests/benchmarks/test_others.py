@@ -196,6 +196,18 @@ def test_cases_of_the_sampled_run() -> None:
     ]  # fmt: skip
 
 
+def test_a_curve_says_beforehand_how_long_it_takes_and_what_it_needs() -> None:
+    usual, few = scale.parse(["--sampled"]), scale.parse(["--clients", "20"])
+    minutes, gigabytes = scale.forecast(usual)
+    assert 20 < minutes < 90
+    assert gigabytes == pytest.approx(44.8)
+    assert scale.forecast(few)[1] == 0
+    assert scale.forecast(few)[0] < minutes / 10
+    scale.check_space(few, 0)
+    with pytest.raises(SystemExit):
+        scale.check_space(usual, 1e6)
+
+
 # ByzFL stops earlier, by another criterion, or has another centre
 OTHERWISE = ("geometric_median", "centered_clipping", "caf", "monna")
 

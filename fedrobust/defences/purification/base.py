@@ -4,16 +4,15 @@ even."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from fedrobust.types import Purifier, Purify
+from fedrobust.utils.machine import HAS_NUMBA
 
-# whether numba is there (the extra `fast`), which compiles the loops that a CPU spends its time in
-COMPILED = find_spec("numba") is not None
+COMPILED = HAS_NUMBA
 # that a thread purifies at once: a pyramid of them about fills a core's cache, and its memory is
 # used again
 VALUES = 2**16

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust.defences.purification.compiled import compiled, shared_out, whole
+from fedrobust.utils.compiled import compiled, shared_out, whole
 
 # linear: a new pixel's centre is a quarter of an old pixel away from the old one's
 NEAR, FAR = 0.75, 0.25

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust.defences.purification.compiled import compiled, shared_out, whole
+from fedrobust.utils.compiled import compiled, shared_out, whole
 
 # values that a loop runs over, at least: so many maps lie side by side. More of them leave the
 # cache at some sizes

@@ -168,6 +168,9 @@ class MessageScheduler:
         for known, place in self._shipped:
             if known is record:
                 return place
+        for array in record.values():
+            if isinstance(array, FlatArray):
+                array.fault  # noqa: B018  # looked up here once, not by every worker for every message
         place = ray.put(record)
         self._shipped.append((record, place))
         return place

@@ -43,14 +43,17 @@ class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
 
     In one process it is passed without a copy; between processes pickle hands its memory over out
     of band, so Ray stores it once and every reader sees the same memory. `vector` is read-only.
+    fault: that of these very values, where it is known (processes of one simulation only).
     """
 
-    def __init__(self, values: np.ndarray[Any, Any]) -> None:
+    def __init__(self, values: np.ndarray[Any, Any], fault: str | None = None) -> None:
         # reshape: ascontiguousarray makes 0-d arrays 1-d; and it gives a view of its own to be made
         # read-only
         self.vector = np.ascontiguousarray(values).reshape(values.shape)
         self.vector.flags.writeable = False
         self.dtype, self.shape, self.stype = str(values.dtype), values.shape, NUMPY
+        if fault is not None:
+            self.__dict__["fault"] = fault
 
     @cached_property
     def plain(self) -> Any:
@@ -59,7 +62,8 @@ class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
 
     @cached_property
     def fault(self) -> str:
-        """`find_fault` of the values; looked up once for all messages that share the array."""
+        """`find_fault` of the values; looked up once for all messages that share the array, and
+        known to every process that gets it afterwards."""
         return find_fault(_tensor(self.vector))
 
     @property
@@ -78,7 +82,7 @@ class FlatArray(Array):  # type: ignore[misc]  # flwr is untyped here
         return self.plain.deflate()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FlatArray, (self.vector,)
+        return FlatArray, (self.vector, self.__dict__.get("fault"))
 
 
 def find_fault(values: Tensor) -> str:

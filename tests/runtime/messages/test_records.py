@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrobust.runtime.messages import arrays as wire_arrays
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.arrays import WireError
 from fedrobust.state import State
@@ -51,6 +52,16 @@ def test_in_one_process_nothing_is_copied_and_the_senders_tensor_stays_writable(
     read = records.read_state(records.state_record(STATE), SIZES)
     assert read.parameters.data_ptr() == STATE.parameters.data_ptr()
     assert STATE.parameters.numpy().flags.writeable
+
+
+def test_what_is_known_of_an_array_is_known_behind_pickle(monkeypatch):
+    good, bad, fresh = (
+        wire_arrays.FlatArray(np.array(values, np.float32)) for values in ([1], [np.nan], [1])
+    )
+    assert (good.fault, bad.fault) == ("", "values that are not finite")
+    found = [pickle.loads(pickle.dumps(one)) for one in (good, bad, fresh)]
+    monkeypatch.setattr(wire_arrays, "find_fault", lambda values: "looked up")
+    assert [one.fault for one in found] == ["", "values that are not finite", "looked up"]
 
 
 def test_pickle_hands_the_memory_over_out_of_band():

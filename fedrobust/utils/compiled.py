@@ -1,5 +1,6 @@
-"""Compilation of the loops of `total_variation_cpu` and `resampling_cpu`, and the number of them
-that run side by side. Without numba (the extra `fast`) tensor operations take their place.
+"""Compilation of loops by numba (the extra `fast`), and the number of them that run side by side.
+Without numba tensor operations take their place: ask `HAS_NUMBA` of `utils.machine` before this is
+imported.
 
 Not by numba's own threads: those of its OpenMP layer change the number of torch's in the same
 process.
@@ -19,7 +20,7 @@ import torch
 LEAST = 2**16  # values that justify a thread of their own
 # an index of this type is never negative, so no look-up has to ask whether it is
 whole: Any = np.uintp
-_Loop = TypeVar("_Loop", bound=Callable[..., None])
+_Loop = TypeVar("_Loop", bound=Callable[..., Any])
 
 
 def compiled(loop: _Loop) -> _Loop:
@@ -42,4 +43,4 @@ def shared_out(loop: Callable[[int, int], None], count: int, values: int) -> Non
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="purification")
+    return ThreadPoolExecutor(threads, thread_name_prefix="compiled")
