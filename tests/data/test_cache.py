@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedrobust.data import cache
 from fedrobust.errors import ConfigError, DataError
+from tests.helpers.processes import PATIENCE_SECONDS
 
 SHAPE = (4, 3, 2, 2)
 BROKEN = {2: "it is no JPEG"}
@@ -85,7 +86,7 @@ def test_the_slower_of_two_takes_the_entry_of_the_faster(folder: Path) -> None:
 
 def _race(ready: Any, start: Any) -> int:
     ready.set()
-    assert start.wait(60)
+    assert start.wait(PATIENCE_SECONDS)
     return int(cache.images("race", (64, 3, 32, 32), fill)[0].sum())
 
 
@@ -99,11 +100,11 @@ def test_two_processes_at_once(folder: Path) -> None:
     ready, start, answers = context.Event(), context.Event(), context.Queue()
     other = context.Process(target=_other, args=(ready, start, answers))
     other.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE_SECONDS)
     start.set()
     mine = _race(ready, start)
-    assert answers.get(timeout=60) == mine > 0
-    other.join(timeout=60)
+    assert answers.get(timeout=PATIENCE_SECONDS) == mine > 0
+    other.join(timeout=PATIENCE_SECONDS)
     assert other.exitcode == 0
     assert len(list(folder.iterdir())) == 1
 

@@ -1,11 +1,14 @@
 """The engine without processes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedrobust.errors import RunError
+from fedrobust.runtime.engines import inline_grid
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records
 from fedrobust.state import State
@@ -93,11 +96,14 @@ def test_ctrl_c_passes_through_and_the_grid_closes(client_app):
     assert torch.get_num_threads() == before
 
 
-def test_after_the_timeout_no_further_client_is_started(client_app):
+def test_after_the_timeout_no_further_client_is_started(client_app, monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(inline_grid, "time", clock)
     with InlineGrid(client_app, 3) as grid:
-        good, bad = by_client(
-            grid.send_and_receive(messages(range(3), {0: "sleep 0.2"}), timeout=0.1)
-        )
+        replies = grid.send_and_receive(messages(range(3)), timeout=0.1)
+        first = next(replies)
+        clock.now = 0.1
+        good, bad = by_client([first, *replies])
     assert set(good) == {0}
     assert bad[1] == "timed out after 0.1 s, before client 1 was started"
     assert set(bad) == {1, 2}
