@@ -136,8 +136,7 @@ def _before(strategy: Strategy, name: str, step: Step) -> Strategy:
             result.state.parameters - start_D, round.memory.get("server_optimizer", {})
         )
         state = State(start_D + movement_D, result.state.buffers)
-        return replace(
-            result, state=state, memory={"rule": result.memory, "server_optimizer": kept}
-        )
+        memory = {"rule": result.memory, "server_optimizer": kept}
+        return replace(result, state=state, memory=memory, recalibrated=False)
 
     return replace(strategy, name=f"{strategy.name}+{name}", rule=rule)

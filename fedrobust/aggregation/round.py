@@ -45,12 +45,15 @@ class Round:
 class Aggregate:
     """Result of a rule. `weights_N` is the influence in [0, 1] given to each client, in the
     order of `updates.clients`; `extras` are per-client columns (lists of N floats) or plain floats
-    for the record; `memory` comes back next round."""
+    for the record; `memory` comes back next round. `recalibrated`: the buffers are those that
+    `batchnorm.recalibrate` gives these parameters on the proxy images, so that need not be done
+    again."""
 
     state: State
     weights_N: Tensor
     extras: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
+    recalibrated: bool = False
 
 
 Rule = Callable[[Round], Aggregate]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fedrobust.learning import batchnorm
 from fedrobust.learning.augmentation import first_view
 from fedrobust.learning.classifier import Classifier
 from fedrobust.state import live_modules
@@ -80,6 +81,22 @@ def predict_scores(model: Classifier, images: Tensor, batch_size: int = BATCH) -
     `run_batches`)."""
     parts = run_batches(model, images, lambda batch: model(batch).float().cpu(), batch_size)
     return torch.cat(parts) if parts else torch.zeros(0, model.num_classes)
+
+
+def recalibrate_and_score(
+    model: Classifier, images: Tensor, others: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`batchnorm.recalibrate` on images, and the recalibrated model's scores of them and of others:
+    what two calls of `predict_scores` would give, but every image goes through the model once."""
+    rows, answers = batchnorm.recalibrate(model, images)
+    scores = torch.zeros(len(images), model.num_classes)
+    if len(rows):
+        scores[rows] = answers.float().cpu()
+    rest = torch.ones(len(images), dtype=torch.bool)
+    rest[rows] = False
+    if rest.any():
+        scores[rest] = predict_scores(model, images[rest])
+    return scores, predict_scores(model, others)
 
 
 def embed(model: Classifier, images: Tensor, batch_size: int = BATCH) -> Tensor:

@@ -12,9 +12,11 @@ from fedrobust.aggregation.updates import Updates
 from fedrobust.learning import batchnorm
 from fedrobust.learning.alignment import alignment
 from fedrobust.learning.classifier import Classifier
-from fedrobust.learning.inference import predict_scores
-from fedrobust.state import Layout, State
+from fedrobust.learning.inference import predict_scores, recalibrate_and_score
+from fedrobust.state import Layout, State, load
 from fedrobust.types import Samples
+
+NO_IMAGES = torch.zeros(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,27 @@ class ScratchModel:
 
     def load_and_recalibrate(self, state: State) -> State:
         """Load a state and re-estimate its statistics; returns what the model now holds."""
-        images = self.proxy.images if self.recalibrate and self.proxy is not None else None
-        return batchnorm.load_and_recalibrate(self.model, self.layout, state, images)
+        return batchnorm.load_and_recalibrate(self.model, self.layout, state, self._images)
+
+    @property
+    def _images(self) -> Tensor | None:
+        """Those on which statistics are re-estimated; None: every state keeps its own."""
+        return self.proxy.images if self.recalibrate and self.proxy is not None else None
+
+    def load_and_score(
+        self, state: State, *, need_root: bool, need_proxy: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`load_and_recalibrate`, and scores: the (B,) buffers that the model now holds, its scores
+        (R, K) of the root set and (P, K) of the proxy images, without rows where they are not
+        needed. Every image goes through the model once."""
+        root = self.root_samples.images if need_root else NO_IMAGES
+        if need_proxy and self._images is not None:
+            load(self.model, self.layout, state)
+            proxy_PK, root_RK = recalibrate_and_score(self.model, self._images, root)
+            return batchnorm.read_buffers(self.model, self.layout), root_RK, proxy_PK
+        buffers_B = self.load_and_recalibrate(state).buffers
+        proxy = self.proxy_samples.images if need_proxy else NO_IMAGES
+        return buffers_B, predict_scores(self.model, root), predict_scores(self.model, proxy)
 
     def alignment(self) -> float:
         """Alignment of the loaded model with the root labels, in [-1, 1] (see
@@ -107,8 +128,7 @@ def score_members(
     """Place every member once and keep all that later steps need; no member is placed where nothing
     is needed.
 
-    Cost of a member: one pass over the proxy images for its statistics, one over the root set, one
-    over the proxy images for their scores.
+    Cost of a member: one pass over the proxy images and the root set.
     """
     num_clients, num_classes = len(members.updates), scratch.model.num_classes
     root_NRK = torch.empty(num_clients, len(scratch.root_samples) if need_root else 0, num_classes)
@@ -119,9 +139,7 @@ def score_members(
         return MemberScores(root_NRK, proxy_NPK, members.updates.buffers_NB)
     buffers_NB = torch.empty(members.updates.buffers_NB.shape)
     for n in range(num_clients):
-        buffers_NB[n] = scratch.load_and_recalibrate(members.state(n)).buffers
-        if need_root:
-            root_NRK[n] = predict_scores(scratch.model, scratch.root_samples.images)
-        if need_proxy:
-            proxy_NPK[n] = predict_scores(scratch.model, scratch.proxy_samples.images)
+        buffers_NB[n], root_NRK[n], proxy_NPK[n] = scratch.load_and_score(
+            members.state(n), need_root=need_root, need_proxy=need_proxy
+        )
     return MemberScores(root_NRK, proxy_NPK, buffers_NB)

@@ -23,7 +23,6 @@ from fedrobust.aggregation.storage import fetch, fill
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
 from fedrobust.learning.inference import predict_scores
-from fedrobust.state import State
 from fedrobust.utils.counting import format_count
 
 # rows of clients -> their (D,) updates, one after the other
@@ -75,10 +74,7 @@ def distil_and_aggregate(state_of_round: RoundState) -> tuple[Aggregate, dict[st
         return _aggregate(state_of_round, None), {}
     if state_of_round.settings.distillation.distillation == "mutual":
         return _mutual(state_of_round)
-    aggregate = _aggregate(state_of_round, None)
-    distilled = _ensemble(state_of_round, aggregate.state)
-    record = {"distillation_loss": distilled.loss, "fallbacks": float(distilled.fell_back)}
-    return replace(aggregate, state=distilled.state), record
+    return _ensemble(state_of_round, _aggregate(state_of_round, None))
 
 
 def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
@@ -141,11 +137,11 @@ def _learn(
     )
 
 
-def _ensemble(state_of_round: RoundState, state: State) -> student.DistilledModel:
+def _ensemble(state_of_round: RoundState, aggregate: Aggregate) -> tuple[Aggregate, dict[str, Any]]:
     """The aggregated model after it learnt from the ensemble; its statistics are re-estimated
     whether it fell back or not."""
     settings, scratch = state_of_round.settings, state_of_round.scratch
-    start = scratch.load_and_recalibrate(state)
+    start = scratch.load_and_recalibrate(aggregate.state)
     before = scratch.alignment() if settings.trust.reverts else None
     distillation_loss = student.ensemble_loss(
         scratch,
@@ -153,7 +149,7 @@ def _ensemble(state_of_round: RoundState, state: State) -> student.DistilledMode
         state_of_round.weights_N,
         settings.schedule.temperature,
     )
-    return student.distil(
+    distilled = student.distil(
         scratch,
         start,
         distillation_loss,
@@ -161,6 +157,9 @@ def _ensemble(state_of_round: RoundState, state: State) -> student.DistilledMode
         state_of_round.round.generator,
         alignment=before,
     )
+    record = {"distillation_loss": distilled.loss, "fallbacks": float(distilled.fell_back)}
+    recalibrated = settings.recalibrate and scratch.proxy is not None
+    return replace(aggregate, state=distilled.state, recalibrated=recalibrated), record
 
 
 def _aggregate(state_of_round: RoundState, student_updates: StudentUpdates | None) -> Aggregate:

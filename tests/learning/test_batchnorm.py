@@ -30,18 +30,53 @@ def test_statistics_by_hand():
     assert model[1].running_var.tolist() == [0.5] * 3
 
 
-def test_several_batches_count_the_same():
-    # 6 images in 3 batches (i::3) of two: the mean of the three batch means and of the three
-    # unbiased variances
-    x = images(6)
-    model = norm_only()
-    batchnorm.recalibrate(model, x, batch_size=2)
-    batches = [x[i::3].permute(1, 0, 2, 3).reshape(3, -1) for i in range(3)]
-    assert torch.allclose(
-        model[1].running_mean, torch.stack([b.mean(1) for b in batches]).mean(0), atol=1e-6
-    )
-    assert torch.allclose(
-        model[1].running_var, torch.stack([b.var(1) for b in batches]).mean(0), atol=1e-6
+def test_the_statistics_are_those_that_the_model_shows_afterwards():
+    """Every layer's mean and unbiased variance over all that reaches it in eval mode."""
+    model, x = models.resnet(), images(9, 32)
+    batchnorm.recalibrate(model, x)
+    seen = {}
+    for layer in batchnorm.layers(model):
+        layer.register_forward_pre_hook(lambda layer, inputs: seen.update({layer: inputs[0]}))
+    with torch.no_grad():
+        model.eval()(x)
+    assert len(seen) == len(batchnorm.layers(model))
+    for layer, inputs in seen.items():
+        torch.testing.assert_close(layer.running_mean, inputs.mean((0, 2, 3)))
+        torch.testing.assert_close(layer.running_var, inputs.var((0, 2, 3)))
+
+
+def test_the_pass_answers_as_the_model_does_afterwards():
+    model, x = models.resnet(), images(9, 32)
+    rows, answers = batchnorm.recalibrate(model.train(), x)
+    assert rows.tolist() == list(range(9))
+    with torch.no_grad():
+        assert torch.equal(answers, model.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("most", "pixels", "rows"),
+    [(8, 1 << 23, range(7)), (4, 1 << 23, [0, 2, 4, 6]), (8, 3 * 16, [0, 3, 6]), (8, 1, [0, 4])],
+)
+def test_of_many_images_evenly_spaced_ones_are_taken(monkeypatch, most, pixels, rows):
+    monkeypatch.setattr(batchnorm, "MOST_IMAGES", most)
+    monkeypatch.setattr(batchnorm, "MOST_PIXELS", pixels)
+    model, few, x = norm_only(), norm_only(), images(7)
+    assert batchnorm.recalibrate(model, x)[0].tolist() == list(rows)
+    batchnorm.recalibrate(few, x[list(rows)])
+    assert torch.equal(model[1].running_var, few[1].running_var)
+
+
+def test_a_compiled_model_is_recalibrated_as_any_other():
+    x = images(5)
+    plain, compiled = models.classifier(), models.classifier()
+    compiled.compile(backend="eager")
+    with torch.no_grad():
+        compiled.eval()(x)
+    batchnorm.recalibrate(plain, x)
+    batchnorm.recalibrate(compiled, x)
+    assert all(
+        torch.equal(a.running_var, b.running_var)
+        for a, b in zip(batchnorm.layers(plain), batchnorm.layers(compiled), strict=True)
     )
 
 
@@ -51,7 +86,7 @@ def test_nothing_but_the_running_statistics_changes():
     model.backbone.layer1.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes, state = [m.training for m in model.modules()], torch.get_rng_state()
-    batchnorm.recalibrate(model, images(5, 32), batch_size=2)
+    batchnorm.recalibrate(model, images(5, 32))
     changed = {
         name for name, value in model.state_dict().items() if not torch.equal(value, before[name])
     }
@@ -78,15 +113,9 @@ def test_the_result_depends_on_the_images_alone():
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_images_change_nothing(count):
     model = norm_only()
-    batchnorm.recalibrate(model, images(count))
+    rows, answers = batchnorm.recalibrate(model, images(count))
     assert model[1].running_mean.tolist() == [7.0] * 3
-
-
-@pytest.mark.parametrize(("count", "size"), [(3, 2), (5, 2), (65, 64), (129, 64), (2, 64), (7, 1)])
-def test_no_batch_of_one_even_where_features_are_single_pixels(count, size):
-    model = norm_only()
-    batchnorm.recalibrate(model, images(count, 1), batch_size=size)
-    assert torch.allclose(model[1].running_mean, images(count, 1).mean((0, 2, 3)), atol=0.05)
+    assert len(rows) == len(answers) == 0
 
 
 def test_without_batchnorm_nothing_runs():

@@ -252,7 +252,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             self._sent = (self.state, updates)
         aggregate = experiment.strategy.rule(task)
         self.memory = {**aggregate.memory, **remembered}
-        state = self._with_buffers(aggregate.state)
+        state = self._with_buffers(aggregate)
         if fault := wire.find_fault(state.parameters) or wire.find_fault(state.buffers):
             raise RunError(
                 f"round {server_round}: strategy={experiment.strategy.name} produced "
@@ -366,13 +366,13 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
                 f"strategy={experiment.strategy.name} needs {least} ({who})"
             )
 
-    def _with_buffers(self, state: State) -> State:
+    def _with_buffers(self, aggregate: Aggregate) -> State:
         """The policy server.batchnorm=recalibrate: BatchNorm statistics of the new model on the
         proxy images, not of the old ones."""
         server, images = self.server, self.server.recalibration_images
-        if images is None:
-            return state
-        return batchnorm.load_and_recalibrate(server.model, server.layout, state, images)
+        if images is None or aggregate.recalibrated:
+            return aggregate.state
+        return batchnorm.load_and_recalibrate(server.model, server.layout, aggregate.state, images)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         """Clients' scores are pooled by `loop.evaluate_clients`, which needs them one by one;

@@ -386,6 +386,35 @@ def test_buffers_recalibrate_are_those_of_the_new_model_on_the_proxy_images() ->
     assert not torch.equal(states[0].buffers, states[1].buffers)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "passes"),
+    [
+        # each of three members once, the aggregate, and the distilled model
+        ("none", 5),
+        # its step makes other parameters, whose statistics are taken anew
+        ("fedavgm", 6),
+    ],
+)
+def test_statistics_that_the_rule_has_taken_are_not_taken_again(
+    optimizer: str, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = federations.build_server(
+        "strategy.revert_if_misaligned=false", f"server_optimizer={optimizer}"
+    )
+    strategy, taken = federations.build_strategy(server), []
+    recalibrate = batchnorm.recalibrate
+    monkeypatch.setattr(
+        batchnorm,
+        "recalibrate",
+        lambda model, images: (taken.append(len(images)), recalibrate(model, images))[1],
+    )
+    one_round(strategy, FakeGrid(3, honest(server)))
+    assert taken == [len(server.proxy)] * passes
+    load(server.model, server.layout, strategy.state)
+    recalibrate(server.model, server.proxy.images)
+    assert torch.equal(strategy.state.buffers, read(server.model, server.layout).buffers)
+
+
 def test_flower_s_own_evaluation_gets_the_pooled_accuracy() -> None:
     server = federations.build_server(*MEAN)
     strategy = federations.build_strategy(server)

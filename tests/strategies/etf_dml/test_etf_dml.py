@@ -17,6 +17,7 @@ from fedrobust.aggregation import norms
 from fedrobust.aggregation.round import Aggregate, Round, Strategy
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import ConfigError, RunError
+from fedrobust.learning import batchnorm
 from fedrobust.state import State
 from tests.helpers import clusters
 
@@ -297,14 +298,14 @@ def test_wrong_settings_are_named(settings: dict[str, Any], key: str) -> None:
 @pytest.mark.parametrize(
     ("distillation", "images"),
     [
-        # N = 5 members, P = 64, R = 32. Every member once: statistics P + root R, and P again where
-        # proxy scores are needed
+        # N = 5 members, P = 64, R = 32. Every image once through every member: statistics and
+        # scores of P, scores of R
         ("none", 5 * (64 + 32)),
         # + aggregate: statistics P, root R, 2 epochs of P, statistics P, root R
-        ("ensemble", 5 * (2 * 64 + 32) + 2 * (64 + 32) + 2 * 64),
+        ("ensemble", 5 * (64 + 32) + 2 * (64 + 32) + 2 * 64),
         # + each of the 3 or 4 trusted: 2 epochs of P, statistics P, root R (all images confident
         # here: min_confidence 0)
-        ("mutual", 5 * (2 * 64 + 32) + 4 * (2 * 64 + 64 + 32)),
+        ("mutual", 5 * (64 + 32) + 4 * (2 * 64 + 64 + 32)),
     ],
 )
 def test_no_member_is_visited_twice(case: Round, distillation: str, images: int) -> None:
@@ -316,6 +317,22 @@ def test_no_member_is_visited_twice(case: Round, distillation: str, images: int)
     hook.remove()
     assert (result.weights_N > 0).sum() == 4
     assert sum(seen) == images
+
+
+def test_the_statistics_of_the_distilled_model_are_taken_once(case: Round) -> None:
+    result = apply(case, revert_if_misaligned=False)
+    again = batchnorm.load_and_recalibrate(
+        case.server_data.model,
+        case.updates.layout,
+        result.state,
+        case.server_data.proxy.images,
+    )
+    assert result.recalibrated
+    assert torch.equal(result.state.buffers, again.buffers)
+    assert apply(case, learning_rate=0.5).recalibrated  # sent back: those of its start
+    assert not apply(case, distillation="none").recalibrated
+    assert not apply(case, distillation="mutual").recalibrated
+    assert not apply(case, recalibrate=False).recalibrated
 
 
 @pytest.mark.parametrize("trust", ["stacking", "gate"])
