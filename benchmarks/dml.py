@@ -1,7 +1,8 @@
 """The server's part of a round of etf_dml: trust alone, with ensemble distillation, with mutual
 learning, for N members.
 
-The measure is what cannot be saved: N plain inference passes over the proxy images.
+The measures are what cannot be saved: N plain inference passes over the proxy images, and the
+members' own training of one epoch, beside which the rule's step has its share of a round.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def cases(options: argparse.Namespace) -> list[dict[str, Any]]:
         "device": options.device,
         "repeats": options.repeats,
         "threads": options.threads,
+        "images": options.images,
     }
     return [
         {"members": members, "proxy": proxy, **common}
@@ -44,7 +46,8 @@ def measure(case: dict[str, Any], timeout: float) -> Measurement:
         archive = Path(folder) / "images.npz"
         root = min(ROOT_IMAGES, max(1, case["proxy"] // 16))
         # the server may have half of them
-        train = 2 * (case["proxy"] + CLASSES * root) + CLASSES * case["members"]
+        own = case["proxy"] + CLASSES * root
+        train = max(2 * own, own + case["members"] * case.get("images", CLASSES))
         write_archive(
             archive,
             {"train": train, "val": case["members"], "test": case["members"]},
@@ -61,16 +64,19 @@ def measure(case: dict[str, Any], timeout: float) -> Measurement:
 
 
 def summary(measured: Measurement) -> dict[str, dict[str, Spread]]:
-    """{part: {"seconds", "ratio"}}, the ratio to the plain passes of the same repeat."""
+    """{part: {"seconds", "ratio", "share"}}: the ratio to the plain passes of the same repeat, and
+    the share of a round that is this part and the training."""
     seconds: dict[str, list[float]] = measured.result["seconds"]
+
+    def beside(name: str, measure: Callable[[float, float], float], values: list[float]) -> Spread:
+        return Spread.of([measure(*pair) for pair in zip(values, seconds[name], strict=True)])
+
     return {
         name: {
             "seconds": Spread.of(values),
-            "ratio": Spread.of(
-                [
-                    value / max(plain, 1e-9)
-                    for value, plain in zip(values, seconds["passes"], strict=True)
-                ]
+            "ratio": beside("passes", lambda value, plain: value / max(plain, 1e-9), values),
+            "share": beside(
+                "training", lambda value, trained: value / max(value + trained, 1e-9), values
             ),
         }
         for name, values in seconds.items()
@@ -88,6 +94,7 @@ def title(case: dict[str, Any]) -> str:
 def show(case: dict[str, Any], measured: Measurement) -> None:
     """A table per case."""
     words = {
+        "training": "training of the members",
         "passes": "plain passes",
         "trust": "trust",
         "ensemble": "trust and ensemble distillation",
@@ -95,12 +102,18 @@ def show(case: dict[str, Any], measured: Measurement) -> None:
     }
     kept: dict[str, int] = measured.result["kept"]
     rows = [
-        [words[name], values["seconds"].text(), values["ratio"].text(), str(kept.get(name, ""))]
+        [
+            words[name],
+            values["seconds"].text(),
+            values["ratio"].text(),
+            values["share"].text() if name in kept else "",
+            str(kept.get(name, "")),
+        ]
         for name, values in summary(measured).items()
     ]
     report.show(
         title(case),
-        ["", "s", "to plain passes", "members with weight"],
+        ["", "s", "to plain passes", "of a round", "members with weight"],
         rows,
         "Median [least, most] over the repeats.",
     )
@@ -140,6 +153,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--repeats", type=report.count, default=3, help="calls of everything in a process (3)"
     )
+    parser.add_argument(
+        "--images",
+        type=report.count,
+        default=168,
+        help="training images of each member (168, the mean of the first command)",
+    )
     parser.add_argument("--threads", type=report.count, default=1, help="of torch (1)")
     parser.add_argument(
         "--timeout",
@@ -150,13 +169,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(words)
     report.check_writable("--json", options.json)
     if options.quick:
-        options.members, options.proxy, options.model, options.size, options.repeats = (
-            [3],
-            [16],
-            "small",
-            16,
-            1,
-        )
+        options.members, options.proxy, options.model, options.size = [3], [16], "small", 16
+        options.repeats, options.images = 1, 16
     return options
 
 

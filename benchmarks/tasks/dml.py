@@ -21,6 +21,7 @@ from fedrobust.learning.inference import predict
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
 from fedrobust.state import State, load
+from fedrobust.types import Task
 
 # what strategy.distillation is set to
 VARIANTS = {"trust": "none", "ensemble": "ensemble", "mutual": "mutual"}
@@ -51,16 +52,17 @@ def configure(given: Mapping[str, Any], variant: str) -> list[str]:
 
 def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]:
     """given: archive, size, model, members, proxy, root, device, repeats, threads. Seconds of each
-    call, by variant and as `passes`."""
+    call, by variant, as `passes` and as `training` (one local epoch of all members)."""
     servers = {variant: _server(given, variant) for variant in VARIANTS}
     first = servers["trust"]
     initial = first.initial
     states = [_member(initial, number) for number in range(given["members"])]
-    seconds: dict[str, list[float]] = {name: [] for name in ("passes", *VARIANTS)}
+    seconds: dict[str, list[float]] = {name: [] for name in ("training", "passes", *VARIANTS)}
     kept: dict[str, int] = {}
     _passes(first, states[:1])  # one-time costs fall here
     for repeat in range(given["repeats"]):
         mark(repeat)
+        seconds["training"].append(_timed(lambda: _train(first, states)))
         seconds["passes"].append(_timed(lambda: _passes(first, states)))
         for variant, server in servers.items():
             task = _round(server, initial, states)
@@ -96,6 +98,15 @@ def _passes(server: ServerContext, states: list[State]) -> None:
     for state in states:
         load(server.model, server.layout, state)
         predict(server.model, server.proxy.images)
+
+
+def _train(server: ServerContext, states: list[State]) -> None:
+    """Every member trains on its images for one epoch, with the default trainer."""
+    experiment = server.experiment
+    for client, state in enumerate(states):
+        load(server.model, server.layout, state)
+        shard, generator = experiment.shard(client), experiment.generator("client", client)
+        experiment.trainer(Task(server.model, shard, 1, {}, {}, generator))
 
 
 def _timed(action: Callable[[], Any]) -> float:

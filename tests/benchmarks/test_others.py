@@ -292,6 +292,8 @@ def test_the_server_part_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     table = dml.summary(found)
     assert table["passes"]["ratio"] == Spread(1.0, 1.0, 1.0)
     assert table["mutual"]["seconds"].median > table["trust"]["seconds"].median
+    seconds = [table[name]["seconds"].median for name in ("trust", "training")]
+    assert table["trust"]["share"].median == pytest.approx(seconds[0] / sum(seconds))
 
 
 def test_speeds_on_a_gpu() -> None:
