@@ -18,6 +18,7 @@ from fedrobust.errors import ConfigError, DataError, RefusalError
 from fedrobust.experiment import settings
 from fedrobust.learning.inference import predict
 from fedrobust.learning.model_files import load_state
+from fedrobust.learning.packaged_weights import describe_pretrained
 from fedrobust.runtime.client import handlers
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records
@@ -214,3 +215,22 @@ def test_a_run_s_file_is_the_whole_model_and_its_manifest_names_what_is_frozen(
     other = federations.build_server(FROZEN, "seed=1")
     with pytest.raises(DataError, match=r"its frozen tensor backbone.* is not that of the model"):
         load_state(path, other.layout, frozen_tensors(other.model))
+
+
+@pytest.mark.slow
+def test_a_run_from_packaged_weights_names_their_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    model = ("model=efficientnet_lite0", "model.pretrained=true", FROZEN, "model.dimension=8")
+    small = (word for word in SMALL if not word.startswith("model."))
+    words = (*small, *model, "rounds=1", "evaluation.twin=false", f"hydra.run.dir={folder}")
+    monkeypatch.setattr("sys.argv", ["simulate", *words])
+    simulate.main()
+    source = describe_pretrained("tf_efficientnet_lite0")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"the weights of tf_efficientnet_lite0 are from {source['source']}" in said
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["model"]["weights"] == [{"model": "tf_efficientnet_lite0", **source}]
+    assert len(manifest["model"]["frozen_sha256"]) == 64

@@ -298,9 +298,19 @@ def test_what_is_refused_and_what_is_said(
         rf"resume={interrupted}: the data are no longer those of the run \(their "
         r"digest differs\); start a new run with them"
     )
-    fixed = (
+    (interrupted / "manifest.json").write_bytes(
         before[interrupted / "manifest.json"]
         .replace(b'"digest": "0', b'"digest": "')
+        .replace(b'"frozen_sha256": ""', b'"frozen_sha256": "ab"')
+    )
+    before[interrupted / "manifest.json"] = (interrupted / "manifest.json").read_bytes()
+    refused(
+        rf"resume={interrupted}: what is frozen of the model is no longer that of the run \(its "
+        r"digest differs\); start a new run with it"
+    )
+    fixed = (
+        before[interrupted / "manifest.json"]
+        .replace(b'"frozen_sha256": "ab"', b'"frozen_sha256": ""')
         .replace(b'"client_threads": 1', b'"client_threads": 2')
     )
     (interrupted / "manifest.json").write_bytes(fixed)
