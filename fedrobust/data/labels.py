@@ -145,8 +145,11 @@ def _same_numbers(order: Sequence[str]) -> Iterator[str]:
 
 
 def _alike(word: str) -> str:
-    """What words have in common that differ in case, blanks and width of letters only."""
-    return " ".join(unicodedata.normalize("NFKC", word).casefold().split())
+    """What words have in common that differ in case, blanks, invisible signs and width of letters
+    only."""
+    folded = unicodedata.normalize("NFKC", word).casefold()
+    visible = "".join(sign for sign in folded if unicodedata.category(sign) != "Cf")
+    return " ".join(visible.split())
 
 
 def _refuse_missing(

@@ -24,6 +24,7 @@ from fedrobust.data.pictures import MAX_PIXELS
 from fedrobust.data.zip_members import ENCRYPTED, METHODS, files_of, open_archive
 from fedrobust.errors import DataError
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.names import shown_list
 
 NPY = ".npy"
 MAX_NUMBERS = 2**30  # bytes of labels or sites
@@ -110,7 +111,7 @@ class NpzReader:
     def numbers(self, key: str) -> NDArray[np.int64]:
         """(n,) whole numbers from 0 up to below `MOST_KINDS`, stored as (n,) or (n, 1)."""
         if key not in self._members:
-            raise DataError(f"{self.path}: has no {key}; its keys are {', '.join(self.keys)}")
+            raise DataError(f"{self.path}: has no {key}; its keys are {shown_list(self.keys)}")
         head = self.header(key)
         if (
             head.dtype.kind not in "iu"

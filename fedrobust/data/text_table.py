@@ -18,7 +18,7 @@ from pathlib import Path
 from fedrobust.data.files import check_regular
 from fedrobust.errors import DataError
 from fedrobust.utils.counting import format_count
-from fedrobust.utils.names import clean_name
+from fedrobust.utils.names import clean_name, shown_list, shown_name
 
 SEPARATORS = ("\t", ";", ",")
 BREAK = re.compile(r"\r\n|\r|\n")
@@ -182,10 +182,12 @@ def _stray(path: Path, first: int, last: int, reason: str) -> DataError:
 def _check_header(path: Path, header: Sequence[str], needed: Mapping[str, str]) -> None:
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
-        raise DataError(f"{path}: has {header.count(twice[0])} columns {twice[0]}; rename them")
+        raise DataError(
+            f"{path}: has {header.count(twice[0])} columns {shown_name(twice[0])}; rename them"
+        )
     for column, remedy in needed.items():
         if column not in header:
-            names = ", ".join(name for name in header if name) or "none"
+            names = shown_list(header)
             raise DataError(f"{path}: has no column {column}; its columns are {names}; {remedy}")
 
 

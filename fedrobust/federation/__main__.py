@@ -67,12 +67,11 @@ def _gateway(asked: argparse.Namespace) -> None:
 
 def _check(asked: argparse.Namespace) -> None:
     from fedrobust.federation.preflight import run_checks
+    from fedrobust.runtime.client.site_config import split_classes
 
     link = None if asked.superlink is None else _link(asked.superlink, asked.root_certificates)
     failed = 0
-    for finding in run_checks(
-        link, _node(asked.words), asked.classes.split(",") if asked.classes else [], asked.size
-    ):
+    for finding in run_checks(link, _node(asked.words), split_classes(asked.classes), asked.size):
         print(finding, flush=True)
         failed += finding.ok is False
     if failed:
@@ -172,7 +171,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         default="",
-        help="the classes of the planned run in their order, separated by commas",
+        help="the classes of the planned run in their order, separated by commas, or a JSON list",
     )
     parser.add_argument(
         "--size", type=int, default=64, help="side of the images in pixels in the planned run"

@@ -19,6 +19,7 @@ from fedrobust.experiment.overrides import quote_value
 from fedrobust.federation.flower_commands import Scalar, pack_words
 from fedrobust.federation.local_federation import LocalFederation
 from fedrobust.federation.server_run import compose_for_sites
+from fedrobust.runtime.client.site_config import join_classes
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
@@ -55,7 +56,7 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
             "site": name,
             "data-root": str(folder / "data" / f"{name}.npz"),
             "data-format": "npz",
-            "data-classes": ",".join(dataset.class_names),
+            "data-classes": join_classes(dataset.class_names),
             "data-sizes": dataset.images.shape[-1],
             # nobody's secret: the images are drawn, or public
             "share-predictions": True,

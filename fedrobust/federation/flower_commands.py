@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fedrobust.errors import ConfigError
 from fedrobust.federation import certificates
+from fedrobust.utils.names import shown_name
 
 Scalar = str | int | float | bool
 # What Flower would otherwise send home or fetch by itself; hospitals' firewalls would only make it
@@ -122,12 +123,13 @@ def _value(key: str, value: Scalar) -> str:
         return str(value).lower()
     if not isinstance(value, str):
         return str(value)
-    if '"' in value or "\\" in value or not value.isprintable():
+    plain = '"' not in value and "\\" not in value
+    if not value.isprintable() or ("'" in value and not plain):
         raise ConfigError(
-            f"{key}={value}: quotes, backslashes and control characters cannot be "
-            "passed on to Flower; rename it"
+            f"{key}={shown_name(value)}: control characters, and ' together with \" or a "
+            "backslash, cannot be passed on to Flower; rename it"
         )
-    return f'"{value}"'
+    return f'"{value}"' if plain else f"'{value}'"
 
 
 def pack_words(words: Sequence[str]) -> str:

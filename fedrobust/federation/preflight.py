@@ -22,7 +22,7 @@ from fedrobust.data.partition import class_table
 from fedrobust.errors import FedrobustError
 from fedrobust.experiment import factories
 from fedrobust.federation.flower_commands import Link, Scalar
-from fedrobust.runtime.client.site_config import CLASSES, listed_classes, own_data
+from fedrobust.runtime.client.site_config import CLASSES, join_classes, listed_classes, own_data
 from fedrobust.utils import devices
 from fedrobust.utils.counting import format_count
 
@@ -95,8 +95,10 @@ def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Itera
         yield CheckResult("data", False, str(error))
         return
     known = wanted in ((), dataset.class_names)
-    names, run = ", ".join(dataset.class_names), ",".join(wanted)
-    text = f'{names}; the run has others: {CLASSES}="{run}", where the labels are a part of these'
+    names, run = ", ".join(dataset.class_names), join_classes(wanted)
+    quote = "'" if '"' in run else '"'
+    listed = f"{CLASSES}={quote}{run}{quote}"
+    text = f"{names}; the run has others: {listed}, where the labels are a part of these"
     yield CheckResult("labels", known, names if known else text)
     found = f"{format_count(len(dataset), 'image')} readable{_left_out(dataset)}"
     yield CheckResult("data", True, "; ".join((found, *dataset.notes)))

@@ -7,10 +7,11 @@ import difflib
 import os
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 EDGES = re.compile(r"\A[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+\Z")
+MOST, LONGEST = 30, 60  # names in a line, characters of each
 # categories of control signs, halves of signs, separators of lines
 UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
 # signs of text direction, which turn around what stands after them on a screen or page
@@ -32,6 +33,14 @@ def shown_name(text: str) -> str:
         _escape(sign) if sign in TURNING or unicodedata.category(sign) in UNSHOWN else sign
         for sign in text
     )
+
+
+def shown_list(names: Iterable[str]) -> str:
+    """Names for a line of text, however many and long they are; "none" where there are none."""
+    there = [shown_name(name) for name in names if name]
+    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in there[:MOST]]
+    more = [f"{len(there) - MOST} more"] if len(there) > MOST else []
+    return ", ".join([*shown, *more]) or "none"
 
 
 def _escape(sign: str) -> str:

@@ -64,6 +64,9 @@ def test_classes_that_differ_in_case_only_are_refused_or_joined() -> None:
     assert joined.notes == ("label Nevus (1 image) joined with nevus",)
     with pytest.raises(DataError, match="differ in case or blanks only"):
         read(["basal cell", "basal\u00a0 cell"])
+    for invisible in ("\u200b", "\u200d", "\u00ad", "\ufeff"):
+        with pytest.raises(DataError, match="differ in case or blanks only"):
+            read(["nevus", f"ne{invisible}vus"])
     # of two spellings that occur equally often the first by code points stays, in any order
     assert read(["a", "A"], ignore_case=True).classes == ("A",)
     assert read(["A", "a"], ignore_case=True).classes == ("A",)

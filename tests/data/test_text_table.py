@@ -96,6 +96,17 @@ def test_columns_are_told_apart(tmp_path: Path, header: str, message: str) -> No
         read_csv(written(tmp_path, f"{header}\n{row}\n"), NEEDED)
 
 
+@pytest.mark.parametrize("name", ['"la\nbel"', "label\x1b[2J", "\u202elabel", "x" * 9999])
+def test_names_of_columns_make_one_short_line(tmp_path: Path, name: str) -> None:
+    header = ",".join(["image", name, *(f"c{number}" for number in range(99))])
+    row = ",".join(["x"] * 101)
+    with pytest.raises(DataError, match=r"has no column label; .* 71 more; name it") as caught:
+        read_csv(written(tmp_path, f"{header}\n{row}\n"), NEEDED)
+    line = str(caught.value).removeprefix(str(tmp_path))
+    assert line.isprintable()
+    assert len(line) < 400
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -28,10 +28,13 @@ def test_a_node_config_is_read_back_as_it_was() -> None:
         "partition-id": 2,
         "allow-contamination": False,
         "data-min": 0.5,
+        "data-classes": '["a, b", "O\u2019B\\\\n"]',
+        "data-label": "it's",
     }
     assert parse_config_args([node_config(node)]) == node
-    with pytest.raises(ConfigError, match="cannot be passed on to Flower"):
-        node_config({"data-root": 'a"b'})
+    for value in ("a\"b'c", "a\\b'c", "a\nb", "\u202ea"):
+        with pytest.raises(ConfigError, match="cannot be passed on to Flower"):
+            node_config({"data-root": value})
 
 
 @pytest.mark.parametrize(
@@ -220,6 +223,36 @@ def test_check_tells_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "1 check failed" in err
     assert main(["check", "--superlink", "127.0.0.1:1", "--size", "16", *node]) == 1
     assert "FAIL connection: 127.0.0.1:1 cannot be reached" in capsys.readouterr().out
+
+
+def test_check_takes_classes_with_commas_as_a_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("basal cell, nodular", "nevus"):
+        for number in range(10):
+            picture(tmp_path / name / f"{number}.png")
+    names = '["basal cell, nodular", "nevus"]'
+    node = [f"data-root={tmp_path}", "data-sizes=8", "site=vienna"]
+    check = ["check", "--size", "8"]
+    assert main([*check, "--classes", names, *node]) == 0
+    assert main([*check, *node, f"data-classes={names}"]) == 0
+    capsys.readouterr()
+    assert main([*check, "--classes", '["nevus", "a, b"]', *node]) == 1
+    assert """the run has others: data-classes='["nevus", "a, b"]',""" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("site", ["vi\x1benna", "vienna\n", "\u202eanneiv"])
+def test_a_site_s_name_that_cannot_be_shown_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], site: str
+) -> None:
+    node = [f"site={site}", f"data-root={tmp_path}", "data-sizes=8"]
+    assert main(["check", "--size", "8", *node]) == 1
+    assert "FAIL data: site=" in (said := capsys.readouterr().out)
+    assert site not in said
+    assert main(["commands", str(tmp_path), "--superlink", "host:1", *node]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: site=")
+    assert line.removesuffix("\n").isprintable()
 
 
 def test_check_names_the_files_that_are_left_out(

@@ -395,6 +395,44 @@ def test_a_site_gets_in_however_many_silent_connections_there_are() -> None:
     assert ended >= 24
 
 
+def test_a_site_gets_in_while_strangers_upload_without_end() -> None:
+    """16 strangers whose bodies of 60 MB never end, and memory stays what it was."""
+    limits = Limits(strangers=20, strangers_per_network=20)
+    head = b"POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: x\r\nContent-Length: 62914570\r\n\r\n"
+
+    async def upload(gate: Standing) -> None:
+        _, writer = await gate.connect()
+        writer.transport.set_write_buffer_limits(high=0)
+        writer.write(head)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(piece)
+                await writer.drain()
+
+    piece = bytes(1 << 18)
+
+    async def ask() -> tuple[list[int], int]:
+        async with standing(SuperLink([SITE]), limits) as gate:
+            strangers = [asyncio.create_task(upload(gate)) for _ in range(16)]
+            await asyncio.sleep(0.05)
+            statuses = []
+            for _ in range(3):
+                reply = await gate.post(PUSH, headers=SITE.headers(), content=bytes(1 << 20))
+                statuses.append(reply.status_code)
+            for one in strangers:
+                one.cancel()
+            await asyncio.gather(*strangers, return_exceptions=True)
+            return statuses, tracemalloc.get_traced_memory()[1]
+
+    tracemalloc.start()
+    try:
+        statuses, peak = asyncio.run(ask())
+    finally:
+        tracemalloc.stop()
+    assert statuses == [201] * 3
+    assert peak < 48 << 20
+
+
 def test_uploads_that_nobody_fetches_stay_where_they_come_from() -> None:
     """A SuperLink that reads nothing: the gate takes a few pieces of each upload, not all of it."""
     reading = asyncio.Event()

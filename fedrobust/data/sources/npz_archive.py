@@ -39,7 +39,7 @@ from fedrobust.data.table import (
 )
 from fedrobust.errors import DataError, found_in
 from fedrobust.utils.counting import format_count
-from fedrobust.utils.names import stored_path
+from fedrobust.utils.names import shown_list, stored_path
 from fedrobust.utils.seeding import generator
 from fedrobust.utils.validation import Count, PositiveCount, check_settings
 
@@ -105,7 +105,7 @@ def _build(
     path = archive.path
     parts = [part for part in PARTS if f"{part}_images" in archive.keys]
     if not parts:
-        raise DataError(f"{path}: has no train_images; its keys are {', '.join(archive.keys)}")
+        raise DataError(f"{path}: has no train_images; its keys are {shown_list(archive.keys)}")
     labels, given = _labels(archive, parts)
     sites, problem = _sites(archive, parts, given)
     with found_in(path):

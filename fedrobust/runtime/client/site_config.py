@@ -12,6 +12,8 @@ of that format, e.g. data-layout or data-label.
 from __future__ import annotations
 
 import inspect
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
@@ -23,12 +25,16 @@ from fedrobust.errors import ConfigError, RefusalError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.local_settings import DRAWN, REMOTE, check_no_local_settings
 from fedrobust.experiment.settings import Settings, from_json, read_settings
+from fedrobust.utils.foreign_text import escape_text
 from fedrobust.utils.names import clean_name
 
 PREFIX = "data-"
 CLASSES, SIZES = f"{PREFIX}classes", f"{PREFIX}sizes"
 USUAL_SIZES = (16, 28, 32, 64, 96, 128, 224)  # a side's pixels; each takes room in the cache
 FIXED = ("size", "every_class")  # not the node's to choose
+LISTED = 'a JSON list, e.g. ["a, b", "c"]'
+LIST = re.compile(r'\s*\[\s*"')  # how a JSON list of texts begins
+LONGEST_SITE = 200  # characters, as `messages.sites` takes them
 OWN_KEYS = {f"{PREFIX}root", f"{PREFIX}format", CLASSES, SIZES}  # no settings of a format
 
 
@@ -50,6 +56,7 @@ def read_run(text: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], Settin
     A server must never be able to order a hospital to poison: contamination is refused unless the
     node itself allows it.
     """
+    check_node_texts(node)
     config = from_json(text)
     check_no_local_settings(config)
     settings = read_settings(config)
@@ -62,6 +69,22 @@ def read_run(text: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], Settin
             "may set allow-contamination=true",
         )
     return config, settings
+
+
+def check_node_texts(node: Mapping[str, Any]) -> None:
+    """Whether each text of the node's configuration can be shown and sent. Raises ConfigError."""
+    for key, value in node.items():
+        if isinstance(value, str) and not value.isprintable():
+            raise RefusalError(
+                "node",
+                f"{escape_text(key)}={escape_text(value)}: holds a control sign, a line break or "
+                "another sign that cannot be printed; write it without, and rename what is called "
+                "so",
+            )
+    if len(str(node.get("site", ""))) > LONGEST_SITE:
+        raise RefusalError(
+            "node", f"site={node['site']}: must have at most {LONGEST_SITE} characters"
+        )
 
 
 def site_formats() -> dict[str, Callable[..., Any]]:
@@ -103,6 +126,7 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
     """The settings of the node's data set, for `factories.build_group`; the run's order of the
     classes where the node lists them, else the classes that the data show. Raises ConfigError in
     terms of the node's configuration."""
+    check_node_texts(node)
     if not names_data(node):
         raise RefusalError(
             "node",
@@ -150,13 +174,36 @@ def listed_classes(node: Mapping[str, Any]) -> tuple[str, ...]:
     ConfigError."""
     if CLASSES not in node:
         return ()
-    names = tuple(clean_name(word) for word in str(node[CLASSES]).split(","))
+    names = split_classes(str(node[CLASSES]))
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise RefusalError(
             "node",
-            f"{CLASSES}={node[CLASSES]}: must be two or more different names, separated by commas",
+            f"{CLASSES}={node[CLASSES]}: must be two or more different names, separated by commas, "
+            f"or where a name holds a comma {LISTED}",
         )
     return names
+
+
+def split_classes(text: str) -> tuple[str, ...]:
+    """The names in a text as `join_classes` writes it; none in an empty text. Raises ConfigError
+    for what begins like a JSON list of texts and is none."""
+    if not LIST.match(text):
+        return tuple(clean_name(word) for word in text.split(",")) if text else ()
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise RefusalError("node", f"{CLASSES}={text}: must be {LISTED} ({error})") from error
+    if not all(isinstance(word, str) for word in found):
+        raise RefusalError("node", f"{CLASSES}={text}: must be {LISTED}, of texts alone")
+    return tuple(clean_name(word) for word in found)
+
+
+def join_classes(names: Sequence[str]) -> str:
+    """Names of classes as one text: separated by commas, or a JSON list where that would not be
+    read as these names."""
+    text = ",".join(names)
+    plain = not LIST.match(text) and split_classes(text) == tuple(names)
+    return text if plain else json.dumps(list(names), ensure_ascii=False)
 
 
 def check_found_classes(found: Sequence[str], wanted: Sequence[str]) -> None:

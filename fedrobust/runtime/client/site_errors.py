@@ -25,7 +25,7 @@ TEXTS: Mapping[str, str] = {
     "model.freeze=none, or freeze nothing that starts from weights of a file",
     "data": "this node cannot use its own data for this run (its check command says why)",
     "message": "the message cannot be used",
-    "training": "training or judging failed here",
+    "training": "training or evaluation failed here",
     "local-dp": "this node sends nothing without local DP (max-epsilon); use privacy=local_dp",
     "budget": "all that this node may ever send (max-epsilon) is sent; it sends no more",
     "ledger": "this node cannot use its privacy ledger, so nothing is sent",

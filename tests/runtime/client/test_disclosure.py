@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedrobust.evaluation.counts import RoundedCounts, Withheld
 from fedrobust.experiment import build, compose, factories, settings
-from fedrobust.runtime.client import handlers
+from fedrobust.runtime.client import handlers, site_config
 from fedrobust.runtime.messages import arrays, evaluations, records
 from fedrobust.runtime.messages.sites import (
     RECORD,
@@ -185,10 +185,41 @@ def test_the_run_s_order_of_listed_classes_counts(hospital: dict[str, Any]) -> N
     assert found.counts == (30, 6, 30)
 
 
-@pytest.mark.parametrize("words", ["akiec", "a,b,a", "a,,b", ""])
+@pytest.mark.parametrize(
+    "words", ["akiec", "a,b,a", "a,,b", "", '["a"]', '["a", "b"', '["a", 1]', '["a", "a "]']
+)
 def test_a_list_of_classes_that_cannot_be_used(hospital: dict[str, Any], words: str) -> None:
-    with site_error("node", r"^data-classes=.*two or more different names"):
+    with site_error("node", r"^data-classes=.*(two or more different names|must be a JSON list)"):
         ask({**hospital, "data-classes": words}, order_text(), kind="query")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("a, b", "c/d", "x|y"), ("a", "b", "[bold]c"), ("[bold]a", "b"), ('a"b', "c,d"), ('["a', "b")],
+)
+def test_classes_with_commas_are_a_list(names: tuple[str, ...]) -> None:
+    text = site_config.join_classes(names)
+    assert site_config.split_classes(text) == names
+    assert text.startswith('["') == any("," in name or name.startswith('["') for name in names)
+
+
+def test_a_site_takes_part_with_classes_that_hold_commas(hospital: dict[str, Any]) -> None:
+    names = ("basal cell, nodular", "nevus/naevus", "mel")
+    node = {**hospital, "data-classes": site_config.join_classes(names)}
+    told = read_site_info(ask(node, order_text(), kind="query", classes=names))
+    assert told.counts[0] == 30
+
+
+@pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
+@pytest.mark.parametrize(
+    "own",
+    [{"site": "vi\x1benna"}, {"site": "\u202eanneiv"}, {"site": "x" * 201}, {"data-x": "a\nb"}],
+)
+def test_a_node_s_own_words_that_cannot_be_shown_are_the_nodes_to_mend(
+    hospital: dict[str, Any], own: dict[str, Any], kind: str
+) -> None:
+    with site_error("node", f"^{next(iter(own))}=.*(cannot be printed|at most 200)"):
+        ask({**hospital, **own}, order_text(), kind=kind)
 
 
 @pytest.mark.parametrize(
