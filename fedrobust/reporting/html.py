@@ -4,6 +4,7 @@ other files."""
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,33 +71,42 @@ def render(
     """The page as text. Everything that comes from outside is escaped."""
     lines = [(run, record) for run, records in rounds.items() for record in records]
     failures = [(run, record, one) for run, record in lines for one in record.failures]
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader,
+    page = (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            report=report,
+            manifest=manifest,
+            rounds=lines,
+            failures=failures[:MOST_FAILURES],
+            more_failures=len(failures[MOST_FAILURES:]),
+            timing={stage: round_measured(spent) for stage, spent in report.timing.items()},
+            images=images,
+            uses=uses,
+            wording=text,
+        )
+    )
+    return page + "\n"
+
+
+@functools.cache
+def _environment() -> Environment:
+    """One for all pages of this process: compiling the template takes longer than a page."""
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         finalize=_harmless,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    made.filters |= {
         "decimal": text.format_number,
         "label": text.metric_label,
         "pretty": pretty,
         "without": drop_key,
     }
-    page = environment.get_template(TEMPLATE).render(
-        report=report,
-        manifest=manifest,
-        rounds=lines,
-        failures=failures[:MOST_FAILURES],
-        more_failures=len(failures[MOST_FAILURES:]),
-        timing={stage: round_measured(spent) for stage, spent in report.timing.items()},
-        images=images,
-        uses=uses,
-        wording=text,
-    )
-    return page + "\n"
+    return made
 
 
 def _harmless(value: Any) -> Any:

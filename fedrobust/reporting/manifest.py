@@ -4,6 +4,7 @@ variables and no host name."""
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -64,7 +65,7 @@ def write_manifest(
         "command_line": [
             Path(word).name if place == 0 else word for place, word in enumerate(command_line)
         ],
-        "git": git_state(Path(__file__).parent),
+        "git": _own_git_state(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
@@ -145,7 +146,19 @@ def processor() -> str:
 def package_versions() -> dict[str, str | None]:
     """Installed versions of the packages that can change a result; None where one is not
     installed."""
-    return {name: installed_version(name) for name in PACKAGES}
+    return dict(_look_up(PACKAGES))
+
+
+@functools.cache
+def _look_up(packages: tuple[str, ...]) -> Mapping[str, str | None]:
+    """Once in a process: what it has imported stays."""
+    return {name: installed_version(name) for name in packages}
+
+
+@functools.cache
+def _own_git_state() -> dict[str, Any] | None:
+    """`git_state` of this package when it was first asked for, as near as can be to its import."""
+    return git_state(Path(__file__).parent)
 
 
 def git_state(package: Path) -> dict[str, Any] | None:

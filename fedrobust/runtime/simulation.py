@@ -7,6 +7,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,27 @@ def explain_interruption(folder: Path) -> Iterator[None]:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a run's folder holds beside its results. command: what the manifest says was called;
+    None: the command line of this process. pictures: whether any are drawn."""
+
+    command: Sequence[str] | None = None
+    pictures: bool = True
+
+
+USUAL_OUTPUT = Output()
+
+
 def run_job(
-    config: Mapping[str, Any], folder: Path, command: Sequence[str] | None = None
+    config: Mapping[str, Any],
+    folder: Path,
+    command: Sequence[str] | None = None,
+    *,
+    pictures: bool = True,
 ) -> Report:
     """Everything of one run in an empty or new folder; the manifest and the pictures of the data
-    are written before anything is trained. command: what the manifest says was called; None: the
-    command line of this process.
+    are written before anything is trained. command, pictures: see `Output`.
 
     Returns the report. Raises FedrobustError and OSError; a new folder is then taken away again, if
     nothing was written.
@@ -83,15 +99,16 @@ def run_job(
             # the quickest of all refusals come first
             found = settings.read_settings(config)
             engine = factories.build_group({"engine": found.engine.written}, "engine")
-            return _run(config, found, engine, folder, console, command=command)
+            output = Output(command, pictures)
+            return _run(config, found, engine, folder, console, output=output)
     finally:
         if new and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def resume_job(asked: Resumption) -> Report:
+def resume_job(asked: Resumption, *, pictures: bool = True) -> Report:
     """Go on with the run of a folder after its last usable checkpoint, as it would have gone on by
-    itself. Returns the report.
+    itself. pictures: whether any are drawn. Returns the report.
 
     Raises ConfigError where the folder is finished or in use, or where the data are not those of
     the run.
@@ -114,7 +131,9 @@ def resume_job(asked: Resumption) -> Report:
                 "a GPU; leave it as the run had it"
             )
         opener = factories.build_group({"engine": engine}, "engine")
-        return _run(manifest["config"], before, opener, asked.folder, console, manifest=manifest)
+        config = manifest["config"]
+        output = Output(pictures=pictures)
+        return _run(config, before, opener, asked.folder, console, manifest=manifest, output=output)
 
 
 def _engine_of(asked: Resumption, written: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,10 +186,9 @@ def _run(
     console: Console,
     *,
     manifest: Mapping[str, Any] | None = None,
-    command: Sequence[str] | None = None,
+    output: Output,
 ) -> Report:
-    """found: the settings in the configuration; manifest: of the run that is taken up again;
-    command: as in `run_job`."""
+    """found: the settings in the configuration; manifest: of the run that is taken up again."""
     experiment = build.build_experiment(config, found)
     if manifest is not None and manifest["data"].get("digest") != experiment.dataset.digest:
         raise ConfigError(
@@ -191,7 +209,7 @@ def _run(
     opened = engine.open(
         CLIENT_APP, experiment.num_clients, {"simulation": True}, partial(work_seconds, server)
     )
-    return run_into_folder(server, opened, folder, console, manifest, command=command)
+    return run_into_folder(server, opened, folder, console, manifest, output=output)
 
 
 def _frozen_then(manifest: Mapping[str, Any]) -> str:
@@ -206,17 +224,17 @@ def run_into_folder(
     console: Console,
     manifest: Mapping[str, Any] | None,
     *,
-    command: Sequence[str] | None = None,
+    output: Output = USUAL_OUTPUT,
 ) -> Report:
     """Everything of one run over a Grid, in its folder. manifest: of the run that is taken up
-    again; command: as in `run_job`. Returns the report."""
+    again. Returns the report."""
     experiment = server.experiment
     recorder = Recorder(folder, experiment.roles, experiment.all_sites())
     with opened as grid, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
-        words = sys.argv if command is None else command
+        words = sys.argv if output.command is None else output.command
         exact, written = _write_manifest(folder, server, grid, console, manifest, words=words)
-        if undrawn := draw_data(experiment, folder):
+        if output.pictures and (undrawn := draw_data(experiment, folder)):
             print_line(console, undrawn)
         if left_out := left_out_text(left_out_files(experiment.dataset.skipped)):
             display.stage("run", left_out)
@@ -239,7 +257,8 @@ def run_into_folder(
                 checkpointing=checkpointing,
             )
     uses = extra_data(experiment)
-    draw_results(experiment, report, scores.test, recorder.rounds, folder)
+    if output.pictures:
+        draw_results(experiment, report, scores.test, recorder.rounds, folder)
     write_html(folder, report, written, recorder.rounds, uses)
     checkpoints.clear()
     show_result(console, report, uses, folder)

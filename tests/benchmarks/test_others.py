@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import aggregation, dml, engines, gpu, neighbour, scale, startup
+from benchmarks import aggregation, compare, dml, engines, gpu, neighbour, scale, startup
 from benchmarks.aggregation import Case
 from benchmarks.common.measure import Mark, Measurement
 from benchmarks.common.processes import Memory
@@ -24,7 +24,7 @@ from fedrobust import configs
 from fedrobust.experiment import compose, factories
 from tests.helpers.processes import in_new_process
 
-SCRIPTS = (aggregation, dml, engines, gpu, neighbour, scale, startup)
+SCRIPTS = (aggregation, compare, dml, engines, gpu, neighbour, scale, startup)
 
 
 def measured(result: dict[str, Any], **changes: Any) -> Measurement:
@@ -46,6 +46,7 @@ def test_help_and_unknown_options(
 @pytest.mark.parametrize(
     ("script", "words", "line"),
     [
+        (compare, ["--only", "own,cold"], "--only=cold: must be of own, warm, pictures"),
         (startup, ["--only", "inline,stop"], "--only=stop: must be of simulate-help, compare-help"),
         (neighbour, ["--only", "smoke"], "--only=smoke: must be of smoke-inline, smoke-ray"),
         (neighbour, ["--policies", "none"], "--policies=none: must be of default, spinning"),
@@ -86,6 +87,22 @@ def test_import_times_add_up_by_package() -> None:
         ("torch._C", 1.5, 1.5), ("torch", 0.5, 2.0), ("fedrobust.runtime.simulation", 0.25, 2.25),
     ]  # fmt: skip
     assert startup.by_package(found) == {"torch": 2.0, "fedrobust": 0.25}
+
+
+def test_the_overhead_of_a_cell_is_what_it_does_not_compute() -> None:
+    cells = [{"cpu": 9.0, "computed": 1.0}] * compare.COLD + [
+        {"cpu": 1.5, "computed": 1.0},
+        {"cpu": 1.25, "computed": 1.0},
+    ]
+    found = {
+        "own": [measured({"cells": [{"cpu": 3.0, "computed": 1.0}]}, cpu=6.0)],
+        "warm": [measured({"cells": cells}), measured({}, failure="exit code 1")],
+    }
+    table = compare.summary(found)
+    assert table["own"]["overhead"] == Spread(5.0, 5.0, 5.0)  # its start and end included
+    assert table["warm"]["overhead"] == Spread(0.375, 0.25, 0.5)
+    assert table["warm"]["ratio"] == Spread(0.075, 0.05, 0.1)
+    assert "ratio" not in compare.summary({"warm": found["warm"]})["warm"]
 
 
 def test_startup_leaves_out_runs_that_failed() -> None:

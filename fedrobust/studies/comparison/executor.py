@@ -1,30 +1,23 @@
-"""Cells side by side, each in a process of its own, so that one that fails or is killed leaves the
+"""Cells side by side, in processes beside this one, so that one that fails or is killed leaves the
 others alone."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
-from fedrobust.errors import exit_reason
 from fedrobust.experiment.old_names import rename_config
-from fedrobust.experiment.settings import to_json
 from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.runtime import resume
 from fedrobust.studies.comparison.grid import Cell, config_digest
+from fedrobust.studies.comparison.pool import Ended, Machine, Pool
 
-CELLS, LOG = "cells", "run.log"
+CELLS = "cells"
 COMMAND = (sys.executable, "-m", "fedrobust.studies.comparison.worker")
-POLL_SECONDS, GRACE_SECONDS = 0.2, 30.0
+POLL_SECONDS = 0.2
 
 
 class Watcher(Protocol):
@@ -37,43 +30,6 @@ class Watcher(Protocol):
     def tick(self) -> None: ...
 
     def stopping(self, running: int) -> None: ...
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Number of processes at once, and their devices. gpus: the names of the GPUs over which the
-    processes are dealt; empty: as each finds them."""
-
-    parallel: int
-    threads: int
-    gpus: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Running:
-    cell: Cell
-    slot: int
-    process: subprocess.Popen[bytes]
-    log: Path
-    begins: int  # where in the log
-    since: float
-
-    def reason(self) -> str | None:
-        """Reason of its failure, in one line; None: it did not fail."""
-        code = self.process.returncode
-        if code == 0:
-            return (
-                None
-                if is_cell_finished(self.log.parent, self.cell)
-                else f"ended without a report; see {self.log}"
-            )
-        if code < 0:
-            return f"{exit_reason(code)}; see {self.log}"
-        lines = self.log.read_bytes()[self.begins :].decode("utf-8", "replace").split("\n")
-        errors = [line for line in lines if line.startswith("error: ")]
-        return (
-            errors[-1].removeprefix("error: ") if errors else f"{exit_reason(code)}; see {self.log}"
-        )
 
 
 def is_cell_finished(folder: Path, cell: Cell) -> bool:
@@ -112,84 +68,41 @@ def run_cells(
     machine: Machine,
     watch: Watcher,
     *,
+    pictures: bool = False,
     command: Sequence[str] = COMMAND,
 ) -> dict[str, str]:
     """Run the cells into folder/<cell>; gives the reasons of those that failed, by folder.
 
     families: cells that share a clean twin; the first of a family makes it, the others wait for
-    that, so that it is made once. Any interruption stops all processes, which leave their
-    checkpoints behind.
+    that, so that it is made once. pictures: whether each cell draws them. Any interruption stops
+    all processes, which leave their checkpoints behind.
     """
-    waiting, running, failed, made = list(cells), list[_Running](), dict[str, str](), set[str]()
+    waiting, failed, made = list(cells), dict[str, str](), set[str]()
+    pool = Pool(folder, machine, command, pictures=pictures)
     try:
-        while waiting or running:
-            busy = {families[one.cell.folder] for one in running} - made
-            free = sorted(set(range(machine.parallel)) - {one.slot for one in running})
+        while waiting or pool.cells:
+            busy = {families[one.folder] for one in pool.cells} - made
             ready = next((cell for cell in waiting if families[cell.folder] not in busy), None)
-            if free and ready is not None:
+            if ready is not None and pool.has_room:
                 waiting.remove(ready)
                 watch.started(ready)
-                running.append(_start(ready, folder / ready.folder, free[0], machine, command))
+                pool.start(ready)
                 continue
-            time.sleep(POLL_SECONDS)
+            for ended in pool.wait(POLL_SECONDS):
+                made.add(families[ended.cell.folder])
+                if (reason := _reason(ended)) is not None:
+                    failed[ended.cell.folder] = reason
+                watch.ended(ended.cell, reason, ended.seconds)
             watch.tick()
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                _close(one.process.stdin)
-                made.add(families[one.cell.folder])
-                if (reason := one.reason()) is not None:
-                    failed[one.cell.folder] = reason
-                watch.ended(one.cell, reason, time.monotonic() - one.since)
     finally:
-        if running:
-            watch.stopping(len(running))
-            _stop(running)
+        if pool.cells:
+            watch.stopping(len(pool.cells))
+        pool.stop(POLL_SECONDS)
     return failed
 
 
-def _start(
-    cell: Cell, folder: Path, slot: int, machine: Machine, command: Sequence[str]
-) -> _Running:
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / LOG
-    threads = {name: str(machine.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    gpu = {"CUDA_VISIBLE_DEVICES": machine.gpus[slot % len(machine.gpus)]} if machine.gpus else {}
-    with log.open("ab") as file:
-        begins = file.tell()
-        process = subprocess.Popen(
-            [*command, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **threads, **gpu},
-            start_new_session=True,  # Ctrl-C reaches this process only, which then stops the others
-        )
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it is dead already, and its exit code will say why
-        process.stdin.write(to_json(cell.config).encode() + b"\n")
-        process.stdin.flush()
-    return _Running(cell, slot, process, log, begins, time.monotonic())
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    if pipe is not None:
-        with contextlib.suppress(BrokenPipeError):
-            pipe.close()
-
-
-def _stop(running: Sequence[_Running]) -> None:
-    """The end of their input asks them to stop; those that have not by then, or at a second Ctrl-C,
-    are killed."""
-    for one in running:
-        _close(one.process.stdin)
-    limit = time.monotonic() + GRACE_SECONDS
-    try:
-        while any(one.process.poll() is None for one in running) and time.monotonic() < limit:
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        pass
-    for one in running:
-        if one.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.wait()
+def _reason(ended: Ended) -> str | None:
+    """Reason of a cell's failure; None: its result is there."""
+    if ended.reason is None and not is_cell_finished(ended.log.parent, ended.cell):
+        return f"ended without a report; see {ended.log}"
+    return ended.reason

@@ -84,6 +84,7 @@ class GridSettings:
             the cores divided by threads
         threads: of torch in every run
         draws: bootstrap replicates over seeds and test images
+        pictures: whether each run draws its pictures, which takes longer than a short run
         out: where everything is written; the same command resumes an interrupted grid
     """
 
@@ -91,6 +92,7 @@ class GridSettings:
     parallel: PositiveCount | None
     threads: PositiveCount
     draws: PositiveCount
+    pictures: bool
     out: Annotated[str, Field(min_length=1), Words("a folder")]
 
 
@@ -123,7 +125,7 @@ class Variant:
 @dataclass(frozen=True, slots=True)
 class Grid:
     """words: overrides of the main configuration for all cells; poisoned: numbers of clients, or
-    lists of their ids."""
+    lists of their ids; pictures: whether each run draws them."""
 
     strategies: tuple[Variant, ...]
     contaminations: tuple[Variant, ...]
@@ -134,6 +136,7 @@ class Grid:
     draws: int
     out: Path
     words: tuple[str, ...]
+    pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,7 @@ def make_grid(asked: GridSettings, **lists: Any) -> Grid:
         parallel=asked.parallel,
         threads=asked.threads,
         draws=asked.draws,
+        pictures=asked.pictures,
         out=expand_home(asked.out),
         **lists,
     )

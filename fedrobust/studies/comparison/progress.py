@@ -18,7 +18,7 @@ LOOK_SECONDS = 2.0  # between two looks at the files of the running cells
 
 
 class Screen(LiveScreen):
-    """A `running.Watcher`. total: cells to run; folder: where their folders are. Use it with
+    """An `executor.Watcher`. total: cells to run; folder: where their folders are. Use it with
     `with`."""
 
     def __init__(self, total: int, folder: Path, console: Console) -> None:

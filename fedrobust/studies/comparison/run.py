@@ -12,15 +12,16 @@ from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.cell_results import long_table, read_result
 from fedrobust.studies.comparison.executor import (
     CELLS,
-    Machine,
     is_cell_finished,
     rename_older_cells,
     run_cells,
 )
 from fedrobust.studies.comparison.grid import Cell, Grid, cells
+from fedrobust.studies.comparison.pool import Machine
 from fedrobust.studies.comparison.preflight import CheckedGrid, check_cells
 from fedrobust.studies.comparison.progress import Screen
 from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.studies.comparison.screen import ranking_tables
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.files import write_text
 from fedrobust.utils.locking import hold_lock
@@ -71,7 +72,9 @@ def run_grid(
         )
         try:
             with Screen(len(waiting), folder, screen) as watch:
-                reasons = run_cells(waiting, folder, checked.families, machine, watch)
+                reasons = run_cells(
+                    waiting, folder, checked.families, machine, watch, pictures=grid.pictures
+                )
             failed = {cell: reasons[cell.folder] for cell in wanted if cell.folder in reasons}
             write(failed)
         except KeyboardInterrupt:
@@ -128,4 +131,5 @@ def _write(
     )
     shown = figures.draw_figures(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
+    screen.print(ranking_tables(found, rankings))
     print_line(screen, f"leaderboard: {grid.out / LEADERBOARD}")

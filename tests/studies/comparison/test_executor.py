@@ -12,48 +12,63 @@ from pathlib import Path
 import pytest
 
 from fedrobust.experiment.compose import compose
-from fedrobust.studies.comparison import executor
+from fedrobust.studies.comparison import executor, pool
 from fedrobust.studies.comparison.executor import (
-    Machine,
     is_cell_finished,
     rename_older_cells,
     run_cells,
 )
 from fedrobust.studies.comparison.grid import Cell, config_digest
+from fedrobust.studies.comparison.pool import LOG, Machine
 from tests.helpers.old_names import aged
 from tests.helpers.processes import PATIENCE_SECONDS, wait_until
 
-# Reads its configuration, does what "do" says, notes when it began and ended.
+# Reads orders, does what "do" of their configuration says, notes when each began and ended.
 FAKE = """
 import json, os, sys, time
 from pathlib import Path
-config, folder = json.loads(os.read(0, 65536)), Path(sys.argv[1])
-log = folder.parent / "log"
+cells, answers = Path(sys.argv[1]), os.dup(1)
 def note(what):
-    with log.open("a") as file:
+    with (cells / "log").open("a") as file:
         threads, gpus = os.environ["OMP_NUM_THREADS"], os.environ.get("CUDA_VISIBLE_DEVICES")
-        file.write(f"{config['name']} {what} {threads} {gpus}\\n")
-note("begins")
-match config["do"]:
-    case "fail":
-        print("error: an old line")
-        print("error: it went wrong")
-        sys.exit(1)
-    case "crash":
-        os._exit(3)
-    case "kill":
+        file.write(f"{config['name']} {what} {threads} {gpus} {os.getpid()}\\n")
+while line := os.read(0, 65536):
+    order = json.loads(line)
+    config, folder = order["config"], cells / order["cell"]
+    os.write(answers, b'{"begun": true}\\n')
+    file = os.open(folder / "run.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(file, 1)
+    os.close(file)
+    note("begins")
+    match config["do"]:
+        case "fail":
+            print("error: an old line")
+            print("error: it went wrong")
+            sys.exit(1)
+        case "crash":
+            os._exit(3)
+        case "kill":
+            os.kill(os.getpid(), 9)
+        case "wait":
+            os.read(0, 1)  # until the end of the input
+            note("stopped")
+            sys.exit(130)
+        case "hang":
+            time.sleep(600)
+        case "leave":
+            sys.exit(0)
+    time.sleep(config.get("seconds", 0))
+    if config["do"] != "nothing":
+        (folder / "manifest.json").write_text(json.dumps({"config": config}))
+        (folder / "report.json").write_text("{}")
+    note("ends")
+    os.write(answers, json.dumps({"last": config["do"] in ("last", "stay")}).encode() + b"\\n")
+    if config["do"] == "die":
         os.kill(os.getpid(), 9)
-    case "wait":
-        os.read(0, 1)  # until the end of the input
-        note("stopped")
-        sys.exit(130)
-    case "hang":
+    if config["do"] == "last":
+        break
+    if config["do"] == "stay":
         time.sleep(600)
-time.sleep(config.get("seconds", 0))
-if config["do"] != "nothing":
-    (folder / "manifest.json").write_text(json.dumps({"config": config}))
-    (folder / "report.json").write_text("{}")
-note("ends")
 """
 COMMAND = (sys.executable, "-c", FAKE)
 
@@ -130,13 +145,14 @@ def test_never_more_than_asked_for(tmp_path: Path) -> None:
 
 def test_the_first_of_a_family_goes_alone(tmp_path: Path) -> None:
     families = {"a1": "a", "a2": "a", "a3": "a", "b1": "b"}
-    go(tmp_path, [cell(name, seconds=0.1) for name in families], 3, families=families)
-    lines = [line[:2] for line in log(tmp_path)]
-    assert {lines[0][0], lines[1][0]} == {"a1", "b1"}  # the others wait for the twin of a1
-    assert lines.index(["a1", "ends"]) < min(
-        lines.index(["a2", "begins"]), lines.index(["a3", "begins"])
-    )
-    assert lines.index(["a3", "begins"]) < lines.index(["a2", "ends"])  # afterwards side by side
+    watch = Memory()
+    go(tmp_path, [cell(name) for name in families], 3, watch, families)
+    events = [event[:2] for event in watch.events]
+    assert events[:2] == [("started", "a1"), ("started", "b1")]
+    made = events.index(("ended", "a1"))  # the others wait for the twin of a1
+    assert made < events.index(("started", "a2"))
+    # afterwards side by side
+    assert events.index(("started", "a3")) < events.index(("ended", "a2"))
 
 
 def test_gpus_are_dealt_out(tmp_path: Path) -> None:
@@ -159,9 +175,62 @@ def test_a_failing_cell_leaves_the_others_alone_and_says_why(tmp_path: Path) -> 
     assert ("ended", "a", "it went wrong") in watch.events
     # the reason is that of this attempt, not of an earlier one in the same log
     again = cell("a", "fail")
-    assert (tmp_path / a / executor.LOG).read_text().count("it went wrong") == 1
+    assert (tmp_path / a / LOG).read_text().count("it went wrong") == 1
     assert go(tmp_path, [again], 1) == {a: "it went wrong"}
-    assert (tmp_path / a / executor.LOG).read_text().count("it went wrong") == 2
+    assert (tmp_path / a / LOG).read_text().count("it went wrong") == 2
+
+
+def pids(folder: Path) -> dict[str, str]:
+    """The process of each cell, by the cell's name."""
+    return {line[0]: line[4] for line in log(folder) if line[1] == "begins"}
+
+
+def test_a_process_runs_many_cells(tmp_path: Path) -> None:
+    assert go(tmp_path, [cell(name) for name in "abcd"], 1) == {}
+    assert len(set(pids(tmp_path).values())) == 1
+    assert all(len((tmp_path / cell(name).folder / LOG).read_text()) == 0 for name in "abcd")
+
+
+def test_a_process_that_a_cell_has_ended_is_replaced(tmp_path: Path) -> None:
+    cells = [cell("a"), cell("b", "kill"), cell("c"), cell("d", "fail"), cell("e"), cell("f")]
+    assert set(go(tmp_path, cells, 1)) == {cells[1].folder, cells[3].folder}
+    found = pids(tmp_path)
+    assert [found[one] == found[two] for one, two in ("ab", "bc", "cd", "de", "ef")] == [
+        *(True, False, True, False, True),
+    ]
+
+
+def test_a_process_that_has_had_enough_is_replaced(tmp_path: Path) -> None:
+    assert go(tmp_path, [cell("a"), cell("b", "last"), cell("c")], 1) == {}
+    found = pids(tmp_path)
+    assert found["a"] == found["b"] != found["c"]
+
+
+def test_a_process_that_is_killed_between_two_cells_costs_none(tmp_path: Path) -> None:
+    assert go(tmp_path, [cell("a", "die"), cell("b", "die"), cell("c")], 1) == {}
+    assert len(set(pids(tmp_path).values())) == 3
+
+
+def test_a_process_that_says_that_it_ends_and_does_not_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.1)
+    assert go(tmp_path, [cell("a", "stay"), cell("b")], 1) == {}
+    assert len(set(pids(tmp_path).values())) == 2
+
+
+def test_an_end_without_an_answer_is_a_failure(tmp_path: Path) -> None:
+    one, other = cell("a", "leave"), cell("b")
+    failed = go(tmp_path, [one, other], 1)
+    assert failed[one.folder].startswith("ended without a report; see ")
+    assert set(failed) == {one.folder}
+
+
+def test_no_process_is_left_behind(tmp_path: Path) -> None:
+    go(tmp_path, [cell("a"), cell("b"), cell("c", "fail")], 2)
+    for pid in pids(tmp_path).values():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
 
 
 def test_an_interruption_stops_all_processes(tmp_path: Path) -> None:
@@ -179,7 +248,7 @@ def test_an_interruption_stops_all_processes(tmp_path: Path) -> None:
 
 
 def test_what_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(pool, "GRACE_SECONDS", 0.3)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path, [cell("a", "hang")], 1, Memory(ticks=20))

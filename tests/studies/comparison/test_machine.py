@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fedrobust.studies.comparison import run
-from fedrobust.studies.comparison.executor import Machine
 from fedrobust.studies.comparison.grid import Grid, cells, read_grid
+from fedrobust.studies.comparison.pool import Machine
 from fedrobust.studies.comparison.run import machine_for
 from fedrobust.studies.comparison.worker import measure_cost
 
