@@ -24,14 +24,15 @@ from benchmarks.common.work import WORKLOADS, Work, write_images
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.foreign_text import split_lines
 
-RULES = ("fedavg", "median", "multi_krum")
+RULES = ("fedavg", "median", "trimmed_mean", "multi_krum")
 ONE_RULE = RULES[:1]
+BYZFL_RULES = ("fedavg", "median", "multi_krum")
 # Which rules each contestant runs, the package it needs, and how that is had.
 CONTESTANTS: dict[str, tuple[Sequence[str], str, str]] = {
     "inline": (RULES, "fedrobust", "pip install ."),
     "ray": (RULES, "fedrobust", "pip install ."),
     "flower": (ONE_RULE, "flwr", "pip install 'flwr[simulation]==1.41.*'"),
-    "byzfl": (RULES, "byzfl", "pip install byzfl==0.0.11"),
+    "byzfl": (BYZFL_RULES, "byzfl", "pip install byzfl==0.0.11"),
     "pfl": (ONE_RULE, "pfl", "pip install 'pfl[pytorch]==0.6.*'"),
 }
 MEASURES = ("cpu", "wall", "pss", "own")

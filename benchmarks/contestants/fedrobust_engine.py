@@ -33,7 +33,7 @@ class Marker(Silent):
 def configure(work: Work, engine: str, rule: str) -> list[str]:
     """The overrides that name engine and strategy."""
     workers = [f"engine.workers={work.workers}"] if engine == "ray" else []
-    tolerated = [f"strategy.f={work.tolerated}"] if rule == "multi_krum" else []
+    tolerated = [f"strategy.f={work.tolerated}"] if rule in ("multi_krum", "trimmed_mean") else []
     return [
         f"engine={engine}",
         f"engine.threads={work.threads}",

@@ -62,6 +62,13 @@ def test_ratios_are_to_the_plain_loop_of_the_same_repeat() -> None:
     assert found["ratio"] == Spread(1.25, 1.0, 1.5)  # the third has nothing to be compared with
 
 
+@pytest.mark.parametrize("rule", engines.RULES)
+def test_every_rule_is_a_strategy_with_the_number_of_attackers_that_it_takes(rule: str) -> None:
+    words = fedrobust_engine.configure(Work("any", "small", 8, "nowhere"), "inline", rule)
+    assert f"strategy={rule}" in words
+    assert ("strategy.f=3" in words) == (rule in ("trimmed_mean", "multi_krum"))
+
+
 def test_a_contestant_that_does_less_work_has_failed() -> None:
     work = Work("w", "small", 8, "", clients=3, rounds=3)
     assert work.done == {"trained": 72, "judged": 120}
