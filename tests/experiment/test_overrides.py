@@ -41,8 +41,8 @@ LINES = [
     ("engine=nope", "no such choice; engine can be auto, inline, ray"),
     (
         "experiment=smok",
-        "no such choice; did you mean smoke? experiment can be ham10000, leaderboard, poster, "
-        "quick, smoke",
+        "no such choice; did you mean smoke? experiment can be frozen, ham10000, leaderboard, "
+        "poster, quick, smoke",
     ),
     (
         "contamination@noise=labelflip",
