@@ -34,6 +34,7 @@ USUAL_SIZES = (16, 28, 32, 64, 96, 128, 224)  # a side's pixels; each takes room
 FIXED = ("size", "every_class")  # not the node's to choose
 LISTED = 'a JSON list, e.g. ["a, b", "c"]'
 LIST = re.compile(r'\s*\[\s*"')  # how a JSON list of texts begins
+NUMBERS = {"threads": 1, "partition-id": 0}  # of a node's own words, with the least of each
 LONGEST_SITE = 200  # characters, as `messages.sites` takes them
 OWN_KEYS = {f"{PREFIX}root", f"{PREFIX}format", CLASSES, SIZES}  # no settings of a format
 
@@ -56,7 +57,7 @@ def read_run(text: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], Settin
     A server must never be able to order a hospital to poison: contamination is refused unless the
     node itself allows it.
     """
-    check_node_texts(node)
+    check_node_words(node)
     config = from_json(text)
     check_no_local_settings(config)
     settings = read_settings(config)
@@ -71,8 +72,9 @@ def read_run(text: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], Settin
     return config, settings
 
 
-def check_node_texts(node: Mapping[str, Any]) -> None:
-    """Whether each text of the node's configuration can be shown and sent. Raises ConfigError."""
+def check_node_words(node: Mapping[str, Any]) -> None:
+    """Whether each text of the node's configuration can be shown and sent, and its numbers are
+    numbers. Raises ConfigError."""
     for key, value in node.items():
         if isinstance(value, str) and not value.isprintable():
             raise RefusalError(
@@ -81,6 +83,10 @@ def check_node_texts(node: Mapping[str, Any]) -> None:
                 "another sign that cannot be printed; write it without, and rename what is called "
                 "so",
             )
+    for key, least in NUMBERS.items():
+        value = str(node.get(key, least))
+        if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < least:
+            raise RefusalError("node", f"{key}={value}: must be a whole number, at least {least}")
     if len(str(node.get("site", ""))) > LONGEST_SITE:
         raise RefusalError(
             "node", f"site={node['site']}: must have at most {LONGEST_SITE} characters"
@@ -126,7 +132,7 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
     """The settings of the node's data set, for `factories.build_group`; the run's order of the
     classes where the node lists them, else the classes that the data show. Raises ConfigError in
     terms of the node's configuration."""
-    check_node_texts(node)
+    check_node_words(node)
     if not names_data(node):
         raise RefusalError(
             "node",

@@ -210,6 +210,16 @@ def test_a_site_takes_part_with_classes_that_hold_commas(hospital: dict[str, Any
     assert told.counts[0] == 30
 
 
+@pytest.mark.parametrize(
+    "own", [{"threads": "x"}, {"threads": 0}, {"partition-id": "a"}, {"partition-id": True}]
+)
+def test_a_node_s_own_numbers_are_the_nodes_to_mend(
+    hospital: dict[str, Any], own: dict[str, Any]
+) -> None:
+    with site_error("node", f"^{next(iter(own))}=.*must be a whole number, at least"):
+        ask({**hospital, **own}, order_text(), kind="query")
+
+
 @pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
 @pytest.mark.parametrize(
     "own",
