@@ -31,7 +31,7 @@ BYZFL_RULES = ("fedavg", "median", "multi_krum")
 CONTESTANTS: dict[str, tuple[Sequence[str], str, str]] = {
     "inline": (RULES, "fedrobust", "pip install ."),
     "ray": (RULES, "fedrobust", "pip install ."),
-    "flower": (ONE_RULE, "flwr", "pip install 'flwr[simulation]==1.41.*'"),
+    "flower": (ONE_RULE, "flwr", "pip install 'flwr[simulation]>=1.41,<1.43'"),
     "byzfl": (BYZFL_RULES, "byzfl", "pip install byzfl==0.0.11"),
     "pfl": (ONE_RULE, "pfl", "pip install 'pfl[pytorch]==0.6.*'"),
 }
