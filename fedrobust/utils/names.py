@@ -10,6 +10,9 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from fedrobust.errors import DataError
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 EDGES = re.compile(r"\A[\s\u200b\u2060\ufeff]+|[\s\u200b\u2060\ufeff]+\Z")
 MOST, LONGEST = 30, 60  # names in a line, characters of each
 # categories of control signs, halves of signs, separators of lines
@@ -60,7 +63,13 @@ def expand_home(text: str | Path) -> Path:
 
 
 def stored_path(text: str | Path) -> Path:
-    """A path in the Unicode form in which it exists, where one does; "~" is the home folder."""
+    """A path in the Unicode form in which it exists, where one does; "~" is the home folder. Raises
+    DataError for the address of something elsewhere."""
+    if ADDRESS.match(str(text)) and not Path(text).exists():
+        raise DataError(
+            f"{shown_name(str(text))}: is an address, and nothing is fetched; fetch it yourself "
+            "and give the path of the file or folder"
+        )
     path = expand_home(text)
     forms = (Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))
     return path if path.exists() else next((one for one in forms if one.exists()), path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedrobust import ablation, compare, meff, simulate
-from fedrobust.errors import ConfigError
+from fedrobust.errors import ConfigError, DataError
 from fedrobust.experiment import compose, factories, overrides, settings
 from fedrobust.federation.server_run import compose_for_sites
 from fedrobust.studies.comparison.grid import cells, read_grid
@@ -287,3 +287,14 @@ def test_a_value_that_is_taken_from_a_missing_one() -> None:
     assert str(caught.value) == (
         "data.root=${data.path}: data.path, from which it is taken, is missing; set data.path=..."
     )
+
+
+@pytest.mark.parametrize("address", ["http://a.org/b.csv", "s3://b/c", "HTTPS:/a/b", "file:///a"])
+def test_the_address_of_something_elsewhere_is_no_path(address: str) -> None:
+    with pytest.raises(DataError, match=f"^{address}: is an address, and nothing is fetched"):
+        stored_path(address)
+
+
+def test_colons_alone_make_no_address() -> None:
+    for name in ("a:b", "C:/images", "2019:1/a"):
+        assert stored_path(name) == Path(name)

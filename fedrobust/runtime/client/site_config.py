@@ -22,11 +22,18 @@ from typing import Any
 from fedrobust.data import sources
 from fedrobust.data.dataset import SITE_PLACE
 from fedrobust.errors import ConfigError, RefusalError
+from fedrobust.evaluation.counts import MinCell
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.local_settings import DRAWN, REMOTE, check_no_local_settings
 from fedrobust.experiment.settings import Settings, from_json, read_settings
+from fedrobust.privacy import ledger
+from fedrobust.privacy.mechanisms import Delta, SumOf
+from fedrobust.privacy.secure import site_condition
+from fedrobust.runtime.client.disclosure import MIN_CELL
+from fedrobust.runtime.messages.sites import FORMULA, LONGEST
 from fedrobust.utils.foreign_text import escape_text
 from fedrobust.utils.names import clean_name
+from fedrobust.utils.validation import NonNegative, check
 
 PREFIX = "data-"
 CLASSES, SIZES = f"{PREFIX}classes", f"{PREFIX}sizes"
@@ -35,7 +42,13 @@ FIXED = ("size", "every_class")  # not the node's to choose
 LISTED = 'a JSON list, e.g. ["a, b", "c"]'
 LIST = re.compile(r'\s*\[\s*"')  # how a JSON list of texts begins
 NUMBERS = {"threads": 1, "partition-id": 0}  # of a node's own words, with the least of each
-LONGEST_SITE = 200  # characters, as `messages.sites` takes them
+# a node's own conditions, each with its kind
+CONDITIONS: Mapping[str, Any] = {
+    ledger.LIMIT: NonNegative,
+    ledger.DELTA: Delta,
+    site_condition.CONDITION: SumOf,
+    MIN_CELL: MinCell,
+}
 OWN_KEYS = {f"{PREFIX}root", f"{PREFIX}format", CLASSES, SIZES}  # no settings of a format
 
 
@@ -73,8 +86,8 @@ def read_run(text: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], Settin
 
 
 def check_node_words(node: Mapping[str, Any]) -> None:
-    """Whether each text of the node's configuration can be shown and sent, and its numbers are
-    numbers. Raises ConfigError."""
+    """Whether each text of the node's configuration can be shown and sent, its numbers are numbers
+    and its conditions are in their ranges. Raises ConfigError."""
     for key, value in node.items():
         if isinstance(value, str) and not value.isprintable():
             raise RefusalError(
@@ -87,10 +100,21 @@ def check_node_words(node: Mapping[str, Any]) -> None:
         value = str(node.get(key, least))
         if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < least:
             raise RefusalError("node", f"{key}={value}: must be a whole number, at least {least}")
-    if len(str(node.get("site", ""))) > LONGEST_SITE:
+    site = str(node.get("site", ""))
+    if len(site) > LONGEST:
+        raise RefusalError("node", f"site={site}: must have at most {LONGEST} characters")
+    if site.startswith(FORMULA):
         raise RefusalError(
-            "node", f"site={node['site']}: must have at most {LONGEST_SITE} characters"
+            "node",
+            f"site={site}: begins as a formula of a spreadsheet does ({' '.join(FORMULA)}); choose "
+            "another name",
         )
+    try:
+        for key, kind in CONDITIONS.items():
+            if key in node:
+                check(key, node[key], kind)
+    except ConfigError as error:
+        raise RefusalError("node", str(error)) from error
 
 
 def site_formats() -> dict[str, Callable[..., Any]]:

@@ -14,6 +14,7 @@ RECORD = "site"
 COUNTS = ("train", "validation", "test")
 WORDS = ("site", "python", "torch", "flwr", "device")  # facts that a site reports of itself
 LONGEST = 200  # characters of such a word
+FORMULA = ("=", "+", "-", "@")  # how a formula of a spreadsheet begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,4 +98,6 @@ def read_site_info(content: RecordDict) -> SiteInfo:
         raise WireError(
             f"census: {', '.join(WORDS)} must be printable words of at most {LONGEST} characters"
         )
+    if words["site"].startswith(FORMULA):
+        raise WireError(f"census: site must not begin with one of {' '.join(FORMULA)}")
     return SiteInfo((train, validation, test), partition, words)

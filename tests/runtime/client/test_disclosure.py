@@ -220,6 +220,28 @@ def test_a_node_s_own_numbers_are_the_nodes_to_mend(
         ask({**hospital, **own}, order_text(), kind="query")
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"max-epsilon": "8"},
+        {"max-epsilon": float("nan")},
+        {"max-epsilon": -1.0},
+        {"max-epsilon": 8.0, "privacy-delta": 0.0},
+        {"sum-of-at-least": 1},
+        {"sum-of-at-least": "three"},
+        {"sum-of-at-least": True},
+        {"min-cell": 0},
+        {"site": "=1+1"},
+        {"site": "@vienna"},
+    ],
+)
+def test_a_node_s_own_conditions_are_looked_at_before_it_joins(
+    hospital: dict[str, Any], own: dict[str, Any]
+) -> None:
+    with site_error("node", f"^{list(own)[-1]}"):
+        ask({**hospital, **own}, order_text(), kind="query")
+
+
 @pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
 @pytest.mark.parametrize(
     "own",

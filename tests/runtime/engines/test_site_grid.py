@@ -165,6 +165,7 @@ def test_asking_who_they_are() -> None:
         ({"metrics": {"train": 2**50}}, "must be whole numbers"),
         ({"metrics": {"train": 0.5}}, "must be whole numbers"),
         ({"metrics": {"partition-id": -2}}, "must not be negative"),
+        ({"info": {"site": "=1+1"}}, "site must not begin with one of = + - @"),
         ({"info": {"site": "\x1b[2Jvienna"}}, "must be printable words"),
         ({"info": {"torch": "x" * 201}}, "must be printable words of at most 200"),
         ({"info": {"device": 3}}, "must be printable words"),
