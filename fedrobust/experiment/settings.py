@@ -121,7 +121,7 @@ class ServerSettings(_Settings):
         8, description="trusted labelled images per class, taken from the training images"
     )
     proxy_images: Whole = Field(
-        128, description="images for distillation and BatchNorm statistics, taken likewise"
+        64, description="images for distillation and BatchNorm statistics, taken likewise"
     )
     batchnorm: Literal["mean", "local", "recalibrate"] = Field(
         "recalibrate",
