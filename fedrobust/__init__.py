@@ -34,7 +34,10 @@ _import_from_beside(Path(__file__).parents[1])
 
 
 def __getattr__(name: str) -> Any:
-    """`run` and `load`, imported when they are first used: they bring torch."""
-    if name in ("run", "load", "Run"):
+    """`run`, `load`, `compare` and what they give, imported when they are first used: they bring
+    torch."""
+    if name == "compare":
+        return import_module(f"{__name__}.compare")
+    if name in ("run", "load", "Run", "Comparison"):
         return getattr(import_module(f"{__name__}.studies.python_api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

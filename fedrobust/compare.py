@@ -2,12 +2,15 @@
 poisoned=[0,3] seeds=[0,1,2]`.
 
 Exit codes: 0 done, 1 at least one cell failed, 2 wrong input, 130 interrupted (the same command
-resumes). docs/compare.md says the rest.
+resumes). docs/compare.md says the rest. From Python the module is called: `fedrobust.compare(...)`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
 from fedrobust.studies.command_line import GridCommand, run_grid_command
 from fedrobust.studies.comparison.grid import BLOCK, Cell, ComparisonSettings, read_grid
@@ -32,6 +35,19 @@ def main() -> None:
     """The command line."""
     run_grid_command(COMMAND, _start)
 
+
+class _CallableModule(ModuleType):
+    """`fedrobust.compare` is this module and, called, the function of that name: a package cannot
+    have both a module and another attribute of one name."""
+
+    def __call__(self, *overrides: str, **settings: Any) -> Any:
+        """See `fedrobust.studies.python_api.compare`."""
+        from fedrobust.studies.python_api import compare
+
+        return compare(*overrides, **settings)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     main()

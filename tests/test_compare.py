@@ -147,6 +147,7 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
         "cells",
         "results.csv",
         "differences.csv",
+        "ranking.csv",
         "leaderboard.md",
         *pictures,
     }

@@ -1,5 +1,5 @@
-"""Runs from Python: `fedrobust.run(...)` trains one, `fedrobust.load(folder)` opens a finished
-one."""
+"""Runs and comparisons from Python: `fedrobust.run(...)`, `fedrobust.compare(...)`, and
+`fedrobust.load(folder)` for a finished run."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from fedrobust.reporting.records import read_rounds, round_line
 from fedrobust.reporting.report import Report, read_report
 from fedrobust.runtime import resume as resumption
 from fedrobust.runtime.simulation import explain_interruption, resume_job, run_job
+from fedrobust.studies.comparison.grid import read_grid
+from fedrobust.studies.comparison.run import DIFFERENCES, LEADERBOARD, RANKING, RESULTS
+from fedrobust.studies.comparison.run import compare as run_comparison
 from fedrobust.studies.model_export import export_model
 from fedrobust.studies.trained_model import TrainedModel, load_model
 from fedrobust.utils.locking import is_empty
@@ -160,6 +163,76 @@ class Run:
             f"num_clients={self.report.num_clients}, poisoned={len(self.report.poisoned)}, "
             f"combined drop={drop.combined})"
         )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of strategies.
+
+    Attributes:
+        folder: its output folder.
+        failed: cells that failed, with the reasons; they are in no ranking.
+    """
+
+    folder: Path
+    failed: Mapping[str, str]
+
+    def frame(self) -> pd.DataFrame:
+        """results.csv: one row a cell and metric."""
+        return pd.read_csv(self.folder / RESULTS)
+
+    def leaderboard(self, poisoned: int | None = None) -> pd.DataFrame:
+        """The rules, the best first: combined poisoning drop in percent, by attack, its mean over
+        attacks with the 95 % interval, the worst attack, and the group of rules that do not differ.
+
+        Args:
+            poisoned: number of poisoned clients; None: the largest of the comparison.
+
+        Raises:
+            ConfigError: the comparison has no cell with so many.
+        """
+        path = self.folder / RANKING
+        table = pd.read_csv(path) if path.is_file() else pd.DataFrame({"poisoned": []})
+        counts = sorted(table["poisoned"].unique())
+        wanted = (counts or [0])[-1] if poisoned is None else poisoned
+        if wanted not in counts:
+            found = ", ".join(map(str, counts)) or "none, since no client was poisoned"
+            raise ConfigError(f"poisoned={wanted}: has no ranking; those that do: {found}")
+        return table[table["poisoned"] == wanted].set_index("rule")
+
+    def differences(self) -> pd.DataFrame:
+        """Every pair of rules: the difference of their means, its interval, p, and p after Holm."""
+        return pd.read_csv(self.folder / DIFFERENCES)
+
+    def show(self) -> None:
+        """Print leaderboard.md."""
+        print((self.folder / LEADERBOARD).read_text(encoding="utf-8"))
+
+
+def compare(*overrides: str, out: str | Path | None = None, **settings: Any) -> Comparison:
+    """Run strategies under contaminations and rank them, as `python -m fedrobust.compare` does.
+
+    `fedrobust.compare("experiment=quick", strategies=["fedavg", "krum"], poisoned=3)`.
+    What is finished in the folder is not run again, so the same call resumes.
+
+    Args:
+        overrides: as on the command line.
+        out: output folder; None: that of the settings.
+        settings: further overrides by name.
+
+    Returns:
+        The comparison; cells that failed are named in it.
+
+    Raises:
+        ConfigError: a setting is wrong; nothing was written.
+        DataError: the data cannot be used.
+    """
+    if out is not None:
+        settings = {**settings, "out": str(out)}
+    words = [*overrides, *(override(key, one) for key, one in settings.items())]
+    grid = read_grid(words)
+    failed = run_comparison(grid)
+    return Comparison(grid.out, {str(cell): reason for cell, reason in failed.items()})
 
 
 def run(*overrides: str, folder: str | Path | None = None, **settings: Any) -> Run:

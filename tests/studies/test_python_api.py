@@ -12,7 +12,11 @@ from safetensors.torch import load_file
 import fedrobust
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.experiment.compose import compose
-from fedrobust.studies.python_api import Run, override
+from fedrobust.studies import python_api
+from fedrobust.studies.comparison import leaderboard
+from fedrobust.studies.comparison.grid import Grid
+from fedrobust.studies.python_api import Comparison, Run, override
+from tests.helpers.comparisons import findings
 
 SMALL = (
     "experiment=smoke",
@@ -169,3 +173,36 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
 def test_the_package_has_no_other_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'simulation'"):
         _ = fedrobust.simulation
+
+
+def test_a_comparison_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Grid] = []
+    monkeypatch.setattr(python_api, "run_comparison", lambda grid: asked.append(grid) or {})
+    out = tmp_path / "board"
+    found = fedrobust.compare(
+        "experiment=smoke", strategies=["krum", "median"], seeds=[0, 1], poisoned=[0, 1], out=out
+    )
+    [grid] = asked
+    assert [one.name for one in grid.strategies] == ["krum", "median"]
+    assert (grid.seeds, grid.poisoned, grid.out) == ((0, 1), (0, 1), out)
+    assert (found.folder, found.failed) == (out, {})
+    with pytest.raises(ConfigError, match="strategie"):
+        fedrobust.compare("experiment=smoke", strategie=["krum"])
+
+
+def test_the_leaderboard_of_a_comparison(tmp_path: Path) -> None:
+    results = findings(tmp_path / "cells", seeds=(0, 1), draws=100)
+    table = leaderboard.ranking_frame(results, leaderboard.rankings_of(results))
+    table.to_csv(tmp_path / "ranking.csv", index=False)
+    found = Comparison(tmp_path, {})
+    board = found.leaderboard()
+    assert list(board.index[-1:]) == ["bad"]
+    assert list(board["poisoned"].unique()) == [3]
+    assert list(found.leaderboard(1)["place"]) == [1, 2, 3]
+    with pytest.raises(ConfigError, match="poisoned=2: has no ranking; those that do: 1, 3"):
+        found.leaderboard(2)
+
+
+def test_a_comparison_without_poisoned_clients_has_no_leaderboard(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none, since no client was poisoned"):
+        Comparison(tmp_path, {}).leaderboard()

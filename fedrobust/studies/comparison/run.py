@@ -29,6 +29,7 @@ from fedrobust.utils.machine import gpus
 from fedrobust.utils.threads import cores
 
 RESULTS, LEADERBOARD, DIFFERENCES = "results.csv", "leaderboard.md", "differences.csv"
+RANKING = "ranking.csv"
 
 
 Write = Callable[[Mapping[Cell, str]], None]
@@ -128,6 +129,10 @@ def _write(
     write_text(
         grid.out / DIFFERENCES,
         leaderboard.difference_table(found, rankings).to_csv(index=False, lineterminator="\n"),
+    )
+    write_text(
+        grid.out / RANKING,
+        leaderboard.ranking_frame(found, rankings).to_csv(index=False, lineterminator="\n"),
     )
     shown = figures.draw_figures(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))

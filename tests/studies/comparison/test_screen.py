@@ -47,6 +47,22 @@ def test_its_numbers_are_those_of_the_leaderboard(found: ComparisonResults) -> N
             assert leaderboard.value(mean) in shown(found)
 
 
+def test_the_table_of_rankings_has_the_same_numbers(found: ComparisonResults) -> None:
+    rankings = leaderboard.rankings_of(found)
+    table = leaderboard.ranking_frame(found, rankings)
+    assert list(table["poisoned"].unique()) == [1, 3]
+    for poisoned, ranking in rankings.items():
+        rows = table[table["poisoned"] == poisoned]
+        assert list(rows["place"]) == list(range(1, len(ranking.order) + 1))
+        assert list(rows["rule"]) == [found.rules[rule] for rule in ranking.order]
+        for rule, (_, row) in zip(ranking.order, rows.iterrows(), strict=True):
+            mean = ranking.means[rule]
+            assert (row["mean"], row["low"], row["high"]) == (mean.value, mean.low, mean.high)
+            values = [ranking.table.one(rule, attack).value for attack in range(len(found.attacks))]
+            assert list(row[list(found.attacks)]) == values
+            assert row["worst"] == max(value for value in values if value is not None)
+
+
 def test_a_narrow_screen_cuts_no_number(found: ComparisonResults) -> None:
     numbers = [leaderboard.value(one) for one in leaderboard.rankings_of(found)[3].means]
     narrow = shown(found, 40)
