@@ -9,7 +9,7 @@ import pytest
 import torch
 from fedrobust.strategies.etf_dml import trust
 from fedrobust.strategies.etf_dml.stacking import stack
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import rel_entr
@@ -58,6 +58,7 @@ def test_two_members_by_hand() -> None:
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**31), st.sampled_from([0.03, 0.3, 3.0]), st.sampled_from([1.0, 16.0]))
+@example(1_135_257_685, 0.03, 16.0)  # one share goes to 0
 def test_another_solver_finds_nothing_better(seed: int, strength: float, scale: float) -> None:
     scores, labels = drawn(seed)
     prior = wide(0.4, 0.3, 0.2, 0.1)
@@ -73,7 +74,7 @@ def test_another_solver_finds_nothing_better(seed: int, strength: float, scale: 
         options={"ftol": 1e-10},
     )
     assert w.sum() == pytest.approx(1)
-    assert cost(w, scores, labels, scale=scale, prior=prior, strength=strength) <= found.fun + 1e-6
+    assert cost(w, scores, labels, scale=scale, prior=prior, strength=strength) <= found.fun + 3e-7
 
 
 @settings(max_examples=20)
