@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def set_defaults(environment: MutableMapping[str, str] = os.environ) -> None:
     environment.setdefault(NUMBER, str(default_threads(environment)))
 
 
-def default_threads(environment: MutableMapping[str, str] = os.environ) -> int:
+def default_threads(environment: Mapping[str, str] = os.environ) -> int:
     """The number of threads of a process for which no setting gives one.
 
     Args:
