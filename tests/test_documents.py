@@ -17,7 +17,11 @@ from fedrobust.studies.ablation import plan
 from fedrobust.studies.comparison import grid
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MADE = ROOT / "docs" / "reference" / "generated"  # by the site's build, from the program
+PAGES = [
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent != MADE),
+]
 READERS: dict[str, Callable[[list[str]], object]] = {
     "fedrobust.simulate": lambda words: config.read_settings(compose.compose(*words)),
     "fedrobust.compare": grid.read_grid,

@@ -1,0 +1,200 @@
+"""Pages of the reference that are made from the program: settings and choices, the command lines'
+help, and the contract of report.json. They are written into docs/reference/generated before Sphinx
+reads the folder, and never kept under version control."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrobust.experiment.compose import compose, default_choices
+from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
+from fedrobust.experiment.settings import ServerSettings, Settings
+from fedrobust.utils.settings_table import describe_type, format_value, list_settings
+from fedrobust.utils.validation import REQUIRED
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = ("simulate", "compare", "ablation", "meff", "sanitise", "federation")
+SAME = {"noise", "corruption"}  # groups that take the choices of `contamination`
+DIRECTIVE = re.compile(r"^(Args|Attributes|Returns|Raises|Reference|References|Example):$", re.M)
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a table in Markdown."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table in Markdown."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + " --- |" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def general_settings(path: str, model: Any) -> Iterator[Sequence[str]]:
+    """Rows of the settings outside the groups."""
+    for name, field in model.model_fields.items():
+        if not field.is_required():
+            yield (
+                f"`{path}{name}`",
+                cell(describe_type(field.annotation)),
+                f"`{format_value(field.default)}`",
+                cell(field.description or ""),
+            )
+
+
+def split_docstring(factory: Any) -> tuple[str, str]:
+    """What a factory's docstring says before its sections, and its reference."""
+    text = inspect.getdoc(factory) or ""
+    parts = DIRECTIVE.split(text)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    reference = sections.get("Reference", sections.get("References", ""))
+    return parts[0].strip(), " ".join(reference.split())
+
+
+def choice_lines(group: str, choice: str) -> Iterator[str]:
+    """The section of one choice: what it is, where it comes from, its settings."""
+    written: Mapping[str, Any] = compose(f"{group}={choice}")[group]
+    factory = find_factory(group, written["_target_"])
+    about, reference = split_docstring(factory)
+    yield from (f"## {choice}", "", about, "")
+    if reference:
+        yield from (f"*Reference:* {reference}", "")
+    rows = [
+        (f"`{group}.{one.name}`", cell(one.kind), shown(one.default), cell(one.description))
+        for one in list_settings(factory)
+    ]
+    if rows:
+        yield from table(("setting", "type and range", "default", "meaning"), iter(rows))
+        yield ""
+
+
+def shown(default: str | None) -> str:
+    """A default, or that there is none."""
+    return "must be given" if default in (None, REQUIRED) else f"`{default}`"
+
+
+def settings_page() -> Iterator[str]:
+    """Everything outside the groups."""
+    yield from ("# General settings", "")
+    yield from ("Made from the types that check them.", "", "## A run", "")
+    head = ("setting", "type and range", "default", "meaning")
+    yield from table(head, general_settings("", Settings))
+    yield from ("", "## The server", "")
+    yield from table(head, general_settings("server.", ServerSettings))
+
+
+def group_page(group: str, chosen: str) -> Iterator[str]:
+    """All choices of one group."""
+    folder = ROOT / "configs" / group
+    choices = sorted(path.stem for path in folder.glob("*.yaml"))
+    about = Settings.model_fields[group].description or ""
+    yield from (f"# {group}: {about}", "", f"Default: `{chosen}`.", "")
+    if group == "contamination":
+        yield "`noise` and `corruption` take the same choices: `contamination@noise=hair`."
+        yield ""
+    for choice in choices:
+        yield from choice_lines(group, choice)
+
+
+def command_page() -> Iterator[str]:
+    """The help texts of all commands, as they print them."""
+    yield from ("# Command lines", "")
+    for name in COMMANDS:
+        text = subprocess.run(
+            [sys.executable, "-m", f"fedrobust.{name}", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        yield from (f"## python -m fedrobust.{name}", "", "```text", text.rstrip(), "```", "")
+
+
+def kind(schema: Mapping[str, Any]) -> str:
+    """The type of one field of the contract, in words."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(kind(one) for one in schema["anyOf"])
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if schema.get("type") == "array":
+        return f"list of {kind(schema.get('items', {}))}"
+    if schema.get("type") == "object" and "patternProperties" in schema:
+        [inner] = schema["patternProperties"].values()
+        return f"object by name of {kind(inner)}"
+    bounds = [
+        f"{word} {schema[key]:g}"
+        for key, word in (("minimum", "at least"), ("maximum", "at most"))
+        if isinstance(schema.get(key), int | float)
+    ]
+    return ", ".join([str(schema.get("type", "any")), *bounds])
+
+
+def object_rows(schema: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """Rows of one object of the contract."""
+    needed = set(schema.get("required", ()))
+    for name, one in schema.get("properties", {}).items():
+        yield (
+            f"`{name}`",
+            cell(kind(one)),
+            "yes" if name in needed else "",
+            cell(one.get("description", "")),
+        )
+
+
+def report_page() -> Iterator[str]:
+    """The contract of report.json."""
+    path = ROOT / "fedrobust" / "reporting" / "report_schema.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    head = ("field", "type", "always there", "meaning")
+    yield from ("# report.json", "", "Made from `fedrobust/reporting/report_schema.json`.", "")
+    yield from table(head, object_rows(schema))
+    for name, one in sorted(schema["$defs"].items()):
+        yield from ("", f"## {name}", "", one.get("description", ""), "")
+        yield from table(head, object_rows(one))
+
+
+def pages() -> dict[str, Iterator[str]]:
+    """{name of the page: its lines}."""
+    chosen = default_choices()
+    groups = {
+        group: group_page(group, chosen[group])
+        for group in FACTORY_PACKAGES
+        if group not in SAME and group in chosen and (ROOT / "configs" / group).is_dir()
+    }
+    return {
+        "settings": settings_page(),
+        **groups,
+        "commands": command_page(),
+        "report": report_page(),
+    }
+
+
+def write_pages(_: Any) -> None:
+    """Write all of them; a page that has not changed keeps its time, so that Sphinx leaves it."""
+    folder = ROOT / "docs" / "reference" / "generated"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = pages()
+    for path in folder.glob("*.md"):
+        if path.stem not in made:
+            path.unlink()
+    for name, lines in made.items():
+        text, path = "\n".join(lines) + "\n", folder / f"{name}.md"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Sphinx calls this."""
+    app.connect("builder-inited", write_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
