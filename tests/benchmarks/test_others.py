@@ -1,6 +1,7 @@
 """The other benchmarks: their arithmetic, their command lines, and each task once in this process,
 as small as it can be."""
 
+import json
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,17 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import aggregation, compare, dml, engines, gpu, neighbour, scale, startup
+from benchmarks import (
+    aggregation,
+    compare,
+    dml,
+    engines,
+    first_command,
+    gpu,
+    neighbour,
+    scale,
+    startup,
+)
 from benchmarks.aggregation import Case
 from benchmarks.common.measure import Mark, Measurement
 from benchmarks.common.processes import Memory
@@ -24,7 +35,7 @@ from fedrobust import configs
 from fedrobust.experiment import compose, factories
 from tests.helpers.processes import in_new_process
 
-SCRIPTS = (aggregation, compare, dml, engines, gpu, neighbour, scale, startup)
+SCRIPTS = (aggregation, compare, dml, engines, first_command, gpu, neighbour, scale, startup)
 
 
 def measured(result: dict[str, Any], **changes: Any) -> Measurement:
@@ -337,3 +348,24 @@ def test_lanes_of_the_gpu() -> None:
         "ray, 4 on the GPU",
     ]
     assert gpu.lanes(gpu.parse(["--tiny"])) == [Lane("plain"), Lane("inline")]
+
+
+def test_figures_of_the_first_command_are_of_the_rounds_in_which_clients_trained(
+    tmp_path: Path,
+) -> None:
+    def line(number: int, seconds: dict[str, float], fallbacks: int) -> str:
+        extras = {"fallbacks": fallbacks}
+        return json.dumps({"round": number, "seconds": seconds, "extras": extras})
+
+    first = line(0, {"evaluate": 50.0}, 1)
+    one = line(1, {"train": 6.0, "aggregate": 1.0, "evaluate": 1.0}, 1)
+    two = line(2, {"train": 10.0, "aggregate": 2.0}, 0)
+    (tmp_path / "rounds.jsonl").write_text(f"{first}\n{one}\n")
+    (tmp_path / "twin_rounds.jsonl").write_text(f"{first}\n{two}\n")
+    evaluations = {"clean": {"balanced_accuracy": 70.0}, "twin_clean": {"balanced_accuracy": 90.0}}
+    found = {"timing": {"run": 8.0, "twin": 12.0}, "evaluations": evaluations, "detection": None}
+    (tmp_path / "report.json").write_text(json.dumps(found))
+    figures = first_command.figures(tmp_path, measured({}, wall=30.0))
+    assert figures["share"] == pytest.approx(100 * 3 / 20)  # (1 + 2) of (6+1+1 + 10+2) seconds
+    assert (figures["round"], figures["wall"], figures["rounds"]) == (10.0, 30.0, 2)
+    assert (figures["kept"], figures["twin_accuracy"], figures["precision"]) == (1, 90.0, 0.0)
