@@ -49,6 +49,9 @@ def adversarial(
     Reference:
         Goodfellow et al., ICLR 2015, section 6, which adds both losses; Madry et al., ICLR 2018,
         by PGD and with the attacked images alone.
+
+    Needs:
+        model.feature_cache=false with model.freeze=backbone
     """
     attack = pgd.project(attack_steps, attack_step_size)
 

@@ -36,5 +36,5 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Reference", "notes_style")]
+napoleon_custom_sections = [("Reference", "notes_style"), ("Needs", "notes_style")]
 copybutton_exclude = ".linenos, .gp, .go"

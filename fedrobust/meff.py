@@ -19,7 +19,7 @@ from pathlib import Path
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.compose import check_command_line
 from fedrobust.utils import files
-from fedrobust.utils.cli import run_command
+from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.machine import version_line
 
 
@@ -47,7 +47,7 @@ def _seeds(text: str) -> list[int]:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m fedrobust.meff", description="Ensemble feature fusion (docs/meff.md)."
+        prog=called_as("meff"), description="Ensemble feature fusion (docs/meff.md)."
     )
     parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument("overrides", nargs="*", help="settings as of fedrobust.simulate")

@@ -12,14 +12,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from fedrobust.utils.cli import run_command
+from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.machine import version_line
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m fedrobust.sanitise",
+        prog=called_as("sanitise"),
         description="What the sphere and slab defences would drop.",
     )
     parser.add_argument("--version", action="version", version=version_line())

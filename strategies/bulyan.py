@@ -32,6 +32,9 @@ def bulyan(f: Count = 1) -> Strategy:
 
     Reference:
         El Mhamdi, Guerraoui, Rouault, ICML 2018.
+
+    Needs:
+        at least 4f + 3 clients a round
     """
 
     def rule(round: Round) -> Aggregate:

@@ -34,6 +34,9 @@ def caf(f: Count = 3) -> Strategy:
 
     Reference:
         Allouah, Guerraoui, Stephan, ICML 2025, algorithm 2.
+
+    Needs:
+        at least 2f + 1 clients a round
     """
 
     def rule(round: Round) -> Aggregate:

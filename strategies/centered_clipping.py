@@ -15,8 +15,9 @@ from fedrobust.utils.validation import Positive, PositiveCount, check_settings
 
 @check_settings("strategy")
 def centered_clipping(tau: Positive | None = None, iterations: PositiveCount = 3) -> Strategy:
-    """Steps v <- v + (1/N) sum_n (x_n - v) min(1, tau / |x_n - v|), from the last round's
-    aggregated update on, in the first round from 0. In the paper the x_n are the clients' momenta.
+    """Centred clipping: steps v <- v + (1/N) sum_n (x_n - v) min(1, tau / |x_n - v|), from the
+    last round's aggregated update on, in the first round from 0. In the paper the x_n are the
+    clients' momenta.
 
     One attacker moves a step by tau/N at most, from any place. The old centre is one row more
     of the Gram matrix, so that steps cost nothing beside it. Weights reported: the clients' parts

@@ -44,6 +44,9 @@ def dnc(
 
     Reference:
         Shejwalkar, Houmansadr, NDSS 2021.
+
+    Needs:
+        at least 2f + 1 clients a round
     """
     out = math.floor(factor * f + 1e-9)
 

@@ -46,6 +46,9 @@ def feddf(
 
     Reference:
         Lin, Kong, Stich, Jaggi, NeurIPS 2020, algorithm 1.
+
+    Needs:
+        proxy images
     """
     schedule = Schedule(epochs, batch_size, learning_rate, 0.0, temperature)
     return Strategy("feddf", lambda round: _rule(round, schedule), frozenset({"proxy"}))

@@ -35,6 +35,9 @@ def flame(noise: NonNegative = 0.0) -> Strategy:
 
     Reference:
         Nguyen et al., USENIX Security 2022, algorithm 1.
+
+    Needs:
+        an honest majority
     """
 
     def rule(round: Round) -> Aggregate:

@@ -14,8 +14,8 @@ from fedrobust.types import Samples, Shard, Task
 
 
 def fltrust() -> Strategy:
-    """The mean 1/(sum_n TS_n) sum_n TS_n |g_0|/|g_n| g_n with trust scores TS_n = max(0, cos(g_n,
-    g_0)) and the server's own update g_0.
+    """The mean of the updates g_n, brought to the length of the server's own update g_0 and weighed
+    by trust scores TS_n = max(0, cos(g_n, g_0)): 1/(sum_n TS_n) sum_n TS_n |g_0|/|g_n| g_n.
 
     The server trains g_0 with the clients' trainer and settings on its root images, which are
     repeated until they are as many as the median client has, so that both take about as many steps.
@@ -28,6 +28,9 @@ def fltrust() -> Strategy:
 
     Reference:
         Cao, Fang, Liu, Gong, NDSS 2021, section IV.
+
+    Needs:
+        root images
     """
     return Strategy("fltrust", _rule, frozenset({"root"}))
 

@@ -18,9 +18,11 @@ def geometric_median(
     smoothing: Positive = 1e-6,
     iterations: PositiveCount = 1000,
 ) -> Strategy:
-    """argmin_v sum_n a_n |v - x_n|. The first ten steps from the weighted mean on are smoothed
-    Weiszfeld steps, v <- sum_n b_n x_n / sum_n b_n with b_n = a_n / max(smoothing, |v - x_n|);
-    Newton steps follow, until one is shorter than 1e-9 of the median distance to the updates.
+    """The point with the least sum of distances to the updates, argmin_v sum_n a_n |v - x_n|.
+
+    The first ten steps from the weighted mean on are smoothed Weiszfeld steps, v <- sum_n b_n x_n /
+    sum_n b_n with b_n = a_n / max(smoothing, |v - x_n|); Newton steps follow, until one is shorter
+    than 1e-9 of the median distance to the updates.
 
     Tolerates attackers of less than half the weight. Close to half, and close to an update,
     Weiszfeld steps alone are so short that thousands do not suffice. All iterates are weighted sums

@@ -28,6 +28,9 @@ def krum(f: Count = 3) -> Strategy:
 
     Reference:
         Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017.
+
+    Needs:
+        at least 2f + 3 clients a round
     """
     return Strategy("krum", lambda round: _select(round, f, 1), min_clients=2 * f + 3)
 
@@ -49,6 +52,9 @@ def multi_krum(f: Count = 3, m: PositiveCount | None = None) -> Strategy:
 
     Reference:
         Blanchard, El Mhamdi, Guerraoui, Stainer, NeurIPS 2017, section 4 and its experiments.
+
+    Needs:
+        at least 2f + 3 clients a round
     """
     return Strategy(
         "multi_krum",

@@ -37,6 +37,9 @@ def mda(f: Count = 3) -> Strategy:
 
     Reference:
         El-Mhamdi, Guerraoui, Guirguis, Hoang, Rouault, PODC 2020; Rousseeuw 1985.
+
+    Needs:
+        at least 2f + 1 clients a round
     """
 
     def rule(round: Round) -> Aggregate:

@@ -34,6 +34,9 @@ def meamed(f: Count = 3) -> Strategy:
 
     Reference:
         Xie, Koyejo, Gupta, 2018, arXiv:1802.10116.
+
+    Needs:
+        at least 2f + 1 clients a round
     """
 
     def rule(round: Round) -> Aggregate:

@@ -31,6 +31,9 @@ def monna(f: Count = 3, pivot: Count | None = None) -> Strategy:
 
     Reference:
         Farhadkhani, Guerraoui, Gupta, Hoang, Pinot, Stephan, ICML 2023.
+
+    Needs:
+        at least 2f + 1 clients a round
     """
 
     def rule(round: Round) -> Aggregate:

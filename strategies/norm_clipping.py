@@ -16,7 +16,7 @@ from fedrobust.utils.validation import Positive, check_settings
 def norm_clipping(
     tau: Positive | None = None, weighting: Literal["uniform", "examples"] = "uniform"
 ) -> Strategy:
-    """The mean of x_n min(1, tau / |x_n|).
+    """Norm clipping: the mean of the updates, longer ones shortened: x_n min(1, tau / |x_n|).
 
     It limits what f attackers can do, each to tau/N, and excludes no client. Weights reported: what
     is left of each client's share, brought to sum 1.

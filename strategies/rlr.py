@@ -33,6 +33,9 @@ def rlr(threshold: Count = 4) -> Strategy:
 
     Reference:
         Ozdayi, Kantarcioglu, Gel, AAAI 2021.
+
+    Needs:
+        at least `threshold` clients a round
     """
 
     def rule(round: Round) -> Aggregate:

@@ -23,7 +23,7 @@ def signguard(
     coordinates: PositiveShare = 0.1,
 ) -> Strategy:
     """The mean of x_n min(1, M / |x_n|) over the clients that two filters agree on, with M the
-    median length:
+    median length.
 
     1. `shortest` <= |x_n| / M <= `longest` (the paper's L and R);
     2. n lies in the largest cluster that mean shift finds among the shares of positive, zero and
@@ -47,6 +47,9 @@ def signguard(
 
     Reference:
         Xu, Huang, Song, Lan, ICDCS 2022.
+
+    Needs:
+        an honest majority
     """
 
     def rule(round: Round) -> Aggregate:

@@ -36,6 +36,9 @@ def trimmed_mean(f: Count = 3) -> Strategy:
 
     Reference:
         Yin, Chen, Ramchandran, Bartlett, ICML 2018, definition 2.
+
+    Needs:
+        at least 2f + 1 clients a round
     """
     return Strategy("trimmed_mean", lambda round: trim(round, f), min_clients=2 * f + 1)
 

@@ -19,6 +19,13 @@ COMMANDS = (  # those of the grids: tests/studies/test_command_line.py
     ("federation", "run", "--help"),
     ("simulate", "--version"),
     ("simulate", "--help"),
+    ("__main__", "--help"),
+    ("__main__", "--version"),
+    ("__main__", "meff", "--help"),
+    ("__main__", "simulate", "--help"),
+    ("show", "--help"),
+    ("list", "--help"),
+    ("list", "contamination"),
 )
 # the module as `python -m` runs it, and what it has imported when it ends
 RUN = """

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrobust.__main__ import COMMANDS
+from fedrobust.experiment.choices import choice_names, list_choices
 from fedrobust.experiment.compose import compose, default_choices
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.settings import ServerSettings, Settings
@@ -20,9 +22,8 @@ from fedrobust.utils.settings_table import describe_type, format_value, list_set
 from fedrobust.utils.validation import REQUIRED
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("simulate", "compare", "ablation", "meff", "sanitise", "federation")
 SAME = {"noise", "corruption"}  # groups that take the choices of `contamination`
-DIRECTIVE = re.compile(r"^(Args|Attributes|Returns|Raises|Reference|References|Example):$", re.M)
+DIRECTIVE = re.compile(r"^(Args|Attributes|Returns|Raises|Needs|Reference|Example):$", re.M)
 
 
 def cell(text: str) -> str:
@@ -50,23 +51,25 @@ def general_settings(path: str, model: Any) -> Iterator[Sequence[str]]:
             )
 
 
-def split_docstring(factory: Any) -> tuple[str, str]:
-    """What a factory's docstring says before its sections, and its reference."""
-    text = inspect.getdoc(factory) or ""
-    parts = DIRECTIVE.split(text)
-    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    reference = sections.get("Reference", sections.get("References", ""))
-    return parts[0].strip(), " ".join(reference.split())
+def lead(factory: Any) -> str:
+    """What a factory's docstring says before its sections."""
+    return DIRECTIVE.split(inspect.getdoc(factory) or "")[0].strip()
 
 
 def choice_lines(group: str, choice: str) -> Iterator[str]:
     """The section of one choice: what it is, where it comes from, its settings."""
     written: Mapping[str, Any] = compose(f"{group}={choice}")[group]
     factory = find_factory(group, written["_target_"])
-    about, reference = split_docstring(factory)
-    yield from (f"## {choice}", "", about, "")
-    if reference:
-        yield from (f"*Reference:* {reference}", "")
+    [told] = list_choices(group, [choice])
+    about = lead(factory)
+    yield from (f"## {choice}", "")
+    if not " ".join(about.split()).startswith(told.description.rstrip(".")):  # the yaml's own words
+        yield from (cell(told.description), "")
+    yield from (about, "")
+    if told.needs:
+        yield from (f"*Needs:* {cell(told.needs)}", "")
+    if told.reference:
+        yield from (f"*Reference:* {cell(told.reference)}", "")
     rows = [
         (f"`{group}.{one.name}`", cell(one.kind), shown(one.default), cell(one.description))
         for one in list_settings(factory)
@@ -93,14 +96,12 @@ def settings_page() -> Iterator[str]:
 
 def group_page(group: str, chosen: str) -> Iterator[str]:
     """All choices of one group."""
-    folder = ROOT / "configs" / group
-    choices = sorted(path.stem for path in folder.glob("*.yaml"))
     about = Settings.model_fields[group].description or ""
     yield from (f"# {group}: {about}", "", f"Default: `{chosen}`.", "")
     if group == "contamination":
         yield "`noise` and `corruption` take the same choices: `contamination@noise=hair`."
         yield ""
-    for choice in choices:
+    for choice in choice_names(group):
         yield from choice_lines(group, choice)
 
 

@@ -40,6 +40,12 @@ def evasion(
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Needs:
+        model.feature_cache=false with model.freeze=backbone
+
+    Reference:
+        Madry et al., ICLR 2018.
     """
     attack = pgd.project(steps, step_size)
 

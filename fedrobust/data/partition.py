@@ -190,6 +190,9 @@ def remote(client: Count | None = None) -> Remote:
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Needs:
+        real sites, of Flower
     """
     return Remote(client)
 

@@ -16,14 +16,15 @@ import fedrobust.configs
 from fedrobust.experiment.compose import compose, default_choices
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.settings import MOST, ServerSettings, Settings
+from fedrobust.utils.cli import called_as
 from fedrobust.utils.settings_table import describe_type, format_value, list_settings
 from fedrobust.utils.validation import REQUIRED
 
 CONTAMINATIONS = ("noise", "corruption")  # groups whose choices are those of `contamination`
 WORDS = ("--help", "-h")
-USAGE = """python -m fedrobust.simulate [group=choice | key=value ...]
-python -m fedrobust.simulate resume=<the output folder of a run that was stopped>"""
-MORE = """python -m fedrobust.simulate strategy=krum --help shows the settings of one choice,
+USAGE = """{called} [group=choice | key=value ...]
+{called} resume=<the output folder of a run that was stopped>"""
+MORE = """{called} strategy=krum --help shows the settings of one choice,
 --cfg job prints the whole configuration, --hydra-help names Hydra's own switches."""
 
 
@@ -44,7 +45,7 @@ def describe(words: Sequence[str]) -> str:
     """
     return describe_choices(words) or "\n".join(
         [
-            USAGE,
+            USAGE.format(called=called_as("simulate")),
             "",
             "Settings:",
             *_model_lines(Settings),
@@ -55,7 +56,7 @@ def describe(words: Sequence[str]) -> str:
             "Groups:",
             *group_lines(default_heads()),
             "",
-            MORE,
+            MORE.format(called=called_as("simulate")),
         ]
     )
 

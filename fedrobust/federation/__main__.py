@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.federation import certificates, flower_commands, start_scripts
 from fedrobust.federation.flower_commands import Link, Scalar
-from fedrobust.utils.cli import run_command
+from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.machine import version_line
 
@@ -289,7 +289,7 @@ COMMANDS = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m fedrobust.federation", description="Helpers for a federation of real sites."
+        prog=called_as("federation"), description="Helpers for a federation of real sites."
     )
     parser.add_argument("--version", action="version", version=version_line())
     added = parser.add_subparsers(dest="command", required=True)

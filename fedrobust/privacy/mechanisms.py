@@ -138,6 +138,9 @@ def local_dp(
 
     Reference:
         Dwork, Roth, 2014, appendix A.
+
+    Needs:
+        server.batchnorm=recalibrate or local
     """
     return Privacy("local_dp", float(clip), float(noise_multiplier), float(delta))
 
@@ -160,5 +163,10 @@ def secure_aggregation(clip: Positive = 1.0, threshold: SumOf | None = None) -> 
 
     Reference:
         Bonawitz et al., CCS 2017.
+
+    Needs:
+        a rule that is a weighted sum (strategy=fedavg), without preaggregation;
+        server.batchnorm=recalibrate or local;
+        contaminations without collusion
     """
     return Privacy("secure_aggregation", float(clip), secure=True, threshold=threshold)

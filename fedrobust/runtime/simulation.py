@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedrobust.aggregation.round import Strategy
 from fedrobust.data import TRAIN
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import build, compose, factories, old_names, settings
@@ -379,7 +380,11 @@ def model_facts(server: ServerContext) -> dict[str, Any]:
 def extra_data(experiment: Experiment) -> dict[str, int]:
     """The server's extra images that this run really used, and how many."""
     sizes = {"root": len(experiment.root), "proxy": len(experiment.proxy)}
-    used = set(experiment.strategy.uses) | (
-        {"proxy"} if experiment.settings.server.batchnorm == "recalibrate" else set()
-    )
+    return used_images(experiment.strategy, experiment.settings.server.batchnorm, sizes)
+
+
+def used_images(strategy: Strategy, batchnorm: str, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Of the server's extra images (sizes: how many by name) those that a run uses, and how many.
+    batchnorm: the setting of that name."""
+    used = set(strategy.uses) | ({"proxy"} if batchnorm == "recalibrate" else set())
     return {name: size for name, size in sizes.items() if name in used and size}

@@ -11,7 +11,7 @@ from fedrobust.experiment import settings_help
 from fedrobust.experiment.compose import compose_comparison
 from fedrobust.experiment.old_names import rename_words
 from fedrobust.studies.comparison.grid import OWN_ENGINE, Cell, GridSettings
-from fedrobust.utils.cli import run_command
+from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.machine import version_line
 from fedrobust.utils.settings_table import format_value, list_settings
@@ -70,7 +70,7 @@ def run_grid_command(
 def describe_grid_command(command: GridCommand, words: Sequence[str]) -> str:
     """Text of --help: the settings of the choices among the words, or else those of the block
     and the groups with their choices. Raises as `settings_help.describe`."""
-    called = f"python -m fedrobust.{command.name}"
+    called = called_as(command.name)
     return settings_help.describe_choices(words) or "\n".join(
         [
             f"{called} [key=value | group=choice ...]",
@@ -83,7 +83,7 @@ def describe_grid_command(command: GridCommand, words: Sequence[str]) -> str:
             "Groups:",
             *settings_help.group_lines(_heads(command)),
             "",
-            "All other settings are those of the main job: python -m fedrobust.simulate --help",
+            f"All other settings are those of the main job: {called_as('simulate')} --help",
             f"{called} model=small --help shows the settings of one choice.",
         ]
     )

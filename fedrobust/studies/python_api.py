@@ -16,16 +16,24 @@ import pandas as pd
 
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.experiment import compose
+from fedrobust.experiment.factories import build_group
+from fedrobust.experiment.old_names import rename_config
 from fedrobust.experiment.overrides import settings_among
-from fedrobust.reporting.console import RunConsole, summary_table
+from fedrobust.reporting.console import RunConsole
 from fedrobust.reporting.filenames import MANIFEST, PAGE, REPORT
 from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import read_rounds, round_line
 from fedrobust.reporting.report import Report, read_report
 from fedrobust.runtime import resume as resumption
-from fedrobust.runtime.simulation import explain_interruption, resume_job, run_job
+from fedrobust.runtime.simulation import (
+    explain_interruption,
+    resume_job,
+    run_job,
+    show_result,
+    used_images,
+)
 from fedrobust.studies.comparison.grid import read_grid
-from fedrobust.studies.comparison.run import DIFFERENCES, LEADERBOARD, RANKING, RESULTS
+from fedrobust.studies.comparison.run import DIFFERENCES, LEADERBOARD, RESULTS, read_ranking
 from fedrobust.studies.comparison.run import compare as run_comparison
 from fedrobust.studies.model_export import export_model
 from fedrobust.studies.trained_model import TrainedModel, load_model
@@ -149,8 +157,16 @@ class Run:
         return export_model(self.model(), form, self.folder if path is None else Path(path))
 
     def show(self) -> None:
-        """Print the tables that ended the run."""
-        RunConsole().print(summary_table(self.report))
+        """Print the tables that ended the run, and where its page is."""
+        show_result(RunConsole(), self.report, self.used_images, self.folder)
+
+    @cached_property
+    def used_images(self) -> dict[str, int]:
+        """The server's extra images that the run used, e.g. {"root": 84, "proxy": 300}."""
+        config, data = rename_config(self.manifest["config"]), self.manifest["data"]
+        strategy = build_group(config, "strategy")
+        sizes = {name: int(data[name]) for name in ("root", "proxy")}
+        return used_images(strategy, config["server"]["batchnorm"], sizes)
 
     def open_page(self) -> bool:
         """Open report.html in the browser. Returns whether one could be started."""
@@ -191,8 +207,7 @@ class Comparison:
         Raises:
             ConfigError: the comparison has no cell with so many.
         """
-        path = self.folder / RANKING
-        table = pd.read_csv(path) if path.is_file() else pd.DataFrame({"poisoned": []})
+        table = read_ranking(self.folder)
         counts = sorted(table["poisoned"].unique())
         wanted = (counts or [0])[-1] if poisoned is None else poisoned
         if wanted not in counts:
@@ -282,7 +297,7 @@ def load(folder: str | Path) -> Run:
     if not (place / REPORT).is_file():
         unfinished = (place / MANIFEST).is_file()
         remedy = (
-            f"its run is not finished; resume it with fedrobust.run(resume={str(place)!r})"
+            f"its run is not finished; resume it with {resumption.resume_command(place)}"
             if unfinished
             else "give the output folder of a finished run"
         )

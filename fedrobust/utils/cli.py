@@ -22,6 +22,13 @@ NO_TEMPORARY = "No usable temporary directory"  # as the module tempfile says it
 TEMPORARY = ("tmp", "ray", "torch", "pymp-", "fedrobust-")
 
 
+def called_as(command: str) -> str:
+    """How a command is called, in the form in which this process was: `fedrobust simulate`, or
+    `python -m fedrobust.simulate`."""
+    short = sys.argv[0].startswith("fedrobust ")
+    return f"fedrobust {command}" if short else f"python -m fedrobust.{command}"
+
+
 def explain(error: BaseException) -> tuple[str | None, int]:
     """(line, exit code); the line is None for a defect of ours, which deserves its traceback.
 

@@ -6,10 +6,9 @@ and may be compared and averaged. The steps of a round, each with its switch: cl
 the updates, trust each client by its model's scores on the root set, distil on the proxy images,
 send back what that made less aligned, aggregate.
 
-Memory: one model (on small images one for each of torch's threads, see
-`distillation.members.score_members`), the matrix of updates, and of further matrices the votes of
-the cohorts (`cohort_size`, one row each), or the trusted clients' rows where another rule takes the
-last step (`aggregation`). Work is linear in the number of clients, except that without cohorts each of N
+Memory: one model, the matrix of updates, and of further matrices the votes of the cohorts
+(`cohort_size`, one row each), or the trusted clients' rows where another rule takes the last step
+(`aggregation`). Work is linear in the number of clients, except that without cohorts each of N
 mutual learners has N - 1 teachers (whose medians are cheap beside its training); updates are
 compared pairwise on as many columns as a fixed number of multiplications allows.
 """
@@ -59,15 +58,16 @@ def etf_dml(
     ]
     | None = None,
 ) -> Strategy:
-    """The rule of METHOD sections 5 and 9. Numbers of images are clipped to their 10 % and 90 %
-    quantiles in any case.
+    """Clients are weighed by what their models' scores on the root images show, and the trusted
+    ones learn from each other on the proxy images before they are averaged. Numbers of images are
+    clipped to their 10 % and 90 % quantiles in any case.
 
     The fields of the four groups are keys of their own: `strategy.temperature`, not
     `strategy.schedule.temperature`.
 
     Trust: `trust.gate_trust` assesses each client alone, `trust.stacking_trust` then all together.
 
-    Cohorts (section 5 (B)): half of every teacher is the global model as sent (its probabilities,
+    Cohorts: half of every teacher is the global model as sent (its probabilities,
     or scores with distillation_loss=true_class). The last step is the trimmed mean over the
     cohorts' votes, so a cohort lost to attackers is one vote. `cohorts.vote` says what the reported
     weights are then. Who was drawn where is recorded as "cohort".
@@ -91,6 +91,10 @@ def etf_dml(
 
     Raises:
         ConfigError: a setting is out of its range, or both cohorts and another rule are wanted.
+
+    Needs:
+        root images, unless trust=none;
+        proxy images, for distillation and recalibration
     """
     if cohorts.cohort_size is not None and aggregation is not None:
         raise ConfigError(

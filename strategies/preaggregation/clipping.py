@@ -47,6 +47,9 @@ def arc(f: Count = 3) -> Preaggregation:
 
     Reference:
         Allouah et al., ICLR 2025.
+
+    Needs:
+        at least 2f + 1 clients a round
     """
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:

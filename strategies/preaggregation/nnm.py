@@ -29,6 +29,9 @@ def nnm(f: Count = 3) -> Preaggregation:
 
     Reference:
         Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, AISTATS 2023.
+
+    Needs:
+        at least 2f + 1 clients a round
     """
 
     def mix(gram_NN: Tensor, clients: tuple[int, ...], generator: Generator) -> Tensor:

@@ -13,8 +13,8 @@ from fedrobust.utils.validation import Decay, Positive, check_settings
 
 @check_settings("server_optimizer")
 def fedavgm(learning_rate: Positive = 1.0, momentum: Decay = 0.9) -> ServerOptimizer:
-    """m_t = beta m_{t-1} + delta_t, x_{t+1} = x_t + eta m_t, m_{-1} = 0, with delta_t the rule's
-    result minus the model as sent.
+    """Momentum of the server: m_t = beta m_{t-1} + delta_t, x_{t+1} = x_t + eta m_t, m_{-1} = 0,
+    with delta_t the rule's result minus the model as sent.
 
     Args:
         learning_rate: eta; 1 with momentum 0 keeps the rule's result.

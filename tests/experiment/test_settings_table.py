@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from fedrobust import configs
+from fedrobust.experiment.choices import choice_settings
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.utils.settings_table import list_settings
 
@@ -30,19 +31,7 @@ def choices() -> Iterator[tuple[str, str, dict[str, Any]]]:
         for path in sorted((CONFIGS / group).glob("*.yaml")):
             read = yaml.safe_load(path.read_text())
             if isinstance(read, dict) and "_target_" in read:
-                yield group, path.stem, with_base(group, read)
-
-
-def with_base(group: str, read: dict[str, Any]) -> dict[str, Any]:
-    """Its settings on top of those of the files that it starts from."""
-    found: dict[str, Any] = {}
-    for base in read.pop("defaults", ["_self_"]):
-        found |= (
-            read
-            if base == "_self_"
-            else with_base(group, yaml.safe_load((CONFIGS / group / f"{base}.yaml").read_text()))
-        )
-    return found
+                yield group, path.stem, choice_settings(group, path.stem)
 
 
 def flat(read: dict[str, Any], names: set[str]) -> Iterator[tuple[str, Any]]:

@@ -166,7 +166,7 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no report\.json; give the output folder"):
         fedrobust.load(tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(DataError, match=r"not finished; resume it with fedrobust\.run\(resume="):
+    with pytest.raises(DataError, match=r"not finished; resume it with python -m"):
         fedrobust.load(tmp_path)
 
 

@@ -81,6 +81,9 @@ def bubbles(images: Tensor, level: tuple[int, int], generator: Generator) -> Ten
     their rims of 2 pixels at a side of 224.
 
     Their radii are drawn from 3 to 7, 10, 12, 15 or 17 pixels at a side of 224.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", PathMNIST-C.
     """
     (largest, most), count = level, len(images)
     y, x = drawing.canvas(images)
@@ -109,6 +112,9 @@ def vignette(images: Tensor, radius: float, generator: Generator) -> Tensor:
     the shorter side, as dermatoscopes do.
 
     The published list ends with .90, .95; here it falls.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     y, x = drawing.canvas(images)
     reach = torch.sqrt((y - y.mean()) ** 2 + (x - x.mean()) ** 2)
@@ -122,6 +128,9 @@ def burned_text(images: Tensor, level: tuple[int, int, float], generator: Genera
 
     Letters are as high as published (3 to 4 of 224 pixels) but never below five pixels, without
     which none can be read.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     (words, letters, scale), count = level, len(images)
     height, width = images.shape[-2:]

@@ -30,6 +30,9 @@ def defocus_blur(images: Tensor, radius: float, generator: Generator) -> Tensor:
 
     A pixel's weight is the share of it that the disc covers, where the publication smooths the edge
     of a disc of whole pixels; this holds at any size.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     return _convolve(images, _disc(_scaled(images, radius))[None])
 
@@ -40,6 +43,9 @@ def motion_blur(images: Tensor, level: tuple[float, float], generator: Generator
     from -45 to 45 degrees.
 
     (r, s) = (10, 5), (15, 5), (15, 8), (15, 12) or (20, 15) at a side of 224.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     radius, deviation = (_scaled(images, length) for length in level)
     angles_N = (torch.rand(len(images), generator=generator) - 0.5) * (math.pi / 2)
@@ -52,6 +58,9 @@ def zoom_blur(images: Tensor, level: tuple[float, float], generator: Generator) 
     1.15, 1.20, 1.24 or 1.30.
 
     Steps: .01, .01, .02, .02, .03.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     end, step = level
     total, factors = images.clone(), torch.arange(1, end - 1e-6, step, dtype=torch.float64).tolist()

@@ -25,13 +25,21 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 @corruption_factory(BRIGHTER)
 def brightness_up(images: Tensor, factor: float, generator: Generator) -> Tensor:
-    """Every value x becomes f x with f = 1.1, 1.2, 1.3, 1.4 or 1.5."""
+    """Every value x becomes f x with f = 1.1, 1.2, 1.3, 1.4 or 1.5.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
+    """
     return images * factor
 
 
 @corruption_factory(DARKER)
 def brightness_down(images: Tensor, factor: float, generator: Generator) -> Tensor:
-    """Every value x becomes f x with f = .9, .8, .7, .6 or .5."""
+    """Every value x becomes f x with f = .9, .8, .7, .6 or .5.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
+    """
     return images * factor
 
 
@@ -39,6 +47,9 @@ def brightness_down(images: Tensor, factor: float, generator: Generator) -> Tens
 def contrast_up(images: Tensor, factor: float, generator: Generator) -> Tensor:
     """Every value x becomes m + f (x - m) with the image's mean luma m and f = 1.1, 1.2, 1.3, 1.4
     or 1.6.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     return _contrast(images, factor)
 
@@ -47,19 +58,30 @@ def contrast_up(images: Tensor, factor: float, generator: Generator) -> Tensor:
 def contrast_down(images: Tensor, factor: float, generator: Generator) -> Tensor:
     """Every value x becomes m + f (x - m) with the image's mean luma m and f = .8, .7, .6, .5 or
     .4.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     return _contrast(images, factor)
 
 
 @corruption_factory(GAMMA_UP)
 def gamma_up(images: Tensor, exponent: float, generator: Generator) -> Tensor:
-    """Every value x becomes x^g with g = 1.1, 1.2, 1.3, 1.4 or 1.6: darker middle tones."""
+    """Every value x becomes x^g with g = 1.1, 1.2, 1.3, 1.4 or 1.6: darker middle tones.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", ChestMNIST-C.
+    """
     return images**exponent
 
 
 @corruption_factory(GAMMA_DOWN)
 def gamma_down(images: Tensor, exponent: float, generator: Generator) -> Tensor:
-    """Every value x becomes x^g with g = .9, .8, .7, .6 or .4: brighter middle tones."""
+    """Every value x becomes x^g with g = .9, .8, .7, .6 or .4: brighter middle tones.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", ChestMNIST-C.
+    """
     return images**exponent
 
 
@@ -69,6 +91,9 @@ def saturation(images: Tensor, shift: float, generator: Generator) -> Tensor:
     value stay.
 
     Greys have no hue and stay grey.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", PathMNIST-C.
     """
     # In HSV V = max and S = (max - min) / max, and with V and hue kept every channel's distance to
     # V goes as S.

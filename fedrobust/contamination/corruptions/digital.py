@@ -20,6 +20,9 @@ def jpeg(images: Tensor, quality: int, generator: Generator) -> Tensor:
 
     Its blocks are 8 x 8 pixels for every image size: the smaller the image, the stronger the
     same quality.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     return compress_jpeg(images, quality)
 
@@ -28,6 +31,9 @@ def jpeg(images: Tensor, quality: int, generator: Generator) -> Tensor:
 def pixelate(images: Tensor, factor: float, generator: Generator) -> Tensor:
     """The image shrunk to .7, .5, .4, .3 or .25 of its side and enlarged again, both by a box
     filter.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     height, width = images.shape[-2:]
     down, across = (

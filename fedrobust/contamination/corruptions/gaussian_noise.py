@@ -40,6 +40,9 @@ def gaussian_noise(
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C (levels 2 to 5).
     """
     if severity is not None:
         std = SEVERITIES[severity - 1]

@@ -21,6 +21,9 @@ IMPULSE = (0.01, 0.03, 0.06, 0.09, 0.17)  # share of the values that become 0 or
 def speckle_noise(images: Tensor, level: float, generator: Generator) -> Tensor:
     """Every value x becomes x + x e with Gaussian e of deviation .05, .15, .20, .35 or .45,
     independent for every pixel and channel.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     return (
         torch.randn(images.shape, generator=generator).to(images).mul_(level).add_(1).mul_(images)
@@ -31,6 +34,9 @@ def speckle_noise(images: Tensor, level: float, generator: Generator) -> Tensor:
 def shot_noise(images: Tensor, level: float, generator: Generator) -> Tensor:
     """Every value x becomes Poisson(c x) / c with c = 60, 25, 18, 10 or 5 photons, independent for
     every pixel and channel.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     return torch.poisson(images.cpu() * level, generator=generator).to(images) / level
 
@@ -39,6 +45,9 @@ def shot_noise(images: Tensor, level: float, generator: Generator) -> Tensor:
 def impulse_noise(images: Tensor, level: float, generator: Generator) -> Tensor:
     """Every value of pixel and channel becomes 0 or 1, equally likely, with probability .01, .03,
     .06, .09 or .17.
+
+    Reference:
+        Di Salvo, Doerrich, Ledig, 2024, "MedMNIST-C", DermaMNIST-C.
     """
     draw = torch.rand(images.shape, generator=generator).to(images)
     return torch.where(draw < level, (draw < level / 2).to(images), images)

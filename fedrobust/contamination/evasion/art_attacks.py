@@ -46,6 +46,9 @@ def carlini_wagner(
 
     Reference:
         Carlini, Wagner, 2017.
+
+    Needs:
+        the extra `attacks`
     """
 
     def make(classifier: Any, eps: float, size: int) -> Any:
@@ -82,6 +85,9 @@ def deepfool(*, steps: PositiveCount = 50, overshoot: NonNegative = 0.02) -> Eva
 
     Reference:
         Moosavi-Dezfooli, Fawzi, Frossard, 2016.
+
+    Needs:
+        the extra `attacks`
     """
 
     def make(classifier: Any, eps: float, size: int) -> Any:
@@ -131,6 +137,9 @@ def autoattack(
 
     Reference:
         Croce, Hein, 2020.
+
+    Needs:
+        the extra `attacks`
     """
 
     def make(classifier: Any, eps: float, size: int) -> Any:

@@ -11,8 +11,12 @@ from fedrobust.contamination.evasion.gradients import ascend, differentiable_eva
 
 
 def fgsm() -> Evasion:
-    """Every value moves by eps in the direction in which the cross-entropy of the true class grows
-    (Goodfellow et al. 2015)."""
+    """Every value moves by eps in the direction in which the cross-entropy of the true class
+    grows.
+
+    Reference:
+        Goodfellow, Shlens, Szegedy, ICLR 2015.
+    """
 
     def attack(
         model: Any, images: Tensor, labels: Tensor, eps: float, generator: Generator

@@ -39,6 +39,9 @@ def alie(*, z: NonNegative | None = None, knowledge: Knowledge = "omniscient") -
 
     Reference:
         Baruch, Baruch, Goldberg, NeurIPS 2019, algorithm 3.
+
+    Needs:
+        collusion: attackers know all honest updates, or with knowledge=own each other's
     """
 
     def attack(context: AttackContext) -> CraftedUpdates:
@@ -68,6 +71,9 @@ def optimal_alie(*, evaluations: PositiveCount = 20) -> Contamination:
 
     Reference:
         Allouah et al., AISTATS 2023, experiments.
+
+    Needs:
+        collusion: attackers know all honest updates and the rule
     """
 
     def candidate(z: float, statistics_Sb: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ def fang(
     stretch: Annotated[float, Field(gt=1)] = 2.0,
     knowledge: Knowledge = "omniscient",
 ) -> Contamination:
-    """The directed deviation attacks. s: the signs of the mean of the known updates.
+    """The directed deviation attacks: every parameter is pushed against the way it would go. s: the
+    signs of the mean of the known updates.
 
     Against Krum (section 3.2) all attackers send -lambda * s with the largest lambda, halved from
     the paper's upper bound, at which Krum would choose it. Against the trimmed mean (section 3.3,
@@ -47,6 +48,9 @@ def fang(
 
     Reference:
         Fang, Cao, Jia, Gong, USENIX Security 2020.
+
+    Needs:
+        collusion: attackers know all honest updates, or with knowledge=own each other's
     """
 
     def attack(context: AttackContext) -> CraftedUpdates:

@@ -95,6 +95,9 @@ def not_finite(*, value: Literal["nan", "inf", "-inf"] = "nan", rate: Share = 1.
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Needs:
+        server.max_failures of at least the number of poisoned clients
     """
     spoilt = float(value)
 

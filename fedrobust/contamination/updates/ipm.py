@@ -28,6 +28,9 @@ def ipm(*, factor: NonNegative = 2.0, knowledge: Knowledge = "omniscient") -> Co
 
     Reference:
         Xie, Koyejo, Gupta, UAI 2019.
+
+    Needs:
+        collusion: attackers know all honest updates, or with knowledge=own each other's
     """
 
     def attack(context: AttackContext) -> CraftedUpdates:
@@ -56,6 +59,9 @@ def optimal_ipm(*, evaluations: PositiveCount = 20) -> Contamination:
 
     Reference:
         Allouah et al., AISTATS 2023, experiments.
+
+    Needs:
+        collusion: attackers know all honest updates and the rule
     """
 
     def candidate(factor: float, mean_Sb: Tensor) -> Tensor:

@@ -30,6 +30,9 @@ def mimic(*, target: Count | None = None) -> Contamination:
 
     Reference:
         Karimireddy, He, Jaggi, ICLR 2022.
+
+    Needs:
+        collusion: attackers know all honest updates
     """
 
     def attack(context: AttackContext) -> CraftedUpdates:

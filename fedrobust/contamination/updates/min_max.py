@@ -44,6 +44,9 @@ def min_max(
 
     Reference:
         Shejwalkar, Houmansadr, NDSS 2021, algorithm 1.
+
+    Needs:
+        collusion: attackers know all honest updates, or with knowledge=own each other's
     """
     return distance_bounded_attack(
         "min_max", perturbation, gamma, knowledge, within_largest_distance

@@ -41,6 +41,9 @@ def min_sum(
 
     Reference:
         Shejwalkar, Houmansadr, NDSS 2021.
+
+    Needs:
+        collusion: attackers know all honest updates, or with knowledge=own each other's
     """
     return distance_bounded_attack("min_sum", perturbation, gamma, knowledge, within_largest_sum)
 

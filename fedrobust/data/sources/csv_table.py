@@ -83,6 +83,9 @@ def csv(
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Needs:
+        data.path, the table
     """
     wanted = class_words(classes)
     return DataSource(

@@ -54,6 +54,12 @@ def ham10000(
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Needs:
+        the files of HAM10000 in data.root
+
+    Reference:
+        Tschandl, Rosendahl, Kittler, Scientific Data 5, 2018.
     """
     return DataSource(
         "ham10000",

@@ -58,6 +58,9 @@ def image_folder(
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Needs:
+        data.root, the folder or zip
     """
     wanted = class_words(classes)
     return DataSource(

@@ -60,6 +60,12 @@ def medmnist(
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Needs:
+        the extra `medmnist`
+
+    Reference:
+        Yang et al., Scientific Data 10, 2023.
     """
     chosen = ImageOptions(size=size, max_images=max_images, seed=seed)
     folder = cache.folder() / "medmnist" if root is None else expand_home(root)

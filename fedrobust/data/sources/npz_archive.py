@@ -77,6 +77,9 @@ def npz(
 
     Raises:
         ConfigError: a setting is out of its range.
+
+    Needs:
+        data.path, the archive
     """
     chosen = ImageOptions(size=size, max_images=max_images, seed=seed, every_class=every_class)
     wanted = class_words(classes)

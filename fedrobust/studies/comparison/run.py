@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
+import pandas as pd
+from pandas.errors import EmptyDataError
 from rich.console import Console
 
 from fedrobust.reporting.console import print_line, transient_bar
@@ -86,6 +89,14 @@ def run_grid(
                 f"the same command resumes in {grid.out}"
             ) from None
     return failed
+
+
+def read_ranking(folder: Path) -> pd.DataFrame:
+    """ranking.csv of a comparison's folder; without rows where no client was poisoned."""
+    try:
+        return pd.read_csv(folder / RANKING)
+    except (FileNotFoundError, EmptyDataError):
+        return pd.DataFrame({"poisoned": []})
 
 
 def check_all(wanted: Sequence[Cell], grid: Grid, screen: Console) -> CheckedGrid:

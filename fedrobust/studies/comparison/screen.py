@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pandas as pd
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -33,6 +34,28 @@ def ranking_tables(found: ComparisonResults, rankings: Mapping[int, Ranking]) ->
     notes = [LOWER_IS_BETTER] if tables else []
     notes += [line for line in uses_note(found) if line]
     return Group(*(tables or [_clean_table(found)]), *(Text(line, style="dim") for line in notes))
+
+
+def read_ranking_tables(frame: pd.DataFrame) -> RenderableType:
+    """The same of a comparison that is finished. frame: `leaderboard.ranking_frame`, not empty."""
+    tables: list[RenderableType] = []
+    facts = ["poisoned", "place", "rule", "mean", "low", "high", "worst", "group"]
+    attacks = [name for name in frame.columns if name not in facts]
+    for poisoned in sorted(frame["poisoned"].unique(), reverse=True):
+        title = f"Ranking under {format_count(int(poisoned), 'poisoned client')}"
+        table = new_table(title, ["Rule", *attacks, "Mean", "Worst", "Group"])
+        for _, row in frame[frame["poisoned"] == poisoned].iterrows():
+            known = row.where(row.notna(), None)
+            mean = Estimate(known["mean"], known["low"], known["high"])
+            table.add_row(
+                str(row["rule"]),
+                *(format_number(known[attack]) for attack in attacks),
+                value(mean),
+                format_number(known["worst"]),
+                str(known["group"] or "-"),
+            )
+        tables.append(table)
+    return Group(*tables, Text(LOWER_IS_BETTER, style="dim"))
 
 
 def _ranking_table(found: ComparisonResults, ranking: Ranking, poisoned: int) -> Table:

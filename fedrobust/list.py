@@ -1,0 +1,69 @@
+"""What there is to choose: `python -m fedrobust.list [group] [name] [--json]`.
+
+Exit codes: 0 done, 2 unknown group or choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from fedrobust.experiment.choices import (
+    Choice,
+    choice_names,
+    group_meanings,
+    group_of,
+    list_choices,
+)
+from fedrobust.experiment.settings_help import setting_lines, wrap_text
+from fedrobust.utils.cli import called_as, run_command
+from fedrobust.utils.machine import version_line
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog=called_as("list"),
+        description="List the choices of every group: what each does, what it needs, its paper.",
+    )
+    parser.add_argument("--version", action="version", version=version_line())
+    parser.add_argument("group", nargs="?", help="as in strategy=...; left out: all")
+    parser.add_argument("name", nargs="*", help="of choices; left out: all of the group")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--names", action="store_true", help="as group=choice, one a line")
+    asked = parser.parse_intermixed_args(words)
+    return run_command(lambda: _show(asked))
+
+
+def _show(asked: argparse.Namespace) -> None:
+    meanings = group_meanings()
+    groups = [asked.group] if asked.group else list(meanings)
+    if asked.names:
+        names = [f"{group}={name}" for group in groups for name in choice_names(group_of(group))]
+        print("\n".join(names))
+        return
+    found = {group: list_choices(group, asked.name) for group in groups}
+    if asked.json:
+        rows = [asdict(one) for choices in found.values() for one in choices]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for group, choices in found.items():
+        print(*wrap_text(f"{group}: {meanings[group_of(group)]}"), sep="\n")
+        for one in choices:
+            head, *paragraphs = (setting_lines(one.name, text) for text in _texts(one, asked.name))
+            print(*head, *(lines[1] for lines in paragraphs), sep="\n")
+        print()
+
+
+def _texts(choice: Choice, chosen: Sequence[str]) -> list[str]:
+    """The paragraphs about a choice; of one that was asked for by name all."""
+    texts = [choice.description, *(choice.details if chosen else ())]
+    texts += [f"needs: {choice.needs}"] if choice.needs else []
+    return texts + ([f"paper: {choice.reference}"] if choice.reference else [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""The result of a finished run or comparison: `python -m fedrobust.show <its output folder>`.
+
+Exit codes: 0 done, 2 wrong input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedrobust.utils.cli import called_as, run_command
+from fedrobust.utils.machine import version_line
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog=called_as("show"),
+        description="Print the tables that ended a run, or the ranking of a comparison.",
+    )
+    parser.add_argument("--version", action="version", version=version_line())
+    parser.add_argument("folder", type=Path, help="output folder of a finished run or comparison")
+    asked = parser.parse_args(words)
+    return run_command(lambda: _show(asked.folder))
+
+
+def _show(folder: Path) -> None:
+    from fedrobust.studies.finished import show_folder
+
+    show_folder(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
