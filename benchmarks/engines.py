@@ -1,5 +1,6 @@
 """fedrobust's engines and other frameworks against a plain training loop that does the same work:
-CPU time, wall time, memory.
+CPU time, wall time, memory. Two plain loops side by side show what two workers can reach on this
+machine.
 
 Ten clients, three rounds, ResNet-18 with 64 or ResNet-50 with 32 images of 32 pixels per client,
 one local epoch of SGD, the global model evaluated after every round. Every measurement has a
@@ -29,12 +30,14 @@ ONE_RULE = RULES[:1]
 BYZFL_RULES = ("fedavg", "median", "multi_krum")
 # Which rules each contestant runs, the package it needs, and how that is had.
 CONTESTANTS: dict[str, tuple[Sequence[str], str, str]] = {
+    "plain_pair": (ONE_RULE, "fedrobust", "pip install ."),
     "inline": (RULES, "fedrobust", "pip install ."),
     "ray": (RULES, "fedrobust", "pip install ."),
     "flower": (ONE_RULE, "flwr", "pip install 'flwr[simulation]>=1.41,<1.43'"),
     "byzfl": (BYZFL_RULES, "byzfl", "pip install byzfl==0.0.11"),
     "pfl": (ONE_RULE, "pfl", "pip install 'pfl[pytorch]==0.6.*'"),
 }
+PLAIN = {"plain": "plain loop", "plain_pair": "two plain loops"}  # in the tables
 MEASURES = ("cpu", "wall", "pss", "own")
 HEADERS = {"cpu": "CPU s", "wall": "wall s", "pss": "peak PSS MB", "own": "anonymous and shared MB"}
 
@@ -48,7 +51,7 @@ class Entry:
 
     @property
     def title(self) -> str:
-        return "plain loop" if self.name == "plain" else f"{self.name} {self.rule}"
+        return PLAIN.get(self.name, f"{self.name} {self.rule}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +228,7 @@ def odd_ones(runs: Sequence[Run], tolerance: float = 0.25) -> list[str]:
         if run.entry.rule == "fedavg" and not run.measured.failure:
             moved.setdefault(run.entry.name, []).append(run.measured.result["moved"])
     plain = median(moved.pop("plain", [0.0]))
+    moved.pop("plain_pair", None)  # its loops average half of the clients each
     return [
         f"{name} moved the last layer by {median(values):.4f}, the plain loop by {plain:.4f}"
         for name, values in moved.items()
@@ -269,13 +273,17 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         help="measurements of everything, interleaved (3)",
     )
     parser.add_argument(
-        "--threads", type=report.count, default=1, help="of torch in every process (1)"
+        "--threads",
+        type=report.count,
+        default=1,
+        help="of torch in every process that trains (1)",
     )
     parser.add_argument(
         "--workers",
         type=report.count,
         default=2,
-        help="processes of the engines that have them: ray, flower (2)",
+        help="processes of the engines that have them, ray and flower, whose server has as many "
+        "threads as all of them (2)",
     )
     parser.add_argument(
         "--only",

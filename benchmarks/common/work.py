@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedrobust.utils.threads import WAITING
+
 if TYPE_CHECKING:  # the process that measures stays without torch
     from torch import Tensor
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:  # the process that measures stays without torch
 @dataclass(frozen=True, slots=True)
 class Work:
     """Federated training in numbers. images, validation: of each client. folder: where its npz file
-    lies. threads: of torch in every process; workers: processes of the engines that have them."""
+    lies. threads: of torch in a process that trains; workers: processes of the engines that have
+    them, whose server has as many threads as all of them."""
 
     name: str
     model: str
@@ -37,6 +40,12 @@ class Work:
     threads: int = 1
     workers: int = 2
     device: str = "cpu"
+
+    @property
+    def server_threads(self) -> int:
+        """Threads of torch in the server of an engine with workers: it computes while they wait,
+        on their cores, as fedrobust's does unless OMP_NUM_THREADS says otherwise."""
+        return self.threads * self.workers
 
     @property
     def tolerated(self) -> int:
@@ -69,9 +78,10 @@ class Work:
 
 
 def environment(threads: int, cache: str, device: str = "cpu") -> dict[str, str]:
-    """A fixed number of threads, fedrobust's cache in a folder of the benchmark, no usage
-    statistics, no GPU on a CPU."""
+    """A fixed number of threads that wait for each other as fedrobust's do, fedrobust's cache in a
+    folder of the benchmark, no usage statistics, no GPU on a CPU."""
     return {
+        **WAITING,
         **dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
         ),

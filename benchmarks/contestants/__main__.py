@@ -14,6 +14,7 @@ from benchmarks.common.work import Work
 # Module of each contestant, and the arguments of its `run` besides work, rule and mark.
 HOMES: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("plain_loop", {}),
+    "plain_pair": ("plain_pair", {}),
     "inline": ("fedrobust_engine", {"engine": "inline"}),
     "ray": ("fedrobust_engine", {"engine": "ray"}),
     "flower": ("flower", {}),

@@ -22,7 +22,7 @@ AGGREGATORS = {"fedavg": "Average", "median": "Median", "multi_krum": "MultiKrum
 
 
 def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
-    """As `plain.run`."""
+    """As `plain_loop.run`."""
     # ByzFL takes models by their name in this module.
     known_models.Measured = lambda: new_model(work).to(memory_format=torch.contiguous_format)
     parts, validation = shards(work)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from benchmarks.common.observer import Silent
 from benchmarks.common.work import Work, compose, probe
 from fedrobust.experiment import build, factories
@@ -44,7 +46,9 @@ def configure(work: Work, engine: str, rule: str) -> list[str]:
 
 
 def run(work: Work, rule: str, mark: Callable[[int], None], engine: str) -> dict[str, float]:
-    """As `plain.run`."""
+    """As `plain_loop.run`."""
+    if engine == "ray":
+        torch.set_num_threads(work.server_threads)
     config = compose(work, *configure(work, engine, rule))
     experiment = build.build_experiment(config)
     server = build_server_context(experiment)

@@ -69,7 +69,7 @@ class Counting(FedAvg):  # type: ignore[misc]  # flwr is untyped here
 
 
 def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
-    """As `plain.run`."""
+    """As `plain_loop.run`."""
     result: dict[str, float] = {}
     server_app = ServerApp()
 
@@ -95,6 +95,7 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
 
 
 def _serve(work: Work, grid: Grid, mark: Callable[[int], None]) -> dict[str, float]:
+    torch.set_num_threads(work.server_threads)
     validation = shards(work)[1]
     model = new_model(work)
     start, judged, accuracy = probe(model), [0], [0.0]

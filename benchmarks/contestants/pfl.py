@@ -88,7 +88,7 @@ class Averaging(FederatedAveraging):  # type: ignore[misc]
 
 
 def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
-    """As `plain.run`."""
+    """As `plain_loop.run`."""
     parts, validation = shards(work)
     measured = Measured(work)
     start = probe(measured.inner)

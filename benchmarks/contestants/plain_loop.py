@@ -1,18 +1,25 @@
 """The measure of all contestants: federated averaging as a plain loop around one model, with
 nothing that the work does not need."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional
 
 from benchmarks.common.work import Work, floats, new_model, probe, shards
+from fedrobust.types import Samples
 
 
 def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
     """Train and evaluate; `mark` is called after every round, and after round 0, the evaluation of
     the untrained model."""
-    clients, validation = shards(work)
+    return average(work, *shards(work), mark)
+
+
+def average(
+    work: Work, clients: Sequence[Samples], validation: Samples, mark: Callable[[int], None]
+) -> dict[str, float]:
+    """The loop with these clients and these validation images."""
     model = new_model(work)
     tensors, start = floats(model), probe(model)
     current = [tensor.clone() for tensor in tensors]
@@ -49,7 +56,7 @@ def run(work: Work, rule: str, mark: Callable[[int], None]) -> dict[str, float]:
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     trained += len(index)
-                torch._foreach_add_(mean, tensors, alpha=1 / work.clients)
+                torch._foreach_add_(mean, tensors, alpha=1 / len(clients))
             current = mean
             torch._foreach_copy_(tensors, current)
         accuracy = judge()

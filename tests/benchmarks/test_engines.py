@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from benchmarks.common.measure import Mark, Measurement
 from benchmarks.common.processes import Memory
 from benchmarks.common.report import Spread, command_line
 from benchmarks.common.work import Work, shards, write_images
-from benchmarks.contestants import fedrobust_engine, plain_loop
+from benchmarks.contestants import fedrobust_engine, plain_loop, plain_pair
 from benchmarks.engines import Entry, Run
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,19 @@ def test_a_contestant_that_does_less_work_has_failed() -> None:
     assert engines.check_work(short, work).failure
 
 
+def test_a_half_of_a_pair_that_fails_ends_the_other_one(tmp_path: Path) -> None:
+    work = Work("w", "small", 6, str(tmp_path), clients=3, rounds=1, validation=2, batch=4)
+    write_images(work)
+    barrier = threading.Barrier(1)
+
+    def fail(number: int) -> None:
+        raise RuntimeError("no mark")
+
+    with pytest.raises(RuntimeError, match="no mark"):
+        plain_pair._run_half(work, 0, barrier, fail)
+    assert barrier.broken
+
+
 def test_a_contestant_that_moved_elsewhere_is_named() -> None:
     runs = [Run("w", PLAIN, 0, measured()), Run("w", INLINE, 0, measured(moved=1.2))]
     assert engines.odd_ones(runs) == []
@@ -91,7 +105,10 @@ def test_a_contestant_that_moved_elsewhere_is_named() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--only", "inline,cloud"], "--only=cloud: must be of inline, ray, flower, byzfl, pfl"),
+        (
+            ["--only", "inline,cloud"],
+            "--only=cloud: must be of plain_pair, inline, ray, flower, ",
+        ),
         (["--workload", "vgg"], "--workload=vgg: must be of resnet18, resnet50"),
         (["--repeats", "0"], "must be a whole number above zero"),
         (["--json", "nowhere/out.json"], "there is no such folder"),
@@ -143,7 +160,7 @@ def test_a_quick_run_writes_its_figures(tmp_path: Path) -> None:
         "--repeats",
         "1",
         "--only",
-        "inline",
+        "plain_pair",
         "--rules",
         "fedavg",
     ]
@@ -158,6 +175,7 @@ def test_a_quick_run_writes_its_figures(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "plain loop" in done.stdout
     found = json.loads(out.read_text())
-    assert set(found["summary"]["quick"]["steady"]) == {"plain loop", "inline fedavg"}
+    titles = {"plain loop", "two plain loops"}
+    assert set(found["summary"]["quick"]["steady"]) == titles
     assert len(found["runs"]) == 2
     assert str(tmp_path) not in out.read_text()
