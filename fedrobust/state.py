@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, final
+from typing import Any, TypeVar, final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -74,6 +75,7 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+Module = TypeVar("Module", bound=nn.Module)
 Entries = tuple[tuple[str, torch.Size], ...]
 # the dictionary of the module that owns a tensor, and its name there
 Place = tuple[dict[str, Any], str]
@@ -171,12 +173,34 @@ def load(model: nn.Module, layout: Layout, state: State) -> None:
     Raises ValueError when the vectors do not have the layout's sizes.
     """
     _check_sizes(layout, state)
+    held = writable_state(model, layout)
+    held.parameters.copy_(state.parameters)
+    held.buffers.copy_(state.buffers)
+
+
+@torch.no_grad()
+def writable_state(model: nn.Module, layout: Layout) -> State:
+    """Give the model memory of its own, without values yet, and return it: what is written into
+    these vectors, on the model's device, is what the model holds. Nothing that was taken from the
+    model before is touched. For one thread at a time."""
     device = next(model.parameters()).device
     _detach_memory(model, layout)
-    copies = [
-        _POOL.vector(len(one), device).copy_(one) for one in (state.parameters, state.buffers)
-    ]
-    show(model, layout, State(*copies))
+    held = State(
+        _POOL.vector(layout.num_parameters, device), _POOL.vector(layout.num_buffers, device)
+    )
+    show(model, layout, held)
+    return held
+
+
+def replica(model: Module) -> Module:
+    """A second model with modules and buffers of its own. Its parameters lie in the same memory
+    until it gets other memory (`load`, `show`, `writable_state`), so a frozen part is there
+    once."""
+    shared = {
+        id(one): nn.Parameter(one.detach(), requires_grad=one.requires_grad)
+        for one in model.parameters()
+    }
+    return copy.deepcopy(model, dict[int, Any](shared))
 
 
 @torch.no_grad()

@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedrobust.state import Layout, State, flat, load, read, show, state_digest, take, views
+from fedrobust.state import (
+    Layout,
+    State,
+    flat,
+    load,
+    read,
+    replica,
+    show,
+    state_digest,
+    take,
+    views,
+    writable_state,
+)
 
 
 def network() -> nn.Module:
@@ -168,3 +180,30 @@ def test_a_digest_tells_states_apart_bit_by_bit() -> None:
     assert state_digest(
         State(torch.stack([one.parameters] * 2)[:, 0], one.buffers)
     ) == state_digest(State(torch.ones(2), one.buffers))
+
+
+def test_what_is_written_into_the_memory_of_a_model_is_what_it_holds() -> None:
+    model = network()
+    layout = Layout.of(model)
+    load(model, layout, some_state(layout))
+    kept = take(model, layout)
+    held, state = writable_state(model, layout), some_state(layout, 5.0)
+    held.parameters.copy_(state.parameters)
+    held.buffers.copy_(state.buffers)
+    assert state_digest(read(model, layout)) == state_digest(state)
+    assert state_digest(kept) == state_digest(some_state(layout))
+
+
+def test_a_replica_answers_alike_and_what_it_loads_changes_no_other_model() -> None:
+    model = network().eval()
+    layout = Layout.of(model)
+    load(model, layout, some_state(layout))
+    images = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    second = replica(model)
+    assert torch.equal(second(images), model(images))
+    for one, other in zip(model.parameters(), second.parameters(), strict=True):
+        assert one is not other
+        assert one.data_ptr() == other.data_ptr()  # no memory of its own yet
+    load(second, layout, some_state(layout, 5.0))
+    assert state_digest(read(model, layout)) == state_digest(some_state(layout))
+    assert state_digest(read(second, layout)) == state_digest(some_state(layout, 5.0))

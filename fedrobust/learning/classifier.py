@@ -247,6 +247,11 @@ class ModelFactory:
         return model
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model answers through torch.compile (the setting model.compile)."""
+    return model._compiled_call_impl is not None
+
+
 def _backbone(factory: ModelFactory) -> Any:
     if factory.members:
         return _fused(factory)

@@ -4,15 +4,13 @@ its augmentation in training."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from fedrobust.learning.augmentation import augment
 from fedrobust.learning.classifier import Classifier
-from fedrobust.learning.inference import eval_mode
+from fedrobust.learning.inference import eval_mode, one_thread_each
 from fedrobust.utils.images import as_unit
 from fedrobust.utils.seeding import generator
 
@@ -67,18 +65,5 @@ def _extract(model: Classifier, images: Tensor, random: torch.Generator | None) 
     with eval_mode(model):
         if device.type != "cpu":
             return torch.cat([compute(part) for part in batches()])
-        with _one_thread_each() as pool:
+        with one_thread_each() as pool:
             return torch.cat(list(pool.map(compute, batches())))
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch has, each of which computes whole batches alone: faster than all of
-    them at one batch, and the same bits for any number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)

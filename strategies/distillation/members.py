@@ -1,9 +1,11 @@
-"""Running clients' models on the server's own images, one model in memory at a time."""
+"""Running clients' models on the server's own images: one model in memory at a time, or, where the
+images are small, one for each of the server's threads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
 
 import torch
 from torch import Tensor
@@ -11,12 +13,15 @@ from torch import Tensor
 from fedrobust.aggregation.updates import Updates
 from fedrobust.learning import batchnorm
 from fedrobust.learning.alignment import alignment
-from fedrobust.learning.classifier import Classifier
-from fedrobust.learning.inference import predict_scores, recalibrate_and_score
-from fedrobust.state import Layout, State, load
+from fedrobust.learning.classifier import Classifier, is_compiled
+from fedrobust.learning.inference import one_thread_each, predict_scores, recalibrate_and_score
+from fedrobust.state import Layout, State, replica, writable_state
 from fedrobust.types import Samples
 
 NO_IMAGES = torch.zeros(0)
+SMALL_PASS = 1 << 19  # pixels of a set of images: 512 of 32 px, 128 of 64 px
+MOST_MODELS = 16  # side by side: together no more pixels than one pass takes in recalibration
+PIECE = 1 << 18  # values of a model that are computed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +55,30 @@ class ScratchModel:
         """Those on which statistics are re-estimated; None: every state keeps its own."""
         return self.proxy.images if self.recalibrate and self.proxy is not None else None
 
-    def load_and_score(
-        self, state: State, *, need_root: bool, need_proxy: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`load_and_recalibrate`, and scores: the (B,) buffers that the model now holds, its scores
-        (R, K) of the root set and (P, K) of the proxy images, without rows where they are not
-        needed. Every image goes through the model once."""
+    def score(self, *, need_root: bool, need_proxy: bool) -> tuple[Tensor, Tensor]:
+        """Re-estimate the loaded model's statistics; its scores (R, K) of the root set and (P, K)
+        of the proxy images, without rows where they are not needed. Every image goes through the
+        model once."""
         root = self.root_samples.images if need_root else NO_IMAGES
         if need_proxy and self._images is not None:
-            load(self.model, self.layout, state)
             proxy_PK, root_RK = recalibrate_and_score(self.model, self._images, root)
-            return batchnorm.read_buffers(self.model, self.layout), root_RK, proxy_PK
-        buffers_B = self.load_and_recalibrate(state).buffers
+            return root_RK, proxy_PK
+        if self._images is not None:
+            batchnorm.recalibrate(self.model, self._images)
         proxy = self.proxy_samples.images if need_proxy else NO_IMAGES
-        return buffers_B, predict_scores(self.model, root), predict_scores(self.model, proxy)
+        return predict_scores(self.model, root), predict_scores(self.model, proxy)
+
+    @property
+    def suits_threads(self) -> bool:
+        """Whether its passes are so small that a thread should do one alone. It depends on the
+        images and the model, not on the number of threads, which decides no result then."""
+        sets = [one.images for one in (self.root, self.proxy) if one is not None]
+        return (
+            next(self.model.parameters()).device.type == "cpu"
+            and not is_compiled(self.model)
+            and all(images.ndim == 4 for images in sets)
+            and all(len(images) * images.shape[2:].numel() <= SMALL_PASS for images in sets)
+        )
 
     def alignment(self) -> float:
         """Alignment of the loaded model with the root labels, in [-1, 1] (see
@@ -99,10 +114,24 @@ class Members:
         return (self.row(n) for n in clients)
 
     def state(self, n: int) -> State:
-        return State(
-            self.reference.parameters + self.row(n),
-            self.updates.buffers_NB[n].to(self.reference.buffers),
+        state = State(
+            torch.empty_like(self.reference.parameters), torch.empty_like(self.reference.buffers)
         )
+        self.write(n, state)
+        return state
+
+    def write(self, n: int, out: State) -> None:
+        """Write the n-th client's model into a state on any device: piece by piece, each near a
+        core while it is worked on."""
+        pieces = [
+            torch.split(one, PIECE)
+            for one in (self.updates.row(n), self.reference.parameters, out.parameters)
+        ]
+        factor = self.factors_N[n].to(out.parameters)
+        for row, reference, target in zip(*pieces, strict=True):
+            torch.mul(row.to(target), factor, out=target)
+            target.add_(reference.to(target))
+        out.buffers.copy_(self.updates.buffers_NB[n])
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +157,9 @@ def score_members(
     """Place every member once and keep all that later steps need; no member is placed where nothing
     is needed.
 
-    Cost of a member: one pass over the proxy images and the root set.
+    Cost of a member: one pass over the proxy images and the root set. Small passes
+    (`ScratchModel.suits_threads`) are done side by side, one by each of torch's threads on a model
+    of its own, of which there are at most `MOST_MODELS`: the same bits for any number of threads.
     """
     num_clients, num_classes = len(members.updates), scratch.model.num_classes
     root_NRK = torch.empty(num_clients, len(scratch.root_samples) if need_root else 0, num_classes)
@@ -138,8 +169,39 @@ def score_members(
     if not (need_root or need_proxy):
         return MemberScores(root_NRK, proxy_NPK, members.updates.buffers_NB)
     buffers_NB = torch.empty(members.updates.buffers_NB.shape)
-    for n in range(num_clients):
-        buffers_NB[n], root_NRK[n], proxy_NPK[n] = scratch.load_and_score(
-            members.state(n), need_root=need_root, need_proxy=need_proxy
-        )
+
+    def visit(scratch: ScratchModel, held: State, n: int) -> None:
+        members.write(n, held)
+        root_NRK[n], proxy_NPK[n] = scratch.score(need_root=need_root, need_proxy=need_proxy)
+        buffers_NB[n] = held.buffers
+
+    _visit_all(scratch, num_clients, visit)
     return MemberScores(root_NRK, proxy_NPK, buffers_NB)
+
+
+def _visit_all(
+    scratch: ScratchModel, num_clients: int, visit: Callable[[ScratchModel, State, int], None]
+) -> None:
+    """Call `visit` with a scratch model, the memory of its floats and a client's row, for all
+    clients."""
+    if not scratch.suits_threads:
+        held = writable_state(scratch.model, scratch.layout)
+        for n in range(num_clients):
+            visit(scratch, held, n)
+        return
+    models = min(torch.get_num_threads(), num_clients, MOST_MODELS)
+    free: SimpleQueue[tuple[ScratchModel, State]] = SimpleQueue()
+    for number in range(models):
+        one = replace(scratch, model=replica(scratch.model)) if number else scratch
+        free.put((one, writable_state(one.model, one.layout)))
+
+    def visit_next(n: int) -> None:
+        one, held = free.get()
+        try:
+            visit(one, held, n)
+        finally:
+            free.put((one, held))
+
+    with one_thread_each() as pool:
+        for _ in pool.map(visit_next, range(num_clients)):
+            pass

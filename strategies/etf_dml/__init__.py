@@ -6,9 +6,10 @@ and may be compared and averaged. The steps of a round, each with its switch: cl
 the updates, trust each client by its model's scores on the root set, distil on the proxy images,
 send back what that made less aligned, aggregate.
 
-Memory: one model, the matrix of updates, and of further matrices the votes of the cohorts
-(`cohort_size`, one row each), or the trusted clients' rows where another rule takes the last step
-(`aggregation`). Work is linear in the number of clients, except that without cohorts each of N
+Memory: one model (on small images one for each of torch's threads, see
+`distillation.members.score_members`), the matrix of updates, and of further matrices the votes of
+the cohorts (`cohort_size`, one row each), or the trusted clients' rows where another rule takes the
+last step (`aggregation`). Work is linear in the number of clients, except that without cohorts each of N
 mutual learners has N - 1 teachers (whose medians are cheap beside its training); updates are
 compared pairwise on as many columns as a fixed number of multiplications allows.
 """
