@@ -19,6 +19,7 @@ from fedrobust.utils.compiled import compiled, shared_out, whole
 # values that a loop runs over, at least: so many maps lie side by side. More of them leave the
 # cache at some sizes
 ROW = 512
+LINE = 16  # float32 numbers in a cache line; of float64 these are two
 
 
 def solved(f: Tensor, weight: float, steps: list[tuple[float, float]]) -> Tensor:
@@ -56,20 +57,24 @@ def _group(
     behind the step before it: a row comes in, `len(steps)` rows later it is done, and of everything
     in between `held` rows are kept, which stay in the nearest cache.
     """
-    H, width, side = f.shape[1], whole(f.shape[2] * maps[1]), whole(maps[1])
-    held = len(steps) + 2
-    line = width + side  # of p, with a pixel that stays 0 before each row
-    size = whole(held) * line
+    H, side = f.shape[1], whole(maps[1])
+    row_length = whole(f.shape[2]) * side
+    # Rows begin at whole cache lines and fill them: a load across two takes twice as long, and
+    # loops need no rest of single values. What is behind a row stays 0 or is never looked at.
+    width = (row_length + whole(LINE - 1)) // whole(LINE) * whole(LINE)
+    before = (side + whole(LINE - 1)) // whole(LINE) * whole(LINE)  # 0, left of each row of p
+    held = whole(len(steps) + 2)
+    line = before + width
+    size = held * line
     zero, one = f.dtype.type(0), f.dtype.type(1)
     # Two p each, a step's own and the other that before it, which then change places; and at last
     # the row of zeros above the first one.
-    rows, columns = np.zeros(whole(2) * size + line, f.dtype), np.zeros(whole(2) * size, f.dtype)
-    origin, u = np.zeros(whole(held) * width, f.dtype), np.zeros(whole(held) * width, f.dtype)
-    down, right = np.zeros(width, f.dtype), np.zeros(width, f.dtype)
+    rows, columns = _lines(f, whole(2) * size + line), _lines(f, whole(2) * size)
+    origin, u = _lines(f, held * width), _lines(f, held * width + before)
     for front in range(-1, H + len(steps) - 1):
         if front + 1 < H:
-            slot = whole((front + 1) % held)
-            _take(f, maps, front + 1, origin[slot * width : (slot + whole(1)) * width])
+            slot = whole(front + 1) % held
+            _take(f, maps, front + 1, origin[slot * width : slot * width + row_length])
             for j in range(slot * width, (slot + whole(1)) * width):
                 origin[j] = origin[j] / weight
                 u[j] = origin[j]
@@ -79,28 +84,30 @@ def _group(
         for step in range(max(0, front - H + 1), min(len(steps), front + 1)):
             row, odd = front - step, step % 2
             tau, beta = steps[step, 0], steps[step, 1]
-            here, below = whole(row % held) * width, whole((row + 1) % held) * width
-            own = whole(1 - odd) * size + whole(row % held) * line + side
-            last = whole(odd) * size + whole(row % held) * line + side
+            here, below = whole(row) % held * width, whole(row + 1) % held * width
+            own = whole(1 - odd) * size + whole(row) % held * line + before
+            last = whole(odd) * size + whole(row) % held * line + before
             above = (
                 whole(2) * size
                 if row == 0
-                else whole(1 - odd) * size + whole((row - 1) % held) * line
-            ) + side
+                else whole(1 - odd) * size + whole(row - 1) % held * line
+            ) + before
             # Several short loops, for the compiler gives up on one over all of these arrays.
-            for j in range(width):
-                if row + 1 == H:
-                    down[j] = zero
-                else:
+            if row + 1 == H:
+                rows[own : own + width] = zero
+            else:
+                for j in range(width):
                     p, q = rows[last + j], rows[own + j]
-                    down[j] = p + beta * (p - q) + tau * (u[here + j] - u[below + j])
-            for j in range(width - side):
-                p, q = columns[last + j], columns[own + j]
-                right[j] = p + beta * (p - q) + tau * (u[here + j] - u[here + side + j])
+                    rows[own + j] = p + beta * (p - q) + tau * (u[here + j] - u[below + j])
             for j in range(width):
-                scale = one / math.sqrt(max(one, down[j] * down[j] + right[j] * right[j]))
-                rows[own + j] = down[j] * scale
-                columns[own + j] = right[j] * scale
+                p, q = columns[last + j], columns[own + j]
+                columns[own + j] = p + beta * (p - q) + tau * (u[here + j] - u[here + side + j])
+            columns[own + row_length - side : own + width] = zero
+            for j in range(width):
+                p, q = rows[own + j], columns[own + j]
+                scale = one / math.sqrt(max(one, p * p + q * q))
+                rows[own + j] = p * scale
+                columns[own + j] = q * scale
             for j in range(width):
                 u[here + j] = (
                     origin[here + j]
@@ -112,12 +119,21 @@ def _group(
         done = front - len(steps) + 1
         if done >= 0:
             _give(
-                u[whole(done % held) * width : whole(done % held + 1) * width],
+                u[whole(done) % held * width : whole(done) % held * width + row_length],
                 out,
                 maps,
                 done,
                 weight,
             )
+
+
+@compiled
+def _lines(like: Any, length: Any) -> Any:  # pragma: no cover  # compiled
+    """So many zeros, of the type of `like`, from the start of a cache line on."""
+    room = np.zeros(length + whole(LINE), like.dtype)
+    fits = whole(4 * LINE // room.itemsize)
+    past = whole(room.ctypes.data) // whole(room.itemsize) % fits
+    return room[fits - past : fits - past + length]
 
 
 @compiled

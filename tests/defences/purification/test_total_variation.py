@@ -178,3 +178,32 @@ def test_images_that_could_have_a_gradient_need_none() -> None:
             total_variation.rof(images.clone().requires_grad_(), 0.1),
             total_variation.rof(images, 0.1),
         )
+
+
+def step_by_step(f: np.ndarray, weight: float, steps: list[tuple[float, float]]) -> np.ndarray:
+    """The steps with numpy, each operation rounded for itself."""
+    number = f.dtype.type
+    origin = f / number(weight)
+    u, p, q = origin, np.zeros((2, *f.shape), f.dtype), np.zeros((2, *f.shape), f.dtype)
+    for tau, beta in steps:
+        long = p + number(beta) * (p - q)
+        long[0, :, :-1] += number(tau) * (u[:, :-1] - u[:, 1:])
+        long[1, :, :, :-1] += number(tau) * (u[:, :, :-1] - u[:, :, 1:])
+        long[0, :, -1], long[1, :, :, -1] = 0, 0
+        q, p = p, long * (1 / np.sqrt(np.maximum(1, long[0] * long[0] + long[1] * long[1])))
+        above = np.pad(p[0, :, :-1], ((0, 0), (1, 0), (0, 0)))
+        left = np.pad(p[1, :, :, :-1], ((0, 0), (0, 0), (1, 0)))
+        u = origin - p[0] - p[1] + above + left
+    return u * number(weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 5, 15), (3, 4, 16), (2, 14, 17), (40, 3, 33), (1, 1, 600)])
+def test_the_compiled_steps_are_those_of_numpy_bit_by_bit(
+    shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    """Whatever a row's length is: rows are filled up to whole cache lines."""
+    maps = torch.rand(shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    steps = [(0.35, 0.5), (0.35, 0.5), (0.25, 0.25), (0.2, 0.1)]
+    found = total_variation_cpu.solved(maps, 0.05, steps).numpy()
+    np.testing.assert_array_equal(found, step_by_step(maps.numpy(), 0.05, steps))
