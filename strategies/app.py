@@ -19,7 +19,7 @@ from fedrobust.federation.server_run import assemble, compose_for_sites, federat
 from fedrobust.reporting.console import print_line
 from fedrobust.runtime import resume
 from fedrobust.runtime.server.loop import build_server_context
-from fedrobust.runtime.simulation import exclusive_folder, run_into_folder
+from fedrobust.runtime.simulation import Output, exclusive_folder, run_into_folder, tracker_of
 from fedrobust.utils.locking import is_empty
 from fedrobust.utils.validation import NonNegative, check
 
@@ -39,6 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         compose_for_sites(run["overrides"], names) if manifest is None else manifest["config"]
     )
     experiment = build.build_experiment(settings)
+    output = Output(tracker=tracker_of(experiment.settings))
     if manifest is None:
         _make(folder)
     elif manifest["data"].get("digest") != experiment.dataset.digest:
@@ -52,7 +53,12 @@ def main(grid: Grid, context: Context) -> None:
             grid, experiment, names, _seconds(run["wait"]), lambda text: print_line(console, text)
         )
         run_into_folder(
-            build_server_context(experiment), nullcontext(sites), folder, console, manifest
+            build_server_context(experiment),
+            nullcontext(sites),
+            folder,
+            console,
+            manifest,
+            output=output,
         )
 
 

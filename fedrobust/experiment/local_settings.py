@@ -25,6 +25,7 @@ LOCAL: Mapping[str, Any] = {
     "scratch_dir": None,
 }
 REMOTE = "fedrobust.data.partition.remote"  # the images lie at the sites
+SERVERS_OWN = "tracker"  # a group that no site needs
 DRAWN = "fedrobust.data.synthetic.synthetic"  # a data set for which nothing is read
 # whatever the setting is called: a path (not the module of a factory), an address, a home folder
 PLACE = re.compile(r".*[/\\].*|~.*|\.\.?|[^\s:]+:\d{1,5}|[A-Za-z]:.*", re.DOTALL)
@@ -32,9 +33,10 @@ SHOWN = 80  # characters of a value in an error line
 
 
 def without_local_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same configuration for real sites: nothing in it names a place on this machine. Where the
-    images lie at the sites, it says nothing of the server's own data."""
+    """The same configuration for real sites: nothing in it names a place on this machine, and no
+    tracker. Where the images lie at the sites, it says nothing of the server's own data."""
     sent = {str(group): _cleared(settings) for group, settings in config.items()}
+    sent.pop(SERVERS_OWN, None)
     partition = config.get("partition")
     if isinstance(partition, Mapping) and partition.get("_target_") == REMOTE:
         sent["data"] = {"_target_": DRAWN}

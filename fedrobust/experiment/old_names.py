@@ -70,6 +70,10 @@ KEYS = (
 )
 # Settings that configurations of an older version lack, with what they had without saying so.
 ADDED: Mapping[str, Mapping[str, Any]] = {"server": {"max_share": None}}
+# Whole groups, likewise; a configuration is whole if it has an engine.
+ADDED_GROUPS: Mapping[str, Mapping[str, Any]] = {
+    "tracker": {"_target_": "fedrobust.reporting.trackers.none"}
+}
 CHOICES: dict[str, dict[str, str]] = {
     "client": {"cohort": "mutual_learning", "mutual": "global_distillation"}
 }
@@ -156,6 +160,8 @@ def rename_config(config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[
     for group, added in ADDED.items():
         if isinstance(found.get(group), Mapping):
             found[group] = {**added, **found[group]}
+    if "engine" in found:
+        found = {**{group: dict(added) for group, added in ADDED_GROUPS.items()}, **found}
     return found
 
 

@@ -37,7 +37,10 @@ MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be coun
 # Settings that cannot change a clean run's weights: who computes does not matter, only the device
 # and the threads do.
 _IRRELEVANT = frozenset(
-    {"contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine"}
+    {
+        *("contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine"),
+        "tracker",
+    }
 )
 _IRRELEVANT_OF_THE_SERVER = frozenset({"checkpoint_every", "keep_checkpoints", "max_share"})
 
@@ -185,6 +188,7 @@ class Settings(_Settings):
     server_optimizer: Group = Field(description="what the server makes of the rule's result")
     sanitiser: Group = Field(description="which training images hospitals leave out of a round")
     engine: Group = Field(description="in which processes hospitals train")
+    tracker: Group = Field(description="which tracker of experiments gets the run's numbers, too")
     evaluation: Group = Field(description="what is measured at the end")
     evasion: Group = Field(description="how trained models are attacked at test time")
     purifier: Group = Field(

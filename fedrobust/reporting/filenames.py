@@ -7,3 +7,4 @@ MANIFEST = "manifest.json"
 REPORT = "report.json"
 PAGE = "report.html"
 CHECKPOINTS = "checkpoints"  # a folder, which lasts as long as the run
+TRACKER = "tracker.json"  # what a tracker has got of the run

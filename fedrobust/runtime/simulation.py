@@ -34,6 +34,9 @@ from fedrobust.reporting.records import Observers, Recorder
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.results import left_out_files
 from fedrobust.reporting.text import left_out_text
+from fedrobust.reporting.trackers.base import NO_TRACKER, TrackedRun, Tracker
+from fedrobust.reporting.trackers.observer import TrackerObserver
+from fedrobust.reporting.trackers.values import flat_settings, run_title
 from fedrobust.runtime import resume
 from fedrobust.runtime.checkpoints import Checkpoints
 from fedrobust.runtime.engines import Engine
@@ -71,10 +74,12 @@ def explain_interruption(folder: Path) -> Iterator[None]:
 @dataclass(frozen=True, slots=True)
 class Output:
     """What a run's folder holds beside its results. command: what the manifest says was called;
-    None: the command line of this process. pictures: whether any are drawn."""
+    None: the command line of this process. pictures: whether any are drawn. tracker: what else gets
+    the run's numbers."""
 
     command: Sequence[str] | None = None
     pictures: bool = True
+    tracker: Tracker = NO_TRACKER
 
 
 USUAL_OUTPUT = Output()
@@ -100,7 +105,7 @@ def run_job(
             # the quickest of all refusals come first
             found = settings.read_settings(config)
             engine = factories.build_group({"engine": found.engine.written}, "engine")
-            output = Output(command, pictures)
+            output = Output(command, pictures, tracker_of(found))
             return _run(config, found, engine, folder, console, output=output)
     finally:
         if new and not any(folder.iterdir()):
@@ -133,8 +138,15 @@ def resume_job(asked: Resumption, *, pictures: bool = True) -> Report:
             )
         opener = factories.build_group({"engine": engine}, "engine")
         config = manifest["config"]
-        output = Output(pictures=pictures)
+        output = Output(pictures=pictures, tracker=tracker_of(before))
         return _run(config, before, opener, asked.folder, console, manifest=manifest, output=output)
+
+
+def tracker_of(found: settings.Settings) -> Tracker:
+    """The tracker of these settings. Raises ConfigError where its package is missing."""
+    tracker = factories.build_group({"tracker": found.tracker.written}, "tracker")
+    assert isinstance(tracker, Tracker)
+    return tracker
 
 
 def _engine_of(asked: Resumption, written: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +243,13 @@ def run_into_folder(
     again. Returns the report."""
     experiment = server.experiment
     recorder = Recorder(folder, experiment.roles, experiment.all_sites())
-    with opened as grid, Display(console) as display:
+    tracked = TrackerObserver(
+        output.tracker,
+        TrackedRun(folder, run_title(experiment), flat_settings(experiment.config)),
+        lambda text: print_line(console, text),
+        resumed=manifest is not None,
+    )
+    with opened as grid, tracked, Display(console) as display:
         # Nothing is written before everything that can be refused has been built.
         words = sys.argv if output.command is None else output.command
         exact, written = _write_manifest(folder, server, grid, console, manifest, words=words)
@@ -253,10 +271,11 @@ def run_into_folder(
                 server,
                 grid,
                 folder,
-                Observers([recorder, display]),
+                Observers([recorder, display, tracked]),
                 grid.description,
                 checkpointing=checkpointing,
             )
+        tracked.finish(report)
     uses = extra_data(experiment)
     if output.pictures:
         draw_results(experiment, report, scores.test, recorder.rounds, folder)

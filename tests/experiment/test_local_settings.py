@@ -52,6 +52,9 @@ WORDS = {
     "model.name": "one of timm's models, which the factory checks",
     "model.options": "keywords of timm; those that name files are refused (size_limits.OURS)",
     "purifier.name": "what reports call it",
+    "tracker.experiment_name": "a name in MLflow",
+    "tracker.project": "a name in W&B",
+    "tracker.run_name": "what a tracker calls the run",
 }
 
 
@@ -194,6 +197,8 @@ def test_what_is_sent_to_sites_is_the_run_without_the_server_s_own_places() -> N
     check_no_local_settings(sent)
     assert config == kept
     assert sent.pop("data") == {"_target_": "fedrobust.data.synthetic.synthetic"}
+    assert config["tracker"]
+    assert "tracker" not in sent
     assert sent["model"] == {**config["model"], "pretrained": False}
     changed = {group for group in sent if sent[group] != config[group]}
     assert changed == {"model", "server", "engine"}

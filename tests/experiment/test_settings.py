@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 GROUPS = (
     *("data", "partition", "contamination", "model", "client"),
     *("strategy", "preaggregation", "server_optimizer", "engine", "evaluation", "sanitiser"),
-    *("evasion", "purifier", "privacy"),
+    *("evasion", "purifier", "privacy", "tracker"),
 )
 
 

@@ -13,8 +13,10 @@ from rich.console import Console
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, settings
 from fedrobust.reporting.console import RunConsole
+from fedrobust.reporting.records import Recorder, read_rounds
 from fedrobust.runtime import simulation
-from fedrobust.runtime.simulation import run_job
+from fedrobust.runtime.resume import read_request
+from fedrobust.runtime.simulation import resume_job, run_job
 from tests.helpers import federations, reports
 
 
@@ -88,3 +90,28 @@ def test_a_screen_that_cannot_be_written_to_does_not_fail_a_finished_run(
     said = capsys.readouterr().err
     assert said.startswith("the screen cannot be written to (")
     assert said.endswith(f"report: {tmp_path / 'report.html'}\n")
+
+
+def test_a_resumed_run_is_in_its_tracker_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def stop(self: Recorder, run: str, stage: str, client: int, failed: bool) -> None:
+        if len(self.rounds["run"]) == 2:
+            raise KeyboardInterrupt
+
+    words = ("rounds=2", "evaluation.twin=false", "tracker=tensorboard")
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "client_done", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(federations.compose_settings(*words), tmp_path, pictures=False)
+    report = resume_job(read_request([f"resume={tmp_path}"]), pictures=False)
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    accuracy = found.Scalars("validation/accuracy_percent")
+    assert [one.step for one in accuracy] == [0, 1, 2]
+    last = read_rounds(tmp_path)[-1].metrics["accuracy"]
+    assert accuracy[-1].value == pytest.approx(last)
+    [drop] = found.Scalars("drop/corruption/combined_percent")
+    assert drop.value == pytest.approx(report.drops.corruption.combined)
