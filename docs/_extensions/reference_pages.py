@@ -101,6 +101,12 @@ def group_page(group: str, chosen: str) -> Iterator[str]:
     if group == "contamination":
         yield "`noise` and `corruption` take the same choices: `contamination@noise=hair`."
         yield ""
+    rows = [
+        (f"[{one.name}](#{one.name})", cell(one.needs), cell(one.reference))
+        for one in list_choices(group)
+    ]
+    yield from table(("choice", "needs", "reference"), iter(rows))
+    yield ""
     for choice in choice_names(group):
         yield from choice_lines(group, choice)
 
