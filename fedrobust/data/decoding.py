@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 VERSION = 2  # raise it whenever a pixel may change: it is part of the cache key
 LARGE_BYTES = 2**25  # larger files are read one at a time
+TOGETHER = 16  # files that a thread is given at once: handing over one takes as long as hashing it
 # no full range ends below these values; cameras and scanners have 10, 12 or 14 bits
 DARKEST_SET, DARKEST_FILE = 2**14, 2**12
 USUAL_BITS = (8, 10, 12, 14)
@@ -166,8 +167,12 @@ def _in_threads(
         except Exception as error:
             return error
 
+    def some(start: int) -> list[T | Exception]:
+        return [one(name) for name in names[start : start + TOGETHER]]
+
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        yield from pool.map(one, names)
+        for results in pool.map(some, range(0, len(names), TOGETHER)):
+            yield from results
     finally:
         pool.shutdown(cancel_futures=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import Field
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedrobust.errors import ConfigError
@@ -110,6 +112,18 @@ def frozen_digest(model: nn.Module) -> str:
     tensors = frozen_tensors(model)
     if not tensors:
         return ""
+    # every change in place raises a tensor's version
+    content = tuple((name, one.data_ptr(), one._version) for name, one in tensors.items())
+    kept = _DIGESTS.get(model)
+    if kept is None or kept[0] != content:
+        kept = _DIGESTS[model] = content, _hash(tensors)
+    return kept[1]
+
+
+_DIGESTS = WeakKeyDictionary[nn.Module, tuple[tuple[tuple[str, int, int], ...], str]]()
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu().float().reshape(-1).numpy().astype("<f4", copy=False)

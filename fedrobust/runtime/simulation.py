@@ -50,6 +50,7 @@ from fedrobust.runtime.server.run import run_experiment
 from fedrobust.utils import devices
 from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
+from fedrobust.utils.garbage import end_start
 from fedrobust.utils.locking import hold_lock
 from fedrobust.utils.threads import cores
 
@@ -202,6 +203,7 @@ def _run(
     output: Output,
 ) -> Report:
     """found: the settings in the configuration; manifest: of the run that is taken up again."""
+    end_start()
     experiment = build.build_experiment(config, found)
     if manifest is not None and manifest["data"].get("digest") != experiment.dataset.digest:
         raise ConfigError(

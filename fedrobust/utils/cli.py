@@ -13,6 +13,7 @@ from pathlib import Path
 from fedrobust.errors import FedrobustError, RunError
 from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
+from fedrobust.utils.garbage import rare_full_collections
 from fedrobust.utils.names import shown_name
 
 # as pathlib and getpass say it of a user without an entry in the system's list
@@ -98,7 +99,8 @@ def run_command(
     # Hydra's own errors reach us as exceptions, and we turn them into one line
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        action()
+        with rare_full_collections():
+            action()
     except KeyboardInterrupt as stopped:
         text = str(stopped) or if_interrupted
         print(f"interrupted: {text}" if text else "interrupted", file=sys.stderr)
