@@ -122,9 +122,9 @@ def test_adapters_train_beside_a_frozen_transformer():
     step(model)
     assert changed(model, before) == names(layout)
     qkv = model.backbone.blocks[0].attn.qkv
-    x = torch.rand(5, 12)
+    x = torch.rand(5, 12, generator=generator(0, "inputs"))
     by_hand = x @ (qkv.weight + qkv.adapter_up @ qkv.adapter_down).T + qkv.bias
-    assert torch.allclose(qkv(x), by_hand, atol=1e-6)
+    assert torch.allclose(qkv(x), by_hand, atol=1e-5)
 
 
 def test_adapters_start_beside_the_weights_of_a_file(tmp_path):
