@@ -76,8 +76,10 @@ class ScratchModel:
         return (
             next(self.model.parameters()).device.type == "cpu"
             and not is_compiled(self.model)
-            and all(images.ndim == 4 for images in sets)
-            and all(len(images) * images.shape[2:].numel() <= SMALL_PASS for images in sets)
+            and all(
+                images.ndim == 4 and len(images) * images.shape[2:].numel() <= SMALL_PASS
+                for images in sets
+            )
         )
 
     def alignment(self) -> float:

@@ -8,6 +8,7 @@ evaluated.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -141,17 +142,25 @@ def distil(
     alignment: float | None,
 ) -> DistilledModel:
     """Train a start whose statistics are re-estimated already, and send it back there if it is less
-    aligned with the ETF on the root set than its start's `alignment` (None: not evaluated) or not
-    finite. No image to learn from changes nothing."""
+    aligned with the ETF on the root set than its start's `alignment` (None: not evaluated), after
+    an epoch or at the end, or not finite. No image to learn from changes nothing."""
     loss, rows_P = distillation_loss
     if not len(rows_P):
         return DistilledModel(start, 0.0, False)
+
+    def is_worse() -> bool:
+        return alignment is not None and scratch.alignment() < alignment
+
     load(scratch.model, scratch.layout, start)
-    trained, mean_loss = train_student(scratch, rows_P, loss, schedule, generator)
+    trained, mean_loss = train_student(
+        scratch, rows_P, loss, schedule, generator, is_worse=is_worse
+    )
+    if trained is None:
+        return DistilledModel(start, mean_loss if math.isfinite(mean_loss) else 0.0, True)
     if not math.isfinite(mean_loss) or not trained.parameters.isfinite().all():
         return DistilledModel(start, 0.0, True)
     trained = scratch.load_and_recalibrate(trained)
-    worse = alignment is not None and scratch.alignment() < alignment
+    worse = is_worse()
     return DistilledModel(start if worse else trained, mean_loss, worse)
 
 
@@ -161,16 +170,22 @@ def train_student(
     distillation_loss: DistillationLoss,
     schedule: Schedule,
     generator: Generator,
-) -> tuple[State, float]:
+    *,
+    is_worse: Callable[[], bool],
+) -> tuple[State | None, float]:
     """Train the model in the scratch model (see `ScratchModel.load_and_recalibrate`) on some proxy
     images; its new state and its mean loss in the last epoch. Adam, gradients clipped to length 5,
-    BatchNorm statistics frozen (eval mode)."""
+    BatchNorm statistics frozen (eval mode). Between two epochs `is_worse` is asked: if so, it ends
+    there and has no state, since the student will be sent back."""
     model = scratch.model.eval()
     parameters = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in parameters] if schedule.proximal else []
     optimizer = torch.optim.Adam(parameters, lr=schedule.learning_rate)
     loss = 0.0
-    for _ in range(schedule.epochs):
+    for epoch in range(schedule.epochs):
+        if epoch and is_worse():
+            optimizer.zero_grad(set_to_none=True)
+            return None, loss / len(rows_P)
         order = rows_P[torch.randperm(len(rows_P), generator=generator)]
         batches = torch.split(order, schedule.batch_size)
         loss = math.fsum(

@@ -9,8 +9,8 @@ send back what that made less aligned, aggregate.
 Memory: one model (on small images one for each of torch's threads, see
 `distillation.members.score_members`), the matrix of updates, and of further matrices the votes of
 the cohorts (`cohort_size`, one row each), or the trusted clients' rows where another rule takes the
-last step (`aggregation`). Work is linear in the number of clients, except that without cohorts each of N
-mutual learners has N - 1 teachers (whose medians are cheap beside its training); updates are
+last step (`aggregation`). Work is linear in the number of clients, except that without cohorts each
+of N mutual learners has N - 1 teachers (whose medians are cheap beside its training); updates are
 compared pairwise on as many columns as a fixed number of multiplications allows.
 """
 

@@ -41,8 +41,8 @@ class TrustSettings:
         trust: gate: each client alone, by its model's alignment with the ETF and its loss;
             stacking: then also all together, by their shares in the ensemble that fits the root set
             best, where equal updates count once; none: no root set is used.
-        revert_if_misaligned: with trust: a student that got less aligned on the root set returns to
-            its start.
+        revert_if_misaligned: with trust: a student that is less aligned on the root set, after any
+            epoch, returns to its start and learns no further.
     """
 
     trust: Literal["stacking", "gate", "none"] = "stacking"

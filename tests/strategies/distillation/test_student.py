@@ -83,3 +83,31 @@ def test_the_ground_truth_reading_closes_the_gap_at_the_labelled_anchor(case: Ro
     assert gap(clusters.scores_of(case, student, bench.proxy_samples.images)) < 0.5 * gap(
         member_scores.proxy_NPK[0]
     )
+
+
+@pytest.mark.parametrize(("alignment", "epochs"), [(None, 3), (-1.0, 3), (2.0, 1)])
+def test_a_student_that_is_worse_after_an_epoch_does_not_go_on(
+    case: Round, alignment: float | None, epochs: int
+) -> None:
+    """Of three epochs; no alignment is above 1."""
+    bench, members = bench_of(case), scoring.Members(case.reference, case.updates, torch.ones(5))
+    member_scores = scoring.score_members(bench, members, need_root=True, need_proxy=True)
+    start, images = members.state(0), len(bench.proxy_samples)
+    seen: list[int] = []
+
+    def loss(scores_BK: Tensor, rows_B: Tensor) -> Tensor:
+        seen.append(len(rows_B))
+        return (scores_BK - member_scores.proxy_NPK[1][rows_B]).square().mean()
+
+    result = distillation.distil(
+        bench,
+        start,
+        (loss, torch.arange(images)),
+        distillation.Schedule(3, images, 1e-3, 0.0, 2.0),
+        torch.Generator().manual_seed(0),
+        alignment=alignment,
+    )
+    assert seen == [images] * epochs
+    assert result.fell_back == (alignment == 2.0)
+    assert torch.equal(result.state.parameters, start.parameters) == result.fell_back
+    assert result.loss > 0

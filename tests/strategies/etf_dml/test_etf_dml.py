@@ -301,11 +301,11 @@ def test_wrong_settings_are_named(settings: dict[str, Any], key: str) -> None:
         # N = 5 members, P = 64, R = 32. Every image once through every member: statistics and
         # scores of P, scores of R
         ("none", 5 * (64 + 32)),
-        # + aggregate: statistics P, root R, 2 epochs of P, statistics P, root R
-        ("ensemble", 5 * (64 + 32) + 2 * (64 + 32) + 2 * 64),
-        # + each of the 3 or 4 trusted: 2 epochs of P, statistics P, root R (all images confident
-        # here: min_confidence 0)
-        ("mutual", 5 * (64 + 32) + 4 * (2 * 64 + 64 + 32)),
+        # + aggregate: statistics P, root R, 1 epoch of P, root R: worse, so it ends there
+        ("ensemble", 5 * (64 + 32) + 64 + 32 + 64 + 32),
+        # + each of the 4 trusted: 2 epochs of P with root R between them, statistics P, root R (all
+        # images confident here: min_confidence 0)
+        ("mutual", 5 * (64 + 32) + 4 * (2 * 64 + 32 + 64 + 32)),
     ],
 )
 def test_no_member_is_visited_twice(case: Round, distillation: str, images: int) -> None:
