@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,16 @@ def simulate(options: argparse.Namespace, place: Path, name: str) -> Measurement
     )
 
 
+def run_part(options: argparse.Namespace, place: Path, settings: Mapping[str, Any]) -> Measurement:
+    """A part of `benchmarks.tasks.frozen` in a fresh process."""
+    return run_task(
+        "frozen",
+        {**settings, "threads": options.threads},
+        timeout=options.timeout,
+        environment=environment(options.threads, str(place)),
+    )
+
+
 def plain_training(options: argparse.Namespace, place: Path, finished: Path) -> Measurement:
     """The plain loop in a fresh process, of the sizes of a finished run."""
     found = json.loads((finished / "report.json").read_text())
@@ -72,14 +82,8 @@ def plain_training(options: argparse.Namespace, place: Path, finished: Path) -> 
         "batch": config["client"]["batch_size"],
         "judged": found["evaluations"]["clean"]["n"],
         "runs": 2,  # the run and its clean twin
-        "threads": options.threads,
     }
-    return run_task(
-        "frozen",
-        settings,
-        timeout=options.timeout,
-        environment=environment(options.threads, str(place)),
-    )
+    return run_part(options, place, settings)
 
 
 def extraction(options: argparse.Namespace, place: Path) -> Measurement:
@@ -90,14 +94,8 @@ def extraction(options: argparse.Namespace, place: Path) -> Measurement:
         "size": options.size,
         "images": options.images,
         "repeats": options.repeats,
-        "threads": options.threads,
     }
-    return run_task(
-        "frozen",
-        settings,
-        timeout=options.timeout,
-        environment=environment(options.threads, str(place)),
-    )
+    return run_part(options, place, settings)
 
 
 def extraction_summary(measured: Measurement, images: int) -> dict[str, Spread]:

@@ -63,7 +63,8 @@ def _extract(model: Classifier, images: Tensor, random: torch.Generator | None) 
             width = compute(images.new_zeros(1, *images.shape[1:])).shape[1]
         return torch.zeros(0, width)
     with eval_mode(model):
-        if device.type != "cpu":
+        # with one thread on a CPU a second one would only allocate memory of its own
+        if device.type != "cpu" or torch.get_num_threads() == 1:
             return torch.cat([compute(part) for part in batches()])
         with one_thread_each() as pool:
             return torch.cat(list(pool.map(compute, batches())))
