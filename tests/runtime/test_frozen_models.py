@@ -173,10 +173,18 @@ def test_a_twin_of_another_frozen_part_is_another_one() -> None:
     assert len(keys) == 3
 
 
-def test_an_interrupted_run_ends_with_the_same_model(tmp_path: Path) -> None:
-    words = ("model.freeze=1", "rounds=2", "strategy=fedavg", "server_optimizer=fedavgm")
+@pytest.mark.parametrize("freeze", ["1", "backbone"])
+def test_an_interrupted_run_ends_with_the_same_model(
+    freeze: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "cache"))
+    words = (
+        *(f"model.freeze={freeze}", "rounds=2", "strategy=fedavg", "server_optimizer=fedavgm"),
+        "model.feature_views=2",
+    )
     whole = finished(words)[1].state
     server = federations.build_server(*words)
+    assert (server.inputs.root.images.ndim == 3) == (freeze == "backbone")  # of features: views
     with (
         pytest.raises(StoppedError),
         inline() as grid,
