@@ -100,6 +100,12 @@ def show(case: dict[str, Any], measured: Measurement) -> None:
             f" What it minimises (tv): ours {measured.result['energy']:.4f} times "
             "the loop's; below 1 is nearer to the minimum."
         )
+    if measured.result["traffic"] is not None:
+        moved = measured.result["traffic"]
+        note += (
+            f" The steps of mdda's denoising move {moved['steps']:.0f} GB/s, a plain loop over as "
+            f"much memory {moved['stream']:.0f} GB/s (CPU time)."
+        )
     report.show(
         title(case),
         ["purifier", "images/s", "scikit-image loop, images/s", "times as fast", "by CPU time"],

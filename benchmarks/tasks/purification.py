@@ -12,13 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust.defences.purification.base import resize_images
+from fedrobust.defences.purification.base import resize_images, runs_compiled
 from fedrobust.defences.purification.mdda import NEIGHBOUR, OWN, SCALES
 from fedrobust.defences.purification.total_variation import rof
 from fedrobust.experiment import compose, factories
 from fedrobust.utils.seeding import generator
 
 PURIFIERS = ("mdda", "tv", "gaussian", "median_filter", "jpeg")
+# that a value moves in one step of the denoising between the registers and the second cache: both
+# p of both axes, the image and the result are read, the new p and the result written
+MOVED = 4 * (6 + 3)
+REPEATED = 200  # passes over the arrays of `streamed`
 LAST = 2**-0.5  # deviation in pixels of MDDA's last filter
 COLOUR = {"channel_axis": -1}
 
@@ -27,7 +31,7 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
     """given: size, images, loop_images (of the scikit-image loops, 0: none), device, repeats,
     threads. [seconds, the processor's seconds] of an image in each repeat by purifier, and of the
     loops; energy: what total variation minimises, by ours over by scikit-image's, summed over the
-    loop's images."""
+    loop's images; traffic: see there."""
     images = pictures(given["images"], given["size"])
     settings = {name: compose.compose(f"purifier={name}") for name in PURIFIERS}
     ours: dict[str, list[list[float]]] = {name: [] for name in PURIFIERS}
@@ -50,7 +54,49 @@ def run(given: Mapping[str, Any], mark: Callable[[int], None]) -> dict[str, Any]
         "ours": ours,
         "loops": theirs,
         "energy": compared(settings["tv"]["purifier"], some) if len(some) else None,
+        "traffic": traffic(there, settings["mdda"]["purifier"]),
     }
+
+
+def traffic(images: Tensor, settings: Mapping[str, Any]) -> dict[str, float] | None:
+    """Gigabytes a second of the processor's time that the compiled denoising moves at twice the
+    images' size, and that a plain loop over arrays as large as its rows moves; the best of five.
+    None where no compiled loops serve the images."""
+    if not runs_compiled(images):
+        return None
+    from fedrobust.defences.purification.total_variation_cpu import ROW
+
+    height, width = images.shape[-2:]
+    maps = resize_images(images, (2 * height, 2 * width))
+    weight, steps = settings["weight"], settings["iterations"]
+    moved = MOVED * steps * maps.numel()
+    held = 4 * 6 * (steps + 2) * max(ROW, 2 * width)  # of each, a row for every step and two more
+    return {
+        "steps": _rate(lambda: rof(maps, weight, steps), moved),
+        "stream": _rate(*streamed(held)),
+    }
+
+
+def streamed(size: int) -> tuple[Callable[[], Any], int]:
+    """A loop a = b + c / 2 over arrays of so many bytes together, many times, and the bytes that it
+    moves."""
+    from fedrobust.utils.compiled import compiled
+
+    first, second, third = np.ones((3, max(1, size // 12)), np.float32)
+    moved = 3 * first.nbytes
+
+    @compiled
+    def triad(a: Any, b: Any, c: Any, times: int) -> None:  # pragma: no cover  # compiled
+        for _ in range(times):
+            for j in range(len(a)):
+                a[j] = b[j] + c[j] / np.float32(2)
+
+    return lambda: triad(first, second, third, REPEATED), REPEATED * moved
+
+
+def _rate(action: Callable[[], Any], size: int) -> float:
+    action()
+    return size / min(_timed(action, 1)[1] for _ in range(5)) / 1e9
 
 
 def pictures(count: int, size: int) -> Tensor:

@@ -16,6 +16,7 @@ from benchmarks.common.measure import Measurement
 from benchmarks.common.processes import Memory
 from benchmarks.common.report import Spread
 from benchmarks.tasks import purification as task
+from fedrobust.defences.purification import base
 from fedrobust.defences.purification.mdda import mdda
 from fedrobust.learning.model_files import save_state
 from tests.helpers import federations
@@ -71,6 +72,7 @@ def test_speeds_and_ratios(capsys: pytest.CaptureFixture[str]) -> None:
             "ours": {"tv": [[0.01, 0.01], [0.02, 0.01]], "jpeg": [[0.2, 0.2]]},
             "loops": loops,
             "energy": 0.99,
+            "traffic": None,
         }
     )
     table = purification.summary(found)
@@ -222,3 +224,18 @@ def test_a_run_from_its_folder_to_the_table(
     assert set(content["chosen"]) == {"none", "mdda", "jpeg"}
     assert content["test"][3][7] == ""  # JPEG cannot be differentiated
     assert "16 test images" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.skipif(not base.COMPILED, reason="numba is not installed")
+def test_the_denoising_s_traffic_is_beside_that_of_a_plain_loop() -> None:
+    found = task.traffic(task.pictures(1, 8), {"weight": 0.05, "iterations": 2})
+    assert found is not None
+    assert min(found.values()) > 0
+    # 40 bytes are 3 arrays of 3 numbers, of 12 bytes each
+    assert task.streamed(40)[1] == task.REPEATED * 36
+
+
+def test_without_compiled_loops_there_is_no_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "COMPILED", False)
+    assert task.traffic(task.pictures(1, 8), {"weight": 0.05, "iterations": 2}) is None
