@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedrobust.reporting.report import read_report
+from tests.helpers.federations import SMALL_RUN
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(
@@ -20,9 +21,7 @@ BLOCK = re.compile(
 @pytest.mark.slow
 def test_the_documented_strategy_and_contamination_work(tmp_path: Path) -> None:
     for package in ("fedrobust", "strategies", "clients", "configs"):
-        shutil.copytree(
-            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / package, tmp_path / package)
     files = BLOCK.findall((ROOT / "docs" / "extending.md").read_text())
     assert len(files) == 6
     for name, text in files:
@@ -30,6 +29,7 @@ def test_the_documented_strategy_and_contamination_work(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     words = [
         "experiment=smoke",
+        *SMALL_RUN,
         "strategy=clipped_mean",
         "preaggregation=averaged",
         "contamination=darker",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.federations import SMALL_RUN
+
 ROOT = Path(__file__).parents[1]
 COMPUTES = {"torch", "numpy", "scipy", "pandas", "matplotlib", "sklearn", "flwr", "ray", "timm"}
 COMMANDS = (  # those of the grids: tests/studies/test_command_line.py
@@ -65,7 +67,7 @@ def test_help_imports_nothing_that_computes(words: Sequence[str]) -> None:
 
 @pytest.mark.slow
 def test_a_small_run_imports_what_it_uses_alone(tmp_path: Path) -> None:
-    words = ["experiment=smoke", "poisoned=0", "num_clients=2", "evaluation.twin=false"]
+    words = ["experiment=smoke", *SMALL_RUN, "poisoned=0", "num_clients=2", "evaluation.twin=false"]
     found = imported(
         "fedrobust.simulate",
         *words,

@@ -1,8 +1,9 @@
 """Three SuperNodes and a SuperLink as processes of their own: TLS, registered keys, and the very
 weights of the simulation.
 
-One federation serves all tests, whose runs take a minute and more each: every message to a site
-starts a process. Those are forks with torch in them already (tests/helpers/forks.py).
+One federation serves all tests, whose runs take half a minute and more each: every message to a
+site starts a process. Those are forks with torch in them already (tests/helpers/forks.py). The
+simulations that they are compared with run meanwhile, as the federation waits most of the time.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import csv
 import json
 import os
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from fedrobust.reporting.report import read_report
 from fedrobust.reporting.report.sections import DisclosureSection
 from tests.helpers.federations import SMALL_RUN
 from tests.helpers.forks import fork_programs
-from tests.helpers.processes import wait_until
+from tests.helpers.processes import started, wait_until
 
 pytestmark = pytest.mark.slow
 SECONDS = 600.0  # a deadline for a machine that is busy with other things
@@ -71,12 +72,13 @@ class Done:
     federation: LocalFederation
     run: str
     folder: Path
+    simulated: Path
     seconds: float
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
-    started, folder = time.monotonic(), tmp_path_factory.mktemp("federation")
+    began, folder = time.monotonic(), tmp_path_factory.mktemp("federation")
     experiment = build.build_experiment(compose.compose(*WORDS, PARTITION))
     nodes = {}
     for name, client in PLACES.items():
@@ -93,8 +95,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
         }
     federation = LocalFederation(folder / "all", nodes)
     with fork_programs(federation.processes.environment), federation:
-        run = complete(federation, WORDS, folder / "run")
-        yield Done(federation, run, folder / "run", time.monotonic() - started)
+        with simulated(WORDS, folder / "simulated"):
+            run = complete(federation, WORDS, folder / "run")
+        seconds = time.monotonic() - began
+        yield Done(federation, run, folder / "run", folder / "simulated", seconds)
     assert federation.processes.alive() == {}
 
 
@@ -113,8 +117,10 @@ def complete(federation: LocalFederation, words: list[str], folder: Path) -> str
     return run
 
 
-def simulate(words: list[str], folder: Path) -> None:
-    """The same run as a simulation on one core."""
+@contextmanager
+def simulated(words: list[str], folder: Path) -> Iterator[None]:
+    """The same run as a simulation on one core, beside what is done in the block; finished, and
+    finished well, after it."""
     command = [
         sys.executable,
         "-m",
@@ -123,15 +129,12 @@ def simulate(words: list[str], folder: Path) -> None:
         PARTITION,
         "engine=inline",
         "engine.threads=1",
+        f"hydra.run.dir={folder}",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, f"hydra.run.dir={folder}"],
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        timeout=SECONDS,
-    )
+    with started(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        yield
+        _, errors = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, errors
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -140,10 +143,9 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert all(torch.equal(real[name], simulated[name]) for name in real)
 
 
-def test_the_weights_are_bit_equal_to_the_simulation_s(done: Done, tmp_path: Path) -> None:
-    simulate(WORDS, tmp_path / "out")
-    assert_same_weights(done.folder, tmp_path / "out")
-    ours, theirs = read_report(done.folder), read_report(tmp_path / "out")
+def test_the_weights_are_bit_equal_to_the_simulation_s(done: Done) -> None:
+    assert_same_weights(done.folder, done.simulated)
+    ours, theirs = read_report(done.folder), read_report(done.simulated)
     assert ours.evaluations == theirs.evaluations
     for one, other in zip(ours.clients, theirs.clients, strict=True):
         if one.site == COUNTING:
@@ -187,8 +189,8 @@ def test_secure_aggregation_ends_with_the_weights_of_the_simulation(
     of their own."""
     kept = [word for word in WORDS if not word.startswith(("strategy=", "rounds="))]
     words = [*kept, "strategy=fedavg", "privacy=secure_aggregation", "rounds=1"]
-    complete(done.federation, words, tmp_path / "run")
-    simulate(words, tmp_path / "out")
+    with simulated(words, tmp_path / "out"):
+        complete(done.federation, words, tmp_path / "run")
     assert_same_weights(tmp_path / "run", tmp_path / "out")
     report = read_report(tmp_path / "run")
     assert report.privacy is not None
