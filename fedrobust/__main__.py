@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
+from fedrobust.utils.cli import run_command
 from fedrobust.utils.machine import version_line
 from fedrobust.utils.names import did_you_mean
 
@@ -30,11 +31,9 @@ def main() -> int:
     """The command line; returns the exit code."""
     first, *words = sys.argv[1:] or ["--help"]
     if first in HELP:
-        print(_help())
-        return 0
+        return run_command(lambda: print(_help()))
     if first == "--version":
-        print(version_line())
-        return 0
+        return run_command(lambda: print(version_line()))
     if first not in COMMANDS:
         print(f"error: {_refusal(first)}", file=sys.stderr)
         return 2

@@ -34,8 +34,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="*", help="of choices; left out: all of the group")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--names", action="store_true", help="as group=choice, one a line")
-    asked = parser.parse_intermixed_args(words)
-    return run_command(lambda: _show(asked))
+    return run_command(lambda: _show(parser.parse_intermixed_args(words)))
 
 
 def _show(asked: argparse.Namespace) -> None:

@@ -65,8 +65,8 @@ def main(words: Sequence[str] | None = None) -> None:
         help="as in 0,1,2: all of it with each of these seeds (that of the settings)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="writes the results there too")
-    given = parser.parse_intermixed_args(words)  # settings may stand between the options
-    if code := run_command(lambda: _run(given)):
+    # settings may stand between the options
+    if code := run_command(lambda: _run(parser.parse_intermixed_args(words))):
         sys.exit(code)
 
 

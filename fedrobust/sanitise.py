@@ -42,9 +42,9 @@ def main() -> None:
         default=0.0,
         help="scores up to here are kept all the same (default 0)",
     )
-    given = parser.parse_intermixed_args()
     if code := run_command(
-        lambda: _run(given), reword=lambda line: line.replace("sanitiser.", "--")
+        lambda: _run(parser.parse_intermixed_args()),
+        reword=lambda line: line.replace("sanitiser.", "--"),
     ):
         sys.exit(code)
 

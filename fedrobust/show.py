@@ -22,8 +22,7 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument("folder", type=Path, help="output folder of a finished run or comparison")
-    asked = parser.parse_args(words)
-    return run_command(lambda: _show(asked.folder))
+    return run_command(lambda: _show(parser.parse_args(words).folder))
 
 
 def _show(folder: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -112,3 +114,15 @@ def test_names_for_completion(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_unknown_group_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert list_command.main(["strategi"]) == 2
     assert capsys.readouterr().err.startswith("error: strategi: unknown group; did you mean")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("list", "strategy"), ("list", "--help"), ("--help",)])
+def test_a_closed_output_ends_a_command_without_a_word(words: Sequence[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fedrobust", *words]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    os.close(write)
+    assert done.returncode in (0, 141)
+    assert done.stderr == b""

@@ -119,6 +119,12 @@ def check_once(words: Sequence[str]) -> None:
         chosen[key] = word
 
 
+def words_not_given(defaults: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Those of a command's own words whose keys the user's words do not set."""
+    given = {_split(word)[1] for word in words}
+    return [word for word in defaults if _split(word)[1] not in given]
+
+
 def _split(word: str) -> tuple[str, str, str | None]:
     """(sign, key, value)."""
     key, equal, value = word.partition("=")

@@ -313,8 +313,12 @@ def parse_command_line(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    asked = parse_command_line(words)
-    return run_command(lambda: asked.do(asked))
+
+    def action() -> None:
+        asked = parse_command_line(words)
+        asked.do(asked)
+
+    return run_command(action)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, DataSource
 from fedrobust.errors import ConfigError, FedrobustError
 from fedrobust.experiment import build, compose, factories
-from fedrobust.experiment.overrides import quote_value
+from fedrobust.experiment.overrides import quote_value, words_not_given
 from fedrobust.federation.flower_commands import Scalar, pack_words
 from fedrobust.federation.local_federation import LocalFederation
 from fedrobust.federation.server_run import compose_for_sites
@@ -70,7 +70,7 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
         f"data.size={size}",
         f"data.classes=[{','.join(map(quote_value, dataset.class_names))}]",
     ]
-    overrides = [*own, f"num_clients={SITES}", *WORDS, *words]
+    overrides = [*own, f"num_clients={SITES}", *words_not_given(WORDS, words), *words]
     try:
         _check_run(overrides)
     except FedrobustError:  # nothing was started yet, and nothing is left behind

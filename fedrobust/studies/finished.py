@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedrobust.errors import DataError
-from fedrobust.reporting.console import RunConsole, print_line
+from fedrobust.reporting.console import ResultConsole, print_line
 from fedrobust.reporting.filenames import MANIFEST, REPORT
 from fedrobust.studies.ablation.run import PAGE as ABLATION
 from fedrobust.studies.comparison.run import LEADERBOARD, read_ranking
@@ -38,7 +38,7 @@ def show_folder(folder: Path) -> None:
 
 
 def _show_ranking(place: Path) -> None:
-    console, ranking = RunConsole(), read_ranking(place)
+    console, ranking = ResultConsole(), read_ranking(place)
     if ranking.empty:
         print_line(console, "no ranking, since no client was poisoned")
     else:

@@ -19,7 +19,7 @@ from fedrobust.experiment import compose
 from fedrobust.experiment.factories import build_group
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.experiment.overrides import settings_among
-from fedrobust.reporting.console import RunConsole
+from fedrobust.reporting.console import ResultConsole
 from fedrobust.reporting.filenames import MANIFEST, PAGE, REPORT
 from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import read_rounds, round_line
@@ -158,7 +158,7 @@ class Run:
 
     def show(self) -> None:
         """Print the tables that ended the run, and where its page is."""
-        show_result(RunConsole(), self.report, self.used_images, self.folder)
+        show_result(ResultConsole(), self.report, self.used_images, self.folder)
 
     @cached_property
     def used_images(self) -> dict[str, int]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -33,6 +32,7 @@ from fedrobust.evaluation.statistics import (
 )
 from fedrobust.experiment import build
 from fedrobust.learning.inference import embed
+from fedrobust.reporting.console import ResultConsole
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.reporting.text import format_number
@@ -85,7 +85,7 @@ def compare_defences(folders: Sequence[Path], quantile: float, threshold: float)
     runs = f" in {format_count(len(pools), 'run')}" if len(pools) > 1 else ""
     share = f"{altered} altered ({100 * altered / max(images, 1):.1f} %)"
     title = f"{format_count(images, 'training image')}{runs}, {share}"
-    Console().print(defences_table(rows, title))
+    ResultConsole().print(defences_table(rows, title))
 
 
 def read_pool(folder: Path) -> PooledFeatures:

@@ -15,6 +15,7 @@ from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
 from fedrobust.utils.garbage import rare_full_collections
 from fedrobust.utils.names import shown_name
+from fedrobust.utils.output import UNREAD, finish_output
 
 # as pathlib and getpass say it of a user without an entry in the system's list
 NO_HOME = re.compile(r"determine home directory|getpwuid\(\): uid not found")
@@ -93,11 +94,22 @@ def run_command(
 
     Returns:
         0; after an error that of `explain`, and 130 after Ctrl-C, each with one line on standard
-        error. A defect of ours shows its traceback.
+        error. A defect of ours shows its traceback. 141, as a shell says it, without a word where
+        standard output is read no longer (`| head`).
     """
     show_any_text()
     # Hydra's own errors reach us as exceptions, and we turn them into one line
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        code = _exit_code(action, reword, if_interrupted)
+    finally:  # argparse leaves by SystemExit
+        is_read = finish_output()
+    return code if is_read else code or UNREAD
+
+
+def _exit_code(
+    action: Callable[[], object], reword: Callable[[str], str], if_interrupted: str
+) -> int:
     try:
         with rare_full_collections():
             action()
@@ -106,6 +118,8 @@ def run_command(
         print(f"interrupted: {text}" if text else "interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and not finish_output():
+            return UNREAD
         line, code = explain(error)
         if line is None:
             traceback.print_exception(error)

@@ -47,3 +47,16 @@ def test_a_wrong_configuration_is_refused_first(word: str, line: str, tmp_path: 
 def test_a_right_configuration_is_started(tmp_path: Path) -> None:
     with pytest.raises(StartedError):
         demo.demo(tmp_path / "new", [], DATA, 1.0)
+
+
+def test_a_choice_replaces_that_of_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[list[str]] = []
+    monkeypatch.setattr(demo, "_check_run", lambda words: checked.append(list(words)))
+    for word in ("model=small", "model=resnet18", "rounds=5"):
+        with pytest.raises(StartedError):
+            demo.demo(tmp_path / word, [word], DATA, 1.0)
+        key = word.partition("=")[0]
+        assert [one for one in checked[-1] if one.startswith(f"{key}=")] == [word]
+        assert "server.proxy_images=64" in checked[-1]

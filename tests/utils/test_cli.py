@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -134,3 +137,55 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(error: Exception) -> N
     assert line is not None
     assert line.startswith("HOME: is not set, ")
     assert "set HOME to a folder" in line
+
+
+# a command whose standard output nobody reads; what it does stands in the last word
+UNREAD = """
+import sys
+from fedrobust.utils.cli import run_command
+def lines():
+    for number in range(int(sys.argv[1])):
+        print(number, flush=sys.argv[2] == "at once")
+    if sys.argv[2] == "wrong":
+        from fedrobust.errors import ConfigError
+        raise ConfigError("rounds=0: must be at least 1")
+    if sys.argv[2] == "help":
+        sys.exit(0)
+sys.exit(run_command(lines))
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "way", "unbuffered", "code", "said"),
+    [
+        (1, "", "", 141, ""),  # all of it is written at the end
+        (50_000, "", "", 141, ""),
+        (3, "at once", "", 141, ""),
+        (3, "", "1", 141, ""),
+        (1, "help", "", 0, ""),
+        (1, "wrong", "", 2, "error: rounds=0: must be at least 1\n"),
+    ],
+)
+def test_a_command_whose_output_is_read_no_longer_ends_without_a_word(
+    lines: int, way: str, unbuffered: str, code: int, said: str
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", UNREAD, str(lines), way],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_another_broken_pipe_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert run_command(action) == 1
+    assert "Broken pipe" in capsys.readouterr().err

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,19 +23,27 @@ from rich.table import Column
 from rich.text import Text
 
 from fedrobust.utils.foreign_text import LINES, escape_text
+from fedrobust.utils.output import drop_output
 
 BAR_WIDTH = 24  # columns of the screen, where it has them
 A_DAY = 86400.0  # seconds; steps may take minutes, so the speed is the mean over the whole run
 
 
-class RunConsole(Console):
-    """A console of a run, which continues when its screen is read no longer (`| head`)."""
+class ResultConsole(Console):
+    """A console that shows a result, as far as it is read (`| head`)."""
 
     def on_broken_pipe(self) -> None:
         """Write nothing from here on, at the end of the process neither."""
         self.quiet = True
-        with contextlib.suppress(OSError, ValueError):  # standard output that is no file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
+
+
+class RunConsole(ResultConsole):
+    """A console of a run, which continues when its screen is read no longer."""
+
+    def on_broken_pipe(self) -> None:
+        """As before, and say that the run continues."""
+        super().on_broken_pipe()
         print("standard output is read no longer; the run continues without it", file=sys.stderr)
 
 

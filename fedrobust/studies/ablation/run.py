@@ -11,7 +11,7 @@ from rich.console import Console
 from fedrobust.contamination.base import keep_data
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
-from fedrobust.reporting.console import print_line, transient_bar
+from fedrobust.reporting.console import RunConsole, print_line, transient_bar
 from fedrobust.studies.ablation import scenarios as judging
 from fedrobust.studies.ablation.figure import draw_figure
 from fedrobust.studies.ablation.markdown import page
@@ -35,7 +35,7 @@ def ablate(plan: Plan, console: Console | None = None) -> Mapping[Cell, str]:
     Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be
     written to, KeyboardInterrupt that names how to resume.
     """
-    screen = Console() if console is None else console
+    screen = RunConsole() if console is None else console
     wanted = cells(plan.grid)
     checked = check_all(wanted, plan.grid, screen)
     _check(plan, wanted)

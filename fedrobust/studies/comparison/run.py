@@ -10,7 +10,7 @@ import pandas as pd
 from pandas.errors import EmptyDataError
 from rich.console import Console
 
-from fedrobust.reporting.console import print_line, transient_bar
+from fedrobust.reporting.console import RunConsole, print_line, transient_bar
 from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.cell_results import long_table, read_result
 from fedrobust.studies.comparison.executor import (
@@ -45,7 +45,7 @@ def compare(grid: Grid, console: Console | None = None) -> Mapping[Cell, str]:
     Raises ConfigError or DataError for what cannot be run, OSError where the folder cannot be
     written to, KeyboardInterrupt that names how to resume.
     """
-    screen = Console() if console is None else console
+    screen = RunConsole() if console is None else console
     wanted = cells(grid)
     checked = check_all(wanted, grid, screen)
     return run_grid(

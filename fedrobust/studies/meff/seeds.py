@@ -13,6 +13,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, compose
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
+from fedrobust.reporting.console import RunConsole
 from fedrobust.studies.meff.run import EVERYBODY, central_models, federated_models
 from fedrobust.studies.meff.scores import (
     Answers,
@@ -40,7 +41,7 @@ def fuse_with_seeds(
     Raises:
         ConfigError: a setting is wrong, or the test images change with the seed.
     """
-    console = Console()
+    console = RunConsole()
     found: list[Answers] = []
     first: Experiment | None = None
     for seed in [[f"seed={seed}"] for seed in seeds] or [[]]:
