@@ -29,12 +29,6 @@ FILES = {
     "report.html",
     "model.safetensors",
     "predictions.npz",
-    "partition.png",
-    "samples.png",
-    "curves.png",
-    "influence.png",
-    "drops.png",
-    "confusion.png",
 }
 
 

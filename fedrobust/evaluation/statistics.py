@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 LEVEL = 0.05
+QUANTILE = 1.959963984540054  # of the standard normal distribution, at 1 - LEVEL / 2
 
 Interval = tuple[float, float]
 NO_BOUNDS: Interval = (-math.inf, math.inf)
@@ -52,10 +53,10 @@ def wilson_interval(hits: int, total: int) -> Interval | None:
     """
     if total == 0:
         return None
-    from scipy.stats import binomtest  # slow to import, and only studies come here
-
-    found = binomtest(hits, total).proportion_ci(1 - LEVEL, method="wilson")
-    return 100 * float(found.low), 100 * float(found.high)
+    share, spread = hits / total, QUANTILE**2 / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    return 100 * max(middle - half, 0.0), 100 * min(middle + half, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

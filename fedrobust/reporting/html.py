@@ -3,37 +3,36 @@ other files."""
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
-from fedrobust.reporting import text
+from fedrobust.reporting import findings, text
 from fedrobust.reporting.filenames import PAGE
+from fedrobust.reporting.page_tables import page_tables
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.values import round_measured
+from fedrobust.reporting.report_charts import figure_sections
+from fedrobust.reporting.samples import SampleBlock
+from fedrobust.reporting.web.page import make_environment
+from fedrobust.reporting.web.tables import table
 from fedrobust.types import RoundRecord
 from fedrobust.utils.files import write_text
-from fedrobust.utils.foreign_text import escape_text
 
 MOST_FAILURES = 100  # on the page; rounds.jsonl holds all of them
 TEMPLATE = "report.html.md"  # of jinja; Flower packs no files of other endings into its bundle
-PICTURES: Final[dict[str, str]] = {
-    "drops.png": "Combined performance drops with their 95 % intervals.",
-    "curves.png": "Metrics of the global model on the clean validation images after every round.",
-    "influence.png": text.INFLUENCE_MEANING.replace(", mean over the rounds", "")
-    + " The dotted line is an equal share.",
-    "confusion.png": (
-        "Clean test images: rows are true classes, columns the "
-        "predicted ones, in percent of the true class."
-    ),
-    "partition.png": "How the images of each class are shared out among the hospitals.",
-    "samples.png": "Images of the data set, clean and contaminated.",
+FILES: Final[dict[str, str]] = {
+    "report.json": "all numbers of this page, for programs",
+    "manifest.json": "configuration, seed, versions, hashes",
+    "rounds.jsonl": "every round",
+    "twin_rounds.jsonl": "every round of the clean twin",
+    "clients.csv": "every client in every round",
+    "predictions.npz": "class probabilities of the test images",
+    "model.safetensors": "the trained model",
 }
 
 
@@ -42,9 +41,11 @@ def write_html(
     report: Report,
     manifest: Mapping[str, Any],
     rounds: Mapping[str, Sequence[RoundRecord]],
+    *,
     uses: Mapping[str, int] | None = None,
+    samples: Sequence[SampleBlock] = (),
 ) -> Path:
-    """Write report.html, with every PNG file in the folder and in its pictures/ folder.
+    """Write report.html, with links to those files of the run that lie beside it.
 
     Args:
         folder: the output folder.
@@ -53,11 +54,13 @@ def write_html(
         rounds: by run ("run", "clean twin"), oldest first.
         uses: extra information that the strategy had on the server, with its number of images,
             e.g. {"root": 84, "proxy": 300}.
+        samples: images before and after contamination.
 
     Returns:
         The path of the page.
     """
-    page = render(report, manifest, rounds, embed_pictures(folder), uses or {})
+    files = {name: meaning for name, meaning in FILES.items() if (folder / name).exists()}
+    page = render(report, manifest, rounds, uses or {}, samples, files=files)
     return write_text(folder / PAGE, page)
 
 
@@ -65,25 +68,34 @@ def render(
     report: Report,
     manifest: Mapping[str, Any],
     rounds: Mapping[str, Sequence[RoundRecord]],
-    images: list[dict[str, str]],
     uses: Mapping[str, int],
+    samples: Sequence[SampleBlock] = (),
+    *,
+    files: Mapping[str, str] | None = None,
 ) -> str:
-    """The page as text. Everything that comes from outside is escaped."""
+    """The page as text. Everything that comes from outside is escaped. files: meanings of the files
+    to link to, by name."""
     lines = [(run, record) for run, records in rounds.items() for record in records]
     failures = [(run, record, one) for run, record in lines for one in record.failures]
+    classes = findings.class_names(report, manifest)
     page = (
         _environment()
         .get_template(TEMPLATE)
         .render(
             report=report,
             manifest=manifest,
-            rounds=lines,
+            classes=classes,
+            uses=uses,
+            sections=figure_sections(report, rounds, classes),
+            samples=samples,
+            tables=page_tables(report, lines),
             failures=failures[:MOST_FAILURES],
             more_failures=len(failures[MOST_FAILURES:]),
             timing={stage: round_measured(spent) for stage, spent in report.timing.items()},
-            images=images,
-            uses=uses,
+            files=files or {},
             wording=text,
+            findings=findings,
+            table=table,
         )
     )
     return page + "\n"
@@ -92,28 +104,9 @@ def render(
 @functools.cache
 def _environment() -> Environment:
     """One for all pages of this process: compiling the template takes longer than a page."""
-    made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=_harmless,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "decimal": text.format_number,
-        "label": text.metric_label,
-        "pretty": pretty,
-        "without": drop_key,
-    }
+    made = make_environment(Path(__file__).parent)
+    made.filters |= {"pretty": pretty, "without": drop_key}
     return made
-
-
-def _harmless(value: Any) -> Any:
-    """A text without signs that cannot be printed, before it is escaped as HTML."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return escape_text(value, 10 * len(value) + 1, multiline=True)
 
 
 def pretty(value: Any) -> str:
@@ -124,25 +117,3 @@ def pretty(value: Any) -> str:
 def drop_key(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The mapping but for one key."""
     return {name: value for name, value in mapping.items() if name != key}
-
-
-def embed_pictures(folder: Path) -> list[dict[str, str]]:
-    """The folder's PNG files as data addresses with captions, the well-known ones first in their
-    order."""
-    found = {
-        path.name: path
-        for place in (folder, folder / "pictures")
-        for path in sorted(place.glob("*.png"))
-    }
-    names = [name for name in PICTURES if name in found] + [
-        name for name in found if name not in PICTURES
-    ]
-    return [
-        {
-            "name": name,
-            "caption": PICTURES.get(name, found[name].stem.replace("_", " ")),
-            "address": "data:image/png;base64,"
-            + base64.b64encode(found[name].read_bytes()).decode("ascii"),
-        }
-        for name in names
-    ]

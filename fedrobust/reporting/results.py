@@ -28,10 +28,17 @@ from fedrobust.evaluation.drops import (
     combined_draws,
     combined_drop,
     measure_drop,
+    resampled_metrics,
 )
 from fedrobust.evaluation.metrics import classification_metrics
+from fedrobust.evaluation.prediction_details import confusion_counts, mean_roc, reliability
 from fedrobust.evaluation.statistics import Interval, number_or_nan, percentiles
 from fedrobust.experiment.experiment import KINDS, Experiment
+from fedrobust.reporting.report.details import (
+    MOST_CLASSES,
+    PredictionDetails,
+    ReliabilitySection,
+)
 from fedrobust.reporting.report.metrics import (
     ClientsDrop,
     ConditionDrop,
@@ -82,15 +89,22 @@ def assemble_results(
     clients = client_results(experiment, scores.clients, records)
     found = detection_scores(clients)
     left_out = pool_detections(records, experiment.sanitiser.warmup)
+    evaluations = {
+        name: EvaluationMetrics.model_validate(classification_metrics(part, labels))
+        for name, part in scores.test.items()
+    }
     return PredictionResults(
-        evaluations={
-            name: EvaluationMetrics.model_validate(classification_metrics(part, labels))
-            for name, part in scores.test.items()
-        },
+        evaluations=evaluations,
         drops=DropsSection(
             **_test_drops(experiment, scores.test, labels, rows),
             clients=clients_drop(experiment, clients),
         ),
+        severity_drops=_severity_drops(experiment, scores.test, evaluations) or None,
+        details={
+            name: prediction_details(part, labels)
+            for name, part in scores.test.items()
+            if name not in experiment.severities
+        },
         clients=clients,
         attack_success_rate=_success(experiment, scores.triggered),
         detection=None if found is None else DetectionSection.model_validate(found),
@@ -126,6 +140,54 @@ def _test_drops(
         )
         for name, (normal, attack) in sorted(pairs.items())
     }
+
+
+def _severity_drops(
+    experiment: Experiment, test: Mapping[str, Tensor], evaluations: Mapping[str, EvaluationMetrics]
+) -> dict[str, ConditionDrop]:
+    """From clean test images to those of each severity, all with the same draws."""
+    names = [name for name in experiment.severities if name in test]
+    normal = evaluations["clean"].values
+    drops = {name: combined_drop(normal, evaluations[name].values) for name in names}
+    draws = experiment.evaluation.bootstrap_samples
+    if draws and names:
+        rows = experiment.test_rows()
+        labels = experiment.dataset.labels[rows]
+        before, *after = resampled_metrics(
+            [(labels, test[name].argmax(dim=1)) for name in ("clean", *names)],
+            experiment.num_classes,
+            experiment.dataset.groups[rows],
+            draws,
+            experiment.generator("bootstrap", "severities"),
+        )
+        intervals = [percentiles(combined_draws(before, one)) for one in after]
+        drops = {
+            name: replace(drop, ci95=interval)
+            for (name, drop), interval in zip(drops.items(), intervals, strict=True)
+        }
+    return {name: ConditionDrop.model_validate(drop) for name, drop in drops.items()}
+
+
+def prediction_details(probabilities_NK: Tensor, labels_N: Tensor) -> PredictionDetails:
+    """What lies behind the metrics of one evaluation.
+
+    Args:
+        probabilities_NK: class probabilities of the test images.
+        labels_N: their true classes.
+
+    Returns:
+        Confusion matrix, reliability and ROC curve.
+    """
+    confusion = None
+    if probabilities_NK.shape[1] <= MOST_CLASSES:
+        confusion = tuple(map(tuple, confusion_counts(probabilities_NK, labels_N).tolist()))
+    bins = reliability(probabilities_NK, labels_N)
+    curve = mean_roc(probabilities_NK, labels_N)
+    return PredictionDetails(
+        confusion=confusion,
+        reliability=tuple(ReliabilitySection.model_validate(one) for one in bins),
+        roc=None if curve is None else tuple(min(rate, 100.0) for rate in curve),
+    )
 
 
 def client_results(

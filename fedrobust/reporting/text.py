@@ -314,17 +314,21 @@ def unstable_metrics(drop: ConditionDrop) -> list[str]:
     ]
 
 
-def evaluation_rows(evaluations: Mapping[str, ConditionMetrics]) -> list[tuple[str, ...]]:
-    """A row an evaluation under EVALUATION_COLUMNS, the well-known ones first."""
+def evaluation_names(evaluations: Mapping[str, ConditionMetrics]) -> list[str]:
+    """The evaluations, the well-known ones first."""
     names = [name for name in EVALUATION_MEANINGS if name in evaluations]
-    names += sorted(set(evaluations) - set(EVALUATION_MEANINGS))
+    return names + sorted(set(evaluations) - set(EVALUATION_MEANINGS))
+
+
+def evaluation_rows(evaluations: Mapping[str, ConditionMetrics]) -> list[tuple[str, ...]]:
+    """A row an evaluation under EVALUATION_COLUMNS."""
     return [
         (
             metric_label(name),
             *(format_number(value) for value in evaluations[name].values.values()),
             str(evaluations[name].n),
         )
-        for name in names
+        for name in evaluation_names(evaluations)
     ]
 
 
@@ -372,38 +376,6 @@ def _disclosure_text(one: DisclosureSection) -> str:
         f"undefined where these hold less than half of the images; {missing}; the interval of the "
         "clients' drop does not cover the rounding"
     )
-
-
-def headline_values(report: Report) -> list[tuple[str, str, str]]:
-    """(title, value, note) of each number that a reader looks for first."""
-    clean, twin = report.evaluations["clean"], report.evaluations.get("twin_clean")
-    found = [
-        (
-            "Balanced accuracy, clean",
-            format_number(clean.balanced_accuracy),
-            f"this run's model, {format_count(clean.n, 'test image')}",
-        )
-    ]
-    if twin is not None:
-        value = format_number(twin.balanced_accuracy)
-        found.append(("Balanced accuracy, clean twin", value, "no contamination, same seed"))
-    for name, drop in report.drops.present.items():
-        note = f"95 % interval {format_interval(drop.ci95)}" if drop.ci95 else "no interval"
-        if isinstance(drop, ClientsDrop):
-            note += f"; {MEDIANS} {drop_text(drop.median)}"
-            note += "; the sites' own reports" if drop.self_reported else ""
-        found.append((f"Combined drop: {name}", drop_text(drop.combined), note))
-    if report.attack_success_rate is not None:
-        rate = format_number(report.attack_success_rate)
-        found.append(("Attack success rate", rate, "backdoor"))
-    for title, part in (
-        ("Poisoned clients found", report.detection),
-        ("Altered images left out", report.sanitising),
-    ):
-        if part is not None:
-            precision = f"precision {format_number(part.precision)}"
-            found.append((title, format_number(part.recall), precision))
-    return found
 
 
 def attack_lines(report: Report) -> list[str]:

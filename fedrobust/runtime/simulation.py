@@ -21,7 +21,6 @@ from fedrobust.experiment import build, compose, factories, old_names, settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.inference import predict
 from fedrobust.reporting.console import Display, RunConsole, print_line, summary_table
-from fedrobust.reporting.figures import draw_data, draw_results
 from fedrobust.reporting.filenames import CHECKPOINTS, MANIFEST
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import (
@@ -33,6 +32,7 @@ from fedrobust.reporting.manifest import (
 from fedrobust.reporting.records import Observers, Recorder
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.results import left_out_files
+from fedrobust.reporting.samples import sample_blocks
 from fedrobust.reporting.text import left_out_text
 from fedrobust.reporting.trackers.base import NO_TRACKER, TrackedRun, Tracker
 from fedrobust.reporting.trackers.observer import TrackerObserver
@@ -75,8 +75,8 @@ def explain_interruption(folder: Path) -> Iterator[None]:
 @dataclass(frozen=True, slots=True)
 class Output:
     """What a run's folder holds beside its results. command: what the manifest says was called;
-    None: the command line of this process. pictures: whether any are drawn. tracker: what else gets
-    the run's numbers."""
+    None: the command line of this process. pictures: whether report.html shows images of the data
+    before and after contamination. tracker: what else gets the run's numbers."""
 
     command: Sequence[str] | None = None
     pictures: bool = True
@@ -93,8 +93,8 @@ def run_job(
     *,
     pictures: bool = True,
 ) -> Report:
-    """Everything of one run in an empty or new folder; the manifest and the pictures of the data
-    are written before anything is trained. command, pictures: see `Output`.
+    """Everything of one run in an empty or new folder; the manifest is written before anything is
+    trained. command, pictures: see `Output`.
 
     Returns the report. Raises FedrobustError and OSError; a new folder is then taken away again, if
     nothing was written.
@@ -115,7 +115,7 @@ def run_job(
 
 def resume_job(asked: Resumption, *, pictures: bool = True) -> Report:
     """Go on with the run of a folder after its last usable checkpoint, as it would have gone on by
-    itself. pictures: whether any are drawn. Returns the report.
+    itself. pictures: see `Output`. Returns the report.
 
     Raises ConfigError where the folder is finished or in use, or where the data are not those of
     the run.
@@ -255,8 +255,6 @@ def run_into_folder(
         # Nothing is written before everything that can be refused has been built.
         words = sys.argv if output.command is None else output.command
         exact, written = _write_manifest(folder, server, grid, console, manifest, words=words)
-        if output.pictures and (undrawn := draw_data(experiment, folder)):
-            print_line(console, undrawn)
         if left_out := left_out_text(left_out_files(experiment.dataset.skipped)):
             display.stage("run", left_out)
         for note in experiment.dataset.notes:
@@ -269,7 +267,7 @@ def run_into_folder(
         with CheckpointManager(
             checkpoints, grid, lambda text: print_line(console, text), exact
         ) as checkpointing:
-            report, scores = run_experiment(
+            report, _ = run_experiment(
                 server,
                 grid,
                 folder,
@@ -279,9 +277,8 @@ def run_into_folder(
             )
         tracked.finish(report)
     uses = extra_data(experiment)
-    if output.pictures:
-        draw_results(experiment, report, scores.test, recorder.rounds, folder)
-    write_html(folder, report, written, recorder.rounds, uses)
+    samples = sample_blocks(experiment) if output.pictures else []
+    write_html(folder, report, written, recorder.rounds, uses=uses, samples=samples)
     checkpoints.clear()
     show_result(console, report, uses, folder)
     return report

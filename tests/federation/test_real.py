@@ -169,12 +169,11 @@ def test_the_folder_is_that_of_a_run_with_the_sites_named_and_no_twin(done: Done
         "rounds.jsonl",
         "clients.csv",
         "predictions.npz",
-        "curves.png",
-        "drops.png",
     ):
         assert (done.folder / name).stat().st_size > 0, name
-    # what lies at the sites is not the server's to draw
-    assert not (done.folder / "partition.png").exists()
+    # what lies at the sites is not the server's to count
+    assert report.setup is not None
+    assert report.setup.client_images is None
     with (done.folder / "clients.csv").open() as file:
         assert {(row["round"], row["client"]) for row in csv.DictReader(file)} == {
             (str(r), str(c)) for r in (1, 2) for c in range(3)

@@ -213,11 +213,11 @@ def test_the_page_has_the_section(tmp_path: Path) -> None:
         tmp_path, reports.typed(report()), manifest, {"run": reports.rounds()}
     ).read_text(encoding="utf-8")
     for part in (
-        "<h2>Evasion attacks</h2>",
+        "<h3>Evasion attacks</h3>",
         "pgd on the global model, 240 test images",
         "58.2",
         "differentiated",
-        '<th class="n">eps 4</th>',
+        '<th scope="col" class="n">eps 4</th>',
     ):
         assert part in page, part
 

@@ -62,7 +62,7 @@ def test_a_run_finds_flipped_images_better_than_chance_and_says_so(folder: Path)
     assert late["dropped"].sum() == found.dropped > 0
     assert late["found"].sum() == found.found
     assert (late[late["kind"] == "clean"]["altered"] == 0).all()
-    assert (folder / "report.html").read_text().count("Altered images left out") == 1
+    assert (folder / "report.html").read_text().count("Altered images left out: recall") == 1
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     assert {"dropped", "altered", "found"} <= set(lines[-1]["clients"][0]["metrics"])
 

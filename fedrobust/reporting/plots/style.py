@@ -1,14 +1,10 @@
-"""One look for every picture: sizes, line colours and the colours of the three kinds of clients.
-
-The kinds wear Paul Tol's "high contrast" colours: they stay apart for colour-blind readers and in
-grey print. Markers and dashes repeat the distinction, so colour never carries it alone.
-"""
+"""One look for every picture of a file: sizes, colours, fonts. Pages draw their own
+(`fedrobust.reporting.web`)."""
 
 from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,16 +15,8 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 from fedrobust.utils import files
-from fedrobust.utils.counting import format_count
 
-KIND_COLOURS: Final[dict[str, str]] = {
-    "clean": "#004488",
-    "noisy": "#DDAA33",
-    "poisoned": "#BB5566",
-}
-KIND_MARKERS: Final[dict[str, str]] = {"clean": "o", "noisy": "s", "poisoned": "X"}
-KIND_DASHES: Final[dict[str, str]] = {"clean": "-", "noisy": "-.", "poisoned": "--"}
-# Paul Tol's "bright" set, for lines that are no kinds of clients.
+# Paul Tol's "bright" set: lines stay apart for colour-blind readers.
 LINE_COLOURS: Final[tuple[str, ...]] = (
     "#4477AA",
     "#EE6677",
@@ -70,46 +58,6 @@ def tidy(axes: Any, title: str = "", xlabel: str = "", ylabel: str = "") -> None
 def shorten_label(name: str) -> str:
     """A name that fits beside an axis."""
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def class_labels(class_names: Sequence[str]) -> list[str]:
-    """The names as they can be drawn; "class 3" for a name with a sign that no font of this machine
-    has. The page lists all names by number."""
-    return [
-        name if _drawable(name) else f"class {number}" for number, name in enumerate(class_names)
-    ]
-
-
-def client_text(client: int, sites: Sequence[str] = ()) -> str:
-    """A client's number and, where they can be drawn, the sites that it stands for."""
-    names = " + ".join(sites)
-    return f"{client} {shorten_label(names)}" if names and _drawable(names) else str(client)
-
-
-def undrawn_note(names: Sequence[str]) -> str:
-    """One line for names with signs that no font of this machine has; empty where there are
-    none."""
-    undrawn = [name for name in dict.fromkeys(names) if not _drawable(name)]
-    if not undrawn:
-        return ""
-    return (
-        f"pictures: no font of this machine has all signs of {format_count(len(undrawn), 'name')} "
-        f"({shorten_label(undrawn[0])}), drawn as a number; install a font that has them (for "
-        "Chinese, Japanese and Korean: apt install fonts-noto-cjk)"
-    )
-
-
-def _drawable(name: str) -> bool:
-    """Whether fonts of this machine have every sign."""
-    return all(_font_of(sign) is not None for sign in name)
-
-
-def add_legend(axes: Any, handles: Sequence[Any], names: Sequence[str], **options: Any) -> None:
-    """A legend that shows every name; matplotlib itself leaves out those that begin with an
-    underscore."""
-    made = axes.legend(handles, [str(place) for place in range(len(names))], **options)
-    for entry, name in zip(made.get_texts(), names, strict=True):
-        entry.set_text(name)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

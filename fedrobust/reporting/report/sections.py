@@ -8,7 +8,13 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from fedrobust.reporting.report.attacks import EvasionSection
-from fedrobust.reporting.report.metrics import ConditionMetrics, DropsSection, EvaluationMetrics
+from fedrobust.reporting.report.details import PredictionDetails, SetupSection
+from fedrobust.reporting.report.metrics import (
+    ConditionDrop,
+    ConditionMetrics,
+    DropsSection,
+    EvaluationMetrics,
+)
 from fedrobust.reporting.report.values import (
     Absent,
     ClientNumber,
@@ -156,11 +162,14 @@ def _check_evaluations(found: Mapping[str, T]) -> Mapping[str, T]:
     return found
 
 
+EvaluationName = Annotated[str, Field(pattern="^[a-z0-9_]+$")]
+
+
 class PredictionResults(ReportSection):
     """The report's entries that follow from predictions."""
 
     evaluations: Annotated[
-        Mapping[Annotated[str, Field(pattern="^[a-z0-9_]+$")], EvaluationMetrics],
+        Mapping[EvaluationName, EvaluationMetrics],
         AfterValidator(_check_evaluations),
     ] = Field(
         description="by name; at least clean and corrupted; twin_clean and twin_corrupted unless "
@@ -168,6 +177,15 @@ class PredictionResults(ReportSection):
         json_schema_extra={"required": ["clean", "corrupted"], "additionalProperties": False},
     )
     drops: DropsSection = Field(description="performance drops under contamination, by comparison")
+    severity_drops: Absent[Mapping[EvaluationName, ConditionDrop]] = Field(
+        default=None,
+        description="from clean test images to those corrupted with each severity, by evaluation; "
+        "absent where the corruption has no severities",
+    )
+    details: Absent[Mapping[EvaluationName, PredictionDetails]] = Field(
+        default=None,
+        description="confusion, reliability and ROC by evaluation, but for single severities",
+    )
     clients: tuple[ClientResult, ...] = Field(min_length=1, description="one item a client")
     attack_success_rate: Percent | None = Field(
         description="test images of other classes that the backdoor's trigger turns into the "
@@ -216,6 +234,9 @@ class Report(PredictionResults):
         le=1,
         description="version of this contract, 1",
         json_schema_extra={"const": 1},
+    )
+    setup: Absent[SetupSection] = Field(
+        default=None, description="what was run; absent in files of earlier versions"
     )
     strategy: Name = Field(description="name of the server's strategy")
     num_clients: int = Field(ge=1, description="number of clients, at least 1")

@@ -18,6 +18,7 @@ from fedrobust.reporting.report import Report, write_report
 from fedrobust.reporting.report.attacks import EvasionSection
 from fedrobust.reporting.report.sections import PrivacySection
 from fedrobust.reporting.results import RunPredictions, assemble_results, left_out_files
+from fedrobust.reporting.setup import describe_setup
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.clean_twin import train_clean_twin
 from fedrobust.runtime.server.evasion import evaluate_evasion
@@ -92,6 +93,7 @@ def run_experiment(
     _write_predictions(folder, experiment, scores)
     report = Report(
         schema=1,
+        setup=describe_setup(experiment),
         strategy=experiment.strategy.name,
         num_clients=experiment.num_clients,
         poisoned=tuple(experiment.clients_of_kind("poisoned")),

@@ -74,7 +74,7 @@ def run_cells(
     """Run the cells into folder/<cell>; gives the reasons of those that failed, by folder.
 
     families: cells that share a clean twin; the first of a family makes it, the others wait for
-    that, so that it is made once. pictures: whether each cell draws them. Any interruption stops
+    that, so that it is made once. pictures: whether pages show images. Any interruption stops
     all processes, which leave their checkpoints behind.
     """
     waiting, failed, made = list(cells), dict[str, str](), set[str]()

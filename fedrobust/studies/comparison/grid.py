@@ -84,7 +84,7 @@ class GridSettings:
             the cores divided by threads
         threads: of torch in every run
         draws: bootstrap replicates over seeds and test images
-        pictures: whether each run draws its pictures, which takes longer than a short run
+        pictures: whether the page of each run shows images of its data
         out: where everything is written; the same command resumes an interrupted grid
     """
 
@@ -125,7 +125,7 @@ class Variant:
 @dataclass(frozen=True, slots=True)
 class Grid:
     """words: overrides of the main configuration for all cells; poisoned: numbers of clients, or
-    lists of their ids; pictures: whether each run draws them."""
+    lists of their ids; pictures: whether pages show images of the data."""
 
     strategies: tuple[Variant, ...]
     contaminations: tuple[Variant, ...]

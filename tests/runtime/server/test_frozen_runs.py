@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrobust.experiment import features
-from fedrobust.reporting import figures
+from fedrobust.reporting import samples
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.results import RunPredictions
 from fedrobust.runtime.engines.inline_grid import InlineGrid
@@ -90,13 +90,13 @@ def test_a_stealthy_attacker_trains_on_features_too(tmp_path: Path) -> None:
 
 def test_pictures_are_those_of_the_images_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("contamination=backdoor_patch", "poisoned=1", "noisy=1")
-    real = figures._sample_rows(
+    real = samples.sample_rows(
         federations.build_experiment(*FROZEN, *words, "model.feature_cache=false")
     )
     experiment = federations.build_experiment(*FROZEN, *words)
-    first = figures._sample_rows(experiment)
-    monkeypatch.setattr(figures, "_sample_pairs", None)
-    for found in (first, figures._sample_rows(experiment)):
+    first = samples.sample_rows(experiment)
+    monkeypatch.setattr(samples, "_sample_pairs", None)
+    for found in (first, samples.sample_rows(experiment)):
         for (title, *sides), (wanted, *others) in zip(found, real, strict=True):
             assert title == wanted
             for side, other in zip(sides, others, strict=True):

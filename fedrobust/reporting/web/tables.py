@@ -1,0 +1,70 @@
+"""Tables that the script can sort and filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from fedrobust.reporting.web.markup import element
+
+FILTERED = 12  # rows from which on a table gets a filter
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What a cell shows. sort: by what it is sorted; None: by its text. look: a class."""
+
+    words: object
+    sort: float | None = None
+    look: str = ""
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell | str]],
+    *,
+    words: int = 1,
+    sortable: bool = True,
+) -> Markup:
+    """A table that scrolls by itself where it is too wide.
+
+    Args:
+        columns: heads with their units.
+        rows: cells; the first of each names its row.
+        words: columns of text from the left, all others hold numbers.
+        sortable: whether a click on a head sorts.
+    """
+    lines = [[_whole(cell) for cell in row] for row in rows]
+    head = [
+        element("th", {"scope": "col", "class": None if place < words else "n"}, name)
+        for place, name in enumerate(columns)
+    ]
+    body = [
+        element("tr", {}, *(_cell(cell, place, words) for place, cell in enumerate(row)))
+        for row in lines
+    ]
+    look = "sortable" if sortable else ""
+    if sortable and len(lines) >= FILTERED:
+        look += " filter"
+    inner = element(
+        "table",
+        {"class": look or None},
+        element("thead", {}, element("tr", {}, *head)),
+        element("tbody", {}, *body),
+    )
+    return element("div", {"class": "scroll"}, inner)
+
+
+def _whole(cell: Cell | str) -> Cell:
+    return cell if isinstance(cell, Cell) else Cell(cell)
+
+
+def _cell(cell: Cell, place: int, words: int) -> Markup:
+    look = " ".join(part for part in ("" if place < words else "n", cell.look) if part)
+    kept = None if cell.sort is None else f"{cell.sort:.10g}"
+    attributes: dict[str, object] = {"class": look or None, "data-sort": kept}
+    if place == 0:
+        return element("th", {"scope": "row", **attributes}, cell.words)
+    return element("td", attributes, cell.words)
