@@ -23,12 +23,18 @@ class FileLookup:
         strip: how many of the first parts of a stored name no table writes (the position of a root
             among several).
         show: writes a stored name for people.
+        whole: whether a name is the whole path from the root, with its ending, and nothing else.
     """
 
     def __init__(
-        self, files: Files, strip: int = 0, show: Callable[[str], str] = shown_name
+        self,
+        files: Files,
+        strip: int = 0,
+        show: Callable[[str], str] = shown_name,
+        *,
+        whole: bool = False,
     ) -> None:
-        self._show = show
+        self._show, self._whole = show, whole
         self._paths: dict[str, list[str]] = {}
         self._stems: dict[str, list[tuple[PurePosixPath, str]]] = {}
         for stored in files.names:
@@ -41,7 +47,8 @@ class FileLookup:
         """The stored names of all files that a name can mean; one alone, where the name is the
         whole path of a file."""
         wanted = _as_path(name)
-        if whole := self._paths.get(wanted.as_posix()):
+        whole = self._paths.get(wanted.as_posix(), [])
+        if whole or self._whole:
             return whole
         ending, above = wanted.suffix.lower(), wanted.parts[:-1]
         same = [

@@ -139,6 +139,8 @@ class ImageTable:
     remedy: str = NO_TRAIN
     notes: Sequence[str] = ()
     missing: Collection[str] = MISSING
+    draw_by_site: bool = False
+    keep_groups: bool = True
 
 
 def load_table(
@@ -160,7 +162,7 @@ def load_table(
         source, table.images, table.labels, table.classes, options, missing=table.missing
     )
     _refuse_many(source, len(labels.classes))
-    table = _take(table, labels.rows)
+    table = take_rows(table, labels.rows)
     labels_N = _codes(labels.words, labels.classes)
     _refuse_empty(source, "site", table.images, table.sites)
     _refuse_empty(source, "group", table.images, table.groups)
@@ -171,10 +173,13 @@ def load_table(
     given = None if table.splits is None else _encode_splits(source, table)
     if given is not None:
         _refuse_straddling(source, groups, group_names, given)
+    drawn_N = labels_N + sites * len(labels.classes) if table.draw_by_site else labels_N
     with found_in(source):
         split = splits.complete_splits(
-            given, labels_N, groups, generator(chosen.seed, name, "splits"), table.remedy
+            given, drawn_N, groups, generator(chosen.seed, name, "splits"), table.remedy
         )
+    if not table.keep_groups:
+        groups = torch.arange(len(labels_N))
     index = chosen_rows(labels_N, sites, split, chosen, generator(chosen.seed, name, "subset"))
     images, kept, skipped = read_images(
         files,
@@ -209,8 +214,8 @@ def _clean(source: str, table: ImageTable) -> tuple[ImageTable, list[str]]:
     return replace(table, **cleaned), notes
 
 
-def _take(table: ImageTable, rows: Sequence[int]) -> ImageTable:
-    """These rows of all columns."""
+def take_rows(table: ImageTable, rows: Sequence[int]) -> ImageTable:
+    """The same table with these rows only."""
     columns: dict[str, Any] = {
         name: [words[row] for row in rows]
         for name in ("images", "labels", "sites", "groups", "splits")

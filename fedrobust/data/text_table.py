@@ -2,24 +2,27 @@
 line of the file that is wrong.
 
 Commas, semicolons or tabs between the cells, UTF-8 with or without a byte order mark, quotation
-marks as Excel and pandas write them (RFC 4180).
+marks as Excel and pandas write them (RFC 4180); packed with gzip or not.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedrobust.data.files import check_regular
+from fedrobust.data.files import MAX_FILE_BYTES, check_regular
 from fedrobust.errors import DataError
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.names import clean_name, shown_list, shown_name
 
+GZIP = b"\x1f\x8b"  # how a packed file begins
 SEPARATORS = ("\t", ";", ",")
 BREAK = re.compile(r"\r\n|\r|\n")
 TOLD = re.compile(r"sep=([,;\t])(?:\r\n|\r|\n)")  # a first line by which Excel names the separator
@@ -113,9 +116,21 @@ def join_tables(tables: Sequence[TextTable]) -> TextTable:
 def _read(path: Path) -> bytes:
     check_regular(path)
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return _unpack(path, data) if data.startswith(GZIP) else data
+
+
+def _unpack(path: Path, data: bytes) -> bytes:
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: is damaged gzip ({error}); fetch it again") from error
+    if len(text) > MAX_FILE_BYTES:
+        raise DataError(f"{path}: unfolds to more than {MAX_FILE_BYTES >> 20} MiB; cut it")
+    return text
 
 
 def _decode(path: Path, data: bytes) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fedrobust.experiment import build, compose
 from fedrobust.studies.comparison.grid import cells, read_grid
+from tests.helpers.published_sets import write_camelyon17, write_chexpert, write_fed_isic2019
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ("model.dimension=8", "model.options.channels=[8,8,16,16]")
@@ -80,8 +81,21 @@ def synthetic(_: Path, __: pytest.MonkeyPatch) -> list[str]:
     return []
 
 
+def fed_isic2019(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
+    return [f"data.root={write_fed_isic2019(folder, lesions=False)}"]
+
+
+def camelyon17(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
+    return [f"data.root={write_camelyon17(folder)}"]
+
+
+def chexpert(folder: Path, _: pytest.MonkeyPatch) -> list[str]:
+    return [f"data.root={write_chexpert(folder)}"]
+
+
 SOURCES: tuple[Callable[[Path, pytest.MonkeyPatch], list[str]], ...] = (
     *(csv, npz, image_folder, ham10000, medmnist, synthetic),
+    *(fed_isic2019, camelyon17, chexpert),
 )
 
 

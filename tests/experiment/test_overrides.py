@@ -77,8 +77,8 @@ LINES = [
     ("+experiment=smoke", "experiment is there already; write it without the +"),
     (
         "data",
-        "has no value; write data=... (data can be csv, ham10000, image_folder, medmnist, npz, "
-        "synthetic)",
+        "has no value; write data=... (data can be camelyon17, chexpert, csv, fed_isic2019, "
+        "ham10000, image_folder, medmnist, npz, synthetic)",
     ),
     ("rounds", "has no value; write rounds=..."),
     ("=3", "has no key; write key=value"),

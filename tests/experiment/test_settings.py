@@ -27,6 +27,9 @@ def options(group: str) -> list[str]:
 def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path) -> None:
     needs = {
         "csv": ["data.path=table.csv", "data.root=."],
+        "camelyon17": ["data.root=."],
+        "chexpert": ["data.root=."],
+        "fed_isic2019": ["data.root=."],
         "ham10000": ["data.root=."],
         "image_folder": ["data.root=."],
         "npz": [f"data.path={tmp_path / 'set.npz'}"],
