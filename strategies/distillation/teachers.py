@@ -61,7 +61,7 @@ def peer_probabilities(
 def kl_loss(
     teacher_PK: Tensor, scale: float, temperature: float, weights_P: Tensor | None = None
 ) -> DistillationLoss:
-    """METHOD's reading A: T^2 KL(teacher || softmax(scale * student / T)) on all inner products;
+    """T^2 KL(teacher || softmax(scale * student / T)) on all inner products;
     needs no labels."""
 
     def loss(scores_BK: Tensor, rows_B: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def kl_loss(
 
 
 def true_class_loss(teacher_PK: Tensor, labels_P: Tensor) -> DistillationLoss:
-    """METHOD's reading B: half the squared gap between the student's and the teacher's scores of
+    """Half the squared gap between the student's and the teacher's scores of
     the labelled class alone."""
 
     def loss(scores_BK: Tensor, rows_B: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Random cohorts: mutual learning among few, and one vote for each cohort however many attackers it
 holds.
 
-METHOD section 5 (B). With a share p of attackers a cohort of c is lost when most of its members are
+With a share p of attackers a cohort of c is lost when most of its members are
 attackers; the trimmed mean over cohorts outvotes the lost ones as long as they are fewer than it
 cuts off.
 """

@@ -140,7 +140,7 @@ def test_gradients_agree_with_finite_differences(name):
 
 @pytest.mark.parametrize(
     ("scale", "top"),
-    # METHOD, section 3: top probability at perfect alignment, K = 8: 1 / (1 + 7 exp(-8 s / 7))
+    # top probability at perfect alignment, K = 8: 1 / (1 + 7 exp(-8 s / 7))
     [(1.0, 0.309), (4.0, 0.932), (8.0, 0.9993), (16.0, 1.0)],
 )
 def test_a_small_scale_is_a_trap(scale, top):
@@ -155,7 +155,7 @@ def test_a_small_scale_is_a_trap(scale, top):
 
 
 def test_the_floor_of_cross_entropy_at_scale_one():
-    # METHOD: 1.173 = log(1 + 7 exp(-8/7))
+    # 1.173 = log(1 + 7 exp(-8/7))
     scores = torch.full((1, 8), -1 / 7).index_fill(1, torch.tensor([0]), 1.0)
     assert losses.cross_entropy(scores, torch.tensor([0]), 1.0).item() == pytest.approx(
         1.173, abs=5e-4
@@ -228,7 +228,7 @@ def test_mutual_kl_gradient_is_the_difference_of_the_probabilities():
     ("scale", "divergence"), [(1.0, 0.24), (4.0, 4.2), (8.0, 9.1), (16.0, 18.0)]
 )
 def test_without_scale_mutual_learning_does_nothing(scale, divergence):
-    # METHOD, section 4: KL between members that are perfectly sure of two different classes, K = 8,
+    # KL between members that are perfectly sure of two different classes, K = 8,
     # T = 1
     scores = torch.eye(8) * 8 / 7 - 1 / 7
     teacher = functional.softmax(scale * scores[:1], dim=1)

@@ -177,7 +177,7 @@ def test_memory_lasts_in_the_context_and_never_travels() -> None:
     assert set(first.content) == {"state", "metrics", "info", "extras"}
     assert trained(server, first).extras == {"mutual_weight": 0.0}  # warm-up: nothing in round 1
     # a memory in which the hospital saw a perfect global model: this round's is a collapse, so no
-    # mutual term (METHOD: fallback)
+    # mutual term (fallback)
     hospital.state[name]["json"] = json.dumps({**memory, "global_accuracy": 100.0})
     careful = trained(server, app(message(server, 0, 2), hospital))
     unafraid = trained(server, app(message(server, 0, 2), context(0)))
