@@ -48,7 +48,7 @@ from fedrobust.utils.validation import (
     flatten_groups,
 )
 
-# each with the scale of its scores in a softmax (inner products of unit vectors need one far above 1)
+# each with the scale of its scores in a softmax (inner products of unit vectors need one above 1)
 HEADS = {"etf": 16.0, "linear": 1.0}
 MOST_VIEWS = 64  # of an image; each takes as much room as its features
 Checkpoint = Annotated[str, Words("the path of a safetensors file")]
