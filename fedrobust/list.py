@@ -18,9 +18,11 @@ from fedrobust.experiment.choices import (
     group_of,
     list_choices,
 )
+from fedrobust.experiment.own_choices import available_plugins, plugin_words
 from fedrobust.experiment.settings_help import setting_lines, wrap_text
 from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.machine import version_line
+from fedrobust.utils.plugins import PLUGINS_HELP
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -34,17 +36,20 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="*", help="of choices; left out: all of the group")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--names", action="store_true", help="as group=choice, one a line")
+    parser.add_argument("--plugins", default="", help=PLUGINS_HELP)
     return run_command(lambda: _show(parser.parse_intermixed_args(words)))
 
 
 def _show(asked: argparse.Namespace) -> None:
-    meanings = group_meanings()
+    meanings, plugins = group_meanings(), available_plugins(plugin_words(asked.plugins))
     groups = [asked.group] if asked.group else list(meanings)
     if asked.names:
-        names = [f"{group}={name}" for group in groups for name in choice_names(group_of(group))]
+        names = [
+            f"{group}={name}" for group in groups for name in choice_names(group_of(group), plugins)
+        ]
         print("\n".join(names))
         return
-    found = {group: list_choices(group, asked.name) for group in groups}
+    found = {group: list_choices(group, asked.name, plugins) for group in groups}
     if asked.json:
         rows = [asdict(one) for choices in found.values() for one in choices]
         print(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.machine import version_line
+from fedrobust.utils.plugins import PLUGINS_HELP, named_in, plugins_as_option
 
 
 def main() -> None:
@@ -42,9 +43,10 @@ def main() -> None:
         default=0.0,
         help="scores up to here are kept all the same (default 0)",
     )
+    parser.add_argument("--plugins", default="", help=PLUGINS_HELP)
     if code := run_command(
         lambda: _run(parser.parse_intermixed_args()),
-        reword=lambda line: line.replace("sanitiser.", "--"),
+        reword=lambda line: plugins_as_option(line.replace("sanitiser.", "--")),
     ):
         sys.exit(code)
 
@@ -52,7 +54,8 @@ def main() -> None:
 def _run(given: argparse.Namespace) -> None:
     from fedrobust.studies.sanitisation import compare_defences
 
-    compare_defences(given.folders, given.quantile, given.threshold)
+    plugins = named_in(given.plugins.strip("[]"))
+    compare_defences(given.folders, given.quantile, given.threshold, plugins)
 
 
 if __name__ == "__main__":

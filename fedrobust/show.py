@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.machine import version_line
+from fedrobust.utils.plugins import PLUGINS_HELP, named_in, plugins_as_option
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -22,13 +23,14 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=version_line())
     parser.add_argument("folder", type=Path, help="output folder of a finished run or comparison")
-    return run_command(lambda: _show(parser.parse_args(words).folder))
+    parser.add_argument("--plugins", default="", help=PLUGINS_HELP)
+    return run_command(lambda: _show(parser.parse_args(words)), reword=plugins_as_option)
 
 
-def _show(folder: Path) -> None:
+def _show(asked: argparse.Namespace) -> None:
     from fedrobust.studies.finished import show_folder
 
-    show_folder(folder)
+    show_folder(asked.folder, named_in(asked.plugins.strip("[]")))
 
 
 if __name__ == "__main__":

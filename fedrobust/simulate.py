@@ -23,6 +23,7 @@ from fedrobust.experiment.compose import (
     explained,
     plain_config,
     sweep_folder,
+    with_plugins,
 )
 from fedrobust.experiment.old_names import rename_words
 from fedrobust.experiment.overrides import settings_among
@@ -107,7 +108,8 @@ def _start_job(words: Sequence[str]) -> None:
     """One job, by Hydra, as if these words were typed."""
     sys.argv[1:] = words
     try:
-        with explained(list(settings_among(words))):
+        typed = list(settings_among(words))
+        with explained(typed), with_plugins(typed):
             _compose_and_run()
     except _PastHydra as past:
         raise past.error from past.error.__cause__

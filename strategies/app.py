@@ -15,8 +15,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
+from fedrobust.experiment.own_choices import check_plugins, named_by_words
+from fedrobust.federation.flower_commands import unpack_words
 from fedrobust.federation.server_run import assemble, compose_for_sites, federation_resume_command
 from fedrobust.reporting.console import print_line
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.runtime import resume
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.simulation import Output, exclusive_folder, run_into_folder, tracker_of
@@ -35,6 +38,9 @@ def main(grid: Grid, context: Context) -> None:
     names = tuple(run["sites"].split())
     folder = Path(run["resume"] or run["folder"] or f"outputs/run-{context.run_id}")
     manifest = resume.read_manifest(folder) if run["resume"] else None
+    if manifest is not None:
+        named = named_by_words(unpack_words(run["overrides"]))
+        check_plugins(manifest["config"], named, folder / MANIFEST)
     settings = (
         compose_for_sites(run["overrides"], names) if manifest is None else manifest["config"]
     )

@@ -56,12 +56,15 @@ def test_lines_of_prose_have_at_most_100_characters(page: Path) -> None:
 
 
 ALL = [(page, words) for page in PAGES for words in commands(page)]
-# extending.md makes up choices of its own (test_extending.py creates them); --multirun takes lists
-# that are no settings of one run
+# These make up choices of their own, which test_extending.py and test_plugin_example.py create;
+# --multirun takes lists that are no settings of one run
+OWN_CHOICES = ("extending.md", "plugins.md")
 STUDIES = [
     pytest.param(page, words, id=f"{page.stem}-{number}")
     for number, (page, words) in enumerate(ALL)
-    if words[0] in READERS and page.name != "extending.md" and not {"--multirun", "-m"} & set(words)
+    if words[0] in READERS
+    and page.name not in OWN_CHOICES
+    and not {"--multirun", "-m"} & set(words)
 ]
 
 

@@ -2,7 +2,6 @@
 anything that is ours alone."""
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-SHIPPED = ("fedrobust", "strategies", "clients", "configs")
+from tests.helpers.wheels import SHIPPED, build_wheel, call, copy_project, unpack
+
 pytestmark = pytest.mark.slow
 
 
@@ -19,40 +18,16 @@ pytestmark = pytest.mark.slow
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project without what git ignores."""
     target = tmp_path_factory.mktemp("project") / "fedrobust"
-    target.mkdir()
-    for name in (*SHIPPED, "pyproject.toml", "README.md", ".gitignore", "tests", "docs"):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target / name)
+    copy_project(target, "tests", "docs")
     (target / "outputs").mkdir()
     (target / "outputs" / "report.json").write_text("{}")
     return target
 
 
-def build(*command: str, folder: Path) -> None:
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(
     copy: Path, tmp_path: Path
 ) -> None:
-    build(
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(tmp_path),
-        ".",
-        folder=copy,
-    )
-    [wheel] = tmp_path.glob("*.whl")
+    wheel = build_wheel(copy, tmp_path)
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in names} == {"fedrobust"}
     ours = {
@@ -69,20 +44,8 @@ def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(
 def test_a_run_starts_beside_folders_of_the_same_names(copy: Path, tmp_path: Path) -> None:
     """A run in a folder of the usual Hydra template: neither a wheel nor a checkout takes its
     configs for ours."""
-    build(
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(tmp_path),
-        ".",
-        folder=copy,
-    )
-    [wheel] = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site")
+    wheel = build_wheel(copy, tmp_path)
+    unpack(wheel, tmp_path / "site")
     for name in SHIPPED[1:]:
         (tmp_path / "mine" / name).mkdir(parents=True)
         (tmp_path / "mine" / name / "__init__.py").write_text("raise RuntimeError('not ours')")
@@ -114,7 +77,7 @@ def test_a_run_starts_beside_folders_of_the_same_names(copy: Path, tmp_path: Pat
 
 
 def test_the_bundle_holds_the_app_and_no_outputs(copy: Path) -> None:
-    build(str(Path(sys.executable).parent / "flwr"), "build", folder=copy)
+    call(str(Path(sys.executable).parent / "flwr"), "build", folder=copy)
     [bundle] = copy.glob("*.fab")
     names = set(zipfile.ZipFile(bundle).namelist())
     assert {

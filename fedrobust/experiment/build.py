@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from fedrobust.experiment.settings import GroupSettings, Settings, read_settings
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.utils import strict_json
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.recent import Recent
 from fedrobust.utils.seeding import generator
 
@@ -81,10 +82,11 @@ def forget_experiments() -> None:
     _EXPERIMENTS.clear()
 
 
-def load_data(data: Mapping[str, Any]) -> Dataset:
+def load_data(data: Mapping[str, Any], plugins: Sequence[str] = ()) -> Dataset:
     """The data set of these settings of the group `data`, kept for an experiment that has them.
-    Raises ConfigError or DataError."""
-    return _load(dict(data), factories.build_group({"data": dict(data)}, "data"))
+    plugins: packages in which its factory may lie. Raises ConfigError or DataError."""
+    group = {"data": dict(data), PLUGINS: list(plugins)}
+    return _load(dict(data), factories.build_group(group, "data"))
 
 
 def _load(written: Mapping[str, Any], source: DataSource) -> Dataset:

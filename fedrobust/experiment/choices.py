@@ -6,20 +6,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-import fedrobust.configs
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.factory_sources import read_factory
+from fedrobust.experiment.own_choices import choice_files
 from fedrobust.experiment.settings import Settings
 from fedrobust.utils.docstrings import Docstring, first_sentence, split_docstring
 from fedrobust.utils.names import did_you_mean
+from fedrobust.utils.plugins import Plugin
 
-CONFIGS = Path(str(fedrobust.configs.__file__)).parent
 EXPERIMENT = "experiment"  # settings of many groups under one name; no factory makes it
 SAME_CHOICES = {"noise": "contamination", "corruption": "contamination"}
 MARKED = re.compile(r"^(Reference|Needs): (.*)$")
@@ -74,17 +73,20 @@ def group_of(name: str) -> str:
     return found
 
 
-def choice_names(group: str) -> list[str]:
-    """The names of a group's choices, sorted."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+def choice_names(group: str, plugins: Sequence[Plugin] = ()) -> list[str]:
+    """The names of a group's choices, sorted: ours and those of the plug-ins."""
+    return list(choice_files(group, plugins))
 
 
-def list_choices(group: str, names: Sequence[str] = ()) -> list[Choice]:
+def list_choices(
+    group: str, names: Sequence[str] = (), plugins: Sequence[Plugin] = ()
+) -> list[Choice]:
     """The choices of a group, of these names or all.
 
     Args:
         group: as on the command line.
         names: of choices.
+        plugins: the user's own packages with further ones.
 
     Returns:
         One entry a choice, sorted by name.
@@ -93,20 +95,20 @@ def list_choices(group: str, names: Sequence[str] = ()) -> list[Choice]:
         ConfigError: no such group or choice.
     """
     found = group_of(group)
-    known = choice_names(found)
+    known = choice_names(found, plugins)
     for name in names:
         if name not in known:
             raise ConfigError(
                 f"{group}={name}: unknown choice; {did_you_mean(name, known)}known are "
                 f"{', '.join(known)}"
             )
-    return [_read_choice(found, name) for name in names or known]
+    return [_read_choice(found, name, plugins) for name in names or known]
 
 
-def _read_choice(group: str, name: str) -> Choice:
-    lines = (CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8").split("\n")
+def _read_choice(group: str, name: str, plugins: Sequence[Plugin]) -> Choice:
+    lines = choice_files(group, plugins)[name].read_text(encoding="utf-8").split("\n")
     head = _read_head(lines)
-    target = "" if group == EXPERIMENT else str(choice_settings(group, name)["_target_"])
+    target = "" if group == EXPERIMENT else str(choice_settings(group, name, plugins)["_target_"])
     source = read_factory(target) if target else None
     told = source.docstring if source is not None else split_docstring("")
     # what one factory makes under several names is told by the yaml
@@ -150,10 +152,11 @@ def _comment(lines: Sequence[str]) -> Iterator[str]:
             yield line.lstrip("# ").strip()
 
 
-def choice_settings(group: str, name: str) -> dict[str, Any]:
+def choice_settings(group: str, name: str, plugins: Sequence[Plugin] = ()) -> dict[str, Any]:
     """The settings of a choice's yaml file on top of those of the files that its defaults name."""
-    read = yaml.safe_load((CONFIGS / group / f"{name}.yaml").read_text(encoding="utf-8")) or {}
+    path = choice_files(group, plugins)[name]
+    read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     found: dict[str, Any] = {}
     for base in read.pop("defaults", ["_self_"]):
-        found |= read if base == "_self_" else choice_settings(group, base)
+        found |= read if base == "_self_" else choice_settings(group, base, plugins)
     return found

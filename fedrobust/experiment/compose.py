@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ import yaml
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import overrides
 from fedrobust.experiment.old_names import rename_config, rename_words
+from fedrobust.experiment.own_choices import available_plugins, named_by_words, used_plugins
+from fedrobust.utils.plugins import PLUGIN_CONFIGS, PLUGINS, named_in
+
+_FOLDERS: ContextVar[tuple[tuple[str, Path], ...]] = ContextVar("folders", default=())
 
 
 def compose(*words: str) -> dict[str, Any]:
@@ -53,10 +59,54 @@ def _composed(name: str, words: Sequence[str]) -> Any:
 
 def _hydra_composed(name: str, words: Sequence[str]) -> Any:
     from hydra import compose as hydra_compose
+
+    with _initialized(words):
+        return hydra_compose(name, list(words))
+
+
+@contextmanager
+def _initialized(words: Sequence[str]) -> Iterator[None]:
+    """Hydra, ready for `hydra.compose`, with the choices of the plug-ins for these words."""
     from hydra import initialize_config_module
 
-    with initialize_config_module("fedrobust.configs", version_base="1.3"):
-        return hydra_compose(name, list(words))
+    with with_plugins(words), initialize_config_module("fedrobust.configs", version_base="1.3"):
+        yield
+
+
+@contextmanager
+def with_plugins(words: Sequence[str]) -> Iterator[None]:
+    """Inside, Hydra finds the choices of the plug-ins that the words name and of those that are
+    installed, beside ours. Raises ConfigError for a plug-in that is not there."""
+    _register_folders()
+    found = tuple((one.name, one.place / PLUGIN_CONFIGS) for one in available_plugins(words))
+    with with_choices(*((name, place) for name, place in found if place.is_dir())):
+        yield
+
+
+@contextmanager
+def with_choices(*folders: tuple[str, Path]) -> Iterator[None]:
+    """Inside, Hydra finds the choices in these folders, too: (who has them, a folder with one
+    folder for each group)."""
+    before = _FOLDERS.set((*_FOLDERS.get(), *folders))
+    try:
+        yield
+    finally:
+        _FOLDERS.reset(before)
+
+
+@functools.cache
+def _register_folders() -> None:
+    """Once in a process: Hydra asks for further folders whenever it makes a search path."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class FurtherFolders(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            for name, folder in _FOLDERS.get():
+                search_path.append(provider=name, path=f"file://{folder}")
+
+    Plugins.instance().register(FurtherFolders)
 
 
 def check_command_line(words: Sequence[str]) -> list[str]:
@@ -97,12 +147,11 @@ def expand_sweep(words: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigError: a kind of sweep without a list of values, e.g. interval(0, 1).
     """
-    from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     choices: list[list[str]] = []
-    with explained(words), initialize_config_module("fedrobust.configs", version_base="1.3"):
+    with explained(words), _initialized(words):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         for word, override in zip(words, parser.parse_overrides(list(words)), strict=True):
             if not override.is_sweep_override():
@@ -119,9 +168,8 @@ def sweep_folder(words: Sequence[str]) -> str:
     """The override that names the folder of a sweep with these overrides: its jobs share it,
     whatever the time at which they start. Raises ConfigError."""
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_module
 
-    with explained(words), initialize_config_module("fedrobust.configs", version_base="1.3"):
+    with explained(words), _initialized(words):
         found = hydra_compose("config", list(words), return_hydra_config=True)
         return f"hydra.sweep.dir={quote_text(str(found.hydra.sweep.dir))}"
 
@@ -147,11 +195,12 @@ def explained(words: Sequence[str], name: str = "config") -> Iterator[None]:
 
     def known() -> Any:
         """With the choices alone, as far as they exist."""
-        chosen = [word for word in words if word.partition("=")[0] in overrides.GROUPS]
+        kept = {*overrides.GROUPS, PLUGINS}
+        chosen = [word for word in words if word.partition("=")[0] in kept]
         try:
             found = _hydra_composed(name, chosen)
         except HydraException:
-            found = _hydra_composed(name, [])
+            found = _hydra_composed(name, [one for one in chosen if one.startswith(PLUGINS)])
         return OmegaConf.to_container(found)
 
     check_syntax(words)
@@ -180,15 +229,22 @@ def change_engine(engine: Mapping[str, Any], words: Sequence[str]) -> dict[str, 
                 "engine.<key>=<value> can"
             )
         OmegaConf.update(chosen, key.removeprefix("engine."), override.value())
-    return plain_config(OmegaConf.to_container(chosen))
+    return dict(rename_config({"engine": OmegaConf.to_container(chosen)})["engine"])
 
 
 def plain_config(container: Any, words: Sequence[str] = ()) -> dict[str, Any]:
     """A resolved configuration with today's names, without Hydra's own parts and without the grid
-    of a comparison or an ablation, none of a run's business. words: the overrides in it."""
+    of a comparison or an ablation, none of a run's business; with the plug-ins that it needs.
+    words: the overrides in it. Raises ConfigError."""
     parts = {
         str(key): value
         for key, value in container.items()
         if key not in ("hydra", "experiment", "compare", "ablation")
     }
-    return rename_config(parts, rename_words(words))
+    named = named_by_words(words)
+    if sorted(named_in(parts[PLUGINS])) != list(named):
+        raise ConfigError(
+            f"{PLUGINS}={parts[PLUGINS]}: stands in a yaml file, which is found too late; name "
+            f"plug-ins on the command line: {PLUGINS}=[...]"
+        )
+    return rename_config({**parts, PLUGINS: used_plugins(parts, named)}, rename_words(words))

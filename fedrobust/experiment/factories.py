@@ -1,14 +1,17 @@
-"""Factories that a configuration may call by `_target_`: those of its groups, each in its package,
-and nothing else, whatever the source of the configuration."""
+"""Factories that a configuration may call by `_target_`: those of its groups, each in its package
+or in a plug-in that the configuration names, and nothing else. A configuration from the network
+names no plug-in (`local_settings`)."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fedrobust.errors import ConfigError
+from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.settings_table import list_settings
 from fedrobust.utils.validation import REQUIRED, check_names
 
@@ -54,24 +57,39 @@ FACTORY_RETURNS: dict[str, frozenset[str]] = {
     "purifier": frozenset({"Purifier"}),
     "privacy": frozenset({"Privacy"}),
 }
+# Groups without plug-ins: they decide where code runs, what is measured and who is told of it.
+WITHOUT_PLUGINS = frozenset({"engine", "evaluation", "privacy", "tracker"})
 
 
-def find_factory(group: str, target: Any) -> Callable[..., Any]:
+def find_factory(group: str, target: Any, plugins: Sequence[str] = ()) -> Callable[..., Any]:
     """The factory named by `_target_`: a public function defined in a module of the group's
-    package, and nothing reached through it, whose signature says that it makes what the group
-    holds.
+    package or of a plug-in, and nothing reached through it, whose signature says that it makes what
+    the group holds.
 
-    Raises ConfigError for anything else (`fedrobust.reporting.manifest.subprocess.run` must not be
-    found), before anything is imported that lies elsewhere.
+    Args:
+        group: of the configuration.
+        target: module and name of the function, with dots.
+        plugins: packages of the user in which it may lie.
+
+    Raises:
+        ConfigError: it is anything else (`fedrobust.reporting.manifest.subprocess.run` must not be
+            found); nothing is imported then that lies elsewhere.
     """
     module_name, _, name = str(target).rpartition(".")
-    room = FACTORY_PACKAGES[group]
+    rooms = (FACTORY_PACKAGES[group], *(() if group in WITHOUT_PLUGINS else plugins))
     if (
-        not (module_name == room or module_name.startswith(room + "."))
+        not any(module_name == room or module_name.startswith(room + ".") for room in rooms)
         or not name.isidentifier()
         or name.startswith("_")
     ):
-        raise ConfigError(f"{group}._target_={target}: must name a function in {room}")
+        own = (
+            ""
+            if group in WITHOUT_PLUGINS
+            else f", or in a package of your own that {PLUGINS}=[...] names"
+        )
+        raise ConfigError(
+            f"{group}._target_={target}: must name a function in {' or '.join(rooms)}{own}"
+        )
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
@@ -97,36 +115,49 @@ def group_name(group: str) -> str:
 def build_group(config: Mapping[str, Any], group: str, **given: Any) -> Any:
     """Call the factory of one group with its settings; `given` fills keywords that the
     configuration cannot know (num_classes) where the factory has them. Nested settings with a
-    `_target_` are built first, in the same package.
+    `_target_` are built first, in the same packages. The plug-ins are those that the configuration
+    names.
 
     Raises ConfigError for unknown or missing settings, with the key's full name.
     """
-    return _build(config[group], group, group, given)
+    return _build(config[group], _Group(group, tuple(config.get(PLUGINS, ())), given), group)
 
 
-def _build(settings: Mapping[str, Any], group: str, path: str, given: Mapping[str, Any]) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What is built: the group's name, where else than in its package its factories may lie, and
+    the keywords that the configuration cannot know."""
+
+    name: str
+    plugins: tuple[str, ...]
+    given: Mapping[str, Any]
+
+
+def _build(settings: Mapping[str, Any], group: _Group, path: str) -> Any:
     if not isinstance(settings, Mapping) or "_target_" not in settings:
         raise ConfigError(
-            f"{path}={settings}: must be a group with a _target_; see configs/{group}"
+            f"{path}={settings}: must be a group with a _target_; see configs/{group.name}"
         )
-    factory = find_factory(group, settings["_target_"])
+    factory = find_factory(group.name, settings["_target_"], group.plugins)
     if without := next(_without_value(settings, ""), None):
         raise _missing(factory, path, without)
     keywords = {
-        key: _nested(value, group, f"{path}.{key}", given)
+        key: _nested(value, group, f"{path}.{key}")
         for key, value in settings.items()
         if key != "_target_"
     }
     known = inspect.signature(factory).parameters
     keywords |= {
-        key: value for key, value in given.items() if key in known and keywords.get(key) is None
+        key: value
+        for key, value in group.given.items()
+        if key in known and keywords.get(key) is None
     }
     check_names(path, keywords, factory)
     try:
         return factory(**keywords)
     # one factory serves several groups: the line must name the key that the user wrote
     except ConfigError as error:
-        raise ConfigError(str(error).replace(f"{group_name(group)}.", f"{path}.")) from error
+        raise ConfigError(str(error).replace(f"{group_name(group.name)}.", f"{path}.")) from error
 
 
 def _without_value(value: Any, key: str) -> Iterator[str]:
@@ -148,9 +179,9 @@ def _missing(factory: Callable[..., Any], path: str, key: str) -> ConfigError:
     return ConfigError(f"{path}.{key}: is missing{what}; set {path}.{key}=...")
 
 
-def _nested(value: Any, group: str, path: str, given: Mapping[str, Any]) -> Any:
+def _nested(value: Any, group: _Group, path: str) -> Any:
     if isinstance(value, Mapping) and "_target_" in value:
-        return _build(value, group, path, given)
+        return _build(value, group, path)
     if isinstance(value, list):
-        return [_nested(item, group, f"{path}.{index}", given) for index, item in enumerate(value)]
+        return [_nested(item, group, f"{path}.{index}") for index, item in enumerate(value)]
     return value

@@ -217,7 +217,7 @@ class _Features:
             "views": views,
             "seed": experiment.seed,
             "classes": list(experiment.dataset.class_names),
-            "program": program_digest(),
+            "program": program_digest(experiment.settings.plugins),
         }
 
         def make() -> tensor_cache.Tensors:

@@ -1,6 +1,8 @@
 """Settings that name something of one machine: its files and folders, an address, weights that it
 would fetch.
 
+Plug-ins are such settings, too: whose code a node runs, its own configuration says.
+
 They are for the machine on which somebody wrote them. The server of real sites leaves them out of
 what it sends (`without_local_settings`), and a site refuses every configuration that holds one,
 before anything of it is used (`check_no_local_settings`). This module is the only place that says
@@ -14,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedrobust.errors import RefusalError
+from fedrobust.utils.plugins import PLUGINS
 
 # by their names in any group and at any depth, each with the value that names nothing
 LOCAL: Mapping[str, Any] = {
@@ -37,6 +40,8 @@ def without_local_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     tracker. Where the images lie at the sites, it says nothing of the server's own data."""
     sent = {str(group): _cleared(settings) for group, settings in config.items()}
     sent.pop(SERVERS_OWN, None)
+    if PLUGINS in sent:
+        sent[PLUGINS] = []
     partition = config.get("partition")
     if isinstance(partition, Mapping) and partition.get("_target_") == REMOTE:
         sent["data"] = {"_target_": DRAWN}
@@ -53,7 +58,13 @@ def _cleared(value: Any) -> Any:
 
 def check_no_local_settings(config: Mapping[str, Any]) -> None:
     """For a configuration that came from another machine; nothing of it has been used yet. Raises
-    ConfigError, in one line, where something in it names a place on this one."""
+    ConfigError, in one line, where something in it names a plug-in or a place on this one."""
+    if config.get(PLUGINS, []) != []:
+        raise RefusalError(
+            "plugins",
+            f"{PLUGINS}={str(config[PLUGINS])[:SHOWN]!r}: names plug-ins; this node uses those "
+            "that its own configuration names, leave them out of the run",
+        )
     for key, value in _local_settings(config, ""):
         raise RefusalError(
             "places",

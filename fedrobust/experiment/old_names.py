@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedrobust.experiment.old_targets import OLD_TARGETS
+from fedrobust.utils.plugins import PLUGINS, package_of
 
 _PAIRWISE = {"full": "kl", "ground_truth": "true_class", "inner_product": "true_class"}
 # Groups whose factories may hold a further one of the same group in a setting.
@@ -161,7 +162,8 @@ def rename_config(config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[
         if isinstance(found.get(group), Mapping):
             found[group] = {**added, **found[group]}
     if "engine" in found:
-        found = {**{group: dict(added) for group, added in ADDED_GROUPS.items()}, **found}
+        groups = {group: dict(added) for group, added in ADDED_GROUPS.items()}
+        found = {**groups, PLUGINS: [], **found}
     return found
 
 
@@ -206,7 +208,11 @@ def _put(settings: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _renamed_in(group: str, settings: Mapping[str, Any]) -> Iterator[RenamedKey]:
-    factory = str(settings.get("_target_", "")).rpartition(".")[2]
+    """A plug-in's factory has no old names."""
+    target = str(settings.get("_target_", ""))
+    factory = target.rpartition(".")[2]
+    if target and package_of(target) != "fedrobust":
+        return
     for one in KEYS:
         if one.group == group and one.old in settings and factory in (one.choices or (factory,)):
             yield one

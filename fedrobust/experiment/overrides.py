@@ -8,12 +8,12 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.local_settings import LOCAL
+from fedrobust.experiment.own_choices import known_choices
 from fedrobust.utils.names import UNSHOWN_KINDS, nearest, shown_name
 
 FEW = 15  # choices that one line names
@@ -29,14 +29,6 @@ OPTIONS = {  # of Hydra's command line
     *("--config-name", "-cn", "--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 }
 PAIRS = {"[": "]", "{": "}", "(": ")"}
-
-
-def list_choices(group: str) -> list[str]:
-    """The names of a group's choices that come with the package."""
-    folder = files("fedrobust.configs").joinpath(group.partition("@")[0])
-    return sorted(
-        one.name.removesuffix(".yaml") for one in folder.iterdir() if one.name.endswith(".yaml")
-    )
 
 
 def settings_among(words: Sequence[str]) -> Iterator[str]:
@@ -78,14 +70,14 @@ def check_words(words: Sequence[str]) -> None:
         if "@" in key and not sign and key not in GROUPS:
             raise ConfigError(f"{word}: no such place; known are {', '.join(PLACED.values())}")
         if sign == "~" and key in GROUPS:
-            raise ConfigError(f"{word}: cannot be taken out, only chosen; {_listed(key)}")
+            raise ConfigError(f"{word}: cannot be taken out, only chosen; {_listed(key, words)}")
         if value is None and sign != "~":
-            known = f" ({_listed(key)})" if key in GROUPS else ""
+            known = f" ({_listed(key, words)})" if key in GROUPS else ""
             raise ConfigError(f"{word}: has no value; write {key}=...{known}")
         if value is not None and key in PLACED and not value.startswith("{"):
-            raise ConfigError(f"{word}: {_misplaced(key, value)}")
+            raise ConfigError(f"{word}: {_misplaced(key, value, words)}")
         if value is not None and key in GROUPS and value[:1] in ("[", "{"):
-            raise ConfigError(f"{word}: must be the name of one choice; {_listed(key)}")
+            raise ConfigError(f"{word}: must be the name of one choice; {_listed(key, words)}")
 
 
 def check_path(word: str, read: Any) -> None:
@@ -144,16 +136,16 @@ def _check_key(word: str, key: str, value: str | None) -> None:
         )
 
 
-def _misplaced(key: str, value: str) -> str:
-    there = list_choices("contamination")
+def _misplaced(key: str, value: str, words: Sequence[str]) -> str:
+    there = known_choices("contamination", words)
     name = value if value in there else next(iter(difflib.get_close_matches(value, there, n=1)), "")
     what = f"{key} is chosen by {PLACED[key]}=..."
     remedy = f"did you mean {PLACED[key]}={name}? " if name else ""
     return f"{what}; {remedy}{LISTED_BY} all {len(there)}"
 
 
-def _listed(group: str) -> str:
-    there = list_choices(group)
+def _listed(group: str, words: Sequence[str]) -> str:
+    there = known_choices(group, words)
     if len(there) <= FEW:
         return f"{group} can be {', '.join(there)}"
     return f"{LISTED_BY} all {len(there)}"

@@ -23,6 +23,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.utils import strict_json
 from fedrobust.utils.names import did_you_mean
+from fedrobust.utils.plugins import PLUGINS, named_in
 from fedrobust.utils.validation import (
     REQUIRED,
     Count,
@@ -40,6 +41,7 @@ _IRRELEVANT = frozenset(
     {
         *("contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine"),
         "tracker",
+        PLUGINS,  # which of them a setting needs, that setting says
     }
 )
 _IRRELEVANT_OF_THE_SERVER = frozenset({"checkpoint_every", "keep_checkpoints", "max_share"})
@@ -98,6 +100,16 @@ def _as_participation(written: Any, info: ValidationInfo) -> int | float | None:
     return None if written is None else int(check(key, written, PositiveCount))
 
 
+def _as_plugins(written: Any) -> tuple[str, ...]:
+    names = named_in(written)
+    for name in names:
+        if not name.isidentifier():
+            raise ConfigError(
+                f"{PLUGINS}={written}: must be names of packages, without dots, e.g. mylab"
+            )
+    return tuple(names)
+
+
 Group = Annotated[GroupSettings, BeforeValidator(_as_group)]
 Clients = Annotated[
     int | tuple[int, ...],
@@ -108,6 +120,11 @@ Participation = Annotated[
     int | float | None,
     PlainValidator(_as_participation),
     Words("whole number from 1 to num_clients, share in (0, 1]"),
+]
+PluginNames = Annotated[
+    tuple[str, ...],
+    PlainValidator(_as_plugins),
+    Words("list of packages that can be imported"),
 ]
 
 
@@ -174,6 +191,9 @@ class Settings(_Settings):
     seed: Whole = Field(0, description="start of all randomness; equal seeds give equal results")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the server computes; clients use their worker's device"
+    )
+    plugins: PluginNames = Field(
+        (), description="packages of your own with rules, attacks, data sets, ... (docs/plugins.md)"
     )
     server: ServerSettings = Field(description="what the server does besides its rule")
 

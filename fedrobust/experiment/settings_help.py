@@ -7,16 +7,16 @@ import inspect
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-import fedrobust.configs
 from fedrobust.experiment.compose import compose, default_choices
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
+from fedrobust.experiment.own_choices import known_choices, named_by_words
 from fedrobust.experiment.settings import MOST, ServerSettings, Settings
 from fedrobust.utils.cli import called_as
+from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.settings_table import describe_type, format_value, list_settings
 from fedrobust.utils.validation import REQUIRED
 
@@ -54,7 +54,7 @@ def describe(words: Sequence[str]) -> str:
             *_model_lines(ServerSettings, "server."),
             "",
             "Groups:",
-            *group_lines(default_heads()),
+            *group_lines(default_heads(), words),
             "",
             MORE.format(called=called_as("simulate")),
         ]
@@ -65,7 +65,8 @@ def describe_choices(words: Sequence[str]) -> str:
     """The settings of the choices of groups among the words; empty without any. Raises as
     `describe`."""
     chosen = [word for word in words if word.partition("=")[0] in FACTORY_PACKAGES]
-    return "\n\n".join("\n".join(_choice_lines(word)) for word in chosen)
+    plugins = [f"{PLUGINS}=[{','.join(named_by_words(words))}]"]
+    return "\n\n".join("\n".join(_choice_lines(word, plugins)) for word in chosen)
 
 
 def _model_lines(model: type[BaseModel], path: str = "") -> Iterator[str]:
@@ -89,27 +90,29 @@ def default_heads() -> dict[str, str]:
     }
 
 
-def group_lines(heads: Mapping[str, str]) -> Iterator[str]:
+def group_lines(heads: Mapping[str, str], words: Sequence[str] = ()) -> Iterator[str]:
     """Groups with their meaning and their choices.
 
     Args:
         heads: {group: the word that chooses its default}; other groups are left out.
+        words: of the command line, which may name plug-ins with further choices.
     """
-    folder = Path(str(fedrobust.configs.__file__)).parent
     for group in (name for name in Settings.model_fields if name in heads):
         name = "contamination" if group in CONTAMINATIONS else group
-        choices = sorted(path.stem for path in (folder / name).glob("*.yaml"))
-        said = "as contamination" if group in CONTAMINATIONS else ", ".join(choices)
+        said = (
+            "as contamination" if group in CONTAMINATIONS else ", ".join(known_choices(name, words))
+        )
         yield from setting_lines(
             heads[group], f"{Settings.model_fields[group].description}: {said}"
         )
 
 
-def _choice_lines(word: str) -> Iterator[str]:
+def _choice_lines(word: str, plugins: Sequence[str]) -> Iterator[str]:
     group = word.partition("=")[0]
     folder = f"contamination@{group}" if group in CONTAMINATIONS else group
-    written = compose(f"{folder}={word.partition('=')[2]}")[group]
-    factory = find_factory(group, written["_target_"])
+    config = compose(*plugins, f"{folder}={word.partition('=')[2]}")
+    written = config[group]
+    factory = find_factory(group, written["_target_"], config[PLUGINS])
     about, *_ = (inspect.getdoc(factory) or "").split("\n\n")  # without Args and the like
     yield from wrap_text(f"{word}: {about}")
     for one in list_settings(factory):

@@ -22,9 +22,16 @@ from fedrobust.data.partition import class_table
 from fedrobust.errors import FedrobustError
 from fedrobust.experiment import factories
 from fedrobust.federation.flower_commands import Link, Scalar
-from fedrobust.runtime.client.site_config import CLASSES, join_classes, listed_classes, own_data
+from fedrobust.runtime.client.site_config import (
+    CLASSES,
+    join_classes,
+    listed_classes,
+    node_plugins,
+    own_data,
+)
 from fedrobust.utils import devices
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.plugins import PLUGINS
 
 FLOWER = ("1.41.", "1.42.")  # the versions that pyproject.toml allows
 # by how much clocks may differ: Flower takes no request that is signed 5 s in the future
@@ -90,7 +97,8 @@ def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Itera
     try:
         wanted = tuple(classes) or listed_classes(node)
         settings = own_data(node, size=size, classes=wanted)
-        dataset = factories.build_group({"data": settings}, "data").load()
+        group = {"data": settings, PLUGINS: node_plugins(node)}
+        dataset = factories.build_group(group, "data").load()
     except FedrobustError as error:
         yield CheckResult("data", False, str(error))
         return

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.utils.files import write_text
 from fedrobust.utils.machine import installed_version
+from fedrobust.utils.plugins import PLUGINS, plugin_facts
 from fedrobust.utils.program import program_digest
 
 PACKAGES = (
@@ -61,7 +62,7 @@ def write_manifest(
         "config": config,
         "seed": seed,
         **facts,
-        **conditions(device, client_threads),
+        **conditions(device, client_threads, config.get(PLUGINS, ())),
         "command_line": [
             Path(word).name if place == 0 else word for place, word in enumerate(command_line)
         ],
@@ -73,10 +74,12 @@ def write_manifest(
     return _write(folder, manifest)
 
 
-def conditions(device: str, client_threads: int | None) -> dict[str, Any]:
+def conditions(
+    device: str, client_threads: int | None, plugins: Sequence[str] = ()
+) -> dict[str, Any]:
     """Conditions that decide the last bits of a result beside configuration, seed and data: device,
     processor, versions and number of threads (float sums differ between thread counts and between
-    the instruction sets of processors)."""
+    the instruction sets of processors); and the code of the plug-ins."""
     return {
         "device": device,
         "torch_threads": torch.get_num_threads(),
@@ -85,6 +88,7 @@ def conditions(device: str, client_threads: int | None) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "packages": package_versions(),
         "program": program_digest(),
+        "plugins": plugin_facts(plugins),
     }
 
 
@@ -94,6 +98,7 @@ def changes(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     if manifest.get("program") != now["program"]:
         found.append("the program's sources")
+    found += _plugin_changes(manifest.get("plugins", {}), now["plugins"])
     names = {
         "device": "device",
         "processor": "processor",
@@ -108,6 +113,15 @@ def changes(manifest: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if pair[0] != pair[1]:
             found.append(f"{name} {pair[0]} -> {pair[1]}")
     return found
+
+
+def _plugin_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted({*old, *new}):
+        before, after = old.get(name, {}), new.get(name, {})
+        if before.get("version") != after.get("version"):
+            yield f"plug-in {name} {before.get('version')} -> {after.get('version')}"
+        elif before != after:
+            yield f"the sources of the plug-in {name}"
 
 
 def note_resumption(

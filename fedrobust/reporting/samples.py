@@ -172,7 +172,7 @@ def _kept_pairs(experiment: Experiment, chosen: Sequence[int]) -> list[tuple[Sam
             dict(group.written)
             for group in (settings.contamination, settings.noise, settings.corruption)
         ],
-        "program": program_digest(),
+        "program": program_digest(settings.plugins),
     }
 
     def make() -> dict[str, Tensor]:

@@ -198,11 +198,14 @@ def count_kinds(report: Report) -> dict[str, int]:
 
 
 def computing_text(report: Report) -> str:
-    """Engine of the clients and device of the server, with what their thread counts mean."""
+    """Engine of the clients and device of the server, with what their thread counts mean, and the
+    user's own packages."""
     found = f"Clients: engine {report.engine}. Server: device {report.device}."
-    if "threads" not in found:
-        return found
-    return f"{found} Threads are those of torch, for each client and for the server."
+    if "threads" in found:
+        found += " Threads are those of torch, for each client and for the server."
+    if report.plugins:
+        found += f" Plug-ins: {', '.join(f'{name} {one}' for name, one in report.plugins.items())}."
+    return found
 
 
 def headline(report: Report) -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust.errors import ConfigError
+from fedrobust.experiment.own_choices import check_plugins, named_by_words
 from fedrobust.reporting.filenames import CHECKPOINTS, MANIFEST, PAGE, REPORT
 from fedrobust.utils.names import expand_home
+from fedrobust.utils.plugins import PLUGINS, installed_plugins, named_in
 
 KEY = "resume="
 
@@ -34,23 +36,25 @@ def is_resume_requested(words: Sequence[str]) -> bool:
 def read_request(words: Sequence[str]) -> Resumption:
     """Read the request of the command line. Nothing is written. Raises ConfigError for a folder
     that holds no unfinished run, and for any other override but those of the engine, since the
-    configuration is that of the folder."""
+    configuration is that of the folder, and where the words do not name its plug-ins."""
     folders = [word.removeprefix(KEY) for word in words if word.startswith(KEY)]
-    others = [word for word in words if not word.startswith(KEY)]
+    others = [word for word in words if not word.startswith((KEY, f"{PLUGINS}="))]
     if len(folders) > 1:
         raise ConfigError(f"{KEY}{folders[1]}: given twice; one folder at a time")
     for word in others:
         if not word.startswith(("engine=", "engine.")):
             raise ConfigError(
                 f"{word}: cannot be given beside resume, which takes all settings "
-                "from the folder; only engine=... can"
+                f"from the folder; only engine=... and {PLUGINS}=[...] can"
             )
     if not folders[0]:
         raise ConfigError(
             f"{KEY}: names no folder; give the output folder of a run that was stopped"
         )
     folder = expand_home(folders[0])
-    return Resumption(folder, read_manifest(folder), tuple(others))
+    manifest = read_manifest(folder)
+    check_plugins(manifest["config"], named_by_words(words), folder / MANIFEST)
+    return Resumption(folder, manifest, tuple(others))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -105,4 +109,15 @@ def is_finished(folder: Path) -> bool:
 
 def resume_command(folder: Path) -> str:
     """Command line that resumes the run in this folder."""
-    return f"python -m fedrobust.simulate {shlex.quote(f'{KEY}{folder}')}"
+    words = [f"{KEY}{folder}", *_plugin_words(folder)]
+    return f"python -m fedrobust.simulate {shlex.join(words)}"
+
+
+def _plugin_words(folder: Path) -> list[str]:
+    """The word that names the plug-ins of the run in this folder, where that needs any."""
+    try:
+        config = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["config"]
+        names = named_in(config.get(PLUGINS, []))
+    except (OSError, ValueError, KeyError, AttributeError, ConfigError):
+        return []
+    return [f"{PLUGINS}=[{','.join(names)}]"] if set(names) - set(installed_plugins()) else []

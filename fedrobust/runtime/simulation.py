@@ -316,7 +316,7 @@ def _write_manifest(
             "client_threads": grid.threads,
         }
         return True, write_manifest(folder, experiment.config, **facts, command_line=words)
-    changed = changes(earlier, conditions(computes, grid.threads))
+    changed = changes(earlier, conditions(computes, grid.threads, experiment.settings.plugins))
     if changed:
         bits = (
             "the result need not be bit-equal to that of an undisturbed run; stop "

@@ -81,7 +81,7 @@ def describe_grid_command(command: GridCommand, words: Sequence[str]) -> str:
             *_block_lines(command),
             "",
             "Groups:",
-            *settings_help.group_lines(_heads(command)),
+            *settings_help.group_lines(_heads(command), words),
             "",
             f"All other settings are those of the main job: {called_as('simulate')} --help",
             f"{called} model=small --help shows the settings of one choice.",

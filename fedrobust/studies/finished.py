@@ -3,6 +3,7 @@ ablation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedrobust.errors import DataError
@@ -15,8 +16,12 @@ from fedrobust.studies.python_api import load
 from fedrobust.utils.names import expand_home
 
 
-def show_folder(folder: Path) -> None:
+def show_folder(folder: Path, plugins: Sequence[str] = ()) -> None:
     """Print what ended the run in a folder, a comparison's ranking, or an ablation's page.
+
+    Args:
+        folder: the output folder.
+        plugins: the user's own packages that the run's rule needs.
 
     Raises:
         DataError: the folder does not exist, holds none of these, or a run that is not finished.
@@ -25,7 +30,7 @@ def show_folder(folder: Path) -> None:
     if not place.is_dir():
         raise DataError(f"{place}: no such folder; give the output folder of a finished run")
     if (place / REPORT).is_file() or (place / MANIFEST).is_file():
-        load(place).show()
+        load(place, plugins).show()
     elif (place / LEADERBOARD).is_file():
         _show_ranking(place)
     elif (place / ABLATION).is_file():

@@ -16,9 +16,11 @@ import pandas as pd
 
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.experiment import compose
+from fedrobust.experiment.callables import named_functions
 from fedrobust.experiment.factories import build_group
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.experiment.overrides import settings_among
+from fedrobust.experiment.own_choices import check_plugins, foreign_packages
 from fedrobust.reporting.console import ResultConsole
 from fedrobust.reporting.filenames import MANIFEST, PAGE, REPORT
 from fedrobust.reporting.predictions import Predictions, read_predictions
@@ -38,6 +40,7 @@ from fedrobust.studies.comparison.run import compare as run_comparison
 from fedrobust.studies.model_export import export_model
 from fedrobust.studies.trained_model import TrainedModel, load_model
 from fedrobust.utils.locking import is_empty
+from fedrobust.utils.plugins import PLUGINS
 
 Table = Literal["clients", "rounds", "metrics", "drops"]
 CALLED = "fedrobust.run"  # what a manifest says was called
@@ -50,10 +53,12 @@ class Run:
     Attributes:
         folder: its output folder.
         report: the content of report.json, typed.
+        plugins: packages that were named for it, in which the factory of its model may lie.
     """
 
     folder: Path
     report: Report
+    plugins: tuple[str, ...] = ()
 
     def frame(self, table: Table = "clients") -> pd.DataFrame:
         """One of the run's tables.
@@ -136,8 +141,9 @@ class Run:
 
         Raises:
             DataError: model.safetensors is missing or damaged.
+            ConfigError: the model is a plug-in's that was not named (`load(..., plugins=...)`).
         """
-        return load_model(self.folder, self.manifest)
+        return load_model(self.folder, self.manifest, self.plugins)
 
     def export(self, form: Literal["onnx", "timm"], path: str | Path | None = None) -> Path:
         """Write the global model for other programs.
@@ -164,9 +170,17 @@ class Run:
     def used_images(self) -> dict[str, int]:
         """The server's extra images that the run used, e.g. {"root": 84, "proxy": 300}."""
         config, data = rename_config(self.manifest["config"]), self.manifest["data"]
-        strategy = build_group(config, "strategy")
+        strategy = build_group(self._with_known_plugins(config), "strategy")
         sizes = {name: int(data[name]) for name in ("root", "proxy")}
         return used_images(strategy, config["server"]["batchnorm"], sizes)
+
+    def _with_known_plugins(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The strategy with the plug-ins that it needs. Raises ConfigError where one is not
+        named."""
+        strategy = {"strategy": config["strategy"]}
+        needed = {PLUGINS: sorted(foreign_packages(strategy))}
+        check_plugins(needed, self.plugins, self.folder / MANIFEST)
+        return strategy | needed
 
     def open_page(self) -> bool:
         """Open report.html in the browser. Returns whether one could be started."""
@@ -233,7 +247,7 @@ def compare(*overrides: str, out: str | Path | None = None, **settings: Any) -> 
     Args:
         overrides: as on the command line.
         out: output folder; None: that of the settings.
-        settings: further overrides by name.
+        settings: further overrides by name; the lists may hold functions of your own (see `run`).
 
     Returns:
         The comparison; cells that failed are named in it.
@@ -244,9 +258,9 @@ def compare(*overrides: str, out: str | Path | None = None, **settings: Any) -> 
     """
     if out is not None:
         settings = {**settings, "out": str(out)}
-    words = [*overrides, *(override(key, one) for key, one in settings.items())]
-    grid = read_grid(words)
-    failed = run_comparison(grid)
+    with named_functions(overrides, settings) as (words, plain):
+        grid = read_grid([*words, *(override(key, one) for key, one in plain.items())])
+        failed = run_comparison(grid)
     return Comparison(grid.out, {str(cell): reason for cell, reason in failed.items()})
 
 
@@ -259,7 +273,9 @@ def run(*overrides: str, folder: str | Path | None = None, **settings: Any) -> R
     Args:
         overrides: as on the command line, e.g. "contamination=backdoor_patch".
         folder: output folder, new or empty; None: outputs/<date>/<time>.
-        settings: further overrides by name, e.g. poisoned=[0, 4], strategy="krum".
+        settings: further overrides by name, e.g. poisoned=[0, 4], strategy="krum". For a group
+            also a function of your own that makes what the group holds, strategy=my_rule; it must
+            stand in a module that workers and a resumed run can import.
 
     Returns:
         The finished run.
@@ -270,25 +286,28 @@ def run(*overrides: str, folder: str | Path | None = None, **settings: Any) -> R
         RunError: the run failed.
     """
     if resumption.is_resume_requested([*overrides, *(f"{key}=" for key in settings)]):
-        return _resume([*overrides, *(f"{key}={one}" for key, one in settings.items())], folder)
-    words = [*overrides, *(override(key, one) for key, one in settings.items())]
-    words = compose.check_command_line(words)
-    if strange := sorted(set(words) - set(settings_among(words))):
-        raise ConfigError(f"{strange[0]}: is an option of the command line; give settings only")
-    config = compose.compose(*words)
+        words = [f"{key}={_resumed(one)}" for key, one in settings.items()]
+        return _resume([*overrides, *words], folder)
+    with named_functions(overrides, settings) as (given, plain):
+        words = [*given, *(override(key, one) for key, one in plain.items())]
+        words = compose.check_command_line(words)
+        if strange := sorted(set(words) - set(settings_among(words))):
+            raise ConfigError(f"{strange[0]}: is an option of the command line; give settings only")
+        config = compose.compose(*words)
     place = Path(folder).expanduser() if folder is not None else _new_folder()
     if place.exists() and not is_empty(place):
         raise ConfigError(f"folder={place}: already holds files; nothing was written over")
     with explain_interruption(place):
         run_job(config, place, [CALLED, *words])
-    return load(place)
+    return load(place, config[PLUGINS])
 
 
-def load(folder: str | Path) -> Run:
+def load(folder: str | Path, plugins: Sequence[str] = ()) -> Run:
     """A finished run.
 
     Args:
         folder: its output folder.
+        plugins: your own packages that its model needs: a folder alone makes no code run.
 
     Raises:
         DataError: the folder holds no finished run, or a damaged one.
@@ -302,7 +321,7 @@ def load(folder: str | Path) -> Run:
             else "give the output folder of a finished run"
         )
         raise DataError(f"{place}: holds no {REPORT}; {remedy}")
-    return Run(place, read_report(place))
+    return Run(place, read_report(place), tuple(plugins))
 
 
 def override(key: str, value: Any) -> str:
@@ -337,13 +356,18 @@ def _literal(key: str, value: Any) -> str:
     )
 
 
+def _resumed(value: Any) -> str:
+    """A value beside resume, where a path stands as it is."""
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
 def _resume(words: Sequence[str], folder: str | Path | None) -> Run:
     if folder is not None:
         raise ConfigError(f"folder={folder}: cannot be given beside resume, which names the folder")
     asked = resumption.read_request(words)
     with explain_interruption(asked.folder):
         resume_job(asked)
-    return load(asked.folder)
+    return load(asked.folder, asked.manifest["config"].get(PLUGINS, []))
 
 
 def _new_folder() -> Path:

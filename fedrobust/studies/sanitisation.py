@@ -31,6 +31,7 @@ from fedrobust.evaluation.statistics import (
     wilson_interval,
 )
 from fedrobust.experiment import build
+from fedrobust.experiment.own_choices import check_plugins
 from fedrobust.learning.inference import embed
 from fedrobust.reporting.console import ResultConsole
 from fedrobust.reporting.console.tables import new_table
@@ -65,19 +66,22 @@ class DefenceRow:
     aurocs: tuple[float | None, ...]
 
 
-def compare_defences(folders: Sequence[Path], quantile: float, threshold: float) -> None:
+def compare_defences(
+    folders: Sequence[Path], quantile: float, threshold: float, plugins: Sequence[str] = ()
+) -> None:
     """Print what each defence would drop of the pools of finished runs.
 
     Args:
         folders: their output folders.
         quantile: share of every class that is dropped, from 0 to 1.
         threshold: scores up to here are kept all the same.
+        plugins: the user's own packages that the runs need.
 
     Raises:
         ConfigError: a setting is out of its range, before anything is loaded; or as `read_pool`.
     """
     defences(quantile, threshold, etf=True)
-    pools = [read_pool(folder) for folder in folders]
+    pools = [read_pool(folder, plugins) for folder in folders]
     etf = all(one.anchors_dK is not None for one in pools)
     rows = [evaluate_defence(pools, one) for one in defences(quantile, threshold, etf=etf)]
     images = sum(len(one.labels_N) for one in pools)
@@ -88,9 +92,9 @@ def compare_defences(folders: Sequence[Path], quantile: float, threshold: float)
     ResultConsole().print(defences_table(rows, title))
 
 
-def read_pool(folder: Path) -> PooledFeatures:
-    """The pool of a finished run. Raises ConfigError where the folder is none, or its data or model
-    cannot be had."""
+def read_pool(folder: Path, plugins: Sequence[str] = ()) -> PooledFeatures:
+    """The pool of a finished run. plugins: the user's own packages that it may need. Raises
+    ConfigError where the folder is none, or its data, model or plug-ins cannot be had."""
     model = folder / "model.safetensors"
     try:
         config: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))[
@@ -104,6 +108,7 @@ def read_pool(folder: Path) -> PooledFeatures:
         raise ConfigError(
             f"{folder}: holds no {model.name}; give the output folder of a finished run"
         )
+    check_plugins(config, plugins, folder / MANIFEST)
     experiment = build.build_experiment(config)
     experiment = replace(
         experiment, model=replace(experiment.model.untrained(), checkpoint=str(model))

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from fedrobust.data.pictures import squeeze
 from fedrobust.errors import DataError
 from fedrobust.experiment.factories import build_group
+from fedrobust.experiment.own_choices import check_plugins, foreign_packages
 from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.learning.model_files import ANCHORS, load_file
+from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.utils.images import as_unit
+from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.seeding import generator
 
 MODEL = "model.safetensors"
@@ -74,21 +77,29 @@ class TrainedModel(nn.Module):
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def load_model(folder: Path, manifest: Mapping[str, Any]) -> TrainedModel:
+def load_model(
+    folder: Path, manifest: Mapping[str, Any], plugins: Sequence[str] = ()
+) -> TrainedModel:
     """The model of a finished run, on the CPU.
 
     Args:
         folder: output folder of the run.
         manifest: of that run.
+        plugins: packages besides this one in which its factory may lie.
 
     Raises:
         DataError: model.safetensors is missing, damaged or of another model.
-        ConfigError: the run's settings of the model are not those of this version.
+        ConfigError: the run's settings of the model are not those of this version, or need a
+            plug-in that is not named.
     """
     path = folder / MODEL
     classes, anchors = _notes(path)
     size = int(manifest["data"].get("image_size") or manifest["config"]["data"]["size"])
-    factory = build_group({"model": dict(manifest["config"]["model"])}, "model")
+    config = manifest["config"]
+    written = {"model": dict(config["model"])}
+    needed = sorted(foreign_packages(written))
+    check_plugins({PLUGINS: needed}, plugins, folder / MANIFEST)
+    factory = build_group({**written, PLUGINS: needed}, "model")
     assert isinstance(factory, ModelFactory)
     built = factory.untrained().build(len(classes), anchors, generator(0, "loaded"))
     load_file(str(path), built)

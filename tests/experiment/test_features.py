@@ -174,7 +174,7 @@ def test_an_edited_program_alters_images_anew(
 ) -> None:
     build(*PATCH).shard(1)
     counted.clear()
-    monkeypatch.setattr(features, "program_digest", lambda: "edited")
+    monkeypatch.setattr(features, "program_digest", lambda plugins: "edited")
     build(*PATCH).shard(1)
     assert 0 < sum(counted) < 300
 

@@ -17,7 +17,7 @@ from fedrobust.experiment.settings import ServerSettings, Settings
 def test_the_yaml_file_and_the_types_have_the_same_defaults() -> None:
     config = compose()
     plain = {
-        name: field.default
+        name: list(field.default) if isinstance(field.default, tuple) else field.default
         for name, field in Settings.model_fields.items()
         if not field.is_required()
     }

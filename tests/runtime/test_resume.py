@@ -24,6 +24,7 @@ from fedrobust.types import RoundRecord
 from fedrobust.utils.locking import hold_lock
 from tests.helpers.federations import SMALL_RUN
 from tests.helpers.old_names import age_run
+from tests.helpers.plugins import importable
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -417,3 +418,18 @@ def test_a_folder_with_blanks_is_quoted() -> None:
         resume.resume_command(Path("my runs/a"))
         == "python -m fedrobust.simulate 'resume=my runs/a'"
     )
+
+
+def test_no_plugin_is_imported_because_a_manifest_names_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with importable(tmp_path / "site"):
+        folder.mkdir()
+        manifest = {"config": {"plugins": ["mylab"]}, "data": {}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        word = f"resume={folder}"
+        with pytest.raises(ConfigError, match=r"manifest\.json alone.* add plugins=\[mylab\]"):
+            resume.read_request([word])
+        asked = resume.read_request([word, "plugins=[mylab]", "engine=inline"])
+        assert (asked.folder, asked.engine_words) == (folder, ("engine=inline",))
+        assert "mylab" not in sys.modules
+        assert resume.resume_command(folder).endswith(f"{word} 'plugins=[mylab]'")

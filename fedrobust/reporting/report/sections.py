@@ -255,6 +255,11 @@ class Report(PredictionResults):
         default=None,
         description="files of the data folder that are not in the data set; absent where none",
     )
+    plugins: Absent[Mapping[Name, Name]] = Field(
+        default=None,
+        description="versions of the user's own packages (docs/plugins.md) by name; unknown: not "
+        "installed; absent where there are none",
+    )
     engine: Name = Field(description="the engine that ran the clients")
     device: Name = Field(description="the device that computed")
 

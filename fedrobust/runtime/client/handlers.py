@@ -47,6 +47,7 @@ from fedrobust.runtime.messages.sites import RECORD, read_assignment, site_info_
 from fedrobust.state import Layout, State, load, take
 from fedrobust.types import Samples, Shard, Task, TrainResult
 from fedrobust.utils import devices
+from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.recent import Recent
 from fedrobust.utils.seeding import generator
 from fedrobust.utils.watchdog import exit_after
@@ -287,7 +288,7 @@ def _at_site(
     if not site_config.is_remote(settings):
         return _as_client(_draw_images(own), client)
     # before anything of the server's is built
-    found = build.load_data(own["data"])
+    found = build.load_data(own["data"], settings.plugins)
     site_config.check_found_classes(found.class_names, read_assignment(message.content).classes)
     return _as_client(build.from_text(to_json(own), found), client)
 
@@ -311,7 +312,7 @@ def _received_model(
     """The model that a message is about, with any weights: those of the run come with it, but for
     what is frozen. Raises RefusalError where that is not the server's."""
     model, layout, frozen = _model(
-        to_json(settings.model.written),
+        to_json({"model": settings.model.written, PLUGINS: list(settings.plugins)}),
         num_classes,
         settings.seed,
         settings.device,
@@ -333,8 +334,8 @@ def _model(
     written: str, num_classes: int, seed: int, device: str, anchors: bytes, *, sha256: str
 ) -> tuple[Classifier, Layout, str]:
     """The one resident model of this process, into which every client's state is loaded, and the
-    digest of its frozen part. written: the group of the model as text."""
-    factory: ModelFactory = factories.build_group({"model": json.loads(written)}, "model")
+    digest of its frozen part. written: the group of the model, and the plug-ins, as text."""
+    factory: ModelFactory = factories.build_group(json.loads(written), "model")
     etf_dK = etf.from_bytes(anchors, num_classes, sha256) if anchors else None
     model = factory.without_sent().build(num_classes, etf_dK, generator(seed, "init"))
     model.to("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")

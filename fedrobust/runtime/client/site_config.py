@@ -6,7 +6,8 @@ started the run can point it to a file. Its settings: data-root (the folder or f
 data-format (a source that is `usable_at_sites`), site (which of several sites in there is this
 one), data-classes (the classes that a run must have, where the data do not show them all),
 data-sizes (the numbers of pixels that a run may ask for) and data-<setting> for any other setting
-of that format, e.g. data-layout or data-label.
+of that format, e.g. data-layout or data-label. plugins names the packages besides this one whose
+factories a run's configuration may name: no message can.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+import yaml
+
 from fedrobust.data import sources
 from fedrobust.data.dataset import SITE_PLACE
 from fedrobust.errors import ConfigError, RefusalError
 from fedrobust.evaluation.counts import MinCell
-from fedrobust.experiment.factories import FACTORY_PACKAGES
+from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.local_settings import DRAWN, REMOTE, check_no_local_settings
 from fedrobust.experiment.settings import Settings, from_json, read_settings
 from fedrobust.privacy import ledger
@@ -33,6 +36,7 @@ from fedrobust.runtime.client.disclosure import MIN_CELL
 from fedrobust.runtime.messages.sites import FORMULA, LONGEST
 from fedrobust.utils.foreign_text import escape_text
 from fedrobust.utils.names import clean_name
+from fedrobust.utils.plugins import PLUGINS, Plugin, find_plugin, named_in
 from fedrobust.utils.validation import NonNegative, check
 
 PREFIX = "data-"
@@ -73,6 +77,7 @@ def read_run(text: str, node: Mapping[str, Any]) -> tuple[dict[str, Any], Settin
     check_node_words(node)
     config = from_json(text)
     check_no_local_settings(config)
+    config = {**config, PLUGINS: node_plugins(node)}
     settings = read_settings(config)
     # the word "false" is no permission
     allowed = node.get("allow-contamination") is True
@@ -113,13 +118,39 @@ def check_node_words(node: Mapping[str, Any]) -> None:
         for key, kind in CONDITIONS.items():
             if key in node:
                 check(key, node[key], kind)
+        for name in node_plugins(node):
+            find_plugin(name)
     except ConfigError as error:
         raise RefusalError("node", str(error)) from error
 
 
-def site_formats() -> dict[str, Callable[..., Any]]:
-    """{data-format: the factory}, of all modules in fedrobust.data.sources whose factory is marked
-    as `usable_at_sites`."""
+def node_plugins(node: Mapping[str, Any]) -> list[str]:
+    """The packages besides this one whose factories a run may name at this node: those that its own
+    configuration names. Raises ConfigError."""
+    return named_in(node.get(PLUGINS, []))
+
+
+def site_formats(plugins: Sequence[str] = ()) -> dict[str, Callable[..., Any]]:
+    """{data-format: the factory}, of all modules in fedrobust.data.sources, and of all choices of
+    `data` in the plug-ins, whose factory is marked as `usable_at_sites`."""
+    found = _own_formats()
+    for plugin in map(find_plugin, plugins):
+        found |= _formats_of(plugin)
+    return found
+
+
+def _formats_of(plugin: Plugin) -> dict[str, Callable[..., Any]]:
+    written = {
+        name: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name, path in plugin.choices("data").items()
+    }
+    factories = {
+        name: find_factory("data", one["_target_"], [plugin.name]) for name, one in written.items()
+    }
+    return {name: one for name, one in factories.items() if hasattr(one, SITE_PLACE)}
+
+
+def _own_formats() -> dict[str, Callable[..., Any]]:
     modules = [
         import_module(f"{sources.__name__}.{one.name}") for one in iter_modules(sources.__path__)
     ]
@@ -164,7 +195,7 @@ def own_data(node: Mapping[str, Any], *, size: int, classes: Sequence[str]) -> d
             '\'data-root="..." data-format="..."\'',
         )
     kind = node.get(f"{PREFIX}format", "image_folder")
-    formats = site_formats()
+    formats = site_formats(node_plugins(node))
     if kind not in formats:
         raise RefusalError("node", f"data-format={kind}: must be one of {', '.join(formats)}")
     factory = formats[kind]

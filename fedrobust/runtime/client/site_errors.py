@@ -18,6 +18,8 @@ TEXTS: Mapping[str, str] = {
     "settings": "the run's configuration cannot be used here",
     "places": "the run's configuration names a file, folder or address, or weights to be fetched; "
     "this node uses nothing of that kind",
+    "plugins": "the run's configuration names plug-ins; this node uses those that its own node "
+    "config names (plugins)",
     "contamination": "this node refuses contamination; its own node config may set "
     "allow-contamination=true",
     "node": "this node's own configuration cannot be used",

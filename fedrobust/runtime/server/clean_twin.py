@@ -24,6 +24,7 @@ from fedrobust.runtime.server.loop import TrainingResult, build_server_context, 
 from fedrobust.runtime.server.rule_strategy import Grid
 from fedrobust.state import Layout, State
 from fedrobust.types import TWIN, Observer, RoundRecord
+from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.program import program_digest
 
 
@@ -48,7 +49,7 @@ def twin_key(
         "device": device,
         "threads": threads,
         "torch": torch.__version__,
-        "program": program_digest(),
+        "program": program_digest(tuple(twin_config.get(PLUGINS, ()))),
         **({"frozen": frozen} if frozen else {}),
     }
     return hashlib.sha256(to_json({"settings": settings, "facts": facts}).encode()).hexdigest()

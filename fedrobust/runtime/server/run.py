@@ -32,6 +32,7 @@ from fedrobust.runtime.server.rule_strategy import Grid, ServerContext
 from fedrobust.state import State, frozen_tensors
 from fedrobust.types import Observer, Samples
 from fedrobust.utils import devices
+from fedrobust.utils.plugins import find_plugin
 
 
 class Clock:
@@ -104,12 +105,19 @@ def run_experiment(
         device=devices.device_name(devices.resolve(experiment.settings.device)),
         privacy=_privacy(experiment, finished),
         evasion=evasion,
+        plugins=_plugins(experiment),
         left_out_files=left_out_files(experiment.dataset.skipped),
         timing={**clock.seconds, **_stages(finished)},
         **dict(results),
     )
     write_report(folder, report)
     return report, scores
+
+
+def _plugins(experiment: Experiment) -> dict[str, str] | None:
+    """{name: version} of the plug-ins; None without any."""
+    names = experiment.settings.plugins
+    return {name: find_plugin(name).version or "unknown" for name in names} or None
 
 
 def _write_predictions(folder: Path, experiment: Experiment, scores: RunPredictions) -> None:

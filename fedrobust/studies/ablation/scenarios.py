@@ -20,6 +20,7 @@ from fedrobust.runtime.server.loop import build_server_context, predict_global
 from fedrobust.state import frozen_tensors
 from fedrobust.studies.ablation.plan import Scenario
 from fedrobust.studies.comparison.grid import Cell
+from fedrobust.utils.plugins import PLUGINS
 
 FOLDER = "scenarios"
 
@@ -75,7 +76,9 @@ def build_contamination(experiment: Experiment, scenario: Scenario) -> Contamina
     """The scenario's contamination for the experiment's classes. Raises ConfigError."""
     classes = {"num_classes": experiment.num_classes, "class_names": experiment.dataset.class_names}
     built: Contamination = settings.build_group(
-        {"corruption": scenario.settings}, "corruption", **classes
+        {"corruption": scenario.settings, PLUGINS: experiment.settings.plugins},
+        "corruption",
+        **classes,
     )
     return built
 

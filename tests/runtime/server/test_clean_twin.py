@@ -102,7 +102,7 @@ def test_only_the_engine_s_workers_without_a_gpu_count() -> None:
 def test_an_edited_program_has_other_twins(monkeypatch: pytest.MonkeyPatch) -> None:
     before = name()
     assert len(program.program_digest()) == 64
-    monkeypatch.setattr(clean_twin, "program_digest", lambda: "edited")
+    monkeypatch.setattr(clean_twin, "program_digest", lambda plugins: "edited")
     assert name() != before
 
 

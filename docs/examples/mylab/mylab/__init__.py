@@ -1,0 +1,1 @@
+"""A rule and a contamination of our own for fedrobust."""
