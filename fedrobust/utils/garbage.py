@@ -6,6 +6,7 @@ their number has grown by a quarter: a third of the time that the imports take.
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,5 +35,13 @@ def end_start() -> None:
     objects that there are, almost all of them of the imports, are not walked through any more.
     Elsewhere nothing changes."""
     if _STARTING:
-        gc.freeze()
+        freeze_objects()
         gc.set_threshold(*_STARTING.pop())
+
+
+def freeze_objects() -> None:
+    """The objects that there are now are not walked through any more until the process ends, which
+    takes apart what can be collected (libraries in C++ report what is left then as leaked)."""
+    atexit.unregister(gc.unfreeze)
+    atexit.register(gc.unfreeze)
+    gc.freeze()

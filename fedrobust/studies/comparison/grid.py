@@ -20,6 +20,7 @@ from fedrobust.utils.names import expand_home, nearest
 from fedrobust.utils.settings_table import list_settings
 from fedrobust.utils.validation import (
     Count,
+    Positive,
     PositiveCount,
     Words,
     check_settings,
@@ -85,6 +86,8 @@ class GridSettings:
         threads: of torch in every run
         draws: bootstrap replicates over seeds and test images
         pictures: whether the page of each run shows images of its data
+        cell_seconds: after which a run that has not ended is stopped and counts as failed; null: no
+            limit
         out: where everything is written; the same command resumes an interrupted grid
     """
 
@@ -93,6 +96,7 @@ class GridSettings:
     threads: PositiveCount
     draws: PositiveCount
     pictures: bool
+    cell_seconds: Positive | None
     out: Annotated[str, Field(min_length=1), Words("a folder")]
 
 
@@ -125,7 +129,8 @@ class Variant:
 @dataclass(frozen=True, slots=True)
 class Grid:
     """words: overrides of the main configuration for all cells; poisoned: numbers of clients, or
-    lists of their ids; pictures: whether pages show images of the data."""
+    lists of their ids; pictures: whether pages show images of the data; cell_seconds: the most that
+    each cell may take."""
 
     strategies: tuple[Variant, ...]
     contaminations: tuple[Variant, ...]
@@ -137,6 +142,7 @@ class Grid:
     out: Path
     words: tuple[str, ...]
     pictures: bool = False
+    cell_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +218,7 @@ def make_grid(asked: GridSettings, **lists: Any) -> Grid:
         threads=asked.threads,
         draws=asked.draws,
         pictures=asked.pictures,
+        cell_seconds=asked.cell_seconds,
         out=expand_home(asked.out),
         **lists,
     )

@@ -17,6 +17,7 @@ import torch
 
 from fedrobust.runtime.client import handlers
 from fedrobust.runtime.engines.malloc import give_back_freed_memory
+from fedrobust.utils.garbage import freeze_objects
 
 
 def _set_environment(wanted: Mapping[str, str]) -> None:
@@ -76,7 +77,7 @@ class NewProcess:
     def _collect(self) -> None:
         gc.collect()
         if not self._used:
-            gc.freeze()  # the modules' objects are not walked through again
+            freeze_objects()  # those of the modules
             self._used = True
         give_back_freed_memory()
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

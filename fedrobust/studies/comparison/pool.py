@@ -1,5 +1,6 @@
 """Processes that run cells one after the other, so that what a process costs before its first run
-is paid once for many cells. One that fails or is killed costs the cell that it runs, no other."""
+is paid once for many cells. One that fails, hangs or is killed costs the cell that it runs, no
+other."""
 
 from __future__ import annotations
 
@@ -26,11 +27,13 @@ GRACE_SECONDS = 30.0
 @dataclass(frozen=True)
 class Machine:
     """Number of processes at once, and their devices. gpus: the names of the GPUs over which the
-    processes are dealt; empty: as each finds them."""
+    processes are dealt; empty: as each finds them. cell_seconds: the most that a cell may take;
+    None: as long as it wants."""
 
     parallel: int
     threads: int
     gpus: tuple[str, ...] = ()
+    cell_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -193,12 +196,13 @@ class Pool:
         for one in self._processes:
             if one.leaving is not None and time.monotonic() > one.leaving:
                 one.kill()
-        return [
-            ended
+        ended = [
+            cell
             for one in list(self._processes)
             if one.answers in ready
-            for ended in self._take(one)
+            for cell in self._take(one)
         ]
+        return [*ended, *self._end_overdue()]
 
     def stop(self, poll: float) -> None:
         """Ask all processes to end; those that have not in time, or at a Ctrl-C, are killed."""
@@ -231,6 +235,21 @@ class Pool:
                 yield _ended(one.task, one.reason())
             elif one.task is not None:  # it was killed before it had read the order
                 self.start(one.task.cell)
+
+    def _end_overdue(self) -> Iterator[Ended]:
+        """Kill the processes of cells that have taken too long, as one that hangs does."""
+        limit = self._machine.cell_seconds
+        for one in list(self._processes):
+            task = one.task
+            if limit is None or task is None or time.monotonic() <= task.since + limit:
+                continue
+            one.kill()
+            self._remove(one)
+            yield _ended(
+                task,
+                f"cell_seconds={limit:g}: it was stopped after so long; see {task.log}, and "
+                "raise it if the cell only needs longer",
+            )
 
     def _idle(self) -> _Process | None:
         waiting = [one for one in self._processes if one.task is None and one.leaving is None]

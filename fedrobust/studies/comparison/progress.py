@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.progress import TaskID
@@ -13,8 +14,11 @@ from fedrobust.reporting.console.bars import text_column
 from fedrobust.reporting.records import ROUND_FILES
 from fedrobust.reporting.text import format_duration
 from fedrobust.studies.comparison.grid import Cell
+from fedrobust.studies.comparison.pool import LOG
 
 LOOK_SECONDS = 2.0  # between two looks at the files of the running cells
+# a cell is slow when it has taken so many times as long as half of the finished ones, and so long
+SLOW_TIMES, SLOW_SECONDS = 10, 60.0
 
 
 class Screen(LiveScreen):
@@ -27,8 +31,11 @@ class Screen(LiveScreen):
         self._done, self._failed, self._began, self._looked = 0, 0, time.monotonic(), 0.0
         self._whole = self._bars.add_task("cells", total=total, note="")
         self._tasks: dict[str, tuple[Cell, TaskID]] = {}
+        self._since: dict[str, float] = {}  # of the running cells that were not found slow so far
+        self._seconds: list[float] = []  # of those that were done
 
     def started(self, cell: Cell) -> None:
+        self._since[cell.folder] = time.monotonic()
         contaminated = bool(cell.poisoned or cell.settings.noisy)
         rounds = cell.settings.rounds * (1 + contaminated)  # those of the clean twin too
         self._tasks[cell.folder] = (
@@ -38,7 +45,9 @@ class Screen(LiveScreen):
 
     def ended(self, cell: Cell, reason: str | None, seconds: float) -> None:
         self._bars.remove_task(self._tasks.pop(cell.folder)[1])
+        self._since.pop(cell.folder, None)
         self._done += 1
+        self._seconds += [seconds] if reason is None else []
         self._failed += reason is not None
         left = self._left()
         failed = f", {self._failed} failed" if self._failed else ""
@@ -48,9 +57,11 @@ class Screen(LiveScreen):
         self._print(line, "" if reason is None else "bold red")
 
     def tick(self) -> None:
-        if self._live is None or time.monotonic() - self._looked < LOOK_SECONDS:
+        now = time.monotonic()
+        self._say_slow(now)
+        if self._live is None or now - self._looked < LOOK_SECONDS:
             return
-        self._looked = time.monotonic()
+        self._looked = now
         for cell, task in self._tasks.values():
             self._bars.update(
                 task,
@@ -65,6 +76,22 @@ class Screen(LiveScreen):
             "checkpoints; Ctrl-C again ends them at once"
         )
         self._print(text)
+
+    def _say_slow(self, now: float) -> None:
+        """A line, once, for each cell that may hang."""
+        if not self._seconds:
+            return
+        usual = median(self._seconds)
+        limit = max(SLOW_TIMES * usual, SLOW_SECONDS)
+        slow = [folder for folder, since in self._since.items() if now - since > limit]
+        for folder in slow:
+            lasted = format_duration(now - self._since.pop(folder))
+            self._print(
+                f"{self._tasks[folder][0]}: runs for {lasted} so far, the median of the finished "
+                f"cells is {format_duration(usual)}; see {self._folder / folder / LOG}; "
+                "cell_seconds=... ends cells that hang",
+                "yellow",
+            )
 
     def _left(self) -> str:
         """From the mean time of a cell so far; what runs side by side is in it."""

@@ -113,7 +113,8 @@ def machine_for(grid: Grid, cell: Cell) -> Machine:
     parallel = grid.parallel or ((number or max(1, cores() // grid.threads)) if alone else 1)
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = tuple(given.split(",")) if given else tuple(str(one) for one in range(number))
-    return Machine(parallel, grid.threads, names if alone and number > 1 else ())
+    dealt = names if alone and number > 1 else ()
+    return Machine(parallel, grid.threads, dealt, grid.cell_seconds)
 
 
 def _write(

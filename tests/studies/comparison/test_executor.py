@@ -255,6 +255,20 @@ def test_what_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert time.monotonic() - started < PATIENCE_SECONDS  # it would hang for ten minutes
 
 
+def test_a_cell_that_hangs_is_ended_alone(tmp_path: Path) -> None:
+    cells, watch = [cell("a"), cell("b", "hang"), cell("c"), cell("d")], Memory()
+    failed = go(tmp_path, cells, 1, watch, cell_seconds=0.5)
+    assert set(failed) == {cells[1].folder}
+    reason = failed[cells[1].folder]
+    assert reason.startswith("cell_seconds=0.5: it was stopped after so long; see ")
+    assert str(tmp_path / cells[1].folder / LOG) in reason
+    assert ("ended", "b", reason) in watch.events
+    found = pids(tmp_path)
+    assert found["a"] == found["b"] != found["c"] == found["d"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(found["b"]), 0)
+
+
 def test_what_counts_as_finished(tmp_path: Path) -> None:
     one = cell("a")
     assert not is_cell_finished(tmp_path, one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -115,3 +116,20 @@ def test_peak_memory_is_that_of_one_run() -> None:
     assert small is not None
     assert large > small + 200e6
     assert 0 < (memory() or 0) <= small + 50e6
+
+
+# a run that has imported a library whose objects, left at the end, would be reported as leaked
+AT_THE_END = """
+from fedrobust.studies.comparison.isolation import NewProcess
+with NewProcess().again():
+    import triton._C.libtriton
+import gc
+assert gc.get_freeze_count() > 0
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_ends_without_reports_of_leaks() -> None:
+    pytest.importorskip("triton")
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, check=True)
+    assert b"leak" not in done.stdout + done.stderr
