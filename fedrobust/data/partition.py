@@ -18,10 +18,18 @@ from torch import Generator, Tensor
 
 from fedrobust.data.apportionment import largest_remainder
 from fedrobust.data.dataset import SPLITS, TRAIN, Dataset
+from fedrobust.data.flower_partitioners import FlowerPartitioner, assign_rows
 from fedrobust.errors import ConfigError
 from fedrobust.utils.counting import format_count
-from fedrobust.utils.names import shown_name
-from fedrobust.utils.validation import Count, Positive, PositiveCount, check, check_settings
+from fedrobust.utils.names import shown_list, shown_name
+from fedrobust.utils.validation import (
+    Count,
+    Positive,
+    PositiveCount,
+    check,
+    check_settings,
+    flatten_groups,
+)
 
 Partitioner = Callable[[Dataset, Tensor, int, Generator], list[Tensor]]
 """(data set, rows to share out (n,), number of clients, generator) -> sorted rows of each client:
@@ -161,6 +169,100 @@ def by_site(min_size: PositiveCount = 1) -> Partitioner:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowerDatasets:
+    """A partitioner of Flower Datasets; see `flwr_datasets`. chosen: the partitioner. min_size:
+    training images that every client has at least."""
+
+    chosen: FlowerPartitioner
+    min_size: int
+
+    def __call__(
+        self, dataset: Dataset, index: Tensor, num_clients: int, generator: Generator
+    ) -> list[Tensor]:
+        random = _random(num_clients, generator)
+        labels_n, sites_n = dataset.labels[index].numpy(), dataset.sites[index].numpy()
+        train = np.flatnonzero(dataset.splits[index].numpy() == TRAIN)
+        owner_n = np.full(len(index), -1, dtype=np.int64)
+        owner_n[train] = self._assign(dataset, index[torch.from_numpy(train)], num_clients, random)
+        strata_n = sites_n * dataset.num_classes + labels_n
+        sharing = Sharing(
+            dataset.groups[index].numpy(),
+            dataset.splits[index].numpy(),
+            strata_n,
+            _shares_as(owner_n[train], strata_n[train], dataset, num_clients),
+            Pools(np.zeros(num_clients, dtype=np.int64)),
+            random,
+        )
+        for split in range(len(SPLITS)):
+            if split != TRAIN:
+                _share_split(owner_n, sharing, split, 1)
+        return _rows_of(index, owner_n, num_clients)
+
+    def _assign(
+        self, dataset: Dataset, train: Tensor, num_clients: int, random: np.random.Generator
+    ) -> Ints:
+        """The client of each training image: one row for the images of a group and class, in random
+        order, as Flower shuffles."""
+        pairs = torch.stack([dataset.groups[train], dataset.labels[train]])
+        units, unit_n = torch.unique(pairs, dim=1, return_inverse=True)
+        first_u = np.unique(unit_n.numpy(), return_index=True)[1]
+        order = random.permutation(units.shape[1])
+        sites = dataset.sites[train].numpy()[first_u][order]
+        columns = {
+            "label": units[1].numpy()[order].tolist(),
+            "site": [dataset.site_names[site] for site in sites],
+        }
+        owner_u = np.empty(len(order), dtype=np.int64)
+        owner_u[order] = assign_rows(self.chosen, columns, num_clients, int(random.integers(2**31)))
+        owner_n: Ints = owner_u[unit_n.numpy()]
+        self._check(dataset, dataset.labels[train].numpy(), owner_n, num_clients)
+        return owner_n
+
+    def _check(self, dataset: Dataset, labels_n: Ints, owner_n: Ints, num_clients: int) -> None:
+        unused = labels_n[owner_n < 0]
+        if len(unused):
+            names = shown_list(dataset.class_names[label] for label in np.unique(unused))
+            raise ConfigError(
+                f"partition.name={self.chosen.name}: leaves {len(unused)} of "
+                f"{format_count(len(owner_n), 'train image')} to no client (of {names}); change "
+                "partition.options"
+            )
+        counts = np.bincount(owner_n, minlength=num_clients)
+        if counts.min() < self.min_size:
+            raise ConfigError(
+                f"partition.name={self.chosen.name}: gives client {counts.argmin()} "
+                f"{format_count(int(counts.min()), 'train image')}, and "
+                f"partition.min_size={self.min_size}; change partition.options"
+            )
+
+
+@flatten_groups
+@check_settings("partition")
+def flwr_datasets(*, partitioner: FlowerPartitioner, min_size: PositiveCount = 1) -> Partitioner:
+    """A partitioner of Flower Datasets shares out the training images; validation and test images
+    follow in the same shares of each class and site. Images of one patient or lesion and class are
+    one of its rows.
+
+    Args:
+        partitioner: which one; its fields are keys of their own.
+        min_size: training images that every client has at least, else the partition is refused.
+
+    Returns:
+        The rule of partition.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+
+    Needs:
+        the extra `partitioners`
+
+    Reference:
+        Flower Datasets, flower.ai/docs/datasets.
+    """
+    return FlowerDatasets(partitioner, min_size)
+
+
+@dataclass(frozen=True, slots=True)
 class Remote:
     """The images lie at the sites of a real federation. client None: this is the server, and no
     client's images are here. Else this is the node of that client, whose images are all that there
@@ -290,23 +392,62 @@ def _share_out(
     """The one allocation: owner of every row, split by split, then the repairs (only between
     clients of one pool)."""
     groups_n, splits_n = dataset.groups[index].numpy(), dataset.splits[index].numpy()
+    sharing = Sharing(groups_n, splits_n, strata_n, shares_SC, pools, random)
     owner_n = np.full(len(index), -1, dtype=np.int64)
-    for split, word in enumerate(SPLITS):
-        rows = np.flatnonzero(splits_n == split)
-        owner_n[rows] = _allocate(strata_n[rows], groups_n[rows], shares_SC, random)
-        need = min_size if split == TRAIN else 1
-        for pool in np.unique(pools.number_C).tolist():
-            clients, site = np.flatnonzero(pools.number_C == pool), pools.site(pool)
-            mine = rows[np.isin(owner_n[rows], clients)]
-            if len(mine) < need * len(clients):
-                raise _too_few(len(clients), len(mine), word, need, site)
-            owner_n[mine] = ensure_min_size(
-                owner_n[mine], groups_n[mine], clients, need, word, site=site
-            )
+    for split in range(len(SPLITS)):
+        _share_split(owner_n, sharing, split, min_size if split == TRAIN else 1)
+    return _rows_of(index, owner_n, len(pools.number_C))
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Rows to be shared out, and how: their groups, splits and strata (n,), the shares of each
+    stratum (S, C), the pools of the clients, and the generator of what is drawn."""
+
+    groups_n: Ints
+    splits_n: Ints
+    strata_n: Ints
+    shares_SC: Floats
+    pools: Pools
+    random: np.random.Generator
+
+
+def _share_split(owner_n: Ints, sharing: Sharing, split: int, need: int) -> None:
+    """Set the owners of one split's rows; `need` images for each client."""
+    rows = np.flatnonzero(sharing.splits_n == split)
+    owner_n[rows] = _allocate(
+        sharing.strata_n[rows], sharing.groups_n[rows], sharing.shares_SC, sharing.random
+    )
+    pools, word = sharing.pools, SPLITS[split]
+    for pool in np.unique(pools.number_C).tolist():
+        clients, site = np.flatnonzero(pools.number_C == pool), pools.site(pool)
+        mine = rows[np.isin(owner_n[rows], clients)]
+        if len(mine) < need * len(clients):
+            raise _too_few(len(clients), len(mine), word, need, site)
+        owner_n[mine] = ensure_min_size(
+            owner_n[mine], sharing.groups_n[mine], clients, need, word, site=site
+        )
+
+
+def _rows_of(index: Tensor, owner_n: Ints, num_clients: int) -> list[Tensor]:
     return [
         index[torch.from_numpy(np.flatnonzero(owner_n == client))].sort().values
-        for client in range(len(pools.number_C))
+        for client in range(num_clients)
     ]
+
+
+def _shares_as(owner_n: Ints, strata_n: Ints, dataset: Dataset, num_clients: int) -> Floats:
+    """(S, C) shares of each stratum (site x class) as these rows have them; of a stratum without
+    rows those of its class, or of all rows."""
+    classes = dataset.num_classes
+    counts_SC = np.zeros((len(dataset.site_names) * classes, num_clients))
+    np.add.at(counts_SC, (strata_n, owner_n), 1)
+    of_class_KC = counts_SC.reshape(-1, classes, num_clients).sum(0)
+    of_class_KC[of_class_KC.sum(1) == 0] = counts_SC.sum(0)
+    empty = np.flatnonzero(counts_SC.sum(1) == 0)
+    counts_SC[empty] = of_class_KC[empty % classes]
+    shares_SC: Floats = counts_SC / counts_SC.sum(1, keepdims=True)
+    return shares_SC
 
 
 def _too_few(clients: int, images: int, word: str, need: int, site: str = "") -> ConfigError:

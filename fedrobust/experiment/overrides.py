@@ -22,7 +22,7 @@ LISTED_BY = "`python -m fedrobust.simulate --help` lists"
 PLACED = {"noise": "contamination@noise", "corruption": "contamination@corruption"}
 GROUPS = {*FACTORY_PACKAGES, *PLACED.values(), "experiment"} - set(PLACED)
 # Mappings with keywords of a library, which our files do not list.
-OPEN = ("client.optimizer", "client.lr_plateau", "model.options")
+OPEN = ("client.optimizer", "client.lr_plateau", "model.options", "partition.options")
 OPTIONS = {  # of Hydra's command line
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p"),
     *("--run", "-r", "--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp"),

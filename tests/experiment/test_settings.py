@@ -33,9 +33,12 @@ def test_every_choice_composes_and_builds(group: str, name: str, tmp_path: Path)
         "ham10000": ["data.root=."],
         "image_folder": ["data.root=."],
         "npz": [f"data.path={tmp_path / 'set.npz'}"],
+        "flwr_datasets": ["partition.name=IidPartitioner"],
     }
     (tmp_path / "set.npz").touch()
-    composed = compose.compose(f"{group}={name}", *(needs.get(name, []) if group == "data" else []))
+    composed = compose.compose(
+        f"{group}={name}", *(needs.get(name, []) if group in ("data", "partition") else [])
+    )
     settings.read_settings(composed)
     assert factories.build_group(composed, group, num_classes=7) is not None
 
