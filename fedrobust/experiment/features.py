@@ -36,25 +36,57 @@ COMPARED = 256  # images whose old and new pixels are compared at once
 Alter = Callable[[Samples], Samples]
 
 
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """How far the backbone is with images whose features are not on disk.
+
+    data and network: the data set and the backbone, as settings name them. what: which images. done
+    and total: numbers of images; each view of an image counts.
+    """
+
+    data: str
+    network: str
+    what: str
+    done: int
+    total: int
+
+
+OnExtraction = Callable[[Extraction], None]
+
+
+def _ignore(_: Extraction) -> None:
+    pass
+
+
 class ModelInputs:
     """An experiment's images as its models get them: `Samples.images` are images (N, 3, H, W), or
     with `model.freeze=backbone` and `model.feature_cache` features (N, F), of training images those
     of several views (N, V, F).
 
     Everything is read or computed when it is asked for. model: one of the experiment's; its frozen
-    part is used, which is the same in all of them.
+    part is used, which is the same in all of them. Whoever shows progress sets `on_extraction`,
+    which is called before features are computed and after each batch of images.
     """
 
     def __init__(self, experiment: Experiment, model: Classifier) -> None:
         self.experiment, self.device = experiment, next(model.parameters()).device
+        self.on_extraction: OnExtraction = _ignore
         self._features = (
-            _Features(experiment, model) if experiment.model.learns_from_features else None
+            _Features(experiment, model, self._tell)
+            if experiment.model.learns_from_features
+            else None
         )
 
     @property
     def key(self) -> tuple[str, str, torch.device]:
         """What tells whether two give the same; the files of one text may have changed."""
         return self.experiment.text, self.experiment.dataset.digest, self.device
+
+    def prepare(self) -> None:
+        """Compute the features that every process of a simulation asks for, those of all images and
+        of all views of the training images, before any of them has to wait for another."""
+        if self._features is not None and not self.experiment.remote:
+            self._features.compute_whole()
 
     @cached_property
     def root(self) -> Samples:
@@ -136,6 +168,9 @@ class ModelInputs:
         model = self._features.model
         return torch.zeros(1, model.num_features)
 
+    def _tell(self, found: Extraction) -> None:
+        self.on_extraction(found)
+
     def _samples(self, rows: Tensor) -> Samples:
         if self._features is None:
             return self.experiment.samples(rows)
@@ -169,10 +204,11 @@ class ModelInputs:
 
 @dataclass(frozen=True)
 class _Features:
-    """The frozen features of an experiment's images."""
+    """The frozen features of an experiment's images. tell: see `ModelInputs.on_extraction`."""
 
     experiment: Experiment
     model: Classifier
+    tell: OnExtraction
 
     @property
     def views(self) -> int:
@@ -225,9 +261,11 @@ class _Features:
             after = alter(before)
             places = changed_places(before.images, after.images)
             changed = after.images[places]
-            found = extract_features(self.model, changed)[:, None]
+            count = self._counter("altered images", views * len(changed))
+            found = extract_features(self.model, changed, count)[:, None]
             if views > 1:
-                found = torch.cat([found, extract_views(self.model, changed, views - 1)], dim=1)
+                augmented = extract_views(self.model, changed, views - 1, count)
+                found = torch.cat([found, augmented], dim=1)
             return {"labels": after.labels, "places": places, "features": found}
 
         entry = tensor_cache.tensors(key, make)
@@ -235,6 +273,25 @@ class _Features:
         if len(found) < len(rows):
             found = self.samples(rows, views).images.index_copy(0, entry["places"], found)
         return Samples(found, entry["labels"])
+
+    def compute_whole(self) -> None:
+        """Those of all images, and of all views, unless they are there."""
+        wanted = (self._plain, self._augmented) if self.views > 1 else (self._plain,)
+        assert all(len(one.rows) for one in wanted)
+
+    def _counter(self, what: str, total: int) -> Callable[[int], None]:
+        """What is called after each batch, with its number of images."""
+        experiment, done = self.experiment, 0
+
+        def count(images: int) -> None:
+            nonlocal done
+            done += images
+            data, network = experiment.settings.data.factory, experiment.model.name
+            if total:
+                self.tell(Extraction(data, network, what, done, total))
+
+        count(0)
+        return count
 
     @cached_property
     def _plain(self) -> _Rows:
@@ -260,8 +317,10 @@ class _Features:
         def make() -> tensor_cache.Tensors:
             images = self.experiment.dataset.images[rows]
             if wanted:
-                return {"features": extract_views(self.model, images, wanted)}
-            return {"features": extract_features(self.model, images)}
+                count = self._counter("augmented views of images", wanted * len(images))
+                return {"features": extract_views(self.model, images, wanted, count)}
+            count = self._counter("images", len(images))
+            return {"features": extract_features(self.model, images, count)}
 
         path = tensor_cache.entry_path(key)
         values = _OPEN.get(path, lambda: tensor_cache.tensors(key, make)["features"])

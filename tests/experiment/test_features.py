@@ -15,7 +15,7 @@ from fedrobust.data import TRAIN
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import features
 from fedrobust.experiment.experiment import Experiment
-from fedrobust.experiment.features import ModelInputs, changed_places
+from fedrobust.experiment.features import Extraction, ModelInputs, changed_places
 from fedrobust.learning.inference import predict
 from fedrobust.types import Samples
 from fedrobust.utils.recent import Recent
@@ -32,13 +32,13 @@ def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     plain, views = features.extract_features, features.extract_views
 
-    def count_plain(model: Any, images: Tensor) -> Tensor:
+    def count_plain(model: Any, images: Tensor, *more: Any) -> Tensor:
         counts.append(len(images))
-        return plain(model, images)
+        return plain(model, images, *more)
 
-    def count_views(model: Any, images: Tensor, number: int) -> Tensor:
+    def count_views(model: Any, images: Tensor, number: int, *more: Any) -> Tensor:
         counts.append(number * len(images))
-        return views(model, images, number)
+        return views(model, images, number, *more)
 
     monkeypatch.setattr(features, "extract_features", count_plain)
     monkeypatch.setattr(features, "extract_views", count_views)
@@ -197,6 +197,35 @@ def test_without_cache_or_frozen_backbone_models_get_images(
     inputs = build(*PATCH, *words)
     for seen, real in zip(everything(inputs), images_of(inputs.experiment), strict=True):
         assert torch.equal(seen.images, real.images)
+    assert counted == []
+
+
+def test_whoever_shows_progress_is_told_what_is_computed_and_how_far() -> None:
+    inputs, found = build(*PATCH), list[Extraction]()
+    inputs.on_extraction = found.append
+    inputs.prepare()
+    dataset, name = inputs.experiment.dataset, inputs.experiment.model.name
+    views = 2 * int((dataset.splits == TRAIN).sum())
+    for what, total in (("images", len(dataset)), ("augmented views of images", views)):
+        one = [event for event in found if event.what == what]
+        assert (one[0].done, one[-1].done) == (0, total)
+        assert [event.done for event in one] == sorted({event.done for event in one})
+        assert {(event.data, event.network, event.total) for event in one} == {
+            ("synthetic", name, total)
+        }
+    found.clear()
+    inputs.shard(0)  # all of it is there
+    assert len(inputs.validation.labels)
+    again = build(*PATCH)
+    again.on_extraction = found.append
+    again.prepare()
+    assert found == []
+    inputs.shard(1)
+    assert {event.what for event in found} == {"altered images"}
+
+
+def test_without_features_there_is_nothing_to_prepare(counted: list[int]) -> None:
+    build("model.freeze=none").prepare()
     assert counted == []
 
 

@@ -18,6 +18,7 @@ from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
 from fedrobust.runtime.checkpoints import Checkpoint
 from fedrobust.runtime.server.checkpointing import CheckpointManager
+from fedrobust.runtime.server.extraction import extraction_stages
 from fedrobust.runtime.server.rule_strategy import (
     Grid,
     Message,
@@ -82,6 +83,8 @@ def run_rounds(
     Raises RunError by the failure policy, OSError where a checkpoint cannot be written.
     """
     experiment, rounds = server.experiment, server.experiment.settings.rounds
+    server.inputs.on_extraction = extraction_stages(observer, run)
+    server.inputs.prepare()
     validation = server.inputs.validation
     wanted = run == "run" and experiment.attacks_members
     begun = None if checkpointing is None else checkpointing.restore(run, rounds)
