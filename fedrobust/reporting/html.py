@@ -24,6 +24,7 @@ from fedrobust.types import RoundRecord
 from fedrobust.utils.files import write_text
 
 MOST_FAILURES = 100  # on the page; rounds.jsonl holds all of them
+LONGEST_TRACEBACK = 5000  # signs of it on the page
 TEMPLATE = "report.html.md"  # of jinja; Flower packs no files of other endings into its bundle
 FILES: Final[dict[str, str]] = {
     "report.json": "all numbers of this page, for programs",
@@ -90,6 +91,7 @@ def render(
             samples=samples,
             tables=page_tables(report, lines),
             failures=failures[:MOST_FAILURES],
+            longest=LONGEST_TRACEBACK,
             more_failures=len(failures[MOST_FAILURES:]),
             timing={stage: round_measured(spent) for stage, spent in report.timing.items()},
             files=files or {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final
@@ -43,8 +44,11 @@ from fedrobust.utils.counting import format_count
 
 Rounds = Mapping[str, Sequence[RoundRecord]]
 
+MOST_ROUNDS: Final = 60  # with visible marks
 OTHER_METRICS: Final = ("accuracy", "f1", "auroc")
-MOST_CLIENTS: Final = 30  # bars of hospitals; lines of their own colour
+MOST_CLIENTS: Final = 30  # bars of hospitals; lines with marks and names
+MOST_LINES: Final = 200  # of hospitals; with more every n-th of a kind has one
+COLOURS, TONES = 8, 3  # of classes; a ninth has the first colour in a lighter tone
 MOST_CLASSES: Final = 30  # bars of classes; cells of a matrix
 DASHES: Final = {"clean": "", "noisy": "7 3 2 3", "poisoned": "5 3"}
 # key, colour and name of what is compared in several charts
@@ -156,7 +160,7 @@ def _metric_figure(rounds: Rounds, metric: str) -> Figure:
                 )
                 for one in records
             )
-            shown = shape if len(points) <= 2 * MOST_CLIENTS else "none"
+            shown = shape if len(points) <= MOST_ROUNDS else "none"
             lines.append(Line(key, look, points, dashes, shown))
             keys.append(Key(key, look, name, bool(dashes)))
     numbers = [point.x for line in lines for point in line.points]
@@ -178,17 +182,13 @@ def _influence_figure(report: Report, records: Sequence[RoundRecord]) -> Figure 
     trained = [record for record in records if record.clients]
     if not trained:
         return None
-    weights = {
-        one.id: [
-            next((c.weight for c in record.clients if c.client == one.id), None)
-            for record in trained
-        ]
-        for one in report.clients
-    }
+    known = [{one.client: one.weight for one in record.clients} for record in trained]
+    weights = {one.id: [row.get(one.id) for row in known] for one in report.clients}
     many = len(report.clients) > MOST_CLIENTS
+    order = sorted(report.clients, key=lambda client: KIND_NAMES.index(client.kind))
     lines = [
         _influence_line(one, weights[one.id], trained, many=many)
-        for one in sorted(report.clients, key=lambda client: KIND_NAMES.index(client.kind))
+        for one in order[:: math.ceil(len(order) / MOST_LINES)]
     ]
     kinds = [kind for kind, number in text.count_kinds(report).items() if number]
     if many:
@@ -232,7 +232,9 @@ def _influence_line(
         Point(
             record.number,
             weight,
-            f"hospital {name} ({one.kind}), round {record.number}\n"
+            ""
+            if many
+            else f"hospital {name} ({one.kind}), round {record.number}\n"
             f"weight {text.format_number(weight, 3)}",
         )
         for record, weight in zip(trained, weights, strict=True)
@@ -287,7 +289,7 @@ def _accuracy_figure(report: Report, known: Sequence[ClientResult]) -> Figure:
         "This run's model on each hospital's own test images, the worst hospital on top"
         + (f": {text.client_name(worst)}" if worst else "")
         + "; contaminated: the same images under that hospital's contamination. 95 % intervals by "
-        "Wilson's score, images as independent."
+        f"Wilson's score, images as independent.{_kind_note(report)}"
     )
     if len(order) > MOST_CLIENTS:
         caption += f" {len(order) - MOST_CLIENTS} better ones are in the table only."
@@ -301,13 +303,19 @@ def _accuracy_figure(report: Report, known: Sequence[ClientResult]) -> Figure:
     )
 
 
+def _kind_note(report: Report) -> str:
+    """Which names are bold, where any are."""
+    kinds = [kind for kind, count in text.count_kinds(report).items() if count and kind != "clean"]
+    return f" Bold names: {' and '.join(kinds)} hospitals." if kinds else ""
+
+
 def _partition_figure(
     report: Report, images: Sequence[Sequence[int]], classes: Sequence[str]
 ) -> Figure:
-    looks = [f"s{place}" if place < 8 else "s6" for place in range(len(classes))]
+    looks = [f"s{place % COLOURS} t{place // COLOURS % TONES}" for place in range(len(classes))]
     rows = [
         Stack(
-            f"{text.client_name(one)}{'' if one.kind == 'clean' else ' ' + one.kind}",
+            text.client_name(one),
             tuple(
                 (f"class{k}", looks[k], float(count), _partition_hover(one, classes[k], count))
                 for k, count in enumerate(images[one.id])
@@ -321,9 +329,8 @@ def _partition_figure(
     return Figure(
         "Images of each class at each hospital",
         stacked_chart("Images by hospital and class", rows, "Images"),
-        "How the partition shares out the images of all three splits."
-        + (f" {more} further hospitals are not shown." if more > 0 else "")
-        + (" Classes from the ninth on have one colour." if len(classes) > 8 else ""),
+        f"How the partition shares out the images of all three splits.{_kind_note(report)}"
+        + (f" {more} further hospitals are not shown." if more > 0 else ""),
         keys,
     )
 
@@ -581,21 +588,24 @@ def _attack_figure(section: AttackedModel, title: str) -> Figure:
 def _unbounded_figure(
     section: AttackedModel, groups: Mapping[tuple[str, str], Sequence[AttackOutcome]], title: str
 ) -> Figure:
-    rows = [
-        BarRow(
-            f"no attack, {_behind(name)}",
-            (Bar("attack", "s0", one.balanced_accuracy, None, percent(one.balanced_accuracy)),),
-        )
-        for name, one in section.clean.items()
-    ]
+    looks = {name: f"s{place + 1}" for place, name in enumerate(section.clean)}
+    bars = {
+        "no attack": [
+            Bar(name, looks[name], one.balanced_accuracy, None, percent(one.balanced_accuracy))
+            for name, one in section.clean.items()
+        ]
+    }
     for (threat, purifier), made in groups.items():
-        name = f"{text.metric_label(threat)}, {_behind(purifier)}"
+        name = text.metric_label(threat)
         for one in made:
             value, interval = one.metrics.balanced_accuracy, one.balanced_ci95
-            hover = f"{name}\n{percent(value)} {interval_text(interval)}"
-            rows.append(BarRow(name, (Bar("attack", "s1", value, interval, hover),)))
+            hover = f"{name}, {_behind(purifier)}\n{percent(value)} {interval_text(interval)}"
+            bar = Bar(purifier, looks.get(purifier, "s0"), value, interval, hover)
+            bars.setdefault(name, []).append(bar)
+    rows = [BarRow(name, tuple(found)) for name, found in bars.items()]
     chart = bar_chart(title, rows, percent_axis("Balanced accuracy, %"))
-    return Figure(title, chart, "; ".join(_threats(section)) + ".")
+    keys = tuple(Key(name, look, _behind(name)) for name, look in looks.items())
+    return Figure(title, chart, "; ".join(_threats(section)) + ".", keys)
 
 
 def _behind(purifier: str) -> str:

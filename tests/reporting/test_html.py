@@ -143,6 +143,25 @@ def test_the_page_of_a_whole_report_has_every_chart(tmp_path: Path) -> None:
         assert name in text
 
 
+@pytest.mark.slow
+def test_the_page_of_a_large_federation_stays_below_three_megabytes(tmp_path: Path) -> None:
+    report = reports.typed(reports.full_report(300, 100, 50, classes=[f"c{k}" for k in range(30)]))
+    rounds = reports.rounds(300, 100, 50, total=100)
+    manifest = {"started_utc": "today", "config": {}, "data": {}}
+    page = write_html(tmp_path, report, manifest, {"run": rounds, "clean twin": rounds})
+    assert page.stat().st_size < 3_000_000
+
+
+def test_an_attack_without_a_bound_has_bars_by_purifier(tmp_path: Path) -> None:
+    report = reports.full_report() | {"evasion": evasion_reports.section((None,), 0)}
+    text = write(tmp_path, report).read_text(encoding="utf-8")
+    start = text.index("<h3>Balanced accuracy (%) under pgd")
+    figure = text[start : text.index("</figure>", start)]
+    assert figure.count('class="mark"') >= 3 + 4
+    for words in ("no purifier", "behind mdda", "no attack", "differentiated"):
+        assert words in figure
+
+
 def test_samples_show_a_difference_only_where_pixels_change(tmp_path: Path) -> None:
     for changed, pictures in ((True, 6), (False, 2)):
         manifest = {"started_utc": "today", "config": {}, "data": {}}

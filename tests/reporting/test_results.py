@@ -115,6 +115,30 @@ def test_the_clients_drop_by_hand(experiment: Experiment) -> None:
     assert found.skipped == ()
 
 
+def test_severities_are_compared_with_the_clean_images_by_the_same_draws(
+    experiment: Experiment,
+) -> None:
+    labels = experiment.dataset.labels[experiment.test_rows()]
+    right, wrong = sure(labels), sure((labels + 1) % 7)
+    test = dict.fromkeys(("clean", "corrupted", *experiment.severities), right)
+    test["corrupted_s5"] = wrong
+    found = assemble_results(experiment, RunPredictions(test, {}), records())
+    assert found.severity_drops is not None
+    assert list(found.severity_drops) == [f"corrupted_s{number}" for number in range(1, 6)]
+    first, *_, last = found.severity_drops.values()
+    assert (first.combined, first.ci95) == (0.0, (0.0, 0.0))
+    assert (last.combined, last.ci95) == (100.0, (100.0, 100.0))
+    assert found.details is not None
+    assert set(found.details) == {"clean", "corrupted"}
+    counts = torch.bincount(labels, minlength=7).tolist()
+    assert found.details["clean"].confusion == tuple(
+        tuple(counts[row] if row == column else 0 for column in range(7)) for row in range(7)
+    )
+    assert [(one.accuracy, one.n) for one in found.details["clean"].reliability] == [
+        (100.0, len(labels))
+    ]
+
+
 def test_the_drop_of_the_medians_by_hand(experiment: Experiment) -> None:
     # medians clean: accuracy 60, F1 50, precision 40; contaminated: 40, 50, 55
     found = clients_drop(experiment, GOLDEN)

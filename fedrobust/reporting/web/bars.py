@@ -23,7 +23,7 @@ from fedrobust.reporting.web.parts import (
 )
 from fedrobust.reporting.web.scales import Axis, axis, tick_text
 
-WIDEST_NAME = 140.0
+WIDEST_NAME = 150.0
 GAP = 9.0  # between rows
 THICK, THICKER = 13.0, 17.0  # of a bar; in a chart of a few single bars
 FEW = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,12 +29,14 @@ SQUARE = 290.0  # side of a square area
 NAME_GAP = 12.5  # between names at the lines' ends
 MOST_NAMES = 16
 WIDEST_NAME = 100.0
+MOST_POINTS, MOST_MARKS = 400, 100  # of a line; with more, every n-th point or mark is drawn
 REACH = 7.0  # of an invisible mark that catches the pointer
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One value at x; None leaves a gap. interval: (low, high); hover: what it says."""
+    """One value at x; None leaves a gap. interval: (low, high); hover: what it says, empty: no
+    mark."""
 
     x: float
     y: float | None
@@ -108,8 +111,13 @@ def diagonal() -> Markup:
 
 
 def _line(one: Line, x: Axis, y: Axis, frame: Frame) -> Markup:
-    known = [(point, *_place(point, x, y, frame)) for point in one.points if point.y is not None]
-    drawn = {"d": _path(one.points, x, y, frame), "class": "line"}
+    shown = _thinned(one.points, MOST_POINTS)
+    known = [
+        (point, *_place(point, x, y, frame))
+        for point in _thinned(shown, MOST_MARKS)
+        if point.y is not None and point.hover
+    ]
+    drawn = {"d": _path(shown, x, y, frame), "class": "line"}
     parts = [element("path", {**drawn, "stroke-dasharray": one.dashes or None})]
     for point, across, down in known:
         shapes = []
@@ -124,6 +132,12 @@ def _line(one: Line, x: Axis, y: Axis, frame: Frame) -> Markup:
         shapes.append(element("circle", {"cx": across, "cy": down, "r": REACH, "class": "reach"}))
         parts.append(mark(point.hover, *shapes))
     return series(one.key, parts, one.look)
+
+
+def _thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
+    """At most about so many points, evenly spaced, the last one among them."""
+    step = math.ceil(len(points) / most)
+    return points if step <= 1 else points[::-step][::-1]
 
 
 def _shape(shape: str, x: float, y: float) -> Markup:

@@ -51,5 +51,9 @@ def _value(value: object) -> Markup:
 
 
 def shorten(text: str, signs: int) -> str:
-    """A text of at most so many signs."""
-    return text if len(text) <= signs else text[: max(signs - 1, 1)] + "…"
+    """A text of at most so many signs, at least 3; what is cut out is its middle, since names often
+    differ at their ends."""
+    if len(text) <= signs:
+        return text
+    tail = (signs - 1) * 2 // 5
+    return f"{text[: signs - 1 - tail]}…{text[len(text) - tail :]}"

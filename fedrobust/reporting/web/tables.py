@@ -10,6 +10,7 @@ from markupsafe import Markup
 from fedrobust.reporting.web.markup import element
 
 FILTERED = 12  # rows from which on a table gets a filter
+MOST_ROWS = 1000  # the rest is counted below the table
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ def table(
         words: columns of text from the left, all others hold numbers.
         sortable: whether a click on a head sorts.
     """
-    lines = [[_whole(cell) for cell in row] for row in rows]
+    whole = [[_whole(cell) for cell in row] for row in rows]
+    lines = whole[:MOST_ROWS]
     head = [
         element("th", {"scope": "col", "class": None if place < words else "n"}, name)
         for place, name in enumerate(columns)
@@ -54,7 +56,9 @@ def table(
         element("thead", {}, element("tr", {}, *head)),
         element("tbody", {}, *body),
     )
-    return element("div", {"class": "scroll"}, inner)
+    rest = len(whole) - len(lines)
+    note = element("p", {"class": "soft"}, f"and {rest} more rows, which the files hold")
+    return element("div", {"class": "scroll"}, inner, *([note] if rest else []))
 
 
 def _whole(cell: Cell | str) -> Cell:

@@ -11,10 +11,10 @@ import pytest
 from fedrobust.reporting.web.bars import Bar, BarRow, Stack, bar_chart, stacked_chart
 from fedrobust.reporting.web.figures import Figure, Key
 from fedrobust.reporting.web.lines import Line, Point, line_chart, spread_out
-from fedrobust.reporting.web.markup import element, harmless
+from fedrobust.reporting.web.markup import element, harmless, shorten
 from fedrobust.reporting.web.matrices import heat_map
 from fedrobust.reporting.web.scales import Axis, axis, percent_axis, tick_text
-from fedrobust.reporting.web.tables import Cell, table
+from fedrobust.reporting.web.tables import MOST_ROWS, Cell, table
 
 EVIL = '"><script>alert(1)</script>'
 
@@ -87,6 +87,34 @@ def test_lines_end_at_their_names_which_do_not_overlap() -> None:
     assert 'class="name"' not in line_chart("t", many, Axis(0, 1), percent_axis("%"))
 
 
+def test_long_lines_are_thinned_and_keep_their_ends() -> None:
+    points = tuple(Point(x, 1.0, f"x{x}") for x in range(5000))
+    found = str(line_chart("t", [Line("a", "s0", points)], Axis(0, 4999), percent_axis("%")))
+    assert "<title>x4999</title>" in found
+    assert 50 <= found.count("<title>") <= 100
+    assert len(found) < 60_000
+
+
+def test_points_without_a_hover_text_have_no_mark() -> None:
+    lines = [Line("a", "clean", (Point(0, 5.0), Point(1, 6.0)))]
+    found = str(line_chart("t", lines, Axis(0, 1), percent_axis("%")))
+    assert "<circle" not in found
+    assert found.count("<path") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("melanoma", "melanoma"),
+        ("Universitaetsklinikum Graz 12", "Univer… 12"),
+        ("abcdefghijk", "abcdef…ijk"),
+    ],
+)
+def test_names_are_shortened_in_their_middle(name: str, shown: str) -> None:
+    assert shorten(name, 10) == shown
+    assert len(shown) <= 10
+
+
 @pytest.mark.parametrize(
     ("places", "expected"),
     [
@@ -110,7 +138,10 @@ def test_shades_and_signs_of_a_heat_map() -> None:
     assert ">\u2212100<" in found
     wide = [[1.0] * 13] * 13
     letters, words = [str(k) for k in range(13)], [["h"] * 13] * 13
-    assert "number" not in heat_map("t", wide, (letters, letters), words, 1.0)
+    many = heat_map("t", wide, (letters, letters), words, 1.0)
+    assert "number" not in many
+    assert "rotate" not in many
+    assert ">12 12<" in many
 
 
 def test_nothing_from_outside_breaks_out() -> None:
@@ -141,3 +172,9 @@ def test_a_table_sorts_by_numbers_and_filters_where_it_is_long() -> None:
     assert 'data-sort="-2"' in found
     assert "filter" not in table(["name", "drop", "other"], rows[:3])
     assert "sortable" not in table(["name", "drop", "other"], rows[:3], sortable=False)
+
+
+def test_a_very_long_table_ends_with_the_number_of_rows_left_out() -> None:
+    found = str(table(["name"], [[str(k)] for k in range(MOST_ROWS + 7)]))
+    assert found.count("<tr>") == MOST_ROWS + 1
+    assert "and 7 more rows" in found
