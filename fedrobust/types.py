@@ -123,7 +123,7 @@ class ClientRecord:
 class RoundRecord:
     """One finished server round; round 0 is the untrained model. `metrics` of the global model on
     the clean validation images, in percent (None: undefined); `seconds` by stage (train, aggregate,
-    evaluate)."""
+    evaluate). stopped: of the last round of a run that ended before its time, why."""
 
     number: int
     metrics: Mapping[str, float | None]
@@ -131,6 +131,7 @@ class RoundRecord:
     failures: tuple[Failure, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     extras: Mapping[str, float] = field(default_factory=dict)
+    stopped: str = ""
 
 
 TWIN = "clean twin"  # the run of the same name, beside "run"

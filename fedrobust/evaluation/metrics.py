@@ -19,6 +19,7 @@ from torch.nn.functional import one_hot
 Metrics = dict[str, float | int | None]
 NAMES = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
 ECE_BINS = 15
+LOWER_IS_BETTER = frozenset({"ece"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,12 @@ class Counts:
     hits: Tensor
     predicted: Tensor
     labelled: Tensor
+
+
+def improves(metric: str, value: float, best: float, by: float = 0.0) -> bool:
+    """Whether a value of this metric is better than another one, by more than so much. NaN is
+    better than nothing."""
+    return value < best - by if metric in LOWER_IS_BETTER else value > best + by
 
 
 def hit_table(labels_N: Tensor, predicted_N: Tensor, num_classes: int) -> Tensor:

@@ -15,6 +15,8 @@ OBLIVIOUS = "oblivious"
 # what an attacker knows of the purifier: nothing, what it does, its gradient
 ThreatModel = Literal["oblivious", "bpda_eot", "differentiated"]
 THREAT_MODELS = (OBLIVIOUS, "bpda_eot", "differentiated")
+# of the validation images, in percent (evaluation.metrics.NAMES)
+ValidationMetric = Literal["accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece"]
 Bound = Annotated[float, Field(gt=0, le=255)]
 
 
@@ -75,6 +77,8 @@ class Evaluation:
         purified_statistics: whether a model that is evaluated behind a purifier has BatchNorm
             statistics of purified images there.
         evasion_evaluation: what of evasion attacks is measured.
+        best_metric: of the validation images; the model of the round with the best value is kept
+            beside that of the last one; null: it is not.
     """
 
     bootstrap_samples: Count = 2000
@@ -83,6 +87,7 @@ class Evaluation:
     twin: bool = True
     purified_statistics: bool = True
     evasion_evaluation: EvasionEvaluation = field(default_factory=EvasionEvaluation)
+    best_metric: ValidationMetric | None = None
 
 
 @flatten_groups

@@ -70,14 +70,14 @@ class Experiment:
     reported_sizes: tuple[int | None, ...] = ()
     reported_test_sizes: tuple[int | None, ...] = ()
 
-    def clean_twin(self) -> Experiment:
+    def clean_twin(self, rounds: int | None = None) -> Experiment:
         """The same experiment without any contamination: the same data, parts and objects, every
-        client clean."""
-        config = without_contamination(self.config)
+        client clean. rounds: how many the run had (see `without_contamination`)."""
+        config = without_contamination(self.config, rounds)
         return replace(
             self,
             config=config,
-            text=to_json(without_contamination(json.loads(self.text))),
+            text=to_json(without_contamination(json.loads(self.text), rounds)),
             settings=read_settings(config),
             roles=("clean",) * len(self.roles),
         )

@@ -28,7 +28,7 @@ LOCAL: Mapping[str, Any] = {
     "scratch_dir": None,
 }
 REMOTE = "fedrobust.data.partition.remote"  # the images lie at the sites
-SERVERS_OWN = "tracker"  # a group that no site needs
+SERVERS_OWN = ("tracker", "stop_when")  # what no site needs to know
 DRAWN = "fedrobust.data.synthetic.synthetic"  # a data set for which nothing is read
 # whatever the setting is called: a path (not the module of a factory), an address, a home folder
 PLACE = re.compile(r".*[/\\].*|~.*|\.\.?|[^\s:]+:\d{1,5}|[A-Za-z]:.*", re.DOTALL)
@@ -36,10 +36,12 @@ SHOWN = 80  # characters of a value in an error line
 
 
 def without_local_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same configuration for real sites: nothing in it names a place on this machine, and no
-    tracker. Where the images lie at the sites, it says nothing of the server's own data."""
+    """The same configuration for real sites: nothing in it names a place on this machine, and
+    nothing is the server's own affair. Where the images lie at the sites, it says nothing of the
+    server's own data."""
     sent = {str(group): _cleared(settings) for group, settings in config.items()}
-    sent.pop(SERVERS_OWN, None)
+    for name in SERVERS_OWN:
+        sent.pop(name, None)
     if PLUGINS in sent:
         sent[PLUGINS] = []
     partition = config.get("partition")

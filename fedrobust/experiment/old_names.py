@@ -71,9 +71,16 @@ KEYS = (
 )
 # Settings that configurations of an older version lack, with what they had without saying so.
 ADDED: Mapping[str, Mapping[str, Any]] = {"server": {"max_share": None}}
-# Whole groups, likewise; a configuration is whole if it has an engine.
+# Whole parts, likewise; a configuration is whole if it has an engine.
 ADDED_GROUPS: Mapping[str, Mapping[str, Any]] = {
-    "tracker": {"_target_": "fedrobust.reporting.trackers.none"}
+    "tracker": {"_target_": "fedrobust.reporting.trackers.none"},
+    "stop_when": {
+        "metric": None,
+        "patience": 10,
+        "min_delta": 0.0,
+        "seconds": None,
+        "epsilon": None,
+    },
 }
 CHOICES: dict[str, dict[str, str]] = {
     "client": {"cohort": "mutual_learning", "mutual": "global_distillation"}

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from fedrobust.errors import ConfigError
+from fedrobust.evaluation.settings import ValidationMetric
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.utils import strict_json
 from fedrobust.utils.names import did_you_mean
@@ -40,7 +41,7 @@ MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be coun
 _IRRELEVANT = frozenset(
     {
         *("contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine"),
-        "tracker",
+        *("tracker", "stop_when"),
         PLUGINS,  # which of them a setting needs, that setting says
     }
 )
@@ -175,6 +176,29 @@ class ServerSettings(_Settings):
     )
 
 
+class StopSettings(_Settings):
+    """When a run ends before its last round: `stop_when.*`. Null: never for that reason."""
+
+    metric: ValidationMetric | None = Field(
+        None, description="of the validation images; ends the run once it improves no longer"
+    )
+    patience: Positive = Field(
+        10, description="rounds without an improvement after which the run ends"
+    )
+    min_delta: float = Field(
+        0.0, ge=0, description="percentage points; a smaller improvement counts as none"
+    )
+    seconds: float | None = Field(
+        None, gt=0, description="of all rounds together, those before a resumption included"
+    )
+    epsilon: float | None = Field(
+        None, gt=0, description="of privacy=local_dp; no round that would exceed it is begun"
+    )
+
+
+NEVER = StopSettings()  # type: ignore[call-arg]  # every field has a default
+
+
 class Settings(_Settings):
     """A whole resolved configuration: the plain settings, and every group unbuilt."""
 
@@ -195,6 +219,7 @@ class Settings(_Settings):
     plugins: PluginNames = Field(
         (), description="packages of your own with rules, attacks, data sets, ... (docs/plugins.md)"
     )
+    stop_when: StopSettings = Field(description="what ends the run before its last round")
     server: ServerSettings = Field(description="what the server does besides its rule")
 
     data: Group = Field(description="the data set")
@@ -234,6 +259,13 @@ class Settings(_Settings):
         return "num_clients" if self.clients_per_round is None else "clients_per_round"
 
 
+# settings with a name in front that are no groups
+BLOCKS: Mapping[str, tuple[type[BaseModel], str]] = {
+    "server": (ServerSettings, "proxy_images=128"),
+    "stop_when": (StopSettings, "seconds=3600"),
+}
+
+
 def read_settings(config: Mapping[str, Any]) -> Settings:
     """The typed form of a resolved configuration. Groups are not built.
 
@@ -242,12 +274,13 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
             and the remedy.
     """
     _check_keys(Settings, config)
-    if not isinstance(config["server"], Mapping):
-        raise ConfigError(
-            f"server={config['server']}: must hold {', '.join(sorted(ServerSettings.model_fields))}"
-            "; set one of them, e.g. server.proxy_images=128"
-        )
-    _check_keys(ServerSettings, config["server"], "server.")
+    for name, (kind, example) in BLOCKS.items():
+        if not isinstance(config[name], Mapping):
+            raise ConfigError(
+                f"{name}={config[name]}: must hold {', '.join(sorted(kind.model_fields))}"
+                f"; set one of them, e.g. {name}.{example}"
+            )
+        _check_keys(kind, config[name], f"{name}.")
     try:
         found = Settings.model_validate(config)
     except ValidationError as error:
@@ -337,9 +370,18 @@ def _check_server(server: ServerSettings) -> None:
         )
 
 
-def without_contamination(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the same run without any contamination."""
-    return {**config, "poisoned": 0, "noisy": 0}
+def without_contamination(config: Mapping[str, Any], rounds: int | None = None) -> dict[str, Any]:
+    """The configuration of the same run without any contamination.
+
+    Args:
+        config: of the run.
+        rounds: how many the run had; None: as many as the configuration says. Of a run that was
+            ended before, the twin has as many, whatever its own metrics are.
+    """
+    clean = {**config, "poisoned": 0, "noisy": 0}
+    if rounds in (None, config["rounds"]):
+        return clean
+    return {**clean, "rounds": rounds, "stop_when": NEVER.model_dump()}
 
 
 def twin_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from fedrobust.experiment.compose import compose, default_choices
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.own_choices import known_choices, named_by_words
-from fedrobust.experiment.settings import MOST, ServerSettings, Settings
+from fedrobust.experiment.settings import MOST, ServerSettings, Settings, StopSettings
 from fedrobust.utils.cli import called_as
 from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.settings_table import describe_type, format_value, list_settings
@@ -52,6 +52,9 @@ def describe(words: Sequence[str]) -> str:
             "",
             "Server:",
             *_model_lines(ServerSettings, "server."),
+            "",
+            "Stop:",
+            *_model_lines(StopSettings, "stop_when."),
             "",
             "Groups:",
             *group_lines(default_heads(), words),

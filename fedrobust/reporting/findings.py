@@ -114,8 +114,10 @@ def significance(ci95: Interval) -> str:
 
 
 def further_sentences(report: Report) -> list[str]:
-    """What evasion attacks and a purifier did, where there were any."""
-    found = []
+    """That the run ended early and which round was the best, where that is so; what evasion attacks
+    and a purifier did, where there were any."""
+    ending, best = text.ending_text(report), text.best_round_text(report)
+    found = [f"{one}." for one in (ending, best) if one]
     if report.evasion is not None:
         found.append(_evasion_sentence(report.evasion))
     behind = report.evaluations.get("purified_corrupted")

@@ -34,6 +34,7 @@ FILES: Final[dict[str, str]] = {
     "clients.csv": "every client in every round",
     "predictions.npz": "class probabilities of the test images",
     "model.safetensors": "the trained model",
+    "best.safetensors": "that of the best round",
 }
 
 

@@ -58,10 +58,11 @@ class Recorder:
     folder: the output folder. kinds: the kind of each client ("clean", "noisy", "poisoned"), by
     client number; the clean twin's rows carry the same kinds, although no client is contaminated
     there, so that a client can be compared with itself. rounds.jsonl and twin_rounds.jsonl hold one
-    JSON object a line: run, round, metrics, clients, failures, seconds, extras; values that are not
-    finite become null. clients.csv has the columns run, round, client, sites (joined by " + "; only
-    where clients stand for sites), kind, num_examples, weight, then what the clients reported, then
-    what the rule said of them with "server_" in front.
+    JSON object a line: run, round, metrics, clients, failures, seconds, extras, and stopped, the
+    reason, where a run ended before its last round; values that are not finite become null.
+    clients.csv has the columns run, round, client, sites (joined by " + "; only where clients stand
+    for sites), kind, num_examples, weight, then what the clients reported, then what the rule said
+    of them with "server_" in front.
 
     sites: names of the sites that each client stands for, by client number; empty: none does.
 
@@ -151,6 +152,8 @@ def _column(values: Sequence[Any]) -> list[Any]:
 def round_line(run: str, record: RoundRecord) -> dict[str, Any]:
     """A round as one JSON object."""
     fields = asdict(record)
+    if not record.stopped:
+        del fields["stopped"]
     line: dict[str, Any] = _finite({"run": run, "round": fields.pop("number"), **fields})
     return line
 

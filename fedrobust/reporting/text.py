@@ -218,6 +218,27 @@ def headline(report: Report) -> str:
     )
 
 
+def ending_text(report: Report) -> str:
+    """That and why the run ended before its last round; empty where it did not."""
+    if report.stopping is None:
+        return ""
+    planned = report.stopping.planned_rounds
+    return f"Ended after round {report.rounds} of {planned}: {report.stopping.reason}"
+
+
+def best_round_text(report: Report) -> str:
+    """The best round, where its model was wanted; empty otherwise."""
+    if report.best is None:
+        return ""
+    name = f"{report.best.metric} of the validation images"
+    if report.best.round is None:
+        return f"No best round: {name} was never defined"
+    return (
+        f"Best round {report.best.round} of {report.rounds}: {format_number(report.best.value)} % "
+        f"{name} (best.safetensors; all else is of the last round)"
+    )
+
+
 def privacy_text(privacy: PrivacySection | None) -> str:
     """The privacy mechanism and its guarantee; empty without one."""
     if privacy is None:

@@ -41,8 +41,9 @@ TEXT, HISTORY = f"{EXTRA}json", f"{EXTRA}history"
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A run after server round `round`: the global model, what the rule remembers (any nested value
-    of `trees`), what each client remembers (likewise, by client number), and the records of rounds
-    0 ... `round`, each as a text of `record_text`."""
+    of `trees`), what each client remembers (likewise, by client number), the records of rounds
+    0 ... `round`, each as a text of `record_text`, and the global model of the best round, where
+    that is wanted and not this one."""
 
     run: str
     round: int
@@ -50,6 +51,7 @@ class Checkpoint:
     memory: Mapping[str, Any]
     clients: Mapping[int, Any]
     history: tuple[str, ...]
+    best: State | None = None
 
     def records(self) -> list[RoundRecord]:
         """The records of the rounds so far."""
@@ -154,6 +156,7 @@ class Checkpoints:
             "round": checkpoint.round,
             "memory": checkpoint.memory,
             "clients": checkpoint.clients,
+            "best": _plain_state(checkpoint.best),
         }
         try:
             plain, tensors = nested.flatten(rest)
@@ -196,11 +199,27 @@ class Checkpoints:
                 rest["memory"],
                 rest["clients"],
                 history,
+                self._best(rest.get("best")),
             )
             _check_types(found, path)
         except tensor_files.UNREADABLE as error:
             raise DataError(_not_ours(path, error)) from error
         return found
+
+    def _best(self, found: Any) -> State | None:
+        """The best model, all usable numbers; None where the checkpoint has none."""
+        if found is None:
+            return None
+        sizes = {"parameters": self.layout.num_parameters, "buffers": self.layout.num_buffers}
+        if not isinstance(found, Mapping) or found.keys() != sizes.keys():
+            raise TypeError("the best model is not that of this run")
+        for name, size in sizes.items():
+            one = found[name]
+            if not isinstance(one, Tensor) or one.shape != (size,) or one.dtype != torch.float32:
+                raise TypeError(f"{name} of the best model are not those of this run")
+            if fault := find_fault(one):
+                raise ValueError(f"{name} of the best model hold {fault}")
+        return State(found["parameters"], found["buffers"])
 
     def _state(self, tensors: Mapping[str, Tensor], path: Path) -> State:
         """The global model's tensors: those of the layout, no other ones, all usable numbers."""
@@ -247,6 +266,10 @@ def _check_record(text: str) -> None:
 def _not_ours(path: Path, error: BaseException) -> str:
     reason = escape_text(f"{type(error).__name__}: {error}")
     return f"{path.name}: not a checkpoint of this program ({reason})"
+
+
+def _plain_state(state: State | None) -> dict[str, Tensor] | None:
+    return None if state is None else {"parameters": state.parameters, "buffers": state.buffers}
 
 
 def _as_tensor(text: str) -> Tensor:

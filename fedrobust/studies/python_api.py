@@ -136,14 +136,18 @@ class Run:
         """Class probabilities of the test images, of all together and of every client's own."""
         return read_predictions(self.folder)
 
-    def model(self) -> TrainedModel:
+    def model(self, *, best: bool = False) -> TrainedModel:
         """The global model, a torch module that turns images into class probabilities.
 
+        Args:
+            best: that of the best round (`report.best`) instead of the last one; needs a run with
+                evaluation.best_metric.
+
         Raises:
-            DataError: model.safetensors is missing or damaged.
+            DataError: the model's file is missing or damaged.
             ConfigError: the model is a plug-in's that was not named (`load(..., plugins=...)`).
         """
-        return load_model(self.folder, self.manifest, self.plugins)
+        return load_model(self.folder, self.manifest, self.plugins, best=best)
 
     def export(self, form: Literal["onnx", "timm"], path: str | Path | None = None) -> Path:
         """Write the global model for other programs.

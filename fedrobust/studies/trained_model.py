@@ -19,12 +19,10 @@ from fedrobust.experiment.factories import build_group
 from fedrobust.experiment.own_choices import check_plugins, foreign_packages
 from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.learning.model_files import ANCHORS, load_file
-from fedrobust.reporting.filenames import MANIFEST
+from fedrobust.reporting.filenames import BEST_MODEL, MANIFEST, MODEL
 from fedrobust.utils.images import as_unit
 from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.seeding import generator
-
-MODEL = "model.safetensors"
 
 
 class TrainedModel(nn.Module):
@@ -78,7 +76,11 @@ class TrainedModel(nn.Module):
 
 
 def load_model(
-    folder: Path, manifest: Mapping[str, Any], plugins: Sequence[str] = ()
+    folder: Path,
+    manifest: Mapping[str, Any],
+    plugins: Sequence[str] = (),
+    *,
+    best: bool = False,
 ) -> TrainedModel:
     """The model of a finished run, on the CPU.
 
@@ -86,13 +88,18 @@ def load_model(
         folder: output folder of the run.
         manifest: of that run.
         plugins: packages besides this one in which its factory may lie.
+        best: that of the best round instead of the last one.
 
     Raises:
-        DataError: model.safetensors is missing, damaged or of another model.
+        DataError: the model's file is missing, damaged or of another model.
         ConfigError: the run's settings of the model are not those of this version, or need a
             plug-in that is not named.
     """
-    path = folder / MODEL
+    path = folder / (BEST_MODEL if best else MODEL)
+    if best and not path.is_file():
+        raise DataError(
+            f"{path}: no such file; only runs with evaluation.best_metric=... keep the best model"
+        )
     classes, anchors = _notes(path)
     size = int(manifest["data"].get("image_size") or manifest["config"]["data"]["size"])
     config = manifest["config"]

@@ -15,6 +15,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
 from fedrobust.experiment import settings as config
 from fedrobust.experiment.experiment import assign_roles
+from fedrobust.experiment.settings import NEVER
 from fedrobust.types import Samples
 from fedrobust.utils.images import as_unit
 from tests.helpers import federations
@@ -193,6 +194,16 @@ def test_the_clean_twin_is_the_same_run_without_contamination() -> None:
     assert (twin.text, twin.roles) == (anew.text, anew.roles)
     assert all(torch.equal(a, b) for a, b in zip(twin.parts, anew.parts, strict=True))
     assert (twin.dataset, twin.parts, twin.model) == (study.dataset, study.parts, study.model)
+
+
+def test_a_twin_has_as_many_rounds_as_its_run_and_does_not_stop_by_itself() -> None:
+    study = federations.build_experiment("rounds=9", "stop_when.seconds=5", "poisoned=1")
+    assert study.clean_twin(9).text == study.clean_twin().text
+    twin = study.clean_twin(3)
+    assert twin.settings.rounds == 3
+    assert twin.settings.stop_when == NEVER
+    shorter = federations.build_experiment("rounds=3", "poisoned=1").clean_twin()
+    assert twin.text == shorter.text
 
 
 def test_clients_of_the_process_that_built_an_experiment_get_that_one() -> None:

@@ -94,6 +94,12 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
         (["~seed"], "seed: is missing"),
         (["~server.proxy_images"], "server.proxy_images: is missing"),
         (["server=3"], "server=3: must hold"),
+        (["stop_when=3"], "stop_when=3: must hold"),
+        (["stop_when.metric=loss"], "stop_when.metric=loss: must be one of accuracy, balanced_acc"),
+        (["stop_when.patience=0"], "stop_when.patience=0: must be at least 1"),
+        (["stop_when.min_delta=-1"], "stop_when.min_delta=-1: must be at least 0"),
+        (["stop_when.seconds=0"], "stop_when.seconds=0: must be greater than 0"),
+        (["+stop_when.loss=1"], "stop_when.loss=1: unknown key"),
     ],
 )
 def test_wrong_settings_end_in_one_line(overrides: list[str], words: str) -> None:

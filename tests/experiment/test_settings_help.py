@@ -11,7 +11,7 @@ import pytest
 from fedrobust.experiment import settings_help
 from fedrobust.experiment.compose import compose
 from fedrobust.experiment.factories import FACTORY_PACKAGES
-from fedrobust.experiment.settings import ServerSettings, Settings
+from fedrobust.experiment.settings import BLOCKS, ServerSettings, Settings
 
 
 def test_the_yaml_file_and_the_types_have_the_same_defaults() -> None:
@@ -22,9 +22,9 @@ def test_the_yaml_file_and_the_types_have_the_same_defaults() -> None:
         if not field.is_required()
     }
     assert {name: config[name] for name in plain} == plain
-    server = {name: field.default for name, field in ServerSettings.model_fields.items()}
-    assert config["server"] == server
-    assert set(config) == {*plain, "server", *FACTORY_PACKAGES}
+    for name, (kind, _) in BLOCKS.items():
+        assert config[name] == {key: field.default for key, field in kind.model_fields.items()}
+    assert set(config) == {*plain, *BLOCKS, *FACTORY_PACKAGES}
 
 
 def test_plain_help_names_everything_without_torch() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrobust.experiment.old_names import KEYS
+from fedrobust.experiment.old_names import ADDED_GROUPS, KEYS
 from fedrobust.experiment.old_targets import OLD_TARGETS
 from fedrobust.experiment.settings import to_json
 from fedrobust.runtime import checkpoints
@@ -36,6 +36,8 @@ def aged(config: Mapping[str, Any]) -> dict[str, Any]:
             else:
                 del inner[name]
     found["evaluation"].pop("evasion_evaluation", None)
+    for name in ADDED_GROUPS:
+        found.pop(name, None)
     for inner in found.values():
         if isinstance(inner, dict) and "_target_" in inner:
             inner["_target_"] = TARGETS.get(inner["_target_"], inner["_target_"])

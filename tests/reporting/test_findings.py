@@ -143,3 +143,22 @@ def test_rounded_counts_have_no_interval() -> None:
     rounded, exact, *_ = reports.typed(report).clients
     assert findings.accuracy_interval(rounded, "clean") is None
     assert findings.accuracy_interval(exact, "clean") is not None
+
+
+def test_an_early_end_and_the_best_round_are_said() -> None:
+    document = {
+        **reports.report(),
+        "stopping": {"planned_rounds": 50, "reason": "its rounds took 61.0 of 60 s"},
+        "best": {"metric": "f1", "round": 2, "value": 81.25},
+    }
+    assert findings.further_sentences(reports.typed(document))[:2] == [
+        "Ended after round 5 of 50: its rounds took 61.0 of 60 s.",
+        "Best round 2 of 5: 81.2 % f1 of the validation images (best.safetensors; all else is of "
+        "the last round).",
+    ]
+    document["best"] = {"metric": "f1", "round": None, "value": None}
+    del document["stopping"]
+    assert (
+        "No best round: f1 of the validation images was never defined."
+        in findings.further_sentences(reports.typed(document))
+    )

@@ -111,6 +111,27 @@ def test_a_checkpoint_comes_back_to_the_bit(tmp_path: Path) -> None:
     assert list(found.memory["suspicion"]) == [0, 3]
 
 
+def test_the_best_model_comes_back_and_only_a_usable_one(tmp_path: Path) -> None:
+    where, best = store(tmp_path), checkpoint(7).state
+    for number in (1, 2):
+        where.write("run", number, where.snapshot(replace(checkpoint(number), best=best)))
+    found, _ = where.latest("run")
+    assert found is not None
+    assert found.best is not None
+    assert torch.equal(found.best.parameters, best.parameters)
+    assert torch.equal(found.best.buffers, best.buffers)
+    for wrong, reason in (
+        (State(best.parameters[1:], best.buffers), "parameters of the best model are not"),
+        (State(best.parameters, best.buffers.double()), "buffers of the best model are not"),
+        (State(best.parameters * math.nan, best.buffers), "hold values that are not finite"),
+    ):
+        where.write("run", 2, where.snapshot(replace(checkpoint(2), best=wrong)))
+        found, (problem,) = where.latest("run")
+        assert found is not None
+        assert found.round == 1
+        assert reason in problem
+
+
 def test_it_is_a_safetensors_file_with_the_model_under_its_names(tmp_path: Path) -> None:
     where = store(tmp_path)
     tensors = tensor_files.read_sealed(save(where, 1))
@@ -371,6 +392,11 @@ WRONG: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "clients list": (lambda w: with_tree(w, lambda t: t.update(clients=[1])), "AttributeError"),
     "clients words": (lambda w: with_tree(w, lambda t: t.update(clients={"a": {}})), "no numbers"),
+    "best word": (lambda w: with_tree(w, lambda t: t.update(best="x")), "the best model is not"),
+    "best numbers": (
+        lambda w: with_tree(w, lambda t: t.update(best={"parameters": 1, "buffers": 2})),
+        "parameters of the best model are not",
+    ),
     "client 2": (
         lambda w: with_tree(w, lambda t: t.update(clients={"!dict": [[2, {"own": 1}]]})),
         "TypeError",

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
-from fedrobust.errors import ConfigError
+from fedrobust import load
+from fedrobust.errors import ConfigError, DataError
 from fedrobust.experiment import build, settings
 from fedrobust.reporting.console import RunConsole
 from fedrobust.reporting.records import Recorder, read_rounds
 from fedrobust.runtime import simulation
 from fedrobust.runtime.resume import read_request
+from fedrobust.runtime.server import loop
 from fedrobust.runtime.simulation import resume_job, run_job
+from fedrobust.types import RoundRecord
 from tests.helpers import federations, reports
 
 
@@ -115,3 +121,75 @@ def test_a_resumed_run_is_in_its_tracker_once(
     assert accuracy[-1].value == pytest.approx(last)
     [drop] = found.Scalars("drop/corruption/combined_percent")
     assert drop.value == pytest.approx(report.drops.corruption.combined)
+
+
+RECORD = loop._record
+VALUES = (80.0, 50.0, 50.0, math.nan, 40.0, 90.0, 95.0)
+
+
+def measured(number: int, *given: Any) -> RoundRecord:
+    """A record whose balanced accuracy is that of `VALUES`."""
+    found = RECORD(number, *given)
+    return replace(found, metrics={**found.metrics, "balanced_accuracy": VALUES[number]})
+
+
+@pytest.mark.slow
+def test_the_best_model_and_an_early_end_survive_interruptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in round 3, and again in the twin after the end of the run."""
+    words = (
+        "rounds=6",
+        "evaluation.best_metric=balanced_accuracy",
+        "evaluation.bootstrap_samples=0",
+        "stop_when.metric=balanced_accuracy",
+        "stop_when.patience=3",
+    )
+    config = federations.compose_settings(*words)
+    monkeypatch.setattr(loop, "_record", measured)
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    moment = ["run", 3]
+
+    def stop(self: Recorder, run: str, stage: str, client: int, failed: bool) -> None:
+        if self._folder == torn and [run, len(self.rounds[run])] == moment:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recorder, "client_done", stop)
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "one"))
+    report = run_job(config, whole, pictures=False)
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "two"))
+    with pytest.raises(KeyboardInterrupt):
+        run_job(config, torn, pictures=False)
+    moment[:] = ["clean twin", 2]
+    with pytest.raises(KeyboardInterrupt):
+        resume_job(read_request([f"resume={torn}"]), pictures=False)
+    moment[:] = []
+    again = resume_job(read_request([f"resume={torn}"]), pictures=False)
+
+    for name in ("model.safetensors", "best.safetensors"):
+        assert (torn / name).read_bytes() == (whole / name).read_bytes()
+    timeless = {"timing": {}}
+    assert again.model_copy(update=timeless) == report.model_copy(update=timeless)
+    assert report.rounds == 4
+    assert report.stopping is not None
+    assert report.stopping.planned_rounds == 6
+    assert report.best is not None
+    assert (report.best.round, report.best.value) == (1, 50.0)
+    for folder in (whole, torn):
+        for run in ("run", "clean twin"):
+            assert [one.number for one in read_rounds(folder, run)] == [0, 1, 2, 3, 4]
+        assert [one.stopped for one in read_rounds(folder)] == 4 * [""] + [report.stopping.reason]
+        assert report.stopping.reason in (folder / "report.html").read_text(encoding="utf-8")
+    # the best model is that of a run of one round
+    alone = tmp_path / "alone"
+    run_job({**config, "rounds": 1}, alone, pictures=False)
+    best, first = (
+        load(place).model(best=best).state_dict() for place, best in ((whole, True), (alone, False))
+    )
+    assert best.keys() == first.keys()
+    assert all(torch.equal(best[name], first[name]) for name in best)
+    last = load(whole).model().state_dict()
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+    (whole / "best.safetensors").unlink()
+    with pytest.raises(DataError, match=r"best\.safetensors: no such file; only runs with eval"):
+        load(whole).model(best=True)

@@ -37,6 +37,9 @@ def summary_table(report: Report, uses: Mapping[str, int] | None = None) -> Rend
         parts.append(Text(left_out, style="yellow"))
     if promised := text.privacy_text(report.privacy):
         parts.append(Text(promised))
+    parts += [
+        Text(line) for line in (text.ending_text(report), text.best_round_text(report)) if line
+    ]
     parts += [_evaluations_table(report), _drops_table(report)]
     meanings = [f"{name}: {text.DROP_MEANINGS[name]}" for name in report.drops.present]
     notes = [*meanings, *text.drop_notes(report.drops), text.DROP_FORMULA]

@@ -24,6 +24,7 @@ from fedrobust.reporting.report.values import (
     Epsilon,
     Kind,
     MeasuredShare,
+    MetricField,
     Name,
     Percent,
     ReportSection,
@@ -209,6 +210,24 @@ class LeftOutFiles(ReportSection):
     )
 
 
+class StoppingSection(ReportSection):
+    """A run that ended before its last round (`stop_when`)."""
+
+    planned_rounds: int = Field(ge=2, description="rounds that the configuration asks for")
+    reason: Name = Field(description="why no further round followed")
+
+
+class BestRoundSection(ReportSection):
+    """The round whose model is in best.safetensors (`evaluation.best_metric`). All other entries
+    of the report are about the last round."""
+
+    metric: MetricField = Field(description="metric of the clean validation images")
+    round: Annotated[int, Field(ge=1)] | None = Field(
+        description="number of the round, from 1; null where the metric was never defined"
+    )
+    value: Percent | None = Field(description="its value there; percent, null likewise")
+
+
 def _twin_rule(schema: dict[str, Any]) -> None:
     """With a clean twin both of its evaluations and both of its drops, without one neither."""
     evaluations = {"anyOf": [{"required": [name]} for name in TWIN_EVALUATIONS]}
@@ -243,7 +262,15 @@ class Report(PredictionResults):
     poisoned: ClientNumbers = Field(description="numbers of the poisoned clients")
     noisy: ClientNumbers = Field(description="numbers of the noisy clients")
     seed: int = Field(description="the run's seed")
-    rounds: int = Field(ge=1, description="rounds of training, at least 1")
+    rounds: int = Field(
+        ge=1, description="rounds of training, at least 1; the clean twin has as many"
+    )
+    stopping: Absent[StoppingSection] = Field(
+        default=None, description="of a run that ended before its last round; absent of all others"
+    )
+    best: Absent[BestRoundSection] = Field(
+        default=None, description="the best round, where its model is wanted; absent otherwise"
+    )
     evasion: Absent[EvasionSection] = Field(
         default=None, description="attacks at test time; absent without one"
     )

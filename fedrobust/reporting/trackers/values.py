@@ -80,6 +80,10 @@ def result_values(report: Report) -> dict[str, float]:
         found["detection/recall_percent"] = report.detection.recall
     if report.privacy is not None:
         found["privacy/epsilon"] = report.privacy.epsilon
+    found["rounds"] = report.rounds
+    if report.best is not None:
+        found[f"best/{report.best.metric}_percent"] = report.best.value
+        found["best/round"] = report.best.round
     found |= {f"seconds_total/{stage}": spent for stage, spent in report.timing.items()}
     return _numbers(found)
 

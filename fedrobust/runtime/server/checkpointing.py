@@ -78,10 +78,15 @@ class CheckpointManager:
         return found
 
     def save(
-        self, run: str, strategy: RuleStrategy, records: Sequence[RoundRecord], last: int
+        self,
+        run: str,
+        strategy: RuleStrategy,
+        records: Sequence[RoundRecord],
+        last: int,
+        best: State | None = None,
     ) -> None:
-        """A checkpoint after the last of these rounds, where one is due of a run of `last`
-        rounds."""
+        """A checkpoint after the last of these rounds, where one is due of a run of `last` rounds.
+        best: the model of the best round, where that is wanted and not this one."""
         number = records[-1].number
         if self._checkpoints.due(number, last):
             # a disk slower than the rounds slows them down: never do two copies of the model wait
@@ -89,9 +94,8 @@ class CheckpointManager:
             history = self._history.setdefault(run, [])
             history += [record_text(record) for record in records[len(history) :]]
             clients = to_plain(self._grid.states)
-            now = Checkpoint(
-                run, number, self._copy(strategy.state), strategy.memory, clients, tuple(history)
-            )
+            state = self._copy(strategy.state)
+            now = Checkpoint(run, number, state, strategy.memory, clients, tuple(history), best)
             self._pending = self._writer.submit(
                 self._checkpoints.write, run, number, self._checkpoints.snapshot(now)
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,10 @@ def train_clean_twin(
     observer: Observer,
     checkpointing: CheckpointManager | None = None,
 ) -> TrainingResult:
-    """The same run without contamination: this run itself where no client is contaminated, else
-    from the cache, else trained. A new one is kept in the cache, so that any difference in its
-    contamination only finds it there."""
-    clean = build.remember(experiment.clean_twin())
+    """The same run without contamination, with as many rounds: this run itself where no client is
+    contaminated, else from the cache, else trained. A new one is kept in the cache, so that any
+    difference in its contamination only finds it there."""
+    clean = build.remember(experiment.clean_twin(finished.rounds))
     server = build_server_context(clean)
     threads = torch.get_num_threads(), getattr(grid, "threads", 0)
     device = next(server.model.parameters()).device.type
@@ -121,6 +121,8 @@ def _cache_twin(
     if mixture or any(record.failures for record in trained.records):
         return
     try:
-        save_twin(name, layout, trained.state, list(trained.records))
+        # that this run was ended is no fact of the twin of another
+        records = [replace(record, stopped="") for record in trained.records]
+        save_twin(name, layout, trained.state, records)
     except OSError as error:
         observer.stage(TWIN, f"not kept for later runs: {error}")

@@ -4,7 +4,7 @@ own test shard."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from fedrobust.experiment.features import ModelInputs
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
 from fedrobust.runtime.checkpoints import Checkpoint
+from fedrobust.runtime.server.best_model import BestModel
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.extraction import extraction_stages
 from fedrobust.runtime.server.rule_strategy import (
@@ -27,6 +28,7 @@ from fedrobust.runtime.server.rule_strategy import (
     UntrainedState,
 )
 from fedrobust.runtime.server.secure_aggregation import SecureStrategy
+from fedrobust.runtime.server.stopping import check_stopping, stop_reason
 from fedrobust.state import Layout, State, read, show
 from fedrobust.types import Failure, Observer, RoundRecord, Samples
 from fedrobust.utils.counting import format_count
@@ -36,19 +38,27 @@ from fedrobust.utils.tensor_files import UNREADABLE
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A run that went through all its rounds. seconds_before_resume: seconds of those that an
-    earlier process had done. client_models: client by client the model that it sent in the last
-    round, for the first who asks; kept only where the experiment wants them attacked."""
+    """A run that went through all its rounds, or was ended by `stop_when`. seconds_before_resume:
+    seconds of those that an earlier process had done. client_models: client by client the model
+    that it sent in the last round, for the first who asks; kept only where the experiment wants
+    them attacked. best: the model of the best round; None: not wanted, or no round has a value."""
 
     state: State
     records: tuple[RoundRecord, ...]
     seconds_before_resume: float = 0.0
     client_models: Iterable[tuple[int, State]] = ()
+    best: State | None = None
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds that were trained."""
+        return self.records[-1].number
 
 
 def build_server_context(experiment: Experiment) -> ServerContext:
     """The untrained model with the one fixed ETF of the run, and the server's own images, on the
     server's device."""
+    check_stopping(experiment)
     model = experiment.new_model()
     _try(model, experiment)
     layout, inputs = Layout.of(model), ModelInputs(experiment, model)
@@ -78,7 +88,8 @@ def run_rounds(
     checkpointing: CheckpointManager | None = None,
 ) -> TrainingResult:
     """Train for `rounds` server rounds from the untrained model, or from the checkpoint manager's
-    last checkpoint of this run.
+    last checkpoint of this run. The run itself may end before (`stop_when`); a twin has the rounds
+    of its run.
 
     Raises RunError by the failure policy, OSError where a checkpoint cannot be written.
     """
@@ -97,8 +108,10 @@ def run_rounds(
     else:
         strategy.state, strategy.memory, records = begun.state, dict(begun.memory), begun.records()
         observer.rounds_restored(run, records)
+    best = BestModel(experiment.evaluation.best_metric if run == "run" else None, begun)
     earlier = sum(sum(record.seconds.values()) for record in records[1:])
-    for number in range(len(records), rounds + 1):
+    while records[-1].number < rounds and not records[-1].stopped:
+        number = len(records)
         observer.round_started(run, number)
         try:
             seconds = _train(strategy, grid, number, observer, run)
@@ -108,14 +121,19 @@ def run_rounds(
             raise RunError(_first_round_failed(begun, error)) from error
         observer.stage(run, "evaluate")
         records.append(_record(number, server, strategy, validation, seconds))
+        if run == "run" and number < rounds:
+            records[-1] = replace(records[-1], stopped=stop_reason(experiment, records))
         observer.round_finished(run, records[-1])
+        best.consider(records, strategy.state)
+        last = number if records[-1].stopped else rounds
         if checkpointing is not None and not (
-            wanted and number == rounds
+            wanted and number == last
         ):  # no checkpoint holds the members: that round would be done again
-            checkpointing.save(run, strategy, records, rounds)
-    return TrainingResult(
-        strategy.state, tuple(records), earlier, strategy.client_models() if wanted else ()
-    )
+            checkpointing.save(run, strategy, records, last, best.earlier)
+    if reason := records[-1].stopped:
+        observer.stage(run, f"ends after round {records[-1].number} of {rounds}: {reason}")
+    members = strategy.client_models() if wanted else ()
+    return TrainingResult(strategy.state, tuple(records), earlier, members, best.state)
 
 
 def _first_round_failed(begun: Checkpoint, error: Exception) -> str:
@@ -215,18 +233,22 @@ def predict_global(
 
 
 def evaluate_clients(
-    server: ServerContext, state: State, grid: Grid, observer: Observer, run: str = "run"
+    server: ServerContext,
+    state: State,
+    grid: Grid,
+    observer: Observer,
+    rounds: int | None = None,
 ) -> dict[int, ClientEvaluation]:
     """Every client's own test shard, clean and under its contamination, evaluated by Flower
-    evaluate messages.
+    evaluate messages. rounds: how many were trained; None: all of the configuration.
 
     Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}, of real sites rounded
     counts, or `Withheld` of those that report nothing. Raises RunError when more than
     server.max_failures clients fail.
     """
-    strategy = RuleStrategy(server, state)
+    strategy, run = RuleStrategy(server, state), "run"
+    rounds = server.experiment.settings.rounds if rounds is None else rounds
     observer.stage(run, "evaluate clients")
-    rounds = server.experiment.settings.rounds
     scores: dict[int, ClientEvaluation] = {}
     failures: dict[int, Failure] = {}
     for reply in _notify(

@@ -21,6 +21,7 @@ from fedrobust.errors import RunError
 from fedrobust.evaluation.counts import Withheld, count_images, measure
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.features import ModelInputs
+from fedrobust.experiment.settings import NEVER
 from fedrobust.learning import batchnorm, etf
 from fedrobust.learning.classifier import Classifier
 from fedrobust.runtime.engines.base import SimulationGrid
@@ -234,6 +235,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         """Apply the rule to the usable ones of these replies, of which each is the first of a
         client that was asked (as `request_training` gives them). Raises RunError when too few are
         usable or the new model is not finite."""
+        self._sent = None
         updates, metrics, failures = self._collect(replies)
         # what is known of the round, should anything below end the run
         self.outcome = RoundOutcome((), failures, {})
@@ -248,7 +250,8 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             memory=collusion.without_attacker_memory(self.memory),
         )
         remembered = collusion.apply_attackers(experiment, task, self.memory)
-        if server_round == experiment.settings.rounds:
+        may_be_last = experiment.attacks_members and experiment.settings.stop_when != NEVER
+        if may_be_last or server_round == experiment.settings.rounds:
             self._sent = (self.state, updates)
         aggregate = experiment.strategy.rule(task)
         self.memory = {**aggregate.memory, **remembered}

@@ -13,10 +13,15 @@ import torch
 from fedrobust.data import TEST
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.model_files import save_state
+from fedrobust.reporting.filenames import BEST_MODEL, MODEL
 from fedrobust.reporting.predictions import pool_clients, write_predictions
 from fedrobust.reporting.report import Report, write_report
 from fedrobust.reporting.report.attacks import EvasionSection
-from fedrobust.reporting.report.sections import PrivacySection
+from fedrobust.reporting.report.sections import (
+    BestRoundSection,
+    PrivacySection,
+    StoppingSection,
+)
 from fedrobust.reporting.results import RunPredictions, assemble_results, left_out_files
 from fedrobust.reporting.setup import describe_setup
 from fedrobust.runtime.server.checkpointing import CheckpointManager
@@ -29,6 +34,7 @@ from fedrobust.runtime.server.loop import (
     run_rounds,
 )
 from fedrobust.runtime.server.rule_strategy import Grid, ServerContext
+from fedrobust.runtime.server.stopping import find_best
 from fedrobust.state import State, frozen_tensors
 from fedrobust.types import Observer, Samples
 from fedrobust.utils import devices
@@ -71,13 +77,22 @@ def run_experiment(
     clock.seconds["run"] += finished.seconds_before_resume
     notes = {"class_names": "|".join(experiment.dataset.class_names)}
     save_state(
-        folder / "model.safetensors",
+        folder / MODEL,
         server.layout,
         finished.state,
         server.model.anchors,
         notes,
         frozen=frozen_tensors(server.model),
     )
+    if finished.best is not None:
+        save_state(
+            folder / BEST_MODEL,
+            server.layout,
+            finished.best,
+            server.model.anchors,
+            notes,
+            frozen=frozen_tensors(server.model),
+        )
     evasion: EvasionSection | None = None
     # before the twin, while the clients' models are still there
     if experiment.evasion.attack is not None:
@@ -100,7 +115,9 @@ def run_experiment(
         poisoned=tuple(experiment.clients_of_kind("poisoned")),
         noisy=tuple(experiment.clients_of_kind("noisy")),
         seed=experiment.seed,
-        rounds=experiment.settings.rounds,
+        rounds=finished.rounds,
+        stopping=_stopping(experiment, finished),
+        best=_best(experiment, finished),
         engine=engine,
         device=devices.device_name(devices.resolve(experiment.settings.device)),
         privacy=_privacy(experiment, finished),
@@ -142,7 +159,7 @@ def _scores(
     observer: Observer,
 ) -> RunPredictions:
     experiment = server.experiment
-    clients = evaluate_clients(server, finished.state, grid, observer)
+    clients = evaluate_clients(server, finished.state, grid, observer, finished.rounds)
     observer.stage("run", "evaluate the test images")
     inputs = server.inputs
     conditions: Mapping[str, Samples] = {"clean": inputs.test, "corrupted": inputs.corrupted()}
@@ -177,7 +194,7 @@ def _scores(
 
 
 def _privacy(experiment: Experiment, finished: TrainingResult) -> PrivacySection | None:
-    privacy, rounds = experiment.privacy, experiment.settings.rounds
+    privacy, rounds = experiment.privacy, finished.rounds
     if privacy.clip is None:
         return None
     replies, asked = experiment.max_replies(rounds), experiment.settings.num_participants
@@ -193,6 +210,24 @@ def _privacy(experiment: Experiment, finished: TrainingResult) -> PrivacySection
         threshold=privacy.least(asked) if privacy.secure else None,
         participants=asked if privacy.secure else None,
         dropped=dropped if privacy.secure else None,
+    )
+
+
+def _stopping(experiment: Experiment, finished: TrainingResult) -> StoppingSection | None:
+    reason = finished.records[-1].stopped
+    planned = experiment.settings.rounds
+    return StoppingSection(planned_rounds=planned, reason=reason) if reason else None
+
+
+def _best(experiment: Experiment, finished: TrainingResult) -> BestRoundSection | None:
+    metric = experiment.evaluation.best_metric
+    if metric is None:
+        return None
+    found = find_best(finished.records, metric)
+    return BestRoundSection(
+        metric=metric,
+        round=None if found is None else found.number,
+        value=None if found is None else found.value,
     )
 
 

@@ -85,6 +85,9 @@ def test_the_surroundings_decide_too() -> None:
         "evaluation.bootstrap_samples=7",
         "evaluation.batch_size=64",
         "engine=ray",
+        "tracker=tensorboard",
+        "stop_when.seconds=60",
+        "evaluation.best_metric=f1",
         "server.checkpoint_every=0",
         "server.keep_checkpoints=5",
         "engine.threads=1",  # the actual threads count, not the requested ones
