@@ -47,7 +47,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python(site: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Python with the wheels alone, in an empty folder."""
-    environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    kept = {key: one for key, one in os.environ.items() if not key.startswith("PYTEST_")}
+    environment = {**kept, "PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder,
@@ -75,9 +76,18 @@ def test_a_wheel_of_it_runs_beside_ours(site: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_its_own_tests_pass_with_the_wheels_alone(site: Path, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # else one in a folder above counts
+    done = python(site, tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "tests")
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+@pytest.mark.slow
 def test_an_installed_one_needs_no_name_and_a_function_no_yaml(site: Path, tmp_path: Path) -> None:
     helped = python(site, tmp_path, "-m", "fedrobust.simulate", "strategy=mylab_rule", "--help")
-    assert "longer updates are scaled" in helped.stdout, helped.stderr
+    assert "much longer updates are" in helped.stdout, helped.stderr
     code = """
 import sys, fedrobust
 from mylab.rules import mylab_rule
@@ -86,5 +96,5 @@ print(run.report.strategy, run.report.plugins, run.manifest["config"]["strategy"
 """
     done = python(site, tmp_path, "-c", code, *SMALL)
     assert done.returncode == 0, done.stderr
-    told = "mylab_rule {'mylab': '0.1.0'} {'_target_': 'mylab.rules.mylab_rule', 'length': 1.0}"
+    told = "mylab_rule {'mylab': '0.1.0'} {'_target_': 'mylab.rules.mylab_rule', 'longest': 1.5}"
     assert told in done.stdout

@@ -44,8 +44,8 @@ def declared(mylab: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_plugin_adds_choices_and_factories(mylab: Path) -> None:
-    config = compose.compose(NAMED, "strategy=mylab_rule", "strategy.length=0.5")
-    assert config["strategy"] == {"_target_": "mylab.rules.mylab_rule", "length": 0.5}
+    config = compose.compose(NAMED, "strategy=mylab_rule", "strategy.longest=2.5")
+    assert config["strategy"] == {"_target_": "mylab.rules.mylab_rule", "longest": 2.5}
     assert config["plugins"] == ["mylab"]
     assert settings.read_settings(config).plugins == ("mylab",)
     built: Strategy = factories.build_group(config, "strategy")
@@ -129,13 +129,15 @@ def test_a_choice_of_a_plugin_has_a_name_of_its_own(mylab: Path) -> None:
 def test_help_names_its_choices_and_their_settings(mylab: Path) -> None:
     assert "mylab_rule" in settings_help.describe([NAMED, "--help"])
     text = " ".join(settings_help.describe([NAMED, "strategy=mylab_rule", "--help"]).split())
-    assert "longer updates are scaled down" in text
-    assert "strategy.length=1.0 number, greater than 0: largest Euclidean length" in text
+    assert "much longer updates are scaled down" in text
+    assert "strategy.longest=1.5 number, at least 1: allowed length of an update" in text
 
 
 def test_the_list_of_choices_has_its_own_without_an_import(mylab: Path) -> None:
     [choice] = choices.list_choices("strategy", ["mylab_rule"], [plugins.find_plugin("mylab")])
-    assert choice.description == "Every client counts alike, but longer updates are scaled down."
+    assert (
+        choice.description == "Every client counts alike, but much longer updates are scaled down."
+    )
     assert "mylab_darker" in choices.choice_names("contamination", [plugins.find_plugin("mylab")])
     assert "mylab.rules" not in sys.modules
 
@@ -203,8 +205,8 @@ def test_a_function_is_a_choice_by_its_module_and_name(mylab: Path) -> None:
     from mylab.attacks import mylab_darker  # type: ignore[import-not-found]
     from mylab.rules import mylab_rule  # type: ignore[import-not-found]
 
-    config = named(["strategy.length=3", "experiment=smoke"], strategy=mylab_rule)
-    assert config["strategy"] == {"_target_": "mylab.rules.mylab_rule", "length": 3}
+    config = named(["strategy.longest=3", "experiment=smoke"], strategy=mylab_rule)
+    assert config["strategy"] == {"_target_": "mylab.rules.mylab_rule", "longest": 3}
     assert config["plugins"] == ["mylab"]
     assert named([NAMED], corruption=mylab_darker)["corruption"]["factor"] == 0.5
     experiment = build.build_experiment(config)

@@ -1,4 +1,5 @@
-"""Laws of every purifier. A new yaml in configs/purifier is tested by its mere existence."""
+"""The laws of `fedrobust.testing` for every purifier, and further ones. A new yaml in
+configs/purifier is tested by its mere existence."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ from fedrobust import configs
 from fedrobust.defences.purification import base
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import factories
+from fedrobust.testing import PURIFIER_LAWS
+from fedrobust.testing.purifiers import example_pictures, purified
 from fedrobust.types import NO_PURIFIER, Purifier
 from fedrobust.utils.seeding import generator
 
@@ -36,16 +39,6 @@ def build(name: str, **overrides: Any) -> Purifier:
     return made
 
 
-def pictures(
-    count: int = 5, channels: int = 3, height: int = 13, width: int = 16, seed: int = 0
-) -> Tensor:
-    return torch.rand(count, channels, height, width, generator=generator(seed, "pictures"))
-
-
-def through(purifier: Purifier, images: Tensor, seed: int = 0) -> Tensor:
-    return purifier.purify(images, generator(seed, "purifier"))
-
-
 def test_the_six_are_there() -> None:
     assert {"none", "mdda", "jpeg", "median_filter", "tv", "gaussian"} <= set(NAMES)
     assert build("none") is NO_PURIFIER
@@ -56,68 +49,54 @@ def test_it_has_the_name_of_its_file(name: str) -> None:
     assert build(name).name == name
 
 
+@pytest.mark.parametrize("law", PURIFIER_LAWS)
 @every
 @settings(max_examples=8)
-@given(
-    st.tuples(st.integers(1, 3), st.sampled_from([1, 3]), st.integers(1, 31), st.integers(1, 31)),
-    st.integers(0, 2**31),
-)
-def test_shape_range_and_type_at_any_size(
-    name: str, shape: tuple[int, int, int, int], seed: int
-) -> None:
-    images = pictures(*shape, seed)
-    before = images.clone()
-    after = through(build(name), images, seed)
-    assert (after.shape, after.dtype) == (images.shape, torch.float32)
-    assert 0 <= float(after.min()) <= float(after.max()) <= 1
-    assert torch.equal(images, before)
+@given(seed=st.integers(0, 2**31))
+def test_every_purifier_keeps_the_laws(name: str, law: str, seed: int) -> None:
+    PURIFIER_LAWS[law](build(name), seed)
 
 
 @every
 @pytest.mark.parametrize("channels", [1, 3])
 def test_odd_sizes(name: str, channels: int) -> None:
-    assert through(build(name), pictures(1, channels, 29, 31)).shape == (1, channels, 29, 31)
-
-
-@every
-def test_no_images_give_no_images(name: str) -> None:
-    assert through(build(name), pictures(0)).shape == (0, 3, 13, 16)
+    assert purified(build(name), example_pictures(1, channels, 29, 31)).shape == (
+        1,
+        channels,
+        29,
+        31,
+    )
 
 
 @every
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_floats_keep_their_type(name: str, dtype: torch.dtype) -> None:
-    images = pictures().to(dtype)
-    after = through(build(name), images)
+    images = example_pictures().to(dtype)
+    after = purified(build(name), images)
     assert after.dtype == dtype
     assert torch.allclose(
         after.double(),
-        through(build(name), pictures()).double(),
+        purified(build(name), example_pictures()).double(),
         atol=2e-3 if name != "jpeg" else 0.1,
     )
 
 
 @every
-def test_the_seed_decides_and_nothing_else(name: str) -> None:
-    images, state = pictures(), torch.random.get_rng_state()
-    assert torch.equal(through(build(name), images), through(build(name), images))
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(through(build(name), images, 1), through(build(name), images)) == (
+def test_only_mdda_draws_random_numbers(name: str) -> None:
+    images = example_pictures()
+    assert torch.equal(purified(build(name), images, 1), purified(build(name), images)) == (
         name != "mdda"
     )
 
 
 @every
-def test_how_images_are_split_into_batches_changes_no_image(
+def test_how_many_images_are_worked_on_at_once_changes_no_image(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, purifier = pictures(7), build(name)
-    whole = through(purifier, images)
-    random = generator(0, "purifier")
-    pieces = torch.cat([purifier.purify(part, random) for part in torch.split(images, 2)])
-    assert torch.allclose(pieces, whole, atol=1e-6)
+    images, purifier = example_pictures(7), build(name)
+    whole = purified(purifier, images)
     monkeypatch.setattr(base, "VALUES", 3 * 13 * 16 * 2)  # two images at once
-    assert torch.allclose(through(purifier, images), whole, atol=1e-6)
+    assert torch.allclose(purified(purifier, images), whole, atol=1e-6)
 
 
 @active
@@ -125,12 +104,12 @@ def test_how_images_are_split_into_batches_changes_no_image(
 def test_without_compiled_loops_it_does_the_same(
     name: str, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, purifier = pictures(*shape), build(name)
-    compiled = through(purifier, images)
+    images, purifier = example_pictures(*shape), build(name)
+    compiled = purified(purifier, images)
     monkeypatch.setattr(base, "COMPILED", False)
-    by_tensors = through(purifier, images)
+    by_tensors = purified(purifier, images)
     assert torch.allclose(by_tensors, compiled, atol=1e-6, rtol=0)
-    assert torch.equal(through(purifier, images), by_tensors)
+    assert torch.equal(purified(purifier, images), by_tensors)
     random = generator(0, "purifier")
     alone = torch.cat([purifier.purify(one, random) for one in images.split(1)])
     assert torch.allclose(alone, by_tensors, atol=1e-6)
@@ -164,17 +143,17 @@ def test_nothing_needs_numba() -> None:
 def test_what_is_even_stays(name: str) -> None:
     # 128 / 255 is the one grey that JPEG codes without any loss
     even = torch.full((2, 3, 9, 12), 128 / 255)
-    after = through(build(name, **({"std": 0.0} if name == "mdda" else {})), even)
+    after = purified(build(name, **({"std": 0.0} if name == "mdda" else {})), even)
     assert torch.allclose(after, even, atol=1e-6)
 
 
 @active
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -0.01, 1.01])
 def test_values_that_are_no_pixels_are_refused(name: str, wrong: float) -> None:
-    images = pictures()
+    images = example_pictures()
     images[3, 1, 4, 5] = wrong
     with pytest.raises(ValueError, match=rf"purifier={name}: images must be numbers in \[0, 1\]"):
-        through(build(name), images)
+        purified(build(name), images)
 
 
 @active
@@ -185,14 +164,14 @@ def test_values_that_are_no_pixels_are_refused(name: str, wrong: float) -> None:
 )
 def test_other_tensors_are_refused(name: str, images: Tensor) -> None:
     with pytest.raises(ValueError, match=rf"purifier={name}: images must be floating-point"):
-        through(build(name), images)
+        purified(build(name), images)
 
 
 @active
 def test_it_says_whether_gradients_flow(name: str) -> None:
-    images = pictures().requires_grad_()
+    images = example_pictures().requires_grad_()
     purifier = build(name)
-    after = through(purifier, images)
+    after = purified(purifier, images)
     assert after.requires_grad == purifier.differentiable == (name != "jpeg")
     if purifier.differentiable:
         (slope,) = torch.autograd.grad(after.square().sum(), images)
@@ -205,7 +184,7 @@ def test_gradients_at_even_images_are_numbers(name: str) -> None:
     purifier = build(name)
     if purifier.differentiable:
         even = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
-        (slope,) = torch.autograd.grad(through(purifier, even).sum(), even)
+        (slope,) = torch.autograd.grad(purified(purifier, even).sum(), even)
         assert slope.isfinite().all()
 
 

@@ -1,0 +1,25 @@
+"""The laws that our own rules, contaminations and purifiers keep, for those of a user.
+
+    from fedrobust.testing import check_rule
+
+    def test_my_rule() -> None:
+        check_rule(my_rule())
+
+Each law is a function of what is tested and a seed; it raises LawError. Nothing here needs a test
+library.
+"""
+
+from fedrobust.testing.contaminations import CONTAMINATION_LAWS, check_contamination
+from fedrobust.testing.laws import LawError
+from fedrobust.testing.purifiers import PURIFIER_LAWS, check_purifier
+from fedrobust.testing.rules import RULE_LAWS, check_rule
+
+__all__ = [
+    "CONTAMINATION_LAWS",
+    "PURIFIER_LAWS",
+    "RULE_LAWS",
+    "LawError",
+    "check_contamination",
+    "check_purifier",
+    "check_rule",
+]
