@@ -12,7 +12,6 @@ from fedrobust.contamination.base import Contamination, Evasion
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.settings import OBLIVIOUS, Evaluation
-from fedrobust.experiment.local_settings import REMOTE
 from fedrobust.experiment.settings import Settings
 from fedrobust.learning.classifier import ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
@@ -28,7 +27,6 @@ def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: 
     _check_evasion(evaluation, evasion, purifier)
     _check_statistics(settings, evaluation, purifier)
     _check_fusion(evaluation, evasion, built["model"])
-    _check_frozen(settings, built["model"])
     _check_sanitiser(settings, built["sanitiser"])
     _check_privacy(settings, built["privacy"])
     _check_training_pixels(settings, built["model"])
@@ -171,15 +169,6 @@ def _check_fusion(evaluation: Evaluation, evasion: Evasion, model: ModelFactory)
         raise ConfigError(
             f"{key}.fusion=true: model.head={model.head} has no space that "
             "client models share; set model.head=etf"
-        )
-
-
-def _check_frozen(settings: Settings, model: ModelFactory) -> None:
-    """Real sites get what trains; they use no weights of a file, package or hub for the rest."""
-    if settings.partition.target == REMOTE and model.freeze != "none" and model.weights():
-        raise ConfigError(
-            f"model.freeze={model.freeze}: real sites have no pretrained weights, and what is "
-            "frozen is not sent to them; use model.freeze=none"
         )
 
 

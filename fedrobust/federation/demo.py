@@ -15,10 +15,14 @@ from torch import Tensor
 from fedrobust.data import TEST, TRAIN, VALIDATION, Dataset, DataSource
 from fedrobust.errors import ConfigError, FedrobustError
 from fedrobust.experiment import build, compose, factories
+from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.overrides import quote_value, words_not_given
 from fedrobust.federation.flower_commands import Scalar, pack_words
 from fedrobust.federation.local_federation import LocalFederation
 from fedrobust.federation.server_run import compose_for_sites
+from fedrobust.learning.classifier import ModelFactory
+from fedrobust.learning.packaged_weights import PACKAGED
+from fedrobust.runtime.client.own_weights import BY_PACKAGE, WEIGHTS
 from fedrobust.runtime.client.site_config import join_classes
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.utils.counting import format_count
@@ -72,12 +76,14 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
     ]
     overrides = [*own, f"num_clients={SITES}", *words_not_given(WORDS, words), *words]
     try:
-        _check_run(overrides)
+        experiment = _check_run(overrides)
     except FedrobustError:  # nothing was started yet, and nothing is left behind
         shutil.rmtree(folder / "data")
         if not any(folder.iterdir()):
             folder.rmdir()
         raise
+    if weights := _own_weights(experiment.model):
+        nodes = {name: {**node, WEIGHTS: weights} for name, node in nodes.items()}
     print(
         f"three sites: {', '.join(names)}; starting the server and three nodes (10 to "
         f"40 s); logs: {folder / 'logs'}",
@@ -89,13 +95,24 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
     return folder / "run"
 
 
-def _check_run(overrides: Sequence[str]) -> None:
-    """What the server and the sites would refuse, before their processes take minutes to start.
-    Raises ConfigError or DataError."""
+def _own_weights(model: ModelFactory) -> str:
+    """What every site's node configuration names for a run that freezes pretrained weights; empty
+    where none are needed."""
+    if model.freeze == "none":
+        return ""
+    if model.checkpoint is not None:
+        return str(Path(model.checkpoint).absolute())
+    return BY_PACKAGE if model.pretrained and model.name in PACKAGED else ""
+
+
+def _check_run(overrides: Sequence[str]) -> Experiment:
+    """The experiment, checked for what the server and the sites would refuse before their processes
+    take minutes to start. Raises ConfigError or DataError."""
     experiment = build.build_experiment(compose_for_sites(pack_words(overrides), ()))
     if set(experiment.roles) != {"clean"}:
         raise ConfigError("poisoned, noisy: the sites refuse contamination; leave both at 0")
     build_server_context(experiment)
+    return experiment
 
 
 def _load(words: Sequence[str]) -> Dataset:

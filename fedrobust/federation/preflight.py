@@ -22,6 +22,7 @@ from fedrobust.data.partition import class_table
 from fedrobust.errors import FedrobustError
 from fedrobust.experiment import factories
 from fedrobust.federation.flower_commands import Link, Scalar
+from fedrobust.runtime.client.own_weights import WEIGHTS, describe_own_weights
 from fedrobust.runtime.client.site_config import (
     CLASSES,
     join_classes,
@@ -61,6 +62,7 @@ def run_checks(
     yield CheckResult("device", None, devices.device_name(devices.resolve("auto")))
     yield from disk_space()
     yield from data(node, classes, size)
+    yield from weights(node)
     if link is not None:
         yield from connection(link)
 
@@ -116,6 +118,15 @@ def data(node: Mapping[str, Scalar], classes: Sequence[str], size: int) -> Itera
             f"{name} {count}" for name, count in zip(dataset.class_names, counts, strict=True)
         )
         yield CheckResult(word, sum(counts) > 0, text)
+
+
+def weights(node: Mapping[str, Scalar]) -> Iterator[CheckResult]:
+    """The node's own copy of pretrained weights, where its configuration names one."""
+    if WEIGHTS in node:
+        try:
+            yield CheckResult(WEIGHTS, True, describe_own_weights(node))
+        except FedrobustError as error:
+            yield CheckResult(WEIGHTS, False, str(error))
 
 
 def _left_out(dataset: Dataset) -> str:

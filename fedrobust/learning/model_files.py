@@ -28,7 +28,7 @@ def load_file(path: str, model: Any) -> None:
     Raises ConfigError for an unreadable file, for missing or unexpected names, for wrong shapes,
     and for a classifier that was trained towards other anchors.
     """
-    tensors = _read(path)
+    tensors = read_file(path)
     if not any(name.startswith(BACKBONE) for name in tensors):
         load_backbone(path, model.backbone)
         return
@@ -48,7 +48,7 @@ def load_file(path: str, model: Any) -> None:
 def load_backbone(path: str, backbone: Any) -> None:
     """Load `path` into a timm backbone: a file of one, or the backbone's part of a whole
     classifier. Raises ConfigError as `load_file`."""
-    tensors = _read(path)
+    tensors = read_file(path)
     if any(name.startswith(BACKBONE) for name in tensors):
         _fill(
             f"model.checkpoint={path}",
@@ -74,7 +74,8 @@ def fill_backbone(setting: str, backbone: Any, tensors: Mapping[str, Tensor]) ->
     )
 
 
-def _read(path: str) -> dict[str, Tensor]:
+def read_file(path: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name. Raises ConfigError where it is not readable."""
     try:
         return read_tensors(path)
     except (OSError, SafetensorError) as error:

@@ -261,6 +261,8 @@ def run_into_folder(
             print_line(console, f"data: {note}")
         for one in experiment.model.weights():
             print_line(console, f"model: the weights of {one['model']} are from {one['source']}")
+        if experiment.remote and experiment.model.freeze != "none" and experiment.model.weights():
+            print_line(console, "model: every site needs its own copy of them (model-weights)")
         checkpoints = _checkpoints(experiment, server, folder)
         if manifest is not None and not checkpoints.files("run"):
             print_line(console, "run: there is no checkpoint, it starts over from round 0")

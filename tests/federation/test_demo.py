@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fedrobust.errors import ConfigError
 from fedrobust.federation import demo
+from fedrobust.learning.classifier import ModelFactory
 
 
 class StartedError(Exception):
@@ -53,10 +56,25 @@ def test_a_choice_replaces_that_of_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[list[str]] = []
-    monkeypatch.setattr(demo, "_check_run", lambda words: checked.append(list(words)))
+
+    def check(words: list[str]) -> SimpleNamespace:
+        checked.append(words)
+        return SimpleNamespace(model=ModelFactory("resnet18", "etf", 8, 16.0))
+
+    monkeypatch.setattr(demo, "_check_run", check)
     for word in ("model=small", "model=resnet18", "rounds=5"):
         with pytest.raises(StartedError):
             demo.demo(tmp_path / word, [word], DATA, 1.0)
         key = word.partition("=")[0]
         assert [one for one in checked[-1] if one.startswith(f"{key}=")] == [word]
         assert "server.proxy_images=64" in checked[-1]
+
+
+def test_its_sites_have_the_pretrained_weights_that_a_run_freezes() -> None:
+    model = ModelFactory("tf_efficientnet_lite0", "linear", 8, 1.0, pretrained=True)
+    assert demo._own_weights(model) == ""
+    frozen = replace(model, freeze="backbone")
+    assert demo._own_weights(frozen) == "packaged"
+    of_a_file = replace(frozen, pretrained=False, checkpoint="w.safetensors")
+    assert demo._own_weights(of_a_file) == str(Path("w.safetensors").absolute())
+    assert demo._own_weights(replace(frozen, pretrained=False)) == ""

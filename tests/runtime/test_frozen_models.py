@@ -14,7 +14,7 @@ from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file, save_file
 
 from fedrobust import simulate
-from fedrobust.errors import ConfigError, DataError, RefusalError
+from fedrobust.errors import DataError, RefusalError
 from fedrobust.experiment import settings
 from fedrobust.learning.inference import predict
 from fedrobust.learning.model_files import load_state
@@ -151,12 +151,6 @@ def test_a_real_site_still_refuses_weights_that_a_server_names() -> None:
     message = train_message(server, experiment=settings.to_json(config))
     with pytest.raises(RefusalError, match=r"model\.pretrained='True': names a file"):
         handlers.train(message, context(simulation=False))
-
-
-def test_the_server_of_real_sites_refuses_at_once() -> None:
-    words = (FROZEN, "model.pretrained=true", "model.name=tf_efficientnet_lite0")
-    with pytest.raises(ConfigError, match=r"model\.freeze=backbone: real sites have no pretrained"):
-        federations.build_experiment("partition=remote", "poisoned=0", *words)
 
 
 def test_peers_of_mutual_learning_share_what_is_frozen() -> None:

@@ -20,7 +20,7 @@ from fedrobust.contamination.base import Contamination
 from fedrobust.data import TEST, TRAIN, VALIDATION, cache
 from fedrobust.defences.sanitisation.detection import altered_rows, detection_counts
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
-from fedrobust.errors import ConfigError, RefusalError
+from fedrobust.errors import ConfigError, DataError, RefusalError
 from fedrobust.experiment import build, factories
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.features import ModelInputs
@@ -31,7 +31,7 @@ from fedrobust.privacy import ledger
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.noise import secret_noise, seeded_noise
 from fedrobust.privacy.secure import site_condition
-from fedrobust.runtime.client import disclosure, secure_aggregation, site_config
+from fedrobust.runtime.client import disclosure, own_weights, secure_aggregation, site_config
 from fedrobust.runtime.client.context_state import (
     clear_memory,
     exchange_received,
@@ -120,7 +120,8 @@ def _info(model: Classifier, order: Mapping[str, Any]) -> dict[str, str]:
 def _read_request(message: Message, context: Context) -> _Request:
     order = records.read_config(message.content)
     experiment, client = read_experiment(order["experiment"], message, context)
-    model, layout = _received_model(experiment.settings, experiment.num_classes, order)
+    node = context.node_config
+    model, layout = _received_model(experiment.settings, experiment.num_classes, order, node)
     sizes = layout.num_parameters, layout.num_buffers
     received = records.read_state(message.content["state"], sizes)
     return _Request(message, context, order, experiment, client, model, layout, received)
@@ -177,7 +178,7 @@ def _read_without_images(message: Message, context: Context) -> _Given:
     own, _ = _own_run(config, settings, message, node)
     privacy = build.check_without_data(own)
     num_classes = _count_classes(own, settings, message)
-    model, layout = _received_model(settings, num_classes, order)
+    model, layout = _received_model(settings, num_classes, order, node)
     sizes = layout.num_parameters, layout.num_buffers
     received = records.read_state(message.content["state"], sizes)
     records.read_extras(message.content)
@@ -307,37 +308,60 @@ def _count_classes(own: dict[str, Any], settings: Settings, message: Message) ->
 
 
 def _received_model(
-    settings: Settings, num_classes: int, order: Mapping[str, Any]
+    settings: Settings, num_classes: int, order: Mapping[str, Any], node: Mapping[str, Any]
 ) -> tuple[Classifier, Layout]:
     """The model that a message is about, with any weights: those of the run come with it, but for
-    what is frozen. Raises RefusalError where that is not the server's."""
-    model, layout, frozen = _model(
-        to_json({"model": settings.model.written, PLUGINS: list(settings.plugins)}),
-        num_classes,
-        settings.seed,
-        settings.device,
-        order["etf"],
-        sha256=order["etf-sha256"],
+    what is frozen. That is drawn by the run's seed, or of the node's own copy of pretrained
+    weights. Raises RefusalError where it is not the server's."""
+    wanted = order.get(records.FROZEN_DIGEST, "")
+    written = to_json({"model": settings.model.written, PLUGINS: list(settings.plugins)})
+    weights = own_weights.weights_to_try(node) if wanted else (own_weights.NONE,)
+    reasons = []
+    for one in weights:
+        try:
+            model, layout, frozen = _model(
+                (written, one),
+                num_classes,
+                settings.seed,
+                settings.device,
+                order["etf"],
+                sha256=order["etf-sha256"],
+            )
+        except (ConfigError, DataError) as error:
+            if one == own_weights.NONE:
+                raise
+            reasons.append(f"; {error}")
+            continue
+        if frozen == wanted:
+            return model, layout
+    key = own_weights.WEIGHTS
+    copy = f"name the server's weights in {key}, for pretrained ones: a file, or {key}=packaged"
+    raise RefusalError(
+        "frozen",
+        f"model.freeze={settings.model.get('freeze')}: what is frozen here is not what the server "
+        f"has (its SHA-256 differs{''.join(reasons)}); in this node's configuration {copy}; give "
+        "both the same versions of fedrobust, timm and torch, or use model.freeze=none",
     )
-    if frozen != order.get(records.FROZEN_DIGEST, ""):
-        raise RefusalError(
-            "frozen",
-            f"model.freeze={settings.model.get('freeze')}: what is frozen here is not what the "
-            "server has (its SHA-256 differs); give both the same weights and the same versions "
-            "of fedrobust, timm and torch, or use model.freeze=none",
-        )
-    return model, layout
 
 
 @lru_cache(maxsize=1)
 def _model(
-    written: str, num_classes: int, seed: int, device: str, anchors: bytes, *, sha256: str
+    written: tuple[str, str],
+    num_classes: int,
+    seed: int,
+    device: str,
+    anchors: bytes,
+    *,
+    sha256: str,
 ) -> tuple[Classifier, Layout, str]:
     """The one resident model of this process, into which every client's state is loaded, and the
-    digest of its frozen part. written: the group of the model, and the plug-ins, as text."""
-    factory: ModelFactory = factories.build_group(json.loads(written), "model")
+    digest of its frozen part. written: the group of the model, and the plug-ins, as text; and
+    `weights_to_try`'s of what is frozen."""
+    text, weights = written
+    factory: ModelFactory = factories.build_group(json.loads(text), "model")
     etf_dK = etf.from_bytes(anchors, num_classes, sha256) if anchors else None
-    model = factory.without_sent().build(num_classes, etf_dK, generator(seed, "init"))
+    g = generator(seed, "init")
+    model = own_weights.build_with(weights, factory.without_sent(), num_classes, etf_dK, g)
     model.to("cuda" if torch.cuda.is_available() and device != "cpu" else "cpu")
     return model, Layout.of(model), model.frozen_digest()
 

@@ -7,7 +7,7 @@ data-format (a source that is `usable_at_sites`), site (which of several sites i
 one), data-classes (the classes that a run must have, where the data do not show them all),
 data-sizes (the numbers of pixels that a run may ask for) and data-<setting> for any other setting
 of that format, e.g. data-layout or data-label. plugins names the packages besides this one whose
-factories a run's configuration may name: no message can.
+factories a run's configuration may name: no message can. (model-weights: see `own_weights`.)
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ TEXTS: Mapping[str, str] = {
     "contamination": "this node refuses contamination; its own node config may set "
     "allow-contamination=true",
     "node": "this node's own configuration cannot be used",
-    "frozen": "what the run freezes of the model is not the same here and at the server; use "
-    "model.freeze=none, or freeze nothing that starts from weights of a file",
+    "frozen": "what the run freezes of the model is not the same here and at the server; this "
+    "node's own config may name its copy of pretrained weights (model-weights), or use "
+    "model.freeze=none",
     "data": "this node cannot use its own data for this run (its check command says why)",
     "message": "the message cannot be used",
     "training": "training or evaluation failed here",
