@@ -20,6 +20,7 @@ COMMANDS = {  # modules of this package, each with a function main
     "meff": "fuse models and attack the fusion",
     "sanitise": "what defences of the training data would drop of a finished run",
     "federation": "run real sites: keys, start scripts, checks, a demo",
+    "prepare": "where to get a published data set; check its folder, write a table of it",
     "list": "what there is to choose: [group] [name]",
     "show": "print the result of a finished run or comparison: <folder>",
 }

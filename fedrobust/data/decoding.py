@@ -81,6 +81,15 @@ def read_images(
     return images[keep], keep.nonzero().reshape(-1), skipped
 
 
+def decode_each(
+    files: Files, names: Sequence[str], size: int
+) -> Iterator[NDArray[np.uint8] | Exception]:
+    """The pixels (3, size, size) of each file, or why it cannot be read, in order and without the
+    cache."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    return _in_threads(files, names, lambda _, content: decode_image(content, size)[0])
+
+
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -19,6 +19,7 @@ from fedrobust.utils.counting import format_count
 from fedrobust.utils.names import shown_name
 
 Missing = Literal["error", "skip"]
+PLAIN_LABELS = LabelOptions()
 SKIP = "data.missing=skip leaves their rows out"
 
 
@@ -33,6 +34,8 @@ class NamedImages:
         lookup: finds them by the names of the table.
         table: its rows; `images` as the table writes them.
         remedy: where to get what is not there.
+        joined: whether the files are those of several zips.
+        can_skip: whether the source has the setting data.missing.
     """
 
     source: str
@@ -41,6 +44,8 @@ class NamedImages:
     lookup: FileLookup
     table: ImageTable
     remedy: str
+    joined: bool = False
+    can_skip: bool = True
 
     @cached_property
     def missing(self) -> Sequence[str]:
@@ -63,7 +68,8 @@ class NamedImages:
                 f"not below {self.root}, the first is {shown_name(self.missing[0])}"
             )
             if missing == "error" or len(self.missing) == len(table.images):
-                skip = f", or {SKIP}" if len(self.missing) < len(table.images) else ""
+                some = len(self.missing) < len(table.images)
+                skip = f", or {SKIP}" if some and self.can_skip else ""
                 raise DataError(f"{what}; {self.remedy}{skip}")
             absent = set(self.missing)
             rows = [row for row, name in enumerate(table.images) if name not in absent]
@@ -72,7 +78,13 @@ class NamedImages:
         return replace(table, images=[self.lookup.find(one, self.source) for one in table.images])
 
 
-def load_named(name: str, named: NamedImages, chosen: ImageOptions, missing: Missing) -> Dataset:
+def load_named(
+    name: str,
+    named: NamedImages,
+    chosen: ImageOptions,
+    missing: Missing = "error",
+    options: LabelOptions = PLAIN_LABELS,
+) -> Dataset:
     """The rows as a data set; see `NamedImages.found` and `table.load_table`."""
     return load_table(
         name,
@@ -80,7 +92,7 @@ def load_named(name: str, named: NamedImages, chosen: ImageOptions, missing: Mis
         named.files,
         named.found(missing),
         chosen=chosen,
-        options=LabelOptions(),
+        options=options,
     )
 
 

@@ -143,26 +143,43 @@ class ImageTable:
     keep_groups: bool = True
 
 
-def load_table(
-    name: str,
-    source: str,
-    files: Files,
-    table: ImageTable,
-    *,
-    chosen: ImageOptions,
-    options: LabelOptions,
-    left_out: Mapping[str, str] = MappingProxyType({}),
-) -> Dataset:
-    """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the
-    table in errors; `left_out` are files that are not in the table, with the reasons."""
+@dataclass(frozen=True, slots=True)
+class EncodedTable:
+    """A table as numbers, its parts drawn. table: the rows that have a label, cleaned. classes: all
+    in order. labels, sites, groups, splits: (N,), as in `Dataset`. notes: what was changed."""
+
+    table: ImageTable
+    classes: Sequence[str]
+    labels: Tensor
+    sites: Tensor
+    site_names: Sequence[str]
+    groups: Tensor
+    splits: Tensor
+    notes: Sequence[str]
+
+
+def encode_table(
+    name: str, source: str, table: ImageTable, seed: int, options: LabelOptions
+) -> EncodedTable:
+    """Labels, sites and groups as numbers, and the parts that are missing drawn.
+
+    Args:
+        name: of the data set, which decides what is drawn, as the seed does.
+        source: the table, for errors.
+        table: its rows.
+        seed: of the parts.
+        options: how labels become classes.
+
+    Raises:
+        DataError: a cell is missing or wrong; see docs/data.md.
+    """
     _refuse_twice(source, table.images)
-    unnamed = _unnamed(files, table)
     table, notes = _clean(source, table)
     labels = read_labels(
         source, table.images, table.labels, table.classes, options, missing=table.missing
     )
     _refuse_many(source, len(labels.classes))
-    table = take_rows(table, labels.rows)
+    table = replace(take_rows(table, labels.rows), labels=labels.words)
     labels_N = _codes(labels.words, labels.classes)
     _refuse_empty(source, "site", table.images, table.sites)
     _refuse_empty(source, "group", table.images, table.groups)
@@ -176,14 +193,37 @@ def load_table(
     drawn_N = labels_N + sites * len(labels.classes) if table.draw_by_site else labels_N
     with found_in(source):
         split = splits.complete_splits(
-            given, drawn_N, groups, generator(chosen.seed, name, "splits"), table.remedy
+            given, drawn_N, groups, generator(seed, name, "splits"), table.remedy
         )
     if not table.keep_groups:
         groups = torch.arange(len(labels_N))
-    index = chosen_rows(labels_N, sites, split, chosen, generator(chosen.seed, name, "subset"))
+    said = (*table.notes, *notes, *labels.notes)
+    return EncodedTable(table, labels.classes, labels_N, sites, site_names, groups, split, said)
+
+
+def load_table(
+    name: str,
+    source: str,
+    files: Files,
+    table: ImageTable,
+    *,
+    chosen: ImageOptions,
+    options: LabelOptions,
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> Dataset:
+    """Encode, split, draw the subset, decode, and drop what could not be read. `source` names the
+    table in errors; `left_out` are files that are not in the table, with the reasons."""
+    encoded = encode_table(name, source, table, chosen.seed, options)
+    index = chosen_rows(
+        encoded.labels,
+        encoded.sites,
+        encoded.splits,
+        chosen,
+        generator(chosen.seed, name, "subset"),
+    )
     images, kept, skipped = read_images(
         files,
-        [table.images[row] for row in index.tolist()],
+        [encoded.table.images[row] for row in index.tolist()],
         chosen.size,
         on_broken=chosen.on_broken,
         bits=chosen.bits,
@@ -193,13 +233,18 @@ def load_table(
         dataset = make_dataset(
             name,
             images,
-            labels_N[index],
-            labels.classes,
-            Origins(split[index], sites=sites[index], site_names=site_names, groups=groups[index]),
-            skipped={**unnamed, **left_out, **skipped},
+            encoded.labels[index],
+            encoded.classes,
+            Origins(
+                encoded.splits[index],
+                sites=encoded.sites[index],
+                site_names=encoded.site_names,
+                groups=encoded.groups[index],
+            ),
+            skipped={**unnamed_images(files, table), **left_out, **skipped},
             every_class=chosen.every_class,
         )
-    return replace(dataset, notes=(*table.notes, *notes, *labels.notes))
+    return replace(dataset, notes=tuple(encoded.notes))
 
 
 def _clean(source: str, table: ImageTable) -> tuple[ImageTable, list[str]]:
@@ -224,7 +269,7 @@ def take_rows(table: ImageTable, rows: Sequence[int]) -> ImageTable:
     return replace(table, **columns)
 
 
-def _unnamed(files: Files, table: ImageTable) -> dict[str, str]:
+def unnamed_images(files: Files, table: ImageTable) -> dict[str, str]:
     """The images that no row of the table names, with the reason."""
     named = set(table.images)
     return {name: "no row of the table names it" for name in files.images if name not in named}

@@ -281,7 +281,9 @@ def test_ham10000_errors_name_the_folder(tmp_path: Path) -> None:
     (tmp_path / "HAM10000_metadata").write_text("\n".join(ham_rows()))
     ham_pictures(tmp_path / "images")
     (tmp_path / "images" / "ISIC_0000.jpg").unlink()
-    with pytest.raises(DataError, match=r"112 images, 1 not below .*, the first is ISIC_0000.jpg"):
+    with pytest.raises(
+        DataError, match=r"112 images, 1 not below .*, the first is ISIC_0000; get HAM"
+    ):
         ham10000(str(tmp_path)).load()
     with pytest.raises(ConfigError, match=r"data.root=None: must be a path; get HAM10000 from"):
         ham10000(None)  # type: ignore[arg-type]

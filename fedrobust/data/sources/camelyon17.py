@@ -70,6 +70,7 @@ def camelyon17(
     )
 
 
+@check_settings("data")
 def read_camelyon17(
     root: str | Path,
     split: Literal["drawn", "wilds"] = "drawn",

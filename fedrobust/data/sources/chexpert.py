@@ -104,12 +104,14 @@ def chexpert(
     """
     return DataSource(
         "chexpert",
-        lambda: load_named("chexpert", read_chexpert(root, findings), images, missing),
+        lambda: load_named("chexpert", read_chexpert(root, findings=findings), images, missing),
         lambda: (stored_path(root),),
     )
 
 
-def read_chexpert(root: str | Path, findings: Findings) -> NamedImages:
+@flatten_groups
+@check_settings("data")
+def read_chexpert(root: str | Path, *, findings: Findings) -> NamedImages:
     """Its table and folder; for the arguments see `chexpert`. Raises DataError."""
     first = find_table(stored_path(root), "train.csv", REMEDY)
     paths = [path for name in PARTS if (path := first.parent / name).is_file()]

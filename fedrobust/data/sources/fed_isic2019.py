@@ -98,6 +98,7 @@ def fed_isic2019(
     )
 
 
+@check_settings("data")
 def read_fed_isic2019(
     root: str | Path,
     path: str | Path | None = None,
@@ -121,8 +122,8 @@ def read_fed_isic2019(
     )
     if lesions == "disjoint":
         table = _with_lesions(table, _find_lesions([table_path.parent, place], names))
-    files, lookup = _open(place)
-    return NamedImages(source, str(place), files, lookup, table, REMEDY)
+    files, lookup, joined = _open(place)
+    return NamedImages(source, str(place), files, lookup, table, REMEDY, joined=joined)
 
 
 def _find_table(root: Path) -> Path:
@@ -184,12 +185,12 @@ def _with_lesions(table: ImageTable, lesions: Mapping[str, str]) -> ImageTable:
     return take_rows(replace(table, groups=groups, notes=notes), rows)
 
 
-def _open(root: Path) -> tuple[Files, FileLookup]:
+def _open(root: Path) -> tuple[Files, FileLookup, bool]:
     """The images of a folder or zip; of a folder without images the zips in it, as ISIC packs
-    them."""
+    them; and whether it was these."""
     files = open_root(root)
     archives = [] if files.images or not root.is_dir() else sorted(root.glob("*.zip"))
     if not archives:
-        return files, FileLookup(files)
+        return files, FileLookup(files), False
     joined = join_roots([open_root(path) for path in archives])
-    return joined, FileLookup(joined, strip=1)
+    return joined, FileLookup(joined, strip=1), True

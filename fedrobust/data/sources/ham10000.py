@@ -9,18 +9,17 @@ a lesion. The licence is CC BY-NC: non-commercial use only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fedrobust.data.dataset import Dataset, DataSource, usable_at_sites
+from fedrobust.data.dataset import DataSource, usable_at_sites
 from fedrobust.data.files import Files, join_roots, open_root
 from fedrobust.data.labels import LabelOptions
 from fedrobust.data.lookup import FileLookup
-from fedrobust.data.table import ImageOptions, ImageTable, PathOf, load_table
+from fedrobust.data.named_images import NamedImages, load_named
+from fedrobust.data.table import ImageOptions, ImageTable, PathOf
 from fedrobust.data.text_table import join_tables, read_csv
 from fedrobust.errors import DataError
-from fedrobust.utils.counting import format_count
 from fedrobust.utils.names import shown_name, stored_path
 from fedrobust.utils.validation import check_settings, flatten_groups
 
@@ -63,21 +62,23 @@ def ham10000(
     """
     return DataSource(
         "ham10000",
-        lambda: _load(stored_path(root), images, labels, split),
+        lambda: load_named("ham10000", read_ham10000(root, split), images, options=labels),
         lambda: (stored_path(root),),
     )
 
 
-def _load(root: Path, chosen: ImageOptions, options: LabelOptions, split: str) -> Dataset:
-    if not root.is_dir():
-        raise DataError(f"data.root={root}: no such folder; {REMEDY}")
-    tables = _tables(root)
+@check_settings("data")
+def read_ham10000(root: str | Path, split: Literal["given", "drawn"] = "given") -> NamedImages:
+    """Its table and folder; for the arguments see `ham10000`. Raises DataError."""
+    place = stored_path(root)
+    if not place.is_dir():
+        raise DataError(f"data.root={place}: no such folder; {REMEDY}")
+    tables = _tables(place)
     source = ", ".join(str(table) for table in tables)
     needed = dict.fromkeys(("image_id", "lesion_id", "dx"), REMEDY)
     found = join_tables([read_csv(table, needed) for table in tables])
-    files, images = _images(root, source, found.filled(source, "image_id"))
     table = ImageTable(
-        images,
+        found.filled(source, "image_id"),
         found.columns["dx"],
         CLASSES,
         found.column("site") or found.column("dataset"),
@@ -86,7 +87,10 @@ def _load(root: Path, chosen: ImageOptions, options: LabelOptions, split: str) -
         ALL_TEST,
         found.notes,
     )
-    return load_table("ham10000", source, files, table, chosen=chosen, options=options)
+    files, lookup, joined = _open(place)
+    return NamedImages(
+        source, str(place), files, lookup, table, REMEDY, joined=joined, can_skip=False
+    )
 
 
 def _tables(root: Path) -> list[Path]:
@@ -105,9 +109,8 @@ def _tables(root: Path) -> list[Path]:
     return found
 
 
-def _images(root: Path, source: str, ids: Sequence[str]) -> tuple[Files, list[str]]:
-    """The files of the folder and of every HAM10000 zip in it, and the stored name of each image
-    id."""
+def _open(root: Path) -> tuple[Files, FileLookup, bool]:
+    """The files of the folder and of every HAM10000 zip in it, and whether there are zips."""
     archives = sorted(
         path
         for path in root.iterdir()
@@ -121,11 +124,4 @@ def _images(root: Path, source: str, ids: Sequence[str]) -> tuple[Files, list[st
         position, inner = stored.split("/", 1) if archives else ("0", stored)
         return f"{parts[int(position)].label}/{shown_name(inner)}"
 
-    lookup = FileLookup(files, strip=1 if archives else 0, show=show)
-    missing = [one for one in ids if not lookup.candidates(one)]
-    if missing:
-        raise DataError(
-            f"{source}: {format_count(len(ids), 'image')}, {len(missing)} not below {root}, the "
-            f"first is {missing[0]}.jpg; {REMEDY}"
-        )
-    return files, [lookup.find(one, source) for one in ids]
+    return files, FileLookup(files, strip=1 if archives else 0, show=show), bool(archives)
