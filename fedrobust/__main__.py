@@ -23,6 +23,7 @@ COMMANDS = {  # modules of this package, each with a function main
     "prepare": "where to get a published data set; check its folder, write a table of it",
     "list": "what there is to choose: [group] [name]",
     "show": "print the result of a finished run or comparison: <folder>",
+    "completion": "print a completion script for bash",
 }
 MODULES = {"federation": "federation.__main__"}
 HELP = {"--help", "-h", "help"}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fedrobust.errors import ConfigError
+from fedrobust.experiment.run_options import RunOptions
 from fedrobust.studies.ablation.plan import BLOCK, NOT_CENTRAL, AblationSettings, read_plan
 from fedrobust.studies.command_line import GridCommand, run_grid_command
 from fedrobust.studies.comparison.grid import Cell
@@ -24,11 +26,14 @@ COMMAND = GridCommand(
 )
 
 
-def _start(words: Sequence[str]) -> Mapping[Cell, str]:
+def _start(words: Sequence[str], options: RunOptions) -> Mapping[Cell, str]:
+    if options.dry_run:
+        raise ConfigError("dry_run=true: is for simulate and compare; leave it out")
     plan = read_plan(words)
+    from fedrobust.reporting.console import make_console
     from fedrobust.studies.ablation.run import ablate
 
-    return ablate(plan)
+    return ablate(plan, make_console(quiet=options.quiet))
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from fedrobust.experiment.run_options import RunOptions
 from fedrobust.studies.command_line import GridCommand, run_grid_command
 from fedrobust.studies.comparison.grid import BLOCK, Cell, ComparisonSettings, read_grid
 
@@ -24,11 +25,20 @@ COMMAND = GridCommand(
 )
 
 
-def _start(words: Sequence[str]) -> Mapping[Cell, str]:
+def _start(words: Sequence[str], options: RunOptions) -> Mapping[Cell, str]:
     grid = read_grid(words)
+    from fedrobust.reporting.console import make_console
+
+    screen = make_console(quiet=options.quiet)
+    if options.dry_run:
+        from fedrobust.studies.comparison.dry_run import comparison_lines, plan_comparison
+
+        print("dry run: no cell is run, nothing is written", flush=True)
+        print(*comparison_lines(plan_comparison(grid, screen)), sep="\n", flush=True)
+        return {}
     from fedrobust.studies.comparison.run import compare
 
-    return compare(grid)
+    return compare(grid, screen)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The main job: `python -m fedrobust.simulate num_clients=10 poisoned=3`, or `... resume=<folder>`
 for one that was stopped; `--help` shows all settings, `strategy=krum --help` those of one choice.
-`--multirun strategy=krum,median` runs a job for every value, each in its own folder.
+`--multirun strategy=krum,median` runs a job for every value, each in its own folder. `dry_run=true`
+checks everything and says what would run; `quiet=true` prints errors and the last line only.
 
 Exit codes: 0 done, 1 the run failed (or one of a sweep), 2 wrong input, 130 interrupted. Hydra is
 imported when there is a configuration to compose, and torch when that is known to be well formed.
@@ -19,14 +20,17 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import settings_help
 from fedrobust.experiment.compose import (
     check_command_line,
+    compose,
     expand_sweep,
     explained,
     plain_config,
+    run_folder,
     sweep_folder,
     with_plugins,
 )
 from fedrobust.experiment.old_names import rename_words
 from fedrobust.experiment.overrides import settings_among
+from fedrobust.experiment.run_options import RunOptions, split_options
 from fedrobust.runtime import resume
 from fedrobust.utils.cli import explain, run_command
 from fedrobust.utils.counting import format_count
@@ -47,23 +51,26 @@ class _PastHydra(BaseException):
         self.error = error
 
 
-def _compose_and_run() -> None:
+def _compose_and_run(*, quiet: bool) -> None:
     """The job of the words in `sys.argv`: Hydra composes its configuration and makes its folder."""
     import hydra
+
+    def job(config: Any) -> None:
+        _job(config, quiet=quiet)
 
     with_hydra = hydra.main(
         config_path="pkg://fedrobust.configs", config_name="config", version_base="1.3"
     )
-    with_hydra(_job)()
+    with_hydra(job)()
 
 
-def _job(config: Any) -> None:
+def _job(config: Any, *, quiet: bool) -> None:
     """config: Hydra's."""
     from hydra.core.hydra_config import HydraConfig
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        _run(config, folder)
+        _run(config, folder, quiet=quiet)
     except Exception as error:
         raise _PastHydra(error) from error
     finally:
@@ -71,46 +78,83 @@ def _job(config: Any) -> None:
             folder.rmdir()
 
 
-def _run(config: Any, folder: Path) -> None:
+def _run(config: Any, folder: Path, *, quiet: bool) -> None:
     from omegaconf import OmegaConf
 
-    if not is_empty(folder):
-        raise ConfigError(
-            f"hydra.run.dir={folder}: already holds files; choose another folder, "
-            "nothing was written over"
-        )
+    _check_folder(folder)
     words = list(settings_among(sys.argv[1:]))
     with explained(words):
         settings = plain_config(OmegaConf.to_container(config, resolve=True), words)
     from fedrobust.runtime.simulation import explain_interruption, run_job
 
     with explain_interruption(folder):
-        run_job(settings, folder)
+        run_job(settings, folder, quiet=quiet)
 
 
-def _resume(words: list[str]) -> None:
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not is_empty(folder):
+        raise ConfigError(
+            f"hydra.run.dir={folder}: already holds files; choose another folder, "
+            "nothing was written over"
+        )
+
+
+def _resume(words: list[str], options: RunOptions) -> None:
+    if options.dry_run:
+        raise ConfigError(
+            "dry_run=true: cannot be given beside resume, whose settings were checked when the "
+            "run began; leave it out"
+        )
     asked = resume.read_request(words)
     from fedrobust.runtime.simulation import explain_interruption, resume_job
 
     with explain_interruption(asked.folder):
-        resume_job(asked)
+        resume_job(asked, quiet=options.quiet)
 
 
-def _start(words: list[str]) -> None:
+def _act(words: list[str]) -> None:
+    options, words = split_options(words)
+    # not by Hydra, which would make a new output folder
+    if resume.is_resume_requested(words):
+        _resume(words, options)
+    else:
+        _start(words, options)
+
+
+def _start(words: list[str], options: RunOptions) -> None:
     words = check_command_line(words)
     if set(words) & SWEEP and not set(words) & SHOWN_BY_HYDRA:
-        _sweep([word for word in words if word not in SWEEP])
+        _sweep([word for word in words if word not in SWEEP], options)
     else:
-        _start_job(words)
+        _start_job(words, options)
 
 
-def _start_job(words: Sequence[str]) -> None:
+def _dry_run(words: Sequence[str]) -> None:
+    """Check everything of a job and say what it would do; its folder is not made."""
+    settings = list(settings_among(words))
+    if others := [word for word in words if word not in settings]:
+        raise ConfigError(
+            f"dry_run=true: cannot be given beside {others[0]}; leave one of them out"
+        )
+    folder = run_folder(settings)
+    _check_folder(folder)
+    config = compose(*settings)
+    from fedrobust.runtime.dry_run import plan_lines, plan_run
+
+    print("dry run: nothing is trained to the end or written", flush=True)
+    print(*plan_lines(plan_run(config)), f"folder: {folder}", sep="\n", flush=True)
+
+
+def _start_job(words: Sequence[str], options: RunOptions) -> None:
     """One job, by Hydra, as if these words were typed."""
+    if options.dry_run:
+        _dry_run(words)
+        return
     sys.argv[1:] = words
     try:
         typed = list(settings_among(words))
         with explained(typed), with_plugins(typed):
-            _compose_and_run()
+            _compose_and_run(quiet=options.quiet)
     except _PastHydra as past:
         raise past.error from past.error.__cause__
     except OSError as error:  # Hydra's own: the run's errors come past it
@@ -122,7 +166,7 @@ def _start_job(words: Sequence[str]) -> None:
         ) from error
 
 
-def _sweep(words: Sequence[str]) -> None:
+def _sweep(words: Sequence[str], options: RunOptions) -> None:
     """All jobs of a sweep, one after the other; one that fails keeps none from running.
 
     Raises:
@@ -138,7 +182,7 @@ def _sweep(words: Sequence[str]) -> None:
             raise ConfigError(
                 f"{word}: a sweep runs its jobs here, one after the other; leave it out"
             )
-    options = [word for word in words if word not in typed]
+    switches = [word for word in words if word not in typed]
     jobs = expand_sweep(typed)
     shared = [word for word in typed if all(word in job for job in jobs)]
     folder = sweep_folder(shared)
@@ -146,11 +190,12 @@ def _sweep(words: Sequence[str]) -> None:
     for number, job in enumerate(jobs):
         changed = " ".join(word for word in job if word not in shared)
         title = f"job {number + 1} of {len(jobs)}{changed and f' ({changed})'}"
-        print(title, flush=True)
+        if not options.quiet:
+            print(title, flush=True)
         own = [word for word in job if not word.startswith("hydra.sweep.dir=")]
         place = [folder, f"hydra.job.num={number}", f"hydra.run.dir={JOB_FOLDER}"]
         try:
-            failed = _failure(partial(_start_job, [*options, *own, *place]))
+            failed = _failure(partial(_start_job, [*switches, *own, *place], options))
         except KeyboardInterrupt as stopped:
             left = format_count(len(jobs) - number - 1, "job")
             raise KeyboardInterrupt(f"{stopped}; {left} after it did not run") from None
@@ -196,10 +241,7 @@ def _command(words: list[str]) -> Callable[[], object]:
         return lambda: print(version_line())
     if settings_help.is_help_requested(words):
         return lambda: print(settings_help.describe(rename_words(words)))
-    # not by Hydra, which would make a new output folder
-    return (
-        (lambda: _resume(words)) if resume.is_resume_requested(words) else (lambda: _start(words))
-    )
+    return lambda: _act(words)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
         "differences.csv",
         "ranking.csv",
         "leaderboard.md",
+        "run.log",
         *pictures,
     }
 

@@ -22,6 +22,7 @@ from tests.helpers.processes import PATIENCE_SECONDS, wait_until
 ROOT = Path(__file__).parents[1]
 FILES = {
     "manifest.json",
+    "run.log",
     "rounds.jsonl",
     "twin_rounds.jsonl",
     "clients.csv",
@@ -185,6 +186,43 @@ def test_nothing_is_written_over(
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
+def test_a_dry_run_says_what_would_run_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "out"
+    words = ["experiment=smoke", "strategy=fedavg", f"hydra.run.dir={folder}", "dry_run=true"]
+    assert run(monkeypatch, *words) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shown.out.startswith("dry run: nothing is trained to the end or written\n")
+    assert shown.out.endswith(f"folder: {folder}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["strategy=krum", "strategy.f=9"], "then needs at least 21 clients"),
+        (["strateg=krum"], "unknown key"),
+        (["resume=here"], "dry_run=true: cannot be given beside resume"),
+        (["--cfg", "job"], "dry_run=true: cannot be given beside --cfg"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(
+    words: list[str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = [] if words[0].startswith("resume") else ["experiment=smoke"]
+    assert run(monkeypatch, *first, *words, "dry_run=true") == 2
+    assert reason in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_folder_that_cannot_be_made_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,8 +281,9 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
     """(rule, folder) of every job that was accepted; nothing is trained, rounds=7 fails."""
     started: list[tuple[str, Path]] = []
 
-    def run_job(config: dict[str, Any], folder: Path) -> None:
+    def run_job(config: dict[str, Any], folder: Path, *, quiet: bool) -> None:
         read_settings(config)
+        assert quiet == ("quiet" in str(folder))
         if config["rounds"] == 7:
             raise RunError("round 1: 3 clients failed")
         if config["rounds"] == 8:
@@ -253,6 +292,18 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
 
     monkeypatch.setattr(simulation, "run_job", run_job)
     return started
+
+
+def test_a_quiet_sweep_says_nothing_of_jobs_that_run(
+    jobs: list[tuple[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--multirun", "rounds=1,2", "quiet=true", f"hydra.sweep.dir={tmp_path / 'quiet'}"]
+    assert run(monkeypatch, *words) == 0
+    assert len(jobs) == 2
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

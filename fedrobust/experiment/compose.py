@@ -167,11 +167,20 @@ def expand_sweep(words: Sequence[str]) -> list[list[str]]:
 def sweep_folder(words: Sequence[str]) -> str:
     """The override that names the folder of a sweep with these overrides: its jobs share it,
     whatever the time at which they start. Raises ConfigError."""
+    return f"hydra.sweep.dir={quote_text(str(_hydras_own(words).sweep.dir))}"
+
+
+def run_folder(words: Sequence[str]) -> Path:
+    """The output folder of a run with these overrides, which is not made. Raises ConfigError."""
+    return Path(str(_hydras_own(words).run.dir))
+
+
+def _hydras_own(words: Sequence[str]) -> Any:
+    """Hydra's part of the configuration. Raises ConfigError."""
     from hydra import compose as hydra_compose
 
     with explained(words), _initialized(words):
-        found = hydra_compose("config", list(words), return_hydra_config=True)
-        return f"hydra.sweep.dir={quote_text(str(found.hydra.sweep.dir))}"
+        return hydra_compose("config", list(words), return_hydra_config=True).hydra
 
 
 def quote_text(text: str) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedrobust.experiment.old_targets import OLD_TARGETS
+from fedrobust.utils.notices import note
 from fedrobust.utils.plugins import PLUGINS, package_of
 
 _PAIRWISE = {"full": "kl", "ground_truth": "true_class", "inner_product": "true_class"}
@@ -94,7 +94,7 @@ _SIMPLE = re.compile(r"[\w,'\" \[\]]*")
 @functools.cache
 def tell(old: str, new: str) -> None:
     """Say on stderr, once in a process, which name has taken the place of an old one."""
-    print(f"note: {old} is now {new}; the old name works for one more release", file=sys.stderr)
+    note(f"note: {old} is now {new}; the old name works for one more release")
 
 
 def rename_words(words: Sequence[str]) -> list[str]:

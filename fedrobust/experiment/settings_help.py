@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from fedrobust.experiment.compose import compose, default_choices
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.own_choices import known_choices, named_by_words
+from fedrobust.experiment.run_options import RunOptions
 from fedrobust.experiment.settings import MOST, ServerSettings, Settings, StopSettings
 from fedrobust.utils.cli import called_as
 from fedrobust.utils.plugins import PLUGINS
@@ -59,6 +60,9 @@ def describe(words: Sequence[str]) -> str:
             "Groups:",
             *group_lines(default_heads(), words),
             "",
+            "Of the command:",
+            *option_lines(),
+            "",
             MORE.format(called=called_as("simulate")),
         ]
     )
@@ -82,6 +86,12 @@ def _model_lines(model: type[BaseModel], path: str = "") -> Iterator[str]:
             f"{path}{name}={format_value(field.default)}",
             f"{describe_type(kind)}: {field.description}",
         )
+
+
+def option_lines() -> Iterator[str]:
+    """How a command can run."""
+    for one in list_settings(RunOptions):
+        yield from setting_lines(f"{one.name}={one.default}", f"{one.kind}: {one.description}")
 
 
 def default_heads() -> dict[str, str]:

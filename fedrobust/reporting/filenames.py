@@ -8,5 +8,6 @@ REPORT = "report.json"
 PAGE = "report.html"
 MODEL = "model.safetensors"  # of the last round
 BEST_MODEL = "best.safetensors"  # of the best round, where one is wanted
+RUN_LOG = "run.log"
 CHECKPOINTS = "checkpoints"  # a folder, which lasts as long as the run
 TRACKER = "tracker.json"  # what a tracker has got of the run

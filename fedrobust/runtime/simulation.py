@@ -4,6 +4,8 @@ line."""
 from __future__ import annotations
 
 import hashlib
+import logging
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +22,13 @@ from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment import build, compose, factories, old_names, settings
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.inference import predict
-from fedrobust.reporting.console import Display, RunConsole, print_line, summary_table
+from fedrobust.reporting.console import (
+    Display,
+    make_console,
+    print_last_line,
+    print_line,
+    summary_table,
+)
 from fedrobust.reporting.filenames import CHECKPOINTS, MANIFEST
 from fedrobust.reporting.html import write_html
 from fedrobust.reporting.manifest import (
@@ -32,6 +40,7 @@ from fedrobust.reporting.manifest import (
 from fedrobust.reporting.records import Observers, Recorder
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.results import left_out_files
+from fedrobust.reporting.run_log import keep_log, start_logs
 from fedrobust.reporting.samples import sample_blocks
 from fedrobust.reporting.text import left_out_text
 from fedrobust.reporting.trackers.base import NO_TRACKER, TrackedRun, Tracker
@@ -52,6 +61,7 @@ from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
 from fedrobust.utils.garbage import end_start
 from fedrobust.utils.locking import hold_lock
+from fedrobust.utils.notices import log, note
 from fedrobust.utils.threads import cores
 
 CLIENT_APP = "fedrobust.clients.app:app"
@@ -92,9 +102,10 @@ def run_job(
     command: Sequence[str] | None = None,
     *,
     pictures: bool = True,
+    quiet: bool = False,
 ) -> Report:
     """Everything of one run in an empty or new folder; the manifest is written before anything is
-    trained. command, pictures: see `Output`.
+    trained. command, pictures: see `Output`. quiet: whether the screen gets the last line only.
 
     Returns the report. Raises FedrobustError and OSError; a new folder is then taken away again, if
     nothing was written.
@@ -102,7 +113,7 @@ def run_job(
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with exclusive_folder(folder) as console:
+        with exclusive_folder(folder, quiet=quiet) as console:
             # the quickest of all refusals come first
             found = settings.read_settings(config)
             engine = factories.build_group({"engine": found.engine.written}, "engine")
@@ -113,14 +124,14 @@ def run_job(
             folder.rmdir()
 
 
-def resume_job(asked: Resumption, *, pictures: bool = True) -> Report:
+def resume_job(asked: Resumption, *, pictures: bool = True, quiet: bool = False) -> Report:
     """Go on with the run of a folder after its last usable checkpoint, as it would have gone on by
-    itself. pictures: see `Output`. Returns the report.
+    itself. pictures: see `Output`. quiet: as in `run_job`. Returns the report.
 
     Raises ConfigError where the folder is finished or in use, or where the data are not those of
     the run.
     """
-    with exclusive_folder(asked.folder) as console:
+    with exclusive_folder(asked.folder, quiet=quiet) as console:
         # again: the previous holder of the lock may have finished it
         manifest = resume.read_manifest(asked.folder)
         config = old_names.rename_config(manifest["config"])
@@ -167,14 +178,14 @@ def _engine_of(asked: Resumption, written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def exclusive_folder(folder: Path, command: str = "") -> Iterator[Console]:
-    """The screen of the only process in the folder. A folder that cannot be written to
-    ends the run in one line, which names the command that resumes it (empty: that of a
-    simulation)."""
+def exclusive_folder(folder: Path, command: str = "", *, quiet: bool = False) -> Iterator[Console]:
+    """The screen of the only process in the folder; quiet: one that shows nothing. A folder that
+    cannot be written to ends the run in one line, which names the command that resumes it (empty:
+    that of a simulation)."""
     show_any_text()
-    console = RunConsole()
+    console = make_console(quiet=quiet)
     try:
-        with hold_lock(folder) as held:
+        with keep_log(f"output folder {folder}"), hold_lock(folder) as held:
             if not held:
                 print_line(
                     console,
@@ -210,11 +221,7 @@ def _run(
             f"{resume.KEY}{folder}: the data are no longer those of the run (their "
             "digest differs); start a new run with them"
         )
-    if experiment.remote:
-        raise ConfigError(
-            "partition=remote: is for real sites (docs/federation.md); here choose "
-            "another one, e.g. partition=by_site"
-        )
+    check_simulated(experiment)
     server = build_server_context(experiment)
     if manifest is not None and _frozen_then(manifest) != server.frozen_sha256:
         raise ConfigError(
@@ -225,6 +232,15 @@ def _run(
         CLIENT_APP, experiment.num_clients, {"simulation": True}, partial(work_seconds, server)
     )
     return run_into_folder(server, opened, folder, console, manifest, output=output)
+
+
+def check_simulated(experiment: Experiment) -> None:
+    """Raises ConfigError where the images lie at real sites."""
+    if experiment.remote:
+        raise ConfigError(
+            "partition=remote: is for real sites (docs/federation.md); here choose "
+            "another one, e.g. partition=by_site"
+        )
 
 
 def _frozen_then(manifest: Mapping[str, Any]) -> str:
@@ -255,6 +271,9 @@ def run_into_folder(
         # Nothing is written before everything that can be refused has been built.
         words = sys.argv if output.command is None else output.command
         exact, written = _write_manifest(folder, server, grid, console, manifest, words=words)
+        start_logs(folder)
+        log(logging.INFO, f"command: {shlex.join(map(str, written['command_line']))}")
+        log(logging.INFO, f"engine: {grid.description}; device: {written['device']}")
         if left_out := left_out_text(left_out_files(experiment.dataset.skipped)):
             display.stage("run", left_out)
         for note in experiment.dataset.notes:
@@ -292,9 +311,9 @@ def show_result(console: Console, report: Report, uses: Mapping[str, int], folde
     page = folder / "report.html"
     try:
         console.print(summary_table(report, uses))
-        print_line(console, f"report: {page}")
+        print_last_line(console, f"report: {page}")
     except (OSError, UnicodeError) as error:
-        print(f"the screen cannot be written to ({error}); report: {page}", file=sys.stderr)
+        note(f"the screen cannot be written to ({error}); report: {page}")
 
 
 def _write_manifest(

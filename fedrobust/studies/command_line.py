@@ -10,6 +10,7 @@ from fedrobust.errors import RunError
 from fedrobust.experiment import settings_help
 from fedrobust.experiment.compose import compose_comparison
 from fedrobust.experiment.old_names import rename_words
+from fedrobust.experiment.run_options import RunOptions, split_options
 from fedrobust.studies.comparison.grid import OWN_ENGINE, Cell, GridSettings
 from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.counting import format_count
@@ -37,9 +38,9 @@ class GridCommand:
 
 
 def run_grid_command(
-    command: GridCommand, start: Callable[[Sequence[str]], Mapping[Cell, str]]
+    command: GridCommand, start: Callable[[Sequence[str], RunOptions], Mapping[Cell, str]]
 ) -> None:
-    """Run `start` with the words of the command line, or show the help.
+    """Run `start` with the words of the command line and its options, or show the help.
 
     Exit codes: 0 done, 1 at least one cell failed, 2 wrong input, 130 interrupted.
     """
@@ -52,7 +53,8 @@ def run_grid_command(
         if settings_help.is_help_requested(words):
             print(describe_grid_command(command, rename_words(words)))
             return
-        failed = start(words)
+        options, others = split_options(words)
+        failed = start(others, options)
         if failed:
             cell, reason = next(iter(failed.items()))
             raise RunError(
@@ -82,6 +84,9 @@ def describe_grid_command(command: GridCommand, words: Sequence[str]) -> str:
             "",
             "Groups:",
             *settings_help.group_lines(_heads(command), words),
+            "",
+            "Of the command:",
+            *settings_help.option_lines(),
             "",
             f"All other settings are those of the main job: {called_as('simulate')} --help",
             f"{called} model=small --help shows the settings of one choice.",

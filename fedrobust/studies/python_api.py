@@ -21,7 +21,8 @@ from fedrobust.experiment.factories import build_group
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.experiment.overrides import settings_among
 from fedrobust.experiment.own_choices import check_plugins, foreign_packages
-from fedrobust.reporting.console import ResultConsole
+from fedrobust.experiment.run_options import NAMES, RunOptions, split_options
+from fedrobust.reporting.console import ResultConsole, make_console
 from fedrobust.reporting.filenames import MANIFEST, PAGE, REPORT
 from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import read_rounds, round_line
@@ -262,9 +263,10 @@ def compare(*overrides: str, out: str | Path | None = None, **settings: Any) -> 
     """
     if out is not None:
         settings = {**settings, "out": str(out)}
+    options, overrides, settings = _split_options(overrides, settings)
     with named_functions(overrides, settings) as (words, plain):
         grid = read_grid([*words, *(override(key, one) for key, one in plain.items())])
-        failed = run_comparison(grid)
+        failed = run_comparison(grid, make_console(quiet=options.quiet))
     return Comparison(grid.out, {str(cell): reason for cell, reason in failed.items()})
 
 
@@ -289,9 +291,10 @@ def run(*overrides: str, folder: str | Path | None = None, **settings: Any) -> R
         DataError: the data cannot be used.
         RunError: the run failed.
     """
+    options, overrides, settings = _split_options(overrides, settings)
     if resumption.is_resume_requested([*overrides, *(f"{key}=" for key in settings)]):
         words = [f"{key}={_resumed(one)}" for key, one in settings.items()]
-        return _resume([*overrides, *words], folder)
+        return _resume([*overrides, *words], folder, quiet=options.quiet)
     with named_functions(overrides, settings) as (given, plain):
         words = [*given, *(override(key, one) for key, one in plain.items())]
         words = compose.check_command_line(words)
@@ -302,8 +305,20 @@ def run(*overrides: str, folder: str | Path | None = None, **settings: Any) -> R
     if place.exists() and not is_empty(place):
         raise ConfigError(f"folder={place}: already holds files; nothing was written over")
     with explain_interruption(place):
-        run_job(config, place, [CALLED, *words])
+        run_job(config, place, [CALLED, *words], quiet=options.quiet)
     return load(place, config[PLUGINS])
+
+
+def _split_options(
+    overrides: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[RunOptions, tuple[str, ...], dict[str, Any]]:
+    """How a call runs, and what is left of its words and settings. Raises ConfigError."""
+    given = [override(name, settings[name]) for name in NAMES if name in settings]
+    options, words = split_options([*overrides, *given])
+    if options.dry_run:
+        raise ConfigError("dry_run=true: is for the command line; leave it out")
+    left = {key: one for key, one in settings.items() if key not in NAMES}
+    return options, tuple(words), left
 
 
 def load(folder: str | Path, plugins: Sequence[str] = ()) -> Run:
@@ -365,12 +380,12 @@ def _resumed(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
-def _resume(words: Sequence[str], folder: str | Path | None) -> Run:
+def _resume(words: Sequence[str], folder: str | Path | None, *, quiet: bool) -> Run:
     if folder is not None:
         raise ConfigError(f"folder={folder}: cannot be given beside resume, which names the folder")
     asked = resumption.read_request(words)
     with explain_interruption(asked.folder):
-        resume_job(asked)
+        resume_job(asked, quiet=quiet)
     return load(asked.folder, asked.manifest["config"].get(PLUGINS, []))
 
 

@@ -39,7 +39,7 @@ WITHOUT_PAPER = {
     "data": {"csv", "image_folder", "npz", "synthetic"},
     "partition": {"by_site", "iid", "quantity", "remote"},
 }
-NO_METHODS = {"experiment", "engine", "evaluation"}
+NO_METHODS = {"experiment", "engine", "evaluation", "tracker"}
 # pages that list the choices of a group by hand
 TABLES = {
     "contamination": ("docs/contaminations.md", "docs/model_poisoning.md", "docs/evasion.md"),
@@ -80,7 +80,7 @@ def test_every_published_choice_names_its_paper(one: Choice) -> None:
     if one.name in WITHOUT_PAPER.get(one.group, ()):
         assert not one.reference
     else:
-        assert re.search(r"\b(19|20)\d\d\b", one.reference), one.reference
+        assert re.search(r"\b(19|20)\d\d\b|/docs/", one.reference), one.reference
 
 
 @pytest.mark.parametrize("one", of("strategy"), ids=named)
@@ -117,7 +117,9 @@ def test_a_privacy_mode_says_what_it_excludes(one: Choice) -> None:
     assert ("server.batchnorm=recalibrate or local" in one.needs) == (not mode.sends_buffers)
 
 
-@pytest.mark.parametrize("one", [*of("evasion"), *of("data"), *of("model")], ids=named)
+@pytest.mark.parametrize(
+    "one", [*of("evasion"), *of("data"), *of("model"), *of("tracker")], ids=named
+)
 def test_extras_exist_and_are_named(one: Choice) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for extra in re.findall(r"the extra `(\w+)`", one.needs):
@@ -125,6 +127,7 @@ def test_extras_exist_and_are_named(one: Choice) -> None:
     assert ("`attacks`" in one.needs) == one.factory.startswith(
         "fedrobust.contamination.evasion.art_attacks."
     )
+    assert one.group != "tracker" or ("the extra" in one.needs) == (one.name != "none")
     settings = choice_settings(one.group, one.name)
     required = [key for key, value in settings.items() if value == "???"]
     assert all(f"{one.group}.{key}" in one.needs for key in required)

@@ -153,6 +153,17 @@ def test_wrong_calls_end_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_quiet_run_prints_the_last_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = (*SMALL, "strategy=fedavg", "num_clients=2", "poisoned=0")
+    done = fedrobust.run(*words, folder=tmp_path / "run", quiet=True)
+    assert capfd.readouterr().out == f"report: {done.folder / 'report.html'}\n"
+    assert "run: train" in (done.folder / "run.log").read_text()
+    with pytest.raises(ConfigError, match=r"^dry_run=true: is for"):
+        fedrobust.run(*words, folder=tmp_path / "other", dry_run=True)
+
+
 def test_a_folder_with_files_is_not_written_over(finished: Run) -> None:
     before = sorted(finished.folder.iterdir())
     with pytest.raises(ConfigError, match="already holds files; nothing was written over"):
@@ -177,7 +188,7 @@ def test_the_package_has_no_other_names() -> None:
 
 def test_a_comparison_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Grid] = []
-    monkeypatch.setattr(python_api, "run_comparison", lambda grid: asked.append(grid) or {})
+    monkeypatch.setattr(python_api, "run_comparison", lambda grid, _: asked.append(grid) or {})
     out = tmp_path / "board"
     found = fedrobust.compare(
         "experiment=smoke", strategies=["krum", "median"], seeds=[0, 1], poisoned=[0, 1], out=out

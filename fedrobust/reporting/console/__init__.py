@@ -1,10 +1,13 @@
 """Screen output: the live display of a run (`Display`), that of other work (`LiveScreen`,
-`transient_bar`), its lines (`print_line`) and the final screen (`summary_table`)."""
+`transient_bar`), its lines (`print_line`, `print_last_line`) and the final screen
+(`summary_table`)."""
 
 from fedrobust.reporting.console.bars import (
     LiveScreen,
     ResultConsole,
     RunConsole,
+    make_console,
+    print_last_line,
     print_line,
     transient_bar,
 )
@@ -16,6 +19,8 @@ __all__ = [
     "LiveScreen",
     "ResultConsole",
     "RunConsole",
+    "make_console",
+    "print_last_line",
     "print_line",
     "summary_table",
     "transient_bar",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -23,6 +23,7 @@ from rich.table import Column
 from rich.text import Text
 
 from fedrobust.utils.foreign_text import LINES, escape_text
+from fedrobust.utils.notices import log, note
 from fedrobust.utils.output import drop_output
 
 BAR_WIDTH = 24  # columns of the screen, where it has them
@@ -44,7 +45,12 @@ class RunConsole(ResultConsole):
     def on_broken_pipe(self) -> None:
         """As before, and say that the run continues."""
         super().on_broken_pipe()
-        print("standard output is read no longer; the run continues without it", file=sys.stderr)
+        note("standard output is read no longer; the run continues without it")
+
+
+def make_console(*, quiet: bool = False) -> RunConsole:
+    """The console of a run. quiet: one that shows nothing but `print_last_line`."""
+    return RunConsole(quiet=quiet, force_interactive=False if quiet else None)
 
 
 def whole() -> Column:
@@ -110,9 +116,9 @@ class LiveScreen:
         """What moves; the bars alone, if a subclass shows no more."""
         return self._bars.get_renderable()
 
-    def _print(self, text: str, style: str = "") -> None:
-        """A line above the bars, in the style on a terminal only."""
-        print_line(self._console, text, style if self._live is not None else "")
+    def _print(self, text: str, style: str = "", level: int = logging.INFO) -> None:
+        """A line above the bars, in the style on a terminal only. level: of the log."""
+        print_line(self._console, text, style if self._live is not None else "", level)
 
 
 @contextmanager
@@ -130,7 +136,16 @@ def transient_bar(console: Console, text: str, total: int) -> Iterator[Callable[
         yield lambda: bar.advance(task)
 
 
-def print_line(console: Console, text: str, style: str = "") -> None:
-    """A line on the screen that no width breaks, for text from any source."""
+def print_line(console: Console, text: str, style: str = "", level: int = logging.INFO) -> None:
+    """A line on the screen that no width breaks, for text from any source, which is logged too.
+    level: of the log."""
     harmless = escape_text(text, LINES, multiline=True)
+    log(level, harmless)
     console.print(Text(harmless, style=style), soft_wrap=True, highlight=False)
+
+
+def print_last_line(console: Console, text: str) -> None:
+    """The line that ends a command, which a quiet console shows too."""
+    print_line(console, text)
+    if console.quiet:
+        print(escape_text(text, LINES, multiline=True), flush=True)

@@ -3,6 +3,7 @@ else."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -16,6 +17,7 @@ from fedrobust.reporting.text import format_number, metric_label
 from fedrobust.types import Failure, RoundRecord
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.foreign_text import escape_text
+from fedrobust.utils.notices import log
 
 SHOWN_METRICS = ("accuracy", "balanced_accuracy", "f1")
 SHOWN_ROUNDS = 6
@@ -83,6 +85,7 @@ class Display(LiveScreen):
             self._print(
                 f"{run}: round {record.number}: the strategy had to skip {', '.join(left_out)}",
                 "yellow",
+                logging.WARNING,
             )
         for failure in record.failures:
             self._failure(run, record.number, failure)
@@ -111,9 +114,11 @@ class Display(LiveScreen):
         """A line for those who see no bars."""
         if self._live is None:
             self._print(text)
+        else:
+            log(logging.INFO, text)
 
     def _warn(self, text: str) -> None:
-        self._print(text, "bold red")
+        self._print(text, "bold red", logging.WARNING)
 
     def _render(self) -> Group:
         parts = [self._bars.get_renderable(), Text(self._now["stage"], style="cyan")]

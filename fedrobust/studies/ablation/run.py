@@ -11,7 +11,7 @@ from rich.console import Console
 from fedrobust.contamination.base import keep_data
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build
-from fedrobust.reporting.console import RunConsole, print_line, transient_bar
+from fedrobust.reporting.console import RunConsole, print_last_line, print_line, transient_bar
 from fedrobust.studies.ablation import scenarios as judging
 from fedrobust.studies.ablation.figure import draw_figure
 from fedrobust.studies.ablation.markdown import page
@@ -79,7 +79,7 @@ def _finish(
     if not found.trained:
         return
     _write(found)
-    print_line(screen, f"report: {out / PAGE}")
+    print_last_line(screen, f"report: {out / PAGE}")
 
 
 def _write(found: AblationResults) -> None:

@@ -90,23 +90,3 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory() -> int | None:
-    """The most bytes that this process had in memory since `reset_peak_memory`; None where the
-    system does not tell."""
-    return _kilobytes("VmHWM")
-
-
-def memory() -> int | None:
-    """Bytes that this process has in memory; None where the system does not tell."""
-    return _kilobytes("VmRSS")
-
-
-def _kilobytes(name: str) -> int | None:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").split("\n"):
-            key, _, value = line.partition(":")
-            if key == name:
-                return int(value.split()[0]) * 1024
-    return None

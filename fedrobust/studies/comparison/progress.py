@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from statistics import median
@@ -54,7 +55,8 @@ class Screen(LiveScreen):
         self._bars.update(self._whole, completed=self._done, note=left + failed)
         outcome = "done" if reason is None else f"failed: {reason}"
         line = f"{self._done}/{self._total} {cell}: {outcome} ({format_duration(seconds)}; {left})"
-        self._print(line, "" if reason is None else "bold red")
+        level = logging.INFO if reason is None else logging.WARNING
+        self._print(line, "" if reason is None else "bold red", level)
 
     def tick(self) -> None:
         now = time.monotonic()

@@ -10,7 +10,8 @@ import pandas as pd
 from pandas.errors import EmptyDataError
 from rich.console import Console
 
-from fedrobust.reporting.console import RunConsole, print_line, transient_bar
+from fedrobust.reporting.console import RunConsole, print_last_line, print_line, transient_bar
+from fedrobust.reporting.run_log import keep_log
 from fedrobust.studies.comparison import figures, leaderboard
 from fedrobust.studies.comparison.cell_results import long_table, read_result
 from fedrobust.studies.comparison.executor import (
@@ -60,7 +61,8 @@ def run_grid(
     else as `compare`."""
     grid.out.mkdir(parents=True, exist_ok=True)
     folder = grid.out / CELLS
-    with hold_lock(grid.out):
+    with hold_lock(grid.out), keep_log(f"output folder {grid.out}") as notes:
+        notes.start(grid.out)
         rename_older_cells(folder, wanted)
         waiting = [cell for cell in wanted if not is_cell_finished(folder / cell.folder, cell)]
         machine = machine_for(grid, wanted[0])
@@ -149,4 +151,4 @@ def _write(
     shown = figures.draw_figures(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
     screen.print(ranking_tables(found, rankings))
-    print_line(screen, f"leaderboard: {grid.out / LEADERBOARD}")
+    print_last_line(screen, f"leaderboard: {grid.out / LEADERBOARD}")

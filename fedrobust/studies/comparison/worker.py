@@ -30,10 +30,11 @@ import torch
 from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.runtime import resume
 from fedrobust.runtime.simulation import resume_job, run_job
-from fedrobust.studies.comparison.isolation import NewProcess, memory, peak_memory
+from fedrobust.studies.comparison.isolation import NewProcess
 from fedrobust.studies.comparison.pool import BEGUN, LAST, LOG
 from fedrobust.utils.cli import explain
 from fedrobust.utils.files import write_text
+from fedrobust.utils.machine import memory, peak_memory
 
 COST = "cost.json"
 # without Python's buffers: a thread that waits in them cannot be left behind at the end

@@ -156,6 +156,7 @@ def test_stopped_in_the_middle_and_gone_on_with(
         "ablation.md",
         "ablation.json",
         "drops.png",
+        "run.log",
     }
 
     # Once more without the one that fails and with another scenario: nothing is trained again, only

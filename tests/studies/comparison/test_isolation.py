@@ -15,7 +15,8 @@ import torch
 
 from fedrobust.experiment import build
 from fedrobust.studies.comparison import isolation
-from fedrobust.studies.comparison.isolation import NewProcess, memory, peak_memory
+from fedrobust.studies.comparison.isolation import NewProcess
+from fedrobust.utils.machine import memory, peak_memory
 from tests.helpers import federations
 
 
