@@ -58,7 +58,7 @@ def test_lines_of_prose_have_at_most_100_characters(page: Path) -> None:
 ALL = [(page, words) for page in PAGES for words in commands(page)]
 # These make up choices of their own, which test_extending.py and test_plugin_example.py create;
 # --multirun takes lists that are no settings of one run
-OWN_CHOICES = ("extending.md", "plugins.md")
+OWN_CHOICES = ("extending.md", "own_rule.md", "plugins.md")
 STUDIES = [
     pytest.param(page, words, id=f"{page.stem}-{number}")
     for number, (page, words) in enumerate(ALL)
