@@ -16,6 +16,7 @@ from PIL import ImageFile
 from torch import Tensor
 
 from fedrobust.data import cache
+from fedrobust.data.dicom import MissingDecoderError
 from fedrobust.data.files import Files
 from fedrobust.data.pictures import DEEPEST, decode_image, one_large
 from fedrobust.errors import DataError
@@ -24,7 +25,7 @@ from fedrobust.utils.names import shown_name
 
 T = TypeVar("T")
 
-VERSION = 2  # raise it whenever a pixel may change: it is part of the cache key
+VERSION = 3  # raise it whenever a pixel may change: it is part of the cache key
 LARGE_BYTES = 2**25  # larger files are read one at a time
 TOGETHER = 16  # files that a thread is given at once: handing over one takes as long as hashing it
 # no full range ends below these values; cameras and scanners have 10, 12 or 14 bits
@@ -34,7 +35,13 @@ REMEDY = "mend it, or set data.on_broken=skip to leave such files out and have t
 
 
 def read_images(
-    files: Files, names: Sequence[str], size: int, *, on_broken: str, bits: int | None = None
+    files: Files,
+    names: Sequence[str],
+    size: int,
+    *,
+    on_broken: str,
+    bits: int | None = None,
+    window: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Mapping[str, str]]:
     """The images of these files, squeezed to squares (bicubic with antialiasing, as MedMNIST does);
     grey becomes three equal channels.
@@ -48,6 +55,7 @@ def read_images(
         size: side of the squares in pixels.
         on_broken: "error" or "skip": leave unreadable files out.
         bits: significant bits of 16-bit pixels; None: 16.
+        window: centre and width of the grey values of DICOM files; None: those in the files.
 
     Returns:
         images (n, 3, size, size) uint8, the kept rows (n,) of `names`, and the names of the skipped
@@ -66,9 +74,11 @@ def read_images(
             raise unreadable_file(files, names[row], _line(one))
     content = [_line(one) if isinstance(one, Exception) else one for one in hashes]
     images, unreadable = cache.images(
-        ["files", VERSION, size, bits, content],
+        ["files", VERSION, size, bits, None if window is None else list(window), content],
         (len(names), 3, size, size),
-        lambda out: _fill(out, files, names, content, strict=strict, bits=bits),
+        lambda out: _fill(
+            out, files, dict(zip(names, content, strict=True)), strict, bits=bits, window=window
+        ),
     )
     for row, reason in unreadable.items():
         if strict:
@@ -106,20 +116,24 @@ def unreadable_file(files: Files, name: str, reason: str) -> DataError:
 def _fill(
     out: NDArray[np.uint8],
     files: Files,
-    names: Sequence[str],
-    hashes: Sequence[str],
-    *,
+    expected: Mapping[str, str],
     strict: bool,
+    *,
     bits: int | None,
+    window: Sequence[float] | None,
 ) -> Mapping[int, str]:
-    expected = dict(zip(names, hashes, strict=True))
+    """expected: the hash of each file by name, in the order of `out`."""
+    names = list(expected)
 
     def decode(name: str, content: bytes) -> tuple[NDArray[np.uint8], int | None]:
         if _hash(content) != expected[name]:
             raise DataError(
                 f"{files.label}: {shown_name(name)} changed while it was read; start again"
             )
-        return decode_image(content, out.shape[-1], bits)
+        try:
+            return decode_image(content, out.shape[-1], bits, window)
+        except MissingDecoderError as error:  # never left out: another machine can read it
+            raise DataError(f"{files.label}: {shown_name(name)}: {error}") from error
 
     unreadable, peaks = dict[int, str](), dict[str, int]()
     for row, result in enumerate(_in_threads(files, names, decode)):

@@ -25,7 +25,10 @@ from fedrobust.data.zip_members import (
 from fedrobust.errors import DataError
 from fedrobust.utils.names import stored_path
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".dcm", ".dicom"),
+)
 IRREGULAR = "a pipe, a device or a socket; only regular files are read"
 # what lies beside images and is none
 COMPANIONS = (

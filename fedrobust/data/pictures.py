@@ -1,9 +1,9 @@
 """Encoded pictures to uint8 RGB squares: what a viewer shows, in one range.
 
-What is read: JPEG, PNG, BMP, TIFF, WebP and GIF, by their content. Pixels are turned as their EXIF
-orientation says, transparent ones are laid on white, 16-bit ones scaled to 8 bits. Refused: several
-pages or frames, pixels without a stated range (32 bits, floats), files that end too early. Colour
-profiles and gamma are not applied.
+What is read: JPEG, PNG, BMP, TIFF, WebP, GIF and DICOM (`dicom`), by their content. Pixels are
+turned as their EXIF orientation says, transparent ones are laid on white, 16-bit ones scaled to 8
+bits. Refused: several pages or frames, pixels without a stated range (32 bits, floats), files that
+end too early. Colour profiles and gamma are not applied.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from fedrobust.data.dicom import decode_dicom, is_dicom
 from fedrobust.data.jpeg_ending import read_structure, refuse_early_end
 from fedrobust.data.png16 import read_png16
 
@@ -44,7 +46,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 
 def decode_image(
-    data: bytes, size: int, bits: int | None = None
+    data: bytes, size: int, bits: int | None = None, window: Sequence[float] | None = None
 ) -> tuple[NDArray[np.uint8], int | None]:
     """An encoded picture as a square.
 
@@ -52,6 +54,7 @@ def decode_image(
         data: the file.
         size: side of the square in pixels.
         bits: significant bits of 16-bit pixels, 8 to 16; None: 16.
+        window: centre and width of the grey values of DICOM files; None: those in the file.
 
     Returns:
         The pixels (3, size, size) RGB, and the largest value of a picture whose range was taken for
@@ -59,12 +62,17 @@ def decode_image(
 
     Raises:
         ValueError: the picture is refused, with the reason.
-        Exception: Pillow's own errors for broken files.
+        dicom.MissingDecoderError: a package is not installed.
+        Exception: Pillow's or pydicom's own errors for broken files.
     """
+    if is_dicom(data):
+        with one_large if len(data) > LARGE_PIXELS else nullcontext():
+            pixels_HW3, peak = decode_dicom(data, MAX_PIXELS, bits, window)
+            return squeeze(pixels_HW3, size), peak
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError("it is no JPEG, PNG, BMP, TIFF, WebP or GIF") from error
+        raise ValueError("it is no JPEG, PNG, BMP, TIFF, WebP, GIF or DICOM") from error
     with image:
         pixels = image.width * image.height
         if pixels > MAX_PIXELS:

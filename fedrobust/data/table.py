@@ -49,6 +49,19 @@ SPLIT_WORDS = {
 ImageSize = Annotated[int, Field(ge=8, le=1024)]  # side of the square images in pixels
 
 
+def _check_window(value: Sequence[float]) -> Sequence[float]:
+    if len(value) != 2 or value[1] <= 1:
+        raise ValueError("no window")
+    return value
+
+
+Window = Annotated[
+    Sequence[float],
+    AfterValidator(_check_window),
+    Words("a list of two numbers, centre and width, the width above 1"),
+]
+
+
 @check_settings("data")
 @dataclass(frozen=True, slots=True)
 class ImageOptions:
@@ -65,6 +78,8 @@ class ImageOptions:
         every_class: whether each class must have a training image; one hospital's own images may
             lack some.
         bits: significant bits of 16-bit files, whose values end at 2^bits - 1; null: 16.
+        window: centre and width of the grey values of DICOM files, after their rescale (Hounsfield
+            units in a CT); null: those in the files.
     """
 
     size: ImageSize = 64
@@ -74,6 +89,7 @@ class ImageOptions:
     seed: Count = 0
     every_class: bool = True
     bits: Annotated[int, Field(ge=8, le=16)] | None = None
+    window: Window | None = None
 
 
 # for the shell, which takes one pair of quotes off, and for the reader of settings
@@ -227,6 +243,7 @@ def load_table(
         chosen.size,
         on_broken=chosen.on_broken,
         bits=chosen.bits,
+        window=chosen.window,
     )
     index = index[kept]
     with found_in(source):

@@ -387,7 +387,7 @@ def test_decompression_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("kind", ["EPS", "PPM", "TGA", "ICO", "PCX", "PDF"])
 def test_formats_that_are_not_named_are_not_opened(kind: str) -> None:
-    with pytest.raises(ValueError, match="it is no JPEG, PNG, BMP, TIFF, WebP or GIF"):
+    with pytest.raises(ValueError, match="it is no JPEG, PNG, BMP, TIFF, WebP, GIF or DICOM"):
         decode_image(saved(Image.fromarray(RGB), kind), 8)
 
 

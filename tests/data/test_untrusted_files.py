@@ -134,7 +134,7 @@ def test_a_postscript_file_starts_no_interpreter(
     (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     (tmp_path / "bin" / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    check_refused(root, "a/x.jpg", "it is no JPEG, PNG, BMP, TIFF, WebP or GIF")
+    check_refused(root, "a/x.jpg", "it is no JPEG, PNG, BMP, TIFF, WebP, GIF or DICOM")
     assert not (tmp_path / "started").exists()
 
 
