@@ -98,13 +98,22 @@ def find_factory(group: str, target: Any, plugins: Sequence[str] = ()) -> Callab
         raise ConfigError(
             f"{group}._target_={target}: must name a function defined in {module_name}"
         )
-    made = found.__annotations__.get("return")
-    if getattr(made, "__name__", made) not in FACTORY_RETURNS[group]:
+    if not _makes(found, FACTORY_RETURNS[group]):
         raise ConfigError(
             f"{group}._target_={target}: is no factory, its signature must end in -> "
             f"{' or '.join(sorted(FACTORY_RETURNS[group]))}"
         )
     return found
+
+
+def _makes(factory: Callable[..., Any], kinds: frozenset[str]) -> bool:
+    """Whether the signature ends in one of these types, written as text or, in a module without
+    postponed annotations, as the type itself, which for a kind of function has no name."""
+    made = factory.__annotations__.get("return")
+    if isinstance(made, str) or made is None:
+        return made in kinds
+    known = getattr(inspect.unwrap(factory), "__globals__", {})
+    return getattr(made, "__name__", "") in kinds or made in [known.get(kind) for kind in kinds]
 
 
 def group_name(group: str) -> str:

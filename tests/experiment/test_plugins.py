@@ -252,3 +252,59 @@ def in_a_function() -> Callable[..., Any]:
 def test_functions_that_cannot_be_taken(key: str, function: object, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         named([], **{key: function})
+
+
+EVERY_KIND = """
+from fedrobust.clients.sgd import sgd
+from fedrobust.contamination.base import Evasion
+from fedrobust.data.dataset import DataSource
+from fedrobust.data.partition import Partitioner, iid
+from fedrobust.data.synthetic import synthetic
+from fedrobust.defences.sanitisation import Sanitiser, none
+from fedrobust.learning.classifier import ModelFactory, timm_model
+from fedrobust.types import NO_PURIFIER, ClientTrainer, Purifier
+from fedrobust.utils.validation import Count, PositiveCount, check_settings
+
+@check_settings("data")
+def my_data(num_images: PositiveCount = 300) -> DataSource:
+    return synthetic(num_images=num_images, size=16)
+
+def my_partition() -> Partitioner:
+    return iid()
+
+def my_trainer() -> ClientTrainer:
+    return sgd(epochs=1)
+
+def my_model() -> ModelFactory:
+    return timm_model(name="resnet10t", pretrained=False, dimension=8)
+
+def my_purifier() -> Purifier:
+    return NO_PURIFIER
+
+def my_sanitiser() -> Sanitiser:
+    return none()
+
+def my_evasion() -> Evasion:
+    return Evasion("mine")
+"""
+
+
+def test_every_other_kind_can_lie_in_a_plugin(mylab: Path) -> None:
+    (mylab / "kinds.py").write_text(EVERY_KIND)
+    made = {
+        "data": "my_data",
+        "partition": "my_partition",
+        "client": "my_trainer",
+        "model": "my_model",
+        "purifier": "my_purifier",
+        "sanitiser": "my_sanitiser",
+        "evasion": "my_evasion",
+    }
+    groups = {group: {"_target_": f"mylab.kinds.{name}"} for group, name in made.items()}
+    config = {**compose.compose("experiment=smoke", "strategy=fedavg", NAMED), **groups}
+    experiment = build.build_experiment(config)
+    assert len(experiment.dataset) == 300
+    assert experiment.evasion.name == "mine"
+    assert experiment.model.dimension == 8
+    with pytest.raises(ConfigError, match=r"^data\._target_=mylab\.kinds\.my_data: must name a"):
+        build.build_experiment({**config, "plugins": []})

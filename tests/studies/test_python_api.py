@@ -1,5 +1,8 @@
 """Runs from Python."""
 
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from fedrobust.studies.comparison import leaderboard
 from fedrobust.studies.comparison.grid import Grid
 from fedrobust.studies.python_api import Comparison, Run, override
 from tests.helpers.comparisons import findings
+from tests.helpers.plugins import importable
 
 SMALL = (
     "experiment=smoke",
@@ -217,3 +221,18 @@ def test_the_leaderboard_of_a_comparison(tmp_path: Path) -> None:
 def test_a_comparison_without_poisoned_clients_has_no_leaderboard(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none, since no client was poisoned"):
         Comparison(tmp_path, {}).leaderboard()
+
+
+def test_a_folder_alone_brings_in_no_plugin(finished: Run, tmp_path: Path) -> None:
+    manifest = json.loads((finished.folder / "manifest.json").read_text())
+    manifest["config"]["strategy"] = {"_target_": "mylab.rules.mylab_rule"}
+    manifest["config"]["model"] = {"_target_": "mylab.models.mine"}
+    copy = tmp_path / "run"
+    shutil.copytree(finished.folder, copy)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with importable(tmp_path / "site"):
+        for use in (lambda run: run.used_images, Run.model, Run.show):
+            with pytest.raises(ConfigError, match=r"manifest\.json alone.*plugins=\[mylab\]"):
+                use(fedrobust.load(copy))
+        assert "mylab" not in sys.modules
+        assert fedrobust.load(copy, ["mylab"]).used_images == finished.used_images

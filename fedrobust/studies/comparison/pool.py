@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,12 @@ class Pool:
 
     def start(self, cell: Cell) -> None:
         """Run a cell in a process that waits, else in a new one."""
-        order = {"cell": cell.folder, "config": cell.config, "pictures": self._pictures}
+        order = {
+            "cell": cell.folder,
+            "config": cell.config,
+            "pictures": self._pictures,
+            "path": sys.path,  # a plug-in may lie where only this process looks
+        }
         place = self._folder / cell.folder
         place.mkdir(parents=True, exist_ok=True)
         log = place / LOG

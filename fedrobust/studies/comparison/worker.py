@@ -2,11 +2,12 @@
 `python -m fedrobust.studies.comparison.worker <folder of all cells>`.
 
 Each line on standard input is an order, {"cell": its folder's name, "config": its settings,
-"pictures": whether its page shows images}. Answers are lines on standard output: {"begun": true},
-and {"last": whether the process ends now} once the cell is finished. All that a run prints goes
-into its run.log. A cell that fails ends the process, with the exit code of `fedrobust.simulate`.
-The end of standard input ends the process, a run like Ctrl-C: its starter wants it to stop, or is
-gone itself. A folder that holds the beginnings of a run is taken up again.
+"pictures": whether its page shows images, "path": the folders in which its starter finds modules}.
+Answers are lines on standard output: {"begun": true}, and {"last": whether the process ends now}
+once the cell is finished. All that a run prints goes into its run.log. A cell that fails ends the
+process, with the exit code of `fedrobust.simulate`. The end of standard input ends the process, a
+run like Ctrl-C: its starter wants it to stop, or is gone itself. A folder that holds the beginnings
+of a run is taken up again.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class Worker:
         raises."""
         self.answer({BEGUN: True})
         place, config = self._folder / order["cell"], order["config"]
+        sys.path.extend(one for one in order["path"] if one not in sys.path)
         with _printing_into(place / LOG), self._new.again():
             run(config, place, pictures=order["pictures"])
         self._cells += 1

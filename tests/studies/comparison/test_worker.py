@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,9 @@ class Runs(Worker):
     def answer(self, values: Mapping[str, bool]) -> None:
         self.said.append(values)
 
-    def serve_cell(self, engine: str = "inline_engine") -> bool:
+    def serve_cell(self, engine: str = "inline_engine", path: Sequence[str] = ()) -> bool:
         config = {"engine": {"_target_": f"fedrobust.runtime.engines.{engine}"}}
-        return self.serve({"cell": "", "config": config, "pictures": False})
+        return self.serve({"cell": "", "config": config, "pictures": False, "path": path})
 
 
 @pytest.fixture
@@ -96,6 +97,15 @@ def runs(
     monkeypatch.setattr(worker, "run", lambda *_, **__: print("a line of the run"))
     monkeypatch.setattr(NewProcess, "_collect", lambda self: None)
     return Runs(tmp_path)
+
+
+def test_modules_are_found_where_the_starter_finds_them(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = list(sys.path)
+    monkeypatch.setattr(sys, "path", list(before))
+    runs.serve_cell(path=["/a/folder/of/plugins", before[0]])
+    assert sys.path == [*before, "/a/folder/of/plugins"]
 
 
 @pytest.mark.parametrize(
