@@ -123,7 +123,7 @@ def further_sentences(report: Report) -> list[str]:
     behind = report.evaluations.get("purified_corrupted")
     if behind is not None:
         before = report.evaluations["corrupted"]
-        purifier = report.evasion.purifier if report.evasion else "the purifier"
+        purifier = _purifier(report)
         found.append(
             f"Behind {purifier} the balanced accuracy on corrupted test images is "
             f"{percent(behind.balanced_accuracy)}, without it {percent(before.balanced_accuracy)}."
@@ -134,6 +134,13 @@ def further_sentences(report: Report) -> list[str]:
             "images."
         )
     return found
+
+
+def _purifier(report: Report) -> str:
+    """Its name, which reports of earlier versions have under an evasion attack only."""
+    if report.setup is not None and report.setup.purifier is not None:
+        return report.setup.purifier.name
+    return report.evasion.purifier if report.evasion else "the purifier"
 
 
 def _evasion_sentence(section: EvasionSection) -> str:
@@ -237,7 +244,8 @@ def run_facts(
         found.append(("Corruption of test images", settings_text(setup.corruption)))
     if report.evasion is not None:
         found.append(("Evasion attack", report.evasion.attack))
-        found.append(("Purifier", report.evasion.purifier))
+    if setup is not None and setup.purifier is not None:
+        found.append(("Purifier", settings_text(setup.purifier)))
     if report.privacy is not None:
         found.append(("Privacy", text.privacy_text(report.privacy)))
     if uses:

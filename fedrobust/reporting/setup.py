@@ -33,6 +33,7 @@ def describe_setup(experiment: Experiment) -> SetupSection:
     table = None
     if not experiment.remote:
         table = class_table(dataset, experiment.parts).tolist()
+    purifier = _named(config["purifier"], experiment.purifier.name)
     return SetupSection(
         data=dataset.name,
         images=(split_size(TRAIN), split_size(VALIDATION), split_size(TEST)),
@@ -44,6 +45,7 @@ def describe_setup(experiment: Experiment) -> SetupSection:
         attack=_contamination(experiment, config, "poisoned", "contamination"),
         noise=_contamination(experiment, config, "noisy", "noise"),
         corruption=_named(config["corruption"], experiment.corruption.name),
+        purifier=purifier if experiment.purifies else None,
     )
 
 

@@ -99,6 +99,24 @@ def test_evasion_and_purifier_have_their_sentences() -> None:
     assert backdoor.startswith("The backdoor succeeds on 11.3 %")
 
 
+def test_the_setup_names_the_purifier_where_there_is_no_evasion_attack() -> None:
+    report = reports.full_report()
+    report["setup"]["purifier"] = {"name": "mdda", "settings": {"steps": 3}}
+    report["evaluations"] |= {
+        "purified_clean": reports.evaluation(46.0),
+        "purified_corrupted": reports.evaluation(44.0),
+    }
+    made = reports.typed(report)
+    assert findings.further_sentences(made)[0].startswith("Behind mdda the balanced accuracy")
+    facts = dict(findings.run_facts(made, {"started_utc": "today"}, {"root": 84}))
+    assert facts["Purifier"] == "mdda (steps 3)"
+    assert facts["Data"].startswith("skin: 3 classes, images of 32 px: 700 training")
+    assert facts["Model"] == "resnet50 (head etf, pretrained no)"
+    assert facts["Partition"] == "dirichlet (alpha 0.5)"
+    assert facts["Attack"] == "label_flip (rate 1)"
+    assert facts["Data on the server"] == "root (84 images)"
+
+
 def test_the_poisoning_drop_is_the_first_number_and_all_have_units() -> None:
     report = reports.typed(reports.full_report())
     found = findings.headline_values(report, ["mel", "nv", "bcc"])

@@ -33,6 +33,7 @@ def test_it_names_data_model_partition_and_contamination(experiment: Experiment)
     assert found.attack is not None
     assert found.attack.name == "label_flip"
     assert found.noise is None
+    assert found.purifier is None
     assert found.corruption.name == "gaussian_noise"
 
 

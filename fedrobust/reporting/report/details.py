@@ -46,6 +46,9 @@ class SetupSection(ReportSection):
         default=None, description="contamination of the noisy clients; absent without one"
     )
     corruption: NamedSettings = Field(description="corruption of the test images")
+    purifier: Absent[NamedSettings] = Field(
+        default=None, description="purifier of test images; absent without one"
+    )
 
 
 class ReliabilitySection(ReportSection):
