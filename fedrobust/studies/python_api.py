@@ -36,6 +36,7 @@ from fedrobust.runtime.simulation import (
     used_images,
 )
 from fedrobust.studies.comparison.grid import read_grid
+from fedrobust.studies.comparison.page import PAGE_FILE
 from fedrobust.studies.comparison.run import DIFFERENCES, LEADERBOARD, RESULTS, read_ranking
 from fedrobust.studies.comparison.run import compare as run_comparison
 from fedrobust.studies.model_export import export_model
@@ -237,6 +238,10 @@ class Comparison:
     def differences(self) -> pd.DataFrame:
         """Every pair of rules: the difference of their means, its interval, p, and p after Holm."""
         return pd.read_csv(self.folder / DIFFERENCES)
+
+    def open_page(self) -> bool:
+        """Open leaderboard.html in the browser. Returns whether one could be started."""
+        return webbrowser.open((self.folder / PAGE_FILE).resolve().as_uri())
 
     def show(self) -> None:
         """Print leaderboard.md."""

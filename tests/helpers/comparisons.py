@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,46 @@ def findings(
                     results.append(result(folder, cell(rule, attack, count, seed), made))
     uses = {"good": frozenset({"root", "proxy"}), "same": frozenset[str](), "bad": frozenset[str]()}
     return ComparisonResults(tuple(RIGHT), attacks, seeds, uses, tuple(results), {}, draws)
+
+
+def renamed(found: ComparisonResults, names: Mapping[str, str]) -> ComparisonResults:
+    """The same with other names of rules and attacks; folders keep theirs."""
+
+    def new(name: str) -> str:
+        return names.get(name, name)
+
+    def moved(one: Cell) -> Cell:
+        return replace(one, strategy=new(one.strategy), contamination=new(one.contamination))
+
+    return ComparisonResults(
+        tuple(map(new, found.rules)),
+        tuple(map(new, found.attacks)),
+        found.seeds,
+        {new(rule): uses for rule, uses in found.uses.items()},
+        tuple(replace(one, cell=moved(one.cell)) for one in found.results),
+        {moved(one): reason for one, reason in found.failed.items()},
+        found.draws,
+    )
+
+
+def without(found: ComparisonResults, reason: str, **wanted: object) -> ComparisonResults:
+    """The same where the cells with these properties, e.g. seed=1, have failed."""
+    lost = [
+        one
+        for one in found.results
+        if all(getattr(one.cell, key) == value for key, value in wanted.items())
+    ]
+    return replace(
+        found,
+        results=tuple(one for one in found.results if one not in lost),
+        failed={**found.failed, **{one.cell: reason for one in lost}},
+    )
+
+
+def no_backdoor(found: ComparisonResults) -> ComparisonResults:
+    """The same without success rates."""
+    results = [
+        replace(one, report=one.report.model_copy(update={"attack_success_rate": None}))
+        for one in found.results
+    ]
+    return replace(found, results=tuple(results))

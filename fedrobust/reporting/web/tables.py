@@ -15,15 +15,19 @@ MOST_ROWS = 1000  # the rest is counted below the table
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What a cell shows. sort: by what it is sorted; None: by its text. look: a class."""
+    """What a cell shows. sort: by what it is sorted; None: by its text, NaN: always
+    last. look: a class. pick: the
+    kind and number of what a selection (`web.picks`) shows or hides; that of a row's first cell
+    holds for the row."""
 
     words: object
     sort: float | None = None
     look: str = ""
+    pick: tuple[str, int] | None = None
 
 
 def table(
-    columns: Sequence[str],
+    columns: Sequence[Cell | str],
     rows: Iterable[Sequence[Cell | str]],
     *,
     words: int = 1,
@@ -39,12 +43,11 @@ def table(
     """
     whole = [[_whole(cell) for cell in row] for row in rows]
     lines = whole[:MOST_ROWS]
-    head = [
-        element("th", {"scope": "col", "class": None if place < words else "n"}, name)
-        for place, name in enumerate(columns)
-    ]
+    head = [_head(_whole(cell), "" if place < words else "n") for place, cell in enumerate(columns)]
     body = [
-        element("tr", {}, *(_cell(cell, place, words) for place, cell in enumerate(row)))
+        element(
+            "tr", _pick(row[:1]), *(_cell(cell, place, words) for place, cell in enumerate(row))
+        )
         for row in lines
     ]
     look = "sortable" if sortable else ""
@@ -61,6 +64,16 @@ def table(
     return element("div", {"class": "scroll"}, inner, *([note] if rest else []))
 
 
+def _pick(cells: Sequence[Cell]) -> dict[str, object]:
+    """The attribute by which a selection finds what the first of these cells stands for."""
+    return {f"data-{kind}": number for cell in cells if cell.pick for kind, number in [cell.pick]}
+
+
+def _head(cell: Cell, look: str) -> Markup:
+    classes = " ".join(part for part in (look, cell.look) if part)
+    return element("th", {"scope": "col", "class": classes or None, **_pick([cell])}, cell.words)
+
+
 def _whole(cell: Cell | str) -> Cell:
     return cell if isinstance(cell, Cell) else Cell(cell)
 
@@ -71,4 +84,4 @@ def _cell(cell: Cell, place: int, words: int) -> Markup:
     attributes: dict[str, object] = {"class": look or None, "data-sort": kept}
     if place == 0:
         return element("th", {"scope": "row", **attributes}, cell.words)
-    return element("td", attributes, cell.words)
+    return element("td", {**attributes, **_pick([cell])}, cell.words)

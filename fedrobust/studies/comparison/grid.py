@@ -20,6 +20,7 @@ from fedrobust.utils.names import expand_home, nearest
 from fedrobust.utils.settings_table import list_settings
 from fedrobust.utils.validation import (
     Count,
+    NonNegative,
     Positive,
     PositiveCount,
     Words,
@@ -30,6 +31,7 @@ from fedrobust.utils.validation import (
 OWN_ENGINE = "inline"  # of each cell, which has a process of its own
 NOBODY = "none"  # the attack of a cell without poisoned clients
 BLOCK = "compare"
+WEAK_BELOW = 10.0  # % of combined drop
 REPLACEMENTS = {
     "strategy": "strategies=[...]",
     "contamination": "contaminations=[...]",
@@ -110,11 +112,14 @@ class ComparisonSettings(GridSettings):
             strategy.f=1'}
         contaminations: attacks, likewise
         poisoned: how many clients are poisoned, or which; 0: one run for each strategy and seed
+        weak_below: an attack is marked weak where fedavg's combined drop under it, in %, is below
+            this; a backdoor where its success rate against fedavg is below 50 %
     """
 
     strategies: Choices
     contaminations: Choices
     poisoned: PoisonedCounts
+    weak_below: NonNegative
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,7 @@ class Variant:
 class Grid:
     """words: overrides of the main configuration for all cells; poisoned: numbers of clients, or
     lists of their ids; pictures: whether pages show images of the data; cell_seconds: the most that
-    each cell may take."""
+    each cell may take; weak_below: see `ComparisonSettings`."""
 
     strategies: tuple[Variant, ...]
     contaminations: tuple[Variant, ...]
@@ -143,6 +148,7 @@ class Grid:
     words: tuple[str, ...]
     pictures: bool = False
     cell_seconds: float | None = None
+    weak_below: float = WEAK_BELOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +213,7 @@ def read_grid(words: Sequence[str]) -> Grid:
         contaminations=contaminations,
         poisoned=tuple(one or 0 for one in poisoned),  # an empty list of ids: none
         words=(*own_engine(others, asked.threads), *others),
+        weak_below=float(asked.weak_below),
     )
 
 

@@ -4,6 +4,7 @@ what failed."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,28 +13,32 @@ from fedrobust.evaluation.statistics import Estimate
 from fedrobust.reporting.text import format_number
 from fedrobust.studies.comparison.analysis import Ranking, enough_draws, rank
 from fedrobust.studies.comparison.cell_results import Result
-from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.studies.comparison.results_table import ComparisonResults, mean_of_known
+from fedrobust.studies.comparison.weakness import BASELINE, attack_weakness, weak_note
 from fedrobust.utils.counting import format_count
 
-BASELINE = "fedavg"
 MEGABYTE = 1e6
 NAMES = ("rule", "other", "poisoned", "difference", "low", "high", "p", "p_holm")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of all rules; the first column names the rule."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def leaderboard(
     found: ComparisonResults, rankings: Mapping[int, Ranking], pictures: Sequence[str]
 ) -> str:
     """The whole page. rankings: by number of poisoned clients; pictures: their file names."""
-    parts = [heading(found)]
+    parts = [_heading(found)]
     for poisoned in sorted(rankings, reverse=True):
         parts += [drops(found, rankings[poisoned], poisoned)]
-    parts += [
-        clean(found),
-        *attack_success(found),
-        *detection_section(found),
-        cost(found),
-        *failures(found),
-    ]
+    parts += [*map(_section_text, sections(found)), *_failures(found)]
     parts += (
         ["\n".join(["## Pictures", "", *(f"![{name}]({name})" for name in pictures)])]
         if pictures
@@ -59,35 +64,58 @@ def value(one: Estimate) -> str:
     )
 
 
-def heading(found: ComparisonResults) -> str:
-    """Heading: the compared rules and attacks, and how to read the tables."""
+def scope(found: ComparisonResults) -> str:
+    """What was compared, in a sentence, and how much of it is finished."""
     seeds = ", ".join(str(seed) for seed in found.seeds)
-    lines = [
-        "# Leaderboard",
-        "",
+    return (
         f"{format_count(len(found.rules), 'rule')}, {format_count(len(found.attacks), 'attack')}, "
         "poisoned clients: "
         f"{', '.join(map(str, found.counts)) or 'none'}, seeds: {seeds}. Finished: "
         f"{len(found.results)} of "
-        f"{format_count(len(found.results) + len(found.failed), 'run')}.",
-        "",
-        f"In brackets: 95 % intervals from {found.draws} paired bootstrap replicates over "
-        + (
-            "seeds and test images."
-            if len(found.seeds) > 1
-            else "**test images only: one seed says nothing about other seeds.**"
-        ),
-    ]
+        f"{format_count(len(found.results) + len(found.failed), 'run')}."
+    )
+
+
+def interval_note(found: ComparisonResults) -> str:
+    """What the intervals cover."""
+    covered = "seeds and test images." if len(found.seeds) > 1 else "test images only."
+    return (
+        f"In brackets: 95 % intervals from {found.draws} paired bootstrap replicates over {covered}"
+    )
+
+
+def warnings(found: ComparisonResults) -> list[str]:
+    """What lowers the worth of the whole comparison."""
+    lines = [] if len(found.seeds) > 1 else ["One seed says nothing about other seeds."]
     programs = {one.program for one in found.results}
     if len(programs) > 1:
-        lines += [
-            "",
-            (
-                f"**The runs were made by {len(programs)} versions of the program; delete "
-                "the older ones and run again.**"
-            ),
-        ]
-    return "\n".join(lines)
+        lines.append(
+            f"The runs were made by {len(programs)} versions of the program; delete the older "
+            "ones and run again."
+        )
+    return lines
+
+
+def _heading(found: ComparisonResults) -> str:
+    """Heading: the compared rules and attacks, and how to read the tables."""
+    bold = [f"**{line}**" for line in warnings(found)]
+    return "\n\n".join(["# Leaderboard", scope(found), interval_note(found), *bold])
+
+
+def _section_text(section: Section) -> str:
+    table = markdown_table(section.columns, section.rows)
+    return "\n\n".join([f"## {section.title}", section.note, table])
+
+
+def draws_warning(found: ComparisonResults, ranking: Ranking) -> list[str]:
+    """That there are too few replicates for any difference to be found, if so."""
+    if enough_draws(len(ranking.differences), found.draws):
+        return []
+    return [
+        f"{format_count(found.draws, 'replicate is', 'replicates are')} too few for "
+        f"{format_count(len(ranking.differences), 'pair')}: no difference can be found; "
+        "raise draws."
+    ]
 
 
 def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
@@ -101,18 +129,10 @@ def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
     rows = []
     for rule in ranking.order:
         first = ranking.order[0]
-        behind = (
-            ""
-            if rule == first
-            else value(_negative(ranking.differences.get((first, rule), Estimate(None))))
-        )
+        behind = "" if rule == first else value(behind_first(ranking, rule))
         attacks = [value(ranking.table.one(rule, attack)) for attack in range(len(found.attacks))]
         mean, worst = value(ranking.means[rule]), value(ranking.table.worst(rule))
-        kept = format_number(
-            _mean(
-                one.report.evaluations["clean"].f1 for one in found.all(found.rules[rule], poisoned)
-            )
-        )
+        kept = format_number(attacked_f1(found, rule, poisoned))
         rows.append(
             [
                 mark_rule(found, rule),
@@ -139,16 +159,21 @@ def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
             "Holm over all pairs, 5 %)."
         ),
     ]
-    if not enough_draws(len(ranking.differences), found.draws):
-        lines += [
-            "",
-            (
-                f"**{format_count(found.draws, 'replicate is', 'replicates are')} too few for "
-                f"{format_count(len(ranking.differences), 'pair')}: no difference can be found; "
-                "raise draws.**"
-            ),
-        ]
+    lines += ["", weak_note(attack_weakness(found, ranking, poisoned), found.attacks)]
+    for line in draws_warning(found, ranking):
+        lines += ["", f"**{line}**"]
     return "\n".join([*lines, *uses_note(found)])
+
+
+def behind_first(ranking: Ranking, rule: int) -> Estimate:
+    """The mean of a rule minus that of the first one, paired."""
+    return _negative(ranking.differences.get((ranking.order[0], rule), Estimate(None)))
+
+
+def attacked_f1(found: ComparisonResults, rule: int, poisoned: int) -> float | None:
+    """Macro F1 on clean test images under attack, in %, mean of a rule's runs."""
+    cells = found.all(found.rules[rule], poisoned)
+    return mean_of_known(one.report.evaluations["clean"].f1 for one in cells)
 
 
 def _negative(one: Estimate) -> Estimate:
@@ -180,113 +205,81 @@ def uses_note(found: ComparisonResults) -> list[str]:
     return lines
 
 
-def clean(found: ComparisonResults) -> str:
+def sections(found: ComparisonResults) -> list[Section]:
+    """What stands below the rankings."""
+    parts = (_clean(found), _attack_success(found), _detection(found), _cost(found))
+    return [one for one in parts if one is not None]
+
+
+def _clean(found: ComparisonResults) -> Section:
     """Performance of the rules without contamination."""
     judged = found.clean_f1()
     baseline = found.rules.index(BASELINE) if BASELINE in found.rules else 0
     rows = []
     for rule, name in enumerate(found.rules):
         behind = "" if rule == baseline else value(judged.difference(rule, baseline))
-        accuracy = _mean(
+        accuracy = mean_of_known(
             one.report.evaluations["twin_clean"].accuracy for one in _one_a_seed(found.all(name))
         )
         rows.append(
             [mark_rule(found, rule), value(judged.one(rule, 0)), behind, format_number(accuracy)]
         )
     columns = ["Rule", "Macro F1", f"minus {found.rules[baseline]}'s", "Accuracy"]
-    return "\n".join(
-        [
-            "## Without contamination",
-            "",
-            "The clean twins on the clean test images, in %.",
-            "",
-            markdown_table(columns, rows),
-        ]
-    )
+    note = "The clean twins on the clean test images, in %."
+    return Section("Without contamination", note, columns, rows)
 
 
 def _one_a_seed(results: Sequence[Result]) -> Iterable[Result]:
     return {one.cell.seed: one for one in results}.values()
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [one for one in values if one is not None]
-    return sum(known) / len(known) if known else None
-
-
-def attack_success(found: ComparisonResults) -> list[str]:
-    """Backdoors: how often the trigger works; nothing where there is none."""
-    rows = []
-    for rule, name in enumerate(found.rules):
-        for poisoned in found.counts:
-            rates = [
-                _mean(
-                    one.report.attack_success_rate for one in _under(found, name, attack, poisoned)
-                )
-                for attack in found.attacks
-            ]
-            rows.append([mark_rule(found, rule), str(poisoned), *map(format_number, rates)])
+def _attack_success(found: ComparisonResults) -> Section | None:
+    """Backdoors: how often the trigger works; None where there is none."""
+    rates = {
+        (rule, poisoned, attack): found.success_rate(rule, attack, poisoned)
+        for rule in found.rules
+        for poisoned in found.counts
+        for attack in found.attacks
+    }
     shown = [
-        place for place in range(len(found.attacks)) if any(row[2 + place] != "-" for row in rows)
+        attack
+        for attack in found.attacks
+        if any(rate is not None for (_, _, other), rate in rates.items() if other == attack)
     ]
     if not shown:
-        return []
-    columns = ["Rule", "Poisoned", *(found.attacks[place] for place in shown)]
-    title = [
-        "## Attack success rate",
-        "",
-        "% of the triggered test images of other classes, mean over seeds.",
-        "",
+        return None
+    rows = [
+        [
+            mark_rule(found, rule),
+            str(poisoned),
+            *(format_number(rates[name, poisoned, attack]) for attack in shown),
+        ]
+        for rule, name in enumerate(found.rules)
+        for poisoned in found.counts
     ]
-    return [
-        "\n".join(
-            [
-                *title,
-                markdown_table(
-                    columns, [[*row[:2], *(row[2 + place] for place in shown)] for row in rows]
-                ),
-            ]
-        )
-    ]
+    note = "% of the triggered test images of other classes, mean over seeds."
+    return Section("Attack success rate", note, ["Rule", "Poisoned", *shown], rows)
 
 
-def _under(found: ComparisonResults, rule: str, attack: str, poisoned: int) -> list[Result]:
-    return [
-        one
-        for seed in found.seeds
-        if (one := found.result(rule, attack, poisoned, seed)) is not None
-    ]
-
-
-def detection_section(found: ComparisonResults) -> list[str]:
+def _detection(found: ComparisonResults) -> Section | None:
     """Detection of poisoned clients by their influence."""
     rows = []
     for rule, name in enumerate(found.rules):
         for poisoned in found.counts:
-            detections = [
-                one.report.detection
-                for one in found.all(name, poisoned)
-                if one.report.detection is not None
-            ]
+            cells = found.all(name, poisoned)
+            detections = [one.report.detection for one in cells if one.report.detection is not None]
             silent = sum(one.precision is None for one in detections)
-            scores = [
-                format_number(_mean(one.precision for one in detections)),
-                format_number(_mean(one.recall for one in detections)),
-            ]
-            weights = [
-                weight for one in found.all(name, poisoned) for _, weight in one.poisoned_weights
-            ]
+            weights = [weight for one in cells for _, weight in one.poisoned_weights]
             rows.append(
                 [
                     mark_rule(found, rule),
                     str(poisoned),
-                    *scores,
+                    format_number(mean_of_known(one.precision for one in detections)),
+                    format_number(mean_of_known(one.recall for one in detections)),
                     f"{silent} of {len(detections)}",
-                    format_number(_mean(weights), 3),
+                    format_number(mean_of_known(weights), 3),
                 ]
             )
-    if not rows:
-        return []
     columns = [
         "Rule",
         "Poisoned",
@@ -296,23 +289,21 @@ def detection_section(found: ComparisonResults) -> list[str]:
         "Influence of the poisoned together",
     ]
     note = "In %, mean over attacks and seeds; precision over the runs with flagged clients."
-    return [
-        "\n".join(["## Detection of poisoned clients", "", note, "", markdown_table(columns, rows)])
-    ]
+    return Section("Detection of poisoned clients", note, columns, rows) if rows else None
 
 
-def cost(found: ComparisonResults) -> str:
+def _cost(found: ComparisonResults) -> Section:
     """Seconds, memory, bytes."""
     rows = []
     for rule, name in enumerate(found.rules):
         cells = found.all(name)
         seconds = [
-            format_number(_mean(one.report.timing.get(part) for one in cells))
+            format_number(mean_of_known(one.report.timing.get(part) for one in cells))
             for part in ("run", "aggregate")
         ]
         memory = max((one.cost.get("peak_memory") or 0 for one in cells), default=0)
         gpu = max((one.cost.get("peak_gpu_memory") or 0 for one in cells), default=0)
-        sent = _mean(one.bytes_sent for one in cells)
+        sent = mean_of_known(one.bytes_sent for one in cells)
         sizes = [format_number(size / MEGABYTE) if size else "-" for size in (memory, gpu, sent)]
         rows.append([mark_rule(found, rule), *seconds, *sizes])
     columns = [
@@ -328,10 +319,10 @@ def cost(found: ComparisonResults) -> str:
         "other down. Memory: the largest of the runs' processes, data and libraries included. "
         "Sent: computed (models down and up times their bytes), not measured."
     )
-    return "\n".join(["## Cost", "", note, "", markdown_table(columns, rows)])
+    return Section("Cost", note, columns, rows)
 
 
-def failures(found: ComparisonResults) -> list[str]:
+def _failures(found: ComparisonResults) -> list[str]:
     """Cells without a result, and why."""
     if not found.failed:
         return []

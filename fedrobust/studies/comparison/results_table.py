@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from fedrobust.evaluation.statistics import DropTable
 from fedrobust.experiment.settings import to_json
 from fedrobust.studies.comparison.analysis import Draws, Found, drop_table, resample
 from fedrobust.studies.comparison.cell_results import Result, severity
-from fedrobust.studies.comparison.grid import NOBODY, Cell
+from fedrobust.studies.comparison.grid import NOBODY, WEAK_BELOW, Cell
 
 GRADE = "corrupted_s"
 
@@ -19,7 +19,8 @@ GRADE = "corrupted_s"
 @dataclass(frozen=True)
 class ComparisonResults:
     """rules, attacks, seeds in the order of the grid; uses: {rule: the server's data that it used,
-    of "root" and "proxy"}; failed: why, by cell."""
+    of "root" and "proxy"}; failed: why, by cell; weak_below: combined drop of `fedavg`, in %, below
+    which an attack is weak."""
 
     rules: tuple[str, ...]
     attacks: tuple[str, ...]
@@ -28,6 +29,7 @@ class ComparisonResults:
     results: tuple[Result, ...]
     failed: Mapping[Cell, str]
     draws: int
+    weak_below: float = WEAK_BELOW
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
@@ -70,6 +72,16 @@ class ComparisonResults:
             for one in self.results
             if one.cell.strategy == rule and poisoned in (None, one.cell.poisoned)
         ]
+
+    def under(self, rule: str, attack: str, poisoned: int) -> list[Result]:
+        """The finished cells of a rule under an attack, by seed."""
+        cells = [self.result(rule, attack, poisoned, seed) for seed in self.seeds]
+        return [one for one in cells if one is not None]
+
+    def success_rate(self, rule: str, attack: str, poisoned: int) -> float | None:
+        """How often a backdoor's trigger works, in %, mean over seeds; None without a backdoor."""
+        cells = self.under(rule, attack, poisoned)
+        return mean_of_known(one.report.attack_success_rate for one in cells)
 
     def poisoning(self, poisoned: int, attacks: Sequence[str] | None = None) -> DropTable:
         """The combined drop from the clean twin to the run, both on the clean test images."""
@@ -130,6 +142,12 @@ class ComparisonResults:
                 }
                 families.setdefault(to_json(rest), {})[grade] = result.cell.contamination
         return [dict(sorted(family.items())) for family in families.values() if len(family) > 1]
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are not None; None without any."""
+    known = [one for one in values if one is not None]
+    return sum(known) / len(known) if known else None
 
 
 def graded_severities(result: Result) -> list[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fedrobust.reporting.console import RunConsole, print_last_line, print_line, transient_bar
 from fedrobust.reporting.run_log import keep_log
-from fedrobust.studies.comparison import figures, leaderboard
+from fedrobust.studies.comparison import figures, leaderboard, page
 from fedrobust.studies.comparison.cell_results import long_table, read_result
 from fedrobust.studies.comparison.executor import (
     CELLS,
@@ -132,7 +132,14 @@ def _write(
     )
     rules, attacks = ([one.name for one in part] for part in (grid.strategies, grid.contaminations))
     found = ComparisonResults(
-        tuple(rules), tuple(attacks), grid.seeds, checked.uses, results, failed, grid.draws
+        tuple(rules),
+        tuple(attacks),
+        grid.seeds,
+        checked.uses,
+        results,
+        failed,
+        grid.draws,
+        grid.weak_below,
     )
     write_text(
         grid.out / RESULTS, long_table(results, failed).to_csv(index=False, lineterminator="\n")
@@ -151,4 +158,6 @@ def _write(
     shown = figures.draw_figures(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
     screen.print(ranking_tables(found, rankings))
-    print_last_line(screen, f"leaderboard: {grid.out / LEADERBOARD}")
+    names = [LEADERBOARD, RANKING, DIFFERENCES, RESULTS]
+    shown_page = page.write_page(found, rankings, [*names, *shown], grid.out)
+    print_last_line(screen, f"leaderboard: {shown_page}")

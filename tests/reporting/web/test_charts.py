@@ -13,6 +13,8 @@ from fedrobust.reporting.web.figures import Figure, Key
 from fedrobust.reporting.web.lines import Line, Point, line_chart, spread_out
 from fedrobust.reporting.web.markup import element, harmless, shorten
 from fedrobust.reporting.web.matrices import heat_map
+from fedrobust.reporting.web.picks import picks
+from fedrobust.reporting.web.ranks import Ranked, rank_chart
 from fedrobust.reporting.web.scales import Axis, axis, percent_axis, tick_text
 from fedrobust.reporting.web.tables import MOST_ROWS, Cell, table
 
@@ -144,6 +146,33 @@ def test_shades_and_signs_of_a_heat_map() -> None:
     assert ">12 12<" in many
 
 
+def test_average_ranks_stand_in_their_order_with_bars_over_groups() -> None:
+    ranked = [Ranked("c", 3.0), Ranked("a", 1.0), Ranked("b", 2.0)]
+    found = str(rank_chart("t", ranked, [[1, 2]], "rank"))
+    middles = attributes(found, "circle", "cx")
+    clique = re.search(r'x1="([^"]*)"[^>]*class="clique"', found)
+    assert clique is not None
+    assert len(middles) == 2
+    assert float(clique[1]) == min(middles)
+    ends = re.findall(r'd="M([0-9.]+) [0-9.]+V([0-9.]+)H([0-9.]+)"', found)
+    starts = [float(start) for start, _, _ in ends]
+    assert starts == sorted(starts[:2]) + starts[2:]
+    assert [float(end) < 200 for _, _, end in ends] == [True, True, False]  # best half on the left
+    for words in ("a 1.0", "b 2.0", "c 3.0"):
+        assert f">{words}</text>" in found
+
+
+def test_selections_name_what_is_to_choose_between() -> None:
+    found = str(picks({"rule": ("Rule", ["a", "b"]), "attack": ("Attack", ["c"])}))
+    assert found.count("<select") == 1
+    assert 'data-pick="rule"' in found
+    assert ">all</option>" in found
+    assert str(picks({"attack": ("Attack", ["c"])})) == ""
+    shown = str(table(["r", Cell("h", pick=("attack", 3))], [[Cell("a", pick=("rule", 2)), "1"]]))
+    assert '<tr data-rule="2">' in shown
+    assert shown.count('data-attack="3"') == shown.count('data-rule="2"') == 1
+
+
 def test_nothing_from_outside_breaks_out() -> None:
     point = Point(0, 1.0, EVIL)
     parts: list[Any] = [
@@ -153,12 +182,14 @@ def test_nothing_from_outside_breaks_out() -> None:
             EVIL, [Line("k", "s0", (point,), name=EVIL)], Axis(0, 1, EVIL), Axis(0, 1, EVIL)
         ),
         heat_map(EVIL, [[1.0]], ([EVIL], [EVIL]), [[EVIL]], 1.0),
+        rank_chart(EVIL, [Ranked(EVIL, 1.0, EVIL), Ranked(EVIL, 2.0, EVIL)], [[0, 1]], EVIL),
+        picks({"rule": (EVIL, [EVIL, "b"])}),
         table([EVIL, EVIL], [[EVIL, Cell(EVIL, 1.0)]]),
         Figure(EVIL, element("svg"), EVIL, (Key("k", "s0", EVIL),)).__html__(),
     ]
     for one in parts:
         assert "<script" not in str(one)
-        assert '""' not in str(one)
+        assert '""' not in str(one).replace(' value=""', "")  # of the choice "all"
 
 
 def test_signs_that_cannot_be_printed_are_written_as_escapes() -> None:

@@ -128,7 +128,8 @@ def test_the_page(found: ComparisonResults) -> None:
 def test_one_seed_says_that_it_is_one(tmp_path: Path) -> None:
     found = findings(tmp_path, seeds=(0,), counts=(3,), draws=30)
     text = leaderboard.leaderboard(found, leaderboard.rankings_of(found), [])
-    assert "test images only: one seed says nothing about other seeds" in text
+    assert "bootstrap replicates over test images only." in text
+    assert "**One seed says nothing about other seeds.**" in text
     assert "30 replicates are too few for 3 pairs" in text
 
 
