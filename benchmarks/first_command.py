@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.common import report
 from benchmarks.common.measure import Measurement, run_fresh
+from fedrobust.utils.foreign_text import split_lines
 
 COMMAND = ("num_clients=10", "poisoned=3")
 QUICK = ("experiment=smoke", "num_clients=3", "poisoned=1", "rounds=1")
@@ -38,7 +39,7 @@ def start(seed: int, options: argparse.Namespace, folder: Path) -> Measurement:
 
 def read_rounds(path: Path) -> list[Mapping[str, Any]]:
     """The rounds in which clients trained."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in split_lines(path.read_text(encoding="utf-8"))]
     return [line for line in lines if line["round"] > 0]
 
 

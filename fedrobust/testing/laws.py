@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from fedrobust.state import State
 from fedrobust.types import Samples
+from fedrobust.utils.foreign_text import split_lines
 
 Tested = TypeVar("Tested")
 Law = Callable[[Tested, int], None]
@@ -63,7 +64,7 @@ def require_close(one: Tensor, other: Tensor, what: str) -> None:
     try:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     except AssertionError as error:
-        raise LawError(f"{what}: {str(error).splitlines()[0]}") from None
+        raise LawError(f"{what}: {split_lines(str(error))[0]}") from None
 
 
 def copied(value: Samples | State) -> list[Tensor]:

@@ -15,7 +15,7 @@ from fedrobust.reporting.trackers.base import TrackedRun, Tracker, TrackerRun
 from fedrobust.reporting.trackers.values import result_values, round_values
 from fedrobust.types import RoundRecord
 from fedrobust.utils.files import write_text
-from fedrobust.utils.foreign_text import escape_text
+from fedrobust.utils.foreign_text import escape_text, split_lines
 
 
 @dataclass
@@ -133,5 +133,5 @@ class TrackerObserver:
 
 
 def _reason(error: Exception) -> str:
-    first = (str(error).splitlines() or [""])[0]
+    first = (split_lines(str(error)) or [""])[0]
     return escape_text(f"{type(error).__name__}: {first}", 200)
