@@ -108,7 +108,10 @@ def _weights(strategy: Strategy, seed: int) -> None:
     """Influences are one share a client: from 0, 1 in all."""
     matrix, counts = crowd(seed, strategy, seed % 5)
     found = apply(strategy, matrix, counts, normal(seed + 3, PARAMETERS)).weights_N
-    require(found.shape == counts.shape, f"{len(counts)} clients, influences {tuple(found.shape)}")
+    require(
+        found.shape == counts.shape,
+        f"influences {tuple(found.shape)} for clients {tuple(counts.shape)}",
+    )
     require((found >= 0).all(), f"influences are below 0: {found.tolist()}")
     total = found.double().sum()
     require(torch.isclose(total, torch.ones_like(total)), f"influences sum to {float(total)}")

@@ -277,7 +277,7 @@ def test_what_is_refused_and_what_is_said(
 
     refused(
         r"seed=3: cannot be given beside resume, which takes all settings from the "
-        r"folder; only engine=\.\.\. can",
+        r"folder; only engine=\.\.\. and plugins=\[\.\.\.\] can",
         "seed=3",
     )
     refused(r"engine\.colour=red: unknown setting; known are threads", "engine.colour=red")

@@ -11,6 +11,7 @@ from fedrobust.evaluation.metrics import improves
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.settings import StopSettings
 from fedrobust.types import RoundRecord
+from fedrobust.utils.counting import format_count
 
 
 def stop_reason(experiment: Experiment, records: Sequence[RoundRecord]) -> str:
@@ -61,7 +62,7 @@ def _plateau(stop: StopSettings, records: Sequence[RoundRecord]) -> str:
     reached = "never defined" if best is None else f"{best.value:.2f} % in round {best.number}"
     return (
         f"{stop.metric} of the validation images has not improved by more than "
-        f"{stop.min_delta:g} percentage points in {since} rounds (best: {reached})"
+        f"{stop.min_delta:g} percentage points in {format_count(since, 'round')} (best: {reached})"
     )
 
 

@@ -65,13 +65,12 @@ def test_a_second_cell_has_the_bits_of_a_process_of_its_own(
     # each cell's output lies with it, and its words name it
     for cell in wanted:
         place = tmp_path / "one" / cell.folder
-        assert (place / LOG).read_text().count("report.html") == 1
+        assert f"report: {place}/report.html" in (place / LOG).read_text()
         manifest = json.loads((place / "manifest.json").read_text())
         assert manifest["command_line"] == ["worker.py", str(place)]
         assert (place / "report.html").exists()
         assert "data:image" not in (place / "report.html").read_text()
         assert json.loads((place / COST).read_text())["peak_memory"] > 1e8
-    assert "trained" not in (one / LOG).read_text().split("cache")[0][:0]
 
 
 class Runs(Worker):
