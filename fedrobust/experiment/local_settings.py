@@ -6,7 +6,7 @@ Plug-ins are such settings, too: whose code a node runs, its own configuration s
 They are for the machine on which somebody wrote them. The server of real sites leaves them out of
 what it sends (`without_local_settings`), and a site refuses every configuration that holds one,
 before anything of it is used (`check_no_local_settings`). This module is the only place that says
-which these are.
+which these are. The same holds for what concerns the server alone (`SERVERS_OWN`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedrobust.errors import RefusalError
+from fedrobust.experiment.old_names import ADDED_GROUPS
 from fedrobust.utils.plugins import PLUGINS
 
 # by their names in any group and at any depth, each with the value that names nothing
@@ -28,7 +29,8 @@ LOCAL: Mapping[str, Any] = {
     "scratch_dir": None,
 }
 REMOTE = "fedrobust.data.partition.remote"  # the images lie at the sites
-SERVERS_OWN = ("tracker", "stop_when")  # what no site needs to know
+# what no site needs to know, each with what a message without it has
+SERVERS_OWN = {name: ADDED_GROUPS[name] for name in ("tracker", "stop_when")}
 DRAWN = "fedrobust.data.synthetic.synthetic"  # a data set for which nothing is read
 # whatever the setting is called: a path (not the module of a factory), an address, a home folder
 PLACE = re.compile(r".*[/\\].*|~.*|\.\.?|[^\s:]+:\d{1,5}|[A-Za-z]:.*", re.DOTALL)
@@ -60,7 +62,8 @@ def _cleared(value: Any) -> Any:
 
 def check_no_local_settings(config: Mapping[str, Any]) -> None:
     """For a configuration that came from another machine; nothing of it has been used yet. Raises
-    ConfigError, in one line, where something in it names a plug-in or a place on this one."""
+    ConfigError, in one line, where something in it names a plug-in or a place on this one, or
+    concerns the server alone."""
     if config.get(PLUGINS, []) != []:
         raise RefusalError(
             "plugins",
@@ -73,6 +76,13 @@ def check_no_local_settings(config: Mapping[str, Any]) -> None:
             f"{key}={str(value)[:SHOWN]!r}: names a file, folder or address, or weights to be "
             "fetched; this node uses nothing of that kind, leave it out of the run",
         )
+    for name, nothing in SERVERS_OWN.items():
+        if config.get(name, nothing) != nothing:
+            raise RefusalError(
+                "settings",
+                f"{name}={str(config[name])[:SHOWN]!r}: concerns the server alone; no site is sent "
+                "it, leave it out of the message",
+            )
 
 
 def _local_settings(value: Any, path: str) -> Iterator[tuple[str, Any]]:

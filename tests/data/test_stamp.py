@@ -13,6 +13,7 @@ import pytest
 
 from fedrobust.data import sources
 from fedrobust.data.files import stamp
+from fedrobust.data.sources.csv_table import csv
 from fedrobust.data.sources.medmnist import medmnist
 from fedrobust.data.sources.one_site import one_site
 
@@ -71,17 +72,19 @@ def test_every_source_of_files_says_what_it_reads(tmp_path: Path) -> None:
     for module in iter_modules(sources.__path__):
         name = {"csv_table": "csv", "npz_archive": "npz"}.get(module.name, module.name)
         factory = getattr(import_module(f"{sources.__name__}.{module.name}"), name)
-        place = next(
-            (one for one in ("path", "root") if one in inspect.signature(factory).parameters), None
-        )
-        if place is not None:
-            found[name] = tuple(factory(**{place: str(tmp_path / "x")}).places())
-    assert {"csv", "npz", "ham10000", "image_folder", "medmnist"} <= set(found)
-    assert all(
-        any(one == tmp_path / "x" or tmp_path / "x" in one.parents for one in places)
-        for places in found.values()
-    ), found
-    assert tmp_path in found["csv"]  # the images beside the table
+        given = {
+            one: str(tmp_path / one / "x")
+            for one in ("path", "root")
+            if one in inspect.signature(factory).parameters
+        }
+        if given:
+            found[name] = given, tuple(factory(**given).places())
+    files = {"camelyon17", "chexpert", "csv", "fed_isic2019", "ham10000", "image_folder"}
+    assert {*files, "medmnist", "npz"} <= set(found)
+    for name, (given, places) in found.items():
+        for key, value in given.items():
+            assert any(Path(value) in (one, *one.parents) for one in places), (name, key, places)
+    assert tmp_path / "path" in csv(path=str(tmp_path / "path" / "x")).places()  # images beside it
     source = medmnist(root=str(tmp_path), size=64)
     assert source.places() == (tmp_path / "dermamnist_64.npz",)
     assert one_site(source).places() == source.places()

@@ -29,6 +29,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.experiment import build as experiment
 from fedrobust.experiment import factories as experiment_factories
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.local_settings import SERVERS_OWN, without_local_settings
 from fedrobust.federation.demo import write_npz
 from fedrobust.runtime.client import handlers
 from fedrobust.runtime.messages import records
@@ -72,6 +73,8 @@ GOOD = (
 )
 # a node takes its own instead of two, and has no use for the third
 NOT_READ = ("data", "partition", "engine")
+# what a message of an older server lacks
+MAY_LACK = ("data", "engine", "plugins", "max_share")
 
 JUNK = [
     None,
@@ -207,11 +210,11 @@ def unknown_key(r: random.Random, good: dict[str, Any]) -> str:
 
 
 def missing_key(r: random.Random, good: dict[str, Any]) -> str:
-    holder, keys = good, [key for key in good if key not in ("data", "engine")]
+    holder, keys = good, list(good)
     if r.random() < 0.5:
         holder = get(good, r.choice([("server",), *factories(good)]))
-        keys = ["_target_"] if "_target_" in holder else [*holder]
-    holder.pop(r.choice(keys))
+        keys = ["_target_"] if "_target_" in holder else list(holder)
+    holder.pop(r.choice([key for key in keys if key not in MAY_LACK]))
     return json.dumps(good)
 
 
@@ -225,6 +228,20 @@ def no_number(r: random.Random, good: dict[str, Any]) -> str:
 
 def too_many(r: random.Random, good: dict[str, Any]) -> str:
     good["num_clients"] = r.choice([10**6 + 1, 2**31, 2**48, 2**63 - 1])
+    return json.dumps(good)
+
+
+def the_server_s_own(r: random.Random, good: dict[str, Any]) -> str:
+    """A tracker or an end of the run: no site is sent one."""
+    name = r.choice(list(SERVERS_OWN))
+    good[name] = r.choice(
+        [
+            {"_target_": r.choice(FOREIGN)},
+            {"_target_": "fedrobust.reporting.trackers.mlflow.mlflow"},
+            {**SERVERS_OWN[name], r.choice(["seconds", "patience", "colour"]): 3600},
+            *JUNK,
+        ]
+    )
     return json.dumps(good)
 
 
@@ -322,6 +339,7 @@ MUST_FAIL: dict[str, Callable[[random.Random, dict[str, Any]], str]] = {
     "missing key": missing_key,
     "no number": no_number,
     "too many clients": too_many,
+    "the server's own": the_server_s_own,
     "poison": an_order_to_poison,
     "another's data": another_s_data,
     "monster": a_monster,
@@ -438,7 +456,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     path = tmp_path_factory.mktemp("node") / "own.npz"
     write_npz(path, study.dataset, mask)
     good = [
-        federations.compose_settings("partition=remote", "poisoned=0", "noisy=0", *words)
+        without_local_settings(
+            federations.compose_settings("partition=remote", "poisoned=0", "noisy=0", *words)
+        )
         for words in GOOD
     ]
     return Place(

@@ -51,6 +51,8 @@ WORDS = {
     "model.members": "backbones; their own settings are read like any other",
     "model.name": "one of timm's models, which the factory checks",
     "model.options": "keywords of timm; those that name files are refused (size_limits.OURS)",
+    "partition.options": "numbers and a column's name for one of flower_partitioners.NAMES; none "
+    "of them opens a file, and a site with images of its own accepts partition=remote only",
     "purifier.name": "what reports call it",
     "tracker.experiment_name": "a name in MLflow",
     "tracker.project": "a name in W&B",
@@ -180,6 +182,23 @@ def test_any_depth_is_refused_and_cleared(config: dict[str, Any]) -> None:
     named = "etc" in str(config)  # a place where none can be meant is nobody's to clear
     if not named:
         check_no_local_settings(cleared)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "tracker=tensorboard",
+        "tracker._target_=fedrobust.runtime.server.loop.build_server_context",
+        "stop_when.seconds=60",
+        "stop_when.patience=3",
+    ],
+)
+def test_what_concerns_the_server_alone_is_refused_and_cleared(word: str) -> None:
+    config = federations.compose_settings("partition=remote", word)
+    name = word.partition("=")[0].partition(".")[0]
+    with pytest.raises(RefusalError, match=f"^{name}=.{{1,82}}: concerns the server alone"):
+        check_no_local_settings(config)
+    check_no_local_settings(without_local_settings(config))
 
 
 def test_what_is_sent_to_sites_is_the_run_without_the_server_s_own_places() -> None:

@@ -20,7 +20,7 @@ from tests.helpers.plugins import importable
 from tests.helpers.site_errors import site_error
 from tests.runtime.client.test_site_config import CLASSES, own_file, send
 
-RULE = {"_target_": "mylab.rules.mylab_rule", "longest": 1.0}
+RULE = {"_target_": "mylab.rules.mylab_rule", "longest": 1.5}
 TOLD = SiteAssignment(1, 16, ("a", "b", "c"))
 SOURCE = """
 from fedrobust.data.dataset import DataSource, usable_at_sites
