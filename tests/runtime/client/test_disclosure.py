@@ -352,7 +352,7 @@ def test_own_data_are_loaded_once(
     data: list[Any] = []
     original = handlers.build.load_data
     monkeypatch.setattr(
-        handlers.build, "load_data", lambda one: data.append(original(one)) or data[-1]
+        handlers.build, "load_data", lambda *given: data.append(original(*given)) or data[-1]
     )
     seen = []
     whole = handlers.build.from_text
@@ -360,4 +360,5 @@ def test_own_data_are_loaded_once(
         handlers.build, "from_text", lambda *given: seen.append(whole(*given)) or seen[-1]
     )
     ask(hospital, order_text(seed=11), kind="query")
-    assert seen[0].dataset is data[0]
+    [loaded] = data
+    assert seen[0].dataset is loaded
