@@ -276,9 +276,11 @@ def wandb_records(path: Path) -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_wandb_offline_has_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    library = pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)
     follow("wandb", tmp_path / "run")
+    # as at the end of a process: finish() alone does not wait until the service has closed the file
+    library.teardown()
     files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
     assert len({path.name for path in files}) == 1  # named by the run's identity
     records = [one for path in files for one in wandb_records(path)]
