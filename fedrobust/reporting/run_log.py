@@ -17,7 +17,7 @@ from fedrobust.reporting.filenames import RUN_LOG
 from fedrobust.utils import files
 from fedrobust.utils.cli import explain
 from fedrobust.utils.machine import version_line
-from fedrobust.utils.notices import EARLIER, LOGGER, log
+from fedrobust.utils.notices import LOGGER, log, log_waiting_lines
 
 
 class RunLog(logging.Handler):
@@ -83,8 +83,7 @@ def keep_log(what: str) -> Iterator[RunLog]:
     LOGGER.setLevel(logging.INFO)
     started = time.monotonic()
     log(logging.INFO, f"{what}: {version_line()}")
-    while EARLIER:
-        log(*EARLIER.popleft())
+    log_waiting_lines()
     warnings.showwarning = _log_and_show(show)
     try:
         yield handler

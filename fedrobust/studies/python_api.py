@@ -42,6 +42,7 @@ from fedrobust.studies.comparison.run import compare as run_comparison
 from fedrobust.studies.model_export import export_model
 from fedrobust.studies.trained_model import TrainedModel, load_model
 from fedrobust.utils.locking import is_empty
+from fedrobust.utils.notices import hold_lines
 from fedrobust.utils.plugins import PLUGINS
 
 Table = Literal["clients", "rounds", "metrics", "drops"]
@@ -248,6 +249,7 @@ class Comparison:
         print((self.folder / LEADERBOARD).read_text(encoding="utf-8"))
 
 
+@hold_lines()
 def compare(*overrides: str, out: str | Path | None = None, **settings: Any) -> Comparison:
     """Run strategies under contaminations and rank them, as `python -m fedrobust.compare` does.
 
@@ -275,6 +277,7 @@ def compare(*overrides: str, out: str | Path | None = None, **settings: Any) -> 
     return Comparison(grid.out, {str(cell): reason for cell, reason in failed.items()})
 
 
+@hold_lines()
 def run(*overrides: str, folder: str | Path | None = None, **settings: Any) -> Run:
     """Train and evaluate one federation, as `python -m fedrobust.simulate` does.
 

@@ -15,6 +15,7 @@ from fedrobust.utils.encoding import show_any_text
 from fedrobust.utils.files import NO_ROOM
 from fedrobust.utils.garbage import rare_full_collections
 from fedrobust.utils.names import shown_name
+from fedrobust.utils.notices import hold_lines
 from fedrobust.utils.output import UNREAD, finish_output
 
 # as pathlib and getpass say it of a user without an entry in the system's list
@@ -111,7 +112,7 @@ def _exit_code(
     action: Callable[[], object], reword: Callable[[str], str], if_interrupted: str
 ) -> int:
     try:
-        with rare_full_collections():
+        with rare_full_collections(), hold_lines():
             action()
     except KeyboardInterrupt as stopped:
         text = str(stopped) or if_interrupted

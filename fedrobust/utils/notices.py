@@ -1,17 +1,19 @@
-"""What a command says beside its result: on the screen, and through the logger "fedrobust" in the
-run.log of an output folder."""
+"""What a command says beside its result: on the screen, and in the run.log of an output folder."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-LOGGER = logging.getLogger("fedrobust")
-LOGGER.addHandler(logging.NullHandler())  # without a log of ours nothing goes to standard error
-MOST_EARLIER = 100
-# said before there was a log, for the first one
-EARLIER: deque[tuple[int, str]] = deque(maxlen=MOST_EARLIER)
+# Of nothing else: a handler of the logger "fedrobust" would take from the screen what the package's
+# other loggers say, a site's errors too.
+LOGGER = logging.getLogger(__name__)
+MOST_WAITING = 100
+# lines of each command that is now executed, from before its log
+_WAITING: list[deque[tuple[int, str]]] = []
 
 
 def note(text: str, level: int = logging.WARNING) -> None:
@@ -21,8 +23,27 @@ def note(text: str, level: int = logging.WARNING) -> None:
 
 
 def log(level: int, text: str) -> None:
-    """Log a line that is shown elsewhere, or nowhere; before there is a log it waits for one."""
-    if any(not isinstance(one, logging.NullHandler) for one in LOGGER.handlers):
+    """Log a line that is shown elsewhere, or nowhere; before there is a log it waits for that of
+    the command, outside a command it is in none."""
+    if LOGGER.handlers:
         LOGGER.log(level, "%s", text)
-    else:
-        EARLIER.append((level, text))
+    elif _WAITING:
+        _WAITING[-1].append((level, text))
+
+
+@contextmanager
+def hold_lines() -> Iterator[None]:
+    """Let lines that are logged inside wait until there is a log; those that no log took are
+    dropped at the end. Also a decorator of what a command does."""
+    _WAITING.append(deque(maxlen=MOST_WAITING))
+    try:
+        yield
+    finally:
+        _WAITING.pop()
+
+
+def log_waiting_lines() -> None:
+    """Log what has waited, now that there is a log."""
+    for lines in _WAITING:
+        while lines:
+            log(*lines.popleft())

@@ -14,8 +14,10 @@ from rich.console import Console
 from fedrobust.errors import RunError
 from fedrobust.reporting.console import Display, make_console, print_last_line, print_line
 from fedrobust.reporting.run_log import keep_log, start_logs
+from fedrobust.runtime.client.site_errors import LOG
 from fedrobust.types import Failure, RoundRecord
-from fedrobust.utils.notices import EARLIER, LOGGER, log, note
+from fedrobust.utils.cli import run_command
+from fedrobust.utils.notices import LOGGER, hold_lines, log, note
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO|WARNING|ERROR) .+")
 
@@ -37,7 +39,7 @@ def test_lines_wait_until_the_run_writes(tmp_path: Path) -> None:
     assert "torch" in first
     assert others[:2] == ["INFO data: two notes", "INFO and more"]
     assert others[2].startswith("INFO ended after ")
-    assert not [one for one in LOGGER.handlers if not isinstance(one, logging.NullHandler)]
+    assert not LOGGER.handlers
 
 
 def test_what_is_refused_leaves_no_log(tmp_path: Path) -> None:
@@ -47,13 +49,37 @@ def test_what_is_refused_leaves_no_log(tmp_path: Path) -> None:
 
 
 def test_notes_before_the_log_are_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    EARLIER.clear()
-    note("note: lr is now learning_rate")
-    assert capsys.readouterr().err == "note: lr is now learning_rate\n"
-    with keep_log("test"):
-        start_logs(tmp_path)
+    with hold_lines():
+        note("note: lr is now learning_rate")
+        assert capsys.readouterr().err == "note: lr is now learning_rate\n"
+        with keep_log("test"):
+            start_logs(tmp_path)
     assert logged(tmp_path)[1] == "WARNING note: lr is now learning_rate"
-    assert not EARLIER
+
+
+def test_lines_of_one_command_are_in_no_other_commands_log(tmp_path: Path) -> None:
+    def refuse() -> None:
+        log(logging.INFO, "of a refused command")
+        raise RunError("no")
+
+    def keep() -> None:
+        with keep_log("test"):
+            start_logs(tmp_path)
+
+    log(logging.INFO, "of no command")
+    assert run_command(refuse) == 1
+    assert run_command(keep) == 0
+    first, last = logged(tmp_path)
+    assert first.startswith("INFO test: ")
+    assert last.startswith("INFO ended after ")
+
+
+def test_a_log_takes_nothing_from_the_screen() -> None:
+    with keep_log("test"):
+        site: logging.Logger | None = LOG
+        while site is not None and site.parent is not None:  # pytest's handlers are the root's
+            assert not site.handlers
+            site = site.parent
 
 
 def test_python_warnings_are_logged_and_shown(tmp_path: Path) -> None:

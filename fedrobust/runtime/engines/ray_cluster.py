@@ -27,9 +27,9 @@ from fedrobust.errors import ConfigError
 from fedrobust.runtime.engines.client_runner import Answer, ClientRunner
 from fedrobust.runtime.engines.resources import check_cpus
 from fedrobust.utils.counting import format_count
+from fedrobust.utils.notices import note
 from fedrobust.utils.threads import threads_of_children
 
-logger = logging.getLogger(__name__)
 # of Ray 2.52 and later; None: this Ray has no tokens
 TOKENS: Any = getattr(ray._raylet, "AuthenticationTokenLoader", None)
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of a Unix socket's path, at most
@@ -144,7 +144,7 @@ def _start_here(cores: int, gpus: int) -> None:
         disconnect()
         raise
     if ray.util.get_node_ip_address() != LOOPBACK:
-        logger.warning("this version of Ray listens beyond 127.0.0.1; keep its ports closed")
+        note("this version of Ray listens beyond 127.0.0.1; keep its ports closed")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@ again, and no way to hang."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -22,8 +21,7 @@ from fedrobust.runtime.engines.client_runner import (
 )
 from fedrobust.runtime.engines.ray_pool import WorkerPool
 from fedrobust.runtime.messages.arrays import FlatArray
-
-logger = logging.getLogger(__name__)
+from fedrobust.utils.notices import note
 
 AHEAD = 64  # messages drawn before a worker is free for them; they share their arrays
 SHIPPED = 4  # different array records kept in Ray's memory for further messages
@@ -214,10 +212,8 @@ class MessageScheduler:
         client's state from before."""
         lost = task.lost + 1
         if lost <= self._retries:
-            logger.warning(
-                "the worker process %s while client %d was running: trying it again",
-                end,
-                task.client,
+            note(
+                f"the worker process {end} while client {task.client} was running: trying it again"
             )
             self._queues[task.client % len(self._queues)].appendleft(
                 PendingMessage(task.message, lost)

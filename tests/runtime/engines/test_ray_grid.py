@@ -121,7 +121,7 @@ def test_failures_of_clients_are_reported_and_the_others_go_on(grid):
 
 
 def test_a_client_whose_worker_dies_is_tried_again_with_the_same_result(
-    grid, client_app, tmp_path, caplog
+    grid, client_app, tmp_path, capsys
 ):
     grid.restore({})
     calls(grid)
@@ -131,9 +131,9 @@ def test_a_client_whose_worker_dies_is_tried_again_with_the_same_result(
         )
     )
     assert (tmp_path / "2").exists()
-    assert caplog.messages == [
-        "the worker process died while client 2 was running: trying it again"
-    ]
+    assert capsys.readouterr().err == (
+        "the worker process died while client 2 was running: trying it again\n"
+    )
     assert not bad
     with InlineGrid(client_app, CLIENTS, {"site": "north"}, threads=1) as inline:
         calls(inline)
@@ -174,11 +174,11 @@ def test_a_worker_that_a_signal_ended_is_reported_as_such(grid):
     )
 
 
-def test_a_worker_that_died_unused_costs_nobody_anything(grid, caplog):
+def test_a_worker_that_died_unused_costs_nobody_anything(grid, capsys):
     (reply,) = by_client(grid.send_and_receive(messages([0])))[0].values()
     os.kill(reply.info["pid"], signal.SIGKILL)
     calls(grid)
-    assert not caplog.records
+    assert not capsys.readouterr().err
 
 
 def test_a_hanging_client_is_given_up_after_the_timeout(grid, tmp_path, clock):

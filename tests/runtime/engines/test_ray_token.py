@@ -80,9 +80,9 @@ def test_what_fails_to_start_leaves_no_token(
 def test_a_ray_that_listens_elsewhere_is_said(
     fake: list[dict[str, object]],
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(ray_cluster.ray.util, "get_node_ip_address", lambda: "192.0.2.2")
     ray_cluster.connect(None, ONE, 2)
-    assert "listens beyond 127.0.0.1" in caplog.text
+    assert "listens beyond 127.0.0.1" in capsys.readouterr().err
     ray_cluster.disconnect()

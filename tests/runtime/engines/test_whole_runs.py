@@ -115,6 +115,7 @@ def test_a_killed_worker_changes_no_bit_of_the_result(tmp_path):
     assert code == 0, errors
     assert errors.count("\n") == 1
     assert errors.startswith("the worker process died while client ")
+    assert f"WARNING {errors}" in (tmp_path / "out" / "run.log").read_text()
     with started(
         command(tmp_path / "undisturbed", "engine=inline", "engine.threads=1", LONG, "rounds=2"),
         cwd=ROOT,
