@@ -1,11 +1,10 @@
 """Rounds on a cluster of several Ray nodes on this machine, one of which is killed: run by
-test_cluster.py in a process of its own.
+test_ray_cluster.py in a process of its own.
 
 python -m tests.runtime.engines.cluster_rounds APPS FOLDER: prints one JSON object of what happened.
 """
 
 import json
-import logging
 import sys
 import threading
 from pathlib import Path
@@ -24,11 +23,6 @@ NODE = {"object_store_memory": 100_000_000}
 
 def main(apps, folder):
     sys.path.insert(0, apps)
-    logged = []
-    logging.getLogger("fedrobust.runtime.engines.ray_scheduler").addHandler(
-        keep := logging.Handler()
-    )
-    keep.emit = lambda record: logged.append(record.getMessage())
     wait_for_nodes()
     cluster = Cluster(
         initialize_head=True,
@@ -59,7 +53,6 @@ def main(apps, folder):
     found = {
         "same": same,
         "workers": [len(pids(one)) for one in rounds],
-        "logged": logged,
         "came_back": came_back,
     }
     print(
