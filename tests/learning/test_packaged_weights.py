@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,7 @@ def test_another_file_under_its_name_is_not_read(
     (package / "__init__.py").write_text("raise SystemExit('was imported')")
     (package / EXTRA.file).write_bytes(b"something else")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, EXTRA.module, raising=False)  # imported by other tests
     with pytest.raises(ConfigError, match=r"is not the file of .* \(its SHA-256 differs\)"):
         packaged_weights.read_packaged(NAME)
 

@@ -190,6 +190,9 @@ class Pool:
             if found.give(task, order):
                 return
             self._remove(found)  # it was killed while it waited
+        for one in list(self._processes):
+            if one.task is None and one.leaving is None and not one.running:  # so was this one
+                self._remove(one)
         new = self._new_process(log)
         self._processes.append(new)
         new.give(task, order)  # if it is dead already, its exit code will say why
