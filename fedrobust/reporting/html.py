@@ -12,11 +12,11 @@ from typing import Any, Final
 from jinja2 import Environment
 
 from fedrobust.reporting import findings, text
+from fedrobust.reporting.charts import figure_sections
 from fedrobust.reporting.filenames import PAGE
 from fedrobust.reporting.page_tables import page_tables
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.values import round_measured
-from fedrobust.reporting.report_charts import figure_sections
 from fedrobust.reporting.samples import SampleBlock
 from fedrobust.reporting.web.page import make_environment
 from fedrobust.reporting.web.tables import table
