@@ -51,21 +51,25 @@ class _PastHydra(BaseException):
         self.error = error
 
 
-def _compose_and_run(*, quiet: bool) -> None:
-    """The job of the words in `sys.argv`: Hydra composes its configuration and makes its folder."""
+def _compose_and_run(*, quiet: bool) -> Path | None:
+    """The job of the words in `sys.argv`: Hydra composes its configuration and makes its folder,
+    which is returned; None where Hydra only showed something."""
     import hydra
 
+    folders: list[Path] = []
+
     def job(config: Any) -> None:
-        _job(config, quiet=quiet)
+        folders.append(_job(config, quiet=quiet))
 
     with_hydra = hydra.main(
         config_path="pkg://fedrobust.configs", config_name="config", version_base="1.3"
     )
     with_hydra(job)()
+    return folders[0] if folders else None
 
 
-def _job(config: Any, *, quiet: bool) -> None:
-    """config: Hydra's."""
+def _job(config: Any, *, quiet: bool) -> Path:
+    """The folder of the finished job; config: Hydra's."""
     from hydra.core.hydra_config import HydraConfig
 
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -76,6 +80,7 @@ def _job(config: Any, *, quiet: bool) -> None:
     finally:
         if not any(folder.iterdir()):  # a refused configuration leaves nothing behind
             folder.rmdir()
+    return folder
 
 
 def _run(config: Any, folder: Path, *, quiet: bool) -> None:
@@ -145,16 +150,16 @@ def _dry_run(words: Sequence[str]) -> None:
     print(*plan_lines(plan_run(config)), f"folder: {folder}", sep="\n", flush=True)
 
 
-def _start_job(words: Sequence[str], options: RunOptions) -> None:
-    """One job, by Hydra, as if these words were typed."""
+def _start_job(words: Sequence[str], options: RunOptions) -> Path | None:
+    """One job, by Hydra, as if these words were typed; its folder, None where nothing was run."""
     if options.dry_run:
         _dry_run(words)
-        return
+        return None
     sys.argv[1:] = words
     try:
         typed = list(settings_among(words))
         with explained(typed), with_plugins(typed):
-            _compose_and_run(quiet=options.quiet)
+            return _compose_and_run(quiet=options.quiet)
     except _PastHydra as past:
         raise past.error from past.error.__cause__
     except OSError as error:  # Hydra's own: the run's errors come past it
@@ -187,6 +192,7 @@ def _sweep(words: Sequence[str], options: RunOptions) -> None:
     shared = [word for word in typed if all(word in job for job in jobs)]
     folder = sweep_folder(shared)
     failures: dict[str, tuple[str, int]] = {}
+    finished: dict[int, tuple[str, Path | None]] = {}  # what differs, and the folder
     for number, job in enumerate(jobs):
         changed = " ".join(word for word in job if word not in shared)
         title = f"job {number + 1} of {len(jobs)}{changed and f' ({changed})'}"
@@ -195,27 +201,31 @@ def _sweep(words: Sequence[str], options: RunOptions) -> None:
         own = [word for word in job if not word.startswith("hydra.sweep.dir=")]
         place = [folder, f"hydra.job.num={number}", f"hydra.run.dir={JOB_FOLDER}"]
         try:
-            failed = _failure(partial(_start_job, [*switches, *own, *place], options))
+            made, failed = _outcome(partial(_start_job, [*switches, *own, *place], options))
         except KeyboardInterrupt as stopped:
             left = format_count(len(jobs) - number - 1, "job")
             raise KeyboardInterrupt(f"{stopped}; {left} after it did not run") from None
+        finished[number] = (changed, made)
         if failed is not None:
             failures[title] = failed
             print(f"failed: {failed[0]}", flush=True)
+    if not options.quiet and any(made for _, made in finished.values()):
+        from fedrobust.studies.sweep_summary import SweepJob, print_sweep
+
+        print_sweep({number: SweepJob(*one) for number, one in finished.items()})
     _check_sweep(failures, len(jobs))
 
 
-def _failure(action: Callable[[], object]) -> tuple[str, int] | None:
-    """(line, exit code) of an action's error, if it has one; a defect of ours shows its
-    traceback."""
+def _outcome(action: Callable[[], Path | None]) -> tuple[Path | None, tuple[str, int] | None]:
+    """What an action gives, and (line, exit code) of its error, if it has one; a defect of ours
+    shows its traceback."""
     try:
-        action()
+        return action(), None
     except Exception as error:
         line, code = explain(error)
         if line is None:
             traceback.print_exception(error)
-        return line or f"{type(error).__name__}: {error}", code
-    return None
+        return None, (line or f"{type(error).__name__}: {error}", code)
 
 
 def _check_sweep(failures: Mapping[str, tuple[str, int]], jobs: int) -> None:

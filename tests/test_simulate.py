@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from fedrobust.errors import RunError
 from fedrobust.experiment.settings import read_settings
 from fedrobust.reporting.report import read_report
 from fedrobust.runtime import simulation
+from fedrobust.studies import sweep_summary
+from fedrobust.studies.sweep_summary import SweepJob
 from tests.helpers.processes import PATIENCE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -291,7 +294,12 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
         started.append((config["strategy"]["_target_"].rpartition(".")[2], folder))
 
     monkeypatch.setattr(simulation, "run_job", run_job)
+    monkeypatch.setattr(sweep_summary, "print_sweep", _print_folders)
     return started
+
+
+def _print_folders(found: Mapping[int, SweepJob]) -> None:
+    print("summary:", {number: one.folder is not None for number, one in found.items()})
 
 
 def test_a_quiet_sweep_says_nothing_of_jobs_that_run(
@@ -327,8 +335,12 @@ def test_a_refused_job_of_a_sweep_keeps_no_other_from_running_and_is_listed(
     assert [rule for rule, _ in jobs] == accepted
     assert len({folder for _, folder in jobs}) == len(jobs)
     assert {folder.parent for _, folder in jobs} == {tmp_path}
-    *lines, last = capsys.readouterr().err.splitlines()
+    out, err = capsys.readouterr()
+    *lines, last = err.splitlines()
     total = len(accepted) + len(refused)
+    summary = out.splitlines()[-1]  # the table is the last thing that a sweep prints
+    assert summary.startswith("summary: ")
+    assert (summary.count("True"), summary.count("False")) == (len(accepted), len(refused))
     assert last == f"error: {len(refused)} of {total} jobs failed, listed above"
     assert len(lines) == len(refused)
     for line, reason in zip(lines, refused, strict=True):
@@ -384,6 +396,7 @@ def test_version_is_the_programs_own(
 
 WITHOUT_UNIX = """
 import sys
+from collections.abc import Mapping
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None  # as if there were none
 import fedrobust.simulate, fedrobust.runtime.simulation

@@ -17,7 +17,8 @@ from fedrobust.studies.ablation.figure import draw_figure
 from fedrobust.studies.ablation.markdown import page
 from fedrobust.studies.ablation.plan import Plan
 from fedrobust.studies.ablation.results import AblationResults, collect
-from fedrobust.studies.ablation.summary import make_summary
+from fedrobust.studies.ablation.screen import ablation_table
+from fedrobust.studies.ablation.summary import Entry, make_summary
 from fedrobust.studies.comparison.cell_results import long_table
 from fedrobust.studies.comparison.executor import CELLS
 from fedrobust.studies.comparison.grid import Cell, cells
@@ -78,17 +79,19 @@ def _finish(
     )
     if not found.trained:
         return
-    _write(found)
+    screen.print(ablation_table(_write(found)))
     print_last_line(screen, f"report: {out / PAGE}")
 
 
-def _write(found: AblationResults) -> None:
+def _write(found: AblationResults) -> Entry:
+    """Write the files; what ablation.json holds."""
     out, entries = found.plan.grid.out, make_summary(found)
     write_text(
         out / REPORT, json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     )
     drawn = draw_figure(entries, out / PICTURE)
     write_text(out / PAGE, page(entries, [PICTURE] if drawn else []))
+    return entries
 
 
 def _evaluate_scenarios(plan: Plan, clean: Sequence[Cell], screen: Console) -> None:

@@ -128,7 +128,9 @@ def test_stopped_in_the_middle_and_gone_on_with(
 
     monkeypatch.chdir(ROOT)
     assert run(monkeypatch, *words) == 1
-    assert re.match(r"error: 2 cells failed, the first: runaway · none", capsys.readouterr().err)
+    out_text, errors = capsys.readouterr()
+    assert re.match(r"error: 2 cells failed, the first: runaway · none", errors)
+    assert "Ablation: clean and noisy test images" in out_text
     page, entries = (
         (out / "ablation.md").read_text(),
         json.loads((out / "ablation.json").read_text()),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from fedrobust.evaluation.drops import PairedPredictions, bootstrap_drop, combined_drop
 from fedrobust.reporting.predictions import read_predictions
@@ -15,6 +16,7 @@ from fedrobust.studies.ablation.figure import draw_figure, families, lines
 from fedrobust.studies.ablation.markdown import page, value
 from fedrobust.studies.ablation.poster import VALUES
 from fedrobust.studies.ablation.results import AblationResults
+from fedrobust.studies.ablation.screen import ablation_table
 from fedrobust.studies.ablation.summary import Entry, make_summary
 from fedrobust.utils.seeding import generator
 from tests.helpers.ablations import FLIPS, RIGHT, findings
@@ -171,3 +173,16 @@ def test_values_for_people() -> None:
     assert value({"value": 1.25, "low": -0.04, "high": 3.0}) == "1.2 [0.0, 3.0]"
     assert value({"value": None, "low": None, "high": None}) == "-"
     assert value(None) == ""
+
+
+def test_the_screen_shows_what_the_page_shows(entries: Entry) -> None:
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(ablation_table(entries))
+    shown = [line.split() for line in captured.get().splitlines()]
+    for model in RIGHT:
+        [row] = [line for line in shown if line and line[0] == model]
+        levels = [entries["levels"][name][model]["accuracy"] for name in ("clean", "corrupted")]
+        drop = entries["noise"][model]
+        told = " ".join(value(one) for one in (*levels, drop["combined"], drop["minus_first"]))
+        assert row[1:] == told.split()
