@@ -63,7 +63,8 @@ class Worker:
     ) -> None:
         # another machine of a cluster does not have the server's folder
         with contextlib.suppress(OSError):
-            self._crash_file = open(crash_file, "w", encoding="utf-8")  # noqa: SIM115 (must stay open as long as the process lives)
+            # open as long as the process lives
+            self._crash_file = open(crash_file, "w", encoding="utf-8")  # noqa: SIM115
             faulthandler.enable(self._crash_file)
         # The driver may run from a folder that is not installed; what it can import, its workers
         # can.

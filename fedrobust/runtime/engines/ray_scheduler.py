@@ -168,7 +168,8 @@ class MessageScheduler:
                 return place
         for array in record.values():
             if isinstance(array, FlatArray):
-                array.fault  # noqa: B018  # looked up here once, not by every worker for every message
+                # looked up here once, not by every worker for every message
+                array.fault  # noqa: B018
         place = ray.put(record)
         self._shipped.append((record, place))
         return place

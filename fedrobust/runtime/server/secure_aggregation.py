@@ -225,7 +225,10 @@ class SecureStrategy(RuleStrategy):
         """(client, its answer) one by one; those without a usable one have failed."""
         for message in replies:
             client = self.validator.client_of(message)
-            value = self.validator.read_checked(message, lambda content: read(content, client))  # noqa: B023
+            value = self.validator.read_checked(
+                message,
+                lambda content: read(content, client),  # noqa: B023
+            )
             del message
             if isinstance(value, Failure):
                 self._failures[client] = value

@@ -85,7 +85,8 @@ def state_bytes(path: Path) -> int:
     """Bytes of the floats of a model on disk, without the fixed ETF, which does not travel."""
     with safe_open(path, framework="pt") as opened:
         file: Any = opened  # safetensors' types are incomplete
-        shapes = [file.get_slice(name).get_shape() for name in file.keys() if name != ANCHORS]  # noqa: SIM118
+        names = [name for name in file.keys() if name != ANCHORS]  # noqa: SIM118
+        shapes = [file.get_slice(name).get_shape() for name in names]
     return FLOAT_BYTES * sum(_product(shape) for shape in shapes)
 
 
