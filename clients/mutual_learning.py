@@ -85,7 +85,7 @@ def mutual_learning(
             peer_loss=term,
             memory=task.memory,
         )
-        return training_report(fitted[0], len(task.data.train), training)
+        return training_report(task, fitted[0], training)
 
     return trainer
 

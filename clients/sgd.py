@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from fedrobust.errors import ConfigError
-from fedrobust.learning.losses import Loss, class_counts, make_loss
+from fedrobust.learning.inference import predict
+from fedrobust.learning.losses import Loss, RobustLoss, class_counts, make_loss
+from fedrobust.learning.noisy_labels import estimate_confusion
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import ExtraLoss, FitResult, fit
 from fedrobust.types import ClientTrainer, Task, TrainResult
+from fedrobust.utils.confusion import ESTIMATE, confusion_matrix
 from fedrobust.utils.validation import flatten_groups
+
+CONFUSION = "confusion"  # in a client's memory: its estimate, K rows of K numbers
 
 
 @flatten_groups
@@ -44,17 +53,48 @@ def train_local(
         extra_loss=extra_loss,
         memory=task.memory,
     )
-    return training_report(fitted, len(task.data.train), settings)
+    return training_report(task, fitted, settings)
 
 
-def training_report(fitted: FitResult, count: int, settings: TrainingSettings) -> TrainResult:
+def training_report(task: Task, fitted: FitResult, settings: TrainingSettings) -> TrainResult:
     """The client's report on its training. The sums are means over all images seen (several epochs
-    count each) times the client's `count` training images, so that sums over clients divided by
-    images are means. With early stopping also: epochs, until it ended."""
+    count each) times the number of the client's training images, so that sums over clients divided
+    by images are means. With early stopping also: epochs, until it ended."""
+    count = len(task.data.train)
     sums = {name: total / fitted.seen * count for name, total in fitted.sums.items()}
     if settings.early_stopping is not None:
         sums["epochs"] = float(fitted.seen)
-    return TrainResult(count, sums, memory=fitted.memory)
+    memory = {**fitted.memory, **_remember_confusion(task, settings)}
+    return TrainResult(count, sums, memory=memory)
+
+
+def _remember_confusion(task: Task, settings: TrainingSettings) -> Mapping[str, Any]:
+    """The client's memory of how its labels are confused, where its loss asks for an estimate: of
+    the model that it has trained in the last of the first rounds, which knows its own labels."""
+    if not _estimates_confusion(settings):
+        return {}
+    if task.round > settings.robust_loss.warmup:
+        return {name: value for name, value in task.memory.items() if name == CONFUSION}
+    found_KK = estimate_confusion(predict(task.model, task.data.train.images))
+    return {CONFUSION: found_KK.tolist()}
+
+
+def _estimates_confusion(settings: TrainingSettings) -> bool:
+    return settings.loss == "forward_correction" and settings.robust_loss.confusion == ESTIMATE
+
+
+def _robust_settings(task: Task, settings: TrainingSettings) -> RobustLoss:
+    """The settings of the robust losses, the confusion filled in where it is known by now. Raises
+    ConfigError for one of another number of classes."""
+    robust = settings.robust_loss
+    if settings.loss != "forward_correction":
+        return robust
+    if not _estimates_confusion(settings):
+        key, count = "client.robust_loss.confusion", task.model.num_classes
+        confusion_matrix(key, robust.confusion, count)
+        return robust
+    known = task.round > robust.warmup and CONFUSION in task.memory
+    return replace(robust, confusion=task.memory[CONFUSION]) if known else robust
 
 
 def task_loss(task: Task, settings: TrainingSettings) -> Loss:
@@ -72,4 +112,5 @@ def task_loss(task: Task, settings: TrainingSettings) -> Loss:
         rect=settings.rect,
         rect_scope=settings.rect_scope,
         rect_cap=settings.rect_cap,
+        robust=_robust_settings(task, settings),
     )

@@ -108,6 +108,7 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
         for group in ("contamination", "noise", "corruption")
     }
     compatibility.check_contaminations(damage)
+    compatibility.check_confusion(settings, len(dataset.class_names))
     compatibility.check_crafting(settings, built["model"], damage)
     secure_compatibility.check_update_readers(
         settings, built["privacy"], built["evaluation"], built["evasion"], damage["contamination"]

@@ -16,6 +16,7 @@ from fedrobust.experiment.settings import Settings
 from fedrobust.learning.classifier import ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.types import NO_PURIFIER, Purifier
+from fedrobust.utils.confusion import ESTIMATE, confusion_matrix
 from fedrobust.utils.counting import format_count
 
 
@@ -90,6 +91,14 @@ def check_crafting(
                 "model.freeze=backbone clients train on cached features; set "
                 "model.feature_cache=false"
             )
+
+
+def check_confusion(settings: Settings, num_classes: int) -> None:
+    """Whether the confusion of the labels, where one is given, is of so many classes. Raises
+    ConfigError."""
+    given = (settings.client.get("robust_loss") or {}).get("confusion", ESTIMATE)
+    if settings.client.get("loss") == "forward_correction" and given != ESTIMATE:
+        confusion_matrix("client.robust_loss.confusion", given, num_classes)
 
 
 def _key_and_value(settings: Settings, key: str) -> str:

@@ -25,10 +25,12 @@ class TrainingSettings:
     ConfigError at once.
 
     Attributes:
-        loss: of the scores; rect, rect_scope and rect_cap belong to dot_regression.
+        loss: of the scores; rect, rect_scope and rect_cap belong to dot_regression and, as weights
+            of images, to those of robust_loss.
         rect: weigh classes against imbalance.
         rect_scope: whether classes are counted in the batch or among all images of the client.
         rect_cap: upper bound of the weight r^2; null: none.
+        robust_loss: of the losses that bear wrong labels.
         epochs: passes over the images, unless steps is given.
         steps: optimizer steps; null: as many as the epochs have.
         batch_size: images in one step.
@@ -45,6 +47,7 @@ class TrainingSettings:
     rect: bool = True
     rect_scope: Annotated[str, OneOf(losses.SCOPES)] = "batch"
     rect_cap: Positive | None = 10.0
+    robust_loss: losses.RobustLoss = field(default_factory=losses.RobustLoss)
     epochs: PositiveCount = 1
     steps: PositiveCount | None = None
     batch_size: Annotated[int, Field(ge=2)] = 32

@@ -5,7 +5,14 @@ from fedrobust.clients.sgd import sgd, task_loss
 from fedrobust.errors import ConfigError
 from fedrobust.learning import etf
 from fedrobust.learning.inference import predict
-from fedrobust.learning.losses import balanced_softmax, dot_regression, rect_lengths
+from fedrobust.learning.losses import (
+    ROBUST,
+    balanced_softmax,
+    dot_regression,
+    forward_correction,
+    rect_lengths,
+)
+from fedrobust.learning.noisy_labels import estimate_confusion
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.state import Layout, read
 from fedrobust.types import Samples, Shard
@@ -108,3 +115,33 @@ def test_any_number_of_images(count):
         )
     )
     assert result.num_examples == count
+
+
+@pytest.mark.parametrize("head", ["etf", "linear"])
+@pytest.mark.parametrize("loss", ROBUST)
+def test_a_robust_loss_learns_with_either_head(head, loss):
+    net, data = models.classifier(head), models.shard()
+    result = sgd(loss=loss, epochs=15, optimizer=FAST)(models.task(net, data))
+    assert (predict(net, data.test.images).argmax(1) == data.test.labels).double().mean() > 0.9
+    assert set(result.memory) == ({"confusion"} if loss == "forward_correction" else set())
+
+
+def test_a_confusion_is_estimated_in_the_first_rounds_and_used_afterwards():
+    trainer = sgd(loss="forward_correction", robust_loss={"warmup": 1}, optimizer=FAST)
+    net, data = models.classifier(), models.shard()
+    first = trainer(models.task(net, data))
+    expected = estimate_confusion(predict(net, data.train.images))
+    assert torch.equal(torch.tensor(first.memory["confusion"], dtype=torch.float64), expected)
+    task = models.task(net, data, round=2, memory=first.memory)
+    scores, labels = torch.rand(3, 3, generator=generator(0, "scores")), torch.tensor([0, 1, 2])
+    used = task_loss(task, TrainingSettings(loss="forward_correction", robust_loss={"warmup": 1}))
+    assert torch.allclose(
+        used(scores, labels), forward_correction(scores, labels, expected.float(), 16.0)
+    )
+    assert trainer(task).memory == first.memory
+
+
+def test_a_confusion_of_other_classes_is_refused():
+    trainer = sgd(loss="forward_correction", robust_loss={"confusion": [[1.0, 0.0], [0.0, 1.0]]})
+    with pytest.raises(ConfigError, match=r"robust_loss\.confusion=.*must be 3 rows of 3"):
+        trainer(models.task(models.classifier(), models.shard()))

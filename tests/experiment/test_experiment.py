@@ -277,6 +277,11 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
             ["model.head=linear"],
             ("client.loss=dot_regression: needs model.head=etf; use client.loss=cross_entropy"),
         ),
+        (
+            ["client.loss=forward_correction", "client.robust_loss.confusion=[[1,0],[0,1]]"],
+            "client.robust_loss.confusion=[[1, 0], [0, 1]]: must be 7 rows of 7 probabilities",
+        ),
+        (["client.robust_loss.q=0"], "client.robust_loss.q=0: must be greater than 0"),
         (["client.rect_scope=global"], "client.rect_scope=global: must be one of batch, client"),
         (["poisoned=4"], "poisoned=4: more than num_clients=3; lower it"),
         (["rounds=0"], "rounds=0: must be at least 1"),

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
-
 import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Contamination, DataContamination
 from fedrobust.contamination.common import NumClasses, classes, sample_rows
 from fedrobust.errors import ConfigError
-from fedrobust.utils.validation import Share, Words, check_settings
+from fedrobust.utils.confusion import ConfusionRows, confusion_matrix
+from fedrobust.utils.validation import Share, check_settings
 
 
 @check_settings("contamination")
 def label_error(
     *,
     rate: Share | None = 0.2,
-    confusion: Annotated[
-        Sequence[Sequence[float]], Words("K rows of K probabilities, each row summing to 1")
-    ]
-    | None = None,
+    confusion: ConfusionRows | None = None,
     num_classes: NumClasses = None,
 ) -> Contamination:
     """Symmetric errors by a rate, or errors by a confusion matrix.
@@ -42,7 +37,8 @@ def label_error(
     """
     count = classes("label_error", num_classes)
     if rate is None and confusion is not None:
-        return Contamination("label_error", data=_by_confusion(_matrix(confusion, count)))
+        matrix_KK = confusion_matrix("contamination.confusion", confusion, count)
+        return Contamination("label_error", data=_by_confusion(matrix_KK))
     if rate is not None and confusion is None:
         return Contamination("label_error", data=_symmetric(rate, count))
     raise ConfigError(
@@ -70,22 +66,3 @@ def _by_confusion(confusion_KK: Tensor) -> DataContamination:
         return images, labels if torch.equal(drawn, labels) else drawn
 
     return data
-
-
-def _matrix(confusion: Sequence[Sequence[float]], num_classes: int) -> Tensor:
-    """(K, K) float64, or ConfigError unless the rows are probabilities that sum to 1."""
-    wrong = ConfigError(
-        f"contamination.confusion={confusion}: must be {num_classes} rows of "
-        f"{num_classes} probabilities, each row summing to 1"
-    )
-    try:
-        matrix_KK = torch.tensor([list(row) for row in confusion], dtype=torch.float64)
-    except (TypeError, ValueError):
-        raise wrong from None
-    if matrix_KK.shape != (num_classes, num_classes) or bool((matrix_KK < 0).any()):
-        raise wrong
-    if not torch.allclose(
-        matrix_KK.sum(dim=1), torch.ones(num_classes, dtype=torch.float64), atol=1e-6
-    ):
-        raise wrong
-    return matrix_KK
