@@ -16,6 +16,7 @@ from fedrobust.errors import ConfigError
 from fedrobust.state import State
 
 Mixer = Callable[[Tensor, tuple[int, ...], Generator], Tensor]
+RoundMixer = Callable[[Round, Tensor], Tensor]
 Step = Callable[[Tensor, Mapping[str, Any]], tuple[Tensor, dict[str, Any]]]
 
 
@@ -30,7 +31,9 @@ class Preaggregation:
     mix: (gram_NN, clients, generator) -> (M, N) float64 non-negative coefficients of the rows that
     the rule will see; gram_NN are the float64 inner products of the updates. None: the rule sees
     the updates themselves. rows: how many rows it makes of so many clients. Below min_clients it is
-    not defined, and limited_by is the setting that asks for so many.
+    not defined, and limited_by is the setting that asks for so many. mix_round: (round, gram_NN) ->
+    the same (M, N) coefficients, in place of `mix`, for a map that must see single coordinates or
+    the server's model; uses: of {"root", "proxy"}, what it needs of the server's images.
     """
 
     name: str
@@ -38,6 +41,21 @@ class Preaggregation:
     min_clients: int = 1
     rows: Callable[[int], int] = _as_many
     limited_by: str = "preaggregation.f"
+    mix_round: RoundMixer | None = None
+    uses: frozenset[str] = frozenset()
+
+    @property
+    def active(self) -> bool:
+        """Whether the rule sees anything else than the updates themselves."""
+        return self.mix is not None or self.mix_round is not None
+
+    def coefficients(self, round: Round, gram_NN: Tensor) -> Tensor:
+        """(M, N) float64 coefficients of the rows that the rule sees; gram_NN: the updates' inner
+        products. Only where it is `active`."""
+        if self.mix_round is not None:
+            return self.mix_round(round, gram_NN)
+        assert self.mix is not None
+        return self.mix(gram_NN, round.updates.clients, round.generator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +86,18 @@ def compose_strategy(
                 f"{group}._target_: makes a {type(value).__name__}, no "
                 f"{kind.__name__}; see configs/{group}"
             )
-    if preaggregation.mix is not None:
-        strategy = _after(preaggregation, preaggregation.mix, strategy)
+    if preaggregation.active:
+        strategy = _after(preaggregation, strategy)
     return strategy if optimizer.step is None else _before(strategy, optimizer.name, optimizer.step)
 
 
-def _after(preaggregation: Preaggregation, mix: Mixer, strategy: Strategy) -> Strategy:
+def _after(preaggregation: Preaggregation, strategy: Strategy) -> Strategy:
     """The rule on the mixtures. The influence reported of a client is what it has through all
     mixtures, P'w, scaled to sum to 1."""
 
     def rule(round: Round) -> Aggregate:
         gram_NN = round.updates.gram().cpu()
-        mixing_MN = mix(gram_NN, round.updates.clients, round.generator)
+        mixing_MN = preaggregation.coefficients(round, gram_NN)
         result = strategy.rule(
             replace(round, updates=mix_updates(round.updates, mixing_MN, gram_NN))
         )
@@ -93,7 +111,7 @@ def _after(preaggregation: Preaggregation, mix: Mixer, strategy: Strategy) -> St
     return Strategy(
         f"{preaggregation.name}+{strategy.name}",
         rule,
-        strategy.uses,
+        strategy.uses | preaggregation.uses,
         enough,
         limited_by=preaggregation.limited_by if enough == wanted else strategy.limited_by,
     )

@@ -87,7 +87,10 @@ def mix_updates(updates: Updates, mixing_MN: Tensor, gram_NN: Tensor) -> MixedUp
     alone_MN = torch.nn.functional.one_hot(own_M, clients).to(mixing_MN)
     shares_MN = torch.where(sums_M1 > 0, mixing_MN / sums_M1, alone_MN)
     buffers = updates.buffers_NB
-    if not torch.equal(shares_MN, alone_MN):
+    if torch.equal(shares_MN, alone_MN):
+        if not torch.equal(own_M, torch.arange(clients)):
+            buffers = buffers[own_M.to(buffers.device)]
+    else:
         buffers = torch.stack(
             [merge_buffers(updates.layout, updates.buffers_NB, row_N) for row_N in shares_MN]
         )

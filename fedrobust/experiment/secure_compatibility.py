@@ -29,7 +29,7 @@ def check_sum_only(
             f"strategy={strategy.name}: looks at single updates, and {WHY}; use "
             "strategy=fedavg, or privacy=local_dp"
         )
-    if preaggregation.mix is not None:
+    if preaggregation.active:
         raise ConfigError(
             f"preaggregation={preaggregation.name}: compares single updates, and "
             f"{WHY}; use preaggregation=none"

@@ -1,6 +1,6 @@
 """Pre-aggregations: linear maps of the updates that make a rule's task easier, one factory a file,
 one yaml each in configs/preaggregation. A `composition.Preaggregation` decides from the updates'
-inner products alone."""
+inner products, or with `mix_round` from the whole round."""
 
 from fedrobust.aggregation.composition import Preaggregation
 

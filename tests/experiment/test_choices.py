@@ -95,9 +95,10 @@ def test_a_rule_says_which_images_and_how_many_clients_it_needs(one: Choice) -> 
 
 
 @pytest.mark.parametrize("one", of("preaggregation"), ids=named)
-def test_a_preaggregation_says_how_many_clients_it_needs(one: Choice) -> None:
+def test_a_preaggregation_says_which_images_and_how_many_clients_it_needs(one: Choice) -> None:
+    assert ("proxy images" in one.needs) == ("proxy" in built(one).uses)
     assert ("2f + 1 clients a round" in one.needs) == ("f" in choice_settings(one.group, one.name))
-    if one.needs:
+    if "clients a round" in one.needs:
         assert built(one, f=2).min_clients == 5
 
 

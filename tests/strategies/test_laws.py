@@ -21,6 +21,7 @@ BUILT: dict[str, Strategy] = {
 }
 PLAIN = [name for name, strategy in BUILT.items() if not strategy.uses]
 ANCHORED = {
+    "dos",
     "norm_clipping",
     "centered_clipping",
     "flame",

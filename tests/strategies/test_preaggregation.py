@@ -10,6 +10,7 @@ from fedrobust.strategies import server_optimizers
 from fedrobust.strategies.median import median
 from fedrobust.strategies.preaggregation.bucketing import bucketing
 from fedrobust.strategies.preaggregation.clipping import arc, static_clipping
+from fedrobust.strategies.preaggregation.foundationfl import extreme_distances, foundationfl
 from fedrobust.strategies.preaggregation.nnm import nnm
 from fedrobust.strategies.trimmed_mean import trimmed_mean
 from hypothesis import given, settings
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from torch import Generator
 
 from fedrobust.aggregation.composition import Preaggregation, compose_strategy
+from fedrobust.aggregation.updates import Updates
+from fedrobust.errors import ConfigError
 from tests.helpers.rounds import SMALL, apply_rule, mixing, normal, rows
 
 laws = settings(max_examples=40)
@@ -136,3 +139,52 @@ def test_mixing_neighbours_keeps_far_attackers_out_of_the_honest_rows(
     honest = matrix[2:]
     assert (result <= honest.amax(dim=0) + 1e-3).all()
     assert (result >= honest.amin(dim=0) - 1e-3).all()
+
+
+# FoundationFL
+
+
+def test_foundationfl_by_hand() -> None:
+    # max (5, 5), min (0, 1). To max: 29, 32, 0; to min: 4, 1, 41 (squared): scores 2, 1, 0, so the
+    # first update is copied, once for three clients. Median of (0, 3) (1, 1) (5, 5) (0, 3): (.5, 3)
+    torch.testing.assert_close(
+        extreme_distances(Updates.of(SMALL)), torch.tensor([2.0, 1, 0]).double()
+    )
+    result = apply_rule(compose_strategy(median(), foundationfl(), PLAIN), SMALL)
+    assert result.state.parameters.tolist() == [0.5, 3]
+    # three copies: (0, 3) four times among six
+    result = apply_rule(compose_strategy(median(), foundationfl(3), PLAIN), SMALL)
+    assert result.state.parameters.tolist() == [0, 3]
+    # without copies nothing changes
+    result = apply_rule(compose_strategy(median(), foundationfl(0), PLAIN), SMALL)
+    assert result.state.parameters.tolist() == [1, 3]
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(3, 9), st.integers(0, 4))
+def test_foundationfl_agrees_with_its_definition(seed: int, n: int, copies: int) -> None:
+    matrix = normal(seed, n, 5)
+    wide = matrix.double()
+    high, low = wide.amax(dim=0), wide.amin(dim=0)
+    scores = [min(float((row - high).norm()), float((row - low).norm())) for row in wide]
+    added = torch.cat([matrix, matrix[[int(np.argmax(scores))] * copies]])
+    one = apply_rule(compose_strategy(trimmed_mean(1), foundationfl(copies), PLAIN), matrix)
+    other = apply_rule(trimmed_mean(1), added)
+    torch.testing.assert_close(one.state.parameters, other.state.parameters)
+    order = torch.randperm(n, generator=Generator().manual_seed(seed))
+    moved = apply_rule(
+        compose_strategy(trimmed_mean(1), foundationfl(copies), PLAIN), matrix[order]
+    )
+    torch.testing.assert_close(moved.state.parameters, one.state.parameters)
+    torch.testing.assert_close(moved.weights_N, one.weights_N[order])
+
+
+def test_foundationfl_s_copies_count_as_clients_of_the_rule() -> None:
+    both = compose_strategy(trimmed_mean(3), foundationfl(), PLAIN)
+    assert both.min_clients == 5  # and two copies: 2 3 + 1
+    assert compose_strategy(trimmed_mean(3), foundationfl(0), PLAIN).min_clients == 7
+    # one client is its own maximum and minimum
+    single = apply_rule(compose_strategy(median(), foundationfl(2), PLAIN), SMALL[:1])
+    assert single.state.parameters.tolist() == [0, 3]
+    with pytest.raises(ConfigError, match=r"preaggregation\.synthetic=-1"):
+        foundationfl(-1)
