@@ -134,6 +134,8 @@ class RoundRecord:
     stopped: str = ""
 
 
+ATTACKS = "attacks"  # of a round's extras: 1 where poisoned clients attacked, 0 where they did not
+SUCCESS = "attack_success_rate"  # likewise: of the backdoor's trigger after the round, in percent
 TWIN = "clean twin"  # the run of the same name, beside "run"
 
 

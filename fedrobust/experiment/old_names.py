@@ -81,6 +81,12 @@ ADDED_GROUPS: Mapping[str, Mapping[str, Any]] = {
         "seconds": None,
         "epsilon": None,
     },
+    "schedule": {
+        "from_round": 1,
+        "until_round": None,
+        "trusted_at": None,
+        "distrusted": "attack",
+    },
 }
 CHOICES: dict[str, dict[str, str]] = {
     "client": {"cohort": "mutual_learning", "mutual": "global_distillation"}

@@ -58,6 +58,12 @@ def check_update_readers(
         raise ConfigError(
             f"{key}.adversarial_clients=true: {why}; set {key}.adversarial_clients=false"
         )
+    trusted_at = settings.schedule.trusted_at
+    if trusted_at is not None and settings.poisoned:
+        raise ConfigError(
+            f"schedule.trusted_at={trusted_at:g}: reads the rule's weights, and {WHY}; set "
+            "schedule.from_round"
+        )
     if damage.collude is not None and settings.poisoned:
         why = f"its attackers write their updates on the server, and {WHY}"
         raise ConfigError(

@@ -41,7 +41,7 @@ MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be coun
 _IRRELEVANT = frozenset(
     {
         *("contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine"),
-        *("tracker", "stop_when"),
+        *("tracker", "stop_when", "schedule"),
         PLUGINS,  # which of them a setting needs, that setting says
     }
 )
@@ -199,6 +199,30 @@ class StopSettings(_Settings):
 NEVER = StopSettings()  # type: ignore[call-arg]  # every field has a default
 
 
+class ScheduleSettings(_Settings):
+    """In which rounds poisoned clients attack: `schedule.*`. In all others they are honest, with
+    clean images."""
+
+    from_round: Positive = Field(1, description="first round in which poisoned clients attack")
+    until_round: int | None = Field(
+        None, ge=1, description="last round in which they attack; null: the last of the run"
+    )
+    trusted_at: float | None = Field(
+        None,
+        gt=0,
+        description="they wait until the rule's weights for them, after a round, reach this share "
+        "of what clients of their number and images get of a mean; null: they do not wait",
+    )
+    distrusted: Literal["attack", "behave"] = Field(
+        "attack",
+        description="what they do where those weights fall below trusted_at again; behave: as "
+        "honest clients until they are trusted again",
+    )
+
+
+ALWAYS = ScheduleSettings()  # type: ignore[call-arg]  # every field has a default
+
+
 class Settings(_Settings):
     """A whole resolved configuration: the plain settings, and every group unbuilt."""
 
@@ -220,6 +244,7 @@ class Settings(_Settings):
         (), description="packages of your own with rules, attacks, data sets, ... (docs/plugins.md)"
     )
     stop_when: StopSettings = Field(description="what ends the run before its last round")
+    schedule: ScheduleSettings = Field(description="in which rounds poisoned clients attack")
     server: ServerSettings = Field(description="what the server does besides its rule")
 
     data: Group = Field(description="the data set")
@@ -263,6 +288,7 @@ class Settings(_Settings):
 BLOCKS: Mapping[str, tuple[type[BaseModel], str]] = {
     "server": (ServerSettings, "proxy_images=128"),
     "stop_when": (StopSettings, "seconds=3600"),
+    "schedule": (ScheduleSettings, "from_round=3"),
 }
 
 
@@ -287,6 +313,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
         raise ConfigError(_refusal(error)) from error
     _check_clients(found)
     _check_server(found.server)
+    _check_schedule(found)
     return found
 
 
@@ -367,6 +394,27 @@ def _check_server(server: ServerSettings) -> None:
         raise ConfigError(
             "server.batchnorm=recalibrate: needs proxy images, "
             f"server.proxy_images={server.proxy_images}; raise it or set server.batchnorm=mean"
+        )
+
+
+def _check_schedule(settings: Settings) -> None:
+    """An attack that can never take place is a mistake, where anybody is to attack."""
+    schedule, rounds = settings.schedule, settings.rounds
+    if not settings.poisoned:
+        return
+    waits = schedule.trusted_at is not None
+    first = max(schedule.from_round, 2 if waits else 1)
+    last = rounds if schedule.until_round is None else schedule.until_round
+    if first > rounds:
+        key, value = ("trusted_at", schedule.trusted_at) if waits else ("from_round", first)
+        raise ConfigError(
+            f"schedule.{key}={value}: nobody would attack in rounds={rounds}; lower it or raise "
+            "rounds"
+        )
+    if last < first:
+        raise ConfigError(
+            f"schedule.until_round={last}: the first attack is in round {first} at the earliest; "
+            "raise it"
         )
 
 

@@ -15,7 +15,13 @@ from fedrobust.experiment.compose import compose, default_choices
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.own_choices import known_choices, named_by_words
 from fedrobust.experiment.run_options import RunOptions
-from fedrobust.experiment.settings import MOST, ServerSettings, Settings, StopSettings
+from fedrobust.experiment.settings import (
+    MOST,
+    ScheduleSettings,
+    ServerSettings,
+    Settings,
+    StopSettings,
+)
 from fedrobust.utils.cli import called_as
 from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.settings_table import describe_type, format_value, list_settings
@@ -56,6 +62,9 @@ def describe(words: Sequence[str]) -> str:
             "",
             "Stop:",
             *_model_lines(StopSettings, "stop_when."),
+            "",
+            "Schedule:",
+            *_model_lines(ScheduleSettings, "schedule."),
             "",
             "Groups:",
             *group_lines(default_heads(), words),

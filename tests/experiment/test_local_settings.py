@@ -191,6 +191,7 @@ def test_any_depth_is_refused_and_cleared(config: dict[str, Any]) -> None:
         "tracker._target_=fedrobust.runtime.server.loop.build_server_context",
         "stop_when.seconds=60",
         "stop_when.patience=3",
+        "schedule.from_round=2",
     ],
 )
 def test_what_concerns_the_server_alone_is_refused_and_cleared(word: str) -> None:

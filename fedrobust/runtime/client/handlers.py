@@ -16,7 +16,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 
 from fedrobust.contamination.apply import attacker_owned
-from fedrobust.contamination.base import Contamination
+from fedrobust.contamination.base import CLEAN, Contamination
 from fedrobust.data import TEST, TRAIN, VALIDATION, cache
 from fedrobust.defences.sanitisation.detection import altered_rows, detection_counts
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
@@ -93,8 +93,15 @@ class _Request:
         return ModelInputs(self.experiment, self.model)
 
     @property
+    def honest(self) -> bool:
+        """Whether this client is poisoned, and does not attack in this round."""
+        poisoned = self.experiment.roles[self.client] == "poisoned"
+        return poisoned and self.order.get(records.ATTACK, 1) == 0
+
+    @property
     def contamination(self) -> Contamination:
-        return self.experiment.contamination(self.client)
+        """What this client does in this round."""
+        return CLEAN if self.honest else self.experiment.contamination(self.client)
 
     def generator(self, purpose: str) -> torch.Generator:
         return self.experiment.generator(purpose, self.client, self.round)
@@ -379,12 +386,15 @@ def _sanitise(request: _Request) -> tuple[Shard, dict[str, float]]:
     """The hospital's training images of this round and its counts of images left out; only a
     simulation knows which were altered."""
     experiment, client, inputs = request.experiment, request.client, request.inputs
-    own = _shard(inputs, client)
-    shard = apply_crafted(experiment, client, request.model, own, request.round)
+    if request.honest:
+        own = shard = _clean_shard(inputs, client)
+    else:
+        own = _shard(inputs, client)
+        shard = apply_crafted(experiment, client, request.model, own, request.round)
     if experiment.sanitiser.score is None or attacker_owned(request.contamination):
         return shard, {}
     data, kept_N = sanitise_shard(experiment.sanitiser, request.model, shard, request.round)
-    altered_N = _altered_rows(inputs, client) if request.simulated else None
+    altered_N = _altered_rows(request, own) if request.simulated else None
     return data, detection_counts(kept_N, altered_N)
 
 
@@ -417,13 +427,13 @@ def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
 
 def _contaminate(request: _Request, trained: State) -> State:
     """Apply the client's model poisoning before the model is sent; an honest model is not
-    changed."""
+    changed. An attacker who waits watches the global model meanwhile."""
     contamination, received = request.contamination, request.received
     sent = contamination.update(trained, received, request.generator("update"))
-    if contamination.track is None:
+    if request.experiment.contamination(request.client).track is None:
         return sent
     before = exchange_received(received, request.context, request.order)
-    return contamination.track(sent, received, before)
+    return sent if contamination.track is None else contamination.track(sent, received, before)
 
 
 def _mask(request: _Request, update: _Update) -> Message:
@@ -453,13 +463,17 @@ def _release(request: _Request, update: _Update) -> Message:
     return Message(content, reply_to=request.message)
 
 
-def _altered_rows(inputs: ModelInputs, client: int) -> Tensor:
-    """The hospital's training images that its contamination mislabelled or gave a trigger."""
+def _altered_rows(request: _Request, own: Shard) -> Tensor:
+    """The hospital's training images that its contamination mislabelled or gave a trigger. own:
+    its images of this round."""
+    inputs, client = request.inputs, request.client
+    if request.honest:
+        return torch.zeros_like(own.train.labels, dtype=torch.bool)
 
     def compare() -> Tensor:
         return altered_rows(
             inputs.clean_shard(client).train,
-            _shard(inputs, client).train,
+            own.train,
             triggered=inputs.experiment.contamination(client).backdoor is not None,
         )
 

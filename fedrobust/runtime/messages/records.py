@@ -26,6 +26,7 @@ from fedrobust.state import State
 ConditionPredictions = Mapping[str, tuple[Tensor, Tensor]]
 CONFIG_KEYS: Mapping[str, type] = {"experiment": str, "round": int, "etf": bytes, "etf-sha256": str}
 FROZEN_DIGEST = "frozen-sha256"  # of the settings: the digest of what no state holds, if any
+ATTACK = "attack"  # of the settings: 0 where poisoned clients are honest in this round, else absent
 STATE_DIGEST = "state-sha256"  # of the settings: the digest of the state that is to come
 SCALARS = (str, int, float, bytes)
 ROUNDING = 1e-5  # of a softmax's shares

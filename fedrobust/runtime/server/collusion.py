@@ -17,8 +17,10 @@ from fedrobust.aggregation.updates import UpdateRows, Updates
 from fedrobust.contamination.base import AttackContext, Collusion, Strips
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.runtime.server import schedule
 
 KEY = "adversary"  # where what the attackers remember is kept, beside the rule's own memory
+ATTACKERS_KEYS = (KEY, schedule.KEY)
 
 
 def check_collusion(experiment: Experiment, simulated: bool) -> None:
@@ -34,18 +36,20 @@ def check_collusion(experiment: Experiment, simulated: bool) -> None:
 
 def without_attacker_memory(memory: Mapping[str, Any]) -> dict[str, Any]:
     """The memory without what the attackers remember: all that a rule sees of it."""
-    return {key: value for key, value in memory.items() if key != KEY}
+    return {key: value for key, value in memory.items() if key not in ATTACKERS_KEYS}
 
 
 def apply_attackers(
     experiment: Experiment, round: Round, memory: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Let the experiment's poisoned clients work together in this round, where they do (see
-    `apply_collusion`). Returns what is to be kept with the rule's memory: nothing, or what they
-    remember."""
+    `apply_collusion`) and attack in it at all. Returns what is to be kept with the rule's memory:
+    nothing, or what they remember."""
     collusion = experiment.contaminations["poisoned"].collude
     if collusion is None:
         return {}
+    if not schedule.attack_in(experiment, round.number, memory):
+        return {KEY: memory[KEY]} if KEY in memory else {}
     poisoned, generator = (
         experiment.clients_of_kind("poisoned"),
         experiment.generator(KEY, round.number),

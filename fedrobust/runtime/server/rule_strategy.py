@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -28,10 +28,10 @@ from fedrobust.runtime.engines.base import SimulationGrid
 from fedrobust.runtime.messages import arrays as wire
 from fedrobust.runtime.messages import records
 from fedrobust.runtime.messages.upload_limits import limit_reply_size
-from fedrobust.runtime.server import collusion
+from fedrobust.runtime.server import collusion, schedule
 from fedrobust.runtime.server.replies import Expected, ReplyValidator
 from fedrobust.state import Layout, State, read
-from fedrobust.types import ClientRecord, Failure, Samples
+from fedrobust.types import ATTACKS, ClientRecord, Failure, Samples
 from fedrobust.utils.counting import format_count
 
 # The rounds know Flower through this module only.
@@ -201,7 +201,11 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str, clients: Iterable[int]
     ) -> Iterator[Message]:
         nodes = sorted(grid.get_node_ids())
-        config = self.server.message_config(server_round)
+        config = (
+            self.training_config(server_round)
+            if kind == MessageType.TRAIN
+            else self.server.message_config(server_round)
+        )
         self.validator = ReplyValidator(
             self._expected(records.task_digest(config)),
             {nodes[client]: client for client in clients if client < len(nodes)},
@@ -210,6 +214,13 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             Message(records.train_message(arrays, config), dst_node_id=node, message_type=kind)
             for node in self.validator.clients
         )
+
+    def training_config(self, server_round: int) -> dict[str, str | int | bytes]:
+        """The settings in a round's train messages."""
+        config = self.server.message_config(server_round)
+        if schedule.attack_in(self.server.experiment, server_round, self.memory):
+            return config
+        return {**config, records.ATTACK: 0}
 
     def _expected(self, task: str) -> Expected:
         experiment = self.server.experiment
@@ -254,7 +265,9 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         if may_be_last or server_round == experiment.settings.rounds:
             self._sent = (self.state, updates)
         aggregate = experiment.strategy.rule(task)
-        self.memory = {**aggregate.memory, **remembered}
+        attacks = schedule.attack_in(experiment, server_round, self.memory)
+        known = schedule.remember(experiment, task, aggregate.weights_N, self.memory)
+        self.memory = {**aggregate.memory, **remembered, **known}
         state = self._with_buffers(aggregate)
         if fault := wire.find_fault(state.parameters) or wire.find_fault(state.buffers):
             raise RunError(
@@ -263,6 +276,9 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             )
         self.state = state
         self.outcome = _outcome(updates, metrics, failures, aggregate)
+        if schedule.is_scheduled(experiment):
+            extras = {**self.outcome.extras, ATTACKS: float(attacks)}
+            self.outcome = replace(self.outcome, extras=extras)
 
     def client_models(self) -> Iterator[tuple[int, State]]:
         """Client by client the model that it sent in the last of all rounds; nothing before that

@@ -59,7 +59,7 @@ class SecureStrategy(RuleStrategy):
     def _begin(self, server_round: int) -> None:
         self._round = server_round
         self._order = {
-            **self.server.message_config(server_round),
+            **self.training_config(server_round),
             records.STATE_DIGEST: state_digest(self.state),
         }
         self._keys: dict[int, bytes] = {}

@@ -38,7 +38,7 @@ NOT_CENTRAL = {
         "partition",
         "strategy",
     ),
-    *("preaggregation", "server_optimizer", "server", "stop_when"),
+    *("preaggregation", "server_optimizer", "server", "stop_when", "schedule"),
 }
 # Central training is a federation of one site with all the data, which trains once and whose model
 # is the global one.

@@ -87,6 +87,7 @@ def test_the_surroundings_decide_too() -> None:
         "engine=ray",
         "tracker=tensorboard",
         "stop_when.seconds=60",
+        "schedule.from_round=2",
         "evaluation.best_metric=f1",
         "server.checkpoint_every=0",
         "server.keep_checkpoints=5",
