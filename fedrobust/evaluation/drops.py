@@ -208,6 +208,33 @@ def resampled_metrics(
 ) -> list[dict[str, Tensor]]:
     """For each condition (labels_N, predicted_N): `metrics.rates` of every draw, (draws,) each; all
     conditions share the draws, and calls with the same images and equal generators too."""
+    counts = resampled_counts(conditions, num_classes, groups_N, draws, generator)
+    return [rates(one) for one in counts]
+
+
+def resampled_counts(
+    conditions: Sequence[tuple[Tensor, Tensor]],
+    num_classes: int,
+    groups_N: Tensor | None,
+    draws: int,
+    generator: Generator,
+    *,
+    within_class: bool = True,
+) -> list[Counts]:
+    """The counts (draws, K) behind `resampled_metrics`, a `Counts` for each condition.
+
+    Args:
+        conditions: (labels_N, predicted_N) of each, on the same images.
+        num_classes: number of classes, K.
+        groups_N: patient or lesion of each image; None: every image stands for itself.
+        draws: number of draws, at least 1.
+        generator: source of the draws.
+        within_class: whether images are drawn within their class, so that each class keeps its
+            number; else from all of them.
+
+    Raises:
+        ValueError: for fewer than 1 draw.
+    """
     if draws < 1:
         raise ValueError(f"draws={draws}: a bootstrap needs at least 1 draw")
     tables = torch.cat(
@@ -215,12 +242,13 @@ def resampled_metrics(
         dim=1,
     )
     units_N, strata_U = _units(conditions[0][0], groups_N, num_classes)
+    strata_U = strata_U if within_class else torch.zeros_like(strata_U)
     per_unit = tables.new_zeros(len(strata_U), tables.shape[1]).index_add_(0, units_N, tables)
     # All are whole numbers, so float32 sums are exact up to 2^24 images.
     sums = torch.cat([counts @ per_unit for counts in _draws(strata_U, draws, generator)]).to(
         torch.float64
     )
-    return [rates(Counts(*part.chunk(3, dim=1))) for part in sums.chunk(len(conditions), dim=1)]
+    return [Counts(*part.chunk(3, dim=1)) for part in sums.chunk(len(conditions), dim=1)]
 
 
 def _units(labels_N: Tensor, groups_N: Tensor | None, num_classes: int) -> tuple[Tensor, Tensor]:

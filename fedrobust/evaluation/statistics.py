@@ -38,6 +38,28 @@ def percentiles(values_B: Tensor) -> Interval | None:
     return low, high
 
 
+def basic_interval(value: float, draws_B: Tensor, within: Interval) -> Interval | None:
+    """The basic 95 % bootstrap interval, [2 v - q(97.5 %), 2 v - q(2.5 %)]: draws that lie on one
+    side of the value show its bias, and the interval goes to the other side.
+
+    Args:
+        value: v, as measured.
+        draws_B: its bootstrap replicates, of which those that are NaN are left out.
+        within: what the value can be; ends beyond it are moved onto it.
+
+    Returns:
+        (low, high); None without any replicate.
+
+    Reference:
+        Davison and Hinkley, Bootstrap methods and their application, 1997, section 5.2.
+    """
+    found = percentiles(draws_B)
+    if found is None:
+        return None
+    low, high = (min(max(2 * value - end, within[0]), within[1]) for end in found[::-1])
+    return low, high
+
+
 def wilson_interval(hits: int, total: int) -> Interval | None:
     """The 95 % interval of a share by Wilson's score.
 

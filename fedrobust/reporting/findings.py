@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from fedrobust.evaluation.fairness import RECALL
 from fedrobust.evaluation.statistics import Interval, wilson_interval
-from fedrobust.reporting import text
+from fedrobust.reporting import spreads, text
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.attacks import AttackOutcome, EvasionSection
 from fedrobust.reporting.report.details import NamedSettings
@@ -271,12 +272,6 @@ def accuracy_interval(client: ClientResult, condition: str) -> Interval | None:
     return wilson_interval(round(metrics.accuracy * metrics.n / 100), metrics.n)
 
 
-def worst_client(report: Report) -> ClientResult | None:
-    """The hospital with the lowest accuracy on its own clean test images."""
-    known = [one for one in report.clients if one.clean.accuracy is not None]
-    return min(known, key=lambda one: one.clean.accuracy or 0.0, default=None)
-
-
 def class_hits(report: Report, evaluation: str) -> list[tuple[int, int]]:
     """(hits, images) of each class under an evaluation; empty where the report has no confusion
     matrix."""
@@ -284,20 +279,6 @@ def class_hits(report: Report, evaluation: str) -> list[tuple[int, int]]:
     if details is None or details.confusion is None:
         return []
     return [(row[place], sum(row)) for place, row in enumerate(details.confusion)]
-
-
-def worst_class(report: Report) -> tuple[int, float] | None:
-    """(class, recall in percent) of the class that this run's model recognises least, on clean test
-    images."""
-    known = [
-        (100 * hits / images, place)
-        for place, (hits, images) in enumerate(class_hits(report, "clean"))
-        if images
-    ]
-    if not known:
-        return None
-    recall, place = min(known)
-    return place, recall
 
 
 def headline_values(report: Report, classes: list[str]) -> list[tuple[str, str, str]]:
@@ -339,23 +320,25 @@ def _drop_value(drop: ConditionDrop) -> tuple[str, str]:
 
 
 def _worst_values(report: Report, classes: list[str]) -> list[tuple[str, str, str]]:
+    """The worst hospital and class on clean test images, with their drop to the clean twin."""
+    section = report.fairness
+    spread_by = {} if section is None else section.evaluations["clean"]
+    drops = {} if section is None else section.drops.get("poisoning", {})
     found = []
-    client, worst = worst_client(report), worst_class(report)
-    if client is not None and report.num_clients > 1:
-        within = interval_text(accuracy_interval(client, "clean"))
-        words = (
-            f"accuracy of this run's model on the {format_count(client.clean.n, 'test image')} of "
-            f"hospital {text.client_name(client)} {within}"
-        )
-        found.append(("Worst hospital", percent(client.clean.accuracy), words.rstrip()))
-    if worst is not None:
-        place, recall = worst
-        hits, images = class_hits(report, "clean")[place]
-        words = (
-            f"recall of {classes[place] if place < len(classes) else f'class {place}'}: {hits} of "
-            f"{format_count(images, 'test image')} {interval_text(wilson_interval(hits, images))}"
-        )
-        found.append(("Worst class", percent(recall), words))
+    for quantity, title, metric in (
+        ("site_accuracy", "Worst hospital", "accuracy at hospital"),
+        (RECALL, "Worst class", "recall of"),
+    ):
+        spread = spread_by.get(quantity)
+        if spread is None or (quantity != RECALL and report.num_clients == 1):
+            continue
+        who = spreads.member_label(report, quantity, spread, classes)
+        note = f"{metric} {who} {interval_text(spread.worst.ci95)}".rstrip()
+        lost = drops[quantity].worst if quantity in drops else None
+        if lost is not None and lost.value is not None:
+            shown, within = text.drop_text(lost.value), interval_text(lost.ci95)
+            note += f"; drop to the clean twin's worst {shown} % {within}".rstrip()
+        found.append((title, percent(spread.worst.value), note))
     return found
 
 

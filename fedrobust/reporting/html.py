@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from jinja2 import Environment
 
-from fedrobust.reporting import findings, text
+from fedrobust.reporting import findings, spreads, text
 from fedrobust.reporting.charts import figure_sections
 from fedrobust.reporting.filenames import PAGE
 from fedrobust.reporting.page_tables import page_tables
@@ -98,6 +98,7 @@ def render(
             files=files or {},
             wording=text,
             findings=findings,
+            spreads=spreads,
             table=table,
         )
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from markupsafe import Markup
 
-from fedrobust.reporting import text
+from fedrobust.reporting import spreads, text
 from fedrobust.reporting.report import Report
+from fedrobust.reporting.report.fairness import SpreadValue, WorstValue
 from fedrobust.reporting.web.tables import Cell, table
 from fedrobust.types import RoundRecord
 
@@ -30,6 +32,19 @@ DROP_HEADS: Final = (
 )
 
 
+SPREAD_HEADS: Final = (
+    "Over",
+    "Measure",
+    "Images",
+    "Clean twin",
+    "95 % interval",
+    "This run",
+    "95 % interval",
+    "Change",
+    "95 % interval",
+)
+
+
 def page_tables(report: Report, lines: Sequence[tuple[str, RoundRecord]]) -> dict[str, Markup]:
     """All tables by name.
 
@@ -40,6 +55,7 @@ def page_tables(report: Report, lines: Sequence[tuple[str, RoundRecord]]) -> dic
     found = {
         "evaluations": evaluation_table(report),
         "drops": drop_table(report),
+        "spreads": spread_table(report),
         "clients": client_table(report),
         "rounds": round_table(lines),
     }
@@ -81,6 +97,39 @@ def drop_table(report: Report) -> Markup:
         for row in text.drop_rows(report.drops)
     ]
     return table(DROP_HEADS, rows, words=2, sortable=False)
+
+
+def spread_table(report: Report) -> Markup:
+    """Worst case and spread over hospitals and classes, clean and corrupted, each beside the clean
+    twin's on clean images; empty for reports of earlier versions."""
+    section = report.fairness
+    if section is None:
+        return Markup("")
+    rows = []
+    twin = section.evaluations.get("twin_clean", {})
+    for images, drop in (("clean", "poisoning"), ("corrupted", "total")):
+        for name, found in section.evaluations.get(images, {}).items():
+            change = section.drops.get(drop, {}).get(name)
+            for measure, words in spreads.MEASURES.items():
+                moved = getattr(change, measure, None)
+                rows.append(
+                    (
+                        spreads.SPREAD_TITLES[name],
+                        words,
+                        images,
+                        *_bounded_cells(getattr(twin.get(name), measure, None)),
+                        *_bounded_cells(getattr(found, measure)),
+                        Cell(spreads.change_text(moved), moved and moved.value),
+                        text.format_interval(moved and moved.ci95),
+                    )
+                )
+    return table(SPREAD_HEADS, rows, words=3)
+
+
+def _bounded_cells(one: WorstValue | SpreadValue | None) -> tuple[Cell, str]:
+    if one is None:
+        return Cell("-", math.nan), "-"
+    return number(one.value), text.format_interval(one.ci95)
 
 
 def client_table(report: Report) -> Markup:

@@ -34,6 +34,7 @@ from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.evaluation.prediction_details import confusion_counts, mean_roc, reliability
 from fedrobust.evaluation.statistics import Interval, number_or_nan, percentiles
 from fedrobust.experiment.experiment import KINDS, Experiment
+from fedrobust.reporting.fairness import compared_evaluations, fairness_section
 from fedrobust.reporting.report.details import (
     MOST_CLASSES,
     PredictionDetails,
@@ -99,6 +100,7 @@ def assemble_results(
             **_test_drops(experiment, scores.test, labels, rows),
             clients=clients_drop(experiment, clients),
         ),
+        fairness=fairness_section(experiment, scores.test, clients),
         severity_drops=_severity_drops(experiment, scores.test, evaluations) or None,
         details={
             name: prediction_details(part, labels)
@@ -126,9 +128,7 @@ def left_out_files(skipped: Mapping[str, str]) -> LeftOutFiles | None:
 def _test_drops(
     experiment: Experiment, test: Mapping[str, Tensor], labels: Tensor, rows: Tensor
 ) -> dict[str, ConditionDrop]:
-    pairs = {"corruption": ("clean", "corrupted")}
-    if "twin_clean" in test:
-        pairs |= {"poisoning": ("twin_clean", "clean"), "total": ("twin_clean", "corrupted")}
+    pairs = compared_evaluations(test)
     groups = experiment.dataset.groups[rows]
     options: dict[str, Any] = {
         "generator": experiment.generator("bootstrap"),

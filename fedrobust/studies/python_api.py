@@ -27,6 +27,7 @@ from fedrobust.reporting.filenames import MANIFEST, PAGE, REPORT
 from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import read_rounds, round_line
 from fedrobust.reporting.report import Report, read_report
+from fedrobust.reporting.spreads import MEASURES
 from fedrobust.runtime import resume as resumption
 from fedrobust.runtime.simulation import (
     explain_interruption,
@@ -45,7 +46,7 @@ from fedrobust.utils.locking import is_empty
 from fedrobust.utils.notices import hold_lines
 from fedrobust.utils.plugins import PLUGINS
 
-Table = Literal["clients", "rounds", "metrics", "drops"]
+Table = Literal["clients", "rounds", "metrics", "drops", "fairness"]
 CALLED = "fedrobust.run"  # what a manifest says was called
 
 
@@ -70,7 +71,9 @@ class Run:
             table: clients: one row a client, its metrics clean and contaminated, its drop and its
                 weight. rounds: one row a round, the global model's metrics and seconds. metrics:
                 one row an evaluation of the final models on the test images. drops: one row a
-                drop, with its interval. All metrics and drops in percent.
+                drop, with its interval. fairness: one row an evaluation (or drop), quantity and
+                measure: worst case and spread over hospitals and classes (docs/drops.md). All
+                metrics and drops in percent, spreads in percentage points.
 
         Raises:
             ConfigError: there is no such table.
@@ -80,6 +83,7 @@ class Run:
             "rounds": self._rounds,
             "metrics": self._metrics,
             "drops": self._drops,
+            "fairness": self._fairness,
         }
         if table not in make:
             raise ConfigError(f"table={table}: must be one of {', '.join(make)}")
@@ -126,6 +130,29 @@ class Run:
             parts = {metric: one.drop for metric, one in drop.per_metric.items()}
             rows[name] = {**parts, "combined": drop.combined, "low": low, "high": high}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("drop")
+
+    def _fairness(self) -> pd.DataFrame:
+        section = self.report.fairness
+        parts: dict[str, Mapping[str, Any]] = {}
+        if section is not None:
+            parts |= section.evaluations
+            parts |= {f"drop {name}": one for name, one in section.drops.items()}
+        rows = [
+            {
+                "of": name,
+                "quantity": quantity,
+                "measure": measure,
+                "value": getattr(spread, measure).value,
+                "low": (getattr(spread, measure).ci95 or (None, None))[0],
+                "high": (getattr(spread, measure).ci95 or (None, None))[1],
+                "worst_member": getattr(spread, "worst_member", None),
+            }
+            for name, quantities in parts.items()
+            for quantity, spread in quantities.items()
+            for measure in MEASURES
+        ]
+        columns = ["of", "quantity", "measure", "value", "low", "high", "worst_member"]
+        return pd.DataFrame(rows, columns=columns).set_index(columns[:3])
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def result(folder: Path, one: Cell, scores: dict[str, torch.Tensor]) -> Result:
             combined_drop(report["evaluations"][normal], report["evaluations"][attack])
         )
     report |= {"seed": one.seed, "strategy": one.strategy}
+    report["fairness"] = reports.fairness(10, CLASSES, twin=True)
     cost = {"seconds": 10.0, "peak_memory": 5e8, "peak_gpu_memory": None}
     return Result(
         one,

@@ -192,7 +192,39 @@ def full_report(
     return found | {
         "setup": whole,
         "details": {name: details(size, 20 + place) for place, name in enumerate(names)},
+        "fairness": fairness(number, size, twin),
         "severity_drops": {f"corrupted_s{k + 1}": one for k, one in enumerate(drops)},
+    }
+
+
+def fairness(number: int, classes: int, twin: bool) -> dict[str, Any]:
+    """Worst cases and spreads, those of the clean twin 5 points better."""
+
+    def bounded(value: float) -> dict[str, Any]:
+        return {"value": value, "ci95": [value - 4.0, value + 3.0]}
+
+    def spread(level: float, member: int) -> dict[str, Any]:
+        measures = {"worst": level, "std": 60 - level, "range": 70 - level}
+        return {name: bounded(one) for name, one in measures.items()} | {"worst_member": member}
+
+    members = {
+        "site_accuracy": min(7, number - 1),
+        "site_balanced_accuracy": 0,
+        "class_recall": classes - 1,
+    }
+    levels = {"clean": 40.0, "corrupted": 30.0}
+    levels |= {"twin_clean": 45.0, "twin_corrupted": 44.0} if twin else {}
+    change = {"worst": bounded(11.1), "std": bounded(5.0), "range": bounded(5.0)}
+    compared = ["corruption", *(["poisoning", "total"] if twin else [])]
+    return {
+        "min_images": 10,
+        "sites_left_out": [],
+        "classes_left_out": [],
+        "evaluations": {
+            name: {quantity: spread(level, member) for quantity, member in members.items()}
+            for name, level in levels.items()
+        },
+        "drops": {name: dict.fromkeys(members, change) for name in compared},
     }
 
 

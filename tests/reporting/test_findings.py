@@ -127,22 +127,28 @@ def test_the_poisoning_drop_is_the_first_number_and_all_have_units() -> None:
     assert recall == (
         "3 of 3 poisoned flagged by their influence; precision 100.0 %: 3 of 3 flagged are poisoned"
     )
-    assert notes["Worst class"].startswith("recall of mel: 20 of 22 test images [")
+    assert notes["Worst class"].startswith("recall of bcc [")
 
 
-def test_the_worst_hospital_and_class_are_named() -> None:
-    report = reports.full_report()
-    report["clients"][7]["clean"]["accuracy"] = 10.0
-    report["details"]["clean"]["confusion"][1] = [20, 3, 0]
-    made = reports.typed(report)
+def test_the_worst_hospital_and_class_are_named_with_their_drop() -> None:
+    made = reports.typed(reports.full_report())
     found = {
         title: (value, note)
         for title, value, note in findings.headline_values(made, ["a", "b", "c"])
     }
-    assert found["Worst hospital"][0] == "10.0 %"
-    assert "hospital 7 [" in found["Worst hospital"][1]
-    assert found["Worst class"][0] == "13.0 %"
-    assert found["Worst class"][1].startswith("recall of b: 3 of 23")
+    assert found["Worst hospital"] == (
+        "40.0 %",
+        "accuracy at hospital 7 [36.0, 43.0]; drop to the clean twin's worst 11.1 % [7.1, 14.1]",
+    )
+    assert found["Worst class"][1].startswith("recall of c [36.0, 43.0]; drop")
+
+
+def test_without_a_twin_or_in_earlier_reports_no_drop_of_the_worst_is_named() -> None:
+    made = reports.typed(reports.full_report(twin=False))
+    notes = {title: note for title, _, note in findings.headline_values(made, [])}
+    assert notes["Worst class"] == "recall of 2 [36.0, 43.0]"
+    old = reports.typed(reports.report())
+    assert "Worst class" not in {title for title, _, _ in findings.headline_values(old, [])}
 
 
 def test_influence_zero_of_an_honest_hospital_is_explained() -> None:

@@ -19,6 +19,7 @@ from fedrobust.studies import python_api
 from fedrobust.studies.comparison import leaderboard
 from fedrobust.studies.comparison.grid import Grid
 from fedrobust.studies.python_api import Comparison, Run, override
+from tests.helpers import reports
 from tests.helpers.comparisons import findings
 from tests.helpers.plugins import importable
 
@@ -48,7 +49,7 @@ def test_a_run_has_its_folder_report_and_manifest(finished: Run) -> None:
 def test_a_loaded_run_is_the_same(finished: Run) -> None:
     again = fedrobust.load(finished.folder)
     assert again.report == finished.report
-    for table in ("clients", "rounds", "metrics", "drops"):
+    for table in ("clients", "rounds", "metrics", "drops", "fairness"):
         assert again.frame(table).equals(finished.frame(table))
 
 
@@ -64,6 +65,14 @@ def test_the_tables_say_what_the_report_says(finished: Run) -> None:
     assert rounds.loc[1, "seconds_train"] > 0
     with pytest.raises(ConfigError, match="table=site: must be one of clients, rounds"):
         finished.frame("site")  # type: ignore[arg-type]
+
+
+def test_the_table_of_worst_cases_and_spread() -> None:
+    table = Run(Path(), reports.typed(reports.full_report())).frame("fairness")
+    worst = table.loc[("clean", "site_accuracy", "worst")]
+    assert worst[["low", "high", "worst_member"]].tolist() == [36.0, 43.0, 7]
+    assert table.loc[("drop poisoning", "class_recall", "std"), "value"] == 5.0
+    assert Run(Path(), reports.typed(reports.report())).frame("fairness").empty
 
 
 def test_the_model_gives_the_predictions_of_the_run(finished: Run) -> None:

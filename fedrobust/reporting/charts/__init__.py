@@ -10,6 +10,7 @@ from fedrobust.reporting.charts.drops import drop_figures
 from fedrobust.reporting.charts.hospitals import client_figures
 from fedrobust.reporting.charts.probabilities import probability_figures
 from fedrobust.reporting.charts.rounds import Rounds, metric_figure, round_figures
+from fedrobust.reporting.charts.spreads import spread_figures
 from fedrobust.reporting.findings import influence_notes
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.web.figures import FigureSection
@@ -35,6 +36,7 @@ def figure_sections(report: Report, rounds: Rounds, classes: list[str]) -> list[
             tuple(influence_notes(report)),
         ),
         FigureSection("hospitals", "Hospitals", client_figures(report, classes)),
+        FigureSection("fairness", "Worst cases and spread", spread_figures(report, classes)),
         FigureSection("classes", "Classes", class_figures(report, classes)),
         FigureSection("calibration", "Reliability and ROC", probability_figures(report)),
         FigureSection("evasion", "Evasion attacks and purifier", defence_figures(report)),

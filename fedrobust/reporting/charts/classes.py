@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from fedrobust.evaluation.fairness import RECALL
 from fedrobust.evaluation.statistics import wilson_interval
-from fedrobust.reporting.findings import class_hits, interval_text, percent, worst_class
+from fedrobust.reporting.findings import class_hits, interval_text, percent
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.details import PredictionDetails
 from fedrobust.reporting.web.bars import Bar, BarRow, bar_chart
@@ -57,13 +58,13 @@ def _recall_figure(
             )
             bars.append(Bar(key, look, value, interval, hover))
         rows.append(BarRow(name, tuple(bars)))
-    worst = worst_class(report)
+    spread = report.fairness and report.fairness.evaluations["clean"].get(RECALL)
     caption = (
         "Share of each class's clean test images that is recognised; 95 % intervals by Wilson's "
         "score, images as independent."
     )
-    if worst is not None:
-        caption += f" Worst class of this run: {names[worst[0]]}."
+    if spread and spread.worst_member is not None:
+        caption += f" Worst class of this run: {names[spread.worst_member]}."
     return Figure(
         "Recall (%) of each class",
         bar_chart("Recall by class", rows, percent_axis("Recall, %")),

@@ -7,7 +7,7 @@ from typing import Final
 
 from fedrobust.reporting import text
 from fedrobust.reporting.charts.classes import MOST_CLASSES
-from fedrobust.reporting.findings import accuracy_interval, interval_text, percent, worst_client
+from fedrobust.reporting.findings import accuracy_interval, interval_text, percent
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.sections import ClientResult
 from fedrobust.reporting.web.bars import Bar, BarRow, Stack, bar_chart, stacked_chart
@@ -44,11 +44,10 @@ def _accuracy_figure(report: Report, known: Sequence[ClientResult]) -> Figure:
                 )
                 bars.append(Bar(condition, look, metrics.accuracy, interval, hover))
         rows.append(BarRow(text.client_name(one), tuple(bars), one.kind))
-    worst = worst_client(report)
     caption = (
         "This run's model on each hospital's own test images, the worst hospital on top"
-        + (f": {text.client_name(worst)}" if worst else "")
-        + "; contaminated: the same images under that hospital's contamination. 95 % intervals by "
+        f": {text.client_name(order[0])}; contaminated: the same images under that hospital's "
+        "contamination. 95 % intervals by "
         f"Wilson's score, images as independent.{_kind_note(report)}"
     )
     if len(order) > MOST_CLIENTS:

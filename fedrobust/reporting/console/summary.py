@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedrobust.reporting import text
+from fedrobust.reporting import spreads, text
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.attacks import AttackedModel, EvasionSection
@@ -44,6 +44,7 @@ def summary_table(report: Report, uses: Mapping[str, int] | None = None) -> Rend
     meanings = [f"{name}: {text.DROP_MEANINGS[name]}" for name in report.drops.present]
     notes = [*meanings, *text.drop_notes(report.drops), text.DROP_FORMULA]
     parts += [Text(line, style="dim") for line in notes]
+    parts += _spread_parts(report)
     parts.append(_clients_table(report.clients))
     parts += [Text(line, style="dim") for line in text.disclosure_notes(report.clients)]
     parts += map(Text, text.attack_lines(report))
@@ -64,6 +65,20 @@ def _drops_table(report: Report) -> Table:
         last = row[1] == text.COMBINED
         table.add_row(*row, style="bold" if last else "", end_section=last)
     return table
+
+
+def _spread_parts(report: Report) -> list[RenderableType]:
+    """Worst cases and spread, and what they mean; nothing for reports of earlier versions."""
+    rows = spreads.spread_rows(report)
+    if not rows:
+        return []
+    title = "Worst cases and spread over hospitals and classes"
+    table = new_table(title, spreads.spread_columns(report), words=2)
+    for place, row in enumerate(rows, 1):
+        table.add_row(*row, end_section=place % len(spreads.MEASURES) == 0)
+    classes = report.setup.classes if report.setup else ()
+    notes = spreads.spread_notes(report, classes)
+    return [table, *(Text(line, style="dim") for line in notes)]
 
 
 def _clients_table(clients: Sequence[ClientResult]) -> Table:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from fedrobust.reporting.report.attacks import EvasionSection
 from fedrobust.reporting.report.details import PredictionDetails, SetupSection
+from fedrobust.reporting.report.fairness import FairnessSection
 from fedrobust.reporting.report.metrics import (
     ConditionDrop,
     ConditionMetrics,
@@ -182,6 +183,11 @@ class PredictionResults(ReportSection):
         default=None,
         description="from clean test images to those corrupted with each severity, by evaluation; "
         "absent where the corruption has no severities",
+    )
+    fairness: Absent[FairnessSection] = Field(
+        default=None,
+        description="worst case and spread over sites and classes; absent in files of earlier "
+        "versions",
     )
     details: Absent[Mapping[EvaluationName, PredictionDetails]] = Field(
         default=None,

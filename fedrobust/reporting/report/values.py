@@ -29,6 +29,7 @@ from pydantic_core import CoreSchema, core_schema
 
 KIND_NAMES = ("clean", "noisy", "poisoned")
 METRIC_FIELDS = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
+SPREAD_FIELDS = ("site_accuracy", "site_balanced_accuracy", "class_recall")
 DISCLOSURE_NAMES = ("counts", "nothing")
 THREAT_NAMES = ("oblivious", "bpda_eot", "differentiated")
 
@@ -108,6 +109,7 @@ ClientNumbers = Annotated[
 Kind = Annotated[str, _OneOf(KIND_NAMES)]
 DisclosureForm = Annotated[str, _OneOf(DISCLOSURE_NAMES)]
 MetricField = Annotated[str, _OneOf(METRIC_FIELDS)]
+SpreadField = Annotated[str, _OneOf(SPREAD_FIELDS)]
 ThreatModel = Annotated[str, _OneOf(THREAT_NAMES)]
 Bound = Annotated[float, Field(gt=0, le=255)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from fedrobust.reporting.filenames import MANIFEST
 from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import read_rounds
 from fedrobust.reporting.report import Report, read_report
+from fedrobust.reporting.spreads import MEASURES
 from fedrobust.studies.comparison.grid import NOBODY, Cell
 from fedrobust.studies.comparison.worker import COST
 from fedrobust.types import RoundRecord
@@ -153,6 +155,7 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
                 "value": drop.per_metric[metric].drop,
                 "unit": "%",
             }
+    yield from _fairness(report)
     yield {"metric": "attack_success_rate", "value": report.attack_success_rate, "unit": "%"}
     found = report.detection
     for name, share in (
@@ -172,3 +175,23 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
     for name in ("peak_memory", "peak_gpu_memory"):
         yield {"metric": name, "value": result.cost.get(name), "unit": "bytes"}
     yield {"metric": "bytes_sent", "value": result.bytes_sent, "unit": "bytes", "note": "computed"}
+
+
+def _fairness(report: Report) -> Iterator[dict[str, Any]]:
+    """Worst case and spread of run and twin on clean test images, and what differs."""
+    section = report.fairness
+    if section is None:
+        return
+    parts: dict[str, Mapping[str, Any]] = {
+        name: section.evaluations[name]
+        for name in ("clean", "twin_clean")
+        if name in section.evaluations
+    }
+    parts |= {"drop.poisoning": section.drops.get("poisoning", {})}
+    for part, quantities in parts.items():
+        for quantity, measure in itertools.product(sorted(quantities), MEASURES):
+            one = getattr(quantities[quantity], measure)
+            low, high = one.ci95 or (None, None)
+            unit = "%" if measure == "worst" else "points"
+            name = f"{part}.{quantity}.{measure}"
+            yield {"metric": name, "value": one.value, "low": low, "high": high, "unit": unit}

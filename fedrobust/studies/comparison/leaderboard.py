@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from fedrobust.evaluation.fairness import RECALL
 from fedrobust.evaluation.statistics import Estimate
 from fedrobust.reporting.text import format_number
 from fedrobust.studies.comparison.analysis import Ranking, enough_draws, rank
@@ -207,7 +208,13 @@ def uses_note(found: ComparisonResults) -> list[str]:
 
 def sections(found: ComparisonResults) -> list[Section]:
     """What stands below the rankings."""
-    parts = (_clean(found), _attack_success(found), _detection(found), _cost(found))
+    parts = (
+        _clean(found),
+        _worst_cases(found),
+        _attack_success(found),
+        _detection(found),
+        _cost(found),
+    )
     return [one for one in parts if one is not None]
 
 
@@ -227,6 +234,68 @@ def _clean(found: ComparisonResults) -> Section:
     columns = ["Rule", "Macro F1", f"minus {found.rules[baseline]}'s", "Accuracy"]
     note = "The clean twins on the clean test images, in %."
     return Section("Without contamination", note, columns, rows)
+
+
+def _worst_cases(found: ComparisonResults) -> Section | None:
+    """Worst hospital and class and the spread over hospitals; None where no cell has them."""
+    if not any(one.report.fairness for one in found.results):
+        return None
+    rows = []
+    for poisoned in found.counts:
+        tables = [found.over_seeds(poisoned, read) for read in _WORST_CASES.values()]
+        rows += [
+            [
+                mark_rule(found, rule),
+                str(poisoned),
+                *(value(_without_one_seed(found, table.mean(rule))) for table in tables),
+            ]
+            for rule in range(len(found.rules))
+        ]
+    note = (
+        "Clean test images, mean over attacks and seeds; in brackets: 95 % intervals over seeds. "
+        "Worst hospital: its accuracy; worst class: its recall; drops: from the clean twin's worst "
+        "one, in %. Spread: standard deviation of the hospitals' accuracies in points; grown: "
+        "minus the clean twin's."
+    )
+    columns = ["Rule", "Poisoned", *_WORST_CASES]
+    return Section("Worst hospital, worst class, spread", note, columns, rows) if rows else None
+
+
+def _without_one_seed(found: ComparisonResults, one: Estimate) -> Estimate:
+    """No interval over a single seed."""
+    return Estimate(one.value) if len(found.seeds) == 1 else one
+
+
+def _spread(quantity: str, measure: str) -> Callable[[Result], float | None]:
+    """A spread of this run's model on clean test images."""
+
+    def read(one: Result) -> float | None:
+        section = one.report.fairness
+        found = section.evaluations["clean"].get(quantity) if section else None
+        return getattr(found, measure).value if found else None
+
+    return read
+
+
+def _spread_change(quantity: str, measure: str) -> Callable[[Result], float | None]:
+    """What changes a spread between the clean twin and this run."""
+
+    def read(one: Result) -> float | None:
+        section = one.report.fairness
+        found = section.drops.get("poisoning", {}).get(quantity) if section else None
+        return getattr(found, measure).value if found else None
+
+    return read
+
+
+_WORST_CASES: Mapping[str, Callable[[Result], float | None]] = {
+    "Worst hospital (%)": _spread("site_accuracy", "worst"),
+    "its drop (%)": _spread_change("site_accuracy", "worst"),
+    "Worst class (%)": _spread(RECALL, "worst"),
+    "drop of it (%)": _spread_change(RECALL, "worst"),
+    "Spread (points)": _spread("site_accuracy", "std"),
+    "grown (points)": _spread_change("site_accuracy", "std"),
+}
 
 
 def _one_a_seed(results: Sequence[Result]) -> Iterable[Result]:

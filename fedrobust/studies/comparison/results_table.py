@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import torch
 
 from fedrobust.evaluation.drops import combined_drop
 from fedrobust.evaluation.statistics import DropTable
@@ -108,6 +110,24 @@ class ComparisonResults:
             find,
             self.draws,
         )
+
+    def over_seeds(self, poisoned: int, value: Callable[[Result], float | None]) -> DropTable:
+        """Any value of the cells; its replicates resample seeds only.
+
+        Args:
+            poisoned: number of poisoned clients.
+            value: of a cell; None: undefined.
+        """
+
+        def find(rule: str, attack: str, seed: int) -> Found | None:
+            result = self.result(rule, attack, poisoned, seed)
+            found = None if result is None else value(result)
+            if found is None:
+                return None
+            return found, torch.full((self.draws,), found, dtype=torch.float64)
+
+        attacks = self.attacks if poisoned else (NOBODY,)
+        return drop_table((self.rules, attacks, self.seeds), find, self.draws)
 
     def clean_f1(self) -> DropTable:
         """Macro F1 of the clean twins on clean test images, as the one column of a board."""

@@ -112,6 +112,9 @@ def test_the_page(found: ComparisonResults) -> None:
         assert f"## {part}" in text
     for part in ("Detection of poisoned clients", "Cost", "Pictures"):
         assert f"## {part}" in text
+    # the same in all cells: 40 %, 11.1 % below the twin's worst, 20 points, 5 more than the twin's
+    assert "## Worst hospital, worst class, spread" in text
+    assert "| good † ‡ | 3 | 40.0 [40.0, 40.0] | 11.1 [11.1, 11.1] | 40.0" in text
     assert "## Failed" not in text
     assert "good † ‡" in text
     assert "test images only" not in text
@@ -184,6 +187,8 @@ def test_the_long_table(found: ComparisonResults) -> None:
     assert one.value["clean.f1"] == pytest.approx(report.evaluations["clean"].f1)
     assert one.share.unique().tolist() == [30.0]
     assert one.unit["bytes_sent"] == "bytes"
+    assert one.value["drop.poisoning.class_recall.std"] == 5.0
+    assert one.unit["drop.poisoning.class_recall.std"] == "points"
     assert one.note["bytes_sent"] == "computed"
     assert set(again[again.poisoned == 0].contamination) == {"none"}
     # by hand: the poisoned clients' weights of the last round, summed, then the mean over rounds
