@@ -105,14 +105,19 @@ def _one_client(strategy: Strategy, seed: int) -> None:
 
 
 def _weights(strategy: Strategy, seed: int) -> None:
-    """Influences are one share a client: from 0, 1 in all."""
+    """Influences are one share a client: from 0, 1 in all, or all 0 where the model stays."""
     matrix, counts = crowd(seed, strategy, seed % 5)
-    found = apply(strategy, matrix, counts, normal(seed + 3, PARAMETERS)).weights_N
+    reference = normal(seed + 3, PARAMETERS)
+    result = apply(strategy, matrix, counts, reference)
+    found = result.weights_N
     require(
         found.shape == counts.shape,
         f"influences {tuple(found.shape)} for clients {tuple(counts.shape)}",
     )
     require((found >= 0).all(), f"influences are below 0: {found.tolist()}")
+    if not found.any():
+        require_close(result.state.parameters, reference, "the model moves without any influence")
+        return
     total = found.double().sum()
     require(torch.isclose(total, torch.ones_like(total)), f"influences sum to {float(total)}")
 

@@ -20,15 +20,19 @@ BUILT: dict[str, Strategy] = {
     path.stem: hydra.utils.instantiate(OmegaConf.load(path)) for path in FILES
 }
 PLAIN = [name for name, strategy in BUILT.items() if not strategy.uses]
-ANCHORED = {
-    "dos",
-    "norm_clipping",
-    "centered_clipping",
-    "flame",
-    "foolsgold",
-    "rlr",
-    "signguard",
-}  # they measure from the reference, which a shift does not move
+# laws that a rule does not claim to keep. Most measure from the reference, which a shift does not
+# move; LASA leaves out the smallest values of every update
+BROKEN = {
+    "alignins": ["shift"],
+    "centered_clipping": ["shift"],
+    "dos": ["shift"],
+    "flame": ["shift"],
+    "foolsgold": ["shift"],
+    "lasa": ["shift", "equal_updates", "one_client"],
+    "norm_clipping": ["shift"],
+    "rlr": ["shift"],
+    "signguard": ["shift"],
+}
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -42,11 +46,13 @@ def test_the_yaml_names_its_strategy(name: str) -> None:
 @settings(max_examples=10)
 @given(seed=st.integers(0, 2**32))
 def test_every_rule_keeps_the_laws(name: str, law: str, seed: int) -> None:
-    if law != "shift" or name not in ANCHORED:
+    if law not in BROKEN.get(name, []):
         RULE_LAWS[law](BUILT[name], seed)
 
 
-@pytest.mark.parametrize("name", sorted(ANCHORED))
-def test_the_anchored_ones_do_not_keep_that_law(name: str) -> None:
-    with pytest.raises(LawError, match="the result is elsewhere"):
-        RULE_LAWS["shift"](BUILT[name], 0)
+@pytest.mark.parametrize(
+    ("name", "law"), [(name, law) for name, laws in BROKEN.items() for law in laws]
+)
+def test_the_others_do_not_keep_that_law(name: str, law: str) -> None:
+    with pytest.raises(LawError):
+        RULE_LAWS[law](BUILT[name], 0)
