@@ -182,6 +182,28 @@ def test_min_max_and_min_sum_go_just_as_far_as_they_may(
         assert float(beyond) > float(limit) * (1 - 1e-5)
 
 
+@pytest.mark.parametrize("attack", [alie(noise=0.5), min_max(noise=0.5), min_sum(noise=0.5)])
+def test_noise_of_each_attacker_s_own_makes_them_differ_as_honest_clients_do(
+    attack: Contamination,
+) -> None:
+    honest = normal(3, 6, 4000)
+    matrix = torch.cat([honest, torch.zeros(3, 4000)])
+    sent = attack_matrix(attack, matrix, (6, 7, 8))[6:].double()
+    apart = torch.cdist(sent, sent)[0, 1:].square() / 4000
+    # noise of deviation 0.5 sigma on both sides: 2 * 0.25 of sigma squared, which is 1
+    assert apart.tolist() == pytest.approx([0.5, 0.5], rel=0.15)
+    largest = torch.cdist(honest.double(), honest.double()).max()
+    assert torch.cdist(sent, honest.double()).max() <= 1.03 * largest
+
+
+def test_noise_golden() -> None:
+    # without room for gamma the noise alone is sent: mean 2 and deviation 1, quantile of the draw
+    crowd = torch.tensor([[1.0], [3.0], [2.0], [0.0]])
+    drawn = torch.rand(1, 1, generator=torch.Generator().manual_seed(0))
+    expected = 2 + 2.0 * norm.ppf(float(drawn))
+    assert forged(min_max(gamma=0.0, noise=2.0), crowd, (3,))[0] == pytest.approx([expected])
+
+
 @settings(max_examples=40)
 @given(bound=st.floats(0, 20), start=st.floats(0.5, 10))
 def test_the_halving_search_finds_the_largest(bound: float, start: float) -> None:

@@ -13,12 +13,18 @@ from fedrobust.contamination.updates.collusion import (
     make_collusion,
     sample_std,
     tune_against_rule,
+    with_noise,
 )
 from fedrobust.utils.validation import NonNegative, PositiveCount, check_settings
 
 
 @check_settings("contamination")
-def alie(*, z: NonNegative | None = None, knowledge: Knowledge = "omniscient") -> Contamination:
+def alie(
+    *,
+    z: NonNegative | None = None,
+    noise: NonNegative = 0.0,
+    knowledge: Knowledge = "omniscient",
+) -> Contamination:
     """A little is enough: every attacker's update becomes mean + z * standard deviation of the
     known updates, coordinate by coordinate (sample standard deviations).
 
@@ -28,6 +34,9 @@ def alie(*, z: NonNegative | None = None, knowledge: Knowledge = "omniscient") -
         z: standard deviations away from the mean; 0: the mean is sent; null: as far as a majority
             allows, and further where too few attackers for one would send the mean (`largest_z` of
             this round's clients and attackers).
+        noise: standard deviations, in each coordinate, of noise of each attacker's own, by which
+            attackers differ as honest clients do (1: as much); 0: all send the same, which rules
+            that count copies notice. Not in the paper.
         knowledge: omniscient: of all honest updates; own: of the poisoned clients' only, as in the
             paper.
 
@@ -47,9 +56,12 @@ def alie(*, z: NonNegative | None = None, knowledge: Knowledge = "omniscient") -
     def attack(context: AttackContext) -> CraftedUpdates:
         wide = largest_z(context.total, len(context.own)) if z is None else z
         return CraftedUpdates(
-            (part, strip_Hb.mean(dim=0) + wide * sample_std(strip_Hb))
+            (part, with_noise(context, strip_Hb, moved(strip_Hb, wide), noise))
             for part, strip_Hb in context.known.column_strips()
         )
+
+    def moved(strip_Hb: Tensor, wide: float) -> Tensor:
+        return strip_Hb.mean(dim=0) + wide * sample_std(strip_Hb)
 
     return make_collusion("alie", attack, knowledge)
 

@@ -19,6 +19,7 @@ from fedrobust.contamination.base import (
 )
 
 Knowledge = Literal["omniscient", "own"]  # whose updates attackers know
+SMALLEST = 2**-24  # probability of a normal number drawn by its quantile
 CHUNK = 1 << 20  # values of a vector that are worked on at once
 
 
@@ -39,6 +40,19 @@ def sample_std(strip_Hb: Tensor) -> Tensor:
     # torch's own std takes ten times as long along this axis
     away_Hb = strip_Hb - strip_Hb.mean(dim=0)
     return away_Hb.square_().sum(dim=0).div_(len(strip_Hb) - 1).sqrt_()
+
+
+def with_noise(context: AttackContext, strip_Hb: Tensor, crafted_b: Tensor, noise: float) -> Tensor:
+    """(M, b) what each attacker sends: the crafted values with independent normal noise, `noise`
+    times the sample standard deviation of each column of the known updates; (b,) the very same
+    without noise. Drawn column by column, so that the width of strips does not matter."""
+    if noise == 0:
+        return crafted_b
+    g = context.generator
+    uniform = torch.rand(strip_Hb.shape[1], len(context.own), generator=g, device=g.device)
+    # torch's own normal numbers depend on how many are drawn at once
+    normal_Mb: Tensor = torch.special.ndtri(uniform.clamp_(SMALLEST, 1 - SMALLEST)).T.to(strip_Hb)
+    return normal_Mb.mul_(noise * sample_std(strip_Hb)).add_(crafted_b)
 
 
 def largest_accepted(

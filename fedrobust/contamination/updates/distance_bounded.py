@@ -4,7 +4,7 @@ honest updates allow."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from fedrobust.contamination.updates.collusion import (
     largest_accepted,
     make_collusion,
     sample_std,
+    with_noise,
 )
 
 Perturbation = Literal["std", "sign", "unit"]
@@ -28,12 +29,14 @@ class UpdateDistances:
     distance of mean + gamma * p.
 
     gram_HH: inner products of u - mean. along_H: those of u - mean with p. square: |p|^2. All
-    float64.
+    float64. noise: expected squared length of each attacker's own noise, which is taken for
+    orthogonal to all else.
     """
 
     gram_HH: Tensor
     along_H: Tensor
     square: float
+    noise: float = 0.0
 
     @property
     def pairs(self) -> Tensor:
@@ -42,10 +45,9 @@ class UpdateDistances:
 
     def squares_from(self, gamma: float) -> Tensor:
         """(H,) squared distances |mean + gamma p - u|^2 = |u - mean|^2 - 2 gamma <p, u - mean> +
-        gamma^2 |p|^2."""
-        return (self.gram_HH.diagonal() - 2 * gamma * self.along_H + gamma**2 * self.square).clamp(
-            min=0
-        )
+        gamma^2 |p|^2, and that of the noise."""
+        exact_H = self.gram_HH.diagonal() - 2 * gamma * self.along_H + gamma**2 * self.square
+        return exact_H.clamp(min=0) + self.noise
 
 
 Within = Callable[
@@ -53,26 +55,43 @@ Within = Callable[
 ]  # -> (whether a gamma is allowed, half of what gamma can be at most)
 
 
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """How attackers deviate from the mean: the direction, how far (None: as far as is allowed), and
+    the noise of each one's own in standard deviations of the known updates."""
+
+    perturbation: Perturbation
+    gamma: float | None
+    noise: float
+
+
 def distance_bounded_attack(
-    name: str,
-    perturbation: Perturbation,
-    gamma: float | None,
-    knowledge: Knowledge,
-    within: Within,
+    name: str, deviation: Deviation, knowledge: Knowledge, within: Within
 ) -> Contamination:
-    """All attackers send mean + gamma * p; gamma: given, or the largest that `within` allows, found
-    by `collusion.largest_accepted`."""
+    """All attackers send mean + gamma * p, and noise of their own; gamma: given, or the largest
+    that `within` allows, found by `collusion.largest_accepted`."""
+    perturbation, gamma, noise = deviation.perturbation, deviation.gamma, deviation.noise
 
     def attack(context: AttackContext) -> CraftedUpdates:
         crowd, length = summarise(context.known, perturbation)
+        crowd = replace(crowd, noise=noise**2 * variance(crowd.gram_HH))
         step = largest_accepted(*within(crowd)) if gamma is None else gamma
         step /= length
+
+        def crafted(strip_Hb: Tensor) -> Tensor:
+            return strip_Hb.mean(dim=0) + step * perturbation_direction(strip_Hb, perturbation)
+
         return CraftedUpdates(
-            (part, strip_Hb.mean(dim=0) + step * perturbation_direction(strip_Hb, perturbation))
+            (part, with_noise(context, strip_Hb, crafted(strip_Hb), noise))
             for part, strip_Hb in context.known.column_strips()
         )
 
     return make_collusion(name, attack, knowledge)
+
+
+def variance(gram_HH: Tensor) -> float:
+    """The sum of the sample variances of all coordinates, from inner products of u - mean."""
+    return float(gram_HH.trace()) / max(1, len(gram_HH) - 1)
 
 
 def perturbation_direction(strip_Hb: Tensor, perturbation: Perturbation) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from fedrobust.contamination.base import Contamination
 from fedrobust.contamination.updates.collusion import Knowledge
 from fedrobust.contamination.updates.distance_bounded import (
+    Deviation,
     Perturbation,
     UpdateDistances,
     distance_bounded_attack,
@@ -20,6 +21,7 @@ def min_max(
     *,
     perturbation: Perturbation = "std",
     gamma: NonNegative | None = None,
+    noise: NonNegative = 0.0,
     knowledge: Knowledge = "omniscient",
 ) -> Contamination:
     """Every attacker's update becomes mean + gamma * p of the known updates, with the largest gamma
@@ -34,6 +36,10 @@ def min_max(
             minus the sign of the mean; unit: minus the mean at length 1.
         gamma: how far; 0: the mean is sent; null: as far as the largest distance between honest
             updates allows.
+        noise: standard deviations, in each coordinate, of noise of each attacker's own, by which
+            attackers differ as honest clients do (1: as much); 0: all send the same, which rules
+            that count copies notice. Not in the paper; gamma is then smaller, since the distances
+            include the noise.
         knowledge: omniscient: of all honest updates; own: of the poisoned clients' only.
 
     Returns:
@@ -49,7 +55,7 @@ def min_max(
         collusion: attackers know all honest updates, or with knowledge=own each other's
     """
     return distance_bounded_attack(
-        "min_max", perturbation, gamma, knowledge, within_largest_distance
+        "min_max", Deviation(perturbation, gamma, noise), knowledge, within_largest_distance
     )
 
 
