@@ -31,17 +31,18 @@ def prox(mu: NonNegative = 0.01, *, training: TrainingSettings) -> ClientTrainer
     """
 
     def trainer(task: Task) -> TrainResult:
-        received = [parameter.detach().clone() for parameter in _trainable(task.model)]
+        received = [parameter.detach().clone() for parameter in trainable(task.model)]
         return train_local(
             task,
             training,
-            lambda images, scores, labels: proximity(_trainable(task.model), received, mu),
+            lambda images, scores, labels: proximity(trainable(task.model), received, mu),
         )
 
     return trainer
 
 
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 

@@ -42,7 +42,7 @@ class Shard:
 @dataclass(frozen=True, slots=True)
 class Task:
     """All that a client may see in one round. `model` arrives holding the received global state;
-    train it in place."""
+    train it in place. `personal`: what it returned as such in its last round."""
 
     model: Any
     data: Shard
@@ -50,20 +50,34 @@ class Task:
     extras: Mapping[str, Any]
     memory: Mapping[str, Any]
     generator: Generator
+    personal: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Result of a client trainer. `sums` are sums over `num_examples` samples seen; `memory`
-    never leaves the client."""
+    """Result of a client trainer. `sums` are sums over `num_examples` samples seen; `memory` and
+    `personal` never leave the client. personal: tensors of the client's own model by name, float32;
+    the others it takes from the global model (`learning.personal`)."""
 
     num_examples: int
     sums: Mapping[str, float]
     extras: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
+    personal: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 ClientTrainer = Callable[[Task], TrainResult]
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalTrainer:
+    """A client trainer whose clients each have a model of their own, kept as
+    `TrainResult.personal`: at the end a client evaluates that one, too."""
+
+    train: ClientTrainer
+
+    def __call__(self, task: Task) -> TrainResult:
+        return self.train(task)
 
 
 Purify = Callable[[Tensor, Generator], Tensor]

@@ -77,6 +77,8 @@ class Evaluation:
         purified_statistics: whether a model that is evaluated behind a purifier has BatchNorm
             statistics of purified images there.
         evasion_evaluation: what of evasion attacks is measured.
+        site_drops: whether the drops of the global model are also measured over the clients, each
+            on its own test images, as those of clients' own models always are.
         best_metric: of the validation images; the model of the round with the best value is kept
             beside that of the last one; null: it is not.
     """
@@ -88,6 +90,7 @@ class Evaluation:
     purified_statistics: bool = True
     evasion_evaluation: EvasionEvaluation = field(default_factory=EvasionEvaluation)
     best_metric: ValidationMetric | None = None
+    site_drops: bool = False
 
 
 @flatten_groups

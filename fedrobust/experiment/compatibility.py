@@ -31,6 +31,7 @@ def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: 
     _check_sanitiser(settings, built["sanitiser"])
     _check_privacy(settings, built["privacy"])
     _check_training_pixels(settings, built["model"])
+    _check_own_layers(settings, built["model"])
 
 
 def needs_proxy(settings: Settings, evaluation: Evaluation, purifier: Purifier) -> str:
@@ -74,6 +75,22 @@ def _check_training_pixels(settings: Settings, model: ModelFactory) -> None:
         raise ConfigError(
             "client=adversarial: attacks the images on which it trains, and with "
             "model.freeze=backbone clients train on cached features; set model.feature_cache=false"
+        )
+
+
+def _check_own_layers(settings: Settings, model: ModelFactory) -> None:
+    """Where clients keep some layers there must be others to share, and layers to keep."""
+    name, freeze = settings.client.factory, f"model.freeze={model.freeze}"
+    if name in ("fedper", "fedrep") and model.frozen_backbone and not model.hidden:
+        raise ConfigError(
+            f"client={name}: hospitals share the layers below the last one, and with {freeze} none "
+            "of these train; set model.hidden=[128]"
+        )
+    own = bool(model.hidden) and model.hidden_batchnorm
+    if name == "fedbn" and model.freeze in ("backbone", "batchnorm") and not own:
+        raise ConfigError(
+            f"client=fedbn: hospitals keep BatchNorm layers, and with {freeze} none of these "
+            "train; set model.hidden=[128] model.hidden_batchnorm=true"
         )
 
 

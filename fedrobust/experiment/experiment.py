@@ -25,13 +25,22 @@ from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.privacy.secure import fixed_point
-from fedrobust.types import NO_PURIFIER, ClientTrainer, Purifier, Samples, Shard
+from fedrobust.types import (
+    NO_PURIFIER,
+    ClientTrainer,
+    PersonalTrainer,
+    Purifier,
+    Samples,
+    Shard,
+)
 from fedrobust.utils import devices
 from fedrobust.utils.seeding import generator
 
 KINDS = ("clean", "noisy", "poisoned")
 ESTIMATION = 256  # images for BatchNorm statistics behind a purifier
 CONDITIONS = ("clean", "contaminated")  # under which a client evaluates its own test images
+# the same with the client's own model, and with it under the test-time corruption
+PERSONAL = ("personal_clean", "personal_contaminated", "personal_corrupted")
 
 
 @dataclass(frozen=True)
@@ -161,12 +170,14 @@ class Experiment:
     @property
     def conditions(self) -> tuple[str, ...]:
         """Conditions under which a client evaluates its own test images: with a purifier also
-        behind it."""
-        return (
-            CONDITIONS + tuple(f"purified_{name}" for name in CONDITIONS)
-            if self.purifies
-            else CONDITIONS
-        )
+        behind it, with a model of its own also with that."""
+        purified = tuple(f"purified_{name}" for name in CONDITIONS) if self.purifies else ()
+        return CONDITIONS + purified + (PERSONAL if self.personalises else ())
+
+    @property
+    def personalises(self) -> bool:
+        """Whether each client has a model of its own."""
+        return isinstance(self.trainer, PersonalTrainer)
 
     @property
     def attacks_members(self) -> bool:

@@ -161,6 +161,15 @@ class ModelInputs:
         same = torch.equal(clean.images, contaminated.images)
         return clean, Samples(clean.images, contaminated.labels) if same else contaminated
 
+    def client_corrupted(self, client: int) -> Samples:
+        """The client's own test images under the test-time corruption; of features those that
+        `corrupted` has of the same images."""
+        experiment = self.experiment
+        rows = experiment.rows(client, TEST)
+        if self._features is None:
+            return experiment.corrupt(experiment.samples(rows))
+        return self.corrupted().take(torch.searchsorted(experiment.test_rows(), rows))
+
     def example(self) -> Tensor:
         """One image, or its features, as a model trains on it."""
         if self._features is None:

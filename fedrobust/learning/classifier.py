@@ -62,8 +62,8 @@ class Classifier(nn.Module):
     cannot point along anchors of mixed signs. Linear head: logits. Attributes: num_classes, head
     ("etf" or "linear"), scale (softmax(scale * scores) are the probabilities), anchors (d, K) or
     None. The anchors and the normalisation are non-persistent buffers: in no state, in no
-    optimizer. num_features: width F of the pooled features. With `hidden` linear layers of these
-    sizes, each with a ReLU, stand between the pooled features and the last layer. A frozen part of
+    optimizer. num_features: width F of the pooled features. `hidden` (`hidden_layers`) stands
+    between the pooled features and the last layer. A frozen part of
     the backbone is always in eval mode.
     """
 
@@ -79,7 +79,7 @@ class Classifier(nn.Module):
         anchors: Tensor | None,
         scale: float,
         *,
-        hidden: Sequence[int] = (),
+        hidden: nn.Sequential | None = None,
     ) -> None:
         super().__init__()
         self.num_classes, self.num_features, self.scale = num_classes, num_features, scale
@@ -87,8 +87,9 @@ class Classifier(nn.Module):
         self.backbone = backbone
         for name, values in image_statistics(backbone).items():
             self.register_buffer(name, values, persistent=False)
-        self.hidden = _hidden_layers(num_features, hidden)
-        num_features = [num_features, *hidden][-1]
+        self.hidden = hidden or nn.Sequential()
+        sizes = [one.out_features for one in self.hidden if isinstance(one, nn.Linear)]
+        num_features = [num_features, *sizes][-1]
         if anchors is None:
             self.last = nn.Linear(num_features, num_classes)
         else:
@@ -144,11 +145,15 @@ class Classifier(nn.Module):
         return frozen_digest(self)
 
 
-def _hidden_layers(num_features: int, sizes: Sequence[int]) -> nn.Sequential:
-    """(B, num_features) -> (B, sizes[-1]); without sizes what comes in."""
+def hidden_layers(
+    num_features: int, sizes: Sequence[int], momentum: float | None = None
+) -> nn.Sequential:
+    """Linear layers, each with a ReLU: (B, num_features) -> (B, sizes[-1]); without sizes what
+    comes in. momentum: of a BatchNorm between the two; None: there is none."""
     layers: list[nn.Module] = []
     for before, after in pairwise([num_features, *sizes]):
-        layers += [nn.Linear(before, after), nn.ReLU()]
+        norm = [] if momentum is None else [nn.BatchNorm1d(after, momentum=momentum)]
+        layers += [nn.Linear(before, after), *norm, nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -173,6 +178,7 @@ class ModelFactory:
     freeze: str | int = "none"
     adapter_rank: int = 8
     hidden: tuple[int, ...] = ()
+    hidden_batchnorm: bool = False
     feature_cache: bool = True
     feature_views: int = 4
 
@@ -235,7 +241,11 @@ class ModelFactory:
                 num_classes,
                 anchors,
                 self.scale,
-                hidden=self.hidden,
+                hidden=hidden_layers(
+                    backbone.head_hidden_size,
+                    self.hidden,
+                    self.bn_momentum if self.hidden_batchnorm else None,
+                ),
             )
         if self.checkpoint is not None:
             load_file(self.checkpoint, model)
@@ -333,6 +343,7 @@ class HeadSettings:
         dimension: dimension of the space in which the ETF lies, at least classes - 1.
         scale: factor of the scores in a softmax; null: 16 for etf, 1 for linear.
         hidden: sizes of layers, each with a ReLU, between the pooled features and the last layer.
+        hidden_batchnorm: whether each of them has BatchNorm before its ReLU.
     """
 
     head: Literal["etf", "linear"] = "etf"
@@ -343,6 +354,7 @@ class HeadSettings:
         Field(max_length=8),
         Words(f"a list of at most 8 whole numbers from 1 to {LARGEST}, e.g. [128, 64]"),
     ] = ()
+    hidden_batchnorm: bool = False
 
 
 @check_settings("model")
@@ -443,6 +455,7 @@ def timm_model(
         freeze=backbone.freeze,
         adapter_rank=backbone.adapter_rank,
         hidden=tuple(classifier.hidden),
+        hidden_batchnorm=classifier.hidden_batchnorm,
         feature_cache=features.feature_cache,
         feature_views=features.feature_views,
     )
@@ -528,6 +541,7 @@ def meff(
         fusion=fusion,
         freeze=freeze,
         hidden=tuple(classifier.hidden),
+        hidden_batchnorm=classifier.hidden_batchnorm,
         feature_cache=features.feature_cache,
         feature_views=features.feature_views,
     )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from jinja2 import Environment
 
-from fedrobust.reporting import findings, spreads, text
+from fedrobust.reporting import findings, own_models, spreads, text
 from fedrobust.reporting.charts import figure_sections
 from fedrobust.reporting.filenames import PAGE
 from fedrobust.reporting.page_tables import page_tables
@@ -97,6 +97,7 @@ def render(
             timing={stage: round_measured(spent) for stage, spent in report.timing.items()},
             files=files or {},
             wording=text,
+            own_models=own_models,
             findings=findings,
             spreads=spreads,
             table=table,

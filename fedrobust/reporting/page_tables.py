@@ -8,7 +8,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from fedrobust.reporting import spreads, text
+from fedrobust.reporting import own_models, spreads, text
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.fairness import SpreadValue, WorstValue
 from fedrobust.reporting.web.tables import Cell, table
@@ -59,6 +59,10 @@ def page_tables(report: Report, lines: Sequence[tuple[str, RoundRecord]]) -> dic
         "clients": client_table(report),
         "rounds": round_table(lines),
     }
+    if rows := own_models.own_rows(report.clients):
+        found["own_models"] = table(own_models.OWN_COLUMNS, rows, words=2)
+    if rows := own_models.site_drop_rows(report.site_drops):
+        found["site_drops"] = table(own_models.DROPS_COLUMNS, rows, words=2, sortable=False)
     section = report.evasion
     if section is not None:
         found["evasion"] = table(EVASION_HEADS, text.evasion_rows(section), words=3, sortable=False)

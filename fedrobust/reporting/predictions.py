@@ -21,7 +21,11 @@ from fedrobust.utils import files
 PREDICTIONS = "predictions.npz"
 CLASSES, SHARES, CLIENTS = "predicted_", "probabilities_", "clients_"
 # what equal predictions of a client under the first condition are left out for
-SAME_AS: Final = {"contaminated": "clean", "purified_contaminated": "purified_clean"}
+SAME_AS: Final = {
+    "contaminated": "clean",
+    "purified_contaminated": "purified_clean",
+    "personal_contaminated": "personal_clean",
+}
 
 
 @dataclass(frozen=True, slots=True)

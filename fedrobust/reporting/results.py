@@ -4,10 +4,10 @@ functions, nothing is run here."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from fedrobust.evaluation.drops import (
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.evaluation.prediction_details import confusion_counts, mean_roc, reliability
 from fedrobust.evaluation.statistics import Interval, number_or_nan, percentiles
-from fedrobust.experiment.experiment import KINDS, Experiment
+from fedrobust.experiment.experiment import KINDS, PERSONAL, Experiment
 from fedrobust.reporting.fairness import compared_evaluations, fairness_section
 from fedrobust.reporting.report.details import (
     MOST_CLASSES,
@@ -48,6 +48,7 @@ from fedrobust.reporting.report.metrics import (
     EvaluationMetrics,
     KindDrop,
 )
+from fedrobust.reporting.report.personal import PersonalMetrics
 from fedrobust.reporting.report.sections import (
     MOST_NAMED,
     ClientResult,
@@ -63,16 +64,31 @@ from fedrobust.types import RoundRecord
 Middle = Callable[[Sequence[float]], float]
 
 
+class PairedClient(Protocol):
+    """One client in a normal and an attacked condition."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def clean(self) -> ConditionMetrics: ...
+
+    @property
+    def contaminated(self) -> ConditionMetrics: ...
+
+
 @dataclass(frozen=True)
 class RunPredictions:
     """Predictions of a run. test: {clean | corrupted | twin_clean | twin_corrupted: (N, K)} on all
     test images; clients: {client: {clean | contaminated | purified_...: (probabilities, labels)}},
     of real sites counts, or that they report nothing; triggered: (n, K) on images with the
-    backdoor's trigger."""
+    backdoor's trigger; twin_personal: by client what its own model of the clean twin predicts on
+    its clean test images, where clients have models of their own."""
 
     test: Mapping[str, Tensor]
     clients: Mapping[int, ClientEvaluation]
     triggered: Tensor | None = None
+    twin_personal: Mapping[int, Scored] = field(default_factory=dict)
 
 
 def assemble_results(
@@ -87,7 +103,7 @@ def assemble_results(
     """
     rows = experiment.test_rows()
     labels = experiment.dataset.labels[rows]
-    clients = client_results(experiment, scores.clients, records)
+    clients = client_results(experiment, scores.clients, records, scores.twin_personal)
     found = detection_scores(clients)
     left_out = pool_detections(records, experiment.sanitiser.warmup)
     evaluations = {
@@ -194,6 +210,7 @@ def client_results(
     experiment: Experiment,
     scores: Mapping[int, ClientEvaluation],
     records: Sequence[RoundRecord],
+    twin_personal: Mapping[int, Scored] | None = None,
 ) -> tuple[ClientResult, ...]:
     """A row per client: the global model on its own test shard, clean and under its contamination.
     Where the evaluation did not arrive (server.max_failures), or reports nothing, all metrics are
@@ -204,13 +221,19 @@ def client_results(
         for one in record.clients:
             weights[one.client] += one.weight / len(rounds)
     return tuple(
-        _client_result(experiment, client, scores.get(client, {}), weight)
+        _client_result(
+            experiment, client, scores.get(client, {}), weight, (twin_personal or {}).get(client)
+        )
         for client, weight in weights.items()
     )
 
 
 def _client_result(
-    experiment: Experiment, client: int, evaluated: ClientEvaluation, weight: float
+    experiment: Experiment,
+    client: int,
+    evaluated: ClientEvaluation,
+    weight: float,
+    twin_personal: Scored | None,
 ) -> ClientResult:
     nothing = torch.zeros(0, experiment.num_classes), torch.zeros(0, dtype=torch.int64)
     reported: dict[str, Scored | RoundedCounts] = {"clean": nothing, "contaminated": nothing}
@@ -233,10 +256,23 @@ def _client_result(
         clean=clean,
         contaminated=contaminated,
         purified=purified,
+        personal=_personal(metrics, twin_personal),
         combined_drop=combined_drop(clean.values, contaminated.values).combined,
         weight=min(weight, 1.0),
         disclosure=_disclosure(evaluated),
     )
+
+
+def _personal(
+    metrics: Mapping[str, ConditionMetrics], twin_clean: Scored | None
+) -> PersonalMetrics | None:
+    """The client's own model, where it has one and reports on it."""
+    own = {name: metrics[name] for name in PERSONAL if name in metrics}
+    if not own:
+        return None
+    if twin_clean is not None:
+        own["personal_twin_clean"] = ConditionMetrics.model_validate(measure(twin_clean))
+    return PersonalMetrics(**{name.removeprefix("personal_"): one for name, one in own.items()})
 
 
 def _disclosure(evaluated: ClientEvaluation) -> DisclosureSection | None:
@@ -247,7 +283,7 @@ def _disclosure(evaluated: ClientEvaluation) -> DisclosureSection | None:
     return DisclosureSection(form="counts", min_cell=cells[0]) if cells else None
 
 
-def clients_drop(experiment: Experiment, clients: Sequence[ClientResult]) -> ClientsDrop:
+def clients_drop(experiment: Experiment, clients: Sequence[PairedClient]) -> ClientsDrop:
     """The drop of the metrics' means over clients (every client counts alike), for all and by kind.
 
     The interval resamples clients, since they are what is averaged; None for fewer than two.
@@ -275,7 +311,7 @@ def clients_drop(experiment: Experiment, clients: Sequence[ClientResult]) -> Cli
     )
 
 
-def _drop_of(clients: Sequence[ClientResult], middle: Middle) -> Drop:
+def _drop_of(clients: Sequence[PairedClient], middle: Middle) -> Drop:
     """The drop of each metric's mean or median over the clients where it is defined."""
     return combined_drop(
         _pool([client.clean for client in clients], middle),
@@ -297,7 +333,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def clients_interval(
-    clients: Sequence[ClientResult], draws: int, generator: torch.Generator
+    clients: Sequence[PairedClient], draws: int, generator: torch.Generator
 ) -> Interval | None:
     """95 % percentile interval of the clients' combined drop over resampled clients (paired: a
     client keeps both conditions), those without an evaluation left out."""

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedrobust.reporting import spreads, text
+from fedrobust.reporting import own_models, spreads, text
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.report import Report
 from fedrobust.reporting.report.attacks import AttackedModel, EvasionSection
@@ -47,6 +47,7 @@ def summary_table(report: Report, uses: Mapping[str, int] | None = None) -> Rend
     parts += _spread_parts(report)
     parts.append(_clients_table(report.clients))
     parts += [Text(line, style="dim") for line in text.disclosure_notes(report.clients)]
+    parts += _own_parts(report)
     parts += map(Text, text.attack_lines(report))
     parts += [] if report.evasion is None else _evasion_parts(report.evasion, report.clients)
     return Group(*parts)
@@ -93,6 +94,21 @@ def _clients_table(clients: Sequence[ClientResult]) -> Table:
     table = new_table(title, text.CLIENT_COLUMNS, words=2)
     _add_clients(table, text.client_rows(chosen), len(clients))
     return table
+
+
+def _own_parts(report: Report) -> list[RenderableType]:
+    """The clients' own models and the drops over clients; nothing where there are none."""
+    parts: list[RenderableType] = []
+    if rows := own_models.own_rows(report.clients):
+        table = new_table(own_models.OWN_TITLE, own_models.OWN_COLUMNS, words=2)
+        _add_clients(table, rows[:MOST_CLIENTS], len(rows))
+        parts += [table, Text(own_models.OWN_MEANINGS, style="dim")]
+    if rows := own_models.site_drop_rows(report.site_drops):
+        table = new_table(own_models.DROPS_TITLE, own_models.DROPS_COLUMNS, words=2)
+        for row in rows:
+            table.add_row(*row)
+        parts.append(table)
+    return parts
 
 
 def _add_clients(table: Table, rows: Sequence[Sequence[str]], total: int) -> None:

@@ -16,6 +16,7 @@ from fedrobust.reporting.report.metrics import (
     DropsSection,
     EvaluationMetrics,
 )
+from fedrobust.reporting.report.personal import PersonalMetrics, SiteDropsSection
 from fedrobust.reporting.report.values import (
     Absent,
     ClientNumber,
@@ -84,6 +85,11 @@ class ClientResult(ReportSection):
     )
     purified: Absent[PurifiedMetrics] = Field(
         default=None, description="the same images behind the purifier; absent without one"
+    )
+    personal: Absent[PersonalMetrics] = Field(
+        default=None,
+        description="the client's own model on them; absent where it has none or does not report "
+        "on it",
     )
     combined_drop: DropPercent | None = Field(
         description="combined drop from clean to contaminated; percent, at most 100, "
@@ -279,6 +285,11 @@ class Report(PredictionResults):
     )
     evasion: Absent[EvasionSection] = Field(
         default=None, description="attacks at test time; absent without one"
+    )
+    site_drops: Absent[SiteDropsSection] = Field(
+        default=None,
+        description="drops over clients of the global model and of the clients' own models; absent "
+        "where these have none, unless evaluation.site_drops=true",
     )
     timing: Mapping[str, Seconds] = Field(description="seconds by stage")
     privacy: Absent[PrivacySection] = Field(

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
+from torch import Tensor
 
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.runtime.messages import records
+from fedrobust.runtime.messages.arrays import pack, unpack
 from fedrobust.state import State
 
 
@@ -30,7 +32,7 @@ def load_memory(context: Context, order: Mapping[str, Any]) -> Mapping[str, Any]
 
 def clear_memory(context: Context, order: Mapping[str, Any]) -> None:
     """A new run must not see the memory of an earlier one with the same settings."""
-    for kind in ("memory", "own", "received"):
+    for kind in ("memory", "own", "received", "personal"):
         context.state.pop(memory_key(kind, order), None)
 
 
@@ -44,6 +46,23 @@ def save_memory(
         context.state[memory_key("own", order)] = records.state_record(
             State(torch.zeros(0), own.buffers)
         )
+
+
+def load_personal(context: Context, order: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the client's own model by name; empty before it has one."""
+    record = context.state.get(memory_key("personal", order))
+    if not isinstance(record, ArrayRecord):
+        return {}
+    return {name: unpack(record, name, torch.float32) for name in record}
+
+
+def save_personal(
+    context: Context, order: Mapping[str, Any], personal: Mapping[str, Tensor]
+) -> None:
+    """Keep the tensors of the client's own model, where it has one. They must not be changed
+    afterwards."""
+    if personal:
+        context.state[memory_key("personal", order)] = pack(personal)
 
 
 def exchange_received(reference: State, context: Context, order: Mapping[str, Any]) -> State | None:

@@ -1,7 +1,8 @@
 """What a node reports of its test images: its own configuration decides, no message can.
 
 A simulated client reports the predictions of each image. A real site reports rounded counts
-(`fedrobust.evaluation.counts`), of one model in a run; with `share-predictions=true` predictions;
+(`fedrobust.evaluation.counts`), of one model in a run, with `share-personal=true` also of its own
+one where client=ditto or the like gives it one; with `share-predictions=true` predictions;
 nothing where it counts its privacy loss (`max-epsilon`), and, unless `share-counts=true`, where its
 updates leave in sums only (`sum-of-at-least`).
 """
@@ -31,6 +32,7 @@ from fedrobust.utils.validation import check
 MIN_CELL = "min-cell"
 SHARE_PREDICTIONS = "share-predictions"
 SHARE_COUNTS = "share-counts"
+SHARE_PERSONAL = "share-personal"
 EVALUATED = "evaluated"  # in the Context, which a run has for itself
 
 
@@ -51,6 +53,13 @@ def shares_predictions(node: Mapping[str, Any]) -> bool:
         return True
     insists = find_reason(node) is not None or site_condition.CONDITION in node
     return node.get(SHARE_PREDICTIONS) is True and not insists
+
+
+def reports_personal(node: Mapping[str, Any]) -> bool:
+    """Whether anything about a second model, the client's own, may leave this node: without
+    predictions only with `share-personal`, since two matrices of the same images say more of them
+    than one."""
+    return shares_predictions(node) or node.get(SHARE_PERSONAL) is True
 
 
 def read_min_cell(node: Mapping[str, Any]) -> int:

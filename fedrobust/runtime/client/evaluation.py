@@ -3,6 +3,7 @@ says so."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -12,7 +13,8 @@ from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.features import ModelInputs
 from fedrobust.learning.classifier import Classifier
 from fedrobust.learning.inference import predict
-from fedrobust.types import Shard
+from fedrobust.learning.personal import holding
+from fedrobust.types import Samples, Shard
 
 
 def apply_crafted(
@@ -42,13 +44,7 @@ def predict_conditions(
     it, as "purified_clean" and "purified_contaminated".
     """
     experiment = inputs.experiment
-    clean, contaminated = inputs.client_test_sets(client)
-    contaminated = craft_samples(
-        contaminated,
-        experiment.contamination(client),
-        model,
-        experiment.generator("craft", client, "test"),
-    )
+    clean, contaminated = _test_sets(inputs, client, model)
     conditions, size = (
         {"clean": clean, "contaminated": contaminated},
         experiment.evaluation.batch_size,
@@ -70,3 +66,40 @@ def predict_conditions(
             )
             out[f"purified_{name}"] = (seen, one.labels)
     return out
+
+
+def predict_personal(
+    inputs: ModelInputs, client: int, model: Classifier, personal: Mapping[str, Tensor]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The same with the client's own model, not behind a purifier: "personal_clean",
+    "personal_contaminated" and, under the test-time corruption, "personal_corrupted".
+
+    Args:
+        inputs: the images.
+        client: its number.
+        model: holds the global model, and again at the end.
+        personal: tensors of the client's own model by name; empty: it is the global one.
+    """
+    size = inputs.experiment.evaluation.batch_size
+    # what is crafted against the global model meets the client's own one
+    clean, contaminated = _test_sets(inputs, client, model)
+    found = {"clean": clean, "contaminated": contaminated}
+    found["corrupted"] = inputs.client_corrupted(client)
+    with holding(model, personal):
+        return {
+            f"personal_{name}": (predict(model, one.images, size), one.labels)
+            for name, one in found.items()
+        }
+
+
+def _test_sets(inputs: ModelInputs, client: int, model: Classifier) -> tuple[Samples, Samples]:
+    """The client's test images, clean and under its contamination."""
+    experiment = inputs.experiment
+    clean, contaminated = inputs.client_test_sets(client)
+    crafted = craft_samples(
+        contaminated,
+        experiment.contamination(client),
+        model,
+        experiment.generator("craft", client, "test"),
+    )
+    return clean, crafted

@@ -36,10 +36,16 @@ from fedrobust.runtime.client.context_state import (
     clear_memory,
     exchange_received,
     load_memory,
+    load_personal,
     save_memory,
+    save_personal,
     with_own_buffers,
 )
-from fedrobust.runtime.client.evaluation import apply_crafted, predict_conditions
+from fedrobust.runtime.client.evaluation import (
+    apply_crafted,
+    predict_conditions,
+    predict_personal,
+)
 from fedrobust.runtime.client.site_errors import error_code, log_error
 from fedrobust.runtime.client.stealth import train_stealthily
 from fedrobust.runtime.messages import evaluations, records
@@ -226,6 +232,9 @@ def evaluate(message: Message, context: Context) -> Message:
         disclosure.evaluate_once(context)
     request.load_received()
     predictions = predict_conditions(request.inputs, request.client, request.model)
+    if request.experiment.personalises and disclosure.reports_personal(node):
+        personal = load_personal(request.context, request.order)
+        predictions |= predict_personal(request.inputs, request.client, request.model, personal)
     return Message(disclosure.disclose(predictions, node, request.info()), reply_to=message)
 
 
@@ -409,6 +418,7 @@ def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
         extras=records.read_extras(request.message.content),
         memory=load_memory(context, order),
         generator=request.generator("client"),
+        personal=load_personal(context, order),
     )
     disguise, layout = request.contamination.stealth, request.layout
     if disguise is None:
@@ -422,6 +432,7 @@ def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
         )
     keeps_buffers = experiment.settings.server.batchnorm == "local"
     save_memory(context, order, result.memory, trained if keeps_buffers else None)
+    save_personal(context, order, result.personal)
     return trained, result
 
 

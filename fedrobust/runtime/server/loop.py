@@ -238,6 +238,8 @@ def evaluate_clients(
     grid: Grid,
     observer: Observer,
     rounds: int | None = None,
+    *,
+    run: str = "run",
 ) -> dict[int, ClientEvaluation]:
     """Every client's own test shard, clean and under its contamination, evaluated by Flower
     evaluate messages. rounds: how many were trained; None: all of the configuration.
@@ -246,7 +248,7 @@ def evaluate_clients(
     counts, or `Withheld` of those that report nothing. Raises RunError when more than
     server.max_failures clients fail.
     """
-    strategy, run = RuleStrategy(server, state), "run"
+    strategy = RuleStrategy(server, state)
     rounds = server.experiment.settings.rounds if rounds is None else rounds
     observer.stage(run, "evaluate clients")
     scores: dict[int, ClientEvaluation] = {}

@@ -40,8 +40,9 @@ class Expected:
 
     task: the name of what was asked (see `records.task_digest`). claim_limit: how many training
     images of a client count. test_size: how many test images a client has, None if unknown.
-    conditions: under which a client evaluates its test images. metric_names: of each client those
-    that it has used so far; the validator adds to them.
+    conditions: under which a client evaluates its test images; optional: those of them that a
+    client may leave out, all together. metric_names: of each client those that it has used so far;
+    the validator adds to them.
     """
 
     layout: Layout
@@ -51,7 +52,13 @@ class Expected:
     claim_limit: Callable[[int], ClaimLimit]
     test_size: Callable[[int], int | None]
     conditions: frozenset[str] = frozenset(CONDITIONS)
+    optional: frozenset[str] = frozenset()
     metric_names: dict[int, set[str]] = field(default_factory=dict)
+
+    def wanted(self, reported: Iterable[str]) -> frozenset[str]:
+        """The conditions that a reply must have which reports these."""
+        leaves_out = self.optional.isdisjoint(reported)
+        return self.conditions - self.optional if leaves_out else self.conditions
 
 
 class ReplyValidator:
@@ -166,7 +173,7 @@ class ReplyValidator:
             evaluated, info = read_client_evaluation(_content(message), self._expected.num_classes)
             self._check_info(info, "evaluated")
             if not isinstance(evaluated, Withheld):
-                _check_conditions(evaluated, self._expected.conditions)
+                _check_conditions(evaluated, self._expected.wanted(evaluated))
                 self._check_test_size(client, evaluated["clean"])
         except WireError as error:
             return Failure(client, f"unusable reply: {error}")

@@ -19,7 +19,7 @@ from fedrobust.aggregation.storage import allocate, fetch, fill
 from fedrobust.aggregation.updates import Updates
 from fedrobust.errors import RunError
 from fedrobust.evaluation.counts import Withheld, count_images, measure
-from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.experiment import PERSONAL, Experiment
 from fedrobust.experiment.features import ModelInputs
 from fedrobust.experiment.settings import NEVER
 from fedrobust.learning import batchnorm, etf
@@ -232,6 +232,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             experiment.claim_limit,
             experiment.test_size,
             frozenset(experiment.conditions),
+            frozenset(PERSONAL if experiment.sites else ()),
             self._metric_names,
         )
 

@@ -24,8 +24,9 @@ from fedrobust.reporting.report.sections import (
 )
 from fedrobust.reporting.results import RunPredictions, assemble_results, left_out_files
 from fedrobust.reporting.setup import describe_setup
+from fedrobust.reporting.site_drops import site_drops
 from fedrobust.runtime.server.checkpointing import CheckpointManager
-from fedrobust.runtime.server.clean_twin import train_clean_twin
+from fedrobust.runtime.server.clean_twin import CleanTwin, train_clean_twin
 from fedrobust.runtime.server.evasion import evaluate_evasion
 from fedrobust.runtime.server.loop import (
     TrainingResult,
@@ -35,7 +36,7 @@ from fedrobust.runtime.server.loop import (
 )
 from fedrobust.runtime.server.rule_strategy import Grid, ServerContext
 from fedrobust.runtime.server.stopping import find_best
-from fedrobust.state import State, frozen_tensors
+from fedrobust.state import frozen_tensors
 from fedrobust.types import Observer, Samples
 from fedrobust.utils import devices
 from fedrobust.utils.plugins import find_plugin
@@ -98,13 +99,14 @@ def run_experiment(
     if experiment.evasion.attack is not None:
         with clock.stage("evasion"):
             evasion = evaluate_evasion(server, finished, observer)
-    clean = None
+    clean: CleanTwin | None = None
     if experiment.evaluation.twin:
         with clock.stage("twin"):
             clean = train_clean_twin(experiment, finished, grid, observer, checkpointing)
-        clock.seconds["twin"] += 0.0 if clean is finished else clean.seconds_before_resume
+        trained = clean.training
+        clock.seconds["twin"] += 0.0 if trained is finished else trained.seconds_before_resume
     with clock.stage("final_evaluation"):
-        scores = _scores(server, finished, None if clean is None else clean.state, grid, observer)
+        scores = _scores(server, finished, clean, grid, observer)
         results = assemble_results(experiment, scores, finished.records)
     _write_predictions(folder, experiment, scores)
     report = Report(
@@ -122,6 +124,7 @@ def run_experiment(
         device=devices.device_name(devices.resolve(experiment.settings.device)),
         privacy=_privacy(experiment, finished),
         evasion=evasion,
+        site_drops=site_drops(experiment, scores.test, results.clients),
         plugins=_plugins(experiment),
         left_out_files=left_out_files(experiment.dataset.skipped),
         timing={**clock.seconds, **_stages(finished)},
@@ -154,7 +157,7 @@ def _write_predictions(folder: Path, experiment: Experiment, scores: RunPredicti
 def _scores(
     server: ServerContext,
     finished: TrainingResult,
-    twin_state: State | None,
+    twin: CleanTwin | None,
     grid: Grid,
     observer: Observer,
 ) -> RunPredictions:
@@ -179,9 +182,9 @@ def _scores(
             f"purified_{name}": predict_global(server, finished.state, x, behind[name])
             for name, x in images.items()
         }
-    if twin_state is not None:
+    if twin is not None:
         test |= {
-            f"twin_{name}": predict_global(server, twin_state, samples)
+            f"twin_{name}": predict_global(server, twin.training.state, samples)
             for name, samples in conditions.items()
         }
     backdoor = experiment.backdoor
@@ -190,7 +193,7 @@ def _scores(
         if backdoor is None
         else predict_global(server, finished.state, inputs.triggered(backdoor))
     )
-    return RunPredictions(test, clients, marked)
+    return RunPredictions(test, clients, marked, {} if twin is None else twin.personal)
 
 
 def _privacy(experiment: Experiment, finished: TrainingResult) -> PrivacySection | None:

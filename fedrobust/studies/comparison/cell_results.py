@@ -156,6 +156,7 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
                 "unit": "%",
             }
     yield from _fairness(report)
+    yield from _site_drops(report)
     yield {"metric": "attack_success_rate", "value": report.attack_success_rate, "unit": "%"}
     found = report.detection
     for name, share in (
@@ -195,3 +196,18 @@ def _fairness(report: Report) -> Iterator[dict[str, Any]]:
             unit = "%" if measure == "worst" else "points"
             name = f"{part}.{quantity}.{measure}"
             yield {"metric": name, "value": one.value, "low": low, "high": high, "unit": unit}
+
+
+def _site_drops(report: Report) -> Iterator[dict[str, Any]]:
+    """Drops over clients, of all and of each kind: site_drop.<model>.<drop>.<kind>."""
+    section = report.site_drops
+    models = {
+        "global": None if section is None else section.global_model,
+        "personal": None if section is None else section.personal_models,
+    }
+    for model, drops in models.items():
+        for name, drop in ({} if drops is None else drops.present).items():
+            by_kind = {kind: one.combined for kind, one in drop.by_kind.items()}
+            for kind, combined in {"all": drop.combined, **by_kind}.items():
+                metric = f"site_drop.{model}.{name}.{kind}"
+                yield {"metric": metric, "value": combined, "unit": "%"}

@@ -15,6 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedrobust.evaluation.counts import RoundedCounts, Withheld
 from fedrobust.experiment import build, compose, factories, settings
+from fedrobust.experiment.experiment import PERSONAL
 from fedrobust.runtime.client import handlers, site_config
 from fedrobust.runtime.messages import arrays, evaluations, records
 from fedrobust.runtime.messages.sites import (
@@ -137,6 +138,30 @@ def test_a_network_whose_answers_are_the_pixels_gets_counts_only(
     told, _ = evaluations.read_client_evaluation(ask(open_node, order_text(), state=reader), 3)
     probabilities, labels = told["clean"]
     assert (probabilities.shape, len(labels)) == ((TEST_IMAGES, 3), TEST_IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("node", "own"),
+    [({}, False), ({"share-personal": True}, True), ({"share-personal": "yes"}, False)],
+)
+def test_counts_of_its_own_model_leave_a_site_that_allows_it(
+    hospital: dict[str, Any], reader: State, node: dict[str, Any], own: bool
+) -> None:
+    text = settings.to_json(
+        {**settings.from_json(order_text()), "client": settings.from_json(ditto())["client"]}
+    )
+    counts, _ = evaluations.read_client_evaluation(ask({**hospital, **node}, text, state=reader), 3)
+    assert not isinstance(counts, Withheld)
+    assert {"clean", "contaminated"} == set(counts) - set(PERSONAL)
+    assert set(PERSONAL) <= set(counts) if own else set(PERSONAL).isdisjoint(counts)
+    withheld = {**hospital, **node, "share-counts": False}
+    answer, _ = evaluations.read_client_evaluation(ask(withheld, text, state=reader), 3)
+    assert answer == Withheld("share-counts")
+
+
+@cache
+def ditto() -> str:
+    return settings.to_json(compose.compose(*READER, "num_clients=3", "client=ditto"))
 
 
 def test_the_pixels_are_in_predictions_and_not_in_counts(hospital: dict[str, Any]) -> None:

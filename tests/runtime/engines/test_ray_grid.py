@@ -383,6 +383,7 @@ def test_what_clients_remember_lies_in_the_grid_and_goes_with_their_messages(gri
     "words",
     [
         ("strategy=etf_dml", "noisy=1"),
+        ("strategy=fedavg", "client=ditto"),
         ("strategy=fedavg", "poisoned=0", "privacy=secure_aggregation", "privacy.clip=0.05"),
     ],
 )

@@ -255,21 +255,22 @@ def test_the_twin_is_this_run_where_nobody_is_contaminated_and_cached_for_all_ot
     clean = federations.build_server(*MEAN, "poisoned=0")
     with inline() as grid:
         finished = run_rounds(clean, grid, Memory())
-        assert clean_twin.train_clean_twin(clean.experiment, finished, grid, Memory()) is finished
+        twin = clean_twin.train_clean_twin(clean.experiment, finished, grid, Memory())
+        assert twin.training is finished
         poisoned = federations.build_server(*MEAN, "poisoned=2")
         bad = run_rounds(poisoned, grid, Memory())
         assert not torch.equal(bad.state.parameters, finished.state.parameters)
         cached = clean_twin.train_clean_twin(
             poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), Memory()
-        ).state
+        ).training.state
         assert torch.equal(cached.parameters, finished.state.parameters)
         for path in (tmp_path / "twins").iterdir():
             path.unlink()
         first, second = Memory(), Memory()
-        made = clean_twin.train_clean_twin(poisoned.experiment, bad, grid, first).state
+        made = clean_twin.train_clean_twin(poisoned.experiment, bad, grid, first).training.state
         read_again = clean_twin.train_clean_twin(
             poisoned.experiment, bad, FakeGrid(3, lambda m: pytest.fail("trained again")), second
-        ).state
+        ).training.state
     assert torch.equal(made.parameters, finished.state.parameters)  # the twin is the clean run
     assert torch.equal(read_again.parameters, made.parameters)
     assert torch.equal(read_again.buffers, made.buffers)
