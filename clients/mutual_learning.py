@@ -12,13 +12,12 @@ from pydantic import Field
 from torch import Tensor
 
 from fedrobust.errors import ConfigError
-from fedrobust.learning.classifier import Classifier, ModelFactory
-from fedrobust.learning.freezing import copy_frozen
+from fedrobust.learning.classifier import ModelFactory
 from fedrobust.learning.losses import DISTILLATION_LOSSES, make_score_distillation
+from fedrobust.learning.peers import make_peers
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import PeerLoss, fit_together
 from fedrobust.types import ClientTrainer, Task, TrainResult
-from fedrobust.utils.seeding import generator as named_generator
 from fedrobust.utils.validation import (
     Given,
     NonNegative,
@@ -88,21 +87,6 @@ def mutual_learning(
         return training_report(task, fitted[0], training)
 
     return trainer
-
-
-def make_peers(task: Task, factory: ModelFactory, count: int) -> list[Classifier]:
-    """New models beside task.model, on its device, with its anchors, what is frozen of it, and
-    other first weights elsewhere."""
-    received, device = task.model, next(task.model.parameters()).device
-    anchors = None if received.anchors is None else received.anchors.cpu()
-    seeds = torch.randint(2**62, (count,), generator=task.generator).tolist()
-    built = [
-        factory.build(received.num_classes, anchors, named_generator(seed, "peer"))
-        for seed in seeds
-    ]
-    for one in built:
-        copy_frozen(received, one)
-    return [one.to(device) for one in built]
 
 
 def peer_loss(scale: float, distillation_loss: str, weight: float, temperature: float) -> PeerLoss:

@@ -54,16 +54,31 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelChoice:
+    """What a trainer made of the labels of its N training images.
+
+    suspected_N: bool, those that it left out of its training or relabelled. labels_N: int64, the
+    labels that it trained with (of images left out those given).
+    """
+
+    suspected_N: Tensor
+    labels_N: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Result of a client trainer. `sums` are sums over `num_examples` samples seen; `memory` and
-    `personal` never leave the client. personal: tensors of the client's own model by name, float32;
-    the others it takes from the global model (`learning.personal`)."""
+    """Result of a client trainer. `sums` are sums over `num_examples` samples seen; `memory` (JSON
+    values, and float32 or int64 tensors) and `personal` never leave the client. personal: tensors
+    of the client's own model by name, float32; the others it takes from the global model
+    (`learning.personal`). labels: of a trainer that doubts labels, which; only their number leaves
+    the client."""
 
     num_examples: int
     sums: Mapping[str, float]
     extras: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
     personal: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: LabelChoice | None = None
 
 
 ClientTrainer = Callable[[Task], TrainResult]

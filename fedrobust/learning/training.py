@@ -28,6 +28,9 @@ from fedrobust.utils.seeding import isolated
 ExtraLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 # (scores_BK, the peers' scores_BK without gradients, labels_B) -> scalar
 PeerLoss = Callable[[Tensor, Sequence[Tensor], Tensor], Tensor]
+# (scores_BK of all members without gradients, labels_B, rows_B of the training images) -> of each
+# member the places in the batch that it learns from
+Choose = Callable[[Sequence[Tensor], Tensor, Tensor], Sequence[Tensor]]
 # (member, images_B3HW, scores_BK of all members, labels_B) -> scalar
 Term = Callable[[int, Tensor, Sequence[Tensor], Tensor], Tensor]
 
@@ -86,16 +89,40 @@ def fit_together(
     epoch of its own and ends there; the training ends when early stopping would end that of every
     one of them. `memory`: that of models[0]; the others have none.
     """
-    runs = [
-        _Run.start(model, data, loss, settings, (memory or {}) if place == 0 else {})
-        for place, model in enumerate(models)
-    ]
 
     def term(member: int, images: Tensor, scores: Sequence[Tensor], labels: Tensor) -> Tensor:
         others = [one.detach() for place, one in enumerate(scores) if place != member]
         return peer_loss(scores[member], others, labels)
 
-    return _fit(runs, settings, generator, term)
+    return _fit(_start(models, data, loss, settings, memory), settings, generator, term)
+
+
+def fit_on_chosen(
+    models: Sequence[nn.Module],
+    data: Shard,
+    loss: Loss,
+    settings: TrainingSettings,
+    generator: Generator,
+    *,
+    choose: Choose,
+    memory: Mapping[str, Any] | None = None,
+) -> list[FitResult]:
+    """As `fit_together`, but each member learns from the images of a batch that `choose` gives it,
+    by their loss alone."""
+    return _fit(_start(models, data, loss, settings, memory), settings, generator, None, choose)
+
+
+def _start(
+    models: Sequence[nn.Module],
+    data: Shard,
+    loss: Loss,
+    settings: TrainingSettings,
+    memory: Mapping[str, Any] | None,
+) -> list[_Run]:
+    return [
+        _Run.start(model, data, loss, settings, (memory or {}) if place == 0 else {})
+        for place, model in enumerate(models)
+    ]
 
 
 def _alone(extra_loss: ExtraLoss) -> Term:
@@ -103,7 +130,11 @@ def _alone(extra_loss: ExtraLoss) -> Term:
 
 
 def _fit(
-    runs: Sequence[_Run], settings: TrainingSettings, generator: Generator, term: Term | None
+    runs: Sequence[_Run],
+    settings: TrainingSettings,
+    generator: Generator,
+    term: Term | None,
+    choose: Choose | None = None,
 ) -> list[FitResult]:
     count, device = len(runs[0].train), runs[0].device
     if not count:
@@ -116,7 +147,7 @@ def _fit(
                 stack.enter_context(batchnorm.freeze_statistics(run.model))
         for batches in _passes(count, settings, generator):
             for index in batches:
-                _step(runs, index.to(device), term, generator)
+                _step(runs, index.to(device), term, generator, choose)
             for run in runs:
                 run.check_finite()
             # every one is evaluated, also where another would continue
@@ -134,15 +165,23 @@ def _fit(
     ]
 
 
-def _step(runs: Sequence[_Run], index: Tensor, term: Term | None, generator: Generator) -> None:
+def _step(
+    runs: Sequence[_Run],
+    index: Tensor,
+    term: Term | None,
+    generator: Generator,
+    choose: Choose | None,
+) -> None:
     """One batch: all members answer, then each learns."""
     train, random = runs[0].train, generator if runs[0].settings.augment else None
     images, labels = as_unit(draw_batch(train.images, index, random)), train.labels[index]
     with runs[0].autocast():
         scores = [run.model(images) for run in runs]
+    chosen = choose([one.detach() for one in scores], labels, index) if choose else None
     for member, run in enumerate(runs):
+        rows = slice(None) if chosen is None else chosen[member]
         with run.autocast():
-            parts = {"loss": run.loss(scores[member], labels)}
+            parts = {"loss": run.loss(scores[member][rows], labels[rows])}
             if term is not None:
                 parts["extra_loss"] = term(member, images, scores, labels)
         run.learn(scores[member], labels, parts)

@@ -359,6 +359,14 @@ def _detection_values(report: Report) -> list[tuple[str, str, str]]:
             f"{percent(part.precision)}: of {part.dropped} left out"
         )
         found.append(("Altered images left out: recall", percent(part.recall), note))
+    if report.label_detection is not None:
+        labels = report.label_detection
+        note = (
+            f"{labels.found} of {format_count(labels.mislabelled, 'wrong label')} suspected, "
+            f"{labels.corrected} corrected; precision {percent(labels.precision)}: of "
+            f"{labels.suspected} suspected"
+        )
+        found.append(("Wrong labels suspected: recall", percent(labels.recall), note))
     return found
 
 

@@ -30,6 +30,7 @@ from fedrobust.evaluation.drops import (
     measure_drop,
     resampled_metrics,
 )
+from fedrobust.evaluation.label_detection import pool_label_counts
 from fedrobust.evaluation.metrics import classification_metrics
 from fedrobust.evaluation.prediction_details import confusion_counts, mean_roc, reliability
 from fedrobust.evaluation.statistics import Interval, number_or_nan, percentiles
@@ -54,6 +55,7 @@ from fedrobust.reporting.report.sections import (
     ClientResult,
     DetectionSection,
     DisclosureSection,
+    LabelDetectionSection,
     LeftOutFiles,
     PredictionResults,
     PurifiedMetrics,
@@ -106,6 +108,7 @@ def assemble_results(
     clients = client_results(experiment, scores.clients, records, scores.twin_personal)
     found = detection_scores(clients)
     left_out = pool_detections(records, experiment.sanitiser.warmup)
+    suspected = pool_label_counts(records)
     evaluations = {
         name: EvaluationMetrics.model_validate(classification_metrics(part, labels))
         for name, part in scores.test.items()
@@ -127,6 +130,9 @@ def assemble_results(
         attack_success_rate=_success(experiment, scores.triggered),
         detection=None if found is None else DetectionSection.model_validate(found),
         sanitising=None if left_out is None else SanitisingSection.model_validate(left_out),
+        label_detection=(
+            None if suspected is None else LabelDetectionSection.model_validate(suspected)
+        ),
     )
 
 

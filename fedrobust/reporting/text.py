@@ -24,6 +24,7 @@ from fedrobust.reporting.report.metrics import (
 from fedrobust.reporting.report.sections import (
     ClientResult,
     DisclosureSection,
+    LabelDetectionSection,
     LeftOutFiles,
     PrivacySection,
     SanitisingSection,
@@ -403,7 +404,8 @@ def _disclosure_text(one: DisclosureSection) -> str:
 
 
 def attack_lines(report: Report) -> list[str]:
-    """Attack success rate, detection and what a sanitiser found, where they exist."""
+    """Attack success rate, detection, and what a sanitiser or a trainer found, where they
+    exist."""
     lines = []
     if report.attack_success_rate is not None:
         lines.append(f"attack success rate: {format_number(report.attack_success_rate)}")
@@ -415,6 +417,8 @@ def attack_lines(report: Report) -> list[str]:
         )
     if report.sanitising is not None:
         lines.append(sanitising_text(report.sanitising))
+    if report.label_detection is not None:
+        lines.append(label_detection_text(report.label_detection))
     return lines
 
 
@@ -434,6 +438,20 @@ def sanitising_text(found: SanitisingSection) -> str:
         f"{found.altered} altered"
     )
     return f"sanitising left out {left_out}: {outcome}"
+
+
+def label_detection_text(found: LabelDetectionSection) -> str:
+    """The report's section `label_detection` in one line, with what chance would reach."""
+    images = max(found.images, 1)
+    by_chance = (
+        f"by chance {format_number(100 * found.mislabelled / images)} and "
+        f"{format_number(100 * found.suspected / images)}"
+    )
+    return (
+        f"labels suspected: {found.suspected} of {found.images}, {found.found} of "
+        f"{found.mislabelled} wrong ones, {found.corrected} corrected: precision "
+        f"{format_number(found.precision)}, recall {format_number(found.recall)} ({by_chance})"
+    )
 
 
 def evasion_title(section: EvasionSection) -> str:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from fedrobust.clients.app import app
-from fedrobust.clients.mutual_learning import make_peers, mutual_learning, peer_loss
+from fedrobust.clients.mutual_learning import mutual_learning, peer_loss
 from flwr.app import Context, Message, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from fedrobust.errors import ConfigError
 from fedrobust.learning import etf
 from fedrobust.learning.classifier import timm_model
+from fedrobust.learning.peers import make_peers
 from fedrobust.runtime.messages import records
 from fedrobust.state import Layout, read
 from fedrobust.utils.seeding import generator

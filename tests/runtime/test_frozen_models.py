@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from fedrobust.clients.app import app
-from fedrobust.clients.mutual_learning import make_peers
 from flwr.app import Context, Message, RecordDict
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +18,7 @@ from fedrobust.experiment import settings
 from fedrobust.learning.inference import predict
 from fedrobust.learning.model_files import load_state
 from fedrobust.learning.packaged_weights import describe_pretrained
+from fedrobust.learning.peers import make_peers
 from fedrobust.runtime.client import handlers
 from fedrobust.runtime.engines.inline_grid import InlineGrid
 from fedrobust.runtime.messages import records

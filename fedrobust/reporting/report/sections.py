@@ -130,6 +130,23 @@ class SanitisingSection(ReportSection):
     )
 
 
+class LabelDetectionSection(ReportSection):
+    """Wrong training labels that hospitals' trainers suspected, by the last report of each
+    hospital (docs/noisy_labels.md)."""
+
+    images: Count = Field(description="images that were trained with")
+    suspected: Count = Field(description="labels that were left out or replaced")
+    mislabelled: Count = Field(description="labels that the contamination changed")
+    found: Count = Field(description="changed labels that were suspected")
+    corrected: Count = Field(description="changed labels that were replaced by the right ones")
+    precision: Percent | None = Field(
+        description="100 found / suspected; percent, null where none was suspected"
+    )
+    recall: Percent | None = Field(
+        description="100 found / mislabelled; percent, null where none was changed"
+    )
+
+
 class PrivacySection(ReportSection):
     """Privacy mechanism of the updates and its cost (docs/privacy.md)."""
 
@@ -210,6 +227,10 @@ class PredictionResults(ReportSection):
     sanitising: Absent[SanitisingSection] = Field(
         default=None,
         description="images that hospitals left out of training; absent without a sanitiser",
+    )
+    label_detection: Absent[LabelDetectionSection] = Field(
+        default=None,
+        description="wrong labels that trainers suspected; absent of trainers that suspect none",
     )
 
 

@@ -78,6 +78,9 @@ def result_values(report: Report) -> dict[str, float]:
     if report.detection is not None:
         found["detection/precision_percent"] = report.detection.precision
         found["detection/recall_percent"] = report.detection.recall
+    if report.label_detection is not None:
+        found["label_detection/precision_percent"] = report.label_detection.precision
+        found["label_detection/recall_percent"] = report.label_detection.recall
     if report.privacy is not None:
         found["privacy/epsilon"] = report.privacy.epsilon
     found["rounds"] = report.rounds

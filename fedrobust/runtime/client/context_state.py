@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.runtime.messages import records
-from fedrobust.runtime.messages.arrays import pack, unpack
+from fedrobust.runtime.messages.arrays import pack, unpack, unpack_any
 from fedrobust.state import State
 
 
@@ -27,21 +27,30 @@ def memory_key(kind: str, order: Mapping[str, Any]) -> str:
 def load_memory(context: Context, order: Mapping[str, Any]) -> Mapping[str, Any]:
     """The trainer's memory, empty at first."""
     record = context.state.get(memory_key("memory", order))
-    return json.loads(str(record["json"])) if isinstance(record, ConfigRecord) else {}
+    values = json.loads(str(record["json"])) if isinstance(record, ConfigRecord) else {}
+    tensors = context.state.get(memory_key("memory-tensors", order))
+    if not isinstance(tensors, ArrayRecord):
+        return values
+    return {**values, **{name: unpack_any(tensors, name) for name in tensors}}
 
 
 def clear_memory(context: Context, order: Mapping[str, Any]) -> None:
     """A new run must not see the memory of an earlier one with the same settings."""
-    for kind in ("memory", "own", "received", "personal"):
+    for kind in ("memory", "memory-tensors", "own", "received", "personal"):
         context.state.pop(memory_key(kind, order), None)
 
 
 def save_memory(
     context: Context, order: Mapping[str, Any], memory: Mapping[str, Any], own: State | None
 ) -> None:
-    """The trainer's memory (JSON values) and, under server.batchnorm=local, the client's own
-    BatchNorm statistics."""
-    context.state[memory_key("memory", order)] = ConfigRecord({"json": json.dumps(dict(memory))})
+    """The trainer's memory (JSON values; float32 or int64 tensors, which must not be changed
+    afterwards) and, under server.batchnorm=local, the client's own BatchNorm statistics."""
+    tensors = {name: value for name, value in memory.items() if isinstance(value, Tensor)}
+    values = {name: value for name, value in memory.items() if name not in tensors}
+    context.state[memory_key("memory", order)] = ConfigRecord({"json": json.dumps(values)})
+    context.state.pop(memory_key("memory-tensors", order), None)
+    if tensors:
+        context.state[memory_key("memory-tensors", order)] = pack(tensors)
     if own is not None:
         context.state[memory_key("own", order)] = records.state_record(
             State(torch.zeros(0), own.buffers)

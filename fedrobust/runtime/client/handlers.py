@@ -21,6 +21,7 @@ from fedrobust.data import TEST, TRAIN, VALIDATION, cache
 from fedrobust.defences.sanitisation.detection import altered_rows, detection_counts
 from fedrobust.defences.sanitisation.filtering import sanitise_shard
 from fedrobust.errors import ConfigError, DataError, RefusalError
+from fedrobust.evaluation.label_detection import label_counts
 from fedrobust.experiment import build, factories
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.features import ModelInputs
@@ -143,12 +144,13 @@ def _read_request(message: Message, context: Context) -> _Request:
 @dataclass(frozen=True, slots=True)
 class _Update:
     """What training gave. sent: the model that the client means to send; num_examples: the images
-    it was trained on; left_out: counts of what the sanitiser left out."""
+    it was trained on; counts: of images that the sanitiser left out, and of labels that the trainer
+    suspects."""
 
     sent: State
     result: TrainResult
     num_examples: int
-    left_out: Mapping[str, float]
+    counts: Mapping[str, float]
 
 
 def train(message: Message, context: Context) -> Message:
@@ -168,9 +170,10 @@ def _make_update(request: _Request) -> _Update:
     if request.round == 1:
         clear_memory(request.context, request.order)
     request.load_received()
-    data, left_out = _sanitise(request)
-    trained, result = _train(request, data)
-    return _Update(_contaminate(request, trained), result, len(data.train), left_out)
+    kept = _sanitise(request)
+    trained, result = _train(request, kept.data)
+    counts = {**kept.counts, **_label_counts(request, kept, result)}
+    return _Update(_contaminate(request, trained), result, len(kept.data.train), counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +394,17 @@ def _check_permission(request: _Request) -> None:
         secure_aggregation.check_masking_request(request.message, request.context, request.received)
 
 
-def _sanitise(request: _Request) -> tuple[Shard, dict[str, float]]:
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The hospital's images of a round. kept_N: of all its training images those in it; None: all.
+    counts: of images left out."""
+
+    data: Shard
+    kept_N: Tensor | None
+    counts: Mapping[str, float]
+
+
+def _sanitise(request: _Request) -> _Kept:
     """The hospital's training images of this round and its counts of images left out; only a
     simulation knows which were altered."""
     experiment, client, inputs = request.experiment, request.client, request.inputs
@@ -401,10 +414,22 @@ def _sanitise(request: _Request) -> tuple[Shard, dict[str, float]]:
         own = _shard(inputs, client)
         shard = apply_crafted(experiment, client, request.model, own, request.round)
     if experiment.sanitiser.score is None or attacker_owned(request.contamination):
-        return shard, {}
+        return _Kept(shard, None, {})
     data, kept_N = sanitise_shard(experiment.sanitiser, request.model, shard, request.round)
     altered_N = _altered_rows(request, own) if request.simulated else None
-    return data, detection_counts(kept_N, altered_N)
+    return _Kept(data, kept_N, detection_counts(kept_N, altered_N))
+
+
+def _label_counts(request: _Request, kept: _Kept, result: TrainResult) -> Mapping[str, float]:
+    """Counts of labels that the trainer suspects, where it suspects any; only a simulation knows
+    which are wrong."""
+    if result.labels is None:
+        return {}
+    true_N = None
+    if request.simulated:
+        true_N = request.inputs.clean_shard(request.client).train.labels
+        true_N = true_N if kept.kept_N is None else true_N[kept.kept_N]
+    return label_counts(kept.data.train.labels, result.labels, true_N)
 
 
 def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
@@ -468,7 +493,7 @@ def _release(request: _Request, update: _Update) -> Message:
     result = update.result
     means = {name: total / max(result.num_examples, 1) for name, total in result.sums.items()}
     count, metrics, extras = privacy.reply_statistics(
-        update.num_examples, {**means, **update.left_out}, result.extras
+        update.num_examples, {**means, **update.counts}, result.extras
     )
     content = records.train_reply(released, count, metrics, request.info(), extras)
     return Message(content, reply_to=request.message)

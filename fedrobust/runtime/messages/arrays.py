@@ -136,6 +136,11 @@ def unpack(
     return _tensor(values)
 
 
+def unpack_any(record: ArrayRecord, name: str) -> Tensor:
+    """The same for a tensor of either type and any shape."""
+    return unpack(record, name, torch.int64 if record[name].dtype == "int64" else torch.float32)
+
+
 def _claimed(name: str, shape: Any) -> tuple[int, ...]:
     """The shape that an array claims to have, before anything is computed with it."""
     axes = tuple(shape)

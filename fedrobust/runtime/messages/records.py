@@ -19,7 +19,14 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedrobust.runtime.messages import limits
-from fedrobust.runtime.messages.arrays import FlatArray, WireError, find_fault, pack, unpack
+from fedrobust.runtime.messages.arrays import (
+    FlatArray,
+    WireError,
+    find_fault,
+    pack,
+    unpack,
+    unpack_any,
+)
 from fedrobust.runtime.messages.limits import shorten_names, shorten_value
 from fedrobust.state import State
 
@@ -144,7 +151,7 @@ def read_extras(content: RecordDict) -> dict[str, Any]:
                 f"extras: {shorten_names(dict.fromkeys(twice))} stands for a scalar "
                 "and for a tensor"
             )
-        extras |= {name: unpack(record, name, _extra_dtype(record, name)) for name in record}
+        extras |= {name: unpack_any(record, name) for name in record}
     for name, value in extras.items():
         if not isinstance(value, (Tensor, *SCALARS)):
             raise WireError(
@@ -288,10 +295,6 @@ def _extras_records(extras: Mapping[str, Any]) -> dict[str, ConfigRecord | Array
     if tensors:
         records["extra-tensors"] = pack(tensors)
     return records
-
-
-def _extra_dtype(record: ArrayRecord, name: str) -> torch.dtype:
-    return torch.int64 if record[name].dtype == "int64" else torch.float32
 
 
 def _check_config(config: Mapping[str, Any]) -> None:

@@ -158,12 +158,14 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
     yield from _fairness(report)
     yield from _site_drops(report)
     yield {"metric": "attack_success_rate", "value": report.attack_success_rate, "unit": "%"}
-    found = report.detection
-    for name, share in (
-        ("precision", None if found is None else found.precision),
-        ("recall", None if found is None else found.recall),
+    for section, found in (
+        ("detection", report.detection),
+        ("label_detection", report.label_detection),
     ):
-        yield {"metric": f"detection.{name}", "value": share, "unit": "%"}
+        if section == "detection" or found is not None:
+            for name in ("precision", "recall"):
+                share = None if found is None else getattr(found, name)
+                yield {"metric": f"{section}.{name}", "value": share, "unit": "%"}
     weights = [weight for _, weight in result.poisoned_weights]
     if result.cell.poisoned:
         yield {
