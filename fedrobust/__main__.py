@@ -22,10 +22,11 @@ COMMANDS = {  # modules of this package, each with a function main
     "federation": "run real sites: keys, start scripts, checks, a demo",
     "prepare": "where to get a published data set; check its folder, write a table of it",
     "list": "what there is to choose: [group] [name]",
+    "reproduce": "run a published table again and compare it with the stored values: [table]",
     "show": "print the result of a finished run or comparison: <folder>",
     "completion": "print a completion script for bash",
 }
-MODULES = {"federation": "federation.__main__"}
+MODULES = {"federation": "federation.__main__", "reproduce": "commands.reproduce"}
 HELP = {"--help", "-h", "help"}
 
 

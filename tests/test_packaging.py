@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.wheels import SHIPPED, build_wheel, call, copy_project, unpack
+from tests.helpers.wheels import (
+    SHIPPED,
+    STORED,
+    TABLE_FILES,
+    build_wheel,
+    call,
+    copy_project,
+    unpack,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +32,12 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(
-    copy: Path, tmp_path: Path
-) -> None:
-    wheel = build_wheel(copy, tmp_path)
+@pytest.fixture(scope="module")
+def wheel(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(copy, tmp_path_factory.mktemp("dist"))
+
+
+def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(copy: Path, wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in names} == {"fedrobust"}
     ours = {
@@ -36,15 +46,32 @@ def test_the_wheel_owns_one_name_and_holds_every_module_and_yaml(
         for path in (copy / top).rglob("*")
         if path.is_file()
     }
+    tables = {
+        path.relative_to(copy / "docs").as_posix()
+        for pattern in TABLE_FILES
+        for path in (copy / STORED).glob(pattern)
+    }
+    assert "results/leaderboard/table.yaml" in tables
     assert names == {
-        name if name.startswith("fedrobust/") else f"fedrobust/{name}" for name in ours
+        name if name.startswith("fedrobust/") else f"fedrobust/{name}" for name in ours | tables
     }
 
 
-def test_a_run_starts_beside_folders_of_the_same_names(copy: Path, tmp_path: Path) -> None:
+def test_the_wheel_knows_the_published_tables(wheel: Path, tmp_path: Path) -> None:
+    unpack(wheel, tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-m", "fedrobust", "reproduce"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "fedrobust reproduce leaderboard data.root=" in done.stdout
+
+
+def test_a_run_starts_beside_folders_of_the_same_names(
+    copy: Path, wheel: Path, tmp_path: Path
+) -> None:
     """A run in a folder of the usual Hydra template: neither a wheel nor a checkout takes its
     configs for ours."""
-    wheel = build_wheel(copy, tmp_path)
     unpack(wheel, tmp_path / "site")
     for name in SHIPPED[1:]:
         (tmp_path / "mine" / name).mkdir(parents=True)

@@ -116,13 +116,13 @@ def command_page() -> Iterator[str]:
     yield from ("# Command lines", "")
     for name in COMMANDS:
         text = subprocess.run(
-            [sys.executable, "-m", f"fedrobust.{name}", "--help"],
+            [sys.executable, "-m", "fedrobust", name, "--help"],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        yield from (f"## python -m fedrobust.{name}", "", "```text", text.rstrip(), "```", "")
+        yield from (f"## fedrobust {name}", "", "```text", text.rstrip(), "```", "")
 
 
 def kind(schema: Mapping[str, Any]) -> str:

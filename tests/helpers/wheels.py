@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ("fedrobust", "strategies", "clients", "configs")
+STORED = Path("docs", "results")  # of the published tables, which a wheel has as fedrobust/results
+TABLE_FILES = ("*/*.yaml", "*/*.csv", "*/*.csv.gz")
 
 
 def copy_project(target: Path, *more: str) -> None:
@@ -21,6 +23,8 @@ def copy_project(target: Path, *more: str) -> None:
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target / name)
+    if not (target / STORED).exists():
+        shutil.copytree(ROOT / STORED, target / STORED)
 
 
 def call(*command: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ from fedrobust.experiment.compose import compose
 from fedrobust.reporting.report import write_report
 from fedrobust.studies.comparison import leaderboard
 from fedrobust.studies.comparison.run import RANKING, read_ranking
+from fedrobust.studies.comparison.summary import format_estimate
 from tests.helpers import reports
 from tests.helpers.comparisons import findings
 
@@ -49,7 +50,7 @@ def test_a_comparison_shows_its_ranking(tmp_path: Path, capsys: pytest.CaptureFi
     assert text.index("Ranking under 3 poisoned clients") < text.index("under 1 poisoned client")
     for ranking in rankings.values():
         for mean in ranking.means:
-            assert leaderboard.value(mean) in " ".join(text.split())
+            assert format_estimate(mean) in " ".join(text.split())
     assert "lower is better" in text
     assert "leaderboard.md" in text
 

@@ -3,33 +3,18 @@ what failed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from fedrobust.evaluation.fairness import RECALL
-from fedrobust.evaluation.statistics import Estimate
-from fedrobust.reporting.text import format_number
 from fedrobust.studies.comparison.analysis import Ranking, enough_draws, rank
-from fedrobust.studies.comparison.cell_results import Result
-from fedrobust.studies.comparison.results_table import ComparisonResults, mean_of_known
-from fedrobust.studies.comparison.weakness import BASELINE, attack_weakness, weak_note
+from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.studies.comparison.summary import ResultTable, drop_table, plain_cells, sections
+from fedrobust.studies.comparison.weakness import attack_weakness, weak_note
 from fedrobust.utils.counting import format_count
 
-MEGABYTE = 1e6
 NAMES = ("rule", "other", "poisoned", "difference", "low", "high", "p", "p_holm")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table of all rules; the first column names the rule."""
-
-    title: str
-    note: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def leaderboard(
@@ -53,15 +38,6 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     lines = [columns, [":--", *("--:" for _ in columns[1:])], *rows]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
-
-
-def value(one: Estimate) -> str:
-    """12.3 [10.1, 14.8]"""
-    if one.value is None:
-        return "-"
-    return format_number(one.value) + (
-        "" if one.low is None else f" [{format_number(one.low)}, {format_number(one.high)}]"
     )
 
 
@@ -103,8 +79,8 @@ def _heading(found: ComparisonResults) -> str:
     return "\n\n".join(["# Leaderboard", scope(found), interval_note(found), *bold])
 
 
-def _section_text(section: Section) -> str:
-    table = markdown_table(section.columns, section.rows)
+def _section_text(section: ResultTable) -> str:
+    table = markdown_table(*plain_cells(section.rows))
     return "\n\n".join([f"## {section.title}", section.note, table])
 
 
@@ -122,38 +98,8 @@ def draws_warning(found: ComparisonResults, ranking: Ranking) -> list[str]:
 def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
     """Rules by attacks, their mean and worst case, the distance to the first rule, and the
     groups."""
-    title = (
-        f"## Combined poisoning drop, {poisoned} poisoned clients"
-        if poisoned != 1
-        else "## Combined poisoning drop, 1 poisoned client"
-    )
-    rows = []
-    for rule in ranking.order:
-        first = ranking.order[0]
-        behind = "" if rule == first else value(behind_first(ranking, rule))
-        attacks = [value(ranking.table.one(rule, attack)) for attack in range(len(found.attacks))]
-        mean, worst = value(ranking.means[rule]), value(ranking.table.worst(rule))
-        kept = format_number(attacked_f1(found, rule, poisoned))
-        rows.append(
-            [
-                mark_rule(found, rule),
-                *attacks,
-                f"**{mean}**",
-                worst,
-                behind,
-                ranking.letters.get(rule, "-"),
-                kept,
-            ]
-        )
     lines = [
-        title,
-        "",
-        "In % of the clean twin's value, mean over seeds: lower is better, negative is a gain. "
-        "Mean: over attacks. Worst: the largest of the attacks' means. Behind: mean minus the "
-        "first rule's, paired. F1: macro F1 under attack, mean of all runs; a rule that reaches "
-        "little has little to lose.",
-        "",
-        markdown_table(["Rule", *found.attacks, "Mean", "Worst", "Behind", "Group", "F1"], rows),
+        _section_text(drop_table(found, ranking, poisoned)),
         "",
         (
             "Rules that share a letter do not differ in their mean (paired bootstrap, "
@@ -164,28 +110,6 @@ def drops(found: ComparisonResults, ranking: Ranking, poisoned: int) -> str:
     for line in draws_warning(found, ranking):
         lines += ["", f"**{line}**"]
     return "\n".join([*lines, *uses_note(found)])
-
-
-def behind_first(ranking: Ranking, rule: int) -> Estimate:
-    """The mean of a rule minus that of the first one, paired."""
-    return _negative(ranking.differences.get((ranking.order[0], rule), Estimate(None)))
-
-
-def attacked_f1(found: ComparisonResults, rule: int, poisoned: int) -> float | None:
-    """Macro F1 on clean test images under attack, in %, mean of a rule's runs."""
-    cells = found.all(found.rules[rule], poisoned)
-    return mean_of_known(one.report.evaluations["clean"].f1 for one in cells)
-
-
-def _negative(one: Estimate) -> Estimate:
-    turn: Callable[[float | None], float | None] = lambda x: None if x is None else -x  # noqa: E731
-    return Estimate(turn(one.value), turn(one.high), turn(one.low), one.p)
-
-
-def mark_rule(found: ComparisonResults, rule: int) -> str:
-    """The rule's name with signs for the server's data that it used."""
-    uses = found.uses[found.rules[rule]]
-    return found.rules[rule] + (" †" if "root" in uses else "") + (" ‡" if "proxy" in uses else "")
 
 
 def uses_note(found: ComparisonResults) -> list[str]:
@@ -204,191 +128,6 @@ def uses_note(found: ComparisonResults) -> list[str]:
             ),
         ]
     return lines
-
-
-def sections(found: ComparisonResults) -> list[Section]:
-    """What stands below the rankings."""
-    parts = (
-        _clean(found),
-        _worst_cases(found),
-        _attack_success(found),
-        _detection(found),
-        _cost(found),
-    )
-    return [one for one in parts if one is not None]
-
-
-def _clean(found: ComparisonResults) -> Section:
-    """Performance of the rules without contamination."""
-    judged = found.clean_f1()
-    baseline = found.rules.index(BASELINE) if BASELINE in found.rules else 0
-    rows = []
-    for rule, name in enumerate(found.rules):
-        behind = "" if rule == baseline else value(judged.difference(rule, baseline))
-        accuracy = mean_of_known(
-            one.report.evaluations["twin_clean"].accuracy for one in _one_a_seed(found.all(name))
-        )
-        rows.append(
-            [mark_rule(found, rule), value(judged.one(rule, 0)), behind, format_number(accuracy)]
-        )
-    columns = ["Rule", "Macro F1", f"minus {found.rules[baseline]}'s", "Accuracy"]
-    note = "The clean twins on the clean test images, in %."
-    return Section("Without contamination", note, columns, rows)
-
-
-def _worst_cases(found: ComparisonResults) -> Section | None:
-    """Worst hospital and class and the spread over hospitals; None where no cell has them."""
-    if not any(one.report.fairness for one in found.results):
-        return None
-    rows = []
-    for poisoned in found.counts:
-        tables = [found.over_seeds(poisoned, read) for read in _WORST_CASES.values()]
-        rows += [
-            [
-                mark_rule(found, rule),
-                str(poisoned),
-                *(value(_without_one_seed(found, table.mean(rule))) for table in tables),
-            ]
-            for rule in range(len(found.rules))
-        ]
-    note = (
-        "Clean test images, mean over attacks and seeds; in brackets: 95 % intervals over seeds. "
-        "Worst hospital: its accuracy; worst class: its recall; drops: from the clean twin's worst "
-        "one, in %. Spread: standard deviation of the hospitals' accuracies in points; grown: "
-        "minus the clean twin's."
-    )
-    columns = ["Rule", "Poisoned", *_WORST_CASES]
-    return Section("Worst hospital, worst class, spread", note, columns, rows) if rows else None
-
-
-def _without_one_seed(found: ComparisonResults, one: Estimate) -> Estimate:
-    """No interval over a single seed."""
-    return Estimate(one.value) if len(found.seeds) == 1 else one
-
-
-def _spread(quantity: str, measure: str) -> Callable[[Result], float | None]:
-    """A spread of this run's model on clean test images."""
-
-    def read(one: Result) -> float | None:
-        section = one.report.fairness
-        found = section.evaluations["clean"].get(quantity) if section else None
-        return getattr(found, measure).value if found else None
-
-    return read
-
-
-def _spread_change(quantity: str, measure: str) -> Callable[[Result], float | None]:
-    """What changes a spread between the clean twin and this run."""
-
-    def read(one: Result) -> float | None:
-        section = one.report.fairness
-        found = section.drops.get("poisoning", {}).get(quantity) if section else None
-        return getattr(found, measure).value if found else None
-
-    return read
-
-
-_WORST_CASES: Mapping[str, Callable[[Result], float | None]] = {
-    "Worst hospital (%)": _spread("site_accuracy", "worst"),
-    "its drop (%)": _spread_change("site_accuracy", "worst"),
-    "Worst class (%)": _spread(RECALL, "worst"),
-    "drop of it (%)": _spread_change(RECALL, "worst"),
-    "Spread (points)": _spread("site_accuracy", "std"),
-    "grown (points)": _spread_change("site_accuracy", "std"),
-}
-
-
-def _one_a_seed(results: Sequence[Result]) -> Iterable[Result]:
-    return {one.cell.seed: one for one in results}.values()
-
-
-def _attack_success(found: ComparisonResults) -> Section | None:
-    """Backdoors: how often the trigger works; None where there is none."""
-    rates = {
-        (rule, poisoned, attack): found.success_rate(rule, attack, poisoned)
-        for rule in found.rules
-        for poisoned in found.counts
-        for attack in found.attacks
-    }
-    shown = [
-        attack
-        for attack in found.attacks
-        if any(rate is not None for (_, _, other), rate in rates.items() if other == attack)
-    ]
-    if not shown:
-        return None
-    rows = [
-        [
-            mark_rule(found, rule),
-            str(poisoned),
-            *(format_number(rates[name, poisoned, attack]) for attack in shown),
-        ]
-        for rule, name in enumerate(found.rules)
-        for poisoned in found.counts
-    ]
-    note = "% of the triggered test images of other classes, mean over seeds."
-    return Section("Attack success rate", note, ["Rule", "Poisoned", *shown], rows)
-
-
-def _detection(found: ComparisonResults) -> Section | None:
-    """Detection of poisoned clients by their influence."""
-    rows = []
-    for rule, name in enumerate(found.rules):
-        for poisoned in found.counts:
-            cells = found.all(name, poisoned)
-            detections = [one.report.detection for one in cells if one.report.detection is not None]
-            silent = sum(one.precision is None for one in detections)
-            weights = [weight for one in cells for _, weight in one.poisoned_weights]
-            rows.append(
-                [
-                    mark_rule(found, rule),
-                    str(poisoned),
-                    format_number(mean_of_known(one.precision for one in detections)),
-                    format_number(mean_of_known(one.recall for one in detections)),
-                    f"{silent} of {len(detections)}",
-                    format_number(mean_of_known(weights), 3),
-                ]
-            )
-    columns = [
-        "Rule",
-        "Poisoned",
-        "Precision",
-        "Recall",
-        "Runs without flagged clients",
-        "Influence of the poisoned together",
-    ]
-    note = "In %, mean over attacks and seeds; precision over the runs with flagged clients."
-    return Section("Detection of poisoned clients", note, columns, rows) if rows else None
-
-
-def _cost(found: ComparisonResults) -> Section:
-    """Seconds, memory, bytes."""
-    rows = []
-    for rule, name in enumerate(found.rules):
-        cells = found.all(name)
-        seconds = [
-            format_number(mean_of_known(one.report.timing.get(part) for one in cells))
-            for part in ("run", "aggregate")
-        ]
-        memory = max((one.cost.get("peak_memory") or 0 for one in cells), default=0)
-        gpu = max((one.cost.get("peak_gpu_memory") or 0 for one in cells), default=0)
-        sent = mean_of_known(one.bytes_sent for one in cells)
-        sizes = [format_number(size / MEGABYTE) if size else "-" for size in (memory, gpu, sent)]
-        rows.append([mark_rule(found, rule), *seconds, *sizes])
-    columns = [
-        "Rule",
-        "Seconds a run",
-        "of them in the rule",
-        "Peak memory, MB",
-        "Peak GPU memory, MB",
-        "Sent a run, MB",
-    ]
-    note = (
-        "Seconds: mean over runs, without the clean twin; cells that ran side by side slowed each "
-        "other down. Memory: the largest of the runs' processes, data and libraries included. "
-        "Sent: computed (models down and up times their bytes), not measured."
-    )
-    return Section("Cost", note, columns, rows)
 
 
 def _failures(found: ComparisonResults) -> list[str]:

@@ -21,6 +21,7 @@ from fedrobust.studies.comparison import leaderboard, page_tables
 from fedrobust.studies.comparison.analysis import Ranking
 from fedrobust.studies.comparison.page_figures import share_figures
 from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.studies.comparison.summary import sections
 from fedrobust.studies.comparison.weakness import attack_weakness, weak_note
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.files import write_text
@@ -95,8 +96,8 @@ def render(
             _section(found, rankings[count], count, number) for number, count in enumerate(counts)
         ],
         "further": [
-            {**vars(one), "table": page_tables.section_table(found, one)}
-            for one in leaderboard.sections(found)
+            {"title": one.title, "note": one.note, "table": page_tables.section_table(found, one)}
+            for one in sections(found)
         ],
         "marks": [line for line in leaderboard.uses_note(found) if line],
         "failed_rows": page_tables.failed_rows(found, folder),

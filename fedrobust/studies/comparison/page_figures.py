@@ -11,8 +11,8 @@ from fedrobust.reporting.web.figures import Figure, Key
 from fedrobust.reporting.web.ranks import Ranked, rank_chart
 from fedrobust.reporting.web.scales import axis
 from fedrobust.studies.comparison.analysis import AverageRanks, Ranking, average_ranks
-from fedrobust.studies.comparison.leaderboard import mark_rule
 from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.studies.comparison.summary import mark_rule
 from fedrobust.utils.counting import format_count
 
 FEW_BLOCKS: Final = 10  # up to which ranks are not to be relied on (Demsar 2006, section 3.2.2)

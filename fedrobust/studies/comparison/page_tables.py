@@ -21,9 +21,15 @@ from fedrobust.reporting.web.tables import Cell, table
 from fedrobust.studies.comparison.analysis import Ranking
 from fedrobust.studies.comparison.cell_results import Result
 from fedrobust.studies.comparison.executor import CELLS
-from fedrobust.studies.comparison.leaderboard import Section, attacked_f1, mark_rule
 from fedrobust.studies.comparison.pool import LOG
 from fedrobust.studies.comparison.results_table import ComparisonResults, drop_between
+from fedrobust.studies.comparison.summary import (
+    Entry,
+    ResultTable,
+    attacked_f1,
+    mark_rule,
+    plain_cells,
+)
 from fedrobust.studies.comparison.weakness import Weakness
 
 SHADES: Final = (10.0, 25.0, 50.0, 75.0)  # % of combined drop from which a cell is darker
@@ -178,19 +184,28 @@ def _p_text(p: float | None) -> str:
     return "-" if p is None else f"{p:.2g}"
 
 
-def section_table(found: ComparisonResults, section: Section) -> Markup:
+def section_table(found: ComparisonResults, section: ResultTable) -> Markup:
     """A table of leaderboard.md, sortable by its numbers."""
-    numbers = {mark_rule(found, rule): rule for rule in range(len(found.rules))}
+    heads, cells = plain_cells(section.rows)
     rows = [
-        [Cell(row[0], pick=(RULE, numbers[row[0]])), *(Cell(one, _leading(one)) for one in row[1:])]
-        for row in section.rows
+        [
+            Cell(name, pick=(RULE, found.rules.index(row.rule))),
+            *(
+                Cell(text, _entry_number(one))
+                for text, (_, one) in zip(texts, row.entries, strict=True)
+            ),
+        ]
+        for row, (name, *texts) in zip(section.rows, cells, strict=True)
     ]
-    return table(section.columns, rows)
+    return table(heads, rows)
 
 
-def _leading(words: str) -> float:
-    number = re.match(r"-?[0-9]+(\.[0-9]+)?", words)
-    return float(number[0]) if number else math.nan
+def _entry_number(entry: Entry) -> float:
+    """What a cell is sorted by."""
+    if not isinstance(entry, str):
+        return _sort(entry.estimate.value)
+    found = re.match(r"-?[0-9]+(\.[0-9]+)?", entry)
+    return float(found[0]) if found else math.nan
 
 
 def failed_rows(found: ComparisonResults, folder: Path) -> list[list[Cell | str]]:

@@ -26,6 +26,7 @@ from fedrobust.studies.comparison.preflight import CheckedGrid, check_cells
 from fedrobust.studies.comparison.progress import Screen
 from fedrobust.studies.comparison.results_table import ComparisonResults
 from fedrobust.studies.comparison.screen import ranking_tables
+from fedrobust.studies.comparison.summary import summarise, summary_frame
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.files import write_text
 from fedrobust.utils.locking import hold_lock
@@ -33,7 +34,7 @@ from fedrobust.utils.machine import gpus
 from fedrobust.utils.threads import cores
 
 RESULTS, LEADERBOARD, DIFFERENCES = "results.csv", "leaderboard.md", "differences.csv"
-RANKING = "ranking.csv"
+RANKING, SUMMARY = "ranking.csv", "summary.csv"
 
 
 Write = Callable[[Mapping[Cell, str]], None]
@@ -141,23 +142,20 @@ def _write(
         grid.draws,
         grid.weak_below,
     )
-    write_text(
-        grid.out / RESULTS, long_table(results, failed).to_csv(index=False, lineterminator="\n")
-    )
+    _write_csv(grid.out / RESULTS, long_table(results, failed))
     if not results:
         return
     rankings = leaderboard.rankings_of(found)
-    write_text(
-        grid.out / DIFFERENCES,
-        leaderboard.difference_table(found, rankings).to_csv(index=False, lineterminator="\n"),
-    )
-    write_text(
-        grid.out / RANKING,
-        leaderboard.ranking_frame(found, rankings).to_csv(index=False, lineterminator="\n"),
-    )
+    _write_csv(grid.out / DIFFERENCES, leaderboard.difference_table(found, rankings))
+    _write_csv(grid.out / RANKING, leaderboard.ranking_frame(found, rankings))
+    _write_csv(grid.out / SUMMARY, summary_frame(summarise(found, rankings)))
     shown = figures.draw_figures(found, grid.out)
     write_text(grid.out / LEADERBOARD, leaderboard.leaderboard(found, rankings, shown))
     screen.print(ranking_tables(found, rankings))
-    names = [LEADERBOARD, RANKING, DIFFERENCES, RESULTS]
+    names = [LEADERBOARD, RANKING, DIFFERENCES, SUMMARY, RESULTS]
     shown_page = page.write_page(found, rankings, [*names, *shown], grid.out)
     print_last_line(screen, f"leaderboard: {shown_page}")
+
+
+def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))

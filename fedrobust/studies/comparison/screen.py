@@ -13,8 +13,9 @@ from fedrobust.evaluation.statistics import Estimate
 from fedrobust.reporting.console.tables import new_table
 from fedrobust.reporting.text import format_number
 from fedrobust.studies.comparison.analysis import Ranking
-from fedrobust.studies.comparison.leaderboard import mark_rule, uses_note, value
+from fedrobust.studies.comparison.leaderboard import uses_note
 from fedrobust.studies.comparison.results_table import ComparisonResults
+from fedrobust.studies.comparison.summary import format_estimate, mark_rule
 from fedrobust.utils.counting import format_count
 
 LOWER_IS_BETTER = (
@@ -50,7 +51,7 @@ def read_ranking_tables(frame: pd.DataFrame) -> RenderableType:
             table.add_row(
                 str(row["rule"]),
                 *(format_number(known[attack]) for attack in attacks),
-                value(mean),
+                format_estimate(mean),
                 format_number(known["worst"]),
                 str(known["group"] or "-"),
             )
@@ -66,7 +67,7 @@ def _ranking_table(found: ComparisonResults, ranking: Ranking, poisoned: int) ->
         table.add_row(
             mark_rule(found, rule),
             *attacks,
-            value(ranking.means[rule]),
+            format_estimate(ranking.means[rule]),
             _number(ranking.table.worst(rule)),
             ranking.letters.get(rule, "-"),
         )
@@ -76,7 +77,7 @@ def _ranking_table(found: ComparisonResults, ranking: Ranking, poisoned: int) ->
 def _clean_table(found: ComparisonResults) -> Table:
     table, measured = new_table("Without contamination", ["Rule", "Macro F1"]), found.clean_f1()
     for rule in range(len(found.rules)):
-        table.add_row(mark_rule(found, rule), value(measured.one(rule, 0)))
+        table.add_row(mark_rule(found, rule), format_estimate(measured.one(rule, 0)))
     return table
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from fedrobust.studies.comparison import leaderboard
 from fedrobust.studies.comparison.results_table import ComparisonResults
 from fedrobust.studies.comparison.screen import ranking_tables
+from fedrobust.studies.comparison.summary import format_estimate
 from tests.helpers.comparisons import findings
 
 
@@ -43,8 +44,8 @@ def test_its_numbers_are_those_of_the_leaderboard(found: ComparisonResults) -> N
     for poisoned, ranking in rankings.items():
         page = leaderboard.drops(found, ranking, poisoned)
         for mean in ranking.means:
-            assert leaderboard.value(mean) in page
-            assert leaderboard.value(mean) in shown(found)
+            assert format_estimate(mean) in page
+            assert format_estimate(mean) in shown(found)
 
 
 def test_the_table_of_rankings_has_the_same_numbers(found: ComparisonResults) -> None:
@@ -64,7 +65,7 @@ def test_the_table_of_rankings_has_the_same_numbers(found: ComparisonResults) ->
 
 
 def test_a_narrow_screen_cuts_no_number(found: ComparisonResults) -> None:
-    numbers = [leaderboard.value(one) for one in leaderboard.rankings_of(found)[3].means]
+    numbers = [format_estimate(one) for one in leaderboard.rankings_of(found)[3].means]
     narrow = shown(found, 40)
     assert all(number in narrow for number in numbers)
 

@@ -1,0 +1,1 @@
+"""The smaller commands of `fedrobust`, each a module with a function main."""
