@@ -33,6 +33,11 @@ class Counts:
     labelled: Tensor
 
 
+def success_rate(scores_NK: Tensor, target: int) -> float:
+    """Percent of the images, at least one, that are put into an attacker's class."""
+    return 100 * float((scores_NK.argmax(dim=1) == target).double().mean())
+
+
 def improves(metric: str, value: float, best: float, by: float = 0.0) -> bool:
     """Whether a value of this metric is better than another one, by more than so much. NaN is
     better than nothing."""

@@ -71,6 +71,7 @@ class ModelInputs:
     def __init__(self, experiment: Experiment, model: Classifier) -> None:
         self.experiment, self.device = experiment, next(model.parameters()).device
         self.on_extraction: OnExtraction = _ignore
+        self._triggered: tuple[Backdoor, Samples] | None = None
         self._features = (
             _Features(experiment, model, self._tell)
             if experiment.model.learns_from_features
@@ -123,7 +124,12 @@ class ModelInputs:
         )
 
     def triggered(self, backdoor: Backdoor) -> Samples:
-        """The test images of a backdoor's victims with its trigger."""
+        """The test images of a backdoor's victims with its trigger; kept for the next call."""
+        if self._triggered is None or self._triggered[0] is not backdoor:
+            self._triggered = backdoor, self._put_trigger(backdoor)
+        return self._triggered[1]
+
+    def _put_trigger(self, backdoor: Backdoor) -> Samples:
         experiment = self.experiment
         if self._features is None:
             return trigger_samples(self.test, backdoor)

@@ -116,7 +116,7 @@ def significance(ci95: Interval) -> str:
 
 def further_sentences(report: Report) -> list[str]:
     """That the run ended early and which round was the best, where that is so; what evasion attacks
-    and a purifier did, where there were any."""
+    and a purifier did, where there were any; a backdoor's success, and a schedule of attacks."""
     ending, best = text.ending_text(report), text.best_round_text(report)
     found = [f"{one}." for one in (ending, best) if one]
     if report.evasion is not None:
@@ -134,6 +134,9 @@ def further_sentences(report: Report) -> list[str]:
             f"The backdoor succeeds on {percent(report.attack_success_rate)} of the triggered test "
             "images."
         )
+    if report.schedule is not None:
+        line = text.schedule_text(report.schedule, report.rounds)
+        found.append(f"{line[0].upper()}{line[1:]}.")
     return found
 
 

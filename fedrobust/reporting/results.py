@@ -31,7 +31,7 @@ from fedrobust.evaluation.drops import (
     resampled_metrics,
 )
 from fedrobust.evaluation.label_detection import pool_label_counts
-from fedrobust.evaluation.metrics import classification_metrics
+from fedrobust.evaluation.metrics import classification_metrics, success_rate
 from fedrobust.evaluation.prediction_details import confusion_counts, mean_roc, reliability
 from fedrobust.evaluation.statistics import Interval, number_or_nan, percentiles
 from fedrobust.experiment.experiment import KINDS, PERSONAL, Experiment
@@ -50,6 +50,7 @@ from fedrobust.reporting.report.metrics import (
     KindDrop,
 )
 from fedrobust.reporting.report.personal import PersonalMetrics
+from fedrobust.reporting.report.schedule import schedule_section
 from fedrobust.reporting.report.sections import (
     MOST_NAMED,
     ClientResult,
@@ -128,6 +129,7 @@ def assemble_results(
         },
         clients=clients,
         attack_success_rate=_success(experiment, scores.triggered),
+        schedule=schedule_section(records),
         detection=None if found is None else DetectionSection.model_validate(found),
         sanitising=None if left_out is None else SanitisingSection.model_validate(left_out),
         label_detection=(
@@ -368,4 +370,4 @@ def _success(experiment: Experiment, triggered: Tensor | None) -> float | None:
     backdoor = experiment.backdoor
     if backdoor is None or triggered is None or len(triggered) == 0:
         return None
-    return 100 * float((triggered.argmax(dim=1) == backdoor.target).double().mean())
+    return success_rate(triggered, backdoor.target)

@@ -21,6 +21,7 @@ from fedrobust.reporting.report.metrics import (
     ConditionMetrics,
     DropsSection,
 )
+from fedrobust.reporting.report.schedule import LASTING, ScheduleSection
 from fedrobust.reporting.report.sections import (
     ClientResult,
     DisclosureSection,
@@ -409,6 +410,8 @@ def attack_lines(report: Report) -> list[str]:
     lines = []
     if report.attack_success_rate is not None:
         lines.append(f"attack success rate: {format_number(report.attack_success_rate)}")
+    if report.schedule is not None:
+        lines.append(schedule_text(report.schedule, report.rounds))
     if report.detection is not None:
         lines.append(
             "detection of poisoned clients: precision "
@@ -420,6 +423,45 @@ def attack_lines(report: Report) -> list[str]:
     if report.label_detection is not None:
         lines.append(label_detection_text(report.label_detection))
     return lines
+
+
+def attacked_rounds(found: ScheduleSection) -> str:
+    """The rounds in which poisoned clients attacked, e.g. `attacks in rounds 2 to 4, 7`."""
+    if not found.attacked:
+        return "attacks in no round"
+    runs: list[list[int]] = []
+    for number in found.attacked:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    named = [f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    noun = "round" if len(found.attacked) == 1 else "rounds"
+    return f"attacks in {noun} {', '.join(named)}"
+
+
+def schedule_text(found: ScheduleSection, rounds: int) -> str:
+    """When poisoned clients attacked, and how long their backdoor lasted, in one line.
+
+    Args:
+        found: the report's section.
+        rounds: of the run.
+    """
+    line = f"poisoned clients: {attacked_rounds(found)} of {rounds}"
+    if found.durability is None:
+        return line
+    rates = found.durability.success_rates
+    after = format_count(len(rates) - 1, "round")
+    lifespan = found.durability.lifespan
+    lasted = (
+        f"above {LASTING:g} % for the last time {format_count(lifespan, 'round')} after it"
+        if lifespan
+        else f"never above {LASTING:g} % after it"
+    )
+    return (
+        f"{line}; attack success rate {format_number(rates[0])} % after the last attack, "
+        f"{format_number(rates[-1])} % {after} later, {lasted}"
+    )
 
 
 def sanitising_text(found: SanitisingSection) -> str:

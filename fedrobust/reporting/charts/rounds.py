@@ -11,13 +11,14 @@ from fedrobust.reporting import text
 from fedrobust.reporting.charts.hospitals import MOST_CLIENTS
 from fedrobust.reporting.findings import percent
 from fedrobust.reporting.report import Report
+from fedrobust.reporting.report.schedule import LASTING, ScheduleSection
 from fedrobust.reporting.report.sections import ClientResult
 from fedrobust.reporting.report.values import KIND_NAMES
 from fedrobust.reporting.web.figures import Figure, Key
 from fedrobust.reporting.web.lines import MOST_NAMES, WIDEST_NAME, Line, Point, level, line_chart
 from fedrobust.reporting.web.parts import name_width
 from fedrobust.reporting.web.scales import axis, percent_axis
-from fedrobust.types import TWIN, RoundRecord
+from fedrobust.types import SUCCESS, TWIN, RoundRecord
 
 Rounds = Mapping[str, Sequence[RoundRecord]]
 MOST_ROUNDS: Final = 60  # with visible marks
@@ -32,6 +33,9 @@ def round_figures(report: Report, rounds: Rounds) -> tuple[Figure, ...]:
     found = []
     if rounds.get("run"):
         found.append(metric_figure(rounds, "balanced_accuracy"))
+        if report.schedule is not None:
+            success = _success_figure(report.schedule, rounds["run"])
+            found += [success] if success else []
         influence = _influence_figure(report, rounds["run"])
         found += [influence] if influence else []
     return tuple(found)
@@ -70,6 +74,38 @@ def metric_figure(rounds: Rounds, metric: str) -> Figure:
         chart,
         "The global model on the clean validation images after every round.",
         tuple(reversed(keys)),
+    )
+
+
+def _success_figure(schedule: ScheduleSection, records: Sequence[RoundRecord]) -> Figure | None:
+    """A backdoor's success over the rounds, and in which of them there was an attack."""
+    known = [record for record in records if SUCCESS in record.extras]
+    if not known:
+        return None
+    attacked = set(schedule.attacked)
+    points = tuple(
+        Point(
+            one.number,
+            one.extras[SUCCESS],
+            f"round {one.number}{'' if one.number in attacked else ' (no attack)'}\n"
+            f"attack success rate: {percent(one.extras[SUCCESS])}",
+        )
+        for one in known
+    )
+    y = percent_axis("Attack success rate, %")
+    chart = line_chart(
+        "Attack success rate over the rounds",
+        [Line(*RUN, points, shape="circle" if len(points) <= MOST_ROUNDS else "none")],
+        axis([point.x for point in points], "Round (0: untrained)", whole=True),
+        y,
+        guides=[level(LASTING, y)],
+    )
+    return Figure(
+        "Attack success rate (%) over the rounds",
+        chart,
+        "Test images of other classes that the trigger turns into the attacker's class. "
+        f"{text.attacked_rounds(schedule)}; in all other rounds poisoned hospitals are honest. "
+        f"Dotted: {LASTING:g} %, above which the backdoor counts as lasting.",
     )
 
 

@@ -17,6 +17,7 @@ from fedrobust.reporting.report.metrics import (
     EvaluationMetrics,
 )
 from fedrobust.reporting.report.personal import PersonalMetrics, SiteDropsSection
+from fedrobust.reporting.report.schedule import ScheduleSection
 from fedrobust.reporting.report.values import (
     Absent,
     ClientNumber,
@@ -220,6 +221,10 @@ class PredictionResults(ReportSection):
     attack_success_rate: Percent | None = Field(
         description="test images of other classes that the backdoor's trigger turns into the "
         "attacker's class; percent, null where there is no backdoor"
+    )
+    schedule: Absent[ScheduleSection] = Field(
+        default=None,
+        description="rounds in which poisoned clients attacked; absent where they did in all",
     )
     detection: DetectionSection | None = Field(
         description="of poisoned clients by their influence; null where no client is poisoned"

@@ -75,6 +75,8 @@ def result_values(report: Report) -> dict[str, float]:
             f"drop/{name}/combined_high_percent": high,
         }
     found["attack_success_rate_percent"] = report.attack_success_rate
+    if report.schedule is not None and report.schedule.durability is not None:
+        found["backdoor_lifespan_rounds"] = report.schedule.durability.lifespan
     if report.detection is not None:
         found["detection/precision_percent"] = report.detection.precision
         found["detection/recall_percent"] = report.detection.recall

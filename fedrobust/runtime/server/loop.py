@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.evaluation.counts import REASONS, ClientEvaluation, Withheld
-from fedrobust.evaluation.metrics import classification_metrics
+from fedrobust.evaluation.metrics import classification_metrics, success_rate
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.experiment.features import ModelInputs
 from fedrobust.learning.classifier import Classifier
@@ -27,10 +27,11 @@ from fedrobust.runtime.server.rule_strategy import (
     ServerContext,
     UntrainedState,
 )
+from fedrobust.runtime.server.schedule import is_scheduled
 from fedrobust.runtime.server.secure_aggregation import SecureStrategy
 from fedrobust.runtime.server.stopping import check_stopping, stop_reason
 from fedrobust.state import Layout, State, read, show
-from fedrobust.types import Failure, Observer, RoundRecord, Samples
+from fedrobust.types import SUCCESS, Failure, Observer, RoundRecord, Samples
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.foreign_text import escape_text
 from fedrobust.utils.tensor_files import UNREADABLE
@@ -202,7 +203,20 @@ def _record(
         server.experiment.privacy.spent(server.experiment.max_replies(number)) if number else None
     )
     extras = outcome.extras if spent is None else {**outcome.extras, "epsilon": spent}
+    extras = {**extras, **_success(server, strategy.state)}
     return RoundRecord(number, metrics, outcome.clients, outcome.failures, timing, extras)
+
+
+def _success(server: ServerContext, state: State) -> dict[str, float]:
+    """How often a backdoor succeeds on the test images, where attackers come and go: how long it
+    outlives them is to be seen."""
+    backdoor = server.experiment.backdoor
+    if backdoor is None or not is_scheduled(server.experiment):
+        return {}
+    victims = server.inputs.triggered(backdoor)
+    if not len(victims):
+        return {}
+    return {SUCCESS: success_rate(predict_global(server, state, victims), backdoor.target)}
 
 
 def predict_global(

@@ -12,11 +12,14 @@ from fedrobust.clients.app import app as client_app
 from flwr.app import Context, Message, RecordDict
 
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
+from fedrobust.contamination.base import Backdoor
 from fedrobust.errors import ConfigError
+from fedrobust.evaluation.metrics import success_rate
 from fedrobust.experiment import build
 from fedrobust.experiment.old_names import rename_config
 from fedrobust.experiment.settings import ALWAYS, read_settings
 from fedrobust.runtime.messages import records
+from fedrobust.runtime.server.loop import predict_global, run_rounds
 from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.runtime.server.schedule import relative_weight
 from fedrobust.state import State, read
@@ -170,6 +173,28 @@ def test_colluders_who_pause_remember_what_they_knew() -> None:
     before = strategy.memory
     one_round(strategy, FakeGrid(3, honest(strategy.server)), 2)
     assert before["adversary"] == strategy.memory["adversary"]
+
+
+def test_a_backdoor_is_measured_after_every_round_of_a_schedule() -> None:
+    words = (*MEAN, *POISONED, "contamination=backdoor_patch", "rounds=2")
+
+    def extras(*more: str) -> list[set[str]]:
+        server = federations.build_server(*words, *more)
+        run = run_rounds(server, FakeGrid(3, honest(server)), Memory())
+        last = predict_global(server, run.state, server.inputs.triggered(patch(server)))
+        for rate in [run.records[-1].extras.get("attack_success_rate")]:
+            assert rate in (None, success_rate(last, patch(server).target))
+        return [set(record.extras) for record in run.records]
+
+    both = {"attacks", "attack_success_rate"}
+    assert extras("schedule.until_round=1") == [{"attack_success_rate"}, both, both]
+    assert extras() == [set(), set(), set()]
+
+
+def patch(server: ServerContext) -> Backdoor:
+    found = server.experiment.backdoor
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
