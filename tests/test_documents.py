@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedrobust.experiment import compose
 from fedrobust.experiment import settings as config
+from fedrobust.experiment.choices import choice_names, group_meanings
 from fedrobust.federation import __main__ as federation
 from fedrobust.studies.ablation import plan
 from fedrobust.studies.comparison import grid
@@ -114,6 +116,54 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
         and (page.parent / one).resolve().parent != MADE  # the site's strict build checks these
     ]
     assert not lost
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    """The site's extension that makes pages and tables from the program."""
+    spec = spec_from_file_location("pages", ROOT / "docs/_extensions/reference_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tables_of(page: Path) -> list[list[str]]:
+    """The cells of all rows of tables in a page."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    return [line.split("|")[1:-1] for line in lines if line.startswith("|")]
+
+
+MARKED = [page for page in PAGES if "\n<!-- choices" in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("page", MARKED, ids=lambda page: page.name)
+def test_tables_of_choices_are_made_from_the_program(page: Path, reference: Any) -> None:
+    text = page.read_text(encoding="utf-8")
+    marks = re.findall(r"(?m)^<!-- choices(?:: (\w+))?.*-->$", text)
+    made = reference.insert_tables(text)
+    assert "<!-- choices" not in made
+    for group in {one for one in marks if one}:
+        by_hand = [row for row in tables_of(page) if row[0].strip(" `") in choice_names(group)]
+        assert not by_hand, "a choice is listed by hand"
+        page_of = f"reference/generated/{group}.md"
+        assert f"| [`{choice_names(group)[0]}`]({page_of}#" in made or group == "contamination"
+    if "" in marks:
+        for group in group_meanings():
+            assert all(f"`{name}`" in made for name in choice_names(group)), group
+
+
+def test_the_kinds_of_contaminations_are_all_in_a_page(reference: Any) -> None:
+    pages = [page.read_text("utf-8") for page in MARKED if page.name != "settings.md"]
+    text = "".join(map(reference.insert_tables, pages))
+    listed = re.findall(r"\| \[`(\w+)`\]\(reference/generated/contamination.md#", text)
+    assert sorted(listed) == choice_names("contamination")
+
+
+def test_a_mark_for_choices_that_do_not_exist_is_refused(reference: Any) -> None:
+    with pytest.raises(ValueError, match="there are none"):
+        reference.insert_tables("<!-- choices: contamination nothing -->")
 
 
 def test_the_data_flow_names_functions_that_exist() -> None:

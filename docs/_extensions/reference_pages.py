@@ -1,6 +1,11 @@
 """Pages of the reference that are made from the program: settings and choices, the command lines'
 help, and the contract of report.json. They are written into docs/reference/generated before Sphinx
-reads the folder, and never kept under version control."""
+reads the folder, and never kept under version control. In all other pages a line
+
+    <!-- choices: contamination labels -->
+
+becomes the table of a group's choices (here of those whose factories lie in the folder `labels`;
+`other`: in no folder), and `<!-- choices -->` the table of all groups."""
 
 from __future__ import annotations
 
@@ -14,7 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from fedrobust.__main__ import COMMANDS
-from fedrobust.experiment.choices import choice_names, list_choices
+from fedrobust.experiment.choices import (
+    Choice,
+    choice_names,
+    group_meanings,
+    list_choices,
+)
 from fedrobust.experiment.compose import compose, default_choices
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.settings import ServerSettings, Settings
@@ -23,6 +33,9 @@ from fedrobust.utils.validation import REQUIRED
 
 ROOT = Path(__file__).resolve().parents[2]
 SAME = {"noise", "corruption"}  # groups that take the choices of `contamination`
+OTHER = "other"  # kind of choices whose factories lie in no folder of their group
+MARK = re.compile(r"^<!-- choices(?:: (?P<group>\w+)(?: (?P<kind>\w+))?)? -->$", re.M)
+GENERATED = "reference/generated"
 DIRECTIVE = re.compile(r"^(Args|Attributes|Returns|Raises|Needs|Reference|Example):$", re.M)
 
 
@@ -101,14 +114,71 @@ def group_page(group: str, chosen: str) -> Iterator[str]:
     if group == "contamination":
         yield "`noise` and `corruption` take the same choices: `contamination@noise=hair`."
         yield ""
-    rows = [
-        (f"[{one.name}](#{one.name})", cell(one.needs), cell(one.reference))
-        for one in list_choices(group)
-    ]
-    yield from table(("choice", "needs", "reference"), iter(rows))
+    yield from overview(group)
     yield ""
     for choice in choice_names(group):
         yield from choice_lines(group, choice)
+
+
+def kind_of(one: Choice) -> str:
+    """The folder of the group's package in which the choice's factory lies."""
+    parts = one.factory.removeprefix(f"{FACTORY_PACKAGES[one.group]}.").split(".")
+    return parts[0] if len(parts) > 2 else OTHER
+
+
+def overview(group: str, kind: str = "", page: str = "") -> Iterator[str]:
+    """A table of the choices of a group.
+
+    Args:
+        group: as on the command line.
+        kind: of these alone; "": of all.
+        page: where the choices are described, from where the table stands; "": in the same page.
+    """
+    rows = [
+        (
+            f"[`{one.name}`]({page}#{one.name})",
+            cell(one.description),
+            cell(one.needs),
+            cell(one.reference),
+        )
+        for one in list_choices(group)
+        if kind in ("", kind_of(one))
+    ]
+    if not rows:
+        raise ValueError(f"choices: {group} {kind}: there are none")
+    yield from table(("choice", "what it does", "needs", "reference"), iter(rows))
+
+
+def group_overview() -> Iterator[str]:
+    """A table of all groups with the names of their choices."""
+    rows = []
+    for group, meaning in group_meanings().items():
+        page = f"{GENERATED}/{group}.md"
+        names = [
+            f"[`{name}`]({page}#{name})" if has_page(group) else f"`{name}`"
+            for name in choice_names(group)
+        ]
+        rows.append((f"`{group}`", cell(meaning), ", ".join(names)))
+    yield from table(("group", "what it decides", "choices"), iter(rows))
+
+
+def insert_tables(text: str) -> str:
+    """The text of a page with a table for every line that asks for one."""
+
+    def lines(found: re.Match[str]) -> str:
+        group = found["group"]
+        if group is None:
+            return "\n".join(group_overview())
+        return "\n".join(overview(group, found["kind"] or "", f"{GENERATED}/{group}.md"))
+
+    return MARK.sub(lines, text)
+
+
+def has_page(group: str) -> bool:
+    """Whether a page of the reference describes the group's choices."""
+    if group not in FACTORY_PACKAGES or group in SAME or group not in default_choices():
+        return False
+    return (ROOT / "configs" / group).is_dir()
 
 
 def command_page() -> Iterator[str]:
@@ -175,9 +245,7 @@ def pages() -> dict[str, Iterator[str]]:
     """{name of the page: its lines}."""
     chosen = default_choices()
     groups = {
-        group: group_page(group, chosen[group])
-        for group in FACTORY_PACKAGES
-        if group not in SAME and group in chosen and (ROOT / "configs" / group).is_dir()
+        group: group_page(group, chosen[group]) for group in FACTORY_PACKAGES if has_page(group)
     }
     return {
         "settings": settings_page(),
@@ -201,7 +269,13 @@ def write_pages(_: Any) -> None:
             path.write_text(text, encoding="utf-8")
 
 
+def replace_marks(_: Any, page: str, source: list[str]) -> None:
+    """Sphinx has read a page: its tables are put in."""
+    source[0] = insert_tables(source[0])
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this."""
     app.connect("builder-inited", write_pages)
+    app.connect("source-read", replace_marks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

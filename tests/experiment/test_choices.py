@@ -13,7 +13,6 @@ import pytest
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.choices import (
     Choice,
-    choice_names,
     choice_settings,
     group_meanings,
     list_choices,
@@ -40,13 +39,6 @@ WITHOUT_PAPER = {
     "partition": {"by_site", "iid", "quantity", "remote"},
 }
 NO_METHODS = {"experiment", "engine", "evaluation", "tracker"}
-# pages that list the choices of a group by hand
-TABLES = {
-    "contamination": ("docs/contaminations.md", "docs/model_poisoning.md", "docs/evasion.md"),
-    "evasion": ("docs/evasion.md",),
-    "purifier": ("docs/purification.md",),
-    "sanitiser": ("docs/sanitising.md",),
-}
 
 
 def named(one: Choice) -> str:
@@ -132,27 +124,6 @@ def test_extras_exist_and_are_named(one: Choice) -> None:
     settings = choice_settings(one.group, one.name)
     required = [key for key, value in settings.items() if value == "???"]
     assert all(f"{one.group}.{key}" in one.needs for key in required)
-
-
-@pytest.mark.parametrize("group", sorted(TABLES))
-def test_pages_that_list_choices_list_all(group: str) -> None:
-    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in TABLES[group])
-    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    listed = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-    assert set(choice_names(group)) - {"mixture", "evasion"} - listed == set()
-    assert all(f"`{name}`" in text or f"={name}" in text for name in choice_names(group))
-
-
-def test_the_table_of_settings_lists_every_choice() -> None:
-    text = (ROOT / "docs/settings.md").read_text(encoding="utf-8")
-    rows = {
-        cells[1].split("`")[1]: set(re.findall(r"`(\w+)`", cells[2]))
-        for line in text.splitlines()
-        if line.startswith("| `")
-        for cells in [line.split("|")]
-    }
-    for group in set(group_meanings()) - {"contamination", "evaluation"}:
-        assert set(choice_names(group)) <= rows[group], group
 
 
 def test_choices_of_one_factory_are_told_apart_by_their_yaml() -> None:

@@ -143,7 +143,9 @@ def backdoor_distributed(
 
     The poisoned clients, in the order of their ids, plant bar 0, 1, ... and then from 0 again; the
     attack success rate is measured with all bars. Bars lie in two columns in the upper left corner,
-    as in the paper's figure 4.
+    as in the paper's figure 4. Departure: the paper also
+    shifts its attackers in time and scales their updates; `mixture` with mode=all joins the pattern
+    with any attack on updates.
 
     Args:
         target: class, by number or name, that the trigger stands for.
