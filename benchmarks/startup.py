@@ -33,6 +33,7 @@ STARTS: dict[str, tuple[str, ...]] = {
 TARGETS = {
     **{f"{name}-help": 1.0 for name in COMMANDS},
     "simulate-help": 0.5,
+    "choice-help": 0.5,
     "inline": 5.0,
     "ray": 12.0,
 }

@@ -21,6 +21,7 @@ COMMANDS = (  # those of the grids: tests/studies/test_command_line.py
     ("federation", "run", "--help"),
     ("simulate", "--version"),
     ("simulate", "--help"),
+    ("simulate", "strategy=etf_dml", "corruption=hair", "--help"),
     ("__main__", "--help"),
     ("__main__", "--version"),
     ("__main__", "meff", "--help"),

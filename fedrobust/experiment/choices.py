@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.factory_sources import read_factory
@@ -18,6 +16,7 @@ from fedrobust.experiment.settings import Settings
 from fedrobust.utils.docstrings import Docstring, first_sentence, split_docstring
 from fedrobust.utils.names import did_you_mean
 from fedrobust.utils.plugins import Plugin
+from fedrobust.utils.yaml_files import read_yaml
 
 EXPERIMENT = "experiment"  # settings of many groups under one name; no factory makes it
 SAME_CHOICES = {"noise": "contamination", "corruption": "contamination"}
@@ -154,8 +153,7 @@ def _comment(lines: Sequence[str]) -> Iterator[str]:
 
 def choice_settings(group: str, name: str, plugins: Sequence[Plugin] = ()) -> dict[str, Any]:
     """The settings of a choice's yaml file on top of those of the files that its defaults name."""
-    path = choice_files(group, plugins)[name]
-    read = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    read = read_yaml(choice_files(group, plugins)[name]) or {}
     found: dict[str, Any] = {}
     for base in read.pop("defaults", ["_self_"]):
         found |= read if base == "_self_" else choice_settings(group, base, plugins)

@@ -10,13 +10,17 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import overrides
 from fedrobust.experiment.old_names import rename_config, rename_words
-from fedrobust.experiment.own_choices import available_plugins, named_by_words, used_plugins
+from fedrobust.experiment.own_choices import (
+    CONFIGS,
+    available_plugins,
+    named_by_words,
+    used_plugins,
+)
 from fedrobust.utils.plugins import PLUGIN_CONFIGS, PLUGINS, named_in
+from fedrobust.utils.yaml_files import read_yaml
 
 _FOLDERS: ContextVar[tuple[tuple[str, Path], ...]] = ContextVar("folders", default=())
 
@@ -29,17 +33,23 @@ def compose(*words: str) -> dict[str, Any]:
 
 def default_choices() -> dict[str, str]:
     """{group: the choice that configs/config.yaml names for it}."""
-    import fedrobust.configs
-
-    path = Path(str(fedrobust.configs.__file__)).with_name("config.yaml")
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {
         key.rpartition("@")[2]: choice
-        for entry in entries["defaults"]
+        for entry in _main_file()["defaults"]
         if isinstance(entry, Mapping)
         for key, choice in entry.items()
         if not key.startswith(("optional ", "override "))
     }
+
+
+def main_settings(group: str) -> dict[str, Any]:
+    """What configs/config.yaml itself says of a group, whichever its choice."""
+    return dict(_main_file().get(group, {}))
+
+
+def _main_file() -> dict[str, Any]:
+    found: dict[str, Any] = read_yaml(CONFIGS / "config.yaml")
+    return found
 
 
 def compose_comparison(*words: str, name: str = "compare") -> tuple[dict[str, Any], dict[str, Any]]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-from fedrobust.experiment.compose import compose, default_choices
+from fedrobust.experiment.choices import SAME_CHOICES, choice_names, choice_settings
+from fedrobust.experiment.compose import compose, default_choices, main_settings
 from fedrobust.experiment.factories import FACTORY_PACKAGES, find_factory
 from fedrobust.experiment.own_choices import known_choices, named_by_words
 from fedrobust.experiment.run_options import RunOptions
@@ -25,9 +26,9 @@ from fedrobust.experiment.settings import (
 from fedrobust.utils.cli import called_as
 from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.settings_table import describe_type, format_value, list_settings
+from fedrobust.utils.stand_ins import read_lightly
 from fedrobust.utils.validation import REQUIRED
 
-CONTAMINATIONS = ("noise", "corruption")  # groups whose choices are those of `contamination`
 WORDS = ("--help", "-h")
 USAGE = """{called} [group=choice | key=value ...]
 {called} resume=<the output folder of a run that was stopped>"""
@@ -42,7 +43,7 @@ def is_help_requested(words: Sequence[str]) -> bool:
 
 def describe(words: Sequence[str]) -> str:
     """The text for a command line: the settings of the choices in it, or else those outside the
-    groups and the groups with their choices. Only the former imports the choices' libraries.
+    groups and the groups with their choices.
 
     Args:
         words: of the command line, e.g. ["strategy=krum", "--help"].
@@ -120,21 +121,21 @@ def group_lines(heads: Mapping[str, str], words: Sequence[str] = ()) -> Iterator
         words: of the command line, which may name plug-ins with further choices.
     """
     for group in (name for name in Settings.model_fields if name in heads):
-        name = "contamination" if group in CONTAMINATIONS else group
-        said = (
-            "as contamination" if group in CONTAMINATIONS else ", ".join(known_choices(name, words))
-        )
+        own = SAME_CHOICES.get(group, group)
+        said = ", ".join(known_choices(group, words)) if own == group else f"as {own}"
         yield from setting_lines(
             heads[group], f"{Settings.model_fields[group].description}: {said}"
         )
 
 
-def _choice_lines(word: str, plugins: Sequence[str]) -> Iterator[str]:
+def _choice_lines(word: str, plugins: Sequence[str]) -> list[str]:
+    return read_lightly(lambda: list(_factory_lines(word, plugins)))
+
+
+def _factory_lines(word: str, plugins: Sequence[str]) -> Iterator[str]:
     group = word.partition("=")[0]
-    folder = f"contamination@{group}" if group in CONTAMINATIONS else group
-    config = compose(*plugins, f"{folder}={word.partition('=')[2]}")
-    written = config[group]
-    factory = find_factory(group, written["_target_"], config[PLUGINS])
+    written, packages = _read_choice(word, plugins)
+    factory = find_factory(group, written["_target_"], packages)
     about, *_ = (inspect.getdoc(factory) or "").split("\n\n")  # without Args and the like
     yield from wrap_text(f"{word}: {about}")
     for one in list_settings(factory):
@@ -146,6 +147,26 @@ def _choice_lines(word: str, plugins: Sequence[str]) -> Iterator[str]:
             f"{group}.{one.name}={shown}",
             f"{one.kind}{needed}" + (f": {one.description}" if one.description else ""),
         )
+
+
+def _read_choice(word: str, plugins: Sequence[str]) -> tuple[Mapping[str, Any], Sequence[str]]:
+    """The settings of a choice, and the plug-ins in which its factory may lie: of a choice of our
+    own from its yaml file, of another one by Hydra, which takes longer."""
+    group, _, name = word.partition("=")
+    own = SAME_CHOICES.get(group, group)
+    if name in choice_names(own):
+        return _overlaid(choice_settings(own, name), main_settings(group)), ()
+    folder = group if own == group else f"{own}@{group}"
+    config = compose(*plugins, f"{folder}={name}")
+    return config[group], config[PLUGINS]
+
+
+def _overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of another file above them."""
+    return {**below} | {
+        key: _overlaid(below[key], value) if isinstance(value, Mapping) else value
+        for key, value in above.items()
+    }
 
 
 def _find_written(settings: Any, key: str) -> str | None:

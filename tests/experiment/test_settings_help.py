@@ -3,12 +3,15 @@ check it."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from fedrobust.errors import ConfigError
 from fedrobust.experiment import settings_help
+from fedrobust.experiment.choices import SAME_CHOICES, choice_names
 from fedrobust.experiment.compose import compose
 from fedrobust.experiment.factories import FACTORY_PACKAGES
 from fedrobust.experiment.settings import BLOCKS, ServerSettings, Settings
@@ -51,6 +54,51 @@ def test_help_for_a_choice_shows_its_own_settings() -> None:
     assert "strategy.m=null whole number, at least 1, or null" in text
     assert "noise.severity=3" in text
     assert "num_clients" not in text
+
+
+ALL = """
+import json, sys
+from fedrobust.experiment import settings_help
+from fedrobust.utils.stand_ins import SLOW
+
+print(json.dumps({word: settings_help.describe([word]) for word in sys.argv[1:]}))
+assert not {*SLOW, "hydra"} & sys.modules.keys()
+"""
+
+
+def test_no_choice_needs_torch_for_its_help_nor_another_text_with_it() -> None:
+    words = [
+        f"{group}={name}"
+        for group in FACTORY_PACKAGES
+        if group not in SAME_CHOICES
+        for name in choice_names(group)
+    ]
+    words += ["noise=hair", "corruption=label_flip"]
+    done = subprocess.run(
+        [sys.executable, "-c", ALL, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {word: settings_help.describe([word]) for word in words}
+
+
+def test_the_defaults_are_those_of_a_run() -> None:
+    """The yaml files are read without Hydra."""
+    chosen = [
+        *("model=meff", "strategy=etf_dml", "client=mutual_learning", "sanitiser=slab_etf"),
+        *("data=fed_isic2019", "contamination=backdoor_distributed", "noise=mixture"),
+    ]
+    words = [word.replace("noise=", "contamination@noise=") for word in chosen]
+    config = compose(*words, "data.root=.")
+    for word in chosen:
+        group = word.partition("=")[0]
+        written, _ = settings_help._read_choice(word, ())
+        known = {"root"} if group == "data" else set()
+        assert {**written, **{key: config[group][key] for key in known}} == config[group]
+
+
+def test_an_unknown_choice_is_refused_as_anywhere() -> None:
+    with pytest.raises(ConfigError, match="strategy=krumm: no such choice; did you mean krum"):
+        settings_help.describe(["strategy=krumm", "--help"])
 
 
 def test_help_for_a_setting_without_a_default_says_so() -> None:

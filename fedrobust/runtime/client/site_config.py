@@ -20,8 +20,6 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-import yaml
-
 from fedrobust.data import sources
 from fedrobust.data.dataset import SITE_PLACE
 from fedrobust.errors import ConfigError, RefusalError
@@ -38,6 +36,7 @@ from fedrobust.utils.foreign_text import escape_text
 from fedrobust.utils.names import clean_name
 from fedrobust.utils.plugins import PLUGINS, Plugin, find_plugin, named_in
 from fedrobust.utils.validation import NonNegative, check
+from fedrobust.utils.yaml_files import read_yaml
 
 PREFIX = "data-"
 CLASSES, SIZES = f"{PREFIX}classes", f"{PREFIX}sizes"
@@ -140,10 +139,7 @@ def site_formats(plugins: Sequence[str] = ()) -> dict[str, Callable[..., Any]]:
 
 
 def _formats_of(plugin: Plugin) -> dict[str, Callable[..., Any]]:
-    written = {
-        name: yaml.safe_load(path.read_text(encoding="utf-8"))
-        for name, path in plugin.choices("data").items()
-    }
+    written = {name: read_yaml(path) for name, path in plugin.choices("data").items()}
     factories = {
         name: find_factory("data", one["_target_"], [plugin.name]) for name, one in written.items()
     }
