@@ -90,8 +90,8 @@ def principal_sign_shares(updates: Updates, top_share: float) -> Tensor:
             large_Nb = strip_Nb.abs() >= bounds_N1
             agreed_Nb = large_Nb & (signs_Nb == signs_Nb.sum(dim=0).sign())
             counts_2N += torch.stack([agreed_Nb.sum(dim=1), large_Nb.sum(dim=1)])
-    agreed_N, large_N = counts_2N.cpu()
-    return agreed_N / large_N
+    shares_N: Tensor = (counts_2N[0] / counts_2N[1]).cpu()
+    return shares_N
 
 
 def mz_scores(values_N: Tensor) -> Tensor:
@@ -101,4 +101,5 @@ def mz_scores(values_N: Tensor) -> Tensor:
     spread_1 = wide_N.std(dim=-1, correction=0, keepdim=True)
     apart_N = (wide_N - wide_N.quantile(0.5, dim=-1, keepdim=True)).abs()
     equal_1 = spread_1 <= EQUAL * wide_N.abs().amax(dim=-1, keepdim=True)
-    return torch.where(equal_1, 0.0, apart_N / spread_1).round(decimals=9)
+    scores_N: Tensor = torch.where(equal_1, 0.0, apart_N / spread_1).round(decimals=9)
+    return scores_N

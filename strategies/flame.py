@@ -59,7 +59,7 @@ def flame(noise: NonNegative = 0.0) -> Strategy:
 
 def model_distances(round: Round, gram_NN: Tensor) -> Tensor:
     """(N, N) cosine distances in [0, 2] of the models reference + update, from inner products
-    alone; to a model of zeros it is 1."""
+    alone."""
     reference_D = round.reference.parameters
     products_N = inner_products(round.updates, reference_D)
     inner_NN = (
@@ -68,6 +68,11 @@ def model_distances(round: Round, gram_NN: Tensor) -> Tensor:
         + products_N[None, :]
         + reference_D.to(torch.float64).square().sum().cpu()
     )
+    return cosine_distances(inner_NN)
+
+
+def cosine_distances(inner_NN: Tensor) -> Tensor:
+    """(N, N) cosine distances in [0, 2] from inner products; to a vector of zeros it is 1."""
     lengths_N = inner_NN.diagonal().clamp(min=0).sqrt()
     cosines_NN = (inner_NN / (lengths_N[:, None] * lengths_N[None, :])).nan_to_num(0.0)
     return (1 - cosines_NN).clamp_(0, 2).fill_diagonal_(0)
