@@ -43,7 +43,13 @@ def train_local(
     task: Task, settings: TrainingSettings, extra_loss: ExtraLoss | None = None
 ) -> TrainResult:
     """Train task.model in place; see `training_report`."""
-    loss = task_loss(task, settings)
+    return train_down(task, settings, task_loss(task, settings), extra_loss)
+
+
+def train_down(
+    task: Task, settings: TrainingSettings, loss: Loss, extra_loss: ExtraLoss | None = None
+) -> TrainResult:
+    """The same with another loss than that of the settings."""
     fitted = fit(
         task.model,
         task.data,

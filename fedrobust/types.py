@@ -86,10 +86,12 @@ ClientTrainer = Callable[[Task], TrainResult]
 
 @dataclass(frozen=True, slots=True)
 class PersonalTrainer:
-    """A client trainer whose clients each have a model of their own, kept as
-    `TrainResult.personal`: at the end a client evaluates that one, too."""
+    """A client trainer whose clients each have a model of their own, which they evaluate at the
+    end, too: the one kept as `TrainResult.personal` or, with `adapt`, the one that it makes of the
+    final global model in the client's task, as tensors by name."""
 
     train: ClientTrainer
+    adapt: Callable[[Task], Mapping[str, Tensor]] | None = None
 
     def __call__(self, task: Task) -> TrainResult:
         return self.train(task)

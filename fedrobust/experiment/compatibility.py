@@ -19,6 +19,9 @@ from fedrobust.types import NO_PURIFIER, Purifier
 from fedrobust.utils.confusion import ESTIMATE, confusion_matrix
 from fedrobust.utils.counting import format_count
 
+# trainers whose method is made for one kind of head
+NEEDED_HEADS = {"fedetf": "etf", "fedgela": "etf", "fedloge": "linear"}
+
 
 def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: Strategy) -> None:
     """Everything that can be seen without the data. built: the objects of the groups; strategy:
@@ -79,9 +82,15 @@ def _check_training_pixels(settings: Settings, model: ModelFactory) -> None:
 
 
 def _check_own_layers(settings: Settings, model: ModelFactory) -> None:
-    """Where clients keep some layers there must be others to share, and layers to keep."""
+    """Trainers with models of the clients' own: the head that they are made for, layers to keep,
+    and others to share."""
     name, freeze = settings.client.factory, f"model.freeze={model.freeze}"
-    if name in ("fedper", "fedrep") and model.frozen_backbone and not model.hidden:
+    head = NEEDED_HEADS.get(name, model.head)
+    if model.head != head:
+        raise ConfigError(
+            f"client={name}: needs model.head={head}, not {model.head}; set model.head={head}"
+        )
+    if name in ("fedper", "fedrep", "fedloge") and model.frozen_backbone and not model.hidden:
         raise ConfigError(
             f"client={name}: hospitals share the layers below the last one, and with {freeze} none "
             "of these train; set model.hidden=[128]"

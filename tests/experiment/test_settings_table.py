@@ -22,6 +22,9 @@ DIFFERENT: dict[tuple[str, str, str], str] = {
     "nothing is refused",
     ("model", "resnet50", "options"): "the yaml shows what suits small images",
     ("purifier", "mdda", "smoothing"): "the yaml shows what was chosen by measurement",
+    ("client", "fedetf", "loss"): "the trainer has no other loss",
+    ("client", "fedgela", "loss"): "the trainer has no other loss",
+    ("client", "fedloge", "loss"): "the trainer has no other loss",
     ("model", "meff", "dimension"): "the yaml shows what suits its small members",
 }
 

@@ -52,7 +52,7 @@ from fedrobust.runtime.client.stealth import train_stealthily
 from fedrobust.runtime.messages import evaluations, records
 from fedrobust.runtime.messages.sites import RECORD, read_assignment, site_info_reply
 from fedrobust.state import Layout, State, load, take
-from fedrobust.types import Samples, Shard, Task, TrainResult
+from fedrobust.types import PersonalTrainer, Samples, Shard, Task, TrainResult
 from fedrobust.utils import devices
 from fedrobust.utils.plugins import PLUGINS
 from fedrobust.utils.recent import Recent
@@ -236,8 +236,8 @@ def evaluate(message: Message, context: Context) -> Message:
     request.load_received()
     predictions = predict_conditions(request.inputs, request.client, request.model)
     if request.experiment.personalises and disclosure.reports_personal(node):
-        personal = load_personal(request.context, request.order)
-        predictions |= predict_personal(request.inputs, request.client, request.model, personal)
+        own = _own_model(request)
+        predictions |= predict_personal(request.inputs, request.client, request.model, own)
     return Message(disclosure.disclose(predictions, node, request.info()), reply_to=message)
 
 
@@ -436,15 +436,7 @@ def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
     """Train on these images; returns the result and its report, and stores the trainer's memory for
     the next round. A stealthy attacker trains twice."""
     experiment, context, order = request.experiment, request.context, request.order
-    task = Task(
-        model=request.model,
-        data=data,
-        round=request.round,
-        extras=records.read_extras(request.message.content),
-        memory=load_memory(context, order),
-        generator=request.generator("client"),
-        personal=load_personal(context, order),
-    )
+    task = _task(request, data, "client")
     disguise, layout = request.contamination.stealth, request.layout
     if disguise is None:
         result = experiment.trainer(task)
@@ -459,6 +451,31 @@ def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
     save_memory(context, order, result.memory, trained if keeps_buffers else None)
     save_personal(context, order, result.personal)
     return trained, result
+
+
+def _task(request: _Request, data: Shard, purpose: str) -> Task:
+    """What the trainer gets. purpose: of its randomness."""
+    return Task(
+        model=request.model,
+        data=data,
+        round=request.round,
+        extras=records.read_extras(request.message.content),
+        memory=load_memory(request.context, request.order),
+        generator=request.generator(purpose),
+        personal=load_personal(request.context, request.order),
+    )
+
+
+def _own_model(request: _Request) -> Mapping[str, Tensor]:
+    """The tensors of the client's own model by name; the model of this process holds the global one
+    before and after."""
+    trainer = request.experiment.trainer
+    if not isinstance(trainer, PersonalTrainer) or trainer.adapt is None:
+        return load_personal(request.context, request.order)
+    data, _ = _sanitise(request)
+    adapted = trainer.adapt(_task(request, data, "adapt"))
+    request.load_received()
+    return adapted
 
 
 def _contaminate(request: _Request, trained: State) -> State:

@@ -93,3 +93,21 @@ def test_the_twin_of_a_clean_run_is_the_run(monkeypatch, tmp_path: Path, contami
         for client, found in own.items()
     ]
     assert all(same) is not bool(contaminated)
+
+
+def test_an_own_model_made_at_the_evaluation_is_made_of_the_final_global_model() -> None:
+    """FedETF fine-tunes then: the same at every call, and the global model's answers are those of
+    a run without own models."""
+    server = federations.build_server(
+        *MEAN, "client=fedetf", "client.steps=2", "client.turns=1", "poisoned=0"
+    )
+    with inline() as grid:
+        first = evaluate_clients(server, server.initial, grid, Memory())
+        again = evaluate_clients(server, server.initial, grid, Memory())
+        plain = federations.build_server(*MEAN, "poisoned=0", "client.loss=balanced_softmax")
+        without = evaluate_clients(plain, server.initial, grid, Memory())
+    for client, conditions in first.items():
+        for name, (scores, _) in conditions.items():
+            assert torch.equal(again[client][name][0], scores)
+        assert torch.equal(conditions["clean"][0], without[client]["clean"][0])
+        assert not torch.equal(conditions["personal_clean"][0], conditions["clean"][0])
