@@ -1,4 +1,5 @@
-"""All commands as one: `fedrobust simulate ...` is `python -m fedrobust.simulate ...`, and so on.
+"""All commands as one: `fedrobust simulate ...` is `python -m fedrobust.simulate ...`, and so on
+for each command that trains; the others have this form alone.
 
 Exit codes: those of the command, and 2 for one that does not exist. A command is imported once it
 is known which.
@@ -13,7 +14,7 @@ from fedrobust.utils.cli import run_command
 from fedrobust.utils.machine import version_line
 from fedrobust.utils.names import did_you_mean
 
-COMMANDS = {  # modules of this package, each with a function main
+COMMANDS = {
     "simulate": "train one federation and report how robust it is; resume=<folder> resumes one",
     "compare": "rank rules under attacks, with paired tests and intervals",
     "ablation": "train the poster's models centrally and measure what noise costs them",
@@ -26,7 +27,8 @@ COMMANDS = {  # modules of this package, each with a function main
     "show": "print the result of a finished run or comparison: <folder>",
     "completion": "print a completion script for bash",
 }
-MODULES = {"federation": "federation.__main__", "reproduce": "commands.reproduce"}
+SMALLER = ("prepare", "list", "reproduce", "show", "completion")  # modules of fedrobust.commands
+MODULES = {"federation": "federation.__main__"} | {name: f"commands.{name}" for name in SMALLER}
 HELP = {"--help", "-h", "help"}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedrobust import __main__ as command
-from fedrobust import list as list_command
+from fedrobust.commands import list as list_command
 from fedrobust.experiment.choices import choice_names, group_meanings
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +33,8 @@ def test_it_is_the_one_console_script() -> None:
 
 @pytest.mark.parametrize("name", command.COMMANDS)
 def test_every_command_is_a_module(name: str) -> None:
+    if name not in command.SMALLER:
+        assert find_spec(f"fedrobust.{name}") is not None  # python -m fedrobust.<name>
     assert find_spec(f"fedrobust.{command.MODULES.get(name, name)}") is not None
 
 

@@ -1,1 +1,2 @@
-"""The smaller commands of `fedrobust`, each a module with a function main."""
+"""The commands of `fedrobust` that have no `python -m` form of their own, each a module with a
+function main."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,18 +22,23 @@ TWIN_SHARE: Final = "of the clean twin's performance"
 MINUS: Final = "\u2212"
 
 
+def true_minus(words: str) -> str:
+    """The same words with a true minus sign before their numbers."""
+    return re.sub(r"(?<![\w.-])-(?=[0-9])", MINUS, words)
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A percentage with its unit and a true minus sign; a dash where it is undefined."""
     if value is None:
         return "-"
-    return text.format_number(value, digits).replace("-", MINUS) + " %"
+    return true_minus(text.format_number(value, digits)) + " %"
 
 
 def interval_text(found: Interval | None) -> str:
     """A 95 % interval in brackets, e.g. "[−3.6, 3.3]"; empty where there is none."""
     if found is None:
         return ""
-    return f"[{', '.join(text.format_number(end).replace('-', MINUS) for end in found)}]"
+    return true_minus(f"[{', '.join(text.format_number(end) for end in found)}]")
 
 
 def settings_text(part: NamedSettings | None, short: bool = False) -> str:
@@ -54,11 +60,8 @@ def headline_sentence(report: Report) -> str:
     kinds, total = text.count_kinds(report), report.num_clients
     place = _place(report)
     if not kinds["poisoned"] and not kinds["noisy"]:
-        outcome = _outcome(report.drops.corruption, "of its performance")
-        return (
-            f"No hospital of {total} is contaminated{place}; {_corruption(report)} costs the "
-            f"model {outcome}."
-        )
+        outcome = _outcome(report.drops.corruption, "of the model's performance")
+        return f"No hospital of {total} is contaminated{place}; {_corruption(report)} {outcome}."
     who = " and ".join(
         f"{name} {by} {kinds[kind]} of {format_count(total, 'hospital')}"
         for kind, name, by in _contaminations(report)
@@ -71,7 +74,7 @@ def headline_sentence(report: Report) -> str:
             f"{who}{place}: without a clean twin it is unknown what this costs; the balanced "
             f"accuracy on clean test images is {reached}."
         )
-    return f"{who}{place} costs {_outcome(drop, TWIN_SHARE)}."
+    return f"{who}{place} {_outcome(drop, TWIN_SHARE)}."
 
 
 def _contaminations(report: Report) -> list[tuple[str, str, str]]:
@@ -96,14 +99,18 @@ def _corruption(report: Report) -> str:
 
 
 def _outcome(drop: ConditionDrop, whole: str) -> str:
-    """The combined drop with its interval, and whether it can be told from none."""
+    """What the contamination costs, or gains, with its interval, and whether it can be told from
+    nothing."""
     if drop.combined is None:
-        return "an unknown share, since no metric has a drop"
-    gain = ", a gain" if text.format_number(drop.combined).startswith("-") else ""
-    words = f"{percent(drop.combined)} {whole}"
+        return "costs an unknown share, since no metric has a drop"
+    if text.format_number(drop.combined).startswith("-"):
+        words = f"comes with a gain of {percent(-drop.combined)} {whole}"
+        interval = None if drop.ci95 is None else (-drop.ci95[1], -drop.ci95[0])
+    else:
+        words, interval = f"costs {percent(drop.combined)} {whole}", drop.ci95
     if drop.ci95 is None:
-        return f"{words}{gain} (no interval was computed)"
-    return f"{words} {interval_text(drop.ci95)}: {significance(drop.ci95)}"
+        return f"{words} (no interval was computed)"
+    return f"{words} {interval_text(interval)}: {significance(drop.ci95)}"
 
 
 def significance(ci95: Interval) -> str:
@@ -199,16 +206,22 @@ def _not_learned(report: Report, classes: int) -> str:
     reached = model.balanced_accuracy
     if not classes or reached is None:
         return ""
-    chance = 100 / classes
-    least = chance + LEARNED * (100 - chance)
+    chance, least = 100 / classes, least_learned(classes)
     if reached >= least:
         return ""
     return (
         f"The {name} has not learned: its balanced accuracy on the clean test images is "
         f"{percent(reached)}, below {percent(least)}. Criterion: at least a tenth of the way from "
-        f"chance ({percent(chance)} for {classes} classes) to 100 %. Drops from such a model say "
-        "little; train longer (rounds, client.epochs)."
+        f"chance ({percent(chance)} for {classes} classes) to 100 %. Drops from such a model "
+        "say little; train longer (rounds, client.epochs)."
     )
+
+
+def least_learned(classes: int) -> float:
+    """The balanced accuracy, in %, from which a model of so many classes counts as one that has
+    learned."""
+    chance = 100 / classes
+    return chance + LEARNED * (100 - chance)
 
 
 def run_facts(

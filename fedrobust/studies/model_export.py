@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from fedrobust.errors import ConfigError
 from fedrobust.studies.trained_model import TrainedModel
 
-FORMS = {"onnx": "model.onnx", "timm": "model_timm.safetensors"}
+FORMS = {"onnx": ".onnx", "timm": "_timm.safetensors"}  # how the usual names end
 
 
-def export_model(model: TrainedModel, form: str, path: Path) -> Path:
+def export_model(model: TrainedModel, form: str, path: Path, name: str = "model") -> Path:
     """Write the model.
 
     Args:
         model: what is written.
         form: onnx or timm (see `python_api.Run.export`).
         path: of the file, or an existing folder for a file of the form's usual name.
+        name: with which the usual name begins.
 
     Returns:
         The path of the file.
@@ -33,7 +34,7 @@ def export_model(model: TrainedModel, form: str, path: Path) -> Path:
     """
     if form not in FORMS:
         raise ConfigError(f"form={form}: must be one of {', '.join(FORMS)}")
-    place = path / FORMS[form] if path.is_dir() else path
+    place = path / f"{name}{FORMS[form]}" if path.is_dir() else path
     (_export_onnx if form == "onnx" else _export_timm)(model, place)
     return place
 

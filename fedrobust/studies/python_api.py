@@ -179,22 +179,28 @@ class Run:
         """
         return load_model(self.folder, self.manifest, self.plugins, best=best)
 
-    def export(self, form: Literal["onnx", "timm"], path: str | Path | None = None) -> Path:
+    def export(
+        self, form: Literal["onnx", "timm"], path: str | Path | None = None, *, best: bool = False
+    ) -> Path:
         """Write the global model for other programs.
 
         Args:
             form: onnx: images (B, 3, S, S), floats in [0, 1], to class probabilities; needs the
                 extra `onnx`. timm: the backbone's weights under timm's names, a safetensors file.
-            path: of the file; None: model.onnx or model_timm.safetensors in the run's folder.
+            path: of the file; None: model.onnx or model_timm.safetensors in the run's folder, of
+                the best round best.onnx or best_timm.safetensors.
+            best: the model of the best round, as of `model`.
 
         Returns:
             The path.
 
         Raises:
+            DataError: there is no model of a best round, or its file is damaged.
             ConfigError: the form is unknown, the extra is missing, or the model is no single timm
                 backbone.
         """
-        return export_model(self.model(), form, self.folder if path is None else Path(path))
+        place = self.folder if path is None else Path(path)
+        return export_model(self.model(best=best), form, place, "best" if best else "model")
 
     def show(self) -> None:
         """Print the tables that ended the run, and where its page is."""

@@ -10,6 +10,7 @@ from fedrobust.reporting import findings
 from tests.helpers import evasion_reports, reports
 
 MINUS, TWINS = findings.MINUS, "of the clean twin's performance"
+UNCLEAR = "not distinguishable from no drop"
 
 
 def sentence(report: dict[str, Any]) -> str:
@@ -25,18 +26,21 @@ def with_drop(combined: float | None, ci95: list[float] | None, **parts: Any) ->
 @pytest.mark.parametrize(
     ("combined", "ci95", "outcome"),
     [
-        (0.2, [-3.6, 3.3], f"0.2 % {TWINS} [{MINUS}3.6, 3.3]: not distinguishable from no drop."),
-        (7.0, [2.0, 11.0], f"7.0 % {TWINS} [2.0, 11.0]: a drop."),
-        (-7.0, [-9.0, -1.0], f"{MINUS}7.0 % {TWINS} [{MINUS}9.0, {MINUS}1.0]: a gain."),
-        (-7.0, None, f"{MINUS}7.0 % {TWINS}, a gain (no interval was computed)."),
-        (None, None, "an unknown share, since no metric has a drop."),
+        (0.2, [-3.6, 3.3], f"costs 0.2 % {TWINS} [{MINUS}3.6, 3.3]: {UNCLEAR}."),
+        (7.0, [2.0, 11.0], f"costs 7.0 % {TWINS} [2.0, 11.0]: a drop."),
+        (7.0, None, f"costs 7.0 % {TWINS} (no interval was computed)."),
+        (-7.0, [-9.0, -1.0], f"comes with a gain of 7.0 % {TWINS} [1.0, 9.0]: a gain."),
+        (-2.8, [-9.0, 1.0], f"comes with a gain of 2.8 % {TWINS} [{MINUS}1.0, 9.0]: {UNCLEAR}."),
+        (-7.0, None, f"comes with a gain of 7.0 % {TWINS} (no interval was computed)."),
+        (-0.04, None, f"costs 0.0 % {TWINS} (no interval was computed)."),
+        (None, None, "costs an unknown share, since no metric has a drop."),
     ],
 )  # fmt: skip
 def test_one_sentence_says_what_was_done_and_what_came_of_it(
     combined: float | None, ci95: list[float] | None, outcome: str
 ) -> None:
     assert sentence(with_drop(combined, ci95, noisy=0)) == (
-        "label_flip by 3 of 10 hospitals on skin (resnet50, etf_dml) costs " + outcome
+        "label_flip by 3 of 10 hospitals on skin (resnet50, etf_dml) " + outcome
     )
 
 
@@ -48,7 +52,7 @@ def test_the_sentence_names_both_kinds_of_contamination() -> None:
 def test_without_contamination_the_corruption_is_what_was_done() -> None:
     found = sentence(reports.full_report(poisoned=0, noisy=0))
     assert found.startswith("No hospital of 10 is contaminated on skin (resnet50, etf_dml); ")
-    assert "gaussian_noise of the test images costs the model 17." in found
+    assert "gaussian_noise of the test images costs 17." in found
 
 
 def test_without_a_twin_the_cost_is_unknown() -> None:
@@ -185,4 +189,11 @@ def test_an_early_end_and_the_best_round_are_said() -> None:
     assert (
         "No best round: f1 of the validation images was never defined."
         in findings.further_sentences(reports.typed(document))
+    )
+
+
+def test_numbers_get_a_true_minus_sign_and_names_keep_theirs() -> None:
+    words = "worst-case -3.6 [-7, -0.5] of p-3, 1e-05, a -b"
+    assert findings.true_minus(words) == (
+        f"worst-case {MINUS}3.6 [{MINUS}7, {MINUS}0.5] of p-3, 1e-05, a -b"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrobust import show
+from fedrobust.commands import show
 from fedrobust.experiment.compose import compose
 from fedrobust.reporting.report import write_report
 from fedrobust.studies.comparison import leaderboard

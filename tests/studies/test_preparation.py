@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrobust import prepare
+from fedrobust.commands import prepare
 from fedrobust.data import published
 from fedrobust.data.published import PUBLISHED
 from fedrobust.data.sources.camelyon17 import camelyon17

@@ -10,7 +10,8 @@ import pytest
 import timm
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import fedrobust
 from fedrobust.errors import ConfigError, DataError
@@ -119,6 +120,25 @@ def test_timm_takes_the_weights(finished: Run, tmp_path: Path) -> None:
         assert torch.allclose(other.eval()(images), own(images), atol=1e-5)
     with pytest.raises(ConfigError, match="form=torch: must be one of onnx, timm"):
         finished.export("torch")  # type: ignore[arg-type]
+
+
+def test_the_best_round_s_model_is_exported_under_a_name_of_its_own(
+    finished: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"best\.safetensors"):
+        finished.export("timm", tmp_path, best=True)
+    shutil.copytree(finished.folder, tmp_path / "run")
+    best = fedrobust.load(tmp_path / "run")
+    own = load_file(best.folder / "model.safetensors")
+    halved = {name: one / 2 if name.endswith("conv1.weight") else one for name, one in own.items()}
+    with safe_open(best.folder / "model.safetensors", framework="pt") as written:
+        save_file(halved, best.folder / "best.safetensors", written.metadata())
+    last, other = (load_file(best.export("timm", best=one)) for one in (False, True))
+    assert {path.name for path in best.folder.glob("*_timm.safetensors")} == {
+        "model_timm.safetensors",
+        "best_timm.safetensors",
+    }
+    assert torch.equal(other["conv1.weight"], last["conv1.weight"] / 2)
 
 
 def test_nothing_of_hydra_stays_behind(finished: Run) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from fedrobust.reporting.findings import least_learned
 from fedrobust.studies.comparison.analysis import Ranking, enough_draws, rank
+from fedrobust.studies.comparison.cell_results import Result
 from fedrobust.studies.comparison.results_table import ComparisonResults
 from fedrobust.studies.comparison.summary import ResultTable, drop_table, plain_cells, sections
 from fedrobust.studies.comparison.weakness import attack_weakness, weak_note
@@ -70,7 +72,31 @@ def warnings(found: ComparisonResults) -> list[str]:
             f"The runs were made by {len(programs)} versions of the program; delete the older "
             "ones and run again."
         )
-    return lines
+    return lines + _not_learned(found)
+
+
+def _not_learned(found: ComparisonResults) -> list[str]:
+    """Which rules' clean twins are near chance, if any."""
+    rules = {}
+    for rule in found.rules:
+        twins = found.twins(rule)
+        near = sum(_is_near_chance(one) for one in twins)
+        if near:
+            rules[rule] = f"{rule} ({near} of {format_count(len(twins), 'seed')})"
+    if not rules:
+        return []
+    return [
+        f"The clean twins of {', '.join(rules.values())} have not learned: their balanced accuracy "
+        "on the clean test images is not even a tenth of the way from chance to 100 %. Drops from "
+        "such models say little; train longer (rounds, client.epochs)."
+    ]
+
+
+def _is_near_chance(one: Result) -> bool:
+    setup, reached = one.report.setup, one.report.evaluations["twin_clean"].balanced_accuracy
+    if setup is None or reached is None:
+        return False
+    return reached < least_learned(len(setup.classes))
 
 
 def _heading(found: ComparisonResults) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment
 from markupsafe import Markup
 
-from fedrobust.reporting.findings import interval_text, percent
+from fedrobust.reporting.findings import interval_text, percent, true_minus
 from fedrobust.reporting.web.figures import Figure
 from fedrobust.reporting.web.page import make_environment
 from fedrobust.reporting.web.picks import picks
@@ -22,7 +22,7 @@ from fedrobust.studies.comparison.analysis import Ranking
 from fedrobust.studies.comparison.page_figures import share_figures
 from fedrobust.studies.comparison.results_table import ComparisonResults
 from fedrobust.studies.comparison.summary import sections
-from fedrobust.studies.comparison.weakness import attack_weakness, weak_note
+from fedrobust.studies.comparison.weakness import Weakness, attack_weakness, weak_note
 from fedrobust.utils.counting import format_count
 from fedrobust.utils.files import write_text
 
@@ -130,12 +130,16 @@ def _section(
         f"poisoned-{poisoned}",
         f"{_share_text(found, poisoned)} poisoned",
         page_tables.ranking_table(found, ranking, poisoned, weakness),
-        weak_note(weakness, found.attacks),
+        weak_note(_with_true_minus(weakness), found.attacks),
         leaderboard.draws_warning(found, ranking),
         figures,
         missing,
         page_tables.pair_table(found, ranking),
     )
+
+
+def _with_true_minus(weakness: Sequence[Weakness]) -> list[Weakness]:
+    return [replace(one, reason=true_minus(one.reason)) for one in weakness]
 
 
 def headline(found: ComparisonResults, rankings: Mapping[int, Ranking]) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from fedrobust.evaluation.statistics import LEVEL, Estimate
 from fedrobust.reporting.filenames import PAGE
-from fedrobust.reporting.findings import interval_text, percent
+from fedrobust.reporting.findings import interval_text, percent, true_minus
 from fedrobust.reporting.text import format_number
 from fedrobust.reporting.web.markup import element, join, shorten
 from fedrobust.reporting.web.tables import Cell, table
@@ -62,7 +62,7 @@ class CellLinks:
     def value(self, one: Estimate, rule: str, attack: str, poisoned: int) -> Markup:
         """The drop with its interval; links to the runs of all seeds; what failed."""
         cells = self._found.under(rule, attack, poisoned)
-        shown: Markup | str = format_number(one.value)
+        shown: Markup | str = _number(one.value)
         runs = Markup("")
         if len(self._found.seeds) == 1 and cells:
             shown = _link(cells[0], shown)
@@ -102,6 +102,10 @@ def _range(one: Estimate) -> Markup:
     return element("span", {"class": "range"}, interval_text((one.low, one.high)))
 
 
+def _number(value: float | None) -> str:
+    return true_minus(format_number(value))
+
+
 def _sort(value: float | None) -> float:
     return math.nan if value is None else value
 
@@ -135,7 +139,7 @@ def ranking_table(
                 _estimate_cell(ranking.means[rule], "sum"),
                 _estimate_cell(ranking.table.worst(rule)),
                 ranking.letters.get(rule, "-"),
-                Cell(format_number(kept), _sort(kept)),
+                Cell(_number(kept), _sort(kept)),
             ]
         )
     return table(columns, rows)
@@ -151,12 +155,12 @@ def _attack_head(found: ComparisonResults, place: int, one: Weakness) -> Cell:
     badge = Markup("")
     if one.weak or one.weak is None:
         words = "weak" if one.weak else "weak?"
-        badge = element("span", {"class": "badge", "title": one.reason}, words)
+        badge = element("span", {"class": "badge", "title": true_minus(one.reason)}, words)
     return Cell(join([element("span", {}, found.attacks[place]), badge]), pick=(ATTACK, place))
 
 
 def _estimate_cell(one: Estimate, look: str = "") -> Cell:
-    words = join([element("span", {}, format_number(one.value)), _range(one)])
+    words = join([element("span", {}, _number(one.value)), _range(one)])
     return Cell(words, _sort(one.value), look)
 
 
@@ -171,7 +175,7 @@ def pair_table(found: ComparisonResults, ranking: Ranking) -> Markup:
                 Cell(mark_rule(found, one), pick=(RULE, one)),
                 mark_rule(found, other),
                 "-" if p is None else "yes" if p < LEVEL else "no",
-                Cell(format_number(difference.value), _sort(difference.value)),
+                Cell(_number(difference.value), _sort(difference.value)),
                 interval_text(interval),
                 Cell(_p_text(difference.p), _sort(difference.p)),
                 Cell(_p_text(p), _sort(p)),
@@ -191,7 +195,7 @@ def section_table(found: ComparisonResults, section: ResultTable) -> Markup:
         [
             Cell(name, pick=(RULE, found.rules.index(row.rule))),
             *(
-                Cell(text, _entry_number(one))
+                Cell(text if isinstance(one, str) else true_minus(text), _entry_number(one))
                 for text, (_, one) in zip(texts, row.entries, strict=True)
             ),
         ]

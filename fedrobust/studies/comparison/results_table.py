@@ -75,6 +75,10 @@ class ComparisonResults:
             if one.cell.strategy == rule and poisoned in (None, one.cell.poisoned)
         ]
 
+    def twins(self, rule: str) -> list[Result]:
+        """One finished cell of a rule for each seed: all of a seed have the same clean twin."""
+        return list({one.cell.seed: one for one in self.all(rule)}.values())
+
     def under(self, rule: str, attack: str, poisoned: int) -> list[Result]:
         """The finished cells of a rule under an attack, by seed."""
         cells = [self.result(rule, attack, poisoned, seed) for seed in self.seeds]

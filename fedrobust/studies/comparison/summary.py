@@ -218,8 +218,9 @@ def _clean(found: ComparisonResults) -> ResultTable:
     baseline = found.rules.index(BASELINE) if BASELINE in found.rules else 0
     rows = []
     for rule, name in enumerate(found.rules):
-        twins = {one.cell.seed: one for one in found.all(name)}.values()
-        accuracy = mean_of_known(one.report.evaluations["twin_clean"].accuracy for one in twins)
+        accuracy = mean_of_known(
+            one.report.evaluations["twin_clean"].accuracy for one in found.twins(name)
+        )
         behind = "" if rule == baseline else Quantity(judged.difference(rule, baseline))
         entries: list[tuple[str, Entry]] = [
             ("Macro F1", Quantity(judged.one(rule, 0))),

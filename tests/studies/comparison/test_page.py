@@ -12,9 +12,11 @@ import torch
 from fedrobust.evaluation.statistics import DropTable, Replicates
 from fedrobust.studies.comparison import leaderboard, page
 from fedrobust.studies.comparison.analysis import average_ranks, rank
+from fedrobust.studies.comparison.cell_results import Result
 from fedrobust.studies.comparison.page_figures import share_figures
 from fedrobust.studies.comparison.results_table import ComparisonResults
 from fedrobust.studies.comparison.weakness import attack_weakness, weak_note
+from tests.helpers import reports
 from tests.helpers.comparisons import findings, no_backdoor, renamed, without
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -89,6 +91,36 @@ def test_hostile_names_are_text(found: ComparisonResults) -> None:
     assert text.count("<script") == text.count("</script>") == 1
     assert "\u202e" not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+def test_clean_twins_near_chance_are_warned_of(found: ComparisonResults) -> None:
+    assert "have not learned" not in rendered(found)
+    setup = reports.typed(reports.full_report()).setup
+    assert setup is not None
+    assert len(setup.classes) == 3  # a tenth of the way from 33.3 % to 100 %: 40 %
+
+    def near_chance(one: Result, reached: float) -> Result:
+        twin = one.report.evaluations["twin_clean"]
+        twins = twin.model_copy(update={"balanced_accuracy": reached})
+        changed = {
+            "setup": setup,
+            "evaluations": {**one.report.evaluations, "twin_clean": twins},
+        }
+        return dataclasses.replace(one, report=one.report.model_copy(update=changed))
+
+    results = tuple(
+        near_chance(one, 39.0 if (one.cell.strategy, one.cell.seed) == ("bad", 1) else 41.0)
+        for one in found.results
+    )
+    some = dataclasses.replace(found, results=results)
+    assert "The clean twins of bad (1 of 2 seeds) have not learned" in rendered(some)
+    assert "**The clean twins of bad (1 of 2 seeds) have" in leaderboard.leaderboard(some, {}, [])
+
+
+def test_numbers_have_true_minus_signs(found: ComparisonResults) -> None:
+    cells = re.findall(r">([^<>]*)</(?:span|td)>", rendered(found))
+    assert any(re.match("\u2212[0-9]", one) for one in cells)
+    assert not [one for one in cells if re.match(r"\[?-[0-9]", one) or ", -" in one]
 
 
 def test_without_fedavg_weakness_is_unknown(found: ComparisonResults) -> None:

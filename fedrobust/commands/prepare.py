@@ -1,4 +1,4 @@
-"""Published data sets, made ready: `python -m fedrobust.prepare [set] [folder] [key=value ...]`.
+"""Published data sets, made ready: `fedrobust prepare [set] [folder] [key=value ...]`.
 
 Nothing is downloaded. Exit codes: 0 done, 2 wrong input or a folder that is not whole.
 """
@@ -6,11 +6,10 @@ Nothing is downloaded. Exit codes: 0 done, 2 wrong input or a folder that is not
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedrobust.utils.cli import called_as, run_command
+from fedrobust.utils.cli import run_command
 from fedrobust.utils.machine import version_line
 
 EPILOG = "sets: ham10000, fed_isic2019, camelyon17, chexpert, medmnist"
@@ -19,7 +18,7 @@ EPILOG = "sets: ham10000, fed_isic2019, camelyon17, chexpert, medmnist"
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog=called_as("prepare"),
+        prog="fedrobust prepare",
         description="Say where to get a published data set and under which licence, check a folder "
         "of it, and write a table of it that data=csv reads. Nothing is downloaded.",
         epilog=EPILOG,
@@ -57,7 +56,3 @@ def _prepare(asked: argparse.Namespace) -> None:
             asked.quick,
         )
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

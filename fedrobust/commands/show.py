@@ -1,4 +1,4 @@
-"""The result of a finished run or comparison: `python -m fedrobust.show <its output folder>`.
+"""The result of a finished run or comparison: `fedrobust show <its output folder>`.
 
 Exit codes: 0 done, 2 wrong input.
 """
@@ -6,11 +6,10 @@ Exit codes: 0 done, 2 wrong input.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedrobust.utils.cli import called_as, run_command
+from fedrobust.utils.cli import run_command
 from fedrobust.utils.machine import version_line
 from fedrobust.utils.plugins import PLUGINS_HELP, named_in, plugins_as_option
 
@@ -18,7 +17,7 @@ from fedrobust.utils.plugins import PLUGINS_HELP, named_in, plugins_as_option
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog=called_as("show"),
+        prog="fedrobust show",
         description="Print the tables that ended a run, or the ranking of a comparison.",
     )
     parser.add_argument("--version", action="version", version=version_line())
@@ -31,7 +30,3 @@ def _show(asked: argparse.Namespace) -> None:
     from fedrobust.studies.finished import show_folder
 
     show_folder(asked.folder, named_in(asked.plugins.strip("[]")))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Completion for bash: `eval "$(python -m fedrobust.completion)"` completes commands, groups and
+"""Completion for bash: `eval "$(fedrobust completion)"` completes commands, groups and
 their choices without starting Python at each Tab.
 
 Exit codes: 0 done, 2 wrong input.
@@ -7,7 +7,6 @@ Exit codes: 0 done, 2 wrong input.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 
 from fedrobust.__main__ import COMMANDS
@@ -15,7 +14,7 @@ from fedrobust.experiment.choices import SAME_CHOICES, choice_names, group_meani
 from fedrobust.experiment.overrides import PLACED
 from fedrobust.experiment.own_choices import available_plugins
 from fedrobust.experiment.run_options import NAMES
-from fedrobust.utils.cli import called_as, run_command
+from fedrobust.utils.cli import run_command
 from fedrobust.utils.machine import version_line
 
 # bash takes `strategy=kr` for three words: the group, "=" and what is typed of the choice
@@ -49,7 +48,7 @@ complete -F _fedrobust fedrobust"""
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog=called_as("completion"),
+        prog="fedrobust completion",
         description="Print a completion script for bash, to be evaluated by it.",
     )
     parser.add_argument("--version", action="version", version=version_line())
@@ -82,7 +81,3 @@ def _cases() -> Iterator[str]:
         yield f'    {PLACED.get(group, group)}) names="{names}" ;;'
     for name in NAMES:
         yield f'    {name}) names="true false" ;;'
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from fedrobust import completion
 from fedrobust.__main__ import COMMANDS
+from fedrobust.commands import completion
 from fedrobust.experiment.choices import choice_names
 
 BASH = shutil.which("bash")

@@ -1,4 +1,4 @@
-"""What there is to choose: `python -m fedrobust.list [group] [name] [--json]`.
+"""What there is to choose: `fedrobust list [group] [name] [--json]`.
 
 Exit codes: 0 done, 2 unknown group or choice.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -20,7 +19,7 @@ from fedrobust.experiment.choices import (
 )
 from fedrobust.experiment.own_choices import available_plugins, plugin_words
 from fedrobust.experiment.settings_help import setting_lines, wrap_text
-from fedrobust.utils.cli import called_as, run_command
+from fedrobust.utils.cli import run_command
 from fedrobust.utils.machine import version_line
 from fedrobust.utils.plugins import PLUGINS_HELP
 
@@ -28,7 +27,7 @@ from fedrobust.utils.plugins import PLUGINS_HELP
 def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog=called_as("list"),
+        prog="fedrobust list",
         description="List the choices of every group: what each does, what it needs, its paper.",
     )
     parser.add_argument("--version", action="version", version=version_line())
@@ -67,7 +66,3 @@ def _texts(choice: Choice, chosen: Sequence[str]) -> list[str]:
     texts = [choice.description, *(choice.details if chosen else ())]
     texts += [f"needs: {choice.needs}"] if choice.needs else []
     return texts + ([f"paper: {choice.reference}"] if choice.reference else [])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
