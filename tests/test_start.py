@@ -26,9 +26,10 @@ COMMANDS = (  # those of the grids: tests/studies/test_command_line.py
     ("__main__", "--version"),
     ("__main__", "meff", "--help"),
     ("__main__", "simulate", "--help"),
-    ("show", "--help"),
-    ("list", "--help"),
-    ("list", "contamination"),
+    ("__main__", "show", "--help"),
+    ("__main__", "list", "--help"),
+    ("__main__", "reproduce", "--help"),
+    ("__main__", "list", "contamination"),
 )
 # the module as `python -m` runs it, and what it has imported when it ends
 RUN = """
