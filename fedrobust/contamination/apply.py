@@ -32,6 +32,7 @@ def chain(name: str, *contaminations: Contamination) -> Contamination:
         return replace(
             chain(name, *(replace(one, parts=()) for one in contaminations)), parts=parts
         )
+    _check_learnt(name, contaminations)
     on_data = [one.data for one in contaminations if one.data is not keep_data]
     on_update = [one.update for one in contaminations if one.update is not keep_update]
     on_track = [one.track for one in contaminations if one.track is not None]
@@ -68,6 +69,12 @@ def chain(name: str, *contaminations: Contamination) -> Contamination:
         collude=_only(name, "a collusion", [one.collude for one in contaminations]),
         craft=_joined(on_craft) if on_craft else None,
     )
+
+
+def _check_learnt(name: str, contaminations: Sequence[Contamination]) -> None:
+    for one in contaminations:
+        if one.learnt is not None:
+            raise ValueError(f"{name}: {one.name} trains its trigger and cannot be joined")
 
 
 def _joined(crafts: Sequence[Craft]) -> Craft:

@@ -56,7 +56,8 @@ class Contamination:
     it learnt in further training on its contaminated data, mirror, generator) -> State,
     which takes the place of the trained one before `update`. collude: see `base.Collusion`. craft:
     (the received `classifier.Classifier`, images_NCHW float32 in [0, 1], labels_N, generator) ->
-    images; anew in every round, after `data`.
+    images; anew in every round, after `data`. learnt: see `base.LearntTrigger`. key: what besides
+    its settings decides it, in a word.
     """
 
     name: str
@@ -68,6 +69,8 @@ class Contamination:
     stealth: Stealth | None = None
     collude: Collusion | None = None
     craft: Craft | None = None
+    learnt: LearntTrigger | None = None
+    key: str = ""
 
 
 CLEAN = Contamination("clean")
@@ -156,6 +159,18 @@ class AttackerProbe:
     scores: Callable[[State, Tensor], Tensor]
     head: str
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class LearntTrigger:
+    """A trigger that attackers train before the first round, from all that they have.
+
+    learn: (untrained model with its frozen backbone, the poisoned clients' clean training images,
+    generator) -> the trigger's pattern. with_patch: the contamination with a pattern.
+    """
+
+    learn: Callable[[Any, Samples, Generator], Tensor]
+    with_patch: Callable[[Tensor], Contamination]
 
 
 Stealth = Callable[[State, State, AttackerProbe, Generator], State]

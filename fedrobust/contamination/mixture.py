@@ -54,6 +54,11 @@ def mixture(
     if mode == "all":
         return _joined(parts)
     for one in parts:
+        if one.learnt is not None:
+            raise ConfigError(
+                f"contamination.contaminations: {one.name} trains its trigger and cannot be "
+                "joined; take it out"
+            )
         if one.collude is not None:
             raise ConfigError(
                 f"contamination.mode={mode}: {one.name} needs all poisoned clients "

@@ -18,6 +18,7 @@ from fedrobust.data.partition import BySite, Remote, clients_sites
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import compatibility, factories, old_names, secure_compatibility
 from fedrobust.experiment.experiment import Experiment, assign_roles
+from fedrobust.experiment.learnt_triggers import with_learnt_trigger
 from fedrobust.experiment.settings import GroupSettings, Settings, read_settings, to_json
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.utils import strict_json
@@ -110,6 +111,7 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
     compatibility.check_contaminations(damage)
     compatibility.check_confusion(settings, len(dataset.class_names))
     compatibility.check_crafting(settings, built["model"], damage)
+    compatibility.check_learnt_trigger(settings, built["model"], damage["contamination"])
     secure_compatibility.check_update_readers(
         settings, built["privacy"], built["evaluation"], built["evasion"], damage["contamination"]
     )
@@ -117,7 +119,7 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
     root, proxy, rest = _server_images(settings, dataset, built["partition"], reason)
     num_clients, seed = settings.num_clients, settings.seed
     parts = built["partition"](dataset, rest, num_clients, generator(seed, "partition"))
-    return Experiment(
+    built_experiment = Experiment(
         config=config,
         text=text,
         settings=settings,
@@ -145,6 +147,7 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
         purifier=built["purifier"],
         privacy=built["privacy"],
     )
+    return with_learnt_trigger(built_experiment)
 
 
 def _build_groups(config: Mapping[str, Any], settings: Settings) -> tuple[dict[str, Any], Strategy]:

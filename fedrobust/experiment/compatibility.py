@@ -127,6 +127,16 @@ def check_confusion(settings: Settings, num_classes: int) -> None:
         confusion_matrix("client.robust_loss.confusion", given, num_classes)
 
 
+def check_learnt_trigger(settings: Settings, model: ModelFactory, damage: Contamination) -> None:
+    """A trigger is trained once, against what does not change. damage: what poisoned clients do.
+    Raises ConfigError."""
+    if settings.poisoned and damage.learnt is not None and not model.frozen_backbone:
+        raise ConfigError(
+            f"contamination={damage.name}: trains its trigger against a backbone that does not "
+            "change; set model.freeze=backbone"
+        )
+
+
 def _key_and_value(settings: Settings, key: str) -> str:
     """`group.key=value` of a setting that is written, also inside another one; else the key."""
     group, *parts = key.split(".")
@@ -219,4 +229,9 @@ def check_contaminations(damage: Mapping[str, Contamination]) -> None:
             name = damage[group].name
             raise ConfigError(
                 f"{group}={name}: only poisoned clients work together; use contamination={name}"
+            )
+        if damage[group].learnt is not None:
+            name = damage[group].name
+            raise ConfigError(
+                f"{group}={name}: only poisoned clients train a trigger; use contamination={name}"
             )

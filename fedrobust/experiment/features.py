@@ -138,7 +138,7 @@ class ModelInputs:
         return self._features.altered(
             rows[victim_rows(labels, backdoor)],
             lambda samples: put_trigger(samples, backdoor),
-            {"settings": list(map(dict, written)), "purpose": ["trigger"]},
+            {"settings": list(map(dict, written)), "purpose": ["trigger"], **self._learnt()},
         )
 
     def shard(self, client: int) -> Shard:
@@ -176,6 +176,11 @@ class ModelInputs:
             return experiment.corrupt(experiment.samples(rows))
         return self.corrupted().take(torch.searchsorted(experiment.test_rows(), rows))
 
+    def _learnt(self) -> dict[str, str]:
+        """What decides the poisoned clients' images besides the settings of their contamination."""
+        key = self.experiment.contaminations["poisoned"].key
+        return {"learnt": key} if key else {}
+
     def example(self) -> Tensor:
         """One image, or its features, as a model trains on it."""
         if self._features is None:
@@ -208,6 +213,7 @@ class ModelInputs:
             "settings": dict(groups[kind].written),
             "rank": experiment.roles[:client].count(kind),
             "purpose": ["contamination", client, part],
+            **(self._learnt() if kind == "poisoned" else {}),
         }
         return self._features.altered(
             rows,

@@ -32,6 +32,18 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the context torch computes with one thread, so that no bit of a gradient depends on
+    how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
 def one_thread_each() -> Iterator[ThreadPoolExecutor]:
     """As many threads as torch has, each of which computes alone: on small batches faster than all
     of them at one, and the same bits for any number."""

@@ -25,9 +25,11 @@ ATTACKERS_KEYS = (KEY, schedule.KEY)
 
 def check_collusion(experiment: Experiment, simulated: bool) -> None:
     """Raises ConfigError where clients are to collude on real sites: there no process has all
-    their updates before the rule, and a run without its attack must not pass for one with it."""
+    their images, or their updates before the rule, and a run without its attack must not pass for
+    one with it."""
     damage = experiment.contaminations["poisoned"]
-    if damage.collude is not None and not simulated and experiment.clients_of_kind("poisoned"):
+    together = damage.collude is not None or damage.learnt is not None
+    if together and not simulated and experiment.clients_of_kind("poisoned"):
         raise ConfigError(
             f"contamination={damage.name}: exists in simulations only; choose one "
             "that a client does by itself"
