@@ -472,8 +472,7 @@ def _own_model(request: _Request) -> Mapping[str, Tensor]:
     trainer = request.experiment.trainer
     if not isinstance(trainer, PersonalTrainer) or trainer.adapt is None:
         return load_personal(request.context, request.order)
-    data, _ = _sanitise(request)
-    adapted = trainer.adapt(_task(request, data, "adapt"))
+    adapted = trainer.adapt(_task(request, _sanitise(request).data, "adapt"))
     request.load_received()
     return adapted
 
