@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedrobust.errors import ConfigError
 from fedrobust.experiment.run_options import RunOptions
 from fedrobust.studies.ablation.plan import BLOCK, NOT_CENTRAL, AblationSettings, read_plan
 from fedrobust.studies.command_line import GridCommand, run_grid_command
@@ -27,13 +26,16 @@ COMMAND = GridCommand(
 
 
 def _start(words: Sequence[str], options: RunOptions) -> Mapping[Cell, str]:
-    if options.dry_run:
-        raise ConfigError("dry_run=true: is for simulate and compare; leave it out")
     plan = read_plan(words)
     from fedrobust.reporting.console import make_console
-    from fedrobust.studies.ablation.run import ablate
+    from fedrobust.studies.ablation.run import ablate, dry_run_lines
 
-    return ablate(plan, make_console(quiet=options.quiet))
+    screen = make_console(quiet=options.quiet)
+    if options.dry_run:
+        print("dry run: nothing is trained to the end or written", flush=True)
+        print(*dry_run_lines(plan, screen), sep="\n", flush=True)
+        return {}
+    return ablate(plan, screen)
 
 
 def main() -> None:

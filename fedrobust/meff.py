@@ -4,7 +4,8 @@ client=sgd" ...` it trains the members centrally, one by one, and fuses those.
 
 Shown are the global model or the members, their fusion, and the fusion with a trained classifier on
 top: on the clean test images and under the attack, which knows each of these models; with intervals
-over test images, and over seeds with `--seeds 0,1,2`. Exit codes: 0 done, 1 failed, 2 wrong input,
+over test images, and over seeds with `--seeds 0,1,2`; `quiet=true`: the last table alone, or with
+`--json` where the results are. Exit codes: 0 done, 1 failed, 2 wrong input,
 130 interrupted.
 """
 
@@ -18,22 +19,30 @@ from pathlib import Path
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment.compose import check_command_line
+from fedrobust.experiment.run_options import split_quiet
 from fedrobust.utils import files
 from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.machine import version_line
 
 
 def _run(given: argparse.Namespace) -> None:
-    words = check_command_line(given.overrides)
+    quiet, others = split_quiet(given.overrides)
+    words = check_command_line(others)
     if given.json is not None and not given.json.parent.is_dir():
         raise ConfigError(f"--json={given.json}: its folder does not exist; make it first")
+    from fedrobust.reporting.console import ResultConsole, make_console, print_last_line
     from fedrobust.studies.meff.seeds import fuse_with_seeds
 
-    document = fuse_with_seeds(words, given.member, given.seeds)
-    if given.json is not None:
-        asked = {"schema": 1, "overrides": list(given.overrides), "members": list(given.member)}
-        text = json.dumps(asked | document, indent=2, allow_nan=False)
-        files.write(given.json, [text.encode(), b"\n"])
+    console = make_console(quiet=quiet)
+    document, table = fuse_with_seeds(words, given.member, given.seeds, console)
+    if given.json is None:
+        if quiet:
+            ResultConsole().print(table)
+        return
+    asked = {"schema": 1, "overrides": others, "members": list(given.member)}
+    text = json.dumps(asked | document, indent=2, allow_nan=False)
+    written = files.write(given.json, [text.encode(), b"\n"])
+    print_last_line(console, f"results: {written}")
 
 
 def _seeds(text: str) -> list[int]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from fedrobust.experiment.run_options import split_quiet
 from fedrobust.utils.cli import called_as, run_command
 from fedrobust.utils.machine import version_line
 from fedrobust.utils.plugins import PLUGINS_HELP, named_in, plugins_as_option
@@ -45,13 +47,15 @@ def main() -> None:
     )
     parser.add_argument("--plugins", default="", help=PLUGINS_HELP)
     if code := run_command(
-        lambda: _run(parser.parse_intermixed_args()),
+        lambda: _run(parser, sys.argv[1:]),
         reword=lambda line: plugins_as_option(line.replace("sanitiser.", "--")),
     ):
         sys.exit(code)
 
 
-def _run(given: argparse.Namespace) -> None:
+def _run(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    _, others = split_quiet(words)  # the table is all that is shown
+    given = parser.parse_intermixed_args(others)
     from fedrobust.studies.sanitisation import compare_defences
 
     plugins = named_in(given.plugins.strip("[]"))

@@ -105,12 +105,10 @@ def _check_folder(folder: Path) -> None:
 
 
 def _resume(words: list[str], options: RunOptions) -> None:
-    if options.dry_run:
-        raise ConfigError(
-            "dry_run=true: cannot be given beside resume, whose settings were checked when the "
-            "run began; leave it out"
-        )
     asked = resume.read_request(words)
+    if options.dry_run:
+        _dry_resumption(asked)
+        return
     from fedrobust.runtime.simulation import explain_interruption, resume_job
 
     with explain_interruption(asked.folder):
@@ -148,6 +146,19 @@ def _dry_run(words: Sequence[str]) -> None:
 
     print("dry run: nothing is trained to the end or written", flush=True)
     print(*plan_lines(plan_run(config)), f"folder: {folder}", sep="\n", flush=True)
+
+
+def _dry_resumption(asked: resume.Resumption) -> None:
+    """Check everything of a run that would be taken up again and say what is left of it; nothing in
+    its folder changes."""
+    from fedrobust.runtime.dry_run import plan_lines, plan_resumption
+
+    plan, problems = plan_resumption(asked)
+    print("dry run: nothing is trained to the end or written", flush=True)
+    print(*(f"checkpoint {problem}" for problem in problems), sep="\n", end="\n" * bool(problems))
+    rounds = plan.server.experiment.settings.rounds
+    print(f"resumes after round {plan.done} of {rounds}", *plan_lines(plan), sep="\n")
+    print(f"folder: {asked.folder}", flush=True)
 
 
 def _start_job(words: Sequence[str], options: RunOptions) -> Path | None:

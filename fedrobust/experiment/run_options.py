@@ -48,3 +48,12 @@ def split_options(words: Sequence[str]) -> tuple[RunOptions, list[str]]:
             raise ConfigError(f"{word}: stands there already; leave one of them out")
         found[name] = VALUES[value.lower()]
     return RunOptions(**found), others
+
+
+def split_quiet(words: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether a command that has no dry run shall be quiet, and all other words. Raises
+    ConfigError."""
+    options, others = split_options(words)
+    if options.dry_run:
+        raise ConfigError("dry_run=true: is for simulate, compare and ablation; leave it out")
+    return options.quiet, others

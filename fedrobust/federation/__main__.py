@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedrobust.errors import ConfigError, RunError
+from fedrobust.experiment.run_options import split_quiet
 from fedrobust.federation import certificates, flower_commands, start_scripts
 from fedrobust.federation.flower_commands import Link, Scalar
 from fedrobust.utils.cli import called_as, run_command
@@ -72,10 +73,14 @@ def _check(asked: argparse.Namespace) -> None:
     link = None if asked.superlink is None else _link(asked.superlink, asked.root_certificates)
     failed = 0
     for finding in run_checks(link, _node(asked.words), split_classes(asked.classes), asked.size):
-        print(finding, flush=True)
-        failed += finding.ok is False
+        wrong = finding.ok is False
+        if wrong or not asked.quiet:
+            print(finding, flush=True)
+        failed += wrong
     if failed:
         raise RunError(f"{format_count(failed, 'check')} failed")
+    if asked.quiet:
+        print("no check failed")
 
 
 def _demo(asked: argparse.Namespace) -> None:
@@ -83,7 +88,8 @@ def _demo(asked: argparse.Namespace) -> None:
 
     data = [word for word in asked.words if word.startswith(("data=", "data."))]
     settings = [word for word in asked.words if word not in data]
-    print(f"report: {demo(asked.folder, settings, data, asked.seconds) / 'report.html'}")
+    place = demo(asked.folder, settings, data, asked.seconds, quiet=asked.quiet)
+    print(f"report: {place / 'report.html'}")
 
 
 def _run(asked: argparse.Namespace) -> None:
@@ -101,11 +107,12 @@ def _run(asked: argparse.Namespace) -> None:
             if asked.command == "follow"
             else operator.submit(asked.words, wait=asked.wait, **settings)
         )
-        print(
-            f"run {run}; it continues when this command is stopped; show it with: follow {run}",
-            flush=True,
-        )
-        operator.follow(run, asked.seconds)
+        if not asked.quiet:
+            print(
+                f"run {run}; it continues when this command is stopped; show it with: follow {run}",
+                flush=True,
+            )
+        operator.follow(run, asked.seconds, quiet=asked.quiet)
     print(f"run {run}: finished:completed")
 
 
@@ -289,7 +296,9 @@ COMMANDS = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=called_as("federation"), description="Helpers for a federation of real sites."
+        prog=called_as("federation"),
+        description="Helpers for a federation of real sites. quiet=true: errors and the last line "
+        "only.",
     )
     parser.add_argument("--version", action="version", version=version_line())
     added = parser.add_subparsers(dest="command", required=True)
@@ -315,7 +324,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
 
     def action() -> None:
-        asked = parse_command_line(words)
+        quiet, others = split_quiet(sys.argv[1:] if words is None else words)
+        asked = parse_command_line(others)
+        asked.quiet = quiet
         asked.do(asked)
 
     return run_command(action)

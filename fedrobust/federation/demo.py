@@ -41,12 +41,14 @@ WORDS = (
 )
 
 
-def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float) -> Path:
+def demo(
+    folder: Path, words: Sequence[str], data: Sequence[str], seconds: float, *, quiet: bool = False
+) -> Path:
     """Run the words' configuration on three local sites and return the output folder.
 
     data: Hydra words that choose the data set, e.g. data=ham10000 data.root=...; the three sites
-    with most images become hospitals, the rest is the server's. Raises RunError where the run
-    fails, ConfigError for a folder that holds something.
+    with most images become hospitals, the rest is the server's. quiet: show nothing of it. Raises
+    RunError where the run fails, ConfigError for a folder that holds something.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
@@ -84,14 +86,15 @@ def demo(folder: Path, words: Sequence[str], data: Sequence[str], seconds: float
         raise
     if weights := _own_weights(experiment.model):
         nodes = {name: {**node, WEIGHTS: weights} for name, node in nodes.items()}
-    print(
-        f"three sites: {', '.join(names)}; starting the server and three nodes (10 to "
-        f"40 s); logs: {folder / 'logs'}",
-        flush=True,
-    )
+    if not quiet:
+        print(
+            f"three sites: {', '.join(names)}; starting the server and three nodes (10 to "
+            f"40 s); logs: {folder / 'logs'}",
+            flush=True,
+        )
     with LocalFederation(folder, nodes) as federation:
         run = federation.operator.submit(overrides, folder=str(folder / "run"))
-        federation.operator.follow(run, seconds)
+        federation.operator.follow(run, seconds, quiet=quiet)
     return folder / "run"
 
 

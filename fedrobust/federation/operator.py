@@ -81,12 +81,12 @@ class Operator:
             time.sleep(POLL_SECONDS)
         return state
 
-    def follow(self, run: str, seconds: float) -> None:
-        """Show what the run says while it lasts. Raises RunError where it does not end well, with
-        what Flower knows of it."""
+    def follow(self, run: str, seconds: float, *, quiet: bool = False) -> None:
+        """Show what the run says while it lasts; quiet: write it into a log instead. Raises
+        RunError where it does not end well, with what Flower knows of it."""
         self.state(run)  # an unknown run ends here, in one line
         words, log = ["flwr", "log", run, self.connection, "--stream"], f"log-{run}"
-        self.processes.start(log, words, self.home, show=True, FLWR_HOME=str(self.home))
+        self.processes.start(log, words, self.home, show=not quiet, FLWR_HOME=str(self.home))
         state = self.wait(run, seconds, log)
         self.processes.wait(log, LOG_SECONDS)
         if state["status"] != COMPLETED:

@@ -16,13 +16,21 @@ from fedrobust.data import TEST, TRAIN, VALIDATION
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, factories, settings
 from fedrobust.experiment.experiment import Experiment
+from fedrobust.experiment.old_names import rename_config
 from fedrobust.learning.inference import predict
 from fedrobust.reporting.text import format_duration
 from fedrobust.runtime.engines.resources import pays_off, useful_workers
+from fedrobust.runtime.resume import Resumption
 from fedrobust.runtime.server import clean_twin
 from fedrobust.runtime.server.loop import build_server_context
 from fedrobust.runtime.server.rule_strategy import ServerContext
-from fedrobust.runtime.simulation import check_simulated, tracker_of, work_seconds
+from fedrobust.runtime.simulation import (
+    build_checked,
+    checkpoints_in,
+    read_resumed,
+    tracker_of,
+    work_seconds,
+)
 from fedrobust.types import Samples, Shard, Task
 from fedrobust.utils import devices
 from fedrobust.utils.counting import format_count
@@ -71,6 +79,7 @@ class RunPlan:
         speed: as measured.
         twin: what would become of the clean twin.
         trains_twin: whether it would be trained.
+        done: rounds that are finished, of a run that is taken up again.
     """
 
     server: ServerContext
@@ -78,11 +87,14 @@ class RunPlan:
     speed: Speed
     twin: str
     trains_twin: bool
+    done: int = 0
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds of the whole run."""
-        return run_seconds(self.server, self.engine, self.speed, twin=self.trains_twin)
+        """Estimated seconds of all that is not finished."""
+        return run_seconds(
+            self.server, self.engine, self.speed, twin=self.trains_twin, done=self.done
+        )
 
     @property
     def memory(self) -> int | None:
@@ -106,12 +118,29 @@ def plan_run(config: Mapping[str, Any]) -> RunPlan:
     found = settings.read_settings(config)
     factories.build_group({"engine": found.engine.written}, "engine")
     tracker_of(found)
-    experiment = build.build_experiment(config, found)
-    check_simulated(experiment)
-    server = build_server_context(experiment)
-    engine = plan_engine(server)
-    twin, trained = _plan_twin(experiment, engine)
-    plan = RunPlan(server, engine, measure_speed(server, engine.threads), twin, trained)
+    server = build_checked(config, found)
+    return _plan(server, plan_engine(server))
+
+
+def plan_resumption(asked: Resumption) -> tuple[RunPlan, list[str]]:
+    """The same of a run that would be taken up again; and why newer checkpoints cannot be used.
+
+    Raises as `plan_run`, and ConfigError where data or weights are not those of the run.
+    """
+    manifest = asked.manifest
+    before, written = read_resumed(asked, manifest)
+    factories.build_group({"engine": written}, "engine")
+    tracker_of(before)
+    server = build_checked(manifest["config"], before, asked.folder, manifest)
+    checkpoint, problems = checkpoints_in(asked.folder, server).latest("run")
+    chosen = settings.read_settings({**rename_config(manifest["config"]), "engine": written})
+    engine = plan_engine(server, chosen.engine)
+    return _plan(server, engine, 0 if checkpoint is None else checkpoint.round), problems
+
+
+def _plan(server: ServerContext, engine: EnginePlan, done: int = 0) -> RunPlan:
+    twin, trained = _plan_twin(server.experiment, engine)
+    plan = RunPlan(server, engine, measure_speed(server, engine.threads), twin, trained, done)
     check_memory(plan.memory)
     return plan
 
@@ -127,10 +156,10 @@ def check_memory(needed: int | None) -> None:
         )
 
 
-def plan_engine(server: ServerContext) -> EnginePlan:
-    """What the chosen engine would open."""
+def plan_engine(server: ServerContext, engine: settings.GroupSettings | None = None) -> EnginePlan:
+    """What the engine would open. engine: None: that of the experiment."""
     experiment = server.experiment
-    chosen = experiment.settings.engine
+    chosen = experiment.settings.engine if engine is None else engine
     workers, threads = chosen.get("workers"), chosen.get("threads")
     number = min(
         workers or useful_workers(cores(), gpus(), experiment.num_clients), experiment.num_clients
@@ -218,26 +247,26 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def run_seconds(
-    server: ServerContext, engine: EnginePlan, speed: Speed, *, twin: bool = False
+    server: ServerContext, engine: EnginePlan, speed: Speed, *, twin: bool = False, done: int = 0
 ) -> float:
-    """Estimated seconds of a run, with its clean twin where that is trained: measured seconds of an
-    image times images."""
+    """Estimated seconds of a run after `done` rounds, with its clean twin where that is trained:
+    measured seconds of an image times images."""
     experiment = server.experiment
-    asked, rounds = experiment.settings, experiment.settings.rounds
-    runs = 2 if twin else 1
+    asked, runs = experiment.settings, 2 if twin else 1
+    rounds = runs * asked.rounds - done
     sizes = _sizes(experiment)
     client, clients = asked.client, asked.num_participants
     images = sizes[TRAIN] / experiment.num_clients * float(client.get("epochs", 1))
     if client.get("steps") is not None:
         images = float(client.get("steps")) * float(client.get("batch_size", 32))
-    trained = runs * rounds * images * clients
-    validated = runs * (rounds + 1) * len(experiment.validation_rows())
+    trained = rounds * images * clients
+    validated = (rounds + runs) * len(experiment.validation_rows())
     # clean and corrupted, each grade, the twin's two; each client's own, clean and contaminated
     conditions = 2 + len(experiment.severities) + 2 * bool(experiment.evaluation.twin)
     tested = conditions * len(experiment.test_rows())
     own = 2 * sizes[TEST]
     parallel = min(engine.workers, experiment.num_clients)
-    rule_trained, rule_evaluated = (runs * rounds * one for one in _rule_images(experiment))
+    rule_trained, rule_evaluated = (rounds * one for one in _rule_images(experiment))
     at_clients = (speed.train * trained + speed.evaluate * own) / parallel
     at_server = speed.train * rule_trained + speed.evaluate * (rule_evaluated + validated + tested)
     return at_clients + at_server

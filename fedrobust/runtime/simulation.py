@@ -134,24 +134,36 @@ def resume_job(asked: Resumption, *, pictures: bool = True, quiet: bool = False)
     with exclusive_folder(asked.folder, quiet=quiet) as console:
         # again: the previous holder of the lock may have finished it
         manifest = resume.read_manifest(asked.folder)
-        config = old_names.rename_config(manifest["config"])
-        try:
-            before = settings.read_settings(config)
-        except ConfigError as error:
-            raise ConfigError(
-                f"{resume.KEY}{asked.folder}: written by another version of the "
-                f"program ({error}); start it anew"
-            ) from error
-        engine = _engine_of(asked, before.engine.written)
-        if (engine.get("gpus_per_worker") == 0) != (before.engine.get("gpus_per_worker") == 0):
-            raise ConfigError(
-                "engine.gpus_per_worker: 0 or not decides whether clients compute on "
-                "a GPU; leave it as the run had it"
-            )
+        before, engine = read_resumed(asked, manifest)
         opener = factories.build_group({"engine": engine}, "engine")
         config = manifest["config"]
         output = Output(pictures=pictures, tracker=tracker_of(before))
         return _run(config, before, opener, asked.folder, console, manifest=manifest, output=output)
+
+
+def read_resumed(
+    asked: Resumption, manifest: Mapping[str, Any]
+) -> tuple[settings.Settings, dict[str, Any]]:
+    """The settings of a run that is taken up again, and those of the engine on which it goes on.
+
+    Raises:
+        ConfigError: this version cannot read the settings, or the engine cannot be.
+    """
+    config = old_names.rename_config(manifest["config"])
+    try:
+        before = settings.read_settings(config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{resume.KEY}{asked.folder}: written by another version of the "
+            f"program ({error}); start it anew"
+        ) from error
+    engine = _engine_of(asked, before.engine.written)
+    if (engine.get("gpus_per_worker") == 0) != (before.engine.get("gpus_per_worker") == 0):
+        raise ConfigError(
+            "engine.gpus_per_worker: 0 or not decides whether clients compute on "
+            "a GPU; leave it as the run had it"
+        )
+    return before, engine
 
 
 def tracker_of(found: settings.Settings) -> Tracker:
@@ -215,6 +227,35 @@ def _run(
 ) -> Report:
     """found: the settings in the configuration; manifest: of the run that is taken up again."""
     end_start()
+    server = build_checked(config, found, folder, manifest)
+    opened = engine.open(
+        CLIENT_APP,
+        server.experiment.num_clients,
+        {"simulation": True},
+        partial(work_seconds, server),
+    )
+    return run_into_folder(server, opened, folder, console, manifest, output=output)
+
+
+def build_checked(
+    config: Mapping[str, Any],
+    found: settings.Settings,
+    folder: Path | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> ServerContext:
+    """Everything of a run on this machine, built.
+
+    Args:
+        config: of the run.
+        found: the settings in it.
+        folder: of a run that is taken up again.
+        manifest: of that run.
+
+    Raises:
+        ConfigError: two settings do not go together, or data or frozen weights are not those of
+            the run that is taken up again.
+        DataError: the data cannot be read.
+    """
     experiment = build.build_experiment(config, found)
     if manifest is not None and manifest["data"].get("digest") != experiment.dataset.digest:
         raise ConfigError(
@@ -228,10 +269,7 @@ def _run(
             f"{resume.KEY}{folder}: what is frozen of the model is no longer that of the run (its "
             "digest differs); start a new run with it"
         )
-    opened = engine.open(
-        CLIENT_APP, experiment.num_clients, {"simulation": True}, partial(work_seconds, server)
-    )
-    return run_into_folder(server, opened, folder, console, manifest, output=output)
+    return server
 
 
 def check_simulated(experiment: Experiment) -> None:
@@ -282,7 +320,8 @@ def run_into_folder(
             print_line(console, f"model: the weights of {one['model']} are from {one['source']}")
         if experiment.remote and experiment.model.freeze != "none" and experiment.model.weights():
             print_line(console, "model: every site needs its own copy of them (model-weights)")
-        checkpoints = _checkpoints(experiment, server, folder)
+        checkpoints = checkpoints_in(folder, server)
+        checkpoints.sweep()
         if manifest is not None and not checkpoints.files("run"):
             print_line(console, "run: there is no checkpoint, it starts over from round 0")
         with CheckpointManager(
@@ -350,18 +389,17 @@ def _write_manifest(
     return exact, note_resumption(folder, earlier, grid.description, changed)
 
 
-def _checkpoints(experiment: Experiment, server: ServerContext, folder: Path) -> Checkpoints:
-    """Those of the run in this folder, rid of what a killed process left half-written."""
+def checkpoints_in(folder: Path, server: ServerContext) -> Checkpoints:
+    """Those of the run in this folder."""
+    experiment = server.experiment
     kept, digest = experiment.settings.server, hashlib.sha256(experiment.text.encode()).hexdigest()
-    found = Checkpoints(
+    return Checkpoints(
         folder / CHECKPOINTS,
         server.layout,
         digest,
         kept.checkpoint_every,
         kept.keep_checkpoints,
     )
-    found.sweep()
-    return found
 
 
 def work_seconds(server: ServerContext) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedrobust.errors import ConfigError
-from fedrobust.experiment.run_options import RunOptions, split_options
+from fedrobust.experiment.run_options import RunOptions, split_options, split_quiet
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,9 @@ def test_options_are_taken_out(words: list[str], options: RunOptions, others: li
 def test_wrong_options_are_refused(words: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=f"^{reason}"):
         split_options(words)
+
+
+def test_a_command_without_a_dry_run_refuses_it() -> None:
+    assert split_quiet(["a=1", "quiet=true", "dry_run=false"]) == (True, ["a=1"])
+    with pytest.raises(ConfigError, match=r"^dry_run=true: is for simulate, compare and ablation"):
+        split_quiet(["dry_run=true"])

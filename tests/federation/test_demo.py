@@ -10,6 +10,7 @@ import pytest
 
 from fedrobust.errors import ConfigError
 from fedrobust.federation import demo
+from fedrobust.federation.__main__ import main
 from fedrobust.learning.classifier import ModelFactory
 
 
@@ -47,9 +48,30 @@ def test_a_wrong_configuration_is_refused_first(word: str, line: str, tmp_path: 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_right_configuration_is_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_right_configuration_is_started(
+    quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(StartedError):
-        demo.demo(tmp_path / "new", [], DATA, 1.0)
+        demo.demo(tmp_path / "new", [], DATA, 1.0, quiet=quiet)
+    assert ("three sites: " in capsys.readouterr().out) != quiet
+
+
+def test_the_command_hands_quiet_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[tuple[object, ...]] = []
+
+    def run(folder: Path, *words: object, quiet: bool) -> Path:
+        given.append((*words, quiet))
+        return folder
+
+    monkeypatch.setattr(demo, "demo", run)
+    assert main(["demo", str(tmp_path), "rounds=3", "quiet=true", "data=npz"]) == 0
+    assert given == [(["rounds=3"], ["data=npz"], 86400.0, True)]
+    assert capsys.readouterr().out == f"report: {tmp_path / 'report.html'}\n"
+    assert main(["demo", str(tmp_path), "dry_run=true"]) == 2
+    assert "dry_run=true: is for simulate" in capsys.readouterr().err
 
 
 def test_a_choice_replaces_that_of_the_demo(

@@ -54,6 +54,15 @@ def test_a_completed_run_is_shown_and_seldom_asked_for(
     assert sum(line.startswith("list") for line in asked) <= 3
 
 
+def test_a_quiet_one_keeps_what_the_run_says_in_a_log(
+    operator: Operator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ends(operator, COMPLETED)
+    operator.follow("7", 60, quiet=True)
+    assert capfd.readouterr().out == ""
+    assert "round 1 of the run" in operator.processes.log("log-7").read_text()
+
+
 def test_a_run_that_fails_is_no_success(operator: Operator) -> None:
     ends(operator, "finished:failed", "site b cannot take part")
     with pytest.raises(RunError, match=r"^run 7 finished:failed: site b cannot take part$"):

@@ -153,3 +153,12 @@ def test_features_of_a_frozen_backbone_are_not_computed() -> None:
 )
 def test_sizes_for_people(number: float, text: str) -> None:
     assert format_bytes(number) == text
+
+
+def test_rounds_that_are_done_cost_nothing() -> None:
+    plan = planned("strategy=fedavg", poisoned=0, rounds=4)
+    images = Speed(train=1.0, evaluate=0.0)
+    whole, left = (
+        dry_run.run_seconds(plan.server, plan.engine, images, done=done) for done in (0, 3)
+    )
+    assert left == pytest.approx(whole / 4)

@@ -261,6 +261,23 @@ def test_no_address_is_taken_from_a_manifest(
 
 
 @pytest.mark.slow
+def test_a_dry_run_says_what_is_left_and_changes_nothing(
+    interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    assert run(monkeypatch, f"resume={interrupted}", "dry_run=true", "engine.threads=2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    rounds = json.loads((interrupted / "manifest.json").read_text())["config"]["rounds"]
+    assert lines[:2] == [
+        "dry run: nothing is trained to the end or written",
+        f"resumes after round 2 of {rounds}",
+    ]
+    assert "engine: inline, one process, 2 threads each" in lines
+    assert lines[-1] == f"folder: {interrupted}"
+    assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
 def test_what_is_refused_and_what_is_said(
     interrupted: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

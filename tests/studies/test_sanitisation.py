@@ -72,7 +72,8 @@ def test_the_pooled_command_prints_every_defence(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # as if of two seeds
-    monkeypatch.setattr(sys, "argv", ["sanitise", str(folder), "--quantile", "0.1", str(folder)])
+    words = [str(folder), "--quantile", "0.1", str(folder), "quiet=true"]
+    monkeypatch.setattr(sys, "argv", ["sanitise", *words])
     monkeypatch.setenv("COLUMNS", "120")
     sanitise.main()
     shown = capsys.readouterr().out

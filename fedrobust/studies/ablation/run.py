@@ -20,6 +20,7 @@ from fedrobust.studies.ablation.results import AblationResults, collect
 from fedrobust.studies.ablation.screen import ablation_table
 from fedrobust.studies.ablation.summary import Entry, make_summary
 from fedrobust.studies.comparison.cell_results import long_table
+from fedrobust.studies.comparison.dry_run import comparison_lines, plan_comparison
 from fedrobust.studies.comparison.executor import CELLS
 from fedrobust.studies.comparison.grid import Cell, cells
 from fedrobust.studies.comparison.run import RESULTS, check_all, run_grid
@@ -43,6 +44,21 @@ def ablate(plan: Plan, console: Console | None = None) -> Mapping[Cell, str]:
     return run_grid(
         wanted, checked, plan.grid, screen, lambda failed: _finish(plan, wanted, failed, screen)
     )
+
+
+def dry_run_lines(plan: Plan, screen: Console) -> list[str]:
+    """What an ablation would train and test, in lines `what: how`, without doing it.
+
+    Raises as `ablate`.
+    """
+    found = plan_comparison(plan.grid, screen)
+    _check(plan, found.cells)
+    scenarios = format_count(len(plan.scenarios), "scenario")
+    return [
+        *comparison_lines(found, ("model", "poisoning")),
+        f"scenarios: each model of clean trainings is then tested under {scenarios}, which is not "
+        "in the time",
+    ]
 
 
 def _check(plan: Plan, wanted: Sequence[Cell]) -> None:

@@ -117,12 +117,15 @@ def _twins_to_train(waiting: Sequence[Cell], checked: CheckedGrid) -> list[str]:
     return sorted(one for one in families - clean if not (folder / f"{one}.safetensors").exists())
 
 
-def comparison_lines(plan: ComparisonPlan) -> list[str]:
-    """The plan in lines `what: how`."""
+def comparison_lines(
+    plan: ComparisonPlan, names: tuple[str, str] = ("rule", "attack")
+) -> list[str]:
+    """The plan in lines `what: how`. names: of what the grid's strategies and contaminations
+    are."""
     grid, finished = plan.grid, len(plan.cells) - len(plan.waiting)
     lines = [
-        f"cells: {len(plan.cells)} ({format_count(len(grid.strategies), 'rule')}, "
-        f"{format_count(len(grid.contaminations), 'attack')}, poisoned "
+        f"cells: {len(plan.cells)} ({format_count(len(grid.strategies), names[0])}, "
+        f"{format_count(len(grid.contaminations), names[1])}, poisoned "
         f"{_numbers(grid.poisoned)}, {format_count(len(grid.seeds), 'seed')}); {finished} finished",
         f"clean twins to be trained: {plan.twins}",
         f"side by side: {plan.machine.parallel}, of {format_count(plan.machine.threads, 'thread')}",

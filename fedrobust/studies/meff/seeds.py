@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from fedrobust.errors import ConfigError
 from fedrobust.experiment import build, compose
 from fedrobust.experiment.experiment import Experiment
 from fedrobust.learning.classifier import Classifier
-from fedrobust.reporting.console import RunConsole
 from fedrobust.studies.meff.run import EVERYBODY, central_models, federated_models
 from fedrobust.studies.meff.scores import (
     Answers,
@@ -25,8 +25,8 @@ from fedrobust.studies.meff.scores import (
 
 
 def fuse_with_seeds(
-    words: Sequence[str], members: Sequence[str], seeds: Sequence[int]
-) -> dict[str, Any]:
+    words: Sequence[str], members: Sequence[str], seeds: Sequence[int], console: Console
+) -> tuple[dict[str, Any], Table]:
     """Train, fuse and attack the models, and print their scores after each seed.
 
     Args:
@@ -34,14 +34,14 @@ def fuse_with_seeds(
         members: further overrides of each member, which is then trained centrally, e.g.
             ["client=adversarial", "model=resnet18 client=sgd"]; empty: the clients of a federation.
         seeds: different ones; empty: that of the configuration alone.
+        console: where progress and the scores after each seed are shown.
 
     Returns:
-        The results as JSON values, with the seeds and the number of images.
+        The results as JSON values, with the seeds and the number of images; and the last table.
 
     Raises:
         ConfigError: a setting is wrong, or the test images change with the seed.
     """
-    console = RunConsole()
     found: list[Answers] = []
     first: Experiment | None = None
     for seed in [[f"seed={seed}"] for seed in seeds] or [[]]:
@@ -50,9 +50,10 @@ def fuse_with_seeds(
         if not torch.equal(first.test_rows(), experiment.test_rows()):
             raise ConfigError(f"--seeds: with {seed[0]} the test images are others; set data.seed")
         found.append(predict_attacked(experiment, models, first.attacked_rows()))
-        console.print(scores_table(summarise_scores(first, first.attacked_rows(), found)))
+        table = scores_table(summarise_scores(first, first.attacked_rows(), found))
+        console.print(table)
     assert first is not None
-    return _document(first, seeds, found)
+    return _document(first, seeds, found), table
 
 
 def _fuse_models(

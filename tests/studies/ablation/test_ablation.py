@@ -42,6 +42,18 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return 0
 
 
+def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["models=[{a: 'client=sgd'}]", "poisonings=[label_flip]", "scenarios=[hair]"]
+    assert run(monkeypatch, *SMALL, *words, f"out={out}", "dry_run=true") == 0
+    shown = capsys.readouterr().out
+    assert "cells: 2 (1 model, 1 poisoning, poisoned 0, 1, 1 seed); 0 finished" in shown
+    assert "scenarios: each model of clean trainings is then tested under 1 scenario" in shown
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from fedrobust import meff
 from tests.helpers.federations import SMALL_RUN
@@ -84,6 +87,29 @@ def test_members_are_trained_centrally(
         [name, "clean"] for name in ("member 0", "member 1", "fusion", "fusion, trained top")
     ]
     assert all(0 <= float(value) <= 100 for row in rows for value in row[2:5])
+
+
+@pytest.mark.parametrize("json_file", [False, True])
+def test_a_quiet_one_shows_the_last_table_or_where_it_is(
+    json_file: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fuse(
+        words: list[str], members: list[str], seeds: list[int], console: Console
+    ) -> tuple[dict[str, Any], Table]:
+        assert words == ["rounds=1"]
+        console.print("progress")
+        return {}, Table("Scores")
+
+    monkeypatch.setattr("fedrobust.studies.meff.seeds.fuse_with_seeds", fuse)
+    place = tmp_path / "meff.json"
+    options = ["--json", str(place)] if json_file else []
+    meff.main(["rounds=1", "quiet=true", *options])
+    shown = capsys.readouterr().out
+    assert "progress" not in shown
+    assert (shown == f"results: {place}\n") if json_file else ("Scores" in shown)
 
 
 @pytest.mark.parametrize(
