@@ -99,7 +99,7 @@ def _after(preaggregation: Preaggregation, strategy: Strategy) -> Strategy:
         gram_NN = round.updates.gram().cpu()
         mixing_MN = preaggregation.coefficients(round, gram_NN)
         result = strategy.rule(
-            replace(round, updates=mix_updates(round.updates, mixing_MN, gram_NN))
+            replace(round, updates=mix_updates(round.updates, mixing_MN, gram_NN), reports=())
         )
         weights_N = normalize(mixing_MN.T @ result.weights_N.to(mixing_MN))
         return replace(result, weights_N=weights_N, extras=_per_client(result.extras, mixing_MN))

@@ -3,7 +3,7 @@ poisoned."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,9 @@ class ServerData:
 @dataclass(frozen=True, slots=True)
 class Round:
     """All that a server rule may see. No field says who is poisoned. `memory` is what the rule
-    returned last round."""
+    returned last round; `reports`, in the order of `updates.clients`, what each client's trainer
+    sent beside its update (`TrainResult.extras`), as it claims: finite, but of any name and shape;
+    empty where none did."""
 
     number: int
     reference: State
@@ -39,6 +41,7 @@ class Round:
     server_data: ServerData
     generator: Generator
     memory: Mapping[str, Any] = field(default_factory=dict)
+    reports: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,15 @@ class Aggregate:
     order of `updates.clients`; `extras` are per-client columns (lists of N floats) or plain floats
     for the record; `memory` comes back next round. `recalibrated`: the buffers are those that
     `batchnorm.recalibrate` gives these parameters on the proxy images, so that need not be done
-    again."""
+    again. `messages`: by client, what its trainer gets with the model the next time it is asked
+    (`Task.extras`: scalars and tensors)."""
 
     state: State
     weights_N: Tensor
     extras: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
     recalibrated: bool = False
+    messages: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
 
 Rule = Callable[[Round], Aggregate]

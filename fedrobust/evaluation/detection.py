@@ -1,10 +1,15 @@
-"""Detection of poisoned clients by the influence that a rule gives them."""
+"""Detection of poisoned clients by the influence that a rule gives them, or by the rule's own
+word."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+from fedrobust.types import RoundRecord
+
+NAMED = "noisy"  # a rule's column of clients that it holds for contaminated (1) or not (0)
 
 
 class WeightedClient(Protocol):
@@ -24,21 +29,38 @@ class WeightedClient(Protocol):
 @dataclass(frozen=True, slots=True)
 class DetectionScores:
     """In percent. precision: share of the flagged clients that are poisoned, None where no client
-    was flagged; recall: share of the poisoned clients that are flagged."""
+    was flagged; recall: share of the poisoned clients that are flagged. by: "rule" where the rule
+    itself names them; None: by influence."""
 
     precision: float | None
     recall: float
+    by: Literal["rule"] | None = None
 
 
-def detection_scores(clients: Sequence[WeightedClient]) -> DetectionScores | None:
-    """Detection of the poisoned clients by the influence given to them.
+def named_clients(records: Iterable[RoundRecord]) -> frozenset[int] | None:
+    """The clients that the rule named when it last said anything of them; None where it names
+    none in any round."""
+    last = {
+        one.client: one.extras[NAMED]
+        for record in records
+        for one in record.clients
+        if NAMED in one.extras
+    }
+    return frozenset(client for client, named in last.items() if named) if last else None
+
+
+def detection_scores(
+    clients: Sequence[WeightedClient], named: Collection[int] | None = None
+) -> DetectionScores | None:
+    """Detection of the poisoned clients.
 
     A client counts as flagged when its weight is below half of min(1/N, n_i / sum n): less than
     half of what both an equal share and a share by size would give, so that neither small nor large
     honest clients look suspicious under size-weighted or clipped rules.
 
     Args:
-        clients: all clients of the run.
+        clients: all clients of the run, in the order of their numbers.
+        named: the clients that the rule itself names, which are flagged then; None: by influence.
 
     Returns:
         The scores; None where no client is poisoned.
@@ -46,10 +68,18 @@ def detection_scores(clients: Sequence[WeightedClient]) -> DetectionScores | Non
     poisoned = [client.kind == "poisoned" for client in clients]
     if not any(poisoned):
         return None
-    total = sum(client.num_examples for client in clients)
-    fair = [min(1 / len(clients), client.num_examples / total) for client in clients]
-    flagged = [client.weight < share / 2 for client, share in zip(clients, fair, strict=True)]
+    flagged = _little_influence(clients)
+    if named is not None:
+        flagged = [number in named for number in range(len(clients))]
     hits = sum(bad and caught for bad, caught in zip(poisoned, flagged, strict=True))
     return DetectionScores(
-        100 * hits / sum(flagged) if any(flagged) else None, 100 * hits / sum(poisoned)
+        100 * hits / sum(flagged) if any(flagged) else None,
+        100 * hits / sum(poisoned),
+        None if named is None else "rule",
     )
+
+
+def _little_influence(clients: Sequence[WeightedClient]) -> list[bool]:
+    total = sum(client.num_examples for client in clients)
+    fair = [min(1 / len(clients), client.num_examples / total) for client in clients]
+    return [client.weight < share / 2 for client, share in zip(clients, fair, strict=True)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedrobust.aggregation.composition import Preaggregation
 from fedrobust.aggregation.round import Strategy
 from fedrobust.contamination.apply import crafts
 from fedrobust.contamination.base import Contamination, Evasion
@@ -21,6 +22,9 @@ from fedrobust.utils.counting import format_count
 
 # trainers whose method is made for one kind of head
 NEEDED_HEADS = {"fedetf": "etf", "fedgela": "etf", "fedloge": "linear"}
+# trainers that exist together with the rule of the same name, and the rule's settings of how many
+# rounds pass before its last stage
+PAIRS: Mapping[str, tuple[str, ...]] = {"fednoro": ("warmup",)}
 
 
 def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: Strategy) -> None:
@@ -34,6 +38,7 @@ def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: 
     _check_sanitiser(settings, built["sanitiser"])
     _check_privacy(settings, built["privacy"])
     _check_training_pixels(settings, built["model"])
+    _check_pair(settings, built["privacy"], built["preaggregation"])
     _check_own_layers(settings, built["model"])
 
 
@@ -70,6 +75,39 @@ def _check_together(settings: Settings, strategy: Strategy) -> None:
             "client.loss=dot_regression: needs model.head=etf; use "
             "client.loss=cross_entropy or balanced_softmax"
         )
+
+
+def _check_pair(settings: Settings, privacy: Privacy, preaggregation: Preaggregation) -> None:
+    """Trainers and rules that talk to each other: what hospitals report must arrive, at the rule
+    that answers."""
+    for name in PAIRS:
+        trains, combines = settings.client.factory == name, settings.strategy.factory == name
+        if trains != combines:
+            have, lack = ("client", "strategy") if trains else ("strategy", "client")
+            raise ConfigError(
+                f"{have}={name}: works with {lack}={name} alone, which answers it; set both"
+            )
+        if not trains:
+            continue
+        if privacy.noisy:
+            raise ConfigError(
+                f"client={name}: hospitals report numbers about their labels, and "
+                f"privacy={privacy.name} sends nothing but the noisy update; use privacy=none or "
+                "clipping"
+            )
+        if preaggregation.active:
+            raise ConfigError(
+                f"preaggregation={preaggregation.name}: mixes the updates of clients, "
+                f"and strategy={name} treats each by what it reports; use preaggregation=none"
+            )
+        keys = PAIRS[name]
+        before = sum(int(settings.strategy.get(key, 0)) for key in keys)
+        if before >= settings.rounds:
+            asked = ", ".join(f"strategy.{key}={settings.strategy.get(key)}" for key in keys)
+            raise ConfigError(
+                f"{asked}: no round would be left of rounds={settings.rounds}; lower it or raise "
+                "rounds"
+            )
 
 
 def _check_training_pixels(settings: Settings, model: ModelFactory) -> None:

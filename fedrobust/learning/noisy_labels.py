@@ -1,10 +1,17 @@
-"""What a model tells of wrong labels among a hospital's images: the confusion of its annotators."""
+"""What a model tells of wrong labels among a hospital's images: the confusion of its annotators,
+losses of images and of classes."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from fedrobust.learning.classifier import Classifier
+from fedrobust.learning.inference import predict_scores
+from fedrobust.types import Samples
+
+NO_IMAGES = -1.0  # in the place of a class's loss
 PERFECT = 0.97  # quantile of a class's probability at which an image stands for the class
 
 
@@ -24,3 +31,18 @@ def estimate_confusion(probabilities_NK: Tensor) -> Tensor:
     for k in torch.unique(wide_NK.argmax(dim=1)).tolist():
         confusion_KK[k] = wide_NK[wide_NK[:, k].argsort(stable=True)[place]]
     return confusion_KK / confusion_KK.sum(dim=1, keepdim=True)
+
+
+def image_losses(model: Classifier, samples: Samples) -> Tensor:
+    """Cross-entropy (N,) of each image under the model, float32 on the CPU."""
+    scores_NK = model.scale * predict_scores(model, samples.images)
+    return functional.cross_entropy(scores_NK, samples.labels.cpu(), reduction="none")
+
+
+def class_losses(losses_N: Tensor, labels_N: Tensor, num_classes: int) -> Tensor:
+    """Mean loss (K,) of the images of each label; NO_IMAGES where there are none."""
+    labels_N = labels_N.cpu()
+    counts_K = torch.bincount(labels_N, minlength=num_classes)
+    sums_K = torch.zeros(num_classes, dtype=torch.float64)
+    sums_K.index_add_(0, labels_N, losses_N.to(torch.float64))
+    return (sums_K / counts_K.clamp(min=1)).where(counts_K > 0, NO_IMAGES).to(torch.float32)

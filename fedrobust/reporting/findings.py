@@ -388,7 +388,8 @@ def _detection_values(report: Report) -> list[tuple[str, str, str]]:
 
 def _detection_note(found: DetectionSection, poisoned: int) -> str:
     hits = round((found.recall or 0.0) * poisoned / 100)
-    note = f"{hits} of {poisoned} poisoned flagged by their influence; precision "
+    how = "by their influence" if found.by is None else "by the rule"
+    note = f"{hits} of {poisoned} poisoned flagged {how}; precision "
     if found.precision is None:
         return note + "undefined: nobody is flagged"
     flagged = round(100 * hits / found.precision) if found.precision else 0

@@ -21,7 +21,7 @@ from fedrobust.evaluation.counts import (
     Withheld,
     measure,
 )
-from fedrobust.evaluation.detection import detection_scores
+from fedrobust.evaluation.detection import detection_scores, named_clients
 from fedrobust.evaluation.drops import (
     METRICS,
     Drop,
@@ -107,7 +107,7 @@ def assemble_results(
     rows = experiment.test_rows()
     labels = experiment.dataset.labels[rows]
     clients = client_results(experiment, scores.clients, records, scores.twin_personal)
-    found = detection_scores(clients)
+    found = detection_scores(clients, named_clients(records))
     left_out = pool_detections(records, experiment.sanitiser.warmup)
     suspected = pool_label_counts(records)
     evaluations = {

@@ -24,6 +24,7 @@ from fedrobust.reporting.report.metrics import (
 from fedrobust.reporting.report.schedule import LASTING, ScheduleSection
 from fedrobust.reporting.report.sections import (
     ClientResult,
+    DetectionSection,
     DisclosureSection,
     LabelDetectionSection,
     LeftOutFiles,
@@ -147,6 +148,10 @@ DETECTION_MEANING: Final = (
     "and its share of the training images; "
     "precision: flagged clients that are poisoned; recall: poisoned clients that are flagged."
 )
+NAMED_MEANING: Final = (
+    "A client counts as flagged when the rule itself names it; "
+    "precision: flagged clients that are poisoned; recall: poisoned clients that are flagged."
+)
 
 MANIFEST_THREADS: Final = (
     "torch_threads: threads of torch in the server's process; client_threads: threads of torch "
@@ -168,7 +173,8 @@ def glossary(report: Report) -> list[tuple[str, str]]:
     if report.attack_success_rate is not None:
         found.append(("Attack success rate", ATTACK_SUCCESS_MEANING))
     if report.detection is not None:
-        found.append(("Poisoned clients found", DETECTION_MEANING))
+        meaning = DETECTION_MEANING if report.detection.by is None else NAMED_MEANING
+        found.append(("Poisoned clients found", meaning))
     return found
 
 
@@ -414,7 +420,7 @@ def attack_lines(report: Report) -> list[str]:
         lines.append(schedule_text(report.schedule, report.rounds))
     if report.detection is not None:
         lines.append(
-            "detection of poisoned clients: precision "
+            f"detection of poisoned clients{by_rule(report.detection)}: precision "
             f"{format_number(report.detection.precision)}, recall "
             f"{format_number(report.detection.recall)}"
         )
@@ -462,6 +468,11 @@ def schedule_text(found: ScheduleSection, rounds: int) -> str:
         f"{line}; attack success rate {format_number(rates[0])} % after the last attack, "
         f"{format_number(rates[-1])} % {after} later, {lasted}"
     )
+
+
+def by_rule(found: DetectionSection) -> str:
+    """Words for clients that the rule itself names; empty where their influence tells."""
+    return "" if found.by is None else ", which the rule names"
 
 
 def sanitising_text(found: SanitisingSection) -> str:

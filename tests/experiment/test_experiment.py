@@ -281,6 +281,29 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
             ["client.loss=forward_correction", "client.robust_loss.confusion=[[1,0],[0,1]]"],
             "client.robust_loss.confusion=[[1, 0], [0, 1]]: must be 7 rows of 7 probabilities",
         ),
+        (["client=fednoro"], "strategy=fednoro alone, which answers it; set both"),
+        (["strategy=fednoro"], "strategy=fednoro: works with client=fednoro alone"),
+        (
+            ["client=fednoro", "strategy=fednoro", "strategy.warmup=9"],
+            "strategy.warmup=9: no round would be left of rounds=",
+        ),
+        (
+            ["client=fednoro", "strategy=fednoro", "strategy.warmup=1", "preaggregation=clipping"],
+            "preaggregation=clipping: mixes the updates of clients",
+        ),
+        (
+            ["client=fednoro", "strategy=fednoro", "strategy.warmup=1", "privacy=local_dp"],
+            "client=fednoro: hospitals report numbers about their labels",
+        ),
+        (
+            [
+                "client=fednoro",
+                "strategy=fednoro",
+                "strategy.warmup=1",
+                "privacy=secure_aggregation",
+            ],
+            "strategy=fednoro: looks at single updates",
+        ),
         (["client.robust_loss.q=0"], "client.robust_loss.q=0: must be greater than 0"),
         (["client.rect_scope=global"], "client.rect_scope=global: must be one of batch, client"),
         (["poisoned=4"], "poisoned=4: more than num_clients=3; lower it"),

@@ -83,7 +83,9 @@ def clients(number: int, poisoned: int, noisy: int) -> list[dict[str, Any]]:
 
 def detection(people: list[dict[str, Any]]) -> dict[str, float | None] | None:
     found = detection_scores([SimpleNamespace(**one) for one in people])
-    return None if found is None else asdict(found)
+    if found is None:
+        return None
+    return {name: value for name, value in asdict(found).items() if name != "by"}
 
 
 def typed(document: dict[str, Any]) -> Report:

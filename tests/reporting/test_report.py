@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from fedrobust.evaluation.detection import DetectionScores, detection_scores
+from fedrobust.evaluation.detection import DetectionScores, detection_scores, named_clients
 from fedrobust.evaluation.metrics import NAMES
 from fedrobust.evaluation.settings import THREAT_MODELS
 from fedrobust.experiment.experiment import KINDS
@@ -28,6 +28,7 @@ from fedrobust.reporting.report.values import (
     round_percent,
     round_up,
 )
+from fedrobust.types import ClientRecord, RoundRecord
 from fedrobust.utils.files import write_text
 from tests.helpers import evasion_reports, reports
 from tests.helpers.reports import typed
@@ -341,6 +342,26 @@ def test_a_small_or_clipped_honest_client_is_not_flagged() -> None:
         people(("clean", 900, 0.6), ("clean", 10, 0.0099), ("poisoned", 100, 0.0))
     )
     assert found == DetectionScores(100.0, 100.0)
+
+
+def test_detection_by_a_rule_that_names_clients() -> None:
+    """The last word of the rule on each client counts, whatever its influence."""
+    facts: tuple[Any, ...] = (1, 0.1, {})
+    parts = (
+        [(0, *facts, 1.0), (1, *facts, 1.0), (2, *facts, 0.0)],
+        [(0, *facts, 0.0), (2, *facts, 1.0)],
+        [],
+    )
+    rounds = [
+        RoundRecord(number, {}, tuple(ClientRecord(*one, {"noisy": word}) for *one, word in part))
+        for number, part in enumerate(parts)
+    ]
+    named = named_clients(rounds)
+    assert named == {1, 2}
+    everybody = people(("clean", 1, 0.0), ("poisoned", 1, 0.4), ("clean", 1, 0.6))
+    assert detection_scores(everybody, named) == DetectionScores(50.0, 100.0, "rule")
+    assert named_clients([RoundRecord(1, {}, (ClientRecord(0, 1, 0.1, {}),))]) is None
+    assert detection_scores(everybody, frozenset()) == DetectionScores(None, 0.0, "rule")
 
 
 def test_detection_where_there_is_nothing_to_find() -> None:

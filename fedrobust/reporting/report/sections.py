@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -104,7 +104,8 @@ class ClientResult(ReportSection):
 
 
 class DetectionSection(ReportSection):
-    """Detection of poisoned clients by their influence (fedrobust.evaluation.detection)."""
+    """Detection of poisoned clients by their influence, or by the rule that names them
+    (fedrobust.evaluation.detection)."""
 
     precision: Percent | None = Field(
         description="share of the flagged clients that are poisoned; percent, null where no client "
@@ -112,6 +113,11 @@ class DetectionSection(ReportSection):
     )
     recall: Percent | None = Field(
         description="share of the poisoned clients that are flagged; percent"
+    )
+    by: Absent[Literal["rule"]] = Field(
+        default=None,
+        description="rule: flagged are the clients that the rule itself names, by its last word; "
+        "absent: flagged by their influence",
     )
 
 
@@ -227,7 +233,8 @@ class PredictionResults(ReportSection):
         description="rounds in which poisoned clients attacked; absent where they did in all",
     )
     detection: DetectionSection | None = Field(
-        description="of poisoned clients by their influence; null where no client is poisoned"
+        description="of poisoned clients by their influence or by the rule's own word; null where "
+        "no client is poisoned"
     )
     sanitising: Absent[SanitisingSection] = Field(
         default=None,

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -37,7 +38,15 @@ from fedrobust.utils.counting import format_count
 # The rounds know Flower through this module only.
 __all__ = ["Grid", "Message", "RoundOutcome", "RuleStrategy", "ServerContext", "UntrainedState"]
 
-Report = tuple[int, Mapping[str, float]]  # (training images, metrics) of one client
+MESSAGES = "messages"  # what the rule has for single clients, kept beside its own memory
+
+
+class Report(NamedTuple):
+    """Training images, metrics and extras of one client's reply."""
+
+    num_examples: int
+    metrics: Mapping[str, float]
+    extras: Mapping[str, Any]
 
 
 class UntrainedState:
@@ -142,7 +151,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         self.server = server
         self.state = state
         self.outcome = RoundOutcome((), (), {})
-        self.memory: dict[str, object] = {}
+        self.memory: dict[str, Any] = {}
         self._metric_names: dict[int, set[str]] = {}  # that each client has used so far
         self.validator = ReplyValidator(self._expected(""), {})
         self._matrix: Tensor | None = None
@@ -210,9 +219,14 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             self._expected(records.task_digest(config)),
             {nodes[client]: client for client in clients if client < len(nodes)},
         )
+        told = self.memory.get(MESSAGES, {}) if kind == MessageType.TRAIN else {}
         return self.validator.register(
-            Message(records.train_message(arrays, config), dst_node_id=node, message_type=kind)
-            for node in self.validator.clients
+            Message(
+                records.train_message(arrays, config, told.get(client)),
+                dst_node_id=node,
+                message_type=kind,
+            )
+            for node, client in self.validator.clients.items()
         )
 
     def training_config(self, server_round: int) -> dict[str, str | int | bytes]:
@@ -248,7 +262,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         client that was asked (as `request_training` gives them). Raises RunError when too few are
         usable or the new model is not finite."""
         self._sent = None
-        updates, metrics, failures = self._collect(replies)
+        updates, reports, failures = self._collect(replies)
         # what is known of the round, should anything below end the run
         self.outcome = RoundOutcome((), failures, {})
         experiment = self.server.experiment
@@ -259,7 +273,8 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             updates=updates,
             server_data=self.server.data_for_rule(),
             generator=experiment.generator("server", server_round),
-            memory=collusion.without_attacker_memory(self.memory),
+            memory=self._rule_memory(),
+            reports=tuple(reports[client].extras for client in updates.clients),
         )
         remembered = collusion.apply_attackers(experiment, task, self.memory)
         may_be_last = experiment.attacks_members and experiment.settings.stop_when != NEVER
@@ -268,7 +283,8 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
         aggregate = experiment.strategy.rule(task)
         attacks = schedule.attack_in(experiment, server_round, self.memory)
         known = schedule.remember(experiment, task, aggregate.weights_N, self.memory)
-        self.memory = {**aggregate.memory, **remembered, **known}
+        told = {MESSAGES: aggregate.messages} if aggregate.messages else {}
+        self.memory = {**aggregate.memory, **remembered, **known, **told}
         state = self._with_buffers(aggregate)
         if fault := wire.find_fault(state.parameters) or wire.find_fault(state.buffers):
             raise RunError(
@@ -276,10 +292,15 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
                 f"a global model with {fault}"
             )
         self.state = state
-        self.outcome = _outcome(updates, metrics, failures, aggregate)
+        self.outcome = _outcome(updates, reports, failures, aggregate)
         if schedule.is_scheduled(experiment):
             extras = {**self.outcome.extras, ATTACKS: float(attacks)}
             self.outcome = replace(self.outcome, extras=extras)
+
+    def _rule_memory(self) -> dict[str, Any]:
+        """What the rule itself remembers."""
+        kept = collusion.without_attacker_memory(self.memory)
+        return {name: value for name, value in kept.items() if name != MESSAGES}
 
     def client_models(self) -> Iterator[tuple[int, State]]:
         """Client by client the model that it sent in the last of all rounds; nothing before that
@@ -322,7 +343,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
                 partial(torch.sub, reply.state.parameters.to(matrix_ND.device), reference_D),
             )
             buffers_NB[row] = reply.state.buffers
-            read_replies[client] = (reply.num_examples, reply.metrics)
+            read_replies[client] = Report(reply.num_examples, reply.metrics, reply.extras)
             del message, reply  # the state lies in the matrix: its memory is for the next one
         for client in row_of.keys() - read_replies.keys() - failures.keys():
             failures[client] = Failure(
@@ -336,7 +357,9 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
                 fill(matrix_ND[row], partial(fetch, matrix_ND[row_of[client]]))
                 buffers_NB[row] = buffers_NB[row_of[client]]
         matrix_ND, buffers_NB = matrix_ND[: len(clients)], buffers_NB[: len(clients)]
-        counts = torch.tensor([read_replies[client][0] for client in clients], dtype=torch.float64)
+        counts = torch.tensor(
+            [read_replies[client].num_examples for client in clients], dtype=torch.float64
+        )
         updates = Updates(matrix_ND, buffers_NB, counts, clients, layout, budget, folder)
         return (
             updates,
@@ -427,9 +450,9 @@ def _outcome(
     clients = tuple(
         ClientRecord(
             client=client,
-            num_examples=replies[client][0],
+            num_examples=replies[client].num_examples,
             weight=float(aggregate.weights_N[row]),
-            metrics=replies[client][1],
+            metrics=replies[client].metrics,
             extras={key: float(values[row]) for key, values in columns.items()},
         )
         for row, client in enumerate(updates.clients)

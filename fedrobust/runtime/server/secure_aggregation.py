@@ -133,7 +133,7 @@ class SecureStrategy(RuleStrategy):
         )
         return (
             Updates(mean_D[None], buffers_1B, counts_1, (ALL,), layout),
-            {ALL: (weight, {})},
+            {ALL: Report(weight, {}, {})},
             self._lost(),
         )
 

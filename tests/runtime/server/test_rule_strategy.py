@@ -17,6 +17,7 @@ from fedrobust.runtime.server.replies import ReplyValidator, failure
 from fedrobust.runtime.server.rule_strategy import RuleStrategy, ServerContext
 from fedrobust.state import State, load, read
 from fedrobust.types import Failure
+from fedrobust.utils import nested
 from tests.helpers import federations
 from tests.helpers.federations import MEAN, FakeGrid, error_reply, honest, reply_with, trained
 
@@ -556,3 +557,38 @@ def test_replies_are_filtered_once_in_either_loop(monkeypatch: pytest.MonkeyPatc
     assert ours.outcome == theirs.outcome
     assert torch.equal(ours.state.parameters, theirs.state.parameters)
     assert torch.equal(ours.state.buffers, theirs.state.buffers)
+
+
+def test_what_trainers_report_reaches_the_rule_and_its_words_the_clients() -> None:
+    seen: list[Round] = []
+
+    def rule(round: Round) -> Aggregate:
+        seen.append(round)
+        told = {client: {"noisy": client, "levels": torch.ones(2)} for client in (0, 2)}
+        update = round.updates.row(0)
+        return make_aggregate(round, update, torch.ones(3), memory={"own": 1}, messages=told)
+
+    server = with_rule(federations.build_server(*MEAN), rule)
+    strategy = federations.build_strategy(server)
+    answer = honest(server)
+
+    def reporting(message: Message) -> Message:
+        reply = answer(message)
+        if message.metadata.dst_node_id == 1:
+            reply.content.update(records._extras_records({"losses": torch.tensor([1.0, 2.0])}))
+        return reply
+
+    grid = FakeGrid(3, reporting)
+    one_round(strategy, grid)
+    assert [set(one) for one in seen[0].reports] == [set(), {"losses"}, set()]
+    assert seen[0].reports[1]["losses"].tolist() == [1.0, 2.0]
+    assert [records.read_extras(one.content) for one in grid.sent] == [{}] * 3
+    grid.sent.clear()
+    one_round(strategy, grid, 2)
+    found = [records.read_extras(one.content) for one in grid.sent]
+    assert [one.get("noisy") for one in found] == [0, None, 2]
+    assert found[2]["levels"].tolist() == [1.0, 1.0]
+    # nothing of that is the rule's memory, and it is in a checkpoint's
+    assert seen[1].memory == {"own": 1}
+    copies = nested.unflatten(*nested.flatten(strategy.memory))
+    assert set(copies) == {"own", "messages"}
