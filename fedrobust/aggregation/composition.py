@@ -3,6 +3,7 @@ again."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -131,15 +132,19 @@ def smallest_accepted(low: int, enough: Callable[[int], bool]) -> int:
 
 def _per_client(extras: Mapping[str, Any], mixing_MN: Tensor) -> dict[str, Any]:
     """Columns of M numbers as columns of N: where rows are not clients, that of the row in which a
-    client has its largest share."""
+    client has its largest share; NaN where it has none."""
     rows, clients = mixing_MN.shape
     if rows == clients:
         return dict(extras)
-    row_of_N = mixing_MN.argmax(dim=0).tolist()
+    share_N, row_N = mixing_MN.max(dim=0)
+    places = list(zip(row_N.tolist(), (share_N > 0).tolist(), strict=True))
     columns = {key: value for key, value in extras.items() if isinstance(value, list)}
     return {
         **extras,
-        **{key: [column_M[row] for row in row_of_N] for key, column_M in columns.items()},
+        **{
+            key: [column_M[row] if seen else math.nan for row, seen in places]
+            for key, column_M in columns.items()
+        },
     }
 
 
