@@ -205,6 +205,7 @@ def sections(found: ComparisonResults) -> list[ResultTable]:
     parts = (
         _clean(found),
         _worst_cases(found),
+        _clean_hospitals(found),
         _attack_success(found),
         _detection(found),
         _cost(found),
@@ -249,6 +250,43 @@ def _worst_cases(found: ComparisonResults) -> ResultTable:
         "minus the clean twin's."
     )
     return ResultTable("worst_cases", "Worst hospital, worst class, spread", note, rows)
+
+
+def _clean_hospitals(found: ComparisonResults) -> ResultTable:
+    """What poisoned hospitals cost the clean ones, by model; no row where no cell says so."""
+    rows = []
+    for poisoned in found.counts:
+        for model, field in (("global", "global_model"), ("own", "personal_models")):
+            table = found.over_seeds(poisoned, _clean_hospitals_drop(field))
+            for rule in range(len(found.rules)):
+                means = [table.one(rule, place) for place in range(len(found.attacks))]
+                if all(one.value is None for one in means):
+                    continue
+                heads = [*found.attacks, MEAN]
+                values = [_without_one_seed(found, one) for one in (*means, table.mean(rule))]
+                entries: list[tuple[str, Entry]] = [(POISONED, str(poisoned)), ("Model", model)]
+                entries += zip(heads, map(Quantity, values), strict=True)
+                rows.append(_row(found, rule, entries, poisoned))
+    note = (
+        "Combined drop, from the clean twin, of the metrics' means over the clean hospitals, each "
+        "on its own clean test images, in %; mean over seeds; in brackets: 95 % intervals over "
+        "seeds. Model: the global one, or each hospital's own."
+    )
+    return ResultTable("clean_hospitals", "What clean hospitals lose", note, rows)
+
+
+def _clean_hospitals_drop(model: str) -> Callable[[Result], float | None]:
+    """The poisoning drop over clean hospitals of one of the models of `SiteDropsSection`."""
+
+    def read(one: Result) -> float | None:
+        section = one.report.site_drops
+        drops = None if section is None else getattr(section, model)
+        if drops is None or drops.poisoning is None:
+            return None
+        clean = drops.poisoning.by_kind.get("clean")
+        return None if clean is None else clean.combined
+
+    return read
 
 
 def _without_one_seed(found: ComparisonResults, one: Estimate) -> Estimate:
