@@ -1,8 +1,6 @@
 """The comparison with a plain loop: its arithmetic on made-up figures, and one run of seconds."""
 
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from benchmarks.common.work import Work, shards, write_images
 from benchmarks.contestants import fedrobust_engine, plain_loop, plain_pair
 from benchmarks.engines import Entry, Run
 
-ROOT = Path(__file__).parents[2]
 PLAIN, INLINE = Entry("plain", "fedavg"), Entry("inline", "fedavg")
 
 
@@ -150,30 +147,11 @@ def test_the_plain_loop_and_our_engine_do_the_same_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_quick_run_writes_its_figures(tmp_path: Path) -> None:
+def test_a_quick_run_writes_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.engines",
-        "--quick",
-        "--repeats",
-        "1",
-        "--only",
-        "plain_pair",
-        "--rules",
-        "fedavg",
-    ]
-    done = subprocess.run(
-        [*command, "--json", str(out)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "plain loop" in done.stdout
+    words = ["--quick", "--repeats", "1", "--only", "plain_pair", "--rules", "fedavg"]
+    assert engines.main([*words, "--json", str(out)]) == 0
+    assert "plain loop" in capsys.readouterr().out
     found = json.loads(out.read_text())
     titles = {"plain loop", "two plain loops"}
     assert set(found["summary"]["quick"]["steady"]) == titles

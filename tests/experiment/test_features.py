@@ -262,4 +262,6 @@ def test_what_needs_pixels_in_training_is_refused_in_one_line(
 
 
 def test_crafting_that_nobody_does_is_not_refused() -> None:
-    build("contamination=evasion", "poisoned=0")
+    experiment = build("contamination=evasion", "poisoned=0").experiment
+    assert experiment.contaminations["poisoned"].craft is not None
+    assert experiment.model.learns_from_features

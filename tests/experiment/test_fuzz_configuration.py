@@ -483,7 +483,7 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(experiment_factories, name)
 
-        def build(self, settings_: Any, group: str, **given: Any) -> Any:
+        def build_group(self, settings_: Any, group: str, **given: Any) -> Any:
             key = json.dumps(
                 [
                     group,
@@ -588,6 +588,7 @@ def test_refusing_takes_no_memory(place: Place, name: str) -> None:
     assert highest_mb(lambda: [refused(place, text) for text in texts]) < 128
 
 
+@pytest.mark.slow
 def test_layers_without_end_are_left_off(place: Place) -> None:
     good = place.copy(random.Random(0))
     good["model"]["options"]["layers"] = [2**14] * 4

@@ -227,3 +227,5 @@ def test_what_is_sent_to_sites_is_the_run_without_the_server_s_own_places() -> N
 def test_a_run_s_own_words_are_no_places() -> None:
     words = ("nevus", "resnet18.a1_in1k", "vit_tiny_patch16_224", "nan", "-inf", "ü", "a b", "")
     check_no_local_settings({"model": {"name": list(words)}})
+    with pytest.raises(ConfigError, match=r"model\.name"):  # as a place is
+        check_no_local_settings({"model": {"name": [*words, "/srv/weights"]}})

@@ -23,8 +23,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> None:
-    """A TLS handshake in memory; raises what the client raises."""
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str | None:
+    """The version of TLS after a handshake in memory; raises what the client raises."""
     one, two = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours, theirs = (
         server.wrap_bio(one, two, server_side=True),
@@ -36,6 +36,7 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> No
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 continue
+    return theirs.version()
 
 
 def contexts(folder: Path, authority: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -50,7 +51,7 @@ def contexts(folder: Path, authority: Path) -> tuple[ssl.SSLContext, ssl.SSLCont
 
 @pytest.mark.parametrize("host", ["federation.example.org", "127.0.0.1"])
 def test_the_server_is_believed_under_its_names(folder: Path, host: str) -> None:
-    shake_hands(*contexts(folder, folder), host)
+    assert shake_hands(*contexts(folder, folder), host) == "TLSv1.3"
 
 
 def test_no_other_name_and_no_other_authority(folder: Path) -> None:

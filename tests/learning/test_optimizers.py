@@ -38,7 +38,10 @@ def test_a_wrong_keyword_is_named_in_a_plain_line(settings: dict[str, Any], line
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "Muon"])
 def test_the_defaults_of_every_optimizer_are_accepted(name: str) -> None:
-    check_optimizer("o", {"name": name, "lr": 1})
+    settings = {"name": name, "lr": 1}
+    check_optimizer("o", settings)
+    made = make_optimizer(settings, nn.Linear(2, 2).parameters())
+    assert (type(made).__name__, made.defaults["lr"]) == (name, 1)
 
 
 @pytest.mark.parametrize(

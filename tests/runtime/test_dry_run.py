@@ -117,6 +117,7 @@ def test_a_twin_in_the_cache_is_not_counted(tmp_path: Path) -> None:
     assert planned("strategy=fedavg", poisoned=0).twin == "this run itself"
 
 
+@pytest.mark.slow
 def test_settings_of_ray_are_planned_without_starting_it() -> None:
     plan = planned("engine=ray", engine__workers=1, engine__threads=2)
     assert (plan.engine.name, plan.engine.workers, plan.engine.threads) == ("ray", 1, 2)

@@ -95,6 +95,7 @@ def test_the_model_gives_the_predictions_of_the_run(finished: Run) -> None:
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
+@pytest.mark.slow
 def test_other_programs_can_use_the_model(finished: Run, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -19,6 +19,7 @@ from fedrobust.contamination.backdoors.patch import backdoor_patch
 from fedrobust.contamination.base import Backdoor, Contamination
 from fedrobust.state import State
 from fedrobust.testing import LawError, check_contamination, check_purifier, check_rule
+from fedrobust.testing.laws import SEEDS
 from fedrobust.types import Purifier
 
 MEAN = fedavg()
@@ -160,7 +161,14 @@ def test_an_empty_batch_is_tried() -> None:
 
 
 def test_a_right_contamination_passes() -> None:
-    check_contamination(Contamination("mine", data=darker))
+    seeds: list[int] = []
+
+    def seen(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        seeds.append(generator.initial_seed())
+        return darker(images, labels, generator)
+
+    check_contamination(Contamination("mine", data=seen))
+    assert len(set(seeds)) == len(SEEDS)
     check_contamination(backdoor_patch(num_classes=5))
 
 

@@ -3,7 +3,9 @@ trusted only when whole."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,9 +34,12 @@ RECORD = RoundRecord(
 def name(
     *overrides: str, data: str = "d", device: str = "cpu", threads: tuple[int, int] = (2, 1)
 ) -> str:
-    return clean_twin.twin_key(
-        compose.compose("experiment=smoke", "poisoned=0", *overrides), data, device, threads
-    )
+    return clean_twin.twin_key(configuration(*overrides), data, device, threads)
+
+
+@cache
+def configuration(*overrides: str) -> dict[str, Any]:
+    return compose.compose("experiment=smoke", "poisoned=0", *overrides)
 
 
 @pytest.fixture
