@@ -148,6 +148,7 @@ def test_killed_in_the_middle_resumed_and_with_a_failing_cell(
         "results.csv",
         "differences.csv",
         "ranking.csv",
+        "summary.csv",
         "leaderboard.html",
         "leaderboard.md",
         "run.log",
