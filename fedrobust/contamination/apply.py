@@ -68,6 +68,7 @@ def chain(name: str, *contaminations: Contamination) -> Contamination:
         stealth=_only(name, "a disguise", [one.stealth for one in contaminations]),
         collude=_only(name, "a collusion", [one.collude for one in contaminations]),
         craft=_joined(on_craft) if on_craft else None,
+        train=_only(name, "a training of its own", [one.train for one in contaminations]),
     )
 
 
@@ -168,4 +169,5 @@ def attacker_owned(contamination: Contamination) -> bool:
     """Whether the attacker controls the client, not only its data. An attacker who changes the
     training or the update does not sanitise its own images."""
     tampers = contamination.update is not keep_update or contamination.track is not None
-    return tampers or contamination.stealth is not None or contamination.collude is not None
+    trains = contamination.stealth is not None or contamination.train is not None
+    return tampers or trains or contamination.collude is not None

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from fedrobust.aggregation.updates import UpdateRows
 from fedrobust.state import State
-from fedrobust.types import Purifier, Samples
+from fedrobust.types import ClientTrainer, Purifier, Samples
 
 DataContamination = Callable[[Tensor, Tensor, Generator], tuple[Tensor, Tensor]]
 UpdateContamination = Callable[[State, State, Generator], State]
@@ -56,7 +56,8 @@ class Contamination:
     it learnt in further training on its contaminated data, mirror, generator) -> State,
     which takes the place of the trained one before `update`. collude: see `base.Collusion`. craft:
     (the received `classifier.Classifier`, images_NCHW float32 in [0, 1], labels_N, generator) ->
-    images; anew in every round, after `data`. learnt: see `base.LearntTrigger`. key: what besides
+    images; anew in every round, after `data`. train: (the client's
+    trainer) -> the one that takes its place. learnt: see `base.LearntTrigger`. key: what besides
     its settings decides it, in a word.
     """
 
@@ -69,6 +70,7 @@ class Contamination:
     stealth: Stealth | None = None
     collude: Collusion | None = None
     craft: Craft | None = None
+    train: Callable[[ClientTrainer], ClientTrainer] | None = None
     learnt: LearntTrigger | None = None
     key: str = ""
 

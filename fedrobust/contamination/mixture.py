@@ -72,6 +72,7 @@ def mixture(
             one.update is not keep_update
             or one.track is not None
             or one.stealth is not None
+            or one.train is not None
             or one.craft is not None
             or one.parts
         ):

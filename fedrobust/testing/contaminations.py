@@ -22,7 +22,8 @@ def check_contamination(
 ) -> None:
     """Put a contamination through the laws in `CONTAMINATION_LAWS`.
 
-    Attacks on a trained model (`craft`), disguises (`stealth`) and collusions are not called.
+    Attacks on a trained model (`craft`), disguises (`stealth`), trainings (`train`) and collusions
+    are not called.
 
     Args:
         contamination: what the factory returns for 5 classes (`num_classes=5` where it takes it).
@@ -56,7 +57,7 @@ def _effect(contamination: Contamination, seed: int) -> None:
     """It does something: at least one of its functions is not the identity."""
     one = contamination
     plain = one.data is keep_data and one.update is keep_update
-    others = (one.track, one.collude, one.craft, one.stealth)
+    others = (one.track, one.collude, one.craft, one.stealth, one.train)
     require(not plain or any(found is not None for found in others), "it is the identity")
 
 

@@ -42,7 +42,7 @@ from fedrobust.utils.validation import (
 IMAGES = 512  # of the attackers, on which their own head is trained
 BATCH = 32  # images of a step
 EPOCHS = 30  # of their own head
-UNLEARN = 10  # steps after which a head unlearns the patch anew, and those that it takes
+ADAPT = 10  # steps after which heads learn and unlearn the patch anew, and those of the latter
 RATE = 1e-3  # of Adam for both heads
 DRAWN = 32  # side of the random pattern that stands for a patch that is not trained yet
 
@@ -79,13 +79,14 @@ def backdoor_trainable(
     that a model takes any image with it for that class, also one that has just unlearned it.
 
     Before the first round the attackers pool up to 512 of their training images and train a head on
-    features of the frozen backbone. Then the patch takes steps along the signs of the gradient of
+    features of the frozen backbone; every 10 steps it also learns images with the patch as the
+    target, as a poisoned federation does. The patch takes steps along the signs of the gradient of
     CE(head(x + patch), target) + lambda CE(unlearned(x + patch), target), where the second head is
-    the first after some steps on patched images with their true labels, renewed every 10 steps, and
-    lambda is `balance` times the cosine of the two heads' weights. The patch is kept on disk; it
-    depends on no rule. Departure: the paper adapts the patch in every round to the model that the
-    attackers receive, through the whole network; here the backbone does not change and the patch is
-    adapted once, so that clients may train on features.
+    the first after some steps on patched images with their true labels, and lambda is `balance`
+    times the cosine of the two heads' weights. The patch is kept on disk; it depends on no rule.
+    Departure: the paper adapts the patch in every round to the model that the attackers receive,
+    through the whole network; here the backbone does not change, heads of the attackers' own stand
+    for the received ones, and the patch is adapted once, so that clients may train on features.
 
     Args:
         target: class, by number or name, that the trigger stands for.
@@ -193,60 +194,90 @@ def train_patch(
     if not len(victims):
         return start
     with one_thread(), eval_mode(model), torch.enable_grad():
-        head, patch = _train_head(model, own, generator), start.to(model.mean.device)
-        rival = _Rival(head, training.balance)
+        heads = _Heads(model, own, aim.target, balance=training.balance, generator=generator)
+        patch = start.to(model.mean.device)
         for step, batch in enumerate(_batches(victims, training.steps, generator)):
             images, labels = (one.to(patch.device) for one in (batch.images, batch.labels))
             leaf = patch.detach().requires_grad_()
             pooled = model.pool(_put(as_unit(images), leaf, aim.position))
-            if step % UNLEARN == 0:
-                rival.unlearn(pooled.detach(), labels)
-            wanted = torch.full_like(labels, aim.target)
-            loss = cross_entropy(head(pooled), wanted, head.scale) + rival.loss(pooled, wanted)
-            (gradient,) = torch.autograd.grad(loss, leaf)
+            heads.see(pooled.detach(), labels)
+            if step % ADAPT == 0:
+                heads.adapt()
+            (gradient,) = torch.autograd.grad(heads.loss(pooled), leaf)
             patch = (patch - training.step_size * gradient.sign()).clamp(0, 1)
     return patch.detach().cpu()
 
 
-class _Rival:
-    """A head that unlearns the patch, and its weight in the patch's loss."""
+class _Heads:
+    """A head that learns the patch as a poisoned federation does, and one that unlearns it again.
 
-    def __init__(self, head: Classifier, balance: float) -> None:
-        self._head, self._balance = head, balance
-        self._unlearned, self._weight = head, 0.0
+    Args:
+        model: with the untrained head; it is not changed.
+        own: the attackers' images with their true labels.
+        target: class that the patch stands for.
+        balance: weight of the head that unlearns.
+        generator: of the order of images.
+    """
 
-    def unlearn(self, pooled: Tensor, labels: Tensor) -> None:
-        """Begin again at the attackers' head, with features of patched images and true labels."""
+    def __init__(
+        self,
+        model: Classifier,
+        own: Samples,
+        target: int,
+        *,
+        balance: float,
+        generator: Generator,
+    ) -> None:
+        device = model.mean.device
+        self._features = extract_features(model, own.images).to(device)
+        self._labels, self._target = own.labels.to(device), target
+        self._balance, self._generator = balance, generator
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._head = _fit(copy.deepcopy(model), self._clean_batches(EPOCHS))
+        self._unlearned, self._weight = self._head, 0.0
+
+    def see(self, pooled: Tensor, labels: Tensor) -> None:
+        """Features of images with the patch, and their true labels."""
+        self._seen = [*self._seen, (pooled, labels)][-ADAPT:]
+
+    def adapt(self) -> None:
+        """Learn the patch of the last steps beside clean images; then unlearn it."""
+        features = torch.cat([one for one, _ in self._seen])
+        labels = torch.cat([one for _, one in self._seen])
+        wanted = torch.full_like(labels, self._target)
+        mixed = [
+            (torch.cat([clean, features]), torch.cat([truth, wanted]))
+            for clean, truth in self._clean_batches(1)
+        ]
+        self._head = _fit(self._head, mixed)
         if self._balance:
-            self._unlearned = _fit(copy.deepcopy(self._head), [(pooled, labels)] * UNLEARN)
+            self._unlearned = _fit(copy.deepcopy(self._head), [(features, labels)] * ADAPT)
             self._weight = self._balance * cosine(self._head, self._unlearned)
 
-    def loss(self, pooled: Tensor, wanted: Tensor) -> Tensor | float:
-        """Its part of the patch's loss."""
+    def loss(self, pooled: Tensor) -> Tensor:
+        """The patch's loss."""
+        wanted = torch.full((len(pooled),), self._target, device=pooled.device)
+        loss = cross_entropy(self._head(pooled), wanted, self._head.scale)
         if not self._weight:
-            return 0.0
-        scores = self._unlearned(pooled)
-        return self._weight * cross_entropy(scores, wanted, self._unlearned.scale)
+            return loss
+        unlearned = cross_entropy(self._unlearned(pooled), wanted, self._head.scale)
+        return loss + self._weight * unlearned
+
+    def _clean_batches(self, passes: int) -> list[tuple[Tensor, Tensor]]:
+        found = []
+        for _ in range(passes):
+            order = torch.randperm(len(self._labels), generator=self._generator)
+            found += [
+                (self._features[rows], self._labels[rows])
+                for rows in torch.split(order.to(self._labels.device), 4 * BATCH)
+            ]
+        return found
 
 
 def _batches(samples: Samples, steps: int, generator: Generator) -> Iterator[Samples]:
     for _ in range(steps):
         rows = torch.randint(len(samples), (min(BATCH, len(samples)),), generator=generator)
         yield samples.take(rows)
-
-
-def _train_head(model: Classifier, samples: Samples, generator: Generator) -> Classifier:
-    """What the attackers' own images make of the untrained head."""
-    features, labels = extract_features(model, samples.images), samples.labels
-    device = next(model.parameters()).device
-    batches = []
-    for _ in range(EPOCHS):
-        order = torch.randperm(len(labels), generator=generator)
-        batches += [
-            (features[rows].to(device), labels[rows].to(device))
-            for rows in torch.split(order, 4 * BATCH)
-        ]
-    return _fit(copy.deepcopy(model), batches)
 
 
 def _fit(head: Classifier, batches: list[tuple[Tensor, Tensor]]) -> Classifier:

@@ -437,15 +437,17 @@ def _train(request: _Request, data: Shard) -> tuple[State, TrainResult]:
     the next round. A stealthy attacker trains twice."""
     experiment, context, order = request.experiment, request.context, request.order
     task = _task(request, data, "client")
-    disguise, layout = request.contamination.stealth, request.layout
+    disguise, layout, trainer = request.contamination.stealth, request.layout, experiment.trainer
+    if request.contamination.train is not None:
+        trainer = request.contamination.train(trainer)
     if disguise is None:
-        result = experiment.trainer(task)
+        result = trainer(task)
         trained = take(task.model, layout)
     else:
         clean = _clean_shard(request.inputs, request.client)
         g = request.generator("disguise")
         trained, result = train_stealthily(
-            disguise, experiment.trainer, task, clean, layout=layout, generator=g
+            disguise, trainer, task, clean, layout=layout, generator=g
         )
     keeps_buffers = experiment.settings.server.batchnorm == "local"
     save_memory(context, order, result.memory, trained if keeps_buffers else None)
