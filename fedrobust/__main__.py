@@ -18,6 +18,7 @@ COMMANDS = {
     "simulate": "train one federation and report how robust it is; resume=<folder> resumes one",
     "compare": "rank rules under attacks, with paired tests and intervals",
     "ablation": "train the poster's models centrally and measure what noise costs them",
+    "contribution": "what each hospital adds to performance and drop: Shapley values",
     "meff": "fuse models and attack the fusion",
     "sanitise": "what defences of the training data would drop of a finished run",
     "federation": "run real sites: keys, start scripts, checks, a demo",
@@ -27,7 +28,8 @@ COMMANDS = {
     "show": "print the result of a finished run or comparison: <folder>",
     "completion": "print a completion script for bash",
 }
-SMALLER = ("prepare", "list", "reproduce", "show", "completion")  # modules of fedrobust.commands
+# modules of fedrobust.commands
+SMALLER = ("prepare", "list", "reproduce", "contribution", "show", "completion")
 MODULES = {"federation": "federation.__main__"} | {name: f"commands.{name}" for name in SMALLER}
 HELP = {"--help", "-h", "help"}
 
@@ -48,7 +50,7 @@ def main() -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<12}{about}" for name, about in COMMANDS.items()]
+    lines = [f"  {name:<14}{about}" for name, about in COMMANDS.items()]
     return "\n".join(
         [
             "usage: fedrobust <command> [...]",

@@ -258,7 +258,7 @@ def plain_config(container: Any, words: Sequence[str] = ()) -> dict[str, Any]:
     parts = {
         str(key): value
         for key, value in container.items()
-        if key not in ("hydra", "experiment", "compare", "ablation")
+        if key not in ("hydra", "experiment", "compare", "ablation", "contribution")
     }
     named = named_by_words(words)
     if sorted(named_in(parts[PLUGINS])) != list(named):

@@ -116,10 +116,25 @@ class Experiment:
 
     def participants(self, server_round: int) -> list[int]:
         """The clients that train in this round, in ascending order."""
-        order = torch.randperm(
-            self.num_clients, generator=self.generator("participants", server_round)
-        )
+        g = self.generator("participants", server_round)
+        order, allowed = torch.randperm(self.num_clients, generator=g), self.settings.participants
+        if allowed is not None:
+            order = order[torch.isin(order, torch.tensor(allowed))]
         return sorted(order[: self.settings.num_participants].tolist())
+
+    def trains(self, client: int) -> bool:
+        """Whether a client may be asked to train at all."""
+        allowed = self.settings.participants
+        return allowed is None or client in allowed
+
+    @property
+    def contaminated(self) -> bool:
+        """Whether a client that trains is poisoned or noisy; else the run is its own clean twin."""
+        return any(
+            self.trains(client)
+            for kind in ("poisoned", "noisy")
+            for client in self.clients_of_kind(kind)
+        )
 
     @property
     def remote(self) -> bool:

@@ -88,6 +88,7 @@ ADDED_GROUPS: Mapping[str, Mapping[str, Any]] = {
         "distrusted": "attack",
     },
 }
+PARTICIPANTS = "participants"  # likewise
 CHOICES: dict[str, dict[str, str]] = {
     "client": {"cohort": "mutual_learning", "mutual": "global_distillation"}
 }
@@ -176,7 +177,7 @@ def rename_config(config: Mapping[str, Any], words: Sequence[str] = ()) -> dict[
             found[group] = {**added, **found[group]}
     if "engine" in found:
         groups = {group: dict(added) for group, added in ADDED_GROUPS.items()}
-        found = {**groups, PLUGINS: [], **found}
+        found = {**groups, PLUGINS: [], PARTICIPANTS: None, **found}
     return found
 
 

@@ -101,6 +101,18 @@ def _as_participation(written: Any, info: ValidationInfo) -> int | float | None:
     return None if written is None else int(check(key, written, PositiveCount))
 
 
+def _as_participants(written: Any, info: ValidationInfo) -> tuple[int, ...] | None:
+    """Ids of clients in ascending order, at least one; None: all."""
+    key = str(info.field_name)
+    if written is None:
+        return None
+    if not isinstance(written, list) or not written:
+        raise ConfigError(f"{key}={written}: must be a list of at least one id, or null for all")
+    found = _as_clients(written, info)
+    assert isinstance(found, tuple)
+    return tuple(sorted(found))
+
+
 def _as_plugins(written: Any) -> tuple[str, ...]:
     names = named_in(written)
     for name in names:
@@ -121,6 +133,9 @@ Participation = Annotated[
     int | float | None,
     PlainValidator(_as_participation),
     Words("whole number from 1 to num_clients, share in (0, 1]"),
+]
+Participants = Annotated[
+    tuple[int, ...] | None, PlainValidator(_as_participants), Words("list of ids, or null")
 ]
 PluginNames = Annotated[
     tuple[str, ...],
@@ -231,6 +246,9 @@ class Settings(_Settings):
         None,
         description="how many of them train in a round, drawn by the seed; null: all",
     )
+    participants: Participants = Field(
+        None, description="ids of the clients that train at all; the others are only evaluated"
+    )
     poisoned: Clients = Field(
         0, description="clients that are poisoned; a number of them is drawn by the seed"
     )
@@ -272,16 +290,19 @@ class Settings(_Settings):
     @property
     def num_participants(self) -> int:
         """Number of clients that train in a round, at least one."""
+        total = self.num_clients if self.participants is None else len(self.participants)
         if self.clients_per_round is None:
-            return self.num_clients
+            return total
         if isinstance(self.clients_per_round, float):
-            return max(1, round(self.clients_per_round * self.num_clients))
+            return max(1, round(self.clients_per_round * total))
         return self.clients_per_round
 
     @property
     def participants_key(self) -> str:
         """The setting that says how many train in a round."""
-        return "num_clients" if self.clients_per_round is None else "clients_per_round"
+        if self.clients_per_round is not None:
+            return "clients_per_round"
+        return "num_clients" if self.participants is None else "participants"
 
 
 # settings with a name in front that are no groups
@@ -361,10 +382,15 @@ def _refusal(error: ValidationError) -> str:
 def _check_clients(settings: Settings) -> None:
     """Numbers and ids of clients, as many as there are."""
     total = settings.num_clients
-    if settings.num_participants > total:
+    for client in settings.participants or ():
+        check("participants", client, Annotated[int, Field(le=total - 1)])
+    allowed = settings.participants
+    most, key, remedy = total, f"num_clients={total}", "lower it or raise num_clients"
+    if allowed is not None:
+        most, key, remedy = len(allowed), f"participants={list(allowed)}", "lower it"
+    if settings.num_participants > most:
         raise ConfigError(
-            f"clients_per_round={settings.clients_per_round}: more than num_clients={total}; lower "
-            "it or raise num_clients"
+            f"clients_per_round={settings.clients_per_round}: more than {key}; {remedy}"
         )
     wanted = {"poisoned": settings.poisoned, "noisy": settings.noisy}
     for key, which in wanted.items():

@@ -107,7 +107,8 @@ def assemble_results(
     rows = experiment.test_rows()
     labels = experiment.dataset.labels[rows]
     clients = client_results(experiment, scores.clients, records, scores.twin_personal)
-    found = detection_scores(clients, named_clients(records))
+    trained = [client for client in clients if experiment.trains(client.id)]
+    found = detection_scores(trained, named_clients(records))
     left_out = pool_detections(records, experiment.sanitiser.warmup)
     suspected = pool_label_counts(records)
     evaluations = {

@@ -219,9 +219,10 @@ def computing_text(report: Report) -> str:
 def headline(report: Report) -> str:
     """One line that says what was run."""
     kinds, total, rounds = count_kinds(report), report.num_clients, report.rounds
+    some = "" if report.participants is None else f"; {len(report.participants)} of them train"
     return (
         f"{report.strategy} · {total} hospital{'s' * (total != 1)} "
-        f"({kinds['poisoned']} poisoned, {kinds['noisy']} noisy)"
+        f"({kinds['poisoned']} poisoned, {kinds['noisy']} noisy{some})"
         f" · {rounds} round{'s' * (rounds != 1)} · seed {report.seed}"
     )
 

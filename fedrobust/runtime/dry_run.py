@@ -176,7 +176,7 @@ def _plan_twin(experiment: Experiment, engine: EnginePlan) -> tuple[str, bool]:
     """What would become of the clean twin, and whether it would be trained."""
     if not experiment.evaluation.twin:
         return "none (evaluation.twin=false)", False
-    if not (experiment.clients_of_kind("poisoned") or experiment.clients_of_kind("noisy")):
+    if not experiment.contaminated:
         return "this run itself", False
     clean = build.remember(experiment.clean_twin())
     device = devices.resolve(experiment.settings.device).type

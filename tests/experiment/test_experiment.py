@@ -369,3 +369,15 @@ def test_whole_patients_may_give_too_few_proxy_images(
             r"needs 2; raise it",
         ):
             build.build_experiment(federations.compose_settings(*given))
+
+
+def test_participants_alone_train_and_decide_whether_there_is_contamination() -> None:
+    words = ("num_clients=5", "poisoned=[3]", "server.batchnorm=mean", "strategy=fedavg")
+    some = federations.build_experiment(*words, "participants=[4,0,1]")
+    assert [some.participants(number) for number in (1, 2)] == [[0, 1, 4]] * 2
+    assert not some.contaminated  # the poisoned one does not train
+    assert federations.build_experiment(*words, "participants=[3]").contaminated
+    drawn = federations.build_experiment(*words, "participants=[0,1,4]", "clients_per_round=2")
+    rounds = [tuple(drawn.participants(number)) for number in range(1, 9)]
+    assert all(len(one) == 2 and {*one} <= {0, 1, 4} for one in rounds)
+    assert len({*rounds}) > 1

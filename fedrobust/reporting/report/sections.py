@@ -306,6 +306,11 @@ class Report(PredictionResults):
     num_clients: int = Field(ge=1, description="number of clients, at least 1")
     poisoned: ClientNumbers = Field(description="numbers of the poisoned clients")
     noisy: ClientNumbers = Field(description="numbers of the noisy clients")
+    participants: Absent[ClientNumbers] = Field(
+        default=None,
+        description="numbers of the clients that trained, where others were only evaluated "
+        "(`participants`); absent where all might train",
+    )
     seed: int = Field(description="the run's seed")
     rounds: int = Field(
         ge=1, description="rounds of training, at least 1; the clean twin has as many"

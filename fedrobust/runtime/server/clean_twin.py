@@ -134,7 +134,7 @@ def train_clean_twin(
     device = next(server.model.parameters()).device.type
     name = twin_key(clean.config, clean.dataset.digest, device, threads, server.frozen_sha256)
     wanted = experiment.personalises and not experiment.sites
-    if not (experiment.clients_of_kind("poisoned") or experiment.clients_of_kind("noisy")):
+    if not experiment.contaminated:
         own: dict[int, Scored] = {}
         if wanted:
             context = build_server_context(experiment)

@@ -116,6 +116,7 @@ def run_experiment(
         num_clients=experiment.num_clients,
         poisoned=tuple(experiment.clients_of_kind("poisoned")),
         noisy=tuple(experiment.clients_of_kind("noisy")),
+        participants=experiment.settings.participants,
         seed=experiment.seed,
         rounds=finished.rounds,
         stopping=_stopping(experiment, finished),

@@ -31,6 +31,7 @@ NOT_CENTRAL = {
     *(
         "num_clients",
         "clients_per_round",
+        "participants",
         "poisoned",
         "noisy",
         "noise",
