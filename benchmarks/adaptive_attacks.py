@@ -26,7 +26,7 @@ from torch import Generator, Tensor
 from benchmarks.common import report
 from benchmarks.common.scene import EvaluatedModel, balanced_accuracy, evaluated_model, open_run
 from fedrobust.contamination.base import AdaptiveAttack, Attack
-from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiate_through
+from fedrobust.contamination.evasion.adaptive import Effort, bpda_eot, differentiate_through
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.data import TEST, VALIDATION
 from fedrobust.evaluation.statistics import Replicates, mean_over_seeds, sample_seeds
@@ -167,7 +167,7 @@ def against_the_informed(
             what = f"{name} | {threat.__name__} {MAIN}"
             # the others have no noise
             knowing = informed(
-                partial(threat, steps=steps, draws=draws if name == "mdda" else 1), made
+                partial(threat, effort=Effort(steps, draws if name == "mdda" else 1)), made
             )
             out[what] = _said(what, one, there.predict(made, there.attack(knowing, MAIN)))
     return out

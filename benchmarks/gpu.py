@@ -159,21 +159,15 @@ def has_gpu() -> bool:
     return not run_fresh([sys.executable, "-c", ASK], timeout=300).failure
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The checked command line; exits with code 2."""
-    parser = report.parser("gpu", __doc__)
-    parser.add_argument(
-        "--tiny",
-        action="store_true",
-        dest="quick",
-        help="the same as --quick; with --device cpu it needs no GPU",
-    )
-    parser.add_argument(
-        "--device",
-        choices=("cuda", "cpu"),
-        default="cuda",
-        help="cpu is for trying this program out (cuda)",
-    )
+# with --quick
+QUICK = {
+    **{"clients": 3, "images": 8, "batch": 4, "rounds": 2, "repeats": 1},
+    **{"members": 3, "proxy": 16},
+}
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    """What is measured: images, clients and members."""
     parser.add_argument(
         "--size",
         type=report.counts,
@@ -200,6 +194,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--members", type=report.count, default=10, help="members of the server's DML (10)"
     )
     parser.add_argument("--proxy", type=report.count, default=1000, help="its proxy images (1000)")
+
+
+def _add_procedure(parser: argparse.ArgumentParser) -> None:
+    """How it is measured."""
     parser.add_argument(
         "--repeats",
         type=report.count,
@@ -215,6 +213,25 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         default=1800,
         help="seconds after which one measurement counts as failed (1800)",
     )
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The checked command line; exits with code 2."""
+    parser = report.parser("gpu", __doc__)
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        dest="quick",
+        help="the same as --quick; with --device cpu it needs no GPU",
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cpu is for trying this program out (cuda)",
+    )
+    _add_work(parser)
+    _add_procedure(parser)
     options = parser.parse_args(words)
     if options.rounds < 2:
         report.refuse("--rounds=1: must be at least 2, since the first does not count")
@@ -222,14 +239,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if options.workers is None:
         options.workers = [] if options.quick else [1, 2, 4]
     if options.quick:
-        options.clients, options.images, options.batch, options.rounds, options.repeats = (
-            3,
-            8,
-            4,
-            2,
-            1,
-        )
-        options.members, options.proxy = 3, 16
+        vars(options).update(QUICK)
     return options
 
 

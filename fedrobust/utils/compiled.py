@@ -30,6 +30,12 @@ def compiled(loop: _Loop) -> _Loop:
     return made
 
 
+def inlined(part: _Loop) -> _Loop:
+    """A part of compiled loops, which becomes part of their machine code: a name for some lines."""
+    made: _Loop = numba.njit(nogil=True, error_model="numpy", inline="always")(part)
+    return made
+
+
 def shared_out(loop: Callable[[int, int], None], count: int, values: int) -> None:
     """loop(first, last) for parts of range(count), which have so many values in all, on as many
     threads as torch has: an engine gives each of its workers a share of the cores."""

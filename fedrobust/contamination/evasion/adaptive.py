@@ -10,6 +10,7 @@ for the identity's (BPDA, which also serves purifiers without one) or is that of
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,22 @@ from fedrobust.contamination.evasion import gradients
 from fedrobust.types import Purifier
 
 
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Length of an adaptive attack.
+
+    Attributes:
+        steps: of gradient ascent.
+        draws: of the purifier's noise in each step, whose gradients are summed.
+    """
+
+    steps: int = 20
+    draws: int = 20
+
+
+USUAL = Effort()
+
+
 def bpda_eot(  # noqa: PLR0917  # as `base.AdaptiveAttack` has them
     model: Any,
     images: Tensor,
@@ -26,19 +43,17 @@ def bpda_eot(  # noqa: PLR0917  # as `base.AdaptiveAttack` has them
     eps: float,
     purifier: Purifier,
     generator: Generator,
-    *,
-    steps: int = 20,
-    draws: int = 20,
+    effort: Effort = USUAL,
 ) -> Tensor:
     """A `base.AdaptiveAttack`: PGD in which the gradient at the purified image is taken for that at
-    the image, over `draws` draws."""
+    the image."""
 
     def gradient(now: Tensor) -> Tensor:
         with torch.no_grad():
             purified = purifier.purify(now, generator)
         return gradients.loss_gradient(model, purified, labels)
 
-    return _pgd(model, images, eps, gradient, generator, steps=steps, draws=draws)
+    return _pgd(model, images, eps, gradient, generator, effort)
 
 
 def differentiate_through(  # noqa: PLR0917
@@ -48,12 +63,9 @@ def differentiate_through(  # noqa: PLR0917
     eps: float,
     purifier: Purifier,
     generator: Generator,
-    *,
-    steps: int = 20,
-    draws: int = 20,
+    effort: Effort = USUAL,
 ) -> Tensor:
-    """A `base.AdaptiveAttack`: PGD with the exact gradient of model and purifier together, over
-    `draws` draws.
+    """A `base.AdaptiveAttack`: PGD with the exact gradient of model and purifier together.
 
     Raises ValueError for a purifier without a gradient.
     """
@@ -65,30 +77,30 @@ def differentiate_through(  # noqa: PLR0917
         loss = gradients.attack_loss(model, purifier.purify(leaf, generator), labels)
         return torch.autograd.grad(loss, leaf)[0]
 
-    return _pgd(model, images, eps, gradient, generator, steps=steps, draws=draws)
+    return _pgd(model, images, eps, gradient, generator, effort)
 
 
-def _pgd(
+def _pgd(  # noqa: PLR0917
     model: Any,
     images: Tensor,
     eps: float,
     gradient: Callable[[Tensor], Tensor],
     generator: Generator,
-    *,
-    steps: int,
-    draws: int,
+    effort: Effort,
 ) -> Tensor:
-    """PGD as in `evasion.pgd` (random start, steps of eps / 4) with the sum of `draws` gradients in
-    every step."""
+    """PGD as in `evasion.pgd` (random start, steps of eps / 4) with the sum of as many gradients as
+    draws in every step."""
     if eps == 0:
         return images
 
     def summed(now: Tensor) -> Tensor:
         total = gradient(now)
-        for _ in range(draws - 1):
+        for _ in range(effort.draws - 1):
             total = total + gradient(now)
         return total
 
     with gradients.differentiable_eval(model):
         start = gradients.random_start(images, eps, generator)
-        return gradients.ascend(images, summed, eps, steps=steps, step_size=eps / 4, start=start)
+        return gradients.ascend(
+            images, summed, eps, steps=effort.steps, step_size=eps / 4, start=start
+        )

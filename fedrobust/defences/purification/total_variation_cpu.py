@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedrobust.utils.compiled import compiled, shared_out, whole
+from fedrobust.utils.compiled import compiled, inlined, shared_out, whole
 
 # values that a loop runs over, at least: so many maps lie side by side. More of them leave the
 # cache at some sizes
@@ -66,18 +66,17 @@ def _group(
     held = whole(len(steps) + 2)
     line = before + width
     size = held * line
-    zero, one = f.dtype.type(0), f.dtype.type(1)
+    zero = f.dtype.type(0)
     # Two p each, a step's own and the other that before it, which then change places; and at last
     # the row of zeros above the first one.
     rows, columns = _lines(f, whole(2) * size + line), _lines(f, whole(2) * size)
     origin, u = _lines(f, held * width), _lines(f, held * width + before)
+    kept = (rows, columns, origin, u)
     for front in range(-1, H + len(steps) - 1):
         if front + 1 < H:
             slot = whole(front + 1) % held
             _take(f, maps, front + 1, origin[slot * width : slot * width + row_length])
-            for j in range(slot * width, (slot + whole(1)) * width):
-                origin[j] = origin[j] / weight
-                u[j] = origin[j]
+            _begin(kept, (slot * width, (slot + whole(1)) * width), weight)
             for at in (slot * line, size + slot * line):
                 rows[at : at + line] = zero
                 columns[at : at + line] = zero
@@ -92,30 +91,9 @@ def _group(
                 if row == 0
                 else whole(1 - odd) * size + whole(row - 1) % held * line
             ) + before
-            # Several short loops, for the compiler gives up on one over all of these arrays.
-            if row + 1 == H:
-                rows[own : own + width] = zero
-            else:
-                for j in range(width):
-                    p, q = rows[last + j], rows[own + j]
-                    rows[own + j] = p + beta * (p - q) + tau * (u[here + j] - u[below + j])
-            for j in range(width):
-                p, q = columns[last + j], columns[own + j]
-                columns[own + j] = p + beta * (p - q) + tau * (u[here + j] - u[here + side + j])
-            columns[own + row_length - side : own + width] = zero
-            for j in range(width):
-                p, q = rows[own + j], columns[own + j]
-                scale = one / math.sqrt(max(one, p * p + q * q))
-                rows[own + j] = p * scale
-                columns[own + j] = q * scale
-            for j in range(width):
-                u[here + j] = (
-                    origin[here + j]
-                    - rows[own + j]
-                    - columns[own + j]
-                    + rows[above + j]
-                    + columns[own - side + j]
-                )
+            places = (own, last, above, here, below)
+            _update_p(kept, places, (width, row_length, side), (tau, beta), row + 1 == H)
+            _update_u(kept, places, width, side)
         done = front - len(steps) + 1
         if done >= 0:
             _give(
@@ -125,6 +103,60 @@ def _group(
                 done,
                 weight,
             )
+
+
+@inlined
+def _begin(kept: Any, span: Any, weight: Any) -> None:  # pragma: no cover  # compiled
+    """The values of a new row before the first step."""
+    origin, u = kept[2], kept[3]
+    for j in range(span[0], span[1]):
+        origin[j] = origin[j] / weight
+        u[j] = origin[j]
+
+
+@inlined
+def _update_p(
+    kept: Any, places: Any, sizes: Any, lengths: Any, is_last: Any
+) -> None:  # pragma: no cover  # compiled
+    """One step of both p of a row: gradient ascent with momentum, then into the unit disk."""
+    rows, columns, _, u = kept
+    own, last, _, here, below = places
+    width, row_length, side = sizes
+    tau, beta = lengths
+    zero, one = rows.dtype.type(0), rows.dtype.type(1)
+    # Several short loops, for the compiler gives up on one over all of these arrays.
+    if is_last:
+        rows[own : own + width] = zero
+    else:
+        for j in range(width):
+            p, q = rows[last + j], rows[own + j]
+            rows[own + j] = p + beta * (p - q) + tau * (u[here + j] - u[below + j])
+    for j in range(width):
+        p, q = columns[last + j], columns[own + j]
+        columns[own + j] = p + beta * (p - q) + tau * (u[here + j] - u[here + side + j])
+    columns[own + row_length - side : own + width] = zero
+    for j in range(width):
+        p, q = rows[own + j], columns[own + j]
+        scale = one / math.sqrt(max(one, p * p + q * q))
+        rows[own + j] = p * scale
+        columns[own + j] = q * scale
+
+
+@inlined
+def _update_u(
+    kept: Any, places: Any, width: Any, side: Any
+) -> None:  # pragma: no cover  # compiled
+    """The row's u from the new p: the given values plus their divergence."""
+    rows, columns, origin, u = kept
+    own, _, above, here, _ = places
+    for j in range(width):
+        u[here + j] = (
+            origin[here + j]
+            - rows[own + j]
+            - columns[own + j]
+            + rows[above + j]
+            + columns[own - side + j]
+        )
 
 
 @compiled

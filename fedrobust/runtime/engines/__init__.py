@@ -135,7 +135,7 @@ def ray_engine(
         node_config: Mapping[str, Any] | None = None,
         work_seconds: Callable[[], float] = _unlimited,
     ) -> SimulationGrid:
-        from fedrobust.runtime.engines.ray_cluster import Workers
+        from fedrobust.runtime.engines.ray_cluster import Cluster, Workers
         from fedrobust.runtime.engines.ray_grid import RayGrid
 
         number = workers or useful_workers(cores(), gpus(), num_clients)
@@ -146,8 +146,7 @@ def ray_engine(
             num_clients,
             chosen,
             node_config=node_config,
-            address=address,
-            cores=cores(),
+            cluster=Cluster(address, cores()),
             retries=retries,
         )
 

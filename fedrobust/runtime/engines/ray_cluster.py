@@ -47,6 +47,15 @@ class Workers:
     threads: int
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The Ray that workers live in. address: None or "local" starts one of our own, "auto" or
+    "host:port" joins one; cores: of this machine, for one of our own."""
+
+    address: str | None = None
+    cores: int = 1
+
+
 @final
 class Worker:
     """A long-lived process in which any client can answer; the app's caches stay in it."""
@@ -84,20 +93,22 @@ class Worker:
         return self._clients.run(message, state)
 
 
-def connect(address: str | None, workers: Workers, cores: int) -> bool:
-    """Join the Ray at `address`, or start one here (None or "local"); True if it was started here
-    and is ours to stop.
+def connect(cluster: Cluster, workers: Workers) -> bool:
+    """Join the Ray, or start one here; True if it was started here and is ours to stop.
 
     What is missing is found out before anything starts: Ray itself would wait for ever.
     """
     if ray.is_initialized():
         _check_free(workers, "is free in the Ray that is running already")
         return False
+    address = cluster.address
     if address is None or address == "local":
         check_socket_path()
-        _check(workers, {"CPU": cores, "GPU": torch.cuda.device_count()}, "is on this machine")
+        _check(
+            workers, {"CPU": cluster.cores, "GPU": torch.cuda.device_count()}, "is on this machine"
+        )
         with threads_of_children(workers.threads):
-            _start_here(cores, math.ceil(workers.number * workers.gpus))
+            _start_here(cluster.cores, math.ceil(workers.number * workers.gpus))
         return True
     try:
         found = _locate(address)

@@ -11,9 +11,11 @@ import ray
 from flwr.app import Message
 
 from fedrobust.runtime.engines.base import SimulationGrid
-from fedrobust.runtime.engines.ray_cluster import Worker, Workers, connect, disconnect
+from fedrobust.runtime.engines.ray_cluster import Cluster, Worker, Workers, connect, disconnect
 from fedrobust.runtime.engines.ray_pool import WorkerPool
 from fedrobust.runtime.engines.ray_scheduler import MessageScheduler
+
+OWN = Cluster()
 
 
 @final
@@ -25,7 +27,6 @@ class RayGrid(SimulationGrid):
     replies come in the order of completion. A worker that dies, or that is still busy when
     `timeout` ends, is replaced. A message over which a worker died is given to another up to
     `retries` times, with what the client remembered before it, then it becomes an error reply.
-    address: None or "local" starts a Ray of our own, "auto" or "host:port" joins one.
     """
 
     name = "ray"
@@ -37,13 +38,12 @@ class RayGrid(SimulationGrid):
         workers: Workers,
         *,
         node_config: Mapping[str, Any] | None = None,
-        address: str | None = None,
-        cores: int = 1,
+        cluster: Cluster = OWN,
         retries: int = 1,
     ) -> None:
         super().__init__(num_clients)
         self._app = (client_app, num_clients, dict(node_config or {}), workers.threads)
-        self._workers, self._address, self._cores = workers, address, cores
+        self._workers, self._cluster = workers, cluster
         options = {
             "num_cpus": workers.cpus,
             "num_gpus": workers.gpus,
@@ -63,7 +63,7 @@ class RayGrid(SimulationGrid):
         if self._pool:
             raise RuntimeError("this grid is open already")
         try:
-            self._ours = connect(self._address, self._workers, self._cores)
+            self._ours = connect(self._cluster, self._workers)
             self._pool.open(self._workers.number)
         except BaseException:
             self.close()

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedrobust.contamination.base import Attack
-from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiate_through
+from fedrobust.contamination.evasion.adaptive import Effort, bpda_eot, differentiate_through
 from fedrobust.data import TEST
 from fedrobust.evaluation.evasion import AttackResult, AttackResults
 from fedrobust.evaluation.settings import OBLIVIOUS
@@ -139,12 +139,13 @@ def _attack(experiment: Experiment, threat: str) -> Attack:
     if threat == OBLIVIOUS:
         assert experiment.evasion.attack is not None
         return experiment.evasion.attack
-    adaptive, draws = ADAPTIVE[threat], experiment.evaluation.evasion_evaluation.eot_samples
+    adaptive = ADAPTIVE[threat]
+    effort = Effort(draws=experiment.evaluation.evasion_evaluation.eot_samples)
 
     def attack(
         model: Classifier, images: Tensor, labels: Tensor, eps: float, generator: Generator
     ) -> Tensor:
-        return adaptive(model, images, labels, eps, experiment.purifier, generator, draws=draws)
+        return adaptive(model, images, labels, eps, experiment.purifier, generator, effort)
 
     return attack
 

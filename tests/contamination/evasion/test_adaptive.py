@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedrobust.contamination.base import AdaptiveAttack
-from fedrobust.contamination.evasion.adaptive import bpda_eot, differentiate_through
+from fedrobust.contamination.evasion.adaptive import Effort, bpda_eot, differentiate_through
 from fedrobust.contamination.evasion.pgd import pgd
 from fedrobust.defences.purification.filters import gaussian, jpeg_compression
 from fedrobust.defences.purification.mdda import mdda
@@ -47,7 +47,8 @@ def test_without_a_purifier_both_are_pgd(attack: AdaptiveAttack) -> None:
     assert plain is not None
     wanted = plain(model, images, labels, EPS, random())
     assert torch.equal(
-        partial(attack, steps=5, draws=1)(model, images, labels, EPS, NO_PURIFIER, random()), wanted
+        partial(attack, effort=Effort(5, 1))(model, images, labels, EPS, NO_PURIFIER, random()),
+        wanted,
     )
 
 
@@ -63,8 +64,10 @@ def test_bounds_seed_and_a_model_left_alone(attack: AdaptiveAttack, purifier: Pu
         {name: value.clone() for name, value in model.state_dict().items()},
     )
     with torch.no_grad():  # gradients flow also inside no_grad
-        attacked = partial(attack, steps=3, draws=2)(model, images, labels, EPS, purifier, random())
-        again = partial(attack, steps=3, draws=2)(model, images, labels, EPS, purifier, random())
+        attacked = partial(attack, effort=Effort(3, 2))(
+            model, images, labels, EPS, purifier, random()
+        )
+        again = partial(attack, effort=Effort(3, 2))(model, images, labels, EPS, purifier, random())
     assert torch.equal(attacked, again)
     assert not attacked.requires_grad
     assert float((attacked - images).abs().max()) <= EPS + 1e-7
@@ -89,7 +92,7 @@ def test_every_step_takes_all_draws(attack: AdaptiveAttack) -> None:
     calls: list[int] = []
     counting = Purifier("counting", lambda images, generator: calls.append(len(images)) or images)
     model, images, labels = scene()
-    partial(attack, steps=3, draws=4)(model, images, labels, EPS, counting, random())
+    partial(attack, effort=Effort(3, 4))(model, images, labels, EPS, counting, random())
     assert calls == [12] * 12
 
 
@@ -99,7 +102,7 @@ def test_whoever_knows_the_purifier_gets_further(attack: AdaptiveAttack) -> None
     blind_attack, purifier = pgd(steps=10).attack, gaussian(std=1.0)
     assert blind_attack is not None
     blind = blind_attack(model, images, labels, EPS, random())
-    knowing = partial(attack, steps=10, draws=1)(model, images, labels, EPS, purifier, random())
+    knowing = partial(attack, effort=Effort(10, 1))(model, images, labels, EPS, purifier, random())
     assert (
         loss(model, knowing, labels, purifier)
         > loss(model, blind, labels, purifier)
@@ -112,7 +115,7 @@ def test_no_gradient_no_differentiated_attack() -> None:
     with pytest.raises(ValueError, match="purifier=jpeg: has no gradient; attack it with bpda_eot"):
         differentiate_through(model, images, labels, EPS, jpeg_compression(), random())
     assert (
-        partial(bpda_eot, steps=2, draws=1)(
+        partial(bpda_eot, effort=Effort(2, 1))(
             model, images, labels, EPS, jpeg_compression(), random()
         ).shape
         == images.shape

@@ -18,7 +18,7 @@ import torch
 from fedrobust.errors import ConfigError, RunError
 from fedrobust.runtime.engines import inline_engine, ray_cluster, ray_engine, ray_scheduler
 from fedrobust.runtime.engines.inline_grid import InlineGrid
-from fedrobust.runtime.engines.ray_cluster import Workers
+from fedrobust.runtime.engines.ray_cluster import Cluster, Workers
 from fedrobust.runtime.engines.ray_grid import RayGrid
 from fedrobust.runtime.engines.ray_scheduler import AHEAD
 from fedrobust.runtime.server.loop import evaluate_clients, run_rounds
@@ -35,7 +35,9 @@ TWO = Workers(2, cpus=1, gpus=0, threads=1)
 @pytest.fixture(scope="session")
 def grid(client_app):
     """An open RayGrid of two workers; Ray counts two cores for others' tests more."""
-    with RayGrid(client_app, CLIENTS, TWO, node_config={"site": "north"}, cores=4) as opened:
+    with RayGrid(
+        client_app, CLIENTS, TWO, node_config={"site": "north"}, cluster=Cluster(cores=4)
+    ) as opened:
         yield opened
 
 

@@ -35,7 +35,7 @@ def test_a_ray_of_our_own_gets_a_token_and_the_loopback_interface(
 ) -> None:
     tokens = set()
     for _ in range(2):
-        ray_cluster.connect(address, ONE, 2)
+        ray_cluster.connect(ray_cluster.Cluster(address, 2), ONE)
         assert fake[-1]["_node_ip_address"] == LOOPBACK
         assert fake[-1][MODE] == "token"
         tokens.add(fake[-1][TOKEN])
@@ -51,7 +51,7 @@ def test_a_mode_that_somebody_chose_stays(
     fake: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(MODE, "disabled")
-    ray_cluster.connect(None, ONE, 2)
+    ray_cluster.connect(ray_cluster.Cluster(None, 2), ONE)
     assert (fake[-1][MODE], TOKEN in fake[-1]) == ("disabled", False)
     ray_cluster.disconnect()
     assert os.environ[MODE] == "disabled"
@@ -61,7 +61,7 @@ def test_a_ray_without_tokens_starts_all_the_same(
     fake: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "TOKENS", None)
-    ray_cluster.connect(None, ONE, 2)
+    ray_cluster.connect(ray_cluster.Cluster(None, 2), ONE)
     assert MODE not in fake[-1]
 
 
@@ -73,7 +73,7 @@ def test_what_fails_to_start_leaves_no_token(
 
     monkeypatch.setattr(ray_cluster, "_init", fail)
     with pytest.raises(RuntimeError, match="no room"):
-        ray_cluster.connect(None, ONE, 2)
+        ray_cluster.connect(ray_cluster.Cluster(None, 2), ONE)
     assert TOKEN not in os.environ
 
 
@@ -83,6 +83,6 @@ def test_a_ray_that_listens_elsewhere_is_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(ray_cluster.ray.util, "get_node_ip_address", lambda: "192.0.2.2")
-    ray_cluster.connect(None, ONE, 2)
+    ray_cluster.connect(ray_cluster.Cluster(None, 2), ONE)
     assert "listens beyond 127.0.0.1" in capsys.readouterr().err
     ray_cluster.disconnect()
