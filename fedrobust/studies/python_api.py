@@ -27,6 +27,7 @@ from fedrobust.reporting.filenames import MANIFEST, PAGE, REPORT
 from fedrobust.reporting.predictions import Predictions, read_predictions
 from fedrobust.reporting.records import read_rounds, round_line
 from fedrobust.reporting.report import Report, read_report
+from fedrobust.reporting.report.sections import ClientResult
 from fedrobust.reporting.spreads import MEASURES
 from fedrobust.runtime import resume as resumption
 from fedrobust.runtime.simulation import (
@@ -68,12 +69,13 @@ class Run:
         """One of the run's tables.
 
         Args:
-            table: clients: one row a client, its metrics clean and contaminated, its drop and its
-                weight. rounds: one row a round, the global model's metrics and seconds. metrics:
-                one row an evaluation of the final models on the test images. drops: one row a
-                drop, with its interval. fairness: one row an evaluation (or drop), quantity and
-                measure: worst case and spread over hospitals and classes (docs/drops.md). All
-                metrics and drops in percent, spreads in percentage points.
+            table: clients: one row a client, its metrics clean and contaminated, those of its own
+                model where it has one (own_clean_accuracy, ...), its drop and its weight. rounds:
+                one row a round, the global model's metrics and seconds. metrics: one row an
+                evaluation of the final models on the test images. drops: one row a drop, with its
+                interval. fairness: one row an evaluation (or drop), quantity and measure: worst
+                case and spread over hospitals and classes (docs/drops.md). All metrics and drops in
+                percent, spreads in percentage points.
 
         Raises:
             ConfigError: there is no such table.
@@ -98,6 +100,7 @@ class Run:
                 "num_examples": one.num_examples,
                 **_named("clean", one.clean.values),
                 **_named("contaminated", one.contaminated.values),
+                **_own_model(one),
                 "combined_drop": one.combined_drop,
                 "weight": one.weight,
             }
@@ -441,6 +444,20 @@ def _new_folder() -> Path:
 
 def _named(condition: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{condition}_{name}": value for name, value in values.items()}
+
+
+def _own_model(client: ClientResult) -> dict[str, Any]:
+    """Metrics of the client's own model, and of its own of the clean twin; none without one."""
+    own = client.personal
+    if own is None:
+        return {}
+    found = {name: getattr(own, name) for name in type(own).model_fields}
+    return {
+        key: value
+        for name, metrics in found.items()
+        if metrics is not None
+        for key, value in _named(f"own_{name}", metrics.values).items()
+    }
 
 
 def _read_json(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from fedrobust.reporting.own_models import own_rows, site_drop_rows
 from fedrobust.reporting.page_tables import page_tables
 from fedrobust.reporting.results import client_results
 from fedrobust.reporting.site_drops import site_drops
+from fedrobust.studies.python_api import Run
 from tests.helpers import federations, reports
 
 
@@ -107,6 +109,16 @@ def test_a_client_that_does_not_report_on_its_own_model(experiment: Experiment) 
     assert section is not None
     assert section.personal_models.poisoning.by_kind["clean"].num_clients == 1
     assert [row[0] for row in own_rows(silent)] == ["1", "2"]
+
+
+def test_the_table_of_clients_has_own_models(experiment: Experiment) -> None:
+    clients, _ = found(experiment)
+    report = reports.typed(reports.report(3, 1, 0)).model_copy(update={"clients": clients})
+    table = Run(Path(), report).frame("clients")
+    assert table["own_clean_accuracy"].tolist() == [one.personal.clean.accuracy for one in clients]
+    assert table.loc[2, "own_twin_clean_accuracy"] == 100
+    plain = Run(Path(), reports.typed(reports.report(3, 1, 0))).frame("clients")
+    assert not [name for name in plain.columns if name.startswith("own_")]
 
 
 def test_screen_and_page_show_own_models(experiment: Experiment) -> None:

@@ -3,6 +3,7 @@ again after a resumption, and of a cached twin."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,11 +74,13 @@ def test_a_whole_run_and_its_cached_twin(monkeypatch, tmp_path: Path) -> None:
     assert clean_twin.load_personal(path.name.removesuffix(".personal.safetensors")) is None
 
 
-def test_a_simulated_client_may_not_leave_its_own_model_out() -> None:
+def test_only_a_real_site_may_leave_its_own_model_out() -> None:
     server = federations.build_server(*WORDS, "server.max_failures=3")
+    sites = replace(server, experiment=replace(server.experiment, sites=("a", "b", "c")))
     state = server.initial
-    silent = FakeGrid(3, lambda message: federations.verdict(server, message))
-    assert evaluate_clients(server, state, silent, Memory()) == {}
+    for asked, found in ((server, []), (sites, [0, 1, 2])):
+        silent = FakeGrid(3, lambda message: federations.verdict(server, message))
+        assert list(evaluate_clients(asked, state, silent, Memory())) == found
 
 
 @pytest.mark.parametrize("contaminated", [0, 1])
