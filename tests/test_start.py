@@ -78,7 +78,7 @@ def test_a_small_run_imports_what_it_uses_alone(tmp_path: Path) -> None:
     )
     assert (tmp_path / "run" / "report.html").exists()
     assert "torch" in found
-    assert not {"ray", "sklearn", "art", "pandas", "numba"} & found
+    assert not {"ray", "sklearn", "art", "pandas", "numba", "torchmetrics"} & found
 
 
 @pytest.mark.slow

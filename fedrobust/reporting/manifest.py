@@ -34,7 +34,7 @@ PACKAGES = (
         "ray",
         "safetensors",
     ),
-    *("scikit-learn", "scipy", "timm", "torch", "torchmetrics", "torchvision"),
+    *("scikit-learn", "scipy", "timm", "torch", "torchvision"),
 )
 GIT_SECONDS = 10.0
 

@@ -1,4 +1,5 @@
-"""Metrics against values worked by hand, against plain numpy and, where installed, scikit-learn."""
+"""Metrics against values worked by hand, against plain numpy and, where installed, scikit-learn and
+torchmetrics."""
 
 from __future__ import annotations
 
@@ -203,7 +204,7 @@ def test_rates_of_many_confusion_matrices_at_once() -> None:
 
 
 def test_a_perfect_ranking_is_never_more_than_100() -> None:
-    """Summed in float32, as torchmetrics does, a perfect ranking may come out a little above 1."""
+    """Summed in float32, a perfect ranking may come out a little above 1."""
     for n in range(3, 200):
         labels = (torch.arange(n) % 3 == 0).long()
         scores = (
@@ -213,3 +214,48 @@ def test_a_perfect_ranking_is_never_more_than_100() -> None:
         area = metrics.auroc(scores, labels)
         assert area is not None
         assert area <= 100
+
+
+def reference(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float | None]:
+    """The same by torchmetrics, in percent."""
+    theirs = pytest.importorskip("torchmetrics.functional.classification")
+    predicted, count = scores.argmax(dim=1), scores.shape[1]
+    found = {
+        "accuracy": theirs.multiclass_accuracy(predicted, labels, count, average="micro"),
+        "balanced_accuracy": theirs.multiclass_recall(predicted, labels, count, average=None)[
+            labels.unique()
+        ].mean(),
+        "f1": theirs.multiclass_f1_score(predicted, labels, count, average="macro"),
+        "precision": theirs.multiclass_precision(predicted, labels, count, average="macro"),
+        "ece": theirs.multiclass_calibration_error(scores, labels, count, n_bins=15, norm="l1"),
+    }
+    own = torch.nn.functional.one_hot(labels, count)
+    areas = [
+        min(float(theirs.binary_auroc(scores[:, k], own[:, k])), 1.0)
+        for k in range(count)
+        if 0 < own[:, k].sum() < len(labels)
+    ]
+    percent = {name: 100 * float(one) for name, one in found.items()}
+    return {**percent, "auroc": 100 * sum(areas) / len(areas) if areas else None}
+
+
+@settings(max_examples=40)
+@given(
+    n=st.integers(1, 3000),
+    count=st.integers(2, 9),
+    seed=st.integers(0, 2**31),
+    digits=st.sampled_from([1, 2, 4, None]),
+)
+@example(n=1, count=2, seed=0, digits=None)
+@example(n=40_000, count=7, seed=1, digits=2)
+def test_every_bit_is_that_of_torchmetrics(
+    n: int, count: int, seed: int, digits: int | None
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.randint(count if seed % 3 else count - 1, (n,), generator=g)
+    scores = 4 * torch.randn(n, count, generator=g) + 3 * torch.nn.functional.one_hot(labels, count)
+    scores = scores.softmax(dim=1).double()
+    if digits is not None:  # ties, and confidences on the edges of bins
+        scores = scores.mul(10**digits).round().div(10**digits).clamp(0, 1)
+    got = classification_metrics(scores, labels)
+    assert {name: got[name] for name in NAMES} == reference(scores, labels)
