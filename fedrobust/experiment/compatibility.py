@@ -24,7 +24,10 @@ from fedrobust.utils.counting import format_count
 NEEDED_HEADS = {"fedetf": "etf", "fedgela": "etf", "fedloge": "linear"}
 # trainers that exist together with the rule of the same name, and the rule's settings of how many
 # rounds pass before its last stage
-PAIRS: Mapping[str, tuple[str, ...]] = {"fednoro": ("warmup",)}
+PAIRS: Mapping[str, tuple[str, ...]] = {
+    "fednoro": ("warmup",),
+    "fedcorr": ("preprocessing", "finetuning"),
+}
 
 
 def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: Strategy) -> None:
@@ -39,6 +42,7 @@ def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: 
     _check_privacy(settings, built["privacy"])
     _check_training_pixels(settings, built["model"])
     _check_pair(settings, built["privacy"], built["preaggregation"])
+    _check_relabelling(settings, built["sanitiser"])
     _check_own_layers(settings, built["model"])
 
 
@@ -108,6 +112,15 @@ def _check_pair(settings: Settings, privacy: Privacy, preaggregation: Preaggrega
                 f"{asked}: no round would be left of rounds={settings.rounds}; lower it or raise "
                 "rounds"
             )
+
+
+def _check_relabelling(settings: Settings, sanitiser: Sanitiser) -> None:
+    """A hospital that relabels keeps its labels by their place among its images."""
+    if settings.client.factory == "fedcorr" and sanitiser.score is not None:
+        raise ConfigError(
+            f"sanitiser={sanitiser.name}: leaves out other images in every round, and "
+            "client=fedcorr remembers new labels of all; use sanitiser=none"
+        )
 
 
 def _check_training_pixels(settings: Settings, model: ModelFactory) -> None:

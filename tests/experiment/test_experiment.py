@@ -282,6 +282,14 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
             "client.robust_loss.confusion=[[1, 0], [0, 1]]: must be 7 rows of 7 probabilities",
         ),
         (["client=fednoro"], "strategy=fednoro alone, which answers it; set both"),
+        (
+            ["client=fedcorr", "strategy=fedcorr"],
+            "strategy.preprocessing=3, strategy.finetuning=3: no round would be left of rounds=",
+        ),
+        (
+            ["client=fedcorr", "strategy=fedcorr", "rounds=9", "sanitiser=sphere"],
+            "sanitiser=sphere: leaves out other images in every round",
+        ),
         (["strategy=fednoro"], "strategy=fednoro: works with client=fednoro alone"),
         (
             ["client=fednoro", "strategy=fednoro", "strategy.warmup=9"],
