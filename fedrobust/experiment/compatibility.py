@@ -44,6 +44,7 @@ def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: 
     _check_pair(settings, built["privacy"], built["preaggregation"])
     _check_relabelling(settings, built["sanitiser"])
     _check_own_layers(settings, built["model"])
+    _check_certificate(settings, strategy, built["privacy"])
 
 
 def needs_proxy(settings: Settings, evaluation: Evaluation, purifier: Purifier) -> str:
@@ -152,6 +153,34 @@ def _check_own_layers(settings: Settings, model: ModelFactory) -> None:
             f"client=fedbn: hospitals keep BatchNorm layers, and with {freeze} none of these "
             "train; set model.hidden=[128] model.hidden_batchnorm=true"
         )
+
+
+def _check_certificate(settings: Settings, strategy: Strategy, privacy: Privacy) -> None:
+    """Groups train as the run does, by the same rule, and their models are compared."""
+    asked = settings.certificate
+    if asked.groups is None:
+        return
+    groups = f"certificate.groups={asked.groups}"
+    key, size = "certificate.group_size", asked.group_size
+    if size is None:
+        key, size = "num_clients", settings.num_clients // asked.groups
+    if size < strategy.min_clients:
+        raise ConfigError(
+            f"{groups}: strategy={strategy.name} needs at least {strategy.min_clients} clients a "
+            f"round, and a group has {size}; lower certificate.groups, raise {key}, or choose "
+            "another rule"
+        )
+    for what, why in (
+        (
+            settings.participants is not None,
+            "participants: makes the groups' clients; leave it out",
+        ),
+        (settings.clients_per_round is not None, "clients_per_round: groups train whole; set null"),
+        (privacy.noisy or privacy.secure, f"privacy={privacy.name}: accounts for one run only"),
+        (settings.partition.factory == "remote", "partition=remote: groups are for simulations"),
+    ):
+        if what:
+            raise ConfigError(f"{groups}: cannot be combined with {why}")
 
 
 def check_crafting(

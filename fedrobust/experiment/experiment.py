@@ -20,7 +20,13 @@ from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.evaluation.settings import Evaluation
 from fedrobust.experiment.claims import ClaimLimit, limit_to_census, limit_to_shard
 from fedrobust.experiment.local_settings import without_local_settings
-from fedrobust.experiment.settings import Settings, read_settings, to_json, without_contamination
+from fedrobust.experiment.settings import (
+    CertificateSettings,
+    Settings,
+    read_settings,
+    to_json,
+    without_contamination,
+)
 from fedrobust.learning import etf
 from fedrobust.learning.classifier import Classifier, ModelFactory
 from fedrobust.privacy.mechanisms import Privacy
@@ -38,6 +44,7 @@ from fedrobust.utils.seeding import generator
 
 KINDS = ("clean", "noisy", "poisoned")
 ESTIMATION = 256  # images for BatchNorm statistics behind a purifier
+NO_CERTIFICATE: Mapping[str, Any] = CertificateSettings().model_dump()  # type: ignore[call-arg]
 CONDITIONS = ("clean", "contaminated")  # under which a client evaluates its own test images
 # the same with the client's own model, and with it under the test-time corruption
 PERSONAL = ("personal_clean", "personal_contaminated", "personal_corrupted")
@@ -89,6 +96,17 @@ class Experiment:
             text=to_json(without_contamination(json.loads(self.text), rounds)),
             settings=read_settings(config),
             roles=("clean",) * len(self.roles),
+        )
+
+    def of_participants(self, clients: Sequence[int], rounds: int) -> Experiment:
+        """The same experiment in which these clients alone train, for so many rounds."""
+        change = {"participants": list(clients), "rounds": rounds, "certificate": NO_CERTIFICATE}
+        config = {**self.config, **change}
+        return replace(
+            self,
+            config=config,
+            text=to_json({**json.loads(self.text), **change}),
+            settings=read_settings(config),
         )
 
     @property

@@ -30,7 +30,9 @@ LOCAL: Mapping[str, Any] = {
 }
 REMOTE = "fedrobust.data.partition.remote"  # the images lie at the sites
 # what no site needs to know, each with what a message without it has
-SERVERS_OWN = {name: ADDED_GROUPS[name] for name in ("tracker", "stop_when", "schedule")}
+SERVERS_OWN = {
+    name: ADDED_GROUPS[name] for name in ("tracker", "stop_when", "schedule", "certificate")
+}
 DRAWN = "fedrobust.data.synthetic.synthetic"  # a data set for which nothing is read
 # whatever the setting is called: a path (not the module of a factory), an address, a home folder
 PLACE = re.compile(r".*[/\\].*|~.*|\.\.?|[^\s:]+:\d{1,5}|[A-Za-z]:.*", re.DOTALL)

@@ -87,6 +87,7 @@ ADDED_GROUPS: Mapping[str, Mapping[str, Any]] = {
         "trusted_at": None,
         "distrusted": "attack",
     },
+    "certificate": {"groups": None, "group_size": None, "alpha": 0.001},
 }
 PARTICIPANTS = "participants"  # likewise
 CHOICES: dict[str, dict[str, str]] = {

@@ -41,7 +41,7 @@ MOST = 2**64 - 1  # of any whole number: what floats can hold and arrays be coun
 _IRRELEVANT = frozenset(
     {
         *("contamination", "noise", "corruption", "evaluation", "evasion", "purifier", "engine"),
-        *("tracker", "stop_when", "schedule"),
+        *("tracker", "stop_when", "schedule", "certificate"),
         PLUGINS,  # which of them a setting needs, that setting says
     }
 )
@@ -235,6 +235,31 @@ class ScheduleSettings(_Settings):
     )
 
 
+class CertificateSettings(_Settings):
+    """Certified answers of an ensemble of groups of clients: `certificate.*`."""
+
+    groups: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="number of groups, each of which trains a global model of its own after the "
+        "run; null: no certificate",
+    )
+    group_size: int | None = Field(
+        None,
+        ge=1,
+        le=MOST,
+        description="clients in a group, drawn anew for each; null: disjoint groups of all clients",
+    )
+    alpha: float = Field(
+        0.001,
+        gt=0,
+        lt=1,
+        description="chance that any certificate of drawn groups does not hold; those of disjoint "
+        "groups are certain",
+    )
+
+
 ALWAYS = ScheduleSettings()  # type: ignore[call-arg]  # every field has a default
 
 
@@ -263,6 +288,9 @@ class Settings(_Settings):
     )
     stop_when: StopSettings = Field(description="what ends the run before its last round")
     schedule: ScheduleSettings = Field(description="in which rounds poisoned clients attack")
+    certificate: CertificateSettings = Field(
+        description="answers that hold whatever some clients do"
+    )
     server: ServerSettings = Field(description="what the server does besides its rule")
 
     data: Group = Field(description="the data set")
@@ -310,6 +338,7 @@ BLOCKS: Mapping[str, tuple[type[BaseModel], str]] = {
     "server": (ServerSettings, "proxy_images=128"),
     "stop_when": (StopSettings, "seconds=3600"),
     "schedule": (ScheduleSettings, "from_round=3"),
+    "certificate": (CertificateSettings, "groups=5"),
 }
 
 
@@ -392,6 +421,7 @@ def _check_clients(settings: Settings) -> None:
         raise ConfigError(
             f"clients_per_round={settings.clients_per_round}: more than {key}; {remedy}"
         )
+    _check_groups(settings)
     wanted = {"poisoned": settings.poisoned, "noisy": settings.noisy}
     for key, which in wanted.items():
         if isinstance(which, int) and which > total:
@@ -409,6 +439,17 @@ def _check_clients(settings: Settings) -> None:
             f"noisy={_as_written(settings.noisy)}: a client cannot be both poisoned and noisy; "
             "take it out of one list"
         )
+
+
+def _check_groups(settings: Settings) -> None:
+    """A group of a certificate holds a client, and no more than there are."""
+    asked, total = settings.certificate, settings.num_clients
+    for key, value in (("group_size", asked.group_size), ("groups", asked.groups)):
+        if value is not None and value > total and (key == "group_size" or not asked.group_size):
+            raise ConfigError(
+                f"certificate.{key}={value}: more than num_clients={total}; lower it or raise "
+                "num_clients"
+            )
 
 
 def _as_written(which: int | tuple[int, ...]) -> int | list[int]:

@@ -15,6 +15,7 @@ from fedrobust.reporting.report.attacks import (
     EvasionSection,
     FusedModel,
 )
+from fedrobust.reporting.report.certificate import CertificateSection
 from fedrobust.reporting.report.metrics import (
     ClientsDrop,
     ConditionDrop,
@@ -153,6 +154,11 @@ NAMED_MEANING: Final = (
     "precision: flagged clients that are poisoned; recall: poisoned clients that are flagged."
 )
 
+CERTIFICATE_MEANING: Final = (
+    "Share of clean test images for which the majority of the groups' models is right, and stays "
+    "right whatever so many clients do in training."
+)
+
 MANIFEST_THREADS: Final = (
     "torch_threads: threads of torch in the server's process; client_threads: threads of torch "
     "for each client (engine.threads)."
@@ -175,6 +181,8 @@ def glossary(report: Report) -> list[tuple[str, str]]:
     if report.detection is not None:
         meaning = DETECTION_MEANING if report.detection.by is None else NAMED_MEANING
         found.append(("Poisoned clients found", meaning))
+    if report.certificate is not None:
+        found.append(("Certified accuracy", CERTIFICATE_MEANING))
     return found
 
 
@@ -427,6 +435,7 @@ def attack_lines(report: Report) -> list[str]:
         )
     if report.sanitising is not None:
         lines.append(sanitising_text(report.sanitising))
+    lines += certificate_lines(report.certificate)
     if report.label_detection is not None:
         lines.append(label_detection_text(report.label_detection))
     return lines
@@ -474,6 +483,21 @@ def schedule_text(found: ScheduleSection, rounds: int) -> str:
 def by_rule(found: DetectionSection) -> str:
     """Words for clients that the rule itself names; empty where their influence tells."""
     return "" if found.by is None else ", which the rule names"
+
+
+def certificate_lines(found: CertificateSection | None) -> list[str]:
+    """The ensemble's accuracy, and its certified accuracy by number of malicious clients; none
+    without a certificate."""
+    if found is None:
+        return []
+    kind = "disjoint groups" if found.group_size is None else f"groups of {found.group_size}"
+    numbers = ", ".join(
+        f"{format_number(one)} ({m})" for m, one in enumerate(found.certified_accuracy)
+    )
+    return [
+        f"ensemble of {found.groups} {kind}: accuracy {format_number(found.accuracy)}; certified "
+        f"accuracy against so many malicious clients: {numbers}"
+    ]
 
 
 def sanitising_text(found: SanitisingSection) -> str:

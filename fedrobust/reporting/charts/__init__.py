@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fedrobust.reporting.charts.certificate import certificate_figures
 from fedrobust.reporting.charts.classes import class_figures
 from fedrobust.reporting.charts.defences import defence_figures
 from fedrobust.reporting.charts.drops import drop_figures
@@ -37,6 +38,7 @@ def figure_sections(report: Report, rounds: Rounds, classes: list[str]) -> list[
         ),
         FigureSection("hospitals", "Hospitals", client_figures(report, classes)),
         FigureSection("fairness", "Worst cases and spread", spread_figures(report, classes)),
+        FigureSection("certificate", "Certified accuracy", certificate_figures(report)),
         FigureSection("classes", "Classes", class_figures(report, classes)),
         FigureSection("calibration", "Reliability and ROC", probability_figures(report)),
         FigureSection("evasion", "Evasion attacks and purifier", defence_figures(report)),

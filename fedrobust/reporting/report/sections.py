@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from fedrobust.reporting.report.attacks import EvasionSection
+from fedrobust.reporting.report.certificate import CertificateSection
 from fedrobust.reporting.report.details import PredictionDetails, SetupSection
 from fedrobust.reporting.report.fairness import FairnessSection
 from fedrobust.reporting.report.metrics import (
@@ -323,6 +324,10 @@ class Report(PredictionResults):
     )
     evasion: Absent[EvasionSection] = Field(
         default=None, description="attacks at test time; absent without one"
+    )
+    certificate: Absent[CertificateSection] = Field(
+        default=None,
+        description="certified answers of an ensemble of groups of clients; absent without one",
     )
     site_drops: Absent[SiteDropsSection] = Field(
         default=None,

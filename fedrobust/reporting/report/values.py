@@ -30,6 +30,7 @@ from pydantic_core import CoreSchema, core_schema
 KIND_NAMES = ("clean", "noisy", "poisoned")
 METRIC_FIELDS = ("accuracy", "balanced_accuracy", "f1", "precision", "auroc", "ece")
 SPREAD_FIELDS = ("site_accuracy", "site_balanced_accuracy", "class_recall")
+CERTIFICATE_NAMES = ("disjoint", "sampled")
 DISCLOSURE_NAMES = ("counts", "nothing")
 THREAT_NAMES = ("oblivious", "bpda_eot", "differentiated")
 
@@ -107,6 +108,7 @@ ClientNumbers = Annotated[
     Field(json_schema_extra={"uniqueItems": True}),
 ]
 Kind = Annotated[str, _OneOf(KIND_NAMES)]
+CertificateVariant = Annotated[str, _OneOf(CERTIFICATE_NAMES)]
 DisclosureForm = Annotated[str, _OneOf(DISCLOSURE_NAMES)]
 MetricField = Annotated[str, _OneOf(METRIC_FIELDS)]
 SpreadField = Annotated[str, _OneOf(SPREAD_FIELDS)]

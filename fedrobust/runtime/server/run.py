@@ -17,6 +17,7 @@ from fedrobust.reporting.filenames import BEST_MODEL, MODEL
 from fedrobust.reporting.predictions import pool_clients, write_predictions
 from fedrobust.reporting.report import Report, write_report
 from fedrobust.reporting.report.attacks import EvasionSection
+from fedrobust.reporting.report.certificate import CertificateSection
 from fedrobust.reporting.report.sections import (
     BestRoundSection,
     PrivacySection,
@@ -25,6 +26,7 @@ from fedrobust.reporting.report.sections import (
 from fedrobust.reporting.results import RunPredictions, assemble_results, left_out_files
 from fedrobust.reporting.setup import describe_setup
 from fedrobust.reporting.site_drops import site_drops
+from fedrobust.runtime.server.certification import certify
 from fedrobust.runtime.server.checkpointing import CheckpointManager
 from fedrobust.runtime.server.clean_twin import CleanTwin, train_clean_twin
 from fedrobust.runtime.server.evasion import evaluate_evasion
@@ -105,6 +107,10 @@ def run_experiment(
             clean = train_clean_twin(experiment, finished, grid, observer, checkpointing)
         trained = clean.training
         clock.seconds["twin"] += 0.0 if trained is finished else trained.seconds_before_resume
+    certificate: CertificateSection | None = None
+    if experiment.settings.certificate.groups is not None:
+        with clock.stage("certificate"):
+            certificate = certify(experiment, finished.rounds, grid, observer)
     with clock.stage("final_evaluation"):
         scores = _scores(server, finished, clean, grid, observer)
         results = assemble_results(experiment, scores, finished.records)
@@ -125,6 +131,7 @@ def run_experiment(
         device=devices.device_name(devices.resolve(experiment.settings.device)),
         privacy=_privacy(experiment, finished),
         evasion=evasion,
+        certificate=certificate,
         site_drops=site_drops(experiment, scores.test, results.clients),
         plugins=_plugins(experiment),
         left_out_files=left_out_files(experiment.dataset.skipped),

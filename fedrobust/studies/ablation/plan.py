@@ -39,7 +39,7 @@ NOT_CENTRAL = {
         "partition",
         "strategy",
     ),
-    *("preaggregation", "server_optimizer", "server", "stop_when", "schedule"),
+    *("preaggregation", "server_optimizer", "server", "stop_when", "schedule", "certificate"),
 }
 # Central training is a federation of one site with all the data, which trains once and whose model
 # is the global one.

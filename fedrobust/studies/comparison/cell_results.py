@@ -157,6 +157,10 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
             }
     yield from _fairness(report)
     yield from _site_drops(report)
+    if report.certificate is not None:
+        yield {"metric": "certificate.accuracy", "value": report.certificate.accuracy, "unit": "%"}
+        for m, certified in enumerate(report.certificate.certified_accuracy):
+            yield {"metric": f"certificate.m{m}", "value": certified, "unit": "%"}
     yield {"metric": "attack_success_rate", "value": report.attack_success_rate, "unit": "%"}
     for section, found in (
         ("detection", report.detection),

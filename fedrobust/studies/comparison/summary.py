@@ -205,6 +205,7 @@ def sections(found: ComparisonResults) -> list[ResultTable]:
     parts = (
         _clean(found),
         _worst_cases(found),
+        _certified(found),
         _clean_hospitals(found),
         _attack_success(found),
         _detection(found),
@@ -285,6 +286,50 @@ def _clean_hospitals_drop(model: str) -> Callable[[Result], float | None]:
             return None
         clean = drops.poisoning.by_kind.get("clean")
         return None if clean is None else clean.combined
+
+    return read
+
+
+def _certified(found: ComparisonResults) -> ResultTable:
+    """Certified accuracy by number of malicious clients; no row where no cell has it."""
+    known = [one.report.certificate for one in found.results if one.report.certificate]
+    most = max((len(one.certified_accuracy) for one in known), default=0)
+    rows = []
+    for poisoned in sorted({one.cell.poisoned for one in found.results}) if known else ():
+        readers: dict[str, Callable[[Result], float | None]] = {
+            "Ensemble's accuracy (%)": _ensemble_accuracy
+        }
+        readers |= {f"m = {m}": _certified_against(m) for m in range(most)}
+        tables = {head: found.over_seeds(poisoned, read) for head, read in readers.items()}
+        for rule, name in enumerate(found.rules):
+            if any(one.report.certificate for one in found.all(name, poisoned)):
+                means = {
+                    head: Quantity(_without_one_seed(found, table.mean(rule)))
+                    for head, table in tables.items()
+                }
+                rows.append(
+                    _row(found, rule, [(POISONED, str(poisoned)), *means.items()], poisoned)
+                )
+    note = (
+        "Of the majority of groups of clients with a global model each (docs/certificates.md): "
+        "share of the clean test images that it gets right, and (m) whatever m clients do in "
+        "training. In %, mean over attacks and seeds; in brackets: 95 % intervals over seeds."
+    )
+    return ResultTable("certified", "Certified accuracy", note, rows)
+
+
+def _ensemble_accuracy(one: Result) -> float | None:
+    return one.report.certificate.accuracy if one.report.certificate else None
+
+
+def _certified_against(m: int) -> Callable[[Result], float | None]:
+    """Certified accuracy against m malicious clients; 0 beyond what the report lists."""
+
+    def read(one: Result) -> float | None:
+        section = one.report.certificate
+        if section is None:
+            return None
+        return section.certified_accuracy[m] if m < len(section.certified_accuracy) else 0.0
 
     return read
 
