@@ -172,8 +172,9 @@ def test_values_that_are_no_numbers_are_refused_and_the_round_goes_on_within_its
 
 
 @pytest.mark.slow
-def test_what_attackers_remember_outlives_the_process(tmp_path: Path) -> None:
-    words = ("contamination=mimic", "poisoned=[1]", "rounds=3")
+@pytest.mark.parametrize("attack", ["mimic", "poisonedfl"])
+def test_what_attackers_remember_outlives_the_process(tmp_path: Path, attack: str) -> None:
+    words = (f"contamination={attack}", "poisoned=[1]", "rounds=3")
     undisturbed = go(tmp_path / "a", Memory(), *words)
     with pytest.raises(StoppedError):
         go(tmp_path / "b", StopAfter(3), *words)
