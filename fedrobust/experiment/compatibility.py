@@ -69,6 +69,7 @@ def _check_together(settings: Settings, strategy: Strategy) -> None:
             f"{key}={getattr(settings, key)}; lower {strategy.limited_by}, or raise {key} to "
             f"{least}"
         )
+    _check_leaving(settings, strategy)
     if "root" in strategy.uses and settings.server.root_per_class == 0:
         other = " or strategy.trust=none" if "trust" in settings.strategy.written else ""
         raise ConfigError(
@@ -121,6 +122,20 @@ def _check_relabelling(settings: Settings, sanitiser: Sanitiser) -> None:
         raise ConfigError(
             f"sanitiser={sanitiser.name}: leaves out other images in every round, and "
             "client=fedcorr remembers new labels of all; use sanitiser=none"
+        )
+
+
+def _check_leaving(settings: Settings, strategy: Strategy) -> None:
+    """The rule goes on without attackers who leave."""
+    if settings.schedule.afterwards != "leave" or not settings.poisoned:
+        return
+    count = settings.poisoned if isinstance(settings.poisoned, int) else len(settings.poisoned)
+    rest, least = min(settings.num_participants, settings.num_clients - count), strategy.min_clients
+    if rest < max(1, least):
+        raise ConfigError(
+            f"schedule.afterwards=leave: {format_count(rest, 'client')} would be left, and "
+            f"strategy={strategy.name} needs at least {least}; lower {strategy.limited_by}, or set "
+            "schedule.afterwards=behave"
         )
 
 

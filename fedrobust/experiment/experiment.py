@@ -138,6 +138,9 @@ class Experiment:
         order, allowed = torch.randperm(self.num_clients, generator=g), self.settings.participants
         if allowed is not None:
             order = order[torch.isin(order, torch.tensor(allowed))]
+        if self.settings.schedule.has_left(server_round):
+            stay = [role != "poisoned" for role in self.roles]
+            order = order[torch.tensor(stay)[order]]
         return sorted(order[: self.settings.num_participants].tolist())
 
     def trains(self, client: int) -> bool:

@@ -86,6 +86,7 @@ ADDED_GROUPS: Mapping[str, Mapping[str, Any]] = {
         "until_round": None,
         "trusted_at": None,
         "distrusted": "attack",
+        "afterwards": "behave",
     },
     "certificate": {"groups": None, "group_size": None, "alpha": 0.001},
 }

@@ -58,6 +58,11 @@ def check_update_readers(
         raise ConfigError(
             f"{key}.adversarial_clients=true: {why}; set {key}.adversarial_clients=false"
         )
+    if settings.schedule.afterwards == "leave" and settings.poisoned:
+        raise ConfigError(
+            "schedule.afterwards=leave: hospitals under privacy=secure_aggregation need to know "
+            "how many take part; set schedule.afterwards=behave"
+        )
     trusted_at = settings.schedule.trusted_at
     if trusted_at is not None and settings.poisoned:
         raise ConfigError(

@@ -233,6 +233,16 @@ class ScheduleSettings(_Settings):
         description="what they do where those weights fall below trusted_at again; behave: as "
         "honest clients until they are trusted again",
     )
+    afterwards: Literal["behave", "leave"] = Field(
+        "behave",
+        description="what they do after until_round; behave: as honest clients; leave: they take "
+        "no further part",
+    )
+
+    def has_left(self, number: int) -> bool:
+        """Whether poisoned clients take no part in this round any longer."""
+        last = self.until_round
+        return self.afterwards == "leave" and last is not None and number > last
 
 
 class CertificateSettings(_Settings):
@@ -472,6 +482,11 @@ def _check_schedule(settings: Settings) -> None:
     waits = schedule.trusted_at is not None
     first = max(schedule.from_round, 2 if waits else 1)
     last = rounds if schedule.until_round is None else schedule.until_round
+    if schedule.afterwards == "leave" and last >= rounds:
+        raise ConfigError(
+            f"schedule.afterwards=leave: nobody leaves before the last of rounds={rounds}; set "
+            f"schedule.until_round={max(1, rounds - 1)}"
+        )
     if first > rounds:
         key, value = ("trusted_at", schedule.trusted_at) if waits else ("from_round", first)
         raise ConfigError(

@@ -104,8 +104,8 @@ def _success_figure(schedule: ScheduleSection, records: Sequence[RoundRecord]) -
         "Attack success rate (%) over the rounds",
         chart,
         "Test images of other classes that the trigger turns into the attacker's class. "
-        f"{text.attacked_rounds(schedule)}; in all other rounds poisoned hospitals are honest. "
-        f"Dotted: {LASTING:g} %, above which the backdoor counts as lasting.",
+        f"{text.attacked_rounds(schedule)}; in all other rounds poisoned hospitals are honest or "
+        f"absent. Dotted: {LASTING:g} %, above which the backdoor counts as lasting.",
     )
 
 

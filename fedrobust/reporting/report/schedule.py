@@ -16,7 +16,8 @@ RoundNumber = Annotated[int, Field(ge=1)]
 
 
 class DurabilitySection(ReportSection):
-    """How long a backdoor outlives its attackers, who are honest after their last attack."""
+    """How long a backdoor outlives its attackers, who are honest or absent after their last
+    attack."""
 
     success_rates: tuple[Percent, ...] = Field(
         min_length=2,
@@ -30,7 +31,8 @@ class DurabilitySection(ReportSection):
 
 
 class ScheduleSection(ReportSection):
-    """Rounds in which poisoned clients attacked; in all others they were honest (`schedule`)."""
+    """Rounds in which poisoned clients attacked; in all others they were honest or absent
+    (`schedule`)."""
 
     attacked: tuple[RoundNumber, ...] = Field(
         description="numbers of the rounds, from 1; empty: they never did"

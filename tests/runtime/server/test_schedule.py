@@ -107,6 +107,22 @@ def test_the_rounds_of_a_schedule(words: Sequence[str], expected: list[int]) -> 
     assert flags(server, 4) == expected
 
 
+def test_attackers_leave_and_the_others_stay() -> None:
+    words = ("rounds=3", "schedule.until_round=2", "schedule.afterwards=leave")
+    experiment = federations.build_server(*MEAN, *POISONED, *words).experiment
+    assert [experiment.participants(number) for number in (1, 2, 3)] == [[0, 1, 2]] * 2 + [[0, 2]]
+    assert experiment.clean_twin().participants(3) == [0, 1, 2]
+    sampled = federations.build_server(*MEAN, *POISONED, *words, "clients_per_round=2").experiment
+    assert sampled.participants(3) == [0, 2]
+
+
+def test_a_rule_that_needs_them_is_refused() -> None:
+    words = ("strategy=krum", "strategy.f=0", "schedule.until_round=1", "rounds=2")
+    config = federations.compose_settings(*words, "schedule.afterwards=leave", *POISONED)
+    with pytest.raises(ConfigError, match=r"^schedule.afterwards=leave: 2 clients would be left"):
+        build.build_experiment(config)
+
+
 def test_without_poisoned_clients_there_is_no_schedule() -> None:
     server = federations.build_server(*MEAN, "poisoned=0", "schedule.from_round=3")
     strategy = federations.build_strategy(server)
@@ -214,6 +230,10 @@ def patch(server: ServerContext) -> Backdoor:
         (
             ("schedule.trusted_at=0.9", "schedule.until_round=1"),
             "schedule.until_round=1: the first attack is in round 2",
+        ),
+        (
+            ("schedule.afterwards=leave",),
+            "schedule.afterwards=leave: nobody leaves before the last",
         ),
         (("schedule.distrusted=flee",), "schedule.distrusted=flee: must be one of attack, behave"),
     ],
