@@ -69,8 +69,9 @@ def _rule(round: Round, schedule: Schedule) -> Aggregate:
     weights_N = normalize(updates.num_examples_N * member_scores.usable)
     aggregate = make_aggregate(round, updates.combine(weights_N), weights_N)
     voices_N = normalize(member_scores.usable)
+    shares_NK = voices_N[:, None].expand(-1, data.model.num_classes)
     teacher_PK = teachers.ensemble(
-        member_scores.proxy_NPK, voices_N, data.model.scale, schedule.temperature
+        member_scores.proxy_NPK, shares_NK, data.model.scale, schedule.temperature
     )
     loss = teachers.kl_loss(teacher_PK, data.model.scale, schedule.temperature)
     distilled = student.distil(
@@ -79,6 +80,6 @@ def _rule(round: Round, schedule: Schedule) -> Aggregate:
         (loss, torch.arange(len(teacher_PK))),
         schedule,
         round.generator,
-        alignment=None,
+        losses_R=None,
     )
     return replace(aggregate, state=distilled.state, extras={"distillation_loss": distilled.loss})

@@ -45,3 +45,18 @@ def root_loss(scores_RK: Tensor, labels_R: Tensor, scale: float) -> Tensor:
     1000."""
     loss = functional.cross_entropy(scale * scores_RK.to(torch.float64), labels_R)
     return loss.nan_to_num(nan=WORST_LOSS, posinf=WORST_LOSS).clamp(max=WORST_LOSS)
+
+
+def root_losses(scores_RK: Tensor, labels_R: Tensor, scale: float) -> Tensor:
+    """(R,) the same for each image."""
+    wide_RK = scale * scores_RK.to(torch.float64)
+    loss_R = functional.cross_entropy(wide_RK, labels_R, reduction="none")
+    return loss_R.nan_to_num(nan=WORST_LOSS, posinf=WORST_LOSS).clamp(max=WORST_LOSS)
+
+
+def is_worse(after_R: Tensor, before_R: Tensor) -> bool:
+    """Whether losses on the same images grew by more than chance explains: their mean difference is
+    above its standard error (of one image: above 0)."""
+    grown_R = after_R - before_R
+    spread = float(grown_R.std()) if len(grown_R) > 1 else 0.0
+    return float(grown_R.mean()) > spread / math.sqrt(len(grown_R))

@@ -245,14 +245,12 @@ def mutual_kl(
     teacher_probabilities_BK: Tensor,
     scale: float,
     temperature: float = 2.0,
-    weights_B: Tensor | None = None,
 ) -> Tensor:
-    """Mutual learning on all inner products: T^2 / B sum_i w_i KL(teacher_i || softmax(scale *
+    """Mutual learning on all inner products: T^2 / B sum_i KL(teacher_i || softmax(scale *
     student_i / T)).
 
     The teacher's probabilities (rows sum to 1, already at temperature T) are constants. Zhang et
-    al. 2018 (arXiv 1706.00384), eq. 3, with the T^2 of distillation. Weights (None: all 1) are not
-    renormalised: images of weight 0 make the term smaller.
+    al. 2018 (arXiv 1706.00384), eq. 3, with the T^2 of distillation.
     """
     with full_precision(student_scores_BK):
         log_student_BK = functional.log_softmax(
@@ -260,9 +258,7 @@ def mutual_kl(
         )
         teacher_BK = _wide(teacher_probabilities_BK.detach())
         divergence_B = functional.kl_div(log_student_BK, teacher_BK, reduction="none").sum(1)
-        return temperature**2 * _mean(
-            divergence_B if weights_B is None else weights_B * divergence_B
-        )
+        return temperature**2 * _mean(divergence_B)
 
 
 def inner_product_gap(

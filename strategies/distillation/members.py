@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedrobust.aggregation.updates import Updates
 from fedrobust.learning import batchnorm
-from fedrobust.learning.alignment import alignment
+from fedrobust.learning.alignment import root_losses
 from fedrobust.learning.classifier import Classifier, is_compiled
 from fedrobust.learning.inference import one_thread_each, predict_scores, recalibrate_and_score
 from fedrobust.state import Layout, State, replica, writable_state
@@ -82,13 +82,11 @@ class ScratchModel:
             )
         )
 
-    def alignment(self) -> float:
-        """Alignment of the loaded model with the root labels, in [-1, 1] (see
-        `fedrobust.learning.alignment`)."""
+    def root_losses(self) -> Tensor:
+        """(R,) float64: the loaded model's loss on each root image (see
+        `fedrobust.learning.alignment.root_losses`)."""
         root = self.root_samples
-        return float(
-            alignment(predict_scores(self.model, root.images), root.labels, self.model.head)
-        )
+        return root_losses(predict_scores(self.model, root.images), root.labels, self.model.scale)
 
 
 def _given(samples: Samples | None, name: str) -> Samples:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fedrobust.learning.losses import inner_product_gap, mutual_kl
 
-MOST_WEIGHT = 5.0  # of an image in the ensemble's class balance
+PRIOR_STEPS, PRIOR_EPSILON = 200, 1e-4
+TINY = 1e-12  # least share that is divided by
 
 # (student_scores_BK, rows_B of the proxy images) -> scalar loss
 DistillationLoss = Callable[[Tensor, Tensor], Tensor]
@@ -38,37 +39,20 @@ def merge_peers(values_MXK: Tensor, teacher: str) -> Tensor:
 
 
 def peer_probabilities(
-    scores_MPK: Tensor,
-    scale: float,
-    temperature: float,
-    teacher: str,
-    permanent_PK: Tensor | None = None,
+    scores_MPK: Tensor, scale: float, temperature: float, teacher: str
 ) -> Tensor:
     """(M, P, K): each member's teacher, its peers' softmax(scale * scores / T) merged by
-    `merge_peers` and renormalised.
-
-    permanent_PK: scores of one more peer, which gives half of every teacher.
-    """
+    `merge_peers` and renormalised."""
     merged = merge_peers((scale / temperature * scores_MPK).softmax(dim=-1), teacher)
-    merged = merged / merged.sum(dim=-1, keepdim=True).clamp(min=1e-12)
-    return (
-        merged
-        if permanent_PK is None
-        else (merged + (scale / temperature * permanent_PK).softmax(dim=-1)) / 2
-    )
+    return merged / merged.sum(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
-def kl_loss(
-    teacher_PK: Tensor, scale: float, temperature: float, weights_P: Tensor | None = None
-) -> DistillationLoss:
+def kl_loss(teacher_PK: Tensor, scale: float, temperature: float) -> DistillationLoss:
     """T^2 KL(teacher || softmax(scale * student / T)) on all inner products;
     needs no labels."""
 
     def loss(scores_BK: Tensor, rows_B: Tensor) -> Tensor:
-        weights_B = None if weights_P is None else weights_P[rows_B].to(scores_BK.device)
-        return mutual_kl(
-            scores_BK, teacher_PK[rows_B].to(scores_BK.device), scale, temperature, weights_B
-        )
+        return mutual_kl(scores_BK, teacher_PK[rows_B].to(scores_BK.device), scale, temperature)
 
     return loss
 
@@ -86,19 +70,48 @@ def true_class_loss(teacher_PK: Tensor, labels_P: Tensor) -> DistillationLoss:
     return loss
 
 
-def ensemble(scores_NPK: Tensor, weights_N: Tensor, scale: float, temperature: float) -> Tensor:
-    """(P, K) probabilities softmax(sum_n w_n scale * scores_n / T) of the weighted ensemble (FedDF,
-    Lin et al., NeurIPS 2020, with trust for weights). weights_N are shares; members of weight 0 are
-    left out."""
-    chosen = weights_N.nonzero().reshape(-1)
-    mean_PK = torch.einsum("n,npk->pk", weights_N[chosen].to(scores_NPK), scores_NPK[chosen])
-    return (scale / temperature * mean_PK).softmax(dim=-1)
+def mean_scores(scores_NPK: Tensor, shares_NK: Tensor) -> Tensor:
+    """(P, K) scores sum_n w_nk s_nk of the weighted ensemble. shares_NK: of sum 1 in every class;
+    members without any are left out."""
+    chosen = shares_NK.any(dim=1).nonzero().reshape(-1)
+    return torch.einsum("nk,npk->pk", shares_NK[chosen].to(scores_NPK), scores_NPK[chosen])
 
 
-def balance(classes_P: Tensor) -> Tensor:
-    """(P,) weights of mean 1 that are in inverse proportion to the size of an image's class, cut at
-    5 times the mean before they are brought to mean 1 (again)."""
-    counts_K = classes_P.bincount().to(torch.float32)
-    weights_P = (1 / counts_K)[classes_P]
-    weights_P = (weights_P / weights_P.mean()).clamp(max=MOST_WEIGHT)
-    return weights_P / weights_P.mean()
+def ensemble(scores_NPK: Tensor, shares_NK: Tensor, scale: float, temperature: float) -> Tensor:
+    """(P, K) probabilities softmax(scale / T sum_n w_nk s_nk) of the weighted ensemble. With the
+    same shares in all classes this is FedDF's teacher (Lin et al., NeurIPS 2020)."""
+    return (scale / temperature * mean_scores(scores_NPK, shares_NK)).softmax(dim=-1)
+
+
+def match_prior(teacher_PK: Tensor, prior_K: Tensor) -> Tensor:
+    """(..., P, K): probabilities in proportion to teacher * exp(b), with the one b (..., K) for
+    which their mean over the images is prior_K (within 1e-4).
+
+    As when class frequencies change and what speaks for a class does not (Saerens, Latinne,
+    Decaestecker, Neural Computation 2002). b follows from b += log(prior / mean), at most 200
+    times.
+    """
+    logits_PK = teacher_PK.to(torch.float64).clamp(min=TINY).log()
+    prior_1K = prior_K.to(torch.float64).clamp(min=TINY)[..., None, :]
+    bias_1K = torch.zeros_like(prior_1K)
+    for _ in range(PRIOR_STEPS):
+        mean_1K = (logits_PK + bias_1K).softmax(dim=-1).mean(dim=-2, keepdim=True)
+        if (mean_1K - prior_1K).abs().amax() < PRIOR_EPSILON:
+            break
+        bias_1K = bias_1K + (prior_1K / mean_1K.clamp(min=TINY)).log()
+    return (logits_PK + bias_1K).softmax(dim=-1).to(teacher_PK)
+
+
+def peer_scores(scores_MPK: Tensor, shares_MK: Tensor) -> Tensor:
+    """(M, P, K) scores of the teachers of M >= 2 members: the ensemble of the others, by what their
+    shares (all above 0) are without the member's own."""
+    total_K = shares_MK.sum(dim=0)
+    return torch.stack(
+        [
+            mean_scores(
+                scores_MPK,
+                shares_MK.index_fill(0, torch.tensor(m), 0.0) / (total_K - own_K).clamp(min=TINY),
+            )
+            for m, own_K in enumerate(shares_MK)
+        ]
+    )

@@ -1,10 +1,10 @@
-"""The flagship rule: trust by alignment with the fixed ETF, mutual learning between the members,
-anchored aggregation.
+"""The flagship rule: trust by alignment with the fixed ETF, learning from each other, anchored
+aggregation.
 
 All clients share one fixed classifier, so their scores and their weights refer to the same anchors
 and may be compared and averaged. The steps of a round, each with its switch: clip the lengths of
 the updates, trust each client by its model's scores on the root set, distil on the proxy images,
-send back what that made less aligned, aggregate.
+send back what that made worse on the root set, aggregate.
 
 Memory: one model (on small images one for each of torch's threads, see
 `distillation.members.score_members`), the matrix of updates, and of further matrices the votes of
@@ -102,6 +102,7 @@ def etf_dml(
             f"strategy.aggregation={aggregation.name}: excludes "
             f"strategy.cohort_size={cohorts.cohort_size}, whose last step is a trimmed mean"
         )
+    _check_teacher(trust, distillation)
     settings = EtfDmlSettings(
         clip, recalibrate, trust, distillation, schedule, cohorts, aggregation
     )
@@ -112,6 +113,18 @@ def etf_dml(
         _least_clients(settings),
         limited_by=_limited_by(settings),
     )
+
+
+def _check_teacher(trust: TrustSettings, distillation: DistillationSettings) -> None:
+    """Raises ConfigError where the teacher cannot be made."""
+    teacher = f"strategy.teacher={distillation.teacher}"
+    if distillation.teacher == "per_class" and not trust.wanted:
+        raise ConfigError(f"{teacher}: needs root images; set strategy.trust=stacking")
+    if distillation.merges and distillation.distillation == "ensemble":
+        raise ConfigError(
+            f"{teacher}: merges the peers of a member; set strategy.distillation=mutual, or "
+            "strategy.teacher=per_class"
+        )
 
 
 def _uses(settings: EtfDmlSettings) -> frozenset[str]:

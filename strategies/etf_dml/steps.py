@@ -15,15 +15,19 @@ from fedrobust.strategies.distillation.student import DistillationSettings, Sche
 from fedrobust.strategies.distillation.teachers import DistillationLoss
 from fedrobust.strategies.etf_dml import cohorts as _cohorts
 from fedrobust.strategies.etf_dml.cohorts import CohortSettings
-from fedrobust.strategies.etf_dml.trust import TrustScores, TrustSettings
+from fedrobust.strategies.etf_dml.stacking import stack_classes
+from fedrobust.strategies.etf_dml.trust import TrustScores, TrustSettings, score_factors
 from torch import Tensor
 
 from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggregate
 from fedrobust.aggregation.storage import fetch, fill
-from fedrobust.aggregation.updates import Updates
+from fedrobust.aggregation.updates import Updates, normalize
 from fedrobust.errors import RunError
+from fedrobust.learning.alignment import root_losses
 from fedrobust.learning.inference import predict_scores
 from fedrobust.utils.counting import format_count
+
+CLASS_STRENGTH = 0.1  # of the pull of a teacher's shares in a class towards those of trust
 
 # rows of clients -> their (D,) updates, one after the other
 StudentUpdates = Callable[[Sequence[int]], Iterator[Tensor]]
@@ -40,6 +44,11 @@ class EtfDmlSettings:
     schedule: Schedule
     cohorts: CohortSettings
     aggregation: Strategy | None
+
+    @property
+    def teacher(self) -> str:
+        """How scores become a teacher: what is set, or else what the root set allows."""
+        return self.distillation.teacher or ("per_class" if self.trust.wanted else "trust")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +92,21 @@ def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
     losses: list[float] = []
     fell_back = [0.0] * len(state_of_round.weights_N)
     settings, scratch = state_of_round.settings, state_of_round.scratch
+    proxy_NPK, shares = _teaching(state_of_round)
     permanent_PK = None if settings.cohorts.cohort_size is None else _global_scores(state_of_round)
 
     def student_updates(group: Sequence[int]) -> Iterator[Tensor]:
         if len(group) == 1:
             yield state_of_round.members.row(group[0])
             return
-        scores_MPK = state_of_round.member_scores.proxy_NPK[torch.tensor(group)]
+        rows = torch.tensor(group)
         mutual = student.mutual_losses(
-            scratch, scores_MPK, settings.distillation, settings.schedule.temperature, permanent_PK
+            scratch,
+            proxy_NPK[rows],
+            shares.of(rows),
+            settings.distillation,
+            settings.schedule.temperature,
+            permanent_PK=permanent_PK,
         )
         for n, distillation_loss in zip(group, mutual, strict=True):
             distilled = _learn(state_of_round, n, distillation_loss)
@@ -109,6 +124,26 @@ def _mutual(state_of_round: RoundState) -> tuple[Aggregate, dict[str, Any]]:
     }
 
 
+def _teaching(state_of_round: RoundState) -> tuple[Tensor, student.Shares]:
+    """What teachers are made of: scores (N, P, K) of the proxy images, and the members' shares."""
+    scores, weights_N = state_of_round.member_scores, state_of_round.weights_N
+    scratch = state_of_round.scratch
+    model = scratch.model
+    trusted_NK = normalize(weights_N)[:, None].expand(-1, model.num_classes)
+    if state_of_round.settings.teacher != "per_class":
+        return scores.proxy_NPK, student.Shares(trusted_NK, trusted_NK)
+    factors_N = score_factors(scores.root_NRK, scores.usable)[:, None, None]
+    shares_NK = stack_classes(
+        scores.root_NRK * factors_N,
+        scratch.root_samples.labels,
+        model.scale,
+        weights_N,
+        CLASS_STRENGTH,
+    )
+    scaled_NPK = scores.proxy_NPK * factors_N.to(scores.proxy_NPK)
+    return scaled_NPK, student.Shares(shares_NK, trusted_NK)
+
+
 def _global_scores(state_of_round: RoundState) -> Tensor:
     state_of_round.scratch.load_and_recalibrate(state_of_round.round.reference)
     scratch = state_of_round.scratch
@@ -122,18 +157,23 @@ def _learn(
     start = replace(
         state_of_round.members.state(n), buffers=state_of_round.member_scores.buffers_NB[n]
     )
-    before = (
-        float(state_of_round.trust.alignment_N[n])
-        if state_of_round.trust and state_of_round.settings.trust.revert_if_misaligned
+    scratch = state_of_round.scratch
+    before_R = (
+        root_losses(
+            state_of_round.member_scores.root_NRK[n],
+            scratch.root_samples.labels,
+            scratch.model.scale,
+        )
+        if state_of_round.settings.trust.reverts
         else None
     )
     return student.distil(
-        state_of_round.scratch,
+        scratch,
         start,
         distillation_loss,
         state_of_round.settings.schedule,
         state_of_round.round.generator,
-        alignment=before,
+        losses_R=before_R,
     )
 
 
@@ -142,12 +182,9 @@ def _ensemble(state_of_round: RoundState, aggregate: Aggregate) -> tuple[Aggrega
     whether it fell back or not."""
     settings, scratch = state_of_round.settings, state_of_round.scratch
     start = scratch.load_and_recalibrate(aggregate.state)
-    before = scratch.alignment() if settings.trust.reverts else None
+    before_R = scratch.root_losses() if settings.trust.reverts else None
     distillation_loss = student.ensemble_loss(
-        scratch,
-        state_of_round.member_scores.proxy_NPK,
-        state_of_round.weights_N,
-        settings.schedule.temperature,
+        scratch, *_teaching(state_of_round), settings.schedule.temperature
     )
     distilled = student.distil(
         scratch,
@@ -155,7 +192,7 @@ def _ensemble(state_of_round: RoundState, aggregate: Aggregate) -> tuple[Aggrega
         distillation_loss,
         settings.schedule,
         state_of_round.round.generator,
-        alignment=before,
+        losses_R=before_R,
     )
     record = {"distillation_loss": distilled.loss, "fallbacks": float(distilled.fell_back)}
     recalibrated = settings.recalibrate and scratch.proxy is not None

@@ -41,12 +41,12 @@ class TrustSettings:
         trust: gate: each client alone, by its model's alignment with the ETF and its loss;
             stacking: then also all together, by their shares in the ensemble that fits the root set
             best, where equal updates count once; none: no root set is used.
-        revert_if_misaligned: with trust: a student that is less aligned on the root set, after any
-            epoch, returns to its start and learns no further.
+        revert_if_worse: with trust: a student whose loss on the root set has grown by more than the
+            standard error of its images' differences returns to its start.
     """
 
     trust: Literal["stacking", "gate", "none"] = "stacking"
-    revert_if_misaligned: bool = True
+    revert_if_worse: bool = True
 
     @property
     def wanted(self) -> bool:
@@ -56,7 +56,7 @@ class TrustSettings:
     @property
     def reverts(self) -> bool:
         """Whether students are compared with their start."""
-        return self.wanted and self.revert_if_misaligned
+        return self.wanted and self.revert_if_worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +165,20 @@ def similar_update_counts(gram_NN: Tensor) -> Tensor:
 
 
 def rescale_scores(scores_NRK: Tensor, usable_N: Tensor) -> Tensor:
-    """Scores brought to the median client's root mean square where theirs is larger, so that no
-    client outvotes others by the length of its logits (an ETF bounds them anyway); zeros where they
-    are not usable."""
-    scores_NRK = torch.where(usable_N[:, None, None], scores_NRK.to(torch.float64), 0.0)
-    sizes_N = scores_NRK.square().mean(dim=(1, 2)).sqrt()
+    """Scores times their `score_factors`; zeros where they are not usable."""
+    usable_NRK = torch.where(usable_N[:, None, None], scores_NRK.to(torch.float64), 0.0)
+    return usable_NRK * score_factors(usable_NRK, usable_N)[:, None, None]
+
+
+def score_factors(scores_NRK: Tensor, usable_N: Tensor) -> Tensor:
+    """(N,) float64: what brings scores to the median usable client's root mean square where theirs
+    is larger, else 1, so that no client outvotes others by the length of its logits (an ETF bounds
+    them anyway)."""
+    sizes_N = scores_NRK.to(torch.float64).square().mean(dim=(1, 2)).sqrt()
     if not usable_N.any():
-        return scores_NRK
+        return torch.ones_like(sizes_N)
     bound = sizes_N[usable_N].quantile(0.5)
-    return scores_NRK * torch.where(sizes_N > bound, bound / sizes_N, 1.0)[:, None, None]
+    return torch.where(usable_N & (sizes_N > bound), bound / sizes_N, 1.0)
 
 
 def robust_z(values_N: Tensor) -> Tensor:

@@ -252,7 +252,7 @@ def test_nested_rules_too(capsys: pytest.CaptureFixture[str]) -> None:
         "_target_": "fedrobust.strategies.geometric_median.geometric_median",
         "smoothing": 0.5,
     }
-    assert found["revert_if_misaligned"] is False
+    assert found["revert_if_worse"] is False
     assert factories.build_group({"strategy": found}, "strategy").name == "etf_dml"
     assert "strategy._target_=strategies.etf_dml.etf_dml is now fed" in capsys.readouterr().err
 

@@ -400,7 +400,7 @@ def test_statistics_that_the_rule_has_taken_are_not_taken_again(
     optimizer: str, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = federations.build_server(
-        "strategy.revert_if_misaligned=false", f"server_optimizer={optimizer}"
+        "strategy.revert_if_worse=false", f"server_optimizer={optimizer}"
     )
     strategy, taken = federations.build_strategy(server), []
     recalibrate = batchnorm.recalibrate

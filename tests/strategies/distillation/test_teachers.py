@@ -52,19 +52,58 @@ def test_ensemble_by_hand() -> None:
     # .5) = 1/(1 + e^-1); the third member has no weight
     scores = torch.tensor([[[1.0, 0]], [[0, 1]], [[torch.nan, torch.nan]]])
     first = 1 / (1 + np.exp(-1))
-    found = teachers.ensemble(scores, torch.tensor([0.75, 0.25, 0]), 4.0, 2.0)
+    found = teachers.ensemble(scores, torch.tensor([[0.75], [0.25], [0]]).expand(-1, 2), 4.0, 2.0)
     torch.testing.assert_close(found, torch.tensor([[first, 1 - first]], dtype=torch.float32))
 
 
-def test_balance_by_hand() -> None:
-    # counts 3 and 1: weights 1/3 1/3 1/3 1, mean 1/2: 2/3 2/3 2/3 2
-    torch.testing.assert_close(
-        teachers.balance(torch.tensor([1, 1, 1, 4])), torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0])
-    )
-    # counts 19 and 1: 1/19 and 1, mean 2/20: 10/19 and 10, cut to 5; mean (10 + 5)/20 = .75: 40/57
-    # and 20/3
-    found = teachers.balance(torch.tensor([0] * 19 + [1]))
-    torch.testing.assert_close(found, torch.tensor([40 / 57] * 19 + [20 / 3]))
+def test_every_class_may_have_shares_of_its_own() -> None:
+    # scores (1, 0) and (0, 1); the first alone speaks for class 0, both equally for class 1: (1,
+    # .5); scale 4, T 2: softmax(2, 1) = 1/(1 + e^-1)
+    scores = torch.tensor([[[1.0, 0]], [[0, 1]]])
+    shares = torch.tensor([[1.0, 0.5], [0, 0.5]])
+    torch.testing.assert_close(teachers.mean_scores(scores, shares), torch.tensor([[1.0, 0.5]]))
+    first = 1 / (1 + np.exp(-1))
+    found = teachers.ensemble(scores, shares, 4.0, 2.0)
+    torch.testing.assert_close(found, torch.tensor([[first, 1 - first]], dtype=torch.float32))
+
+
+def test_peers_are_weighed_without_the_member() -> None:
+    # class 0: shares .5, .25, .25; class 1: .2, .2, .6. To the first the others are (.5, .5) and
+    # (.25, .75), to the third (2/3, 1/3) and (.5, .5)
+    shares = torch.tensor([[0.5, 0.2], [0.25, 0.2], [0.25, 0.6]], dtype=torch.float64)
+    scores = torch.tensor([[[1.0, 1.0]], [[2.0, 4.0]], [[4.0, 8.0]]])
+    found = teachers.peer_scores(scores, shares)
+    torch.testing.assert_close(found[0], torch.tensor([[3.0, 7.0]]))
+    torch.testing.assert_close(found[2], torch.tensor([[4 / 3, 2.5]]))
+
+
+def test_a_prior_by_hand() -> None:
+    # odds 1 and 4 for class 0, prior 1/2: a factor of 1/2 for them gives 1/3 and 2/3
+    teacher = torch.tensor([[0.5, 0.5], [0.8, 0.2]])
+    found = teachers.match_prior(teacher, torch.tensor([0.5, 0.5]))
+    expected = torch.tensor([[1 / 3, 2 / 3], [2 / 3, 1 / 3]])
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+    assert torch.equal(teachers.match_prior(teacher, teacher.mean(dim=0)), teacher)
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 5), st.integers(0, 2**32))
+def test_a_prior_is_met_and_odds_within_a_class_stay(classes: int, seed: int) -> None:
+    teacher = normal(seed, 2, 20, classes).softmax(dim=-1)
+    prior = (0.5 * normal(seed + 1, 2, classes)).softmax(dim=-1)
+    found = teachers.match_prior(teacher, prior)
+    torch.testing.assert_close(found.mean(dim=1), prior, atol=2e-4, rtol=0)
+    ratios = (found / teacher)[..., :1] / (found / teacher)  # the same for all images
+    torch.testing.assert_close(ratios, ratios[:, :1].expand_as(ratios), rtol=1e-3, atol=1e-5)
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 6), st.integers(0, 2**32))
+def test_equal_shares_make_the_mean_of_the_peers(members: int, seed: int) -> None:
+    scores = normal(seed, members, 3, 4)
+    found = teachers.peer_scores(scores, torch.full((members, 4), 1 / members))
+    expected = (scores.sum(dim=0) - scores) / (members - 1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_lessons_pull_towards_the_teacher() -> None:

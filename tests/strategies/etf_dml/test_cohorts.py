@@ -196,11 +196,9 @@ def test_learning_stays_inside_the_cohort_with_the_global_model_as_a_peer(
     asked: list[tuple[int, Tensor | None]] = []
     lessons = _distillation.mutual_losses
 
-    def listen(
-        bench: Any, scores: Tensor, peers: Any, temperature: float, permanent: Tensor | None = None
-    ) -> Any:
-        asked.append((len(scores), permanent))
-        return lessons(bench, scores, peers, temperature, permanent)
+    def listen(bench: Any, scores: Tensor, *rest: Any, permanent_PK: Tensor | None) -> Any:
+        asked.append((len(scores), permanent_PK))
+        return lessons(bench, scores, *rest, permanent_PK=permanent_PK)
 
     monkeypatch.setattr(_distillation, "mutual_losses", listen)
     apply(case, trust="none", distillation="mutual")
@@ -237,20 +235,17 @@ def test_without_proxy_images_the_cohorts_vote_all_the_same(case: Round) -> None
     [("mutual", 15), ("mutual", 30), ("ensemble", 15), ("ensemble", 30)],
 )
 def test_the_work_is_linear_in_the_clients(distillation: str, clients: int) -> None:
-    """P = 64, R = 32; a visit: statistics and scores, root; a distillation that is sent back after
-    its first epoch: that epoch, root; the global model: statistics, scores; the ensemble's start:
-    statistics, root."""
+    """P = 64, R = 32; a visit: statistics and scores, root; a distillation: one epoch, statistics,
+    root; the global model: statistics, scores; the ensemble's start: statistics, root."""
     case = clusters.one_round(clients=clients, attackers=0)
     seen: list[int] = []
     hook = case.server_data.model.register_forward_hook(
         lambda _model, inputs, _output: seen.append(len(inputs[0]))
     )
-    result = apply(case, distillation=distillation, min_confidence=0.0)
+    result = apply(case, distillation=distillation, epochs=1)
     hook.remove()
     kept = sum(trust > 0 for trust in result.extras["trust"])
-    students = kept if distillation == "mutual" else 1
-    assert result.extras["fallbacks"] == students
-    once, lesson = 64 + 32, 64 + 32
+    once, lesson = 64 + 32, 64 + 64 + 32
     assert sum(seen) == clients * once + (
         kept * lesson + 2 * 64 if distillation == "mutual" else lesson + 64 + 32
     )
@@ -288,9 +283,10 @@ def test_the_permanent_peer_gives_half_of_every_teacher(case: Round) -> None:
             _distillation.mutual_losses(
                 bench,
                 scores,
+                _distillation.Shares(equal := torch.full((4, 4), 0.25), equal),
                 _distillation.DistillationSettings("mutual", reading, "mean", 0.0),
                 2.0,
-                permanent,
+                permanent_PK=permanent,
             )
         ):
             others = torch.cat([scores[:member], scores[member + 1 :]])

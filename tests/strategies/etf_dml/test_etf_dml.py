@@ -217,7 +217,7 @@ def test_attackers_who_send_the_same_count_once(case: Round) -> None:
 
 def test_mutual_learning_moves_only_when_there_is_something_to_learn(case: Round) -> None:
     untouched = apply(case, distillation="none")
-    moved = apply(case, distillation="mutual", learning_rate=1e-3, revert_if_misaligned=False)
+    moved = apply(case, distillation="mutual", learning_rate=1e-3, revert_if_worse=False)
     assert not same(moved.state, untouched.state)
     assert moved.extras["distillation_loss"] > 0
     # no model is that sure
@@ -225,18 +225,32 @@ def test_mutual_learning_moves_only_when_there_is_something_to_learn(case: Round
     torch.testing.assert_close(silent.state.parameters, untouched.state.parameters)
 
 
+def test_teachers_that_cannot_be_made_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.teacher=per_class: needs root images"):
+        etf_dml(teacher="per_class", trust="none")
+    with pytest.raises(ConfigError, match=r"strategy\.teacher=median: merges the peers"):
+        etf_dml(teacher="median")
+
+
+@pytest.mark.parametrize("distillation", ["ensemble", "mutual"])
+def test_without_a_root_set_trust_makes_the_teacher(case: Round, distillation: str) -> None:
+    settings = {"distillation": distillation, "trust": "none"}
+    assert same(apply(case, **settings).state, apply(case, teacher="trust", **settings).state)
+    by_class = apply(case, distillation=distillation).state
+    assert not same(by_class, apply(case, distillation=distillation, teacher="trust").state)
+
+
 @pytest.mark.parametrize("distillation", ["ensemble", "mutual"])
 def test_students_that_got_worse_return_to_their_start(case: Round, distillation: str) -> None:
     untouched = apply(case, distillation="none")
-    ruined = {"distillation": distillation, "learning_rate": 0.5}
+    ruined = {"distillation": distillation, "learning_rate": 5.0}
     result = apply(case, **ruined)
     assert result.extras["fallbacks"] == (
         1 if distillation == "ensemble" else (result.weights_N > 0).sum()
     )
     torch.testing.assert_close(result.state.parameters, untouched.state.parameters)
     assert (
-        apply(case, **ruined, revert_if_misaligned=False).state.parameters
-        - untouched.state.parameters
+        apply(case, **ruined, revert_if_worse=False).state.parameters - untouched.state.parameters
     ).norm() > 1
     if distillation == "mutual":
         assert result.extras["fell_back"] == (result.weights_N > 0).to(torch.float32).tolist()
@@ -301,11 +315,10 @@ def test_wrong_settings_are_named(settings: dict[str, Any], key: str) -> None:
         # N = 5 members, P = 64, R = 32. Every image once through every member: statistics and
         # scores of P, scores of R
         ("none", 5 * (64 + 32)),
-        # + aggregate: statistics P, root R, 1 epoch of P, root R: worse, so it ends there
-        ("ensemble", 5 * (64 + 32) + 64 + 32 + 64 + 32),
-        # + each of the 4 trusted: 2 epochs of P with root R between them, statistics P, root R (all
-        # images confident here: min_confidence 0)
-        ("mutual", 5 * (64 + 32) + 4 * (2 * 64 + 32 + 64 + 32)),
+        # + aggregate: statistics P, root R, 2 epochs of P, statistics P, root R
+        ("ensemble", 5 * (64 + 32) + 64 + 32 + 2 * 64 + 64 + 32),
+        # + each of the 4 trusted: 2 epochs of P, statistics P, root R
+        ("mutual", 5 * (64 + 32) + 4 * (2 * 64 + 64 + 32)),
     ],
 )
 def test_no_member_is_visited_twice(case: Round, distillation: str, images: int) -> None:
@@ -313,14 +326,14 @@ def test_no_member_is_visited_twice(case: Round, distillation: str, images: int)
     hook = case.server_data.model.register_forward_hook(
         lambda _model, inputs, _output: seen.append(len(inputs[0]))
     )
-    result = apply(case, distillation=distillation, min_confidence=0.0)
+    result = apply(case, distillation=distillation)
     hook.remove()
     assert (result.weights_N > 0).sum() == 4
     assert sum(seen) == images
 
 
 def test_the_statistics_of_the_distilled_model_are_taken_once(case: Round) -> None:
-    result = apply(case, revert_if_misaligned=False)
+    result = apply(case, revert_if_worse=False)
     again = batchnorm.load_and_recalibrate(
         case.server_data.model,
         case.updates.layout,
@@ -329,7 +342,7 @@ def test_the_statistics_of_the_distilled_model_are_taken_once(case: Round) -> No
     )
     assert result.recalibrated
     assert torch.equal(result.state.buffers, again.buffers)
-    assert apply(case, learning_rate=0.5).recalibrated  # sent back: those of its start
+    assert apply(case, learning_rate=5.0).recalibrated  # sent back: those of its start
     assert not apply(case, distillation="none").recalibrated
     assert not apply(case, distillation="mutual").recalibrated
     assert not apply(case, recalibrate=False).recalibrated

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from fedrobust.strategies.etf_dml import trust
-from fedrobust.strategies.etf_dml.stacking import stack
+from fedrobust.strategies.etf_dml.stacking import stack, stack_classes
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -59,6 +59,7 @@ def test_two_members_by_hand() -> None:
 @settings(max_examples=20)
 @given(st.integers(0, 2**31), st.sampled_from([0.03, 0.3, 3.0]), st.sampled_from([1.0, 16.0]))
 @example(1_135_257_685, 0.03, 16.0)  # one share goes to 0
+@example(308, 0.03, 1.0)  # the first step is too long
 def test_another_solver_finds_nothing_better(seed: int, strength: float, scale: float) -> None:
     scores, labels = drawn(seed)
     prior = wide(0.4, 0.3, 0.2, 0.1)
@@ -120,10 +121,70 @@ def test_two_halves_of_the_classes_are_both_needed() -> None:
     )
 
 
+def class_cost(
+    w: Tensor, scores: Tensor, labels: Tensor, *, scale: float, prior: Tensor, strength: float
+) -> float:
+    """The objective with shares in every class, written down once more."""
+    fit = cross_entropy(scale * torch.einsum("nk,nrk->rk", w, scores.double()), labels)
+    pulls = [rel_entr(column.numpy(), prior.numpy()).sum() for column in w.T]
+    return float(fit) + strength * sum(map(float, pulls)) / len(pulls)
+
+
+def test_shares_in_a_class_by_hand() -> None:
+    # one image of class 0, K = 2, scores (1, 0) and (-1, 0): only the shares in class 0 matter, the
+    # score 2 w - 1 against 0: d/dw of log(1 + e^-(2 w - 1)) + 1/2 KL(w | 1/2) = -2 / (1 + e^(2 w -
+    # 1)) + 1/2 log(w / (1 - w)) = 0
+    low, high = 0.5, 0.99
+    for _ in range(60):
+        w = (low + high) / 2
+        slope = 0.5 * math.log(w / (1 - w)) - 2 / (1 + math.exp(2 * w - 1))
+        low, high = (w, high) if slope < 0 else (low, w)
+    scores = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]])
+    found = stack_classes(scores, torch.tensor([0]), 1.0, wide(0.5, 0.5), 1.0)
+    expected = torch.tensor([[low, 0.5], [1 - low, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_each_speaks_for_the_classes_that_it_knows() -> None:
+    # one knows classes 0 and 1, the other 2 and 3; of the rest each says the opposite
+    labels = torch.arange(8) % 4
+    right = torch.nn.functional.one_hot(labels, 4).float()
+    known = torch.tensor([1.0, 1, -1, -1])
+    found = stack_classes(
+        torch.stack([right * known, -right * known]), labels, 8.0, wide(0.5, 0.5), 0.1
+    )
+    assert (found[0, :2] > 0.8).all()
+    assert (found[1, 2:] > 0.8).all()
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**31), st.sampled_from([0.1, 1.0]))
+def test_laws_of_shares_in_every_class(seed: int, strength: float) -> None:
+    scores, labels = drawn(seed)
+    prior = wide(0.4, 0.3, 0.2, 0.1)
+    w = stack_classes(scores, labels, 4.0, prior, strength)
+    torch.testing.assert_close(w.sum(dim=0), torch.ones(3, dtype=torch.float64))
+    terms = {"scale": 4.0, "prior": prior, "strength": strength}
+    least = class_cost(w, scores, labels, **terms)
+    same = stack(scores, labels, 4.0, prior, strength)[:, None].expand(-1, 3)
+    assert least <= class_cost(same, scores, labels, **terms) + 1e-6
+    for trial in torch.randn(5, 4, 3, generator=Generator().manual_seed(seed)).double():
+        nearby = torch.softmax(w.clamp(min=1e-12).log() + 0.1 * trial, dim=0)
+        assert least <= class_cost(nearby, scores, labels, **terms) + 1e-6
+    torch.testing.assert_close(
+        stack_classes(scores[:1].expand(4, -1, -1), labels, 4.0, prior, strength),
+        prior[:, None].expand(-1, 3),
+        atol=1e-5,
+        rtol=0,
+    )
+
+
 def test_nobody_and_one() -> None:
     scores, labels = drawn(0, n=2)
     assert stack(scores, labels, 1.0, wide(0, 0), 0.3).tolist() == [0, 0]
     assert stack(scores, labels, 1.0, wide(0, 0.7), 0.3).tolist() == [0, 1]
+    assert stack_classes(scores, labels, 1.0, wide(0, 0), 0.3).tolist() == [[0] * 3] * 2
+    assert stack_classes(scores, labels, 1.0, wide(0, 0.7), 0.3).tolist() == [[0] * 3, [1] * 3]
 
 
 def test_copies_by_hand() -> None:

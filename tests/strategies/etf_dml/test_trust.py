@@ -66,6 +66,7 @@ def test_alignment_and_loss_by_hand() -> None:
     # log(1 + e^(wrong - true)), scale 2: differences -2, -.8, +.8
     expected = sum(math.log1p(math.exp(2 * d)) for d in (-1, -0.4, 0.4)) / 3
     assert float(alignment.root_loss(scores, labels, 2.0)) == pytest.approx(expected)
+    assert float(alignment.root_losses(scores, labels, 2.0).mean()) == pytest.approx(expected)
 
 
 def test_cosines_of_a_linear_head_by_hand() -> None:
@@ -197,3 +198,15 @@ def test_claimed_images_are_clipped_to_the_quantiles() -> None:
     # of 0..10 the 10 % and 90 % quantiles are 1 and 9
     assert clipping.clipped_counts(torch.arange(11.0)).tolist() == [1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9]
     assert clipping.clipped_counts(wide(7)).tolist() == [7]
+
+
+def test_losses_that_grew_by_more_than_chance() -> None:
+    # differences 1, 0, 0, 0: mean .25, standard deviation .5, standard error .25: not above it;
+    # 1, 1, 0, 0: mean .5, standard deviation .577, standard error .289
+    before = wide(1, 2, 3, 4)
+    assert not alignment.is_worse(before + wide(1, 0, 0, 0), before)
+    assert alignment.is_worse(before + wide(1, 1, 0, 0), before)
+    assert not alignment.is_worse(before, before)
+    assert not alignment.is_worse(before - 1, before)
+    assert alignment.is_worse(before + 0.1, before)
+    assert alignment.is_worse(wide(1.1), wide(1))  # one image has no spread
