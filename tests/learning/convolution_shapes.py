@@ -1,11 +1,16 @@
 """Train small convolutions and small ResNets of many shapes for a few steps: a program of its own,
 since a fault may kill it.
 
-Prints a line for each shape whose gradients are not those of float64, and "done" at the end.
+python convolution_shapes.py THREADS INSTRUCTIONS...: for each of them ("native", or a value of
+`ONEDNN_MAX_CPU_ISA`, which oneDNN reads before its first work) a fork, as torch takes seconds to
+load. Prints a line for each shape whose gradients are not those of float64, and at the end of each
+its instructions and its exit code.
 """
 
 import itertools
+import os
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -71,15 +76,37 @@ def try_resnet(channels: list[int], batch: int, pixels: int) -> None:
         ).square().mean().backward()
 
 
+def try_all() -> None:
+    for into, (kernel, stride), (out, batch, pixels) in itertools.product(
+        (*range(1, 10), 12, 16, 17, 24),
+        ((1, 1), (1, 2), (1, 3), (3, 1), (3, 2)),
+        ((4, 4, 8), (8, 4, 15), (9, 1, 8), (16, 8, 16)),
+    ):
+        try_layer(into, out, kernel, stride, batch=batch, pixels=pixels)
+    for channels, batch, pixels in itertools.product(
+        ([4, 4, 8, 8], [6, 6, 8, 8], [8, 8, 16, 16], [3, 5, 7, 9]), (4, 16), (8, 32)
+    ):
+        try_resnet(channels, batch, pixels)
+
+
+def in_fork(instructions: str) -> int:
+    """The exit code of a fork that tries all shapes with these instructions."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 1
+    try:
+        if instructions != "native":
+            os.environ["ONEDNN_MAX_CPU_ISA"] = instructions
+        try_all()
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(code)
+
+
 torch.set_num_threads(int(sys.argv[1]))
-for into, (kernel, stride), (out, batch, pixels) in itertools.product(
-    (*range(1, 10), 12, 16, 17, 24),
-    ((1, 1), (1, 2), (1, 3), (3, 1), (3, 2)),
-    ((4, 4, 8), (8, 4, 15), (9, 1, 8), (16, 8, 16)),
-):
-    try_layer(into, out, kernel, stride, batch=batch, pixels=pixels)
-for channels, batch, pixels in itertools.product(
-    ([4, 4, 8, 8], [6, 6, 8, 8], [8, 8, 16, 16], [3, 5, 7, 9]), (4, 16), (8, 32)
-):
-    try_resnet(channels, batch, pixels)
-print("done")
+for instructions in sys.argv[2:]:
+    print(instructions, in_fork(instructions))
