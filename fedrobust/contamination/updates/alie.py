@@ -4,7 +4,7 @@ by a few standard deviations."""
 from __future__ import annotations
 
 import torch
-from scipy.stats import norm
+from scipy.special import ndtri
 from torch import Tensor
 
 from fedrobust.contamination.base import AttackContext, Contamination, CraftedUpdates
@@ -114,4 +114,4 @@ def largest_z(total: int, attackers: int) -> float:
     honest = max(2, total - attackers)
     fewer_than_half = max(0.5, (honest + 1) // 2 - 1)
     supporters = min(max(0.5, total // 2 + 1 - attackers), fewer_than_half)
-    return float(norm.ppf(1 - supporters / honest))
+    return float(ndtri(1 - supporters / honest))
