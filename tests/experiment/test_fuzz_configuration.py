@@ -74,7 +74,7 @@ GOOD = (
 # a node takes its own instead of two, and has no use for the third
 NOT_READ = ("data", "partition", "engine")
 # what a message of an older server lacks
-MAY_LACK = ("data", "engine", "plugins", "max_share")
+MAY_LACK = ("data", "engine", "plugins", "max_share", "participants")
 
 JUNK = [
     None,
@@ -245,6 +245,19 @@ def the_server_s_own(r: random.Random, good: dict[str, Any]) -> str:
     return json.dumps(good)
 
 
+def plugins_named(r: random.Random, good: dict[str, Any]) -> str:
+    """Packages that the sender wants to be imported, existing ones and others, with a factory of
+    one where that is needed: a node takes its own."""
+    name = r.choice(
+        ["mylab", "os", "json", "tests", "fedrobust", "torch.hub", "", "..", "é", *JUNK]
+    )
+    wrong = [["os"], name or "x", [name], [name, name], {name: 1} if isinstance(name, str) else 1]
+    good["plugins"] = r.choice([one for one in wrong if one not in ([], None)])
+    if r.random() < 0.5:
+        put(good, (*r.choice(factories(good)), "_target_"), "mylab.rules.mylab_rule")
+    return json.dumps(good)
+
+
 def an_order_to_poison(r: random.Random, good: dict[str, Any]) -> str:
     good[r.choice(["poisoned", "noisy"])] = r.choice([1, 2, [0], [2, 1], 0.5, "1", True, {"0": 1}])
     return json.dumps(good)
@@ -340,6 +353,7 @@ MUST_FAIL: dict[str, Callable[[random.Random, dict[str, Any]], str]] = {
     "no number": no_number,
     "too many clients": too_many,
     "the server's own": the_server_s_own,
+    "plugins": plugins_named,
     "poison": an_order_to_poison,
     "another's data": another_s_data,
     "monster": a_monster,

@@ -1,5 +1,6 @@
 """Runs from Python."""
 
+import importlib
 import json
 import shutil
 import sys
@@ -22,6 +23,7 @@ from fedrobust.studies.comparison.grid import Grid
 from fedrobust.studies.python_api import Comparison, Run, override
 from tests.helpers import reports
 from tests.helpers.comparisons import findings
+from tests.helpers.federations import SMALL_RUN
 from tests.helpers.plugins import importable
 
 SMALL = (
@@ -233,6 +235,33 @@ def test_a_comparison_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (found.folder, found.failed) == (out, {})
     with pytest.raises(ConfigError, match="strategie"):
         fedrobust.compare("experiment=smoke", strategie=["krum"])
+
+
+@pytest.mark.slow
+def test_a_function_of_one_s_own_is_compared_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells run in worker processes, which import the function by its name."""
+    monkeypatch.setenv("FEDROBUST_CACHE", str(tmp_path / "cache"))
+    with importable(tmp_path, "compared"):
+        rules = importlib.import_module("compared.rules")
+        found = fedrobust.compare(
+            *SMALL[:2],
+            "evaluation.bootstrap_samples=0",
+            *SMALL_RUN,
+            out=tmp_path / "board",
+            strategies=["fedavg", rules.mylab_rule],
+            contaminations=["sign_flip"],
+            poisoned=1,
+            seeds=[0],
+            draws=50,
+            parallel=1,
+        )
+    assert found.failed == {}
+    board = found.leaderboard()
+    assert sorted(board.index) == ["compared.rules.mylab_rule", "fedavg"]
+    assert board["mean"].notna().all()
+    assert (found.folder / "leaderboard.html").is_file()
 
 
 def test_the_leaderboard_of_a_comparison(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from fedrobust.clients.sgd import sgd
 from fedrobust.strategies.fedavg import fedavg
 from fedrobust.strategies.fltrust import fltrust
 from torch import Generator, Tensor
@@ -18,9 +20,15 @@ from fedrobust.aggregation.round import Aggregate, Round, Strategy, make_aggrega
 from fedrobust.contamination.backdoors.patch import backdoor_patch
 from fedrobust.contamination.base import Backdoor, Contamination
 from fedrobust.state import State
-from fedrobust.testing import LawError, check_contamination, check_purifier, check_rule
+from fedrobust.testing import (
+    LawError,
+    check_contamination,
+    check_purifier,
+    check_rule,
+    check_trainer,
+)
 from fedrobust.testing.laws import SEEDS
-from fedrobust.types import Purifier
+from fedrobust.types import Purifier, Task, TrainResult
 
 MEAN = fedavg()
 
@@ -189,6 +197,71 @@ def test_a_purifier_with_a_mistake_breaks_a_law(
     with pytest.raises(LawError, match=rf"^mine breaks the law ({law}) \(seed \d\): "):
         check_purifier(Purifier("mine", purify), seeds=range(3))
     check_purifier(Purifier("mine", lambda images, generator: images / 2), seeds=[0])
+
+
+SGD = sgd(epochs=1)
+
+
+def nothing_learnt(task: Task) -> TrainResult:
+    return SGD(replace(task, model=deepcopy(task.model)))
+
+
+def darker_images(task: Task) -> TrainResult:
+    task.data.train.images.div_(2, rounding_mode="floor")
+    return SGD(task)
+
+
+def frozen_afterwards(task: Task) -> TrainResult:
+    found = SGD(task)
+    next(task.model.parameters()).requires_grad_(False)
+    return found
+
+
+def own_random(task: Task) -> TrainResult:
+    found = SGD(task)
+    with torch.no_grad():
+        next(task.model.parameters()).add_(torch.rand(1))
+    return found
+
+
+def keeps_a_model(task: Task) -> TrainResult:
+    return replace(SGD(task), memory={"model": task.model})
+
+
+def wrong_count(task: Task) -> TrainResult:
+    return replace(SGD(task), num_examples=1)
+
+
+def infinite(task: Task) -> TrainResult:
+    found = SGD(task)
+    with torch.no_grad():
+        next(task.model.parameters()).mul_(torch.inf)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mine", "law"),
+    [
+        (nothing_learnt, "learning"),
+        (darker_images, "input"),
+        (frozen_afterwards, "structure"),
+        (own_random, "generator"),
+        (keeps_a_model, "next_round"),
+        (wrong_count, "report"),
+        (infinite, "learning"),
+    ],
+)
+def test_a_trainer_with_a_mistake_breaks_a_law(
+    mine: Callable[[Task], TrainResult], law: str
+) -> None:
+    with pytest.raises(LawError, match=rf"^the trainer breaks the law {law} \(seed 0\): "):
+        check_trainer(mine, seeds=[0])
+
+
+def test_a_right_trainer_passes() -> None:
+    check_trainer(SGD, seeds=[0])
+    with pytest.raises(ValueError, match="is no law; known are report, learning"):
+        check_trainer(SGD, without=["magic"])
 
 
 def test_no_test_library_is_imported() -> None:
