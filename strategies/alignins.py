@@ -46,7 +46,7 @@ def alignins(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Xu, Zhang, Hu, CVPR 2025, algorithm 1. Agrees with the authors' code to 1e-6 on random
+        Xu, Zhang, Hu, CVPR 2025. Agrees with the authors' code to 1e-6 on random
         updates, where an odd number passes (of an even number it takes the lower of the two middle
         lengths, this rule their mean).
 

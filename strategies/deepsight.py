@@ -40,8 +40,9 @@ def deepsight(
     2. DDifs: for each class the mean, over random inputs, of the client's probability divided by
        the global model's; `draws` sets of inputs.
     3. HDBSCAN clusters the clients by NEUPs, by DDifs (once a draw) and by the cosine distances of
-       the biases' updates. Two clients are at distance 1 where they are in different clusters, else
-       0; HDBSCAN once more on the mean of the three gives the clusters.
+       the biases' updates. Two clients are at distance 0 where they have the same label, be it
+       that of no cluster, else 1; HDBSCAN once more on the mean of the three gives the clusters
+       (one alone is possible, to which it tends where the three disagree).
     4. A cluster is accepted where less than `suspicious_share` of it is suspicious. Clients in no
        cluster are judged alone.
 
@@ -56,7 +57,7 @@ def deepsight(
     client's model. `exceedings` and `cluster` (-1: in none) are recorded.
 
     Args:
-        inputs: random inputs in a draw; the paper takes 20,000.
+        inputs: random inputs in a draw; implementations for small images take 20,000.
         draws: sets of random inputs, drawn anew every round.
         smallest_cluster: clients in a cluster, at least; needs as many clients.
         suspicious_share: a cluster with this share of suspicious clients or more is left out.
@@ -68,7 +69,8 @@ def deepsight(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Rieger, Nguyen, Miettinen, Sadeghi, NDSS 2022, sections IV and V, algorithm 1.
+        Rieger, Nguyen, Miettinen, Sadeghi, NDSS 2022 (arXiv 2201.00763); formulas as in public
+        implementations that are not the authors'.
 
     Needs:
         proxy images; an honest majority; at least `smallest_cluster` clients a round
@@ -216,6 +218,5 @@ def _hdbscan(distances_NN: Tensor, smallest: int, single: bool = False) -> Tenso
 
 
 def _together(clusters_N: Tensor) -> Tensor:
-    """(N, N) 0.0 for clients in one cluster and for a client with itself, else 1.0."""
-    same_NN = (clusters_N[:, None] == clusters_N[None, :]) & (clusters_N >= 0)
-    return (~same_NN).double().fill_diagonal_(0)
+    """(N, N) 0.0 for two clients with one label, be it that of a cluster or of none, else 1.0."""
+    return (clusters_N[:, None] != clusters_N[None, :]).double()

@@ -34,9 +34,9 @@ def dos(sharpness: Positive = 1.0) -> Strategy:
         ConfigError: the sharpness is out of its range.
 
     Reference:
-        Alkhunaizi, Kamzolov, Takac, Nandakumar, MICCAI 2022, algorithm 1; COPOD: Li, Zhao, Botta,
-        Ionescu, Hu, ICDM 2020, algorithm 1. The scores agree with pyod's COPOD, which the authors
-        use, to 1e-9 on random matrices.
+        Alkhunaizi, Kamzolov, Takac, Nandakumar, MICCAI 2022; COPOD: Li, Zhao, Botta, Ionescu, Hu,
+        ICDM 2020. The weights agree with the authors' formula on pyod's COPOD to 1e-9 on random
+        models; where a column has no skewness but rounding, pyod takes the sign of that.
 
     Needs:
         an honest majority

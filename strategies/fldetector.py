@@ -37,14 +37,14 @@ def fldetector(window: PositiveCount = 3, columns: PositiveCount = 200_000) -> S
 
     It asks for no number of attackers and tolerates any, as long as their scores are the larger
     ones: it finds attacks that change from round to round, and neither a steady one (flipped
-    labels) nor one in the first window + 2 rounds, which are plain averaging. Honest clients whose
+    labels) nor one in the first window + 1 rounds, which are plain averaging. Honest clients whose
     updates vary more than others' may be taken for attackers: of ten random scores about one set in
-    ten has more than one cluster. The paper then starts training again
-    without those found; here it goes on, and nobody else is looked for. Both clusterings are exact
-    (scores are single numbers), so no random start decides. The paper's window is 10, for hundreds
-    of rounds. Memory: every client's last update and window + 2 global ones, of at most `columns`
-    columns, which estimates distances and products; they are part of the checkpoint. Cost: window^2
-    inner products of such rows.
+    ten has more than one cluster. The paper then starts training again without those found; here it
+    goes on, and nobody else is looked for. Both clusterings are exact (scores are single numbers),
+    so no random start decides. The authors' code has a window of 10, for hundreds of rounds.
+    Memory: every client's last update and window + 2 global models, of at most `columns` columns,
+    which estimates distances and products; they are part of the checkpoint. Cost: window^2 inner
+    products of such rows. `inconsistency` records a client's newest score.
 
     Args:
         window: movements of the global model that H follows from, and rounds whose scores count.
@@ -57,8 +57,10 @@ def fldetector(window: PositiveCount = 3, columns: PositiveCount = 200_000) -> S
         ConfigError: a setting is out of its range.
 
     Reference:
-        Zhang, Cao, Jia, Gong, KDD 2022, algorithms 1 to 3; L-BFGS as in Byrd, Nocedal, Schnabel,
-        1994. H's products agree with the authors' formula, written in numpy, to 1e-9.
+        Zhang, Cao, Jia, Gong, KDD 2022 (arXiv 2207.09209); L-BFGS as in Byrd, Nocedal, Schnabel,
+        1994. H's products agree with the formula of the authors' code, written in numpy, to 1e-9.
+        The gap statistic is that of Tibshirani, Walther, Hastie, 2001; the authors' code takes the
+        logarithm of the references' mean instead of the mean of their logarithms.
     """
 
     def rule(round: Round) -> Aggregate:

@@ -21,14 +21,14 @@ def freqfed(low_share: PositiveShare = 0.5, coefficients: PositiveCount = 200_00
     1. The discrete cosine transform (type II) of each client's model, all parameters as one vector;
        its first coefficients are the low frequencies.
     2. HDBSCAN on their cosine distances, with clusters of at least floor(N/2) + 1 models and
-       min_samples = 1 (as in `flame`; the paper takes the largest cluster and leaves HDBSCAN's
-       settings open).
+       min_samples = 1, as in `flame`: the largest cluster, if it holds a majority. These settings
+       and the one vector (instead of one transform a layer) are our choice.
 
     Tolerates f < N/2. Of a large model only a random sample of the low frequencies is compared,
     which estimates the same cosines: N x coefficients float32 values are in memory, 8 MB for ten
     clients. Cost: one transform a client (D log D, a second for 11 million parameters), then a Gram
-    matrix of the sample. The order of the parameters decides what a low frequency is. The paper
-    adds no shortening and no noise: an accepted update keeps its length.
+    matrix of the sample. The order of the parameters decides what a low frequency is. An accepted
+    update keeps its length: nothing is shortened and no noise is added.
 
     Args:
         low_share: share of the coefficients, from the lowest frequency on, that are compared.
@@ -41,7 +41,7 @@ def freqfed(low_share: PositiveShare = 0.5, coefficients: PositiveCount = 200_00
         ConfigError: a setting is out of its range.
 
     Reference:
-        Fereidooni, Pegoraro, Rieger, Dmitrienko, Sadeghi, NDSS 2024, section IV.
+        Fereidooni, Pegoraro, Rieger, Dmitrienko, Sadeghi, NDSS 2024 (arXiv 2312.04432).
 
     Needs:
         an honest majority

@@ -55,7 +55,7 @@ def lasa(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Xu, Zhang, Hu, WACV 2025, algorithm 1. Agrees with the authors' code to 1e-6 on random
+        Xu, Zhang, Hu, WACV 2025 (arXiv 2409.01435). Agrees with the authors' code to 1e-6 on random
         updates of odd numbers of clients, but for two things: of k values to be kept their code
         keeps k - 1, and the layers named above.
 

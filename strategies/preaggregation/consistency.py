@@ -26,10 +26,10 @@ def consistency(f: Count = 3, inputs: PositiveCount = 256) -> Preaggregation:
     The features are what the last fixed or linear classifier gets. The weights of frozen parts are
     the model's own. BatchNorm takes the statistics of the random inputs. Any rule may follow; it
     sees N - f clients. Attackers must be fewer than half, and the score says nothing of those who
-    move the model as the others do. The paper draws normal noise for images; here it is uniform in
-    [0, 1], and with a frozen backbone uniform in the range that each feature has on the proxy
-    images, which are used for nothing else. Cost: one forward pass of `inputs` images a client, and
-    N x inputs x features float32 values in memory. The first client wins a tie.
+    move the model as the others do. The authors' code draws normal noise for images; here it is
+    uniform in [0, 1], and with a frozen backbone uniform in the range that each feature has on the
+    proxy images, which are used for nothing else. Cost: one forward pass of `inputs` images a
+    client, and N x inputs x features float32 values in memory. The first client wins a tie.
 
     Args:
         f: updates left out, among at least 2f + 1.
@@ -42,8 +42,7 @@ def consistency(f: Count = 3, inputs: PositiveCount = 256) -> Preaggregation:
         ConfigError: a setting is out of its range.
 
     Reference:
-        Lee, Gong, Kang, 2024, arXiv:2411.10212 (GLOBECOM 2025), algorithm 1. Formulas as in the
-        authors' code, which was read and not run.
+        Lee, Gong, Kang, 2024, arXiv:2411.10212 (GLOBECOM 2025); formulas as in the authors' code.
 
     Needs:
         proxy images; at least 2f + 1 clients a round

@@ -41,7 +41,8 @@ def foundationfl(synthetic: Copies | None = None) -> Preaggregation:
         ConfigError: the number of copies is out of its range.
 
     Reference:
-        Fang, Nabavirazavi, Liu, Sun, Iyengar, Yang, NDSS 2025, section IV.
+        Fang, Nabavirazavi, Liu, Sun, Iyengar, Yang, NDSS 2025 (arXiv 2501.17381); the score as in a
+        public implementation that is not the authors', the default number of copies is our choice.
 
     Needs:
         an honest majority
