@@ -1,8 +1,10 @@
-"""Laws of server rules that use none of the server's images."""
+"""Laws of server rules. One that uses images of the server gets updates of a small classifier, and
+of the laws those that do not say where the model goes: its images decide that, too."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -10,10 +12,16 @@ from torch import Generator, Tensor, nn
 
 from fedrobust.aggregation.round import Aggregate, Round, ServerData, Strategy
 from fedrobust.aggregation.updates import Updates
-from fedrobust.state import State
+from fedrobust.state import Layout, State, read
 from fedrobust.testing.laws import SEEDS, Law, check_laws, normal, require, require_close
+from fedrobust.testing.trainers import example_images, example_model
+from fedrobust.types import Task, TrainResult
+from fedrobust.utils.images import as_unit
 
 PARAMETERS = 7
+IMAGES, SHORT = 12, 0.01  # of the server, of each kind; length of an update's values beside them
+# laws of rules that use no images of the server
+IMAGE_FREE = frozenset({"shift", "equal_updates", "no_updates", "one_client", "blocks"})
 LARGEST = 1e15  # an update with a larger value is refused before any rule sees it
 
 
@@ -22,7 +30,8 @@ def check_rule(
 ) -> None:
     """Put a server rule through the laws in `RULE_LAWS`.
 
-    A rule never sees NaN or infinity: replies with either are refused before.
+    A rule never sees NaN or infinity: replies with either are refused before. One that uses root or
+    proxy images is not asked for the laws in `IMAGE_FREE`.
 
     Args:
         strategy: what the factory of the rule returns.
@@ -32,26 +41,30 @@ def check_rule(
 
     Raises:
         LawError: a law does not hold; the message says which.
-        ValueError: the rule uses images of the server, or `without` names no law.
+        ValueError: `without` names no law.
     """
-    if strategy.uses:
-        raise ValueError(
-            f"{strategy.name}: uses {', '.join(sorted(strategy.uses))} images of the server; the "
-            "laws are for rules without"
-        )
-    check_laws(strategy.name, strategy, RULE_LAWS, seeds, without)
+    laws = {
+        name: law for name, law in RULE_LAWS.items() if not strategy.uses or name not in IMAGE_FREE
+    }
+    check_laws(strategy.name, strategy, laws, seeds, set(without) - IMAGE_FREE)
 
 
 def crowd(seed: int, strategy: Strategy, more: int = 2) -> tuple[Tensor, Tensor]:
-    """Updates (N, 7) of so many clients more than the rule needs, and their numbers of images."""
-    n = strategy.min_clients + more
-    return normal(seed, n, PARAMETERS), 1 + (normal(seed + 1, n).abs() * 100).floor()
+    """Updates (N, D) of so many clients more than the rule needs, and their numbers of images; of a
+    rule that uses images small ones of the example model, else D = 7."""
+    n, width, length = strategy.min_clients + more, PARAMETERS, 1.0
+    if strategy.uses:
+        width, length = Layout.of(example_model()).num_parameters, SHORT
+    return length * normal(seed, n, width), 1 + (normal(seed + 1, n).abs() * 100).floor()
 
 
 def apply(
     strategy: Strategy, matrix_ND: Tensor, counts_N: Tensor, reference_D: Tensor | None = None
 ) -> Aggregate:
-    """What the rule makes of one round with these updates."""
+    """What the rule makes of one round with these updates. reference_D: the global model; None:
+    zeros, or the example model where the rule uses images."""
+    if strategy.uses:
+        return _apply_with_images(strategy, matrix_ND, counts_N, reference_D)
     reference = State(
         torch.zeros(matrix_ND.shape[1]) if reference_D is None else reference_D, torch.zeros(0)
     )
@@ -59,6 +72,35 @@ def apply(
     return strategy.rule(
         Round(1, reference, updates, ServerData(nn.Identity()), Generator().manual_seed(0))
     )
+
+
+def _apply_with_images(
+    strategy: Strategy, matrix_ND: Tensor, counts_N: Tensor, reference_D: Tensor | None
+) -> Aggregate:
+    model = example_model()
+    layout = Layout.of(model)
+    state = read(model, layout)
+    reference = state if reference_D is None else State(reference_D, state.buffers)
+    images = {name: example_images(IMAGES, 0, name) for name in sorted(strategy.uses)}
+    data = ServerData(model, images.get("root"), images.get("proxy"), _train_a_little)
+    updates = replace(
+        Updates.of(matrix_ND, counts_N),
+        layout=layout,
+        buffers_NB=state.buffers.repeat(len(matrix_ND), 1),
+    )
+    return strategy.rule(Round(1, reference, updates, data, Generator().manual_seed(0)))
+
+
+def _train_a_little(task: Task) -> TrainResult:
+    """Some steps of gradient descent on all images at once: the clients' trainer of these laws."""
+    model, train = task.model, task.data.train
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(model.scale * model(as_unit(train.images)), train.labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return TrainResult(len(train), {})
 
 
 def _order(strategy: Strategy, seed: int) -> None:
@@ -107,7 +149,7 @@ def _one_client(strategy: Strategy, seed: int) -> None:
 def _weights(strategy: Strategy, seed: int) -> None:
     """Influences are one share a client: from 0, 1 in all, or all 0 where the model stays."""
     matrix, counts = crowd(seed, strategy, seed % 5)
-    reference = normal(seed + 3, PARAMETERS)
+    reference = normal(seed + 3, matrix.shape[1])
     result = apply(strategy, matrix, counts, reference)
     found = result.weights_N
     require(
@@ -116,6 +158,8 @@ def _weights(strategy: Strategy, seed: int) -> None:
     )
     require((found >= 0).all(), f"influences are below 0: {found.tolist()}")
     if not found.any():
+        if "proxy" in strategy.uses:  # a distillation moves it all the same
+            return
         require_close(result.state.parameters, reference, "the model moves without any influence")
         return
     total = found.double().sum()
@@ -125,7 +169,7 @@ def _weights(strategy: Strategy, seed: int) -> None:
 def _input(strategy: Strategy, seed: int) -> None:
     """Updates, numbers of images and the global model are not changed in place."""
     matrix, counts = crowd(seed, strategy, seed % 5)
-    given = (matrix, counts, normal(seed + 3, PARAMETERS))
+    given = (matrix, counts, normal(seed + 3, matrix.shape[1]))
     before = [one.clone() for one in given]
     apply(strategy, *given)
     for name, one, other in zip(("updates", "counts", "model"), before, given, strict=True):

@@ -1,5 +1,5 @@
-"""The laws of `fedrobust.testing` for every rule without server data; a new yaml in
-configs/strategy is tested by being there."""
+"""The laws of `fedrobust.testing` for every rule; a new yaml in configs/strategy is tested by being
+there."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from fedrobust import configs
 from fedrobust.aggregation.round import Strategy
 from fedrobust.testing import RULE_LAWS, LawError
+from fedrobust.testing.rules import IMAGE_FREE
 
 FILES = sorted((Path(configs.__file__).parent / "strategy").glob("*.yaml"))
 BUILT: dict[str, Strategy] = {
@@ -49,6 +50,12 @@ def test_the_yaml_names_its_strategy(name: str) -> None:
 def test_every_rule_keeps_the_laws(name: str, law: str, seed: int) -> None:
     if law not in BROKEN.get(name, []):
         RULE_LAWS[law](BUILT[name], seed)
+
+
+@pytest.mark.parametrize("law", sorted(RULE_LAWS.keys() - IMAGE_FREE))
+@pytest.mark.parametrize("name", [name for name, strategy in BUILT.items() if strategy.uses])
+def test_every_rule_with_images_keeps_its_laws(name: str, law: str) -> None:
+    RULE_LAWS[law](BUILT[name], 0)
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,26 @@ def test_a_right_rule_passes_and_an_exception_is_named() -> None:
     check_rule(changed(global_random), without=["generator"], seeds=[0])
     with pytest.raises(ValueError, match="without=generators: is no law; known are order, shift"):
         check_rule(MEAN, without=["generators"])
-    with pytest.raises(ValueError, match="fltrust: uses root images of the server"):
-        check_rule(fltrust())
+
+
+def test_a_rule_with_images_of_the_server_gets_them() -> None:
+    check_rule(fltrust(), seeds=[0])
+    seen: list[Round] = []
+
+    def with_root(change: Callable[[Round, Aggregate], Aggregate]) -> Strategy:
+        def rule(round: Round) -> Aggregate:
+            seen.append(round)
+            return change(round, MEAN.rule(round))
+
+        return Strategy("mine", rule, frozenset({"root"}))
+
+    check_rule(with_root(lambda _, found: found), seeds=[0])
+    data = seen[0].server_data
+    assert data.root is not None
+    assert data.proxy is None
+    assert seen[0].updates.layout is not None
+    with pytest.raises(LawError, match=r"^mine breaks the law generator "):
+        check_rule(with_root(global_random), seeds=[0])
 
 
 def darker(images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
