@@ -32,6 +32,13 @@ def test_a_part_by_its_names_and_where_it_runs(table: StoredTable) -> None:
     assert "device=cpu" in grid.words
 
 
+def test_a_name_with_a_comma_stands_in_quotes(tmp_path: Path) -> None:
+    table = store(tmp_path, "{about: x, command: [experiment=long_attacks], tolerances: {}}")
+    words = ["contaminations=['alie, own noise',min_max]"]
+    chosen = select_grid(table, words, quick=False).contaminations
+    assert [one.name for one in chosen] == ["alie, own noise", "min_max"]
+
+
 def test_the_quick_part_unless_words_name_one(table: StoredTable) -> None:
     quick = select_grid(table, [], quick=True)
     assert ([one.name for one in quick.strategies], quick.seeds) == (["gentle krum"], (1,))
