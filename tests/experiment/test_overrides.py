@@ -14,11 +14,16 @@ import pytest
 from fedrobust import ablation, compare, meff, simulate
 from fedrobust.errors import ConfigError, DataError
 from fedrobust.experiment import compose, factories, overrides, settings
+from fedrobust.experiment.choices import choice_names
 from fedrobust.federation.server_run import compose_for_sites
 from fedrobust.studies.comparison.grid import cells, read_grid
 from fedrobust.utils.names import stored_path
 
 ALL_KEYS = "`python -m fedrobust.simulate --cfg job` lists all keys"
+RULES, ATTACKS = (
+    f"`python -m fedrobust.simulate --help` lists all {len(choice_names(group))}"
+    for group in ("strategy", "contamination")
+)
 QUOTE = "it holds signs with a meaning of their own; quote the value: "
 LINES = [
     ("stratgy=krum", "unknown key; did you mean strategy=krum?"),
@@ -36,29 +41,28 @@ LINES = [
     ),
     (
         "strategy=krumm",
-        "no such choice; did you mean krum? `python -m fedrobust.simulate --help` lists all 21",
+        f"no such choice; did you mean krum? {RULES}",
     ),
     ("engine=nope", "no such choice; engine can be auto, inline, ray"),
     (
         "experiment=smok",
-        "no such choice; did you mean smoke? experiment can be frozen, ham10000, leaderboard, "
-        "poster, quick, smoke",
+        "no such choice; did you mean smoke? experiment can be "
+        + ", ".join(choice_names("experiment")),
     ),
     (
         "contamination@noise=labelflip",
-        "no such choice; did you mean label_flip or label_pair? "
-        "`python -m fedrobust.simulate --help` lists all 49",
+        f"no such choice; did you mean label_flip or label_pair? {ATTACKS}",
     ),
-    ("contamination=qqqq", "no such choice; `python -m fedrobust.simulate --help` lists all 49"),
+    ("contamination=qqqq", f"no such choice; {ATTACKS}"),
     (
         "corruption=hairr",
         "corruption is chosen by contamination@corruption=...; did you mean "
-        "contamination@corruption=hair? `python -m fedrobust.simulate --help` lists all 49",
+        f"contamination@corruption=hair? {ATTACKS}",
     ),
     (
         "noise=clinical_noise",
         "noise is chosen by contamination@noise=...; did you mean "
-        "contamination@noise=clinical_noise? `python -m fedrobust.simulate --help` lists all 49",
+        f"contamination@noise=clinical_noise? {ATTACKS}",
     ),
     (
         "strategy@x=krum",
@@ -66,11 +70,11 @@ LINES = [
     ),
     (
         "strategy=[krum,fedavg]",
-        "must be the name of one choice; `python -m fedrobust.simulate --help` lists all 21",
+        f"must be the name of one choice; {RULES}",
     ),
     (
         "~strategy",
-        "cannot be taken out, only chosen; `python -m fedrobust.simulate --help` lists all 21",
+        f"cannot be taken out, only chosen; {RULES}",
     ),
     ("~rouns", f"unknown key, nothing to take out; did you mean ~rounds? {ALL_KEYS}"),
     ("+rounds=3", "rounds is there already; write it without the +"),
@@ -223,7 +227,7 @@ COMMANDS: tuple[Callable[[], None], ...] = (
         (
             ["corruption=hair"],
             "corruption=hair: corruption is chosen by contamination@corruption=...; did you mean "
-            "contamination@corruption=hair? `python -m fedrobust.simulate --help` lists all 49",
+            f"contamination@corruption=hair? {ATTACKS}",
         ),
     ],
 )
