@@ -372,3 +372,19 @@ def test_the_untrained_state_is_not_kept_and_can_be_had_again() -> None:
     memory = weakref.ref(first.parameters)
     del first
     assert memory() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("fednoro", ("strategy.warmup=1",)),
+        ("fedcorr", ("strategy.preprocessing=1", "strategy.finetuning=1")),
+    ],
+)
+def test_trainers_and_rules_that_talk_to_each_other(name: str, settings: tuple[str, ...]) -> None:
+    words = (f"strategy={name}", f"client={name}", "server.batchnorm=mean", *settings)
+    server = federations.build_server(*words, "rounds=3", "poisoned=[1]")
+    with inline() as grid:
+        last = run_rounds(server, grid, Memory()).records[-1]
+    assert all(set(one.extras) == {"noisy"} for one in last.clients)
+    assert ("suspected" in last.clients[0].metrics) == (name == "fedcorr")
