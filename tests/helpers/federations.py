@@ -3,7 +3,9 @@ an observer that remembers."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -33,7 +35,16 @@ def compose_settings(*overrides: str) -> dict[str, Any]:
     step each."""
     other_data = any(word.startswith("data=") for word in overrides)
     small = (word for word in SMALL_RUN if not (other_data and word.startswith("data.")))
-    return compose.compose("experiment=smoke", *small, *overrides)
+    words = ("experiment=smoke", *small, *overrides)
+    if any(word.startswith("plugins") for word in words):  # whose choices come and go
+        return compose.compose(*words)
+    return copy.deepcopy(_composed(*words))
+
+
+@cache
+def _composed(*words: str) -> dict[str, Any]:
+    """Once in a process, as it takes a tenth of a second."""
+    return compose.compose(*words)
 
 
 def build_experiment(*overrides: str) -> Experiment:
