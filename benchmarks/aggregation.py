@@ -22,7 +22,7 @@ from benchmarks.common.measure import ROOT, Measurement, run_task
 from benchmarks.common.report import Spread
 from benchmarks.common.work import environment
 
-WITH_IMAGES = ("etf_dml", "feddf", "fltrust")  # rules that use root or proxy images
+WITH_IMAGES = ("deepsight", "etf_dml", "feddf", "fltrust")  # rules that use root or proxy images
 RULES = tuple(
     sorted(
         path.stem

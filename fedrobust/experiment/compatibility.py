@@ -181,9 +181,9 @@ def _check_certificate(settings: Settings, strategy: Strategy, privacy: Privacy)
         key, size = "num_clients", settings.num_clients // asked.groups
     if size < strategy.min_clients:
         raise ConfigError(
-            f"{groups}: strategy={strategy.name} needs at least {strategy.min_clients} clients a "
-            f"round, and a group has {size}; lower certificate.groups, raise {key}, or choose "
-            "another rule"
+            f"{groups}: strategy={strategy.name} needs at least "
+            f"{format_count(strategy.min_clients, 'client')} a round, and a group has {size}; "
+            f"lower certificate.groups, raise {key}, or choose another rule"
         )
     for what, why in (
         (

@@ -17,6 +17,7 @@ from fedrobust.reporting.report.fairness import (
     WorstDrop,
     WorstValue,
 )
+from fedrobust.utils.counting import format_count
 
 SPREAD_NAMES: Final[dict[str, str]] = {
     "site_accuracy": "hospitals: accuracy",
@@ -108,8 +109,8 @@ def spread_notes(report: Report, classes: Sequence[str]) -> list[str]:
     ):
         if members:
             notes.append(
-                f"left out, with fewer than {section.min_images} test images: {what} "
-                f"{', '.join(members)}"
+                f"left out, with fewer than {format_count(section.min_images, 'test image')}: "
+                f"{what} {', '.join(members)}"
             )
     return notes
 

@@ -63,7 +63,7 @@ def test_help_and_unknown_options(
         (neighbour, ["--policies", "none"], "--policies=none: must be of default, spinning"),
         (neighbour, ["--cores", "5000"], "--cores=5000: more than this process may use"),
         (aggregation, ["--sizes", "10"], "argument --sizes: : must be a whole number above zero"),
-        (aggregation, ["--rules", "etf_dml"], "--rules=etf_dml: must be of bulyan"),
+        (aggregation, ["--rules", "etf_dml"], "--rules=etf_dml: must be of alignins"),
         (scale, ["--scratch", "nowhere"], "--scratch=nowhere: there is no such folder"),
         (scale, ["--clients", "10,x"], "x: must be a whole number above zero"),
         (gpu, ["--rounds", "1"], "--rounds=1: must be at least 2"),

@@ -22,7 +22,8 @@ from tests.helpers import federations
 STRATEGIES = sorted(
     path.stem for path in (Path(configs.__file__).parent / "strategy").glob("*.yaml")
 )
-WITH_SUMS = ("fedavg",)  # a constant, as composing all of them takes seconds in every process
+# a constant, as composing all of them takes seconds in every process
+WITH_SUMS = ("fedavg", "fedloge")
 SECURE = ("strategy=fedavg", "privacy=secure_aggregation")
 # enough for any rule
 ROOMY = ("num_clients=20", "poisoned=0", "server.root_per_class=1", "partition=iid")
@@ -63,14 +64,16 @@ def test_there_are_both_kinds() -> None:
     assert len(STRATEGIES) >= 21
 
 
-@pytest.mark.parametrize("weighting", SUM_WEIGHTS)
-@pytest.mark.parametrize("name", WITH_SUMS)
+@pytest.mark.parametrize(
+    ("name", "weighting"), [*(("fedavg", one) for one in SUM_WEIGHTS), ("fedloge", "examples")]
+)
 def test_a_rule_that_works_on_sums_gives_the_same_from_their_mean_alone(
     name: str, weighting: str
 ) -> None:
     """Promise of the attribute, without which secure aggregation would change the method."""
+    words = [f"strategy.weighting={weighting}"] if name == "fedavg" else []
     strategy: Strategy = factories.build_group(
-        compose.compose(f"strategy={name}", f"strategy.weighting={weighting}"), "strategy"
+        compose.compose(f"strategy={name}", *words), "strategy"
     )
     assert strategy.sums == weighting
     g = Generator().manual_seed(0)

@@ -45,7 +45,7 @@ def test_the_yaml_file_has_the_settings_of_the_type(command: GridCommand) -> Non
                 "poisoned=[0, 1, 3] a list of different numbers of clients, or of lists of their "
                 "ids: how many clients are poisoned",
                 "threads=1 whole number, at least 1: of torch in every run",
-                "strategies=[...] the server's rule: bulyan,",
+                "strategies=[...] the server's rule: alignins,",
                 "contaminations=[...] what poisoned clients do: adaptive_etf,",
                 "engine=inline in which processes",
             ),

@@ -12,6 +12,7 @@ from fedrobust.reporting.report.fairness import FairnessSection, SpreadSection
 from fedrobust.reporting.web.bars import Bar, BarRow, bar_chart
 from fedrobust.reporting.web.figures import Figure, Key
 from fedrobust.reporting.web.scales import Axis, axis, percent_axis
+from fedrobust.utils.counting import format_count
 
 SIDES: Final = {  # evaluation: its key, colour and name
     "clean": ("run", "s1", "this run"),
@@ -40,8 +41,9 @@ def _worst_figure(report: Report, section: FairnessSection, classes: Sequence[st
         "The smallest value of all hospitals (accuracy and balanced accuracy on their own clean "
         "test images) and of all classes (recall), each model's own worst; 95 % intervals by "
         f"bootstrap over the same images. Hospitals and classes with fewer than "
-        f"{section.min_images} test images are left out. The smallest of several small samples "
-        "lies below what a larger sample would show: compare it with the clean twin's.",
+        f"{format_count(section.min_images, 'test image')} are left out. The smallest of "
+        "several small samples lies below what a larger sample would show: compare it with the "
+        "clean twin's.",
         _keys(section),
     )
 

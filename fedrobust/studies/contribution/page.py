@@ -79,7 +79,8 @@ def _scope(plan: Plan, found: Mapping[int, SeedContributions]) -> str:
     trained = format_count(sum(seed in found for seed, _ in plan.cells), "training")
     if plan.orders:
         orders = len(next(iter(plan.orders.values())))
-        how = f"{orders} sampled orders of {plan.num_clients} hospitals a seed (pairs of reverses)"
+        hospitals = format_count(plan.num_clients, "hospital")
+        how = f"{orders} sampled orders of {hospitals} a seed (pairs of reverses)"
         covered = "test images and orders"
     else:
         how = f"all coalitions of {format_count(plan.num_clients, 'hospital')}"

@@ -25,6 +25,7 @@ from fedrobust.studies.comparison.grid import (
     own_engine,
     sort_words,
 )
+from fedrobust.utils.counting import format_count
 from fedrobust.utils.seeding import generator
 from fedrobust.utils.validation import PositiveCount, check_settings, make_settings
 
@@ -128,5 +129,5 @@ def _cells(
 
 def _name(members: Sequence[int]) -> str:
     if len(members) > MOST_NAMED:
-        return f"{len(members)} hospitals"
+        return format_count(len(members), "hospital")
     return "+".join(map(str, members))

@@ -65,7 +65,8 @@ def _check_rule(plan: Plan) -> None:
     strategy = build.build_experiment(plan.cells[seed, plan.whole].config).strategy
     if strategy.min_clients > 1:
         raise ConfigError(
-            f"strategy={strategy.name}: needs at least {strategy.min_clients} clients a round, and "
+            f"strategy={strategy.name}: needs at least "
+            f"{format_count(strategy.min_clients, 'client')} a round, and "
             "contributions need trainings of single hospitals; choose a rule that takes one, e.g. "
             "strategy=fedavg"
         )

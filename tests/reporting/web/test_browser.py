@@ -32,7 +32,7 @@ PROBE = """(doc, win) => {
   const move = { bubbles: true, clientX: 50, clientY: 50 };
   mark.dispatchEvent(new win.PointerEvent("pointermove", move));
   const tip = doc.getElementById("tip");
-  const box = doc.querySelector(".filterbox");
+  const box = heads.parentNode.previousElementSibling;
   box.value = "poisoned";
   box.dispatchEvent(new win.Event("input"));
   return {

@@ -16,7 +16,7 @@ from ray._private import services
 from fedrobust.errors import ConfigError
 from fedrobust.runtime import engines
 from fedrobust.runtime.engines import auto_engine, inline_engine, ray_cluster, ray_engine
-from fedrobust.runtime.engines.ray_cluster import Workers, connect
+from fedrobust.runtime.engines.ray_cluster import Cluster, Workers, connect
 from fedrobust.runtime.engines.resources import gpu_share, pays_off, useful_workers
 from fedrobust.utils import threads
 
@@ -174,7 +174,7 @@ def test_what_the_machine_has_not_is_refused_before_ray_starts(monkeypatch, work
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(ConfigError, match=reason):
-        connect(None, workers, cores=2)
+        connect(Cluster(None, 2), workers)
 
 
 def test_a_ray_of_our_own_hands_its_workers_their_number_of_threads(monkeypatch):
@@ -184,7 +184,7 @@ def test_a_ray_of_our_own_hands_its_workers_their_number_of_threads(monkeypatch)
     monkeypatch.setattr(
         ray_cluster, "_start_here", lambda *_: seen.append(os.environ["OMP_NUM_THREADS"])
     )
-    assert connect(None, Workers(1, 1, 0, 2), cores=2)
+    assert connect(Cluster(None, 2), Workers(1, 1, 0, 2))
     assert (seen, os.environ["OMP_NUM_THREADS"]) == (["2"], "4")
 
 
@@ -230,17 +230,17 @@ def test_an_address_where_no_ray_answers_is_named_at_once(monkeypatch):
         match=r"engine.address=auto: no Ray answers there \(Could not find any "
         r"running Ray instance\)",
     ):
-        connect("auto", Workers(1, 1, 0, 1), cores=1)
+        connect(Cluster("auto"), Workers(1, 1, 0, 1))
     # what a cluster that has ended leaves behind
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "127.0.0.1:1")
     with pytest.raises(
         ConfigError, match=r"engine.address=auto: no Ray answers there \(\S+:1: .*refused\)"
     ):
-        connect("auto", Workers(1, 1, 0, 1), cores=1)
+        connect(Cluster("auto"), Workers(1, 1, 0, 1))
     with socket.socket() as taken:  # a port without a server
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(
             ConfigError, match=rf"engine.address={address}: no Ray answers there \(.*refused\)"
         ):
-            connect(address, Workers(1, 1, 0, 1), cores=1)
+            connect(Cluster(address), Workers(1, 1, 0, 1))

@@ -22,7 +22,7 @@ def test_a_temporary_folder_that_is_too_long_is_refused_before_ray_starts(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests leave theirs running
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     with pytest.raises(ConfigError) as caught:
-        ray_cluster.connect(None, Workers(1, 1.0, 0.0, 1), 1)
+        ray_cluster.connect(ray_cluster.Cluster(), Workers(1, 1.0, 0.0, 1))
     assert str(caught.value).startswith(f"{name}={tmp_path}")
     assert "too long for the sockets of Ray; set RAY_TMPDIR to a shorter folder" in str(
         caught.value
