@@ -73,7 +73,7 @@ def co_teaching(
             raise ValueError("client=co_teaching was built without the experiment's model")
         layout, second = Layout.of(task.model), _second_model(task, model)
         device = next(task.model.parameters()).device
-        kept_N = torch.zeros(len(task.data.train), dtype=torch.bool, device=device)
+        kept_N = torch.ones(len(task.data.train), dtype=torch.bool, device=device)
         choose = exchange(kept_share(task.round, forget_rate, forget_rounds), second.scale, kept_N)
         fitted = fit_on_chosen(
             [task.model, second],
@@ -101,7 +101,7 @@ def kept_share(round: int, forget_rate: float, forget_rounds: int) -> float:
 
 def exchange(share: float, scale: float, kept_N: Tensor) -> Choose:
     """What two models choose for each other. kept_N: is told of every training image whether the
-    first model learned from it when it last saw it."""
+    first model learned from it when it last saw it; others stay as they were."""
 
     def choose(scores: Sequence[Tensor], labels: Tensor, index: Tensor) -> Sequence[Tensor]:
         count = max(1, int(share * len(labels) + 1e-9))  # .8 * 10 is 8, .7 * 10 6.999...

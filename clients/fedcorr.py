@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fedrobust.clients.prox import proximity
@@ -23,12 +23,15 @@ from fedrobust.utils.validation import (
     PositiveCount,
     Share,
     check_settings,
+    check_told,
     flatten_groups,
 )
 
 LABELS, LOSSES, CORRECTED = "labels", "losses", "corrected"  # in a client's memory
 # the server's words on which labels are to be replaced
 LARGE_LOSSES, ALL = 1, 2
+# what it says, if anything: before the first round it does not
+MESSAGE_KINDS = {"stage": Literal[1, 2, 3], "relabel": Literal[0, 1, 2]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +93,12 @@ def fedcorr(
     """
 
     def trainer(task: Task) -> TrainResult:
+        first_stage = check_told(task.extras, MESSAGE_KINDS).get("stage", 1) == 1
         given_N = task.data.train.labels
         found = relabel(task, confidence, relabel_ratio)
         labels_N = found.labels_N.to(given_N.device)
         own = Samples(task.data.train.images, labels_N)
         work = replace(task, data=replace(task.data, train=own))
-        first_stage = int(task.extras.get("stage", 1)) == 1
         term = nearness(task.model, 2 * beta * found.level) if first_stage and found.level else None
         result = train_local(work, training, term)
         return replace(

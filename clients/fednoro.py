@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from fedrobust.clients.sgd import task_loss, train_down, train_local
@@ -15,7 +16,13 @@ from fedrobust.learning.noisy_labels import class_losses, image_losses
 from fedrobust.learning.settings import TrainingSettings
 from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, Task, TrainResult
-from fedrobust.utils.validation import Positive, check_settings, flatten_groups
+from fedrobust.utils.validation import (
+    Positive,
+    Share,
+    check_settings,
+    check_told,
+    flatten_groups,
+)
 
 CLASS_LOSSES = "class_losses"  # of the reply: (K,), -1 for a class without images
 NOISY, WEIGHT = "noisy", "weight"  # of the server's message, once it has told hospitals apart
@@ -57,11 +64,12 @@ def fednoro(temperature: Positive = 0.8, *, training: TrainingSettings) -> Clien
     """
 
     def trainer(task: Task) -> TrainResult:
-        if NOISY not in task.extras:
+        told = check_told(task.extras, {NOISY: Literal[0, 1], WEIGHT: Share})
+        if not told:
             losses_N = image_losses(task.model, task.data.train)
             found_K = class_losses(losses_N, task.data.train.labels, task.model.num_classes)
             return replace(train_local(task, training), extras={CLASS_LOSSES: found_K})
-        weight = float(task.extras[WEIGHT]) if task.extras[NOISY] else 0.0
+        weight = float(told[WEIGHT]) if told[NOISY] else 0.0
         if weight == 0:
             return train_local(task, training)
         loss = scale_loss(task_loss(task, training), 1 - weight)

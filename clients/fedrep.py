@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedrobust.clients.fedper import train_keeping
-from fedrobust.clients.sgd import train_local
+from fedrobust.clients.sgd import known_confusion, train_local
 
 from fedrobust.learning.personal import head_names, state_names, training_only
 from fedrobust.learning.settings import TrainingSettings
@@ -48,7 +48,7 @@ def fedrep(head_epochs: PositiveCount = 10, *, training: TrainingSettings) -> Cl
 
         def train() -> TrainResult:
             with training_only(model, head):
-                train_local(replace(task, memory={}), first)
+                train_local(replace(task, memory=known_confusion(task)), first)
             with training_only(model, body):
                 return train_local(task, training)
 

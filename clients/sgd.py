@@ -76,13 +76,19 @@ def training_report(task: Task, fitted: FitResult, settings: TrainingSettings) -
 
 def _remember_confusion(task: Task, settings: TrainingSettings) -> Mapping[str, Any]:
     """The client's memory of how its labels are confused, where its loss asks for an estimate: of
-    the model that it has trained in the last of the first rounds, which knows its own labels."""
+    the model that it has trained in the last of the first rounds, or in the first round in which it
+    is asked if that is later, which knows its own labels."""
     if not _estimates_confusion(settings):
         return {}
-    if task.round > settings.robust_loss.warmup:
-        return {name: value for name, value in task.memory.items() if name == CONFUSION}
+    if task.round > settings.robust_loss.warmup and CONFUSION in task.memory:
+        return known_confusion(task)
     found_KK = estimate_confusion(predict(task.model, task.data.train.images))
     return {CONFUSION: found_KK.tolist()}
+
+
+def known_confusion(task: Task) -> Mapping[str, Any]:
+    """Of the client's memory the part that forward correction needs; empty before an estimate."""
+    return {name: value for name, value in task.memory.items() if name == CONFUSION}
 
 
 def _estimates_confusion(settings: TrainingSettings) -> bool:

@@ -29,7 +29,9 @@ def fedcorr(
        normal distributions; those in the component with the larger mean are noisy and are told to
        relabel images of large loss.
     2. Finetuning: the same mean over the hospitals whose reported share of wrong labels is at most
-       `clean_below` (over all, where none is).
+       `clean_below` (over all, where none is). A noisy hospital reports a share in the first of
+       these rounds, in which it relabels; the share stays until the end. One that has reported
+       none counts as above.
     3. Rest: noisy hospitals are told to relabel every image of which the global model is sure; the
        mean over all.
 
@@ -62,15 +64,17 @@ def fedcorr(
     def rule(round: Round) -> Aggregate:
         now, clients = stage(round.number), round.updates.clients
         lids = {**round.memory.get("lids", {})}
-        levels = {**round.memory.get("levels", {}), **read_numbers(round, "level")}
         noisy = list(round.memory.get("noisy", ()))
+        levels = {**round.memory.get("levels", {}), **_read_levels(round, noisy if now > 1 else ())}
         if now == 1:
             for client, lid in read_numbers(round, "lid").items():
                 total, rounds = lids.get(client, (0.0, 0))
                 lids[client] = (total + lid, rounds + 1)
             noisy = find_noisy({client: total / rounds for client, (total, rounds) in lids.items()})
         counts_N = round.updates.num_examples_N.cpu()
-        clean_N = torch.tensor([levels.get(client, 0.0) <= clean_below for client in clients])
+        clean_N = torch.tensor(
+            [_is_clean(client, levels, noisy, clean_below) for client in clients]
+        )
         weights_N = normalize(counts_N * clean_N if now == 2 and clean_N.any() else counts_N)
         return make_aggregate(
             round,
@@ -82,6 +86,20 @@ def fedcorr(
         )
 
     return Strategy("fedcorr", rule)
+
+
+def _read_levels(round: Round, relabelled: Collection[int]) -> dict[int, float]:
+    """The shares of wrong labels that count. relabelled: clients whose 0 says only that they were
+    not told to relabel in this round."""
+    found = read_numbers(round, "level")
+    return {client: level for client, level in found.items() if level or client not in relabelled}
+
+
+def _is_clean(
+    client: int, levels: Mapping[int, float], noisy: Collection[int], limit: float
+) -> bool:
+    level = levels.get(client, 0.0)
+    return level <= limit and (level > 0 or client not in noisy)
 
 
 def _messages(

@@ -109,6 +109,7 @@ def _build(config: Mapping[str, Any], text: str, settings: Settings | None = Non
         for group in ("contamination", "noise", "corruption")
     }
     compatibility.check_contaminations(damage)
+    compatibility.check_remembered_labels(settings, damage["contamination"])
     compatibility.check_confusion(settings, len(dataset.class_names))
     compatibility.check_crafting(settings, built["model"], damage)
     compatibility.check_learnt_trigger(settings, built["model"], damage["contamination"])

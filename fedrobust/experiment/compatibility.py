@@ -9,12 +9,13 @@ from typing import Any
 from fedrobust.aggregation.composition import Preaggregation
 from fedrobust.aggregation.round import Strategy
 from fedrobust.contamination.apply import crafts
-from fedrobust.contamination.base import Contamination, Evasion
+from fedrobust.contamination.base import Contamination, Evasion, keep_data
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.settings import OBLIVIOUS, Evaluation
-from fedrobust.experiment.settings import Settings
+from fedrobust.experiment.settings import ALWAYS, Settings
 from fedrobust.learning.classifier import ModelFactory
+from fedrobust.learning.losses import RobustLoss
 from fedrobust.privacy.mechanisms import Privacy
 from fedrobust.types import NO_PURIFIER, Purifier
 from fedrobust.utils.confusion import ESTIMATE, confusion_matrix
@@ -125,6 +126,36 @@ def _check_relabelling(settings: Settings, sanitiser: Sanitiser) -> None:
         )
 
 
+def check_remembered_labels(settings: Settings, damage: Contamination) -> None:
+    """A hospital that relabels remembers its labels and losses from round to round; they must be
+    the same in attacks and in honest rounds. damage: what poisoned clients do. Raises
+    ConfigError."""
+    if settings.client.factory != "fedcorr" or not settings.poisoned:
+        return
+    if _is_honest_at_times(settings) and _changes_data(damage):
+        asked = settings.schedule.model_dump().items()
+        usual = ALWAYS.model_dump()
+        keys = ", ".join(f"schedule.{key}={value}" for key, value in asked if value != usual[key])
+        raise ConfigError(
+            f"{keys}: contamination={damage.name} changes training data in some rounds only, and "
+            "client=fedcorr remembers labels from round to round; leave schedule out, or use "
+            "another client"
+        )
+
+
+def _is_honest_at_times(settings: Settings) -> bool:
+    """Whether poisoned clients take part in rounds in which they do not attack."""
+    asked = settings.schedule
+    last = settings.rounds if asked.until_round is None else asked.until_round
+    stops = last < settings.rounds and asked.afterwards == "behave"
+    return asked.from_round > 1 or asked.trusted_at is not None or stops
+
+
+def _changes_data(damage: Contamination) -> bool:
+    changes = damage.data is not keep_data or damage.learnt is not None
+    return changes or any(_changes_data(one) for one in damage.parts)
+
+
 def _check_leaving(settings: Settings, strategy: Strategy) -> None:
     """The rule goes on without attackers who leave."""
     if settings.schedule.afterwards != "leave" or not settings.poisoned:
@@ -215,11 +246,19 @@ def check_crafting(
 
 
 def check_confusion(settings: Settings, num_classes: int) -> None:
-    """Whether the confusion of the labels, where one is given, is of so many classes. Raises
-    ConfigError."""
-    given = (settings.client.get("robust_loss") or {}).get("confusion", ESTIMATE)
-    if settings.client.get("loss") == "forward_correction" and given != ESTIMATE:
+    """Whether the confusion of the labels, where one is given, is of so many classes, and an
+    estimate is used in some round. Raises ConfigError."""
+    if settings.client.get("loss") != "forward_correction":
+        return
+    robust = settings.client.get("robust_loss") or {}
+    given, warmup = robust.get("confusion", ESTIMATE), robust.get("warmup", RobustLoss().warmup)
+    if given != ESTIMATE:
         confusion_matrix("client.robust_loss.confusion", given, num_classes)
+    elif warmup >= settings.rounds:
+        raise ConfigError(
+            f"client.robust_loss.warmup={warmup}: no round of rounds={settings.rounds} would use "
+            "the estimated confusion; lower it or raise rounds"
+        )
 
 
 def check_learnt_trigger(settings: Settings, model: ModelFactory, damage: Contamination) -> None:

@@ -112,6 +112,28 @@ def check(key: str, value: Made, kind: Any) -> Made:
     return value
 
 
+def check_told(extras: Mapping[str, Any], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """What a server told a client for its trainer under some names; empty where it told nothing
+    under any of them.
+
+    Args:
+        extras: of the server's message.
+        kinds: the kind of each value by its name, as for `check`.
+
+    Raises:
+        ValueError: one line on a value that does not fit, or is missing beside the others: the
+            message cannot be used.
+    """
+    if extras.keys().isdisjoint(kinds):
+        return {}
+    if missing := [name for name in kinds if name not in extras]:
+        raise ValueError(f"extras.{missing[0]}: is missing in the server's message")
+    try:
+        return {name: check(f"extras.{name}", extras[name], kind) for name, kind in kinds.items()}
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
 def check_settings(group: str) -> Callable[[Factory], Factory]:
     """Decorator that checks the arguments of a factory, or of a dataclass, by its signature before
     they are used.

@@ -109,6 +109,13 @@ def test_models_of_timm():
     assert first.labels.suspected_N.tolist().count(True) == 1  # int(.96 * 8) = 7 of 8 stay
 
 
+def test_images_that_were_not_seen_are_not_suspected():
+    net, data = models.classifier(), models.shard(train=24)
+    trainer = co_teaching(model=SecondNet, forget_rate=0.25, forget_rounds=1, steps=1, batch_size=8)
+    result = trainer(models.task(net, data))
+    assert result.labels.suspected_N.sum() == 2  # of the 8 that were seen
+
+
 def test_one_image():
     data = models.shard(train=1)
     _, result = trained(data, forget_rate=0.9, forget_rounds=1)

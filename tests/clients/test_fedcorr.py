@@ -137,6 +137,21 @@ def test_nearness_by_hand():
     assert term(None, None, None).item() == pytest.approx(2 * count, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("extras", "line"),
+    [
+        ({"stage": 4, "relabel": 0}, r"^extras\.stage=4: must be one of 1, 2, 3$"),
+        ({"stage": 1, "relabel": 7}, r"^extras\.relabel=7: must be one of 0, 1, 2$"),
+        ({"stage": 1.5, "relabel": 0}, r"^extras\.stage=1\.5: must be"),
+        ({"relabel": 1}, r"^extras\.stage: is missing in the server's message$"),
+        ({"stage": 1}, r"^extras\.relabel: is missing in the server's message$"),
+    ],
+)
+def test_what_the_server_says_is_checked(extras, line):
+    with pytest.raises(ValueError, match=line):
+        fedcorr()(models.task(models.classifier(), models.shard(), extras=extras))
+
+
 def test_a_memory_of_other_images_is_not_used():
     data, _ = mislabelled()
     memory = {"labels": torch.zeros(3, dtype=torch.int64), "losses": torch.ones(3)}

@@ -61,6 +61,21 @@ def test_a_noisy_hospital_learns_less_from_its_labels():
     assert result.sums["extra_loss"] >= 0
 
 
+@pytest.mark.parametrize(
+    ("extras", "line"),
+    [
+        ({"noisy": 1, "weight": 1.5}, r"^extras\.weight=1\.5: must be at most 1$"),
+        ({"noisy": 1, "weight": -0.1}, r"^extras\.weight=-0\.1: must be at least 0$"),
+        ({"noisy": 2, "weight": 0.5}, r"^extras\.noisy=2: must be one of 0, 1$"),
+        ({"noisy": 1}, r"^extras\.weight: is missing in the server's message$"),
+        ({"weight": 0.5}, r"^extras\.noisy: is missing in the server's message$"),
+    ],
+)
+def test_what_the_server_says_is_checked(extras, line):
+    with pytest.raises(ValueError, match=line):
+        trained(fednoro(), extras)
+
+
 def test_where_the_global_model_has_all_the_weight_labels_do_not_matter():
     states = []
     for shift in (0, 1):

@@ -65,6 +65,18 @@ def test_fedrep_trains_the_head_at_the_received_body_and_then_the_body_at_that_h
     assert torch.equal(trained(TRAINERS["fedrep"])[2].personal["last.weight"], net.last.weight)
 
 
+def test_the_head_of_fedrep_learns_with_the_estimated_confusion():
+    trainer = fedrep(1, **ONE, loss="forward_correction", robust_loss={"warmup": 1})
+    heads = []
+    for rows in (
+        [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]],
+    ):
+        task = models.task(models.classifier(), models.shard(), round=2, memory={"confusion": rows})
+        heads.append(trainer(task).personal["last.weight"])
+    assert not torch.equal(*heads)
+
+
 def test_a_model_without_batchnorm():
     net = models.classifier()
     net.backbone.norm = torch.nn.Identity()

@@ -141,6 +141,14 @@ def test_a_confusion_is_estimated_in_the_first_rounds_and_used_afterwards():
     assert trainer(task).memory == first.memory
 
 
+def test_a_hospital_that_is_first_asked_later_estimates_its_confusion_then():
+    trainer = sgd(loss="forward_correction", robust_loss={"warmup": 1}, optimizer=FAST)
+    net, data = models.classifier(), models.shard()
+    result = trainer(models.task(net, data, round=5))
+    expected = estimate_confusion(predict(net, data.train.images))
+    assert torch.equal(torch.tensor(result.memory["confusion"], dtype=torch.float64), expected)
+
+
 def test_a_confusion_of_other_classes_is_refused():
     trainer = sgd(loss="forward_correction", robust_loss={"confusion": [[1.0, 0.0], [0.0, 1.0]]})
     with pytest.raises(ConfigError, match=r"robust_loss\.confusion=.*must be 3 rows of 3"):

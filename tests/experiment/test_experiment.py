@@ -281,7 +281,22 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
             ["client.loss=forward_correction", "client.robust_loss.confusion=[[1,0],[0,1]]"],
             "client.robust_loss.confusion=[[1, 0], [0, 1]]: must be 7 rows of 7 probabilities",
         ),
+        (
+            ["client.loss=forward_correction", "client.robust_loss.warmup=9"],
+            "client.robust_loss.warmup=9: no round of rounds=",
+        ),
         (["client=fednoro"], "strategy=fednoro alone, which answers it; set both"),
+        (
+            [
+                "client=fedcorr",
+                "strategy=fedcorr",
+                "rounds=9",
+                "poisoned=1",
+                "contamination=label_error",
+                "schedule.from_round=4",
+            ],
+            "schedule.from_round=4: contamination=label_error changes training data in some",
+        ),
         (
             ["client=fedcorr", "strategy=fedcorr"],
             "strategy.preprocessing=3, strategy.finetuning=3: no round would be left of rounds=",

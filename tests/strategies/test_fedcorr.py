@@ -43,6 +43,23 @@ def test_the_three_stages():
         assert torch.allclose(found, expected)
 
 
+def test_a_level_stays_until_the_end_of_the_finetuning():
+    rule, found = fedcorr(preprocessing=1, finetuning=3).rule, None
+    without = torch.tensor([1, 1, 0, 1]).double() / 3
+    # after the first round of finetuning nobody is told to relabel, and all report 0
+    for number, level in enumerate((0.0, 0.4, 0.0, 0.0), start=1):
+        memory = found.memory if found else None
+        found = rule(a_round(number, memory, levels=(0.0, 0.0, level, 0.0)))
+        assert torch.allclose(found.weights_N, EVEN if number == 1 else without)
+    assert found.memory["levels"][2] == 0.4
+
+
+@pytest.mark.parametrize(("level", "weight"), [(0.0, 0.0), (0.05, 0.4), (0.4, 0.0)])
+def test_a_noisy_hospital_is_clean_with_a_small_level_alone(level, weight):
+    found = fedcorr(preprocessing=1).rule(a_round(2, {"noisy": [2]}, levels=(0.0, 0.0, level, 0.0)))
+    assert found.weights_N[2].item() == pytest.approx(weight)
+
+
 def test_dimensions_are_averaged_over_the_rounds():
     rule = fedcorr(preprocessing=3).rule
     first = rule(a_round(1, lids=(2.0, 2.1, 2.0, 5.0)))
