@@ -356,6 +356,18 @@ def test_what_cannot_be_is_refused_in_one_line(overrides: list[str], line: str) 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["schedule.until_round=7", "schedule.afterwards=leave"],
+        ["schedule.from_round=4", "contamination=sign_flip"],
+    ],
+)
+def test_fedcorr_bears_a_schedule_that_leaves_the_labels_alike(words: list[str]) -> None:
+    pair = ["client=fedcorr", "strategy=fedcorr", "rounds=9", "poisoned=1"]
+    federations.build_experiment(*pair, "contamination=label_error", *words)
+
+
 def test_without_trust_no_root_images_are_needed() -> None:
     study = federations.build_experiment("server.root_per_class=0", "strategy.trust=none")
     assert len(study.root) == 0
