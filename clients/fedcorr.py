@@ -28,7 +28,7 @@ from fedrobust.utils.validation import (
 )
 
 LABELS, LOSSES, CORRECTED = "labels", "losses", "corrected"  # in a client's memory
-# the server's words on which labels are to be replaced
+# what the server sends: which labels are to be replaced
 LARGE_LOSSES, ALL = 1, 2
 # what it says, if anything: before the first round it does not
 MESSAGE_KINDS = {"stage": Literal[1, 2, 3], "relabel": Literal[0, 1, 2]}
@@ -131,8 +131,8 @@ def _remember(task: Task, first_stage: bool) -> Mapping[str, Any]:
 
 
 def relabel(task: Task, confidence: float, ratio: float) -> Relabelled:
-    """The labels with which a hospital trains in this round, by its memory, the server's word and
-    the received model."""
+    """The labels with which a hospital trains in this round, by its memory, the server's message
+    and the received model."""
     labels_N = task.memory.get(LABELS)
     if labels_N is None or len(labels_N) != len(task.data.train):
         labels_N = task.data.train.labels.cpu()

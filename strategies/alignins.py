@@ -30,7 +30,7 @@ def alignins(
     An update passes a test where its MZ-score |v_n - median| / standard deviation is below the
     radius. Tolerates f < N/2. It measures spread by the standard deviation of all clients, so that
     at radius 1 some are left out without any attack. Where the values of a test do not differ, all
-    pass it (the authors' code divides 0 by 0 and lets none pass); where nobody passes both, the
+    pass it (the authors' code divides 0 by 0 and lets none pass); where no client passes both, the
     global model stays. Cost: each row once for its largest values, then three passes. Weights
     reported: shares of images of those that pass.
 

@@ -19,7 +19,7 @@ def dos(sharpness: Positive = 1.0) -> Strategy:
     r_C)), where r_E and r_C are COPOD's outlier scores of the rows of two (N, N) matrices: the
     Euclidean and the cosine distances between the clients' models.
 
-    It asks for no number of attackers and leaves nobody out, but they must be fewer than half: the
+    It asks for no number of attackers and drops no client, but they must be fewer than half: the
     scores are ranks among all clients. Weights fall exponentially, so that few clients carry most
     of them. Cost: one Gram matrix, then N^2 log N. `outlier_score` records r_E + r_C.
 

@@ -40,7 +40,7 @@ def fldetector(window: PositiveCount = 3, columns: PositiveCount = 200_000) -> S
     labels) nor one in the first window + 1 rounds, which are plain averaging. Honest clients whose
     updates vary more than others' may be taken for attackers: of ten random scores about one set in
     ten has more than one cluster. The paper then starts training again without those found; here it
-    goes on, and nobody else is looked for. Both clusterings are exact (scores are single numbers),
+    goes on, and the search ends. Both clusterings are exact (scores are single numbers),
     so no random start decides. The authors' code has a window of 10, for hundreds of rounds.
     Memory: every client's last update and window + 2 global models, of at most `columns` columns,
     which estimates distances and products; they are part of the checkpoint. Cost: window^2 inner

@@ -35,7 +35,7 @@ def lasa(
        (without biases and normalisations) become 0.
     2. In each layer an update passes where the MZ-scores (see `alignins`) of its length and of
        the balance of its signs, (positive - negative) / (positive + negative), are below the radii.
-       Where nobody passes both, all do.
+       Where no client passes both, all do.
 
     Tolerates f < N/2. Zeroed values stay zero in the mean: even equal updates do not arrive whole.
     So does the authors' code. Where the balances of a layer do not differ, all pass that test

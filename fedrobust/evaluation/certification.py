@@ -6,7 +6,6 @@ Axes: N images, K classes, G groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -175,9 +174,3 @@ def certified_accuracy(correct_N: Tensor, radius_N: Tensor, most: int) -> list[f
     if len(correct_N) == 0:
         return []
     return [100 * float((correct_N & (radius_N >= m)).double().mean()) for m in range(most + 1)]
-
-
-def touched(groups: Sequence[Sequence[int]], malicious: Sequence[int]) -> list[int]:
-    """The groups in which any of these clients is."""
-    bad = {*malicious}
-    return [place for place, group in enumerate(groups) if bad & {*group}]

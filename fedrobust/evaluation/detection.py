@@ -1,5 +1,5 @@
-"""Detection of poisoned clients by the influence that a rule gives them, or by the rule's own
-word."""
+"""Detection of poisoned clients by the influence that a rule gives them, or by what the rule
+reports."""
 
 from __future__ import annotations
 

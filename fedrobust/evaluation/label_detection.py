@@ -71,9 +71,10 @@ class LabelDetection:
 
 
 def pool_label_counts(records: Iterable[RoundRecord]) -> LabelDetection | None:
-    """The last counts of every client together; None where no client reported any."""
+    """The last counts of every client together; None where no client reported any. Counts that
+    cannot be are skipped: a client may report any number."""
     last: dict[int, ClientRecord] = {
-        one.client: one for record in records for one in record.clients if FOUND in one.metrics
+        one.client: one for record in records for one in record.clients if _is_possible(one)
     }
     if not last:
         return None
@@ -83,3 +84,12 @@ def pool_label_counts(records: Iterable[RoundRecord]) -> LabelDetection | None:
     )
     images = sum(one.num_examples for one in last.values())
     return LabelDetection(images, suspected, mislabelled, found, corrected)
+
+
+def _is_possible(one: ClientRecord) -> bool:
+    """Whether a client reports all counts, none below 0, and none above what it is a part of."""
+    suspected, mislabelled, found, corrected = (
+        one.metrics.get(name, -1.0) for name in (SUSPECTED, MISLABELLED, FOUND, CORRECTED)
+    )
+    most = min(suspected, mislabelled)
+    return 0 <= corrected <= found <= most and max(suspected, mislabelled) <= one.num_examples

@@ -23,7 +23,6 @@ from fedrobust.evaluation.certification import (
     sampled_groups,
     sampled_radius,
     subset_radius,
-    touched,
 )
 from fedrobust.utils.seeding import generator
 
@@ -35,7 +34,7 @@ def answers_under_attack(
 ) -> set[int]:
     """All answers that the ensemble can give when these clients are malicious: each group that one
     of them is in may vote for any class."""
-    open_ = touched(groups, malicious)
+    open_ = [place for place, group in enumerate(groups) if {*malicious} & {*group}]
     found = set()
     for choice in itertools.product(range(CLASSES), repeat=len(open_)):
         changed = list(votes)

@@ -44,3 +44,11 @@ def test_the_last_report_of_every_client_counts():
 def test_undefined_shares():
     nothing = LabelDetection(8, 0, 0, 0, 0)
     assert (nothing.precision, nothing.recall) == (None, None)
+
+
+def test_counts_that_cannot_be_are_skipped():
+    good = label_counts(GIVEN, CHOICE, TRUE)
+    bad = ({"mislabelled_found": 1.0}, good | {"suspected": 5.0}, good | {"mislabelled": -1.0})
+    rows = [(place, metrics) for place, metrics in enumerate((good, *bad))]
+    assert pool_label_counts([record(1, *rows)]) == LabelDetection(4, 3, 2, 2, 1)
+    assert pool_label_counts([record(1, *rows[1:])]) is None

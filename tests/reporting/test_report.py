@@ -345,7 +345,7 @@ def test_a_small_or_clipped_honest_client_is_not_flagged() -> None:
 
 
 def test_detection_by_a_rule_that_names_clients() -> None:
-    """The last word of the rule on each client counts, whatever its influence."""
+    """The last report of the rule on each client counts, whatever its influence."""
     facts: tuple[Any, ...] = (1, 0.1, {})
     parts = (
         [(0, *facts, 1.0), (1, *facts, 1.0), (2, *facts, 0.0)],

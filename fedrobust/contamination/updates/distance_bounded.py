@@ -1,4 +1,4 @@
-"""Attacks that hide in the crowd of honest updates: the mean, moved as far as the distances between
+"""Attacks that stay close to honest updates: the mean, moved as far as the distances between
 honest updates allow."""
 
 from __future__ import annotations

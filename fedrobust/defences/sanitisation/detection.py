@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrobust.types import RoundRecord, Samples
+from fedrobust.types import ClientRecord, RoundRecord, Samples
 from fedrobust.utils.images import as_unit
 
 # metrics of a client's reply: numbers of images in one round
@@ -67,13 +67,14 @@ class Detection:
 
 def pool_detections(records: Iterable[RoundRecord], warmup: int) -> Detection | None:
     """All decisions of all clients in the rounds after the warm-up together (an image is looked at
-    anew in every round). None where no client reported any."""
+    anew in every round). None where no client reported any. Counts that cannot be are skipped: a
+    client may report any number."""
     reports = [
         one
         for record in records
         if record.number > warmup
         for one in record.clients
-        if FOUND in one.metrics
+        if _is_possible(one)
     ]
     if not reports:
         return None
@@ -83,3 +84,10 @@ def pool_detections(records: Iterable[RoundRecord], warmup: int) -> Detection | 
     }
     images = sum(one.num_examples for one in reports) + totals[DROPPED]
     return Detection(images, totals[DROPPED], totals[ALTERED], totals[FOUND])
+
+
+def _is_possible(one: ClientRecord) -> bool:
+    """Whether a client reports all counts, none below 0, and none above what it is a part of."""
+    dropped, altered, found = (one.metrics.get(name, -1.0) for name in (DROPPED, ALTERED, FOUND))
+    images = one.num_examples + dropped
+    return 0 <= found <= min(dropped, altered) and altered <= images < math.inf

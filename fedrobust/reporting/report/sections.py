@@ -117,7 +117,7 @@ class DetectionSection(ReportSection):
     )
     by: Absent[Literal["rule"]] = Field(
         default=None,
-        description="rule: flagged are the clients that the rule itself names, by its last word; "
+        description="rule: flagged are the clients that the rule reports, by its last report; "
         "absent: flagged by their influence",
     )
 
@@ -234,8 +234,8 @@ class PredictionResults(ReportSection):
         description="rounds in which poisoned clients attacked; absent where they did in all",
     )
     detection: DetectionSection | None = Field(
-        description="of poisoned clients by their influence or by the rule's own word; null where "
-        "no client is poisoned"
+        description="of poisoned clients by their influence or by what the rule reports; null "
+        "where no client is poisoned"
     )
     sanitising: Absent[SanitisingSection] = Field(
         default=None,

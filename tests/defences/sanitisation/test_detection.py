@@ -71,3 +71,16 @@ def test_rounds_after_the_warm_up_are_pooled() -> None:
 def test_what_is_undefined() -> None:
     assert (Detection(9, 0, 3, 0).precision, Detection(9, 0, 3, 0).recall) == (None, 0.0)
     assert (Detection(9, 3, 0, 0).precision, Detection(9, 3, 0, 0).recall) == (0.0, None)
+
+
+def test_counts_that_cannot_be_are_skipped() -> None:
+    good = {"dropped": 2.0, "altered": 4.0, "found": 1.0}
+    bad = (
+        {"found": 1.0},
+        good | {"altered": 11.0},
+        good | {"dropped": -1.0},
+        good | {"found": 3.0},
+    )
+    clients = [ClientRecord(place, 8, 0.5, one) for place, one in enumerate((good, *bad))]
+    assert pool_detections([RoundRecord(1, {}, tuple(clients))], 0) == Detection(10, 2, 4, 1)
+    assert pool_detections([RoundRecord(1, {}, tuple(clients[1:]))], 0) is None
