@@ -82,4 +82,4 @@ def check_loss(name: str, training: TrainingSettings, wanted: str) -> None:
 def check_anchors(name: str, anchors: Tensor | None) -> None:
     """Raises ConfigError without an ETF."""
     if anchors is None:
-        raise ConfigError(f"client={name}: needs model.head=etf")
+        raise ConfigError(f"client={name}: needs model.head=etf, not linear; set model.head=etf")

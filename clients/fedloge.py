@@ -66,7 +66,9 @@ def fedloge(
 
     def trainer(task: Task) -> TrainResult:
         if task.model.anchors is not None:
-            raise ConfigError("client=fedloge: needs model.head=linear")
+            raise ConfigError(
+                "client=fedloge: needs model.head=linear, not etf; set model.head=linear"
+            )
         heads = ThreeHeads(task.model, sparsity, length, task.personal)
 
         def both(images: Tensor, scores_BK: Tensor, labels_B: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ def alignins(
         lengths, this rule their mean).
 
     Needs:
-        an honest majority
+        an honest majority; at least 3 clients a round (of two, each is one deviation from their
+        median, and at radius 1 neither passes)
     """
 
     def rule(round: Round) -> Aggregate:
@@ -67,7 +68,7 @@ def alignins(
         update_D = updates.combine(weights_N * factors_N)
         return make_aggregate(round, update_D, weights_N, extras=extras)
 
-    return Strategy("alignins", rule)
+    return Strategy("alignins", rule, min_clients=3, limited_by="")
 
 
 def model_cosines(round: Round, lengths_N: Tensor) -> Tensor:

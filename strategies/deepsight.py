@@ -73,7 +73,8 @@ def deepsight(
         implementations that are not the authors'.
 
     Needs:
-        proxy images; an honest majority; at least `smallest_cluster` clients a round
+        clients that send the last layer (not client=fedper or fedrep); proxy images; an honest
+        majority; at least `smallest_cluster` clients a round
     """
 
     def rule(round: Round) -> Aggregate:
@@ -128,7 +129,7 @@ class LastLayer(NamedTuple):
 def last_layer_updates(round: Round) -> LastLayer:
     """What the clients did to the last layer; with an ETF to the anchors' vectors in feature space.
 
-    Raises ConfigError where it is not among what they send.
+    Raises ConfigError where it is not among what they send, or nobody changed it.
     """
     updates = round.updates
     if updates.layout is None:
@@ -148,7 +149,13 @@ def last_layer_updates(round: Round) -> LastLayer:
         )
         if anchors is None and "last.bias" in row:
             biases.append(row["last.bias"].to("cpu", torch.float64).clone())
-    return LastLayer(torch.stack(weights), torch.stack(biases) if biases else None)
+    layer = LastLayer(torch.stack(weights), torch.stack(biases) if biases else None)
+    if not any(one.any() for one in layer if one is not None):
+        raise ConfigError(
+            "strategy=deepsight: inspects the update of the model's last layer, and no client "
+            "changed it; let them train and send it"
+        )
+    return layer
 
 
 def update_energies(layer: LastLayer) -> Tensor:

@@ -21,13 +21,17 @@ def fedloge() -> Strategy:
     Class vectors of frequent classes grow longer, and so take images from rare ones. The paper
     realigns the finished model; here each round's model is realigned, so that every round's metrics
     are those of an aligned model, and clients train on from it. A model without such a layer is
-    left as it is.
+    left as it is; an ETF head, whose last layer is a projection without class vectors, is refused
+    at the start.
 
     Returns:
         The rule.
 
     Reference:
         Xiao et al., ICLR 2024 (arXiv 2401.08977), section 4.2; with client=fedloge.
+
+    Needs:
+        model.head=linear
     """
     mean = weighted_mean()
 

@@ -69,7 +69,7 @@ SUM_WEIGHTS = ("examples", "uniform")  # a client's number of training images; 1
 class Strategy:
     """A named server rule. `uses` names the server's extra information it needs, of {"root",
     "proxy"}; below `min_clients` replies the rule is not defined, and `limited_by` is the setting
-    that asks for so many.
+    that asks for so many ("": none does).
 
     sums: for a rule that needs no more of the updates than their weighted sum, and gives the same
     from one row that holds their weighted mean: what weighs an update, of SUM_WEIGHTS. None: it

@@ -3,7 +3,7 @@ aggregation are in `secure_compatibility`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedrobust.aggregation.composition import Preaggregation
@@ -13,6 +13,7 @@ from fedrobust.contamination.base import Contamination, Evasion, keep_data
 from fedrobust.defences.sanitisation import Sanitiser
 from fedrobust.errors import ConfigError
 from fedrobust.evaluation.settings import OBLIVIOUS, Evaluation
+from fedrobust.experiment.experiment import assign_roles
 from fedrobust.experiment.settings import ALWAYS, Settings
 from fedrobust.learning.classifier import ModelFactory
 from fedrobust.learning.losses import RobustLoss
@@ -23,6 +24,9 @@ from fedrobust.utils.counting import format_count
 
 # trainers whose method is made for one kind of head
 NEEDED_HEADS = {"fedetf": "etf", "fedgela": "etf", "fedloge": "linear"}
+# trainers that choose layers or models by what trains when they begin, so that a stage before them
+# that freezes layers changes their method
+CHOOSING = ("fedper", "fedrep", "fedbn", "ditto", "co_teaching", "fedloge")
 # trainers that exist together with the rule of the same name, and the rule's settings of how many
 # rounds pass before its last stage
 PAIRS: Mapping[str, tuple[str, ...]] = {
@@ -45,6 +49,8 @@ def check_compatibility(settings: Settings, built: Mapping[str, Any], strategy: 
     _check_pair(settings, built["privacy"], built["preaggregation"])
     _check_relabelling(settings, built["sanitiser"])
     _check_own_layers(settings, built["model"])
+    _check_rule_layers(settings, built["model"])
+    _check_stages(settings)
     _check_certificate(settings, strategy, built["privacy"])
 
 
@@ -63,12 +69,14 @@ def _estimates(evaluation: Evaluation, purifier: Purifier) -> bool:
 def _check_together(settings: Settings, strategy: Strategy) -> None:
     if settings.num_participants < strategy.min_clients:
         key, least = settings.participants_key, strategy.min_clients
-        asked = _key_and_value(settings, strategy.limited_by)
+        needs, lower = f"strategy={strategy.name}: needs", ""
+        if strategy.limited_by:
+            asked = _key_and_value(settings, strategy.limited_by)
+            needs = f"{asked}: strategy={strategy.name} then needs"
+            lower = f"lower {strategy.limited_by}, or "
         raise ConfigError(
-            f"{asked}: strategy={strategy.name} then needs at least "
-            f"{format_count(least, 'client')} a round, and "
-            f"{key}={getattr(settings, key)}; lower {strategy.limited_by}, or raise {key} to "
-            f"{least}"
+            f"{needs} at least {format_count(least, 'client')} a round, and "
+            f"{key}={getattr(settings, key)}; {lower}raise {key} to {least}"
         )
     _check_leaving(settings, strategy)
     if "root" in strategy.uses and settings.server.root_per_class == 0:
@@ -157,15 +165,20 @@ def _changes_data(damage: Contamination) -> bool:
 
 
 def _check_leaving(settings: Settings, strategy: Strategy) -> None:
-    """The rule goes on without attackers who leave."""
+    """The rule goes on without attackers who leave, among those that may take part."""
     if settings.schedule.afterwards != "leave" or not settings.poisoned:
         return
-    count = settings.poisoned if isinstance(settings.poisoned, int) else len(settings.poisoned)
-    rest, least = min(settings.num_participants, settings.num_clients - count), strategy.min_clients
-    if rest < max(1, least):
+    roles = assign_roles(settings.num_clients, settings.poisoned, settings.noisy, settings.seed)
+    allowed: Sequence[int] = range(settings.num_clients)
+    if settings.participants is not None:
+        allowed = settings.participants
+    stay = sum(roles[client] != "poisoned" for client in allowed)
+    rest, least = min(settings.num_participants, stay), max(1, strategy.min_clients)
+    if rest < least:
+        lower = f"lower {strategy.limited_by}, or " if strategy.limited_by and rest else ""
         raise ConfigError(
             f"schedule.afterwards=leave: {format_count(rest, 'client')} would be left, and "
-            f"strategy={strategy.name} needs at least {least}; lower {strategy.limited_by}, or set "
+            f"strategy={strategy.name} needs at least {least}; {lower}set "
             "schedule.afterwards=behave"
         )
 
@@ -201,6 +214,31 @@ def _check_own_layers(settings: Settings, model: ModelFactory) -> None:
         )
 
 
+def _check_rule_layers(settings: Settings, model: ModelFactory) -> None:
+    """Rules that work on the last layer: that it is a classifier, and that it is sent."""
+    rule, client = settings.strategy.factory, settings.client.factory
+    if rule == "fedloge" and model.head != "linear":
+        raise ConfigError(
+            f"strategy=fedloge: realigns the class vectors of the last layer, and "
+            f"model.head={model.head} has none that train; set model.head=linear"
+        )
+    if rule == "deepsight" and client in ("fedper", "fedrep"):
+        raise ConfigError(
+            f"strategy=deepsight: inspects the update of the model's last layer, and "
+            f"client={client} does not send it; choose another rule"
+        )
+
+
+def _check_stages(settings: Settings) -> None:
+    """A contamination that trains in stages, with trainers that train all layers of one model."""
+    name, client = settings.contamination.factory, settings.client.factory
+    if name == "backdoor_chameleon" and settings.poisoned and client in CHOOSING:
+        raise ConfigError(
+            f"contamination={name}: trains the classifier alone in its second stage, and "
+            f"client={client} chooses its own layers or models; use client=sgd"
+        )
+
+
 def _check_certificate(settings: Settings, strategy: Strategy, privacy: Privacy) -> None:
     """Groups train as the run does, by the same rule, and their models are compared."""
     asked = settings.certificate
@@ -223,6 +261,11 @@ def _check_certificate(settings: Settings, strategy: Strategy, privacy: Privacy)
         ),
         (settings.clients_per_round is not None, "clients_per_round: groups train whole; set null"),
         (privacy.noisy or privacy.secure, f"privacy={privacy.name}: accounts for one run only"),
+        (
+            settings.schedule.afterwards == "leave" and bool(settings.poisoned),
+            "schedule.afterwards=leave: a group may hold attackers only; set "
+            "schedule.afterwards=behave",
+        ),
         (settings.partition.factory == "remote", "partition=remote: groups are for simulations"),
     ):
         if what:

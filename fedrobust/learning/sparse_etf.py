@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedrobust.errors import ConfigError
 from fedrobust.utils.seeding import generator
 
 STEPS = 500  # alternating projections; 64 x 7 with a sparsity of 0.6 end at equal angles to 2e-8
@@ -29,6 +30,9 @@ def sparse_etf(dimension: int, num_classes: int, sparsity: float) -> Tensor:
         num_classes: K, at least 2.
         sparsity: share of zeros, in [0, 1).
 
+    Raises:
+        ConfigError: so many zeros leave a class vector without any other entry.
+
     Reference:
         Xiao et al., ICLR 2024 (arXiv 2401.08977), section 4.1, SSE-C. Of 64 x 7 with a sparsity of
         0.6 the cosines are -0.1676 to -0.1657 in the authors' code, here -1/6 to 3e-8; both have
@@ -43,6 +47,11 @@ def sparse_etf(dimension: int, num_classes: int, sparsity: float) -> Tensor:
     found_dK = mask_dK * torch.randn(dimension, num_classes, generator=g, dtype=torch.float64)
     for _ in range(STEPS):
         found_dK = functional.normalize(mask_dK * _nearest_etf(found_dK), dim=0)
+    if not bool((found_dK.norm(dim=0) > 0.5).all()):
+        raise ConfigError(
+            f"client.sparsity={sparsity:g}: leaves a class vector of {num_classes} classes with "
+            f"{dimension} features nothing but zeros; lower it"
+        )
     return found_dK.to(torch.float32)
 
 

@@ -235,6 +235,16 @@ def test_another_head_is_refused_before_anything_is_trained(name, head):
         federations.build_experiment(*words)
 
 
+@pytest.mark.parametrize(
+    ("make", "words", "head"),
+    [(fedgela, CROSS, "etf"), (fedetf, BALANCED, "etf"), (fedloge, CROSS, "linear")],
+)
+def test_another_head_is_refused_in_training_with_its_remedy(make, words, head):
+    other = "linear" if head == "etf" else "etf"
+    with pytest.raises(ConfigError, match=rf"not {other}; set model\.head={head}$"):
+        make(**words)(task(models.classifier(other)))
+
+
 @pytest.mark.parametrize("make", [fedgela, fedetf, fedloge])
 def test_one_image_of_one_class_is_enough(make):
     net = models.classifier("linear" if make is fedloge else "etf")

@@ -233,6 +233,9 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
     assert one.dataset is two.dataset
 
 
+LEAVING = ("rounds=3", "schedule.until_round=1", "schedule.afterwards=leave")
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -304,6 +307,38 @@ def test_the_data_are_loaded_once_for_equal_settings() -> None:
         (
             ["client=fedcorr", "strategy=fedcorr", "rounds=9", "sanitiser=sphere"],
             "sanitiser=sphere: leaves out other images in every round",
+        ),
+        (
+            [
+                *LEAVING,
+                "participants=[0,1]",
+                "poisoned=[0,1]",
+                "strategy=fedavg",
+            ],
+            "schedule.afterwards=leave: 0 clients would be left, and strategy=fedavg needs at "
+            "least 1; set schedule.afterwards=behave",
+        ),
+        (
+            [*LEAVING, "poisoned=[0]", "strategy=fedavg", "certificate.groups=3"],
+            "certificate.groups=3: cannot be combined with schedule.afterwards=leave",
+        ),
+        (
+            ["poisoned=[0]", "contamination=backdoor_chameleon", "client=fedrep"],
+            "contamination=backdoor_chameleon: trains the classifier alone in its second stage, "
+            "and client=fedrep",
+        ),
+        (
+            ["strategy=fedloge"],
+            "strategy=fedloge: realigns the class vectors of the last layer, and model.head=etf",
+        ),
+        (
+            ["strategy=deepsight", "client=fedper", "model.hidden=[8]"],
+            "strategy=deepsight: inspects the update of the model's last layer, and client=fedper",
+        ),
+        (
+            ["strategy=alignins", "clients_per_round=2"],
+            "strategy=alignins: needs at least 3 clients a round, and clients_per_round=2; raise "
+            "clients_per_round to 3",
         ),
         (["strategy=fednoro"], "strategy=fednoro: works with client=fednoro alone"),
         (

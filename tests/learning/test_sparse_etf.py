@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedrobust.errors import ConfigError
 from fedrobust.learning.sparse_etf import sparse_etf
 
 
@@ -35,3 +36,9 @@ def test_equal_sizes_give_equal_bits_and_no_sparsity_gives_a_simplex() -> None:
 def test_at_least_the_share_of_zeros_that_is_asked_for(sparsity: float) -> None:
     """More where a feature is left to one class alone, which orthogonality then takes away."""
     assert int(sparsity * 200) <= int((sparse_etf(50, 4, sparsity) == 0).sum()) < 200
+
+
+def test_a_class_vector_of_zeros_is_refused() -> None:
+    # 60 of 64 entries are zeros: 4 are left for 8 classes
+    with pytest.raises(ConfigError, match=r"^client\.sparsity=0\.95: leaves a class vector"):
+        sparse_etf(8, 8, 0.95)

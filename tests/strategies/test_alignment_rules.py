@@ -52,6 +52,7 @@ def test_where_nobody_passes_alignins_keeps_the_model() -> None:
     result = apply_rule(alignins(), matrix, reference_D=torch.ones(2))
     assert result.state.parameters.tolist() == [1, 1]
     assert result.weights_N.tolist() == [0, 0]
+    assert alignins().min_clients == 3
 
 
 @laws

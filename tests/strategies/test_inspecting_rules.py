@@ -154,6 +154,9 @@ def test_clients_that_train_one_class_alone_are_left_out(seed: int, head: str) -
 def test_deepsight_says_what_it_cannot_do() -> None:
     model = classifier("linear", num_classes=4)
     case = round_of(model, torch.zeros(3, Layout.of(model).num_parameters))
+    with pytest.raises(ConfigError, match=r"^strategy=deepsight: .*no client changed it"):
+        deepsight().rule(case)
+    case = round_of(model, normal(5, 3, Layout.of(model).num_parameters))
     without = replace(case, server_data=ServerData(model))
     with pytest.raises(ConfigError, match=r"^server\.proxy_images=0: strategy=deepsight"):
         deepsight().rule(without)
