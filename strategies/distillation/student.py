@@ -48,7 +48,7 @@ class Schedule:
         temperature: of the teachers' and the student's softmax.
     """
 
-    epochs: PositiveCount = 2
+    epochs: PositiveCount = 1
     batch_size: PositiveCount = 64
     learning_rate: Positive = 5e-5
     proximal: NonNegative = 0.0

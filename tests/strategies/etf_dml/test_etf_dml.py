@@ -315,10 +315,10 @@ def test_wrong_settings_are_named(settings: dict[str, Any], key: str) -> None:
         # N = 5 members, P = 64, R = 32. Every image once through every member: statistics and
         # scores of P, scores of R
         ("none", 5 * (64 + 32)),
-        # + aggregate: statistics P, root R, 2 epochs of P, statistics P, root R
-        ("ensemble", 5 * (64 + 32) + 64 + 32 + 2 * 64 + 64 + 32),
-        # + each of the 4 trusted: 2 epochs of P, statistics P, root R
-        ("mutual", 5 * (64 + 32) + 4 * (2 * 64 + 64 + 32)),
+        # + aggregate: statistics P, root R, an epoch of P, statistics P, root R
+        ("ensemble", 5 * (64 + 32) + 64 + 32 + 64 + 64 + 32),
+        # + each of the 4 trusted: an epoch of P, statistics P, root R
+        ("mutual", 5 * (64 + 32) + 4 * (64 + 64 + 32)),
     ],
 )
 def test_no_member_is_visited_twice(case: Round, distillation: str, images: int) -> None:
