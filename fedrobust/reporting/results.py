@@ -109,8 +109,9 @@ def assemble_results(
     clients = client_results(experiment, scores.clients, records, scores.twin_personal)
     trained = [client for client in clients if experiment.trains(client.id)]
     found = detection_scores(trained, named_clients(records))
-    left_out = pool_detections(records, experiment.sanitiser.warmup)
-    suspected = pool_label_counts(records)
+    simulated = () if experiment.sites else records  # at real sites no client knows what is wrong
+    left_out = pool_detections(simulated, experiment.sanitiser.warmup)
+    suspected = pool_label_counts(simulated)
     evaluations = {
         name: EvaluationMetrics.model_validate(classification_metrics(part, labels))
         for name, part in scores.test.items()

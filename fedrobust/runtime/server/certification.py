@@ -111,5 +111,7 @@ def certify(
 def _predict(experiment: Experiment, grid: Grid, observer: Observer) -> Tensor:
     """(N,) classes that the global model of a group gives the clean test images."""
     server = build_server_context(build.remember(experiment))
+    states = grid.states
     trained = run_rounds(server, grid, observer, GROUPS)
+    grid.restore(states)  # nothing asks again for what the group's clients remember
     return predict_global(server, trained.state, server.inputs.test).argmax(dim=1).cpu()
