@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from fedrobust.clients.prox import proximity
+from fedrobust.clients.prox import nearness
 from fedrobust.clients.sgd import train_local
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedrobust.learning.inference import predict
 from fedrobust.learning.noisy_labels import image_losses, local_dimensions
 from fedrobust.learning.settings import TrainingSettings
-from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, LabelChoice, Samples, Task, TrainResult
 from fedrobust.utils.two_groups import higher_group
 from fedrobust.utils.validation import (
@@ -161,13 +160,3 @@ def _believe(task: Task, labels_N: Tensor, doubted_N: Tensor, confidence: float)
         return labels_N
     sure_N, class_N = predict(task.model, task.data.train.images).max(dim=1)
     return torch.where(doubted_N & (sure_N > confidence), class_N, labels_N)
-
-
-def nearness(model: nn.Module, mu: float) -> ExtraLoss:
-    """mu/2 times the squared distance of the model to what it is now."""
-    received = [one.detach().clone() for one in _trainable(model)]
-    return lambda images, scores, labels: proximity(_trainable(model), received, mu)
-
-
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [one for one in model.parameters() if one.requires_grad]

@@ -7,6 +7,7 @@ from fedrobust.clients.sgd import train_local
 from torch import Tensor, nn
 
 from fedrobust.learning.settings import TrainingSettings
+from fedrobust.learning.training import ExtraLoss
 from fedrobust.types import ClientTrainer, Task, TrainResult
 from fedrobust.utils.validation import NonNegative, check_settings, flatten_groups
 
@@ -31,12 +32,7 @@ def prox(mu: NonNegative = 0.01, *, training: TrainingSettings) -> ClientTrainer
     """
 
     def trainer(task: Task) -> TrainResult:
-        received = [parameter.detach().clone() for parameter in trainable(task.model)]
-        return train_local(
-            task,
-            training,
-            lambda images, scores, labels: proximity(trainable(task.model), received, mu),
-        )
+        return train_local(task, training, nearness(task.model, mu))
 
     return trainer
 
@@ -44,6 +40,12 @@ def prox(mu: NonNegative = 0.01, *, training: TrainingSettings) -> ClientTrainer
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that training changes."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def nearness(model: nn.Module, mu: float) -> ExtraLoss:
+    """mu/2 times the squared distance of the model to what it is now."""
+    received = [parameter.detach().clone() for parameter in trainable(model)]
+    return lambda images, scores, labels: proximity(trainable(model), received, mu)
 
 
 def proximity(parameters: list[nn.Parameter], reference: list[Tensor], mu: float) -> Tensor:

@@ -93,7 +93,7 @@ def deepsight(
         ]
         clusters_N = _hdbscan(torch.stack(votes).mean(dim=0), smallest_cluster, single=True)
         suspicious_N = exceedings_N <= exceedings_N.quantile(0.5) / 2
-        accepted_N = accepted(clusters_N, suspicious_N, suspicious_share)
+        accepted_N = accept_clusters(clusters_N, suspicious_N, suspicious_share)
         lengths_N = norms(round.updates)
         bound = float(lengths_N.quantile(0.5))
         weights_N = normalize(round.updates.num_examples_N.cpu() * accepted_N)
@@ -197,7 +197,7 @@ def division_differences(round: Round, inputs: int, draws: int) -> Tensor:
     return torch.stack(found, dim=1).nan_to_num(0.0)
 
 
-def accepted(clusters_N: Tensor, suspicious_N: Tensor, share: float) -> Tensor:
+def accept_clusters(clusters_N: Tensor, suspicious_N: Tensor, share: float) -> Tensor:
     """(N,) bool: whether less than this share of a client's cluster is suspicious; of one in no
     cluster (-1), whether it is not."""
     same_NN = (clusters_N[:, None] == clusters_N[None, :]) & (clusters_N >= 0)

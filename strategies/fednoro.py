@@ -71,7 +71,7 @@ def fednoro(warmup: PositiveCount = 3, weight: Share = 0.8, ramp: PositiveCount 
             weights_N,
             extras={"noisy": [float(client in (noisy or ())) for client in clients]},
             memory={"losses": losses} if noisy is None else {"losses": losses, "noisy": noisy},
-            messages=_messages(noisy, losses, weight * ramped(round.number - warmup, ramp)),
+            messages=_messages(noisy, losses, weight * ramp_up(round.number - warmup, ramp)),
         )
 
     return Strategy("fednoro", rule)
@@ -85,7 +85,7 @@ def _messages(
     return {client: {"noisy": int(client in noisy), "weight": weight} for client in losses}
 
 
-def ramped(round: int, ramp: int) -> float:
+def ramp_up(round: int, ramp: int) -> float:
     """exp(-5 (1 - p)^2) with p = round / ramp, at most 1: .007 in round 0, 1 from round `ramp`
     on."""
     phase = 1 - min(max(round, 0) / ramp, 1.0)

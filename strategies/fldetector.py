@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def fldetector(window: PositiveCount = 3, columns: PositiveCount = 200_000) -> S
         history = _History.read(round, columns)
         scores = history.scores(window)
         found = set(history.found)
-        means = {client: mean(past) for client, past in scores.items() if len(past) >= window}
+        means = {client: fmean(past) for client, past in scores.items() if len(past) >= window}
         if not found and len(means) >= FEWEST:
             found = suspects(means, round.generator)
         clients = round.updates.clients
@@ -158,11 +159,6 @@ def surprise(last_D: Tensor, change_D: Tensor, update_D: Tensor) -> float:
     distance = float((last_D.double() + change_D - update_D).norm())
     rounding = ROUNDING * float(last_D.double().norm() + update_D.double().norm())
     return distance if distance > rounding else 0.0
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean of some numbers."""
-    return sum(values) / len(values)
 
 
 def hessian_product(

@@ -291,7 +291,7 @@ def _with_draws(
 
 
 def _spread(members: _Members, place: tuple[int, ...]) -> Spread:
-    worst, std, wide = (_bounded(one[place], SHARE) for one in members.statistics.values())
+    worst, std, wide = (_bound(one[place], SHARE) for one in members.statistics.values())
     return Spread(worst, std, wide, members.worst_member(place))
 
 
@@ -303,12 +303,12 @@ def _change(statistics: Mapping[str, Tensor], part: int, normal: int, attack: in
     )
     # Divided first, as in `drops.relative_drop`: no drop is rounded above 100
     lost = 100 * ((before["worst"] - after["worst"]) / before["worst"])
-    worst = _bounded(lost.where(before["worst"] > 0, math.nan), DROPS)
-    std, wide = (_bounded(after[name] - before[name]) for name in ("std", "range"))
+    worst = _bound(lost.where(before["worst"] > 0, math.nan), DROPS)
+    std, wide = (_bound(after[name] - before[name]) for name in ("std", "range"))
     return Spread(worst, std, wide)
 
 
-def _bounded(values: Tensor, within: Interval = NO_BOUNDS) -> Bounded:
+def _bound(values: Tensor, within: Interval = NO_BOUNDS) -> Bounded:
     """(1 + B): as measured, then of every draw."""
     measured = float(values[0])
     if math.isnan(measured):

@@ -28,13 +28,13 @@ def with_learnt_trigger(experiment: Experiment) -> Experiment:
     rows = torch.cat([experiment.rows(client, TRAIN) for client in clients])
     if not len(rows):
         return experiment
-    patch = _trained(experiment, damage.learnt, rows)
+    patch = _train_patch(experiment, damage.learnt, rows)
     key = hashlib.sha256(patch.contiguous().numpy().tobytes()).hexdigest()
     made = replace(damage.learnt.with_patch(patch), key=key)
     return replace(experiment, contaminations={**experiment.contaminations, "poisoned": made})
 
 
-def _trained(experiment: Experiment, learnt: LearntTrigger, rows: torch.Tensor) -> torch.Tensor:
+def _train_patch(experiment: Experiment, learnt: LearntTrigger, rows: torch.Tensor) -> torch.Tensor:
     model = experiment.new_model()
     key = {
         "purpose": "learnt trigger",

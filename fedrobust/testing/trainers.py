@@ -94,7 +94,7 @@ def _example_shard(seed: int, train: int = 12) -> Shard:
     return Shard(*(example_images(count, seed, name) for count, name in parts))
 
 
-def _trained(
+def _train(
     tested: TrainerCase,
     seed: int,
     shard: Shard | None = None,
@@ -124,7 +124,7 @@ def _trained(
 
 def _report(tested: TrainerCase, seed: int) -> None:
     """It reports the number of its training images, and sums and extras that are finite."""
-    result = _trained(tested, seed).result
+    result = _train(tested, seed).result
     require(result.num_examples == 12, f"{result.num_examples} of 12 images")
     for name, value in result.sums.items():
         require(torch.tensor(float(value)).isfinite(), f"the sum {name} is {value}")
@@ -134,7 +134,7 @@ def _learning(tested: TrainerCase, seed: int) -> None:
     """It trains the model that it was handed, in place, and leaves it finite."""
     model = tested.model(seed)
     before = read(model, Layout.of(model)).parameters
-    after = _trained(tested, seed).state
+    after = _train(tested, seed).state
     require(after.parameters.isfinite().all(), "parameters are not finite")
     require(after.buffers.isfinite().all(), "BatchNorm statistics are not finite")
     require(not torch.equal(before, after.parameters), "no parameter of the model changed")
@@ -145,7 +145,7 @@ def _input(tested: TrainerCase, seed: int) -> None:
     shard = _example_shard(seed)
     parts = (shard.train, shard.validation, shard.test)
     before = [copied(part) for part in parts]
-    _trained(tested, seed, shard)
+    _train(tested, seed, shard)
     for part, tensors in zip(parts, before, strict=True):
         require(same(part, tensors), "images or labels are others afterwards")
 
@@ -153,7 +153,7 @@ def _input(tested: TrainerCase, seed: int) -> None:
 def _structure(tested: TrainerCase, seed: int) -> None:
     """Afterwards the model has the same tensors, of the same shapes, and the same ones can be
     trained."""
-    before, after = Layout.of(tested.model(seed)), Layout.of(_trained(tested, seed).model)
+    before, after = Layout.of(tested.model(seed)), Layout.of(_train(tested, seed).model)
     require(before.parameters == after.parameters, "other parameters, or others can be trained")
     require(before.buffers == after.buffers, "the statistics are others")
 
@@ -162,19 +162,19 @@ def _generator(tested: TrainerCase, seed: int) -> None:
     """The task's generator decides everything: the same task gives the same bits, and torch's
     global random numbers stay untouched."""
     before = torch.random.get_rng_state()
-    one, other = _trained(tested, seed), _trained(tested, seed)
+    one, other = _train(tested, seed), _train(tested, seed)
     require(same(one.state, copied(other.state)), "the model differs")
     require(torch.equal(before, torch.random.get_rng_state()), "global random numbers are drawn")
 
 
 def _next_round(tested: TrainerCase, seed: int) -> None:
     """What it remembers, and its own tensors, can be kept and come back in the next round."""
-    first = _trained(tested, seed)
+    first = _train(tested, seed)
     for name, value in first.result.memory.items():
         require(_can_be_kept(value), f"memory {name} is a {type(value).__name__}")
     for name, one in first.result.personal.items():
         require(one.dtype == torch.float32, f"personal {name} is {one.dtype}")
-    second = _trained(tested, seed, round=2, before=first.result, received=first.state)
+    second = _train(tested, seed, round=2, before=first.result, received=first.state)
     require(second.state.parameters.isfinite().all(), "the model of the second round is not finite")
 
 
@@ -193,7 +193,7 @@ def _few_images(tested: TrainerCase, seed: int) -> None:
     """Two training images are enough, and no validation image is needed."""
     whole = _example_shard(seed, train=2)
     nothing = whole.test.take(torch.zeros(0, dtype=torch.int64))
-    found = _trained(tested, seed, Shard(whole.train, nothing, nothing))
+    found = _train(tested, seed, Shard(whole.train, nothing, nothing))
     require(found.result.num_examples == 2, f"{found.result.num_examples} of 2 images")
     require(found.state.parameters.isfinite().all(), "parameters are not finite")
 

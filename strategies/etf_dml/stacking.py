@@ -38,7 +38,7 @@ def stack(
     prior_N: shares, 0 for those that must not take part, whose scores do not matter; the others'
     are finite. Without any participant: zeros.
     """
-    return _stacked(scores_NRK, labels_R, scale, prior_N, strength=strength, columns=1)[:, 0]
+    return _fit_shares(scores_NRK, labels_R, scale, prior_N, strength=strength, columns=1)[:, 0]
 
 
 def stack_classes(
@@ -53,10 +53,10 @@ def stack_classes(
     model; they are what a student learns from.
     """
     columns = scores_NRK.shape[2]
-    return _stacked(scores_NRK, labels_R, scale, prior_N, strength=strength, columns=columns)
+    return _fit_shares(scores_NRK, labels_R, scale, prior_N, strength=strength, columns=columns)
 
 
-def _stacked(
+def _fit_shares(
     scores_NRK: Tensor,
     labels_R: Tensor,
     scale: float,

@@ -11,7 +11,7 @@ from fedrobust.strategies.fednoro import (
     distance_aware_weights,
     fednoro,
     find_noisy,
-    ramped,
+    ramp_up,
     scaled_losses,
 )
 
@@ -69,7 +69,7 @@ def test_hospitals_of_one_kind_weigh_by_images(all_of_them):
 
 def test_the_weight_of_learning_from_the_global_model_grows():
     # exp(-5), exp(-5 / 4), 1, 1
-    assert [ramped(t, 2) for t in (0, 1, 2, 9)] == pytest.approx(
+    assert [ramp_up(t, 2) for t in (0, 1, 2, 9)] == pytest.approx(
         [math.exp(-5), math.exp(-5 / 4), 1.0, 1.0]
     )
 

@@ -11,7 +11,7 @@ import torch
 from fedrobust.strategies import server_optimizers
 from fedrobust.strategies.deepsight import (
     LastLayer,
-    accepted,
+    accept_clusters,
     deepsight,
     division_differences,
     last_layer_updates,
@@ -80,8 +80,8 @@ def test_clusters_by_hand() -> None:
     clusters = torch.tensor([0, 0, 0, 1, 1, -1, -1])
     suspicious = torch.tensor([True, False, False, True, True, True, False])
     # a third of the first cluster is suspicious, all of the second; two clients are alone
-    assert accepted(clusters, suspicious, 1 / 3).tolist() == [False] * 6 + [True]
-    assert accepted(clusters, suspicious, 0.4).tolist() == [True] * 3 + [False] * 3 + [True]
+    assert accept_clusters(clusters, suspicious, 1 / 3).tolist() == [False] * 6 + [True]
+    assert accept_clusters(clusters, suspicious, 0.4).tolist() == [True] * 3 + [False] * 3 + [True]
 
 
 @pytest.mark.parametrize("head", ["linear", "etf"])

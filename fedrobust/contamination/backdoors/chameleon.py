@@ -100,7 +100,7 @@ def backdoor_chameleon(
             if not encoder:
                 return trainer(task)
             adapt_encoder(task.model, encoder, task.data.train, contrast, task.generator)
-            with _kept(encoder):
+            with _keep_frozen(encoder):
                 return trainer(task)
 
         return train
@@ -115,7 +115,7 @@ def encoder_parameters(model: Classifier) -> list[nn.Parameter]:
 
 
 @contextmanager
-def _kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def _keep_frozen(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Within the context no training changes these."""
     for one in parameters:
         one.requires_grad_(False)

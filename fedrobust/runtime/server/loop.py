@@ -254,9 +254,11 @@ def evaluate_clients(
     rounds: int | None = None,
     *,
     run: str = "run",
+    attacks: bool = True,
 ) -> dict[int, ClientEvaluation]:
     """Every client's own test shard, clean and under its contamination, evaluated by Flower
-    evaluate messages. rounds: how many were trained; None: all of the configuration.
+    evaluate messages. rounds: how many were trained; None: all of the configuration. attacks:
+    whether poisoned clients attacked in the last of them.
 
     Returns {client: {"clean": (probabilities, labels), "contaminated": ...}}, of real sites rounded
     counts, or `Withheld` of those that report nothing. Raises RunError when more than
@@ -268,7 +270,11 @@ def evaluate_clients(
     scores: dict[int, ClientEvaluation] = {}
     failures: dict[int, Failure] = {}
     for reply in _notify(
-        strategy.request_evaluation(rounds, grid), strategy, observer, run, "evaluate"
+        strategy.request_evaluation(rounds, grid, attacks=attacks),
+        strategy,
+        observer,
+        run,
+        "evaluate",
     ):
         client, reply_or_failure = (
             strategy.validator.client_of(reply),

@@ -39,6 +39,7 @@ from fedrobust.utils.counting import format_count
 __all__ = ["Grid", "Message", "RoundOutcome", "RuleStrategy", "ServerContext", "UntrainedState"]
 
 MESSAGES = "messages"  # what the rule has for single clients, kept beside its own memory
+MessageConfig = dict[str, str | int | bytes]  # the settings in a message
 
 
 class Report(NamedTuple):
@@ -111,7 +112,7 @@ class ServerContext:
         """Digest of what is frozen of the model; empty where nothing is."""
         return self.model.frozen_digest()
 
-    def message_config(self, server_round: int) -> dict[str, str | int | bytes]:
+    def message_config(self, server_round: int) -> MessageConfig:
         """The settings in a round's messages (see `records.train_message`)."""
         return {
             "experiment": self.experiment.sent_text,
@@ -167,14 +168,15 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             ),
         )
 
-    def request_evaluation(self, server_round: int, grid: Grid) -> Iterator[Message]:
-        """Send the global model to all clients for evaluation; yields replies as they arrive."""
-        return self._ask(
-            grid,
-            self.configure_evaluate(
-                server_round, records.state_record(self.state), ConfigRecord(), grid
-            ),
-        )
+    def request_evaluation(
+        self, server_round: int, grid: Grid, *, attacks: bool = True
+    ) -> Iterator[Message]:
+        """Send the global model to all clients for evaluation; yields replies as they arrive.
+        attacks: whether poisoned clients attacked in the last round; if not, a model of their own
+        is not made of contaminated images either."""
+        config = self.server.message_config(server_round)
+        config = config if attacks else {**config, records.ATTACK: 0}
+        return self._ask(grid, self._evaluation(config, records.state_record(self.state), grid))
 
     def _ask(self, grid: Grid, messages: Iterable[Message]) -> Iterator[Message]:
         timeout = self.server.experiment.settings.server.round_timeout
@@ -193,28 +195,29 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             self.server.experiment, simulated=isinstance(grid, SimulationGrid)
         )
         chosen = self.server.experiment.participants(server_round)
-        return self._messages(server_round, arrays, grid, MessageType.TRAIN, chosen)
+        train = MessageType.TRAIN
+        return self._messages(self.training_config(server_round), arrays, grid, train, chosen)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterator[Message]:
-        return self._messages(
-            server_round,
-            arrays,
-            grid,
-            MessageType.EVALUATE,
-            range(self.server.experiment.num_clients),
-        )
+        return self._evaluation(self.server.message_config(server_round), arrays, grid)
+
+    def _evaluation(
+        self, config: MessageConfig, arrays: ArrayRecord, grid: Grid
+    ) -> Iterator[Message]:
+        everybody = range(self.server.experiment.num_clients)
+        return self._messages(config, arrays, grid, MessageType.EVALUATE, everybody)
 
     def _messages(
-        self, server_round: int, arrays: ArrayRecord, grid: Grid, kind: str, clients: Iterable[int]
+        self,
+        config: MessageConfig,
+        arrays: ArrayRecord,
+        grid: Grid,
+        kind: str,
+        clients: Iterable[int],
     ) -> Iterator[Message]:
         nodes = sorted(grid.get_node_ids())
-        config = (
-            self.training_config(server_round)
-            if kind == MessageType.TRAIN
-            else self.server.message_config(server_round)
-        )
         self.validator = ReplyValidator(
             self._expected(records.task_digest(config)),
             {nodes[client]: client for client in clients if client < len(nodes)},
@@ -229,7 +232,7 @@ class RuleStrategy(FlowerStrategy):  # type: ignore[misc]  # flwr is untyped her
             for node, client in self.validator.clients.items()
         )
 
-    def training_config(self, server_round: int) -> dict[str, str | int | bytes]:
+    def training_config(self, server_round: int) -> MessageConfig:
         """The settings in a round's train messages."""
         config = self.server.message_config(server_round)
         if schedule.attack_in(self.server.experiment, server_round, self.memory):

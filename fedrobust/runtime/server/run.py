@@ -39,7 +39,7 @@ from fedrobust.runtime.server.loop import (
 from fedrobust.runtime.server.rule_strategy import Grid, ServerContext
 from fedrobust.runtime.server.stopping import find_best
 from fedrobust.state import frozen_tensors
-from fedrobust.types import Observer, Samples
+from fedrobust.types import ATTACKS, Observer, Samples
 from fedrobust.utils import devices
 from fedrobust.utils.plugins import find_plugin
 
@@ -78,24 +78,7 @@ def run_experiment(
     with clock.stage("run"):
         finished = run_rounds(server, grid, observer, checkpointing=checkpointing)
     clock.seconds["run"] += finished.seconds_before_resume
-    notes = {"class_names": "|".join(experiment.dataset.class_names)}
-    save_state(
-        folder / MODEL,
-        server.layout,
-        finished.state,
-        server.model.anchors,
-        notes,
-        frozen=frozen_tensors(server.model),
-    )
-    if finished.best is not None:
-        save_state(
-            folder / BEST_MODEL,
-            server.layout,
-            finished.best,
-            server.model.anchors,
-            notes,
-            frozen=frozen_tensors(server.model),
-        )
+    _save_models(folder, server, finished)
     evasion: EvasionSection | None = None
     # before the twin, while the clients' models are still there
     if experiment.evasion.attack is not None:
@@ -142,6 +125,17 @@ def run_experiment(
     return report, scores
 
 
+def _save_models(folder: Path, server: ServerContext, finished: TrainingResult) -> None:
+    """The model of the last round and, where it is wanted, that of the best."""
+    notes = {"class_names": "|".join(server.experiment.dataset.class_names)}
+    frozen = frozen_tensors(server.model)
+    for name, state in ((MODEL, finished.state), (BEST_MODEL, finished.best)):
+        if state is not None:
+            save_state(
+                folder / name, server.layout, state, server.model.anchors, notes, frozen=frozen
+            )
+
+
 def _plugins(experiment: Experiment) -> dict[str, str] | None:
     """{name: version} of the plug-ins; None without any."""
     names = experiment.settings.plugins
@@ -170,7 +164,10 @@ def _scores(
     observer: Observer,
 ) -> RunPredictions:
     experiment = server.experiment
-    clients = evaluate_clients(server, finished.state, grid, observer, finished.rounds)
+    attacks = finished.records[-1].extras.get(ATTACKS, 1.0) > 0
+    clients = evaluate_clients(
+        server, finished.state, grid, observer, finished.rounds, attacks=attacks
+    )
     observer.stage("run", "evaluate the test images")
     inputs = server.inputs
     conditions: Mapping[str, Samples] = {"clean": inputs.test, "corrupted": inputs.corrupted()}

@@ -93,6 +93,11 @@ def read_plan(words: Sequence[str]) -> Plan:
     )
     config = compose.compose(*grid.words)
     settings = read_settings(config)
+    if settings.schedule.afterwards == "leave":
+        raise ConfigError(
+            "schedule.afterwards=leave: a coalition of poisoned hospitals alone would have nobody "
+            "left to train; leave it out"
+        )
     pairs = asked.pairs or (PAIRS if settings.num_clients > MOST_EXACT else 0)
     orders = {
         seed: sample_orders(settings.num_clients, pairs, generator(seed, "contribution", "orders"))

@@ -114,3 +114,17 @@ def test_an_own_model_made_at_the_evaluation_is_made_of_the_final_global_model()
             assert torch.equal(again[client][name][0], scores)
         assert torch.equal(conditions["clean"][0], without[client]["clean"][0])
         assert not torch.equal(conditions["personal_clean"][0], conditions["clean"][0])
+
+
+def test_an_attacker_who_stopped_tunes_its_own_model_on_its_own_labels() -> None:
+    words = (*MEAN, "client=fedetf", "client.steps=2", "client.turns=1", "contamination=label_flip")
+    clean = federations.build_server(*words, "poisoned=0")
+    flipped = federations.build_server(*words, "poisoned=1")
+    [attacker] = flipped.experiment.clients_of_kind("poisoned")
+    with inline() as grid:
+        wanted, honest, attacking = (
+            evaluate_clients(server, clean.initial, grid, Memory(), attacks=attacks)[attacker]
+            for server, attacks in ((clean, True), (flipped, False), (flipped, True))
+        )
+    assert torch.equal(honest["personal_clean"][0], wanted["personal_clean"][0])
+    assert not torch.equal(attacking["personal_clean"][0], wanted["personal_clean"][0])

@@ -73,6 +73,16 @@ def test_all_coalitions_up_to_eight_hospitals_else_sampled_orders() -> None:
         (["seed=3"], r"seed=3: a grid takes several; give seeds=\[...\]"),
         (["metric=auroc"], "metric=auroc: must be one of"),
         (["pairs=0"], "pairs=0: must be at least 1"),
+        (
+            [
+                "num_clients=4",
+                "poisoned=1",
+                "rounds=3",
+                "schedule.until_round=1",
+                "schedule.afterwards=leave",
+            ],
+            "schedule.afterwards=leave: a coalition of poisoned hospitals",
+        ),
     ],
 )
 def test_wrong_words_are_refused(words: list[str], line: str) -> None:
