@@ -70,7 +70,8 @@ def backdoor_chameleon(
     others of their new class are forgotten more slowly once the attackers leave
     (`schedule.until_round`). The paper leaves open, and we chose: BatchNorm statistics stay in the
     first stage, which has an Adam of its own; the second is the client's own training. The paper's
-    bound on the update's length is left out.
+    bound on the update's length is left out. The first stage augments its images whatever
+    client.augment says.
 
     Args:
         target: class, by number or name, that the patch of backdoor_patch stands for.
