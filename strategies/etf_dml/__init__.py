@@ -28,6 +28,12 @@ from fedrobust.strategies.distillation.student import DistillationSettings, Sche
 from fedrobust.strategies.etf_dml import cohorts as _cohorts
 from fedrobust.strategies.etf_dml import trust as _trust
 from fedrobust.strategies.etf_dml.cohorts import CohortSettings
+from fedrobust.strategies.etf_dml.evidence import (
+    Suspects,
+    find_evidence,
+    find_suspects,
+    merge_evidence,
+)
 from fedrobust.strategies.etf_dml.steps import EtfDmlSettings, RoundState, distil_and_aggregate
 from fedrobust.strategies.etf_dml.trust import TrustSettings
 from torch import Tensor
@@ -42,6 +48,7 @@ from fedrobust.utils.validation import Built, check_settings, flatten_groups
 # multiplications spent on comparing updates pairwise: all columns for 10 ResNet-50, every 650th for
 # 1000 ResNet-18
 PRODUCTS = 1 << 34
+NAMED = "noisy"  # the column by which rules say whom they hold for contaminated
 
 
 @flatten_groups
@@ -67,6 +74,11 @@ def etf_dml(
     `strategy.schedule.temperature`.
 
     Trust: `trust.gate_trust` assesses each client alone, `trust.stacking_trust` then all together.
+
+    Detection: with trust the rule also says whom the evidence of all rounds is against ("noisy" in
+    the records, `evidence.find_suspects`). Their weight is what trust gives them all the same:
+    leaving them a tenth of it cost about one point of macro F1 on validation images, since some are
+    honest, and gained nothing that could be seen.
 
     Cohorts: half of every teacher is the global model as sent (its probabilities,
     or scores with distillation_loss=true_class). The last step is the trimmed mean over the
@@ -164,7 +176,8 @@ def _rule(round: Round, settings: EtfDmlSettings) -> Aggregate:
     member_scores = scoring.score_members(
         scratch, members, need_root=settings.trust.wanted, need_proxy=distil
     )
-    trust = _trust_scores(round, scratch, member_scores, settings.trust)
+    found = _trust_scores(round, scratch, member_scores, settings.trust)
+    trust, suspects = found or (None, None)
     trust_N = trust.trust_N if trust else torch.ones_like(norms_N)
     weights_N = normalize(
         norms.clipped_counts(round.updates.num_examples_N) * trust_N * member_scores.usable
@@ -181,10 +194,17 @@ def _rule(round: Round, settings: EtfDmlSettings) -> Aggregate:
         columns["cohort"] = cohort_N.tolist()
     return replace(
         aggregate,
-        extras={**columns, **_trust_columns(trust), **_skipped(case, record), **record},
+        extras={
+            **columns,
+            **_trust_columns(trust),
+            **_suspect_columns(suspects),
+            **_skipped(case, record),
+            **record,
+        },
         memory={
             "suspicion": _merge_past(round, "suspicion", trust.suspicion_N if trust else None),
             "part": _merge_past(round, "part", trust.stacking_share_N if trust else None),
+            "evidence": suspects.remembered if suspects else round.memory.get("evidence", {}),
             "aggregation": aggregate.memory,
         },
     )
@@ -203,29 +223,33 @@ def _scratch_model(round: Round, settings: EtfDmlSettings) -> ScratchModel:
 
 
 def _trust_scores(
-    round: Round, scratch: ScratchModel, member_scores: MemberScores, settings: TrustSettings
-) -> _trust.TrustScores | None:
+    round: Round,
+    scratch: ScratchModel,
+    member_scores: MemberScores,
+    settings: TrustSettings,
+) -> tuple[_trust.TrustScores, Suspects] | None:
+    """Trust, and whom the evidence is against."""
     if not settings.wanted:
         return None
     updates, memory = round.updates, round.memory
     labels_R, scale = scratch.root_samples.labels, scratch.model.scale
-    past = memory.get("suspicion", {})
     trust = _trust.gate_trust(
         member_scores.root_NRK,
         labels_R,
         scratch.model.head,
         scale,
         clients=updates.clients,
-        past=past,
+        past=memory.get("suspicion", {}),
     )
+    gram_NN = updates.gram_estimate(PRODUCTS // len(updates) ** 2, round.generator)
+    suspects = _find_suspects(round, gram_NN, member_scores, labels_R)
     if settings.trust == "gate":
-        return trust
+        return trust, suspects
     past_N = torch.tensor(
         [memory.get("part", {}).get(client, 1.0) for client in updates.clients], dtype=torch.float64
     )
     sizes_N = norms.clipped_counts(updates.num_examples_N)
-    gram_NN = updates.gram_estimate(PRODUCTS // len(updates) ** 2, round.generator)
-    return _trust.stacking_trust(
+    trust = _trust.stacking_trust(
         trust,
         member_scores.root_NRK,
         labels_R,
@@ -234,6 +258,21 @@ def _trust_scores(
         sizes_N=sizes_N,
         past_N=past_N,
     )
+    return trust, suspects
+
+
+def _find_suspects(
+    round: Round, gram_NN: Tensor, member_scores: MemberScores, labels_R: Tensor
+) -> Suspects:
+    """Proxy images where the members were asked about them, else the root set."""
+    proxy = member_scores.proxy_NPK.shape[1] > 0
+    now = find_evidence(
+        gram_NN,
+        member_scores.proxy_NPK if proxy else member_scores.root_NRK,
+        None if proxy else labels_R,
+    )
+    means, remembered = merge_evidence(now, round.updates.clients, round.memory.get("evidence", {}))
+    return Suspects(means, find_suspects(means), remembered)
 
 
 def _merge_past(round: Round, key: str, now_N: Tensor | None) -> dict[int, float]:
@@ -259,6 +298,18 @@ def _trust_columns(trust: _trust.TrustScores | None) -> dict[str, list[float]]:
         "root_loss": trust.loss_N,
     }
     return {name: values_N.tolist() for name, values_N in names.items()}
+
+
+def _suspect_columns(suspects: Suspects | None) -> dict[str, list[float]]:
+    if suspects is None:
+        return {}
+    means = suspects.means
+    return {
+        NAMED: suspects.named_N.to(torch.float64).tolist(),
+        "direction": means.direction_N.tolist(),
+        "agreement": means.agreement_N.tolist(),
+        "closest_update": means.copies_N.tolist(),
+    }
 
 
 def _skipped(case: RoundState, record: Mapping[str, Any]) -> dict[str, float]:

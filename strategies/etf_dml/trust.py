@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from fedrobust.strategies.etf_dml.evidence import centered_cosines
 from fedrobust.strategies.etf_dml.stacking import stack
 from torch import Tensor
 
@@ -27,9 +28,6 @@ SPARED = 0.1  # trust of those that the limit above spares
 STRENGTH = 0.3  # of stacking's pull towards the prior
 FORGOTTEN = 0.01  # least part of its share that is remembered of a client, so that it may come back
 ALIKE = 4  # power of the cosines: .5 counts little, .9 much
-# median lengths: an update counts as no longer when the mean of all is taken, and as none where it
-# is not finite
-LONGEST = 10.0
 
 
 @check_settings("strategy")
@@ -135,32 +133,10 @@ def stacking_trust(
 
 def similar_update_counts(gram_NN: Tensor) -> Tensor:
     """(N,) float64, how many updates point where each one does, itself counted: sum_m max(0,
-    cos_nm)^4 of the updates after their mean is taken off, from their inner products. Honest
+    cos_nm)^4 of the updates after their mean is taken off (`evidence.centered_cosines`). Honest
     clients have 1 to 2, k attackers that send the same have k (as after Fung, Yoon, Beschastnikh,
-    RAID 2020, which leaves the mean in). Updates equal to the mean count once. For the mean, longer
-    updates count as ten times as long as the median one, and those whose products are not finite as
-    none: one huge update must not hide others' copies.
-    """
-    n = len(gram_NN)
-    gram_NN = gram_NN.to("cpu", torch.float64)
-    squares_N = gram_NN.diagonal()
-    usable_N = squares_N.isfinite()
-    bound = LONGEST * squares_N[usable_N].sqrt().quantile(0.5) if usable_N.any() else 0.0
-    factors_N = torch.where(
-        usable_N & (squares_N > bound**2), bound / squares_N.sqrt(), usable_N.to(torch.float64)
-    )
-    gram_NN = (
-        torch.where(usable_N[:, None] & usable_N, gram_NN, 0.0) * factors_N[:, None] * factors_N
-    )
-    off_NN = torch.eye(n, dtype=torch.float64) - 1 / n
-    inner_NN = off_NN @ gram_NN @ off_NN
-    lengths_N = inner_NN.diagonal().clamp(min=0).sqrt()
-    cosines_NN = (
-        (inner_NN / (lengths_N[:, None] * lengths_N))
-        .nan_to_num(0.0, 0.0, 0.0)
-        .clamp(0, 1)
-        .fill_diagonal_(1)
-    )
+    RAID 2020, which leaves the mean in). Updates equal to the mean count once."""
+    cosines_NN = centered_cosines(gram_NN).clamp(min=0).fill_diagonal_(1)
     return (cosines_NN**ALIKE).sum(dim=1)
 
 

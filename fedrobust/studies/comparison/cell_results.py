@@ -23,6 +23,8 @@ from fedrobust.studies.comparison.grid import NOBODY, Cell
 from fedrobust.studies.comparison.worker import COST
 from fedrobust.types import RoundRecord
 
+SITE_METRICS = ("accuracy", "balanced_accuracy", "f1")
+
 COLUMNS = (
     *("strategy", "contamination", "severity", "poisoned", "share", "seed"),
     *("metric", "value", "low", "high", "unit", "note", "cell"),
@@ -157,6 +159,7 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
             }
     yield from _fairness(report)
     yield from _site_drops(report)
+    yield from _site_means(report)
     if report.certificate is not None:
         yield {"metric": "certificate.accuracy", "value": report.certificate.accuracy, "unit": "%"}
         for m, certified in enumerate(report.certificate.certified_accuracy):
@@ -217,3 +220,26 @@ def _site_drops(report: Report) -> Iterator[dict[str, Any]]:
             for kind, combined in {"all": drop.combined, **by_kind}.items():
                 metric = f"site_drop.{model}.{name}.{kind}"
                 yield {"metric": metric, "value": combined, "unit": "%"}
+
+
+def _site_means(report: Report) -> Iterator[dict[str, Any]]:
+    """Where drops over clients are asked for: their mean metrics on clean images, each on its own
+    test images: site.<model>.<condition>.<metric>.<kind>."""
+    if report.site_drops is None:
+        return
+    found: dict[str, list[float]] = {}
+    for client in report.clients:
+        measured = {"global.clean": client.clean}
+        if client.personal is not None:
+            measured["personal.clean"] = client.personal.clean
+            if client.personal.twin_clean is not None:
+                measured["personal.twin_clean"] = client.personal.twin_clean
+        for (name, metrics), metric in itertools.product(measured.items(), SITE_METRICS):
+            value = getattr(metrics, metric)
+            for kind in ("all", client.kind):
+                values = found.setdefault(f"site.{name}.{metric}.{kind}", [])
+                if value is not None:
+                    values.append(value)
+    for name, values in found.items():
+        mean = sum(values) / len(values) if values else None
+        yield {"metric": name, "value": mean, "unit": "%"}

@@ -142,14 +142,16 @@ def _summary_rows(table: StoredTable, name: str, poisoned: int | None) -> list[T
         chosen = chosen[chosen["poisoned"] == poisoned]
     if chosen.empty:
         raise DataError(f"{path}: has no table {name} with poisoned={poisoned}")
-    groups = chosen.groupby(["poisoned", "rule"], sort=False, dropna=False)
+    # a rule has several rows where a column of it comes again
+    again = chosen.groupby(["poisoned", "rule", "column"], dropna=False).cumcount()
+    groups = chosen.groupby(["poisoned", "rule", again], sort=False, dropna=False)
     return [
         TableRow(
             str(rule),
             frozenset(_text(rows["uses"].iloc[0]).split()),
             [(str(row["column"]), _entry(row)) for _, row in rows.iterrows()],
         )
-        for (_, rule), rows in groups
+        for (_, rule, _), rows in groups
     ]
 
 

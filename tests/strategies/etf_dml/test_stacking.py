@@ -188,10 +188,13 @@ def test_nobody_and_one() -> None:
 
 
 def test_copies_by_hand() -> None:
-    # rows (3, 0), (3, 0), (0, 0), (-6, 0): mean 0, cosines 1 between the first two, -1 to the last,
-    # none with the third
+    # lengths 3, 3, 0, 6: the median one is 3, and -6 counts as -3. 3, 3, 0, -3 less their mean .75:
+    # cosines 1 between the first two and between the last two, else -1
     rows = wide(3, 3, 0, -6)[:, None]
-    torch.testing.assert_close(trust.similar_update_counts(rows @ rows.T), wide(2, 2, 1, 1))
+    torch.testing.assert_close(trust.similar_update_counts(rows @ rows.T), wide(2, 2, 2, 2))
+    # 3, 3, 0, -3, -3: their mean is the third, which is like none
+    rows = wide(3, 3, 0, -3, -3)[:, None]
+    torch.testing.assert_close(trust.similar_update_counts(rows @ rows.T), wide(2, 2, 1, 2, 2))
     # three alike among six that stand at right angles, all moved by the same: (1, 0, 0, 0) three
     # times, e_2, e_3, e_4
     points = torch.eye(4, dtype=torch.float64)[[0, 0, 0, 1, 2, 3]]

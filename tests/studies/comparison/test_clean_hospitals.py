@@ -72,3 +72,24 @@ def test_rows_of_the_long_table(found: ComparisonResults) -> None:
     assert set(rows.value) == {1.0, 3.0}
     kinds = {name for name in table.metric if name.startswith("site_drop.global.")}
     assert kinds == {f"site_drop.global.poisoning.{kind}" for kind in ("all", "clean", "poisoned")}
+
+
+def test_mean_metrics_over_hospitals_by_hand(found: ComparisonResults) -> None:
+    def changed(one: Result) -> Result:
+        given = one.report.clients
+        clients = [
+            client.model_copy(
+                update={"clean": client.clean.model_copy(update={"accuracy": 10.0 * (n + 1)})}
+            )
+            for n, client in enumerate(given)
+        ]
+        return replace(one, report=one.report.model_copy(update={"clients": tuple(clients)}))
+
+    results = tuple(changed(one) for one in found.results)
+    table = long_table(results, {})
+    (kinds,) = {tuple(client.kind for client in one.report.clients) for one in results}
+    for kind in ("clean", "poisoned"):
+        rows = table[table.metric == f"site.global.clean.accuracy.{kind}"]
+        wanted = [10.0 * (n + 1) for n, one in enumerate(kinds) if one == kind]
+        assert set(rows.strategy) == {"good"}  # the only rule with drops over hospitals
+        assert set(rows.value) == {sum(wanted) / len(wanted)}
