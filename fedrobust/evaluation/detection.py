@@ -68,15 +68,35 @@ def detection_scores(
     poisoned = [client.kind == "poisoned" for client in clients]
     if not any(poisoned):
         return None
-    flagged = _little_influence(clients)
-    if named is not None:
-        flagged = [number in named for number in range(len(clients))]
+    flagged = flagged_clients(clients, named)
     hits = sum(bad and caught for bad, caught in zip(poisoned, flagged, strict=True))
     return DetectionScores(
         100 * hits / sum(flagged) if any(flagged) else None,
         100 * hits / sum(poisoned),
         None if named is None else "rule",
     )
+
+
+def false_alarms(
+    clients: Sequence[WeightedClient], named: Collection[int] | None = None
+) -> float | None:
+    """Of the clients that are not poisoned, the percentage flagged; None where all are poisoned.
+    Arguments as of `detection_scores`."""
+    flagged = flagged_clients(clients, named)
+    honest = [
+        caught for client, caught in zip(clients, flagged, strict=True) if client.kind != "poisoned"
+    ]
+    return 100 * sum(honest) / len(honest) if honest else None
+
+
+def flagged_clients(
+    clients: Sequence[WeightedClient], named: Collection[int] | None = None
+) -> list[bool]:
+    """Whom the rule names or, where it names none, whose influence is little, as of
+    `detection_scores`."""
+    if named is not None:
+        return [number in named for number in range(len(clients))]
+    return _little_influence(clients)
 
 
 def _little_influence(clients: Sequence[WeightedClient]) -> list[bool]:

@@ -13,7 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from fedrobust.evaluation.detection import DetectionScores, detection_scores, named_clients
+from fedrobust.evaluation.detection import (
+    DetectionScores,
+    detection_scores,
+    false_alarms,
+    named_clients,
+)
 from fedrobust.evaluation.metrics import NAMES
 from fedrobust.evaluation.settings import THREAT_MODELS
 from fedrobust.experiment.experiment import KINDS
@@ -333,6 +338,16 @@ def test_detection_by_hand() -> None:
         )
     )
     assert found == DetectionScores(50.0, 50.0)
+
+
+def test_false_alarms_by_hand() -> None:
+    clients = people(
+        ("poisoned", 100, 0.1), ("noisy", 100, 0.3), ("clean", 100, 0.5), ("clean", 100, 0.1)
+    )
+    assert false_alarms(clients) == pytest.approx(100 / 3)  # client 3 of 1, 2, 3
+    assert false_alarms(clients, {0, 1, 2}) == pytest.approx(200 / 3)
+    assert false_alarms(clients, set()) == 0
+    assert false_alarms(clients[:1]) is None
 
 
 def test_a_small_or_clipped_honest_client_is_not_flagged() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from safetensors import safe_open
 
+from fedrobust.evaluation.detection import false_alarms, named_clients
 from fedrobust.evaluation.drops import METRICS
 from fedrobust.learning.model_files import ANCHORS
 from fedrobust.reporting.filenames import MANIFEST
@@ -59,6 +60,11 @@ class Result:
             )
             for record in trained
         ]
+
+    @property
+    def false_alarms(self) -> float | None:
+        """Percentage of the clients that are not poisoned which are flagged."""
+        return false_alarms(self.report.clients, named_clients(self.rounds))
 
     @property
     def bytes_sent(self) -> int:
@@ -173,6 +179,7 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
             for name in ("precision", "recall"):
                 share = None if found is None else getattr(found, name)
                 yield {"metric": f"{section}.{name}", "value": share, "unit": "%"}
+    yield {"metric": "detection.false_alarms", "value": result.false_alarms, "unit": "%"}
     weights = [weight for _, weight in result.poisoned_weights]
     if result.cell.poisoned:
         yield {

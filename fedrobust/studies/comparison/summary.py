@@ -394,17 +394,28 @@ def _attack_success(found: ComparisonResults) -> ResultTable:
 
 
 def _detection(found: ComparisonResults) -> ResultTable:
-    """Detection of poisoned clients by their influence."""
+    """Detection of poisoned clients by the rule that names them, else by their influence."""
     rows = [
-        _row(found, rule, _detection_entries(found.all(name, poisoned), poisoned), poisoned)
+        _row(
+            found,
+            rule,
+            _detection_entries(found.all(name, poisoned), poisoned, found.all(name, 0)),
+            poisoned,
+        )
         for rule, name in enumerate(found.rules)
         for poisoned in found.counts
     ]
-    note = "In %, mean over attacks and seeds; precision over the runs with flagged clients."
+    note = (
+        "In %, mean over attacks and seeds; precision over the runs with flagged clients. False "
+        "alarms: flagged clients among those that are not poisoned, beside attackers and in runs "
+        "without."
+    )
     return ResultTable("detection", "Detection of poisoned clients", note, rows)
 
 
-def _detection_entries(cells: Sequence[Result], poisoned: int) -> list[tuple[str, Entry]]:
+def _detection_entries(
+    cells: Sequence[Result], poisoned: int, clean: Sequence[Result]
+) -> list[tuple[str, Entry]]:
     detections = [one.report.detection for one in cells if one.report.detection is not None]
     silent = sum(one.precision is None for one in detections)
     weights = [weight for one in cells for _, weight in one.poisoned_weights]
@@ -412,6 +423,8 @@ def _detection_entries(cells: Sequence[Result], poisoned: int) -> list[tuple[str
         (POISONED, str(poisoned)),
         ("Precision", number(mean_of_known(one.precision for one in detections))),
         ("Recall", number(mean_of_known(one.recall for one in detections))),
+        ("False alarms", number(mean_of_known(one.false_alarms for one in cells))),
+        ("without attackers", number(mean_of_known(one.false_alarms for one in clean))),
         ("Runs without flagged clients", f"{silent} of {len(detections)}"),
         ("Influence of the poisoned together", number(mean_of_known(weights), SHARE_DIGITS)),
     ]
