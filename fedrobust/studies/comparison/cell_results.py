@@ -171,6 +171,9 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
         for m, certified in enumerate(report.certificate.certified_accuracy):
             yield {"metric": f"certificate.m{m}", "value": certified, "unit": "%"}
     yield {"metric": "attack_success_rate", "value": report.attack_success_rate, "unit": "%"}
+    if report.schedule is not None and (lasts := report.schedule.durability) is not None:
+        yield {"metric": "backdoor.lifespan", "value": lasts.lifespan, "unit": "rounds"}
+        yield {"metric": "backdoor.at_last_attack", "value": lasts.success_rates[0], "unit": "%"}
     for section, found in (
         ("detection", report.detection),
         ("label_detection", report.label_detection),

@@ -3,6 +3,7 @@ summary.csv show."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -208,6 +209,7 @@ def sections(found: ComparisonResults) -> list[ResultTable]:
         _certified(found),
         _clean_hospitals(found),
         _attack_success(found),
+        _lifespans(found),
         _detection(found),
         _cost(found),
     )
@@ -391,6 +393,45 @@ def _attack_success(found: ComparisonResults) -> ResultTable:
             rows.append(_row(found, rule, [(POISONED, str(poisoned)), *values], poisoned))
     note = "% of the triggered test images of other classes, mean over seeds."
     return ResultTable("attack_success", "Attack success rate", note, rows)
+
+
+def _lifespans(found: ComparisonResults) -> ResultTable:
+    """How long backdoors last whose attackers stop or leave; no row where there are none."""
+
+    def lifespan(rule: str, attack: str, poisoned: int) -> float | None:
+        sections = (one.report.schedule for one in found.under(rule, attack, poisoned))
+        return mean_of_known(
+            one.durability.lifespan
+            for one in sections
+            if one is not None and one.durability is not None
+        )
+
+    lasts = {
+        key: lifespan(*key) for key in itertools.product(found.rules, found.attacks, found.counts)
+    }
+    shown = [
+        attack
+        for attack in found.attacks
+        if any(one is not None for (_, other, _), one in lasts.items() if other == attack)
+    ]
+    rows = [
+        _row(
+            found,
+            rule,
+            [
+                (POISONED, str(poisoned)),
+                *((attack, number(lasts[name, attack, poisoned])) for attack in shown),
+            ],
+            poisoned,
+        )
+        for rule, name in enumerate(found.rules)
+        for poisoned in (found.counts if shown else ())
+    ]
+    note = (
+        "Rounds after the last attack up to the last one with a success rate above 50 %, 0: in none "
+        "of them; mean over seeds."
+    )
+    return ResultTable("lifespans", "Lifespan of backdoors", note, rows)
 
 
 def _detection(found: ComparisonResults) -> ResultTable:
