@@ -171,18 +171,8 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
         for m, certified in enumerate(report.certificate.certified_accuracy):
             yield {"metric": f"certificate.m{m}", "value": certified, "unit": "%"}
     yield {"metric": "attack_success_rate", "value": report.attack_success_rate, "unit": "%"}
-    if report.schedule is not None and (lasts := report.schedule.durability) is not None:
-        yield {"metric": "backdoor.lifespan", "value": lasts.lifespan, "unit": "rounds"}
-        yield {"metric": "backdoor.at_last_attack", "value": lasts.success_rates[0], "unit": "%"}
-    for section, found in (
-        ("detection", report.detection),
-        ("label_detection", report.label_detection),
-    ):
-        if section == "detection" or found is not None:
-            for name in ("precision", "recall"):
-                share = None if found is None else getattr(found, name)
-                yield {"metric": f"{section}.{name}", "value": share, "unit": "%"}
-    yield {"metric": "detection.false_alarms", "value": result.false_alarms, "unit": "%"}
+    yield from _lifespan(report)
+    yield from _detections(result)
     weights = [weight for _, weight in result.poisoned_weights]
     if result.cell.poisoned:
         yield {
@@ -195,6 +185,26 @@ def _metrics(result: Result) -> Iterator[dict[str, Any]]:
     for name in ("peak_memory", "peak_gpu_memory"):
         yield {"metric": name, "value": result.cost.get(name), "unit": "bytes"}
     yield {"metric": "bytes_sent", "value": result.bytes_sent, "unit": "bytes", "note": "computed"}
+
+
+def _lifespan(report: Report) -> Iterator[dict[str, Any]]:
+    """Of a backdoor whose attackers stop or leave."""
+    if report.schedule is not None and (lasts := report.schedule.durability) is not None:
+        yield {"metric": "backdoor.lifespan", "value": lasts.lifespan, "unit": "rounds"}
+        yield {"metric": "backdoor.at_last_attack", "value": lasts.success_rates[0], "unit": "%"}
+
+
+def _detections(result: Result) -> Iterator[dict[str, Any]]:
+    """Of poisoned clients and, where a trainer says so, of wrong labels."""
+    for section, found in (
+        ("detection", result.report.detection),
+        ("label_detection", result.report.label_detection),
+    ):
+        if section == "detection" or found is not None:
+            for name in ("precision", "recall"):
+                share = None if found is None else getattr(found, name)
+                yield {"metric": f"{section}.{name}", "value": share, "unit": "%"}
+    yield {"metric": "detection.false_alarms", "value": result.false_alarms, "unit": "%"}
 
 
 def _fairness(report: Report) -> Iterator[dict[str, Any]]:

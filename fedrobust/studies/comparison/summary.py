@@ -428,8 +428,8 @@ def _lifespans(found: ComparisonResults) -> ResultTable:
         for poisoned in (found.counts if shown else ())
     ]
     note = (
-        "Rounds after the last attack up to the last one with a success rate above 50 %, 0: in none "
-        "of them; mean over seeds."
+        "Rounds after the last attack up to the last one with a success rate above 50 %, 0: in "
+        "none of them; mean over seeds."
     )
     return ResultTable("lifespans", "Lifespan of backdoors", note, rows)
 
