@@ -250,7 +250,8 @@ def run_seconds(
     server: ServerContext, engine: EnginePlan, speed: Speed, *, twin: bool = False, done: int = 0
 ) -> float:
     """Estimated seconds of a run after `done` rounds, with its clean twin where that is trained:
-    measured seconds of an image times images."""
+    measured seconds of an image times images. The rule's work on the certificate's groups is left
+    out."""
     experiment = server.experiment
     asked, runs = experiment.settings, 2 if twin else 1
     rounds = runs * asked.rounds - done
@@ -259,17 +260,28 @@ def run_seconds(
     images = sizes[TRAIN] / experiment.num_clients * float(client.get("epochs", 1))
     if client.get("steps") is not None:
         images = float(client.get("steps")) * float(client.get("batch_size", 32))
-    trained = rounds * images * clients
+    groups, members = _certificate_groups(experiment)
+    trained = (rounds * clients + asked.rounds * members) * images
     validated = (rounds + runs) * len(experiment.validation_rows())
     # clean and corrupted, each grade, the twin's two; each client's own, clean and contaminated
     conditions = 2 + len(experiment.severities) + 2 * bool(experiment.evaluation.twin)
-    tested = conditions * len(experiment.test_rows())
+    tested = (conditions + groups) * len(experiment.test_rows())
     own = 2 * sizes[TEST]
     parallel = min(engine.workers, experiment.num_clients)
     rule_trained, rule_evaluated = (rounds * one for one in _rule_images(experiment))
     at_clients = (speed.train * trained + speed.evaluate * own) / parallel
     at_server = speed.train * rule_trained + speed.evaluate * (rule_evaluated + validated + tested)
     return at_clients + at_server
+
+
+def _certificate_groups(experiment: Experiment) -> tuple[int, int]:
+    """Groups that train a global model each for the certificate, and members of all of them
+    together, as if no two drawn groups were equal."""
+    asked = experiment.settings.certificate
+    if asked.groups is None:
+        return 0, 0
+    size = asked.group_size
+    return asked.groups, experiment.num_clients if size is None else asked.groups * size
 
 
 def _rule_images(experiment: Experiment) -> tuple[float, float]:

@@ -163,3 +163,21 @@ def test_rounds_that_are_done_cost_nothing() -> None:
         dry_run.run_seconds(plan.server, plan.engine, images, done=done) for done in (0, 3)
     )
     assert left == pytest.approx(whole / 4)
+
+
+def test_groups_of_a_certificate_train_too() -> None:
+    def images(unit: Speed, **changed: Any) -> float:
+        plan = planned("strategy=fedavg", poisoned=0, rounds=4, **changed)
+        return dry_run.run_seconds(plan.server, plan.engine, unit)
+
+    trained, evaluated = Speed(train=1.0, evaluate=0.0), Speed(train=0.0, evaluate=1.0)
+    plain = images(trained)
+    # three groups of one hospital: the three hospitals once more; four drawn groups of two: eight
+    # hospitals in place of three
+    assert images(trained, certificate__groups=3) == pytest.approx(2 * plain)
+    drawn = {"certificate__groups": 4, "certificate__group_size": 2}
+    assert images(trained, **drawn) == pytest.approx(plain * (1 + 8 / 3))
+    plan = planned("strategy=fedavg", poisoned=0, rounds=4)
+    tested = len(plan.server.experiment.test_rows())
+    more = images(evaluated, certificate__groups=3) - images(evaluated)
+    assert more == pytest.approx(3 * tested)
