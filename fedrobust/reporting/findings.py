@@ -399,7 +399,14 @@ def _detection_note(found: DetectionSection, poisoned: int) -> str:
 
 
 def influence_notes(report: Report) -> list[str]:
-    """Why an honest client may have no influence, where one has none."""
+    """Whom the rule holds for contaminated, and why an honest client may have no influence, where
+    one has none."""
+    named = text.named_text(report)
+    first = [f"{named[0].upper()}{named[1:]}."] if report.named is not None else []
+    return first + _no_influence(report)
+
+
+def _no_influence(report: Report) -> list[str]:
     silent = [
         text.client_name(one)
         for one in report.clients
@@ -408,9 +415,10 @@ def influence_notes(report: Report) -> list[str]:
     if not silent:
         return []
     who, whose = ("hospital", "its") if len(silent) == 1 else ("hospitals", "their")
+    alarm = " The detection counts it as a false alarm, which lowers precision."
     return [
         f"Influence 0 of honest {who} {', '.join(silent)}: {report.strategy} used none of {whose} "
         f"updates. This says nothing against {whose} data: a rule may need a few updates only or "
-        "take one for an outlier, or a hospital did not reply or was not asked. The detection "
-        "counts it as a false alarm, which lowers precision."
+        "take one for an outlier, or a hospital did not reply or was not asked."
+        + (alarm if report.named is None else "")
     ]

@@ -108,7 +108,8 @@ def assemble_results(
     labels = experiment.dataset.labels[rows]
     clients = client_results(experiment, scores.clients, records, scores.twin_personal)
     trained = [client for client in clients if experiment.trains(client.id)]
-    found = detection_scores(trained, named_clients(records))
+    named = named_clients(records)
+    found = detection_scores(trained, named)
     simulated = () if experiment.sites else records  # at real sites no client knows what is wrong
     left_out = pool_detections(simulated, experiment.sanitiser.warmup)
     suspected = pool_label_counts(simulated)
@@ -133,6 +134,7 @@ def assemble_results(
         attack_success_rate=_success(experiment, scores.triggered),
         schedule=schedule_section(records),
         detection=None if found is None else DetectionSection.model_validate(found),
+        named=None if named is None else tuple(sorted(named)),
         sanitising=None if left_out is None else SanitisingSection.model_validate(left_out),
         label_detection=(
             None if suspected is None else LabelDetectionSection.model_validate(suspected)

@@ -433,12 +433,21 @@ def attack_lines(report: Report) -> list[str]:
             f"{format_number(report.detection.precision)}, recall "
             f"{format_number(report.detection.recall)}"
         )
+    if report.named is not None:
+        lines.append(named_text(report))
     if report.sanitising is not None:
         lines.append(sanitising_text(report.sanitising))
     lines += certificate_lines(report.certificate)
     if report.label_detection is not None:
         lines.append(label_detection_text(report.label_detection))
     return lines
+
+
+def named_text(report: Report) -> str:
+    """Whom the rule holds for contaminated, in one line."""
+    by_number = {one.id: one for one in report.clients}
+    who = [client_name(by_number[number]) for number in report.named or () if number in by_number]
+    return f"held for contaminated by {report.strategy}: {', '.join(who) or 'nobody'}"
 
 
 def attacked_rounds(found: ScheduleSection) -> str:

@@ -237,6 +237,11 @@ class PredictionResults(ReportSection):
         description="of poisoned clients by their influence or by what the rule reports; null "
         "where no client is poisoned"
     )
+    named: Absent[tuple[ClientNumber, ...]] = Field(
+        default=None,
+        description="clients that the rule holds for contaminated, by its last report on each; "
+        "absent of rules that name none",
+    )
     sanitising: Absent[SanitisingSection] = Field(
         default=None,
         description="images that hospitals left out of training; absent without a sanitiser",
