@@ -119,11 +119,20 @@ def summary_value(
     *,
     interval: bool = False,
     digits: int | None = None,
+    where: Mapping[str, str] | None = None,
 ) -> str:
-    """One number of summary.csv, with its interval if asked for."""
-    row = next((row for row in _summary_rows(table, name, poisoned) if row.rule == rule), None)
-    if row is None:
-        raise DataError(f"{table.folder / SUMMARY}: {name} has no rule {rule}")
+    """One number of summary.csv, with its interval if asked for. where: texts of other columns, of
+    a rule with several rows, e.g. {"Model": "own"}."""
+    rows = [
+        row
+        for row in _summary_rows(table, name, poisoned)
+        if row.rule == rule and (where or {}).items() <= dict(row.entries).items()
+    ]
+    if not rows:
+        raise DataError(
+            f"{table.folder / SUMMARY}: {name} has no rule {rule} {where or ''}".strip()
+        )
+    row = rows[0]
     entry = dict(row.entries)[column]
     if isinstance(entry, str):
         return entry

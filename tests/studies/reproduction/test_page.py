@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fedrobust.errors import DataError
@@ -78,6 +79,29 @@ def test_numbers_in_prose_are_those_of_the_tables(folder: Path) -> None:
     )
     clean = (folder / "clean.txt").read_text().split(" ")[0]
     assert page(folder, '{{ value("clean", "good", "Macro F1") }}').split("\n")[2] == clean
+
+
+def test_rules_with_several_rows(folder: Path) -> None:
+    path = folder / NAME / "summary.csv"
+    frame = pd.read_csv(path, keep_default_na=False)
+    rows = [
+        {"table": "own", "poisoned": 3, "rule": "good", "column": column, "text": text}
+        for model, lost in (("global", "9"), ("own", "1"))
+        for column, text in (("Model", model), ("lost", lost))
+    ]
+    pd.concat([frame, pd.DataFrame(rows)]).fillna("").to_csv(path, index=False)
+    made = page(
+        folder,
+        '{{ table("own", poisoned=3) }}\n\n{{ value("own", "good", "lost", poisoned=3) }} and '
+        '{{ value("own", "good", "lost", poisoned=3, where={"Model": "own"}) }}',
+    )
+    assert "| good | global | 9 |\n| good | own | 1 |" in made
+    assert made.rstrip().endswith("9 and 1")
+    with pytest.raises(DataError, match="own has no rule good"):
+        page(
+            folder,
+            '{{ value("own", "good", "lost", poisoned=3, where={"Model": "none"}) }}',
+        )
 
 
 def test_means_of_single_runs_by_hand(folder: Path) -> None:
