@@ -9,12 +9,15 @@ from typing import Literal, Protocol
 
 from fedrobust.types import RoundRecord
 
-NAMED = "noisy"  # a rule's column of clients that it holds for contaminated (1) or not (0)
+NAMED = "noisy"  # a rule's column of clients that it considers contaminated (1) or not (0)
 
 
 class WeightedClient(Protocol):
-    """Input of the detection for one client: its kind, its number of training images and its
-    influence in [0, 1]."""
+    """Input of the detection for one client: its number, its kind, how many training images it has
+    and its influence in [0, 1]."""
+
+    @property
+    def id(self) -> int: ...
 
     @property
     def kind(self) -> str: ...
@@ -60,7 +63,8 @@ def detection_scores(
 
     Args:
         clients: all clients of the run, in the order of their numbers.
-        named: the clients that the rule itself names, which are flagged then; None: by influence.
+        named: numbers of the clients that the rule itself names, which are flagged then; None: by
+            influence.
 
     Returns:
         The scores; None where no client is poisoned.
@@ -95,7 +99,7 @@ def flagged_clients(
     """Whom the rule names or, where it names none, whose influence is little, as of
     `detection_scores`."""
     if named is not None:
-        return [number in named for number in range(len(clients))]
+        return [client.id in named for client in clients]
     return _little_influence(clients)
 
 

@@ -399,7 +399,7 @@ def _detection_note(found: DetectionSection, poisoned: int) -> str:
 
 
 def influence_notes(report: Report) -> list[str]:
-    """Whom the rule holds for contaminated, and why an honest client may have no influence, where
+    """Whom the rule considers contaminated, and why an honest client may have no influence, where
     one has none."""
     named = text.named_text(report)
     first = [f"{named[0].upper()}{named[1:]}."] if report.named is not None else []
@@ -415,10 +415,12 @@ def _no_influence(report: Report) -> list[str]:
     if not silent:
         return []
     who, whose = ("hospital", "its") if len(silent) == 1 else ("hospitals", "their")
-    alarm = " The detection counts it as a false alarm, which lowers precision."
+    them = "it as a false alarm" if len(silent) == 1 else "them as false alarms"
+    alarm = f" The detection counts {them}, which lowers precision."
+    by_influence = report.detection is not None and report.named is None
     return [
         f"Influence 0 of honest {who} {', '.join(silent)}: {report.strategy} used none of {whose} "
         f"updates. This says nothing against {whose} data: a rule may need a few updates only or "
         "take one for an outlier, or a hospital did not reply or was not asked."
-        + (alarm if report.named is None else "")
+        + (alarm if by_influence else "")
     ]

@@ -444,10 +444,10 @@ def attack_lines(report: Report) -> list[str]:
 
 
 def named_text(report: Report) -> str:
-    """Whom the rule holds for contaminated, in one line."""
+    """Whom the rule considers contaminated, in one line."""
     by_number = {one.id: one for one in report.clients}
     who = [client_name(by_number[number]) for number in report.named or () if number in by_number]
-    return f"held for contaminated by {report.strategy}: {', '.join(who) or 'nobody'}"
+    return f"considered contaminated by {report.strategy}: {', '.join(who) or 'nobody'}"
 
 
 def attacked_rounds(found: ScheduleSection) -> str:

@@ -18,8 +18,10 @@ from torch import Tensor
 COPIED_AT: Final = 0.9  # cosine with the most similar other update, after the mean is taken off
 TOO_LONG: Final = 3.0  # median lengths
 SUSPECT_AT: Final = 1.0  # standard deviations below the median client, mean of both comparisons
+FIRST: Final = 1e6  # more than any distance below the median: copies and long updates come first
 LEAST_COMPARED: Final = 4  # clients: of fewer none stands out
 SPREAD_FLOOR: Final = 0.01  # a spread below it is taken for noise
+ROUNDING: Final = 1e-12  # of a squared length: less than that apart from the mean is the mean
 NORMAL: Final = 1.4826  # a normal distribution's standard deviation in median absolute deviations
 
 
@@ -60,18 +62,21 @@ def find_evidence(gram_NN: Tensor, scores_NPK: Tensor, labels_P: Tensor | None) 
         labels_P: classes of these images, in [0, K); None: those that the members agree on.
 
     Returns:
-        The evidence. An update that is not finite has the length inf and otherwise zeros.
+        The evidence. An update or scores that are not finite have the length inf and otherwise
+        zeros where they cannot be compared. The median length is that of updates that are not zero.
     """
     gram_NN = gram_NN.to("cpu", torch.float64)
     squares_N = gram_NN.diagonal()
     usable_N = squares_N.isfinite()
+    answers_N = scores_NPK.isfinite().flatten(1).all(dim=1).cpu()
     lengths_N = squares_N.clamp(min=0).sqrt()
-    median = lengths_N[usable_N].quantile(0.5) if usable_N.any() else torch.tensor(0.0)
+    moved_N = usable_N & (squares_N > 0)
+    median = lengths_N[moved_N].quantile(0.5) if moved_N.any() else torch.tensor(1.0)
     copies_N = closest_cosines(gram_NN)
     alone_N = usable_N & (copies_N <= COPIED_AT)
     return Evidence(
         copies_N,
-        torch.where(usable_N, (lengths_N / median).nan_to_num(1.0), torch.inf),
+        torch.where(usable_N & answers_N, lengths_N / median, torch.inf),
         direction(gram_NN, alone_N),
         label_agreement(scores_NPK, labels_P),
     )
@@ -97,16 +102,21 @@ def centered_cosines(gram_NN: Tensor) -> Tensor:
         torch.where(usable_N[:, None] & usable_N, gram_NN, 0.0) * factors_N[:, None] * factors_N
     )
     off_NN = torch.eye(n, dtype=torch.float64) - 1 / n
-    return _cosines(off_NN @ gram_NN @ off_NN)
+    inner_NN = off_NN @ gram_NN @ off_NN
+    near_N = inner_NN.diagonal() <= ROUNDING * gram_NN.diagonal()
+    return _cosines(inner_NN.masked_fill(near_N[:, None] | near_N, 0.0))
 
 
 def closest_cosines(gram_NN: Tensor) -> Tensor:
     """(N,) float64 cosine of each update with the most similar other one after the mean is taken
-    off; 0 of a single client."""
+    off; 0 of a single client, and where more than half of the clients are similar enough to count
+    as copies: that is the honest majority, which reversed updates have moved the mean from."""
     n = len(gram_NN)
     if n < 2:
         return torch.zeros(n, dtype=torch.float64)
-    return centered_cosines(gram_NN).fill_diagonal_(-1.0).amax(dim=1)
+    cosines_NN = centered_cosines(gram_NN).fill_diagonal_(-1.0)
+    alike_N = (cosines_NN > COPIED_AT).sum(dim=1) + 1
+    return torch.where(2 * alike_N > n, 0.0, cosines_NN.amax(dim=1))
 
 
 def direction(gram_NN: Tensor, compared_N: Tensor) -> Tensor:
@@ -189,14 +199,15 @@ def find_suspects(means: Evidence) -> Tensor:
 
     The others' evidence is compared without the updates that are copies or too long, where at least
     LEAST_COMPARED remain. At most half of the clients (rounded down) are named: copies and long
-    updates first, then those farthest below.
+    updates first, then those farthest below. An attacker that copies an honest update gets that
+    hospital named, too: which of two equal ones is the original, the server cannot know.
     """
     plain_N = (means.copies_N > COPIED_AT) | (means.length_N > TOO_LONG)
     n = len(plain_N)
     below_N = torch.zeros(n, dtype=torch.float64)
     if int((~plain_N).sum()) >= LEAST_COMPARED:
         below_N = (_below(means.direction_N, ~plain_N) + _below(means.agreement_N, ~plain_N)) / 2
-    evidence_N = torch.where(plain_N, torch.inf, below_N)
+    evidence_N = torch.where(plain_N, below_N + FIRST, below_N)
     named_N = evidence_N > SUSPECT_AT
     worst_first = evidence_N.argsort(descending=True, stable=True)
     named_N[worst_first[n // 2 :]] = False

@@ -165,17 +165,17 @@ def test_influence_zero_of_an_honest_hospital_is_explained() -> None:
     assert "false alarm" in note
 
 
-def test_whom_the_rule_holds_for_contaminated_is_said() -> None:
+def test_whom_the_rule_considers_contaminated_is_said() -> None:
     report = reports.full_report()
     report["clients"][8]["weight"] = 0.0
     report["named"] = [0, 8]
     named, silent = findings.influence_notes(reports.typed(report))
-    assert named == "Held for contaminated by etf_dml: 0, 8."
+    assert named == "Considered contaminated by etf_dml: 0, 8."
     assert "false alarm" not in silent  # naming says who is one
-    assert "held for contaminated by etf_dml: 0, 8" in text.attack_lines(reports.typed(report))
+    assert "considered contaminated by etf_dml: 0, 8" in text.attack_lines(reports.typed(report))
     report["named"] = []
     named, _ = findings.influence_notes(reports.typed(report))
-    assert named == "Held for contaminated by etf_dml: nobody."
+    assert named == "Considered contaminated by etf_dml: nobody."
 
 
 def test_rounded_counts_have_no_interval() -> None:

@@ -325,7 +325,8 @@ def test_rounding_twice_changes_nothing(value: float) -> None:
 
 def people(*rows: tuple[str, int, float]) -> list[SimpleNamespace]:
     return [
-        SimpleNamespace(kind=kind, num_examples=size, weight=weight) for kind, size, weight in rows
+        SimpleNamespace(id=number, kind=kind, num_examples=size, weight=weight)
+        for number, (kind, size, weight) in enumerate(rows)
     ]
 
 
@@ -348,6 +349,9 @@ def test_false_alarms_by_hand() -> None:
     assert false_alarms(clients, {0, 1, 2}) == pytest.approx(200 / 3)
     assert false_alarms(clients, set()) == 0
     assert false_alarms(clients[:1]) is None
+    # numbers, not places: of clients 1 and 3 the second is named
+    assert false_alarms([clients[1], clients[3]], {3}) == 50
+    assert detection_scores([clients[0], clients[3]], {3}) == DetectionScores(0.0, 0.0, "rule")
 
 
 def test_a_small_or_clipped_honest_client_is_not_flagged() -> None:

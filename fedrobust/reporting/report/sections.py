@@ -239,7 +239,7 @@ class PredictionResults(ReportSection):
     )
     named: Absent[tuple[ClientNumber, ...]] = Field(
         default=None,
-        description="clients that the rule holds for contaminated, by its last report on each; "
+        description="clients that the rule considers contaminated, by its last report on each; "
         "absent of rules that name none",
     )
     sanitising: Absent[SanitisingSection] = Field(

@@ -64,7 +64,9 @@ class Result:
     @property
     def false_alarms(self) -> float | None:
         """Percentage of the clients that are not poisoned which are flagged."""
-        return false_alarms(self.report.clients, named_clients(self.rounds))
+        asked = self.report.participants
+        trained = [one for one in self.report.clients if asked is None or one.id in asked]
+        return false_alarms(trained, named_clients(self.rounds))
 
     @property
     def bytes_sent(self) -> int:

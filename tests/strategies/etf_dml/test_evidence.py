@@ -56,6 +56,41 @@ def test_centered_cosines_agree_with_those_of_the_vectors(seed: int, n: int) -> 
     torch.testing.assert_close(ev.centered_cosines(rows @ rows.T), expected, atol=1e-8, rtol=0)
 
 
+def test_an_honest_majority_is_no_crowd_of_copies() -> None:
+    # seven honest updates that are much alike and three reversed ones, which move the mean so far
+    # that the honest ones are copies of each other after it is taken off
+    common, own = drawn(0, 50), drawn(1, 10, 50)
+    rows = 8 * common + own
+    rows[7:] *= -1
+    gram = rows @ rows.T
+    assert ev.centered_cosines(gram)[0, 1] > ev.COPIED_AT
+    assert ev.closest_cosines(gram)[:7].tolist() == [0] * 7
+    assert ev.closest_cosines(gram)[7:].min() > ev.COPIED_AT
+
+
+def test_equal_updates_are_their_mean_and_no_copies() -> None:
+    rows = drawn(0, 1, 30).expand(10, 30)
+    assert ev.closest_cosines(rows @ rows.T).abs().max() == 0
+    found = ev.find_evidence(rows @ rows.T, torch.zeros(10, 2, 2), None)
+    assert named(ev.find_suspects(found)) == []
+
+
+def test_hospitals_that_stay_where_they_were_are_not_the_measure_of_length() -> None:
+    rows = torch.zeros(10, 30)
+    rows[:2] = drawn(0, 2, 30)
+    found = ev.find_evidence(rows @ rows.T, torch.zeros(10, 2, 2), None)
+    assert found.length_N[2:].tolist() == [0] * 8
+    assert named(ev.find_suspects(found)) == []
+
+
+def test_scores_that_are_not_finite_are_too_long_an_update() -> None:
+    rows, scores = drawn(0, 6, 30), drawn(1, 6, 4, 3)
+    scores[4, 0, 0] = math.nan
+    found = ev.find_evidence(rows @ rows.T, scores, None)
+    assert found.length_N[4] == math.inf
+    assert 4 in named(ev.find_suspects(found))
+
+
 def test_direction_by_hand() -> None:
     # cosines of (1, 0) with (0, 1), (-1, 0), (1, 1)/sqrt 2: 0, -1, .7071; their median 0
     rows = wide(1, 0, 0, 1, -1, 0, 1, 1).reshape(4, 2)
@@ -130,7 +165,7 @@ def test_evidence_of_one_client_and_of_broken_ones() -> None:
     assert found.length_N.tolist() == [1, 1, math.inf]
     assert all(getattr(found, part.name)[:2].isfinite().all() for part in fields(found))
     nobody = ev.find_evidence(torch.zeros(3, 3), torch.zeros(3, 2, 2), None)
-    assert nobody.length_N.tolist() == [1, 1, 1]
+    assert nobody.length_N.tolist() == [0, 0, 0]
 
 
 def test_merge_by_hand() -> None:
