@@ -76,9 +76,8 @@ def etf_dml(
     Trust: `trust.gate_trust` assesses each client alone, `trust.stacking_trust` then all together.
 
     Detection: with trust the rule also says whom the evidence of all rounds is against ("noisy" in
-    the records, `evidence.find_suspects`). Their weight is what trust gives them all the same:
-    leaving them a tenth of it cost about one point of macro F1 on validation images, since some are
-    honest, and gained nothing that could be seen.
+    the records, `evidence.find_suspects`). Their weight is what trust gives them all the same,
+    since some of them are honest.
 
     Cohorts: half of every teacher is the global model as sent (its probabilities,
     or scores with distillation_loss=true_class). The last step is the trimmed mean over the
@@ -309,6 +308,7 @@ def _suspect_columns(suspects: Suspects | None) -> dict[str, list[float]]:
         "direction": means.direction_N.tolist(),
         "agreement": means.agreement_N.tolist(),
         "closest_update": means.copies_N.tolist(),
+        "relative_length": means.length_N.tolist(),
     }
 
 

@@ -429,7 +429,8 @@ def _lifespans(found: ComparisonResults) -> ResultTable:
     ]
     note = (
         "Rounds after the last attack up to the last one with a success rate above 50 %, 0: in "
-        "none of them; mean over seeds."
+        "none of them; one that is still above it after the last round counts with the rounds that "
+        "were left. Mean over seeds."
     )
     return ResultTable("lifespans", "Lifespan of backdoors", note, rows)
 
@@ -449,7 +450,7 @@ def _detection(found: ComparisonResults) -> ResultTable:
     note = (
         "In %, mean over attacks and seeds; precision over the runs with flagged clients. False "
         "alarms: flagged clients among those that are not poisoned, beside attackers and in runs "
-        "without."
+        "without. Influence: share of the total weight, 0 to 1."
     )
     return ResultTable("detection", "Detection of poisoned clients", note, rows)
 
