@@ -115,22 +115,21 @@ def summary_value(
     name: str,
     rule: str,
     column: str,
-    poisoned: int | None = None,
     *,
     interval: bool = False,
     digits: int | None = None,
-    where: Mapping[str, str] | None = None,
+    **where: Any,
 ) -> str:
-    """One number of summary.csv, with its interval if asked for. where: texts of other columns, of
-    a rule with several rows, e.g. {"Model": "own"}."""
+    """One number of summary.csv, with its interval if asked for. where: poisoned, and texts of
+    other columns of a rule with several rows, e.g. Model="own"."""
+    others = dict(where)
+    found = _summary_rows(table, name, others.pop("poisoned", None))
     rows = [
-        row
-        for row in _summary_rows(table, name, poisoned)
-        if row.rule == rule and (where or {}).items() <= dict(row.entries).items()
+        row for row in found if row.rule == rule and others.items() <= dict(row.entries).items()
     ]
     if not rows:
         raise DataError(
-            f"{table.folder / SUMMARY}: {name} has no rule {rule} {where or ''}".strip()
+            f"{table.folder / SUMMARY}: {name} has no rule {rule} {others or ''}".strip()
         )
     row = rows[0]
     entry = dict(row.entries)[column]

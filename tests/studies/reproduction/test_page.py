@@ -93,14 +93,14 @@ def test_rules_with_several_rows(folder: Path) -> None:
     made = page(
         folder,
         '{{ table("own", poisoned=3) }}\n\n{{ value("own", "good", "lost", poisoned=3) }} and '
-        '{{ value("own", "good", "lost", poisoned=3, where={"Model": "own"}) }}',
+        '{{ value("own", "good", "lost", poisoned=3, Model="own") }}',
     )
     assert "| good | global | 9 |\n| good | own | 1 |" in made
     assert made.rstrip().endswith("9 and 1")
     with pytest.raises(DataError, match="own has no rule good"):
         page(
             folder,
-            '{{ value("own", "good", "lost", poisoned=3, where={"Model": "none"}) }}',
+            '{{ value("own", "good", "lost", poisoned=3, Model="none") }}',
         )
 
 
