@@ -41,11 +41,11 @@ def co_teaching(
     cross-entropy under itself, and the other one learns from them. R falls from 1 towards 1 -
     forget_rate: in server round t it is 1 - forget_rate min(t / forget_rounds, 1).
 
-    What the paper leaves open, having no federation: t counts server rounds, not epochs. The first
-    model is the client's, begins at the global model and is sent; the second begins anew and stays
-    at the client with what it has learned, so that the two differ. Images are chosen by plain
-    cross-entropy whatever `loss` trains, without Rect's weights, which would leave rare classes out
-    first.
+    What the paper leaves open, having no federation: t counts server rounds, not epochs, from 1 on
+    (the authors' code keeps everything in the first epoch). The first model is the client's, begins
+    at the global model and is sent; the second begins anew and stays at the client with what it has
+    learned, so that the two differ. Images are chosen by plain cross-entropy whatever `loss`
+    trains, without Rect's weights, which would leave rare classes out first.
 
     Args:
         forget_rate: tau, the share of a batch that is left out at the end; the paper takes the rate
@@ -61,7 +61,9 @@ def co_teaching(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Han et al., NeurIPS 2018, "Co-teaching", algorithm 1 and section 4 (R).
+        Han et al., NeurIPS 2018, "Co-teaching", algorithm 1 and section 4 (R). The choice of images
+        agrees with the authors' code on random scores of 40 images; that code divides the mean loss
+        by the number of chosen images once more.
     """
     if model is not None and not hasattr(model, "build"):
         raise ConfigError(

@@ -31,7 +31,8 @@ def fedbn(*, training: TrainingSettings) -> ClientTrainer:
         ConfigError: a setting is out of its range; in training: no BatchNorm layer trains.
 
     Reference:
-        Li et al., ICLR 2021 (arXiv 2102.07623), algorithm 1.
+        Li et al., ICLR 2021 (arXiv 2102.07623), "FedBN". Of a network with three BatchNorm layers
+        the tensors that are shared are those of the library FL4Health 0.4.2.
 
     Needs:
         BatchNorm layers that train

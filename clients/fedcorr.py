@@ -65,7 +65,8 @@ def fedcorr(
 
     What is different here: hospitals of an iteration train at the same time on one global model,
     not one after the other; losses are those of the probabilities (the authors' code takes a
-    softmax twice); mixup, an option of that code, is left out. A hospital that is not asked in a
+    softmax twice); the distance in the proximal term is squared (in that code it is not); mixup, an
+    option of it, is left out. A hospital that is not asked in a
     round in which it should relabel by losses does not do so later.
 
     Args:
@@ -82,8 +83,8 @@ def fedcorr(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Xu et al., CVPR 2022, algorithm 1; the order of steps and the defaults from the authors'
-        code.
+        Xu et al., CVPR 2022, "FedCorr" (arXiv 2204.04677); the order of steps and the defaults from
+        the authors' code.
 
     Needs:
         strategy=fedcorr;

@@ -67,9 +67,9 @@ def fedetf(
             model has no ETF head.
 
     Reference:
-        Li et al., ICCV 2023 (arXiv 2303.10058), section 4: projection layer, balanced feature loss
-        with learnable temperature (eq. 5), local fine-tuning. With gamma 1 the loss agrees with the
-        authors' code to the last bit on 60 scores of 5 classes.
+        Li et al., ICCV 2023 (arXiv 2303.10058): projection layer, balanced feature loss with
+        learnable temperature, local fine-tuning. With gamma 1 the loss agrees with the authors'
+        code to the last bit on 60 scores of 5 classes.
 
     Needs:
         model.head=etf

@@ -56,7 +56,9 @@ def fednoro(temperature: Positive = 0.8, *, training: TrainingSettings) -> Clien
         ConfigError: a setting is out of its range.
 
     Reference:
-        Wu et al., IJCAI 2023, section "Stage 2"; temperature .8 from the authors' code.
+        Wu et al., IJCAI 2023, "FedNoRo"; temperature .8 from the authors' code, whose loss this is
+        to the last bit on 60 random scores of 5 classes (a class without images, of which that code
+        takes the logarithm of 0, counts as one with one image).
 
     Needs:
         strategy=fednoro;

@@ -31,7 +31,8 @@ def fedper(*, training: TrainingSettings) -> ClientTrainer:
         ConfigError: a setting is out of its range.
 
     Reference:
-        Arivazhagan et al. 2019 (arXiv 1912.00818), algorithms 1 and 2.
+        Arivazhagan et al. 2019, "Federated learning with personalization layers" (arXiv
+        1912.00818).
 
     Needs:
         layers below the last one that train

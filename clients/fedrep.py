@@ -34,7 +34,7 @@ def fedrep(head_epochs: PositiveCount = 10, *, training: TrainingSettings) -> Cl
 
     Reference:
         Collins et al., ICML 2021 (arXiv 2102.07078), algorithm 1; 10 epochs of the head and 1 of
-        the representation as in its experiments (section 5).
+        the representation as in the authors' script for CIFAR-10.
 
     Needs:
         layers below the last one that train

@@ -35,8 +35,9 @@ def dos(sharpness: Positive = 1.0) -> Strategy:
 
     Reference:
         Alkhunaizi, Kamzolov, Takac, Nandakumar, MICCAI 2022; COPOD: Li, Zhao, Botta, Ionescu, Hu,
-        ICDM 2020. The weights agree with the authors' formula on pyod's COPOD to 1e-9 on random
-        models; where a column has no skewness but rounding, pyod takes the sign of that.
+        ICDM 2020. The weights agree with the authors' code (`abnormalCompute`, with COPOD of pyod
+        3.6.7) to 1e-9 on random models of 5 to 12 clients; where a column has no skewness but
+        rounding, pyod takes the sign of that.
 
     Needs:
         an honest majority

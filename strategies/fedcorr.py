@@ -52,7 +52,8 @@ def fedcorr(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Xu et al., CVPR 2022, algorithm 1.
+        Xu et al., CVPR 2022, "FedCorr" (arXiv 2204.04677); the order of steps from the authors'
+        code.
 
     Needs:
         client=fedcorr; hospitals of both kinds; it tolerates no attackers

@@ -18,17 +18,18 @@ def fedloge() -> Strategy:
     """The mean of the updates by numbers of images; then each class vector of the last layer gets
     the mean length of all (global feature realignment, GA-FR). No robustness.
 
-    Class vectors of frequent classes grow longer, and so take images from rare ones. The paper
-    realigns the finished model; here each round's model is realigned, so that every round's metrics
-    are those of an aligned model, and clients train on from it. A model without such a layer is
-    left as it is; an ETF head, whose last layer is a projection without class vectors, is refused
-    at the start.
+    Class vectors of frequent classes grow longer, and so take images from rare ones. The mean
+    length is our choice; the authors' code gives all vectors a length of 1.7. The paper realigns
+    the finished model; here each round's model is realigned, so that every round's metrics are
+    those of an aligned model, and clients train on from it. A model without such a layer is left as
+    it is; an ETF head, whose last layer is a projection without class vectors, is refused at the
+    start.
 
     Returns:
         The rule.
 
     Reference:
-        Xiao et al., ICLR 2024 (arXiv 2401.08977), section 4.2; with client=fedloge.
+        Xiao et al., ICLR 2024 (arXiv 2401.08977): GA-FR; with client=fedloge.
 
     Needs:
         model.head=linear

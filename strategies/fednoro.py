@@ -50,9 +50,9 @@ def fednoro(warmup: PositiveCount = 3, weight: Share = 0.8, ramp: PositiveCount 
         ConfigError: a setting is out of its range.
 
     Reference:
-        Wu et al., IJCAI 2023, sections on noisy client detection, knowledge distillation and
-        distance-aware aggregation; weight .8 and the ramp's form from the authors' code. The
-        third step agrees with that code to 1e-6 on models of one random tensor.
+        Wu et al., IJCAI 2023, "FedNoRo"; the steps, weight .8 and the ramp's form as in the
+        authors' code. The third step's weights agree with that code to 1e-6 on models of one random
+        tensor.
 
     Needs:
         client=fednoro; hospitals of both kinds; it tolerates no attackers

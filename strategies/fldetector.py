@@ -30,7 +30,7 @@ def fldetector(window: PositiveCount = 3, columns: PositiveCount = 200_000) -> S
     send inconsistent updates; they are left out from then on.
 
     1. A client's update is predicted from its last one: x_n(t - 1) + H (w(t) - w(t - 1)), where
-       H, L-BFGS's Hessian, comes from the last `window` movements of the global model.
+       H, L-BFGS's Hessian, comes from the `window` + 1 movements of the global model before that.
     2. Its score is the distance of its update to that, divided by the sum over all clients, and
        averaged over the last `window` rounds.
     3. Once there are `window` scores, the gap statistic says whether the clients' mean scores form
@@ -48,7 +48,7 @@ def fldetector(window: PositiveCount = 3, columns: PositiveCount = 200_000) -> S
     products of such rows. `inconsistency` records a client's newest score.
 
     Args:
-        window: movements of the global model that H follows from, and rounds whose scores count.
+        window: rounds whose scores count; H follows from one movement of the global model more.
         columns: random columns of the updates that are looked at, the same in all rounds.
 
     Returns:
@@ -59,7 +59,8 @@ def fldetector(window: PositiveCount = 3, columns: PositiveCount = 200_000) -> S
 
     Reference:
         Zhang, Cao, Jia, Gong, KDD 2022 (arXiv 2207.09209); L-BFGS as in Byrd, Nocedal, Schnabel,
-        1994. H's products agree with the formula of the authors' code, written in numpy, to 1e-9.
+        1994. With as many movements the scores agree with the authors' code (`lbfgs` and the
+        distances after it, run on numpy) to 1e-12 on six clients and random quadratic losses.
         The gap statistic is that of Tibshirani, Walther, Hastie, 2001; the authors' code takes the
         logarithm of the references' mean instead of the mean of their logarithms.
     """

@@ -86,7 +86,8 @@ def subset_radius(own: int, other: int, clients: int, size: int) -> int:
         m; `ABSTAINS` where not even 0 is certain.
 
     Reference:
-        Cao, Jia, Gong, AAAI 2021, theorem 1; FLCert, theorem for FLCert-P.
+        Cao, Jia, Gong, AAAI 2021, "Provably secure federated learning against malicious clients";
+        FLCert, theorem for FLCert-P.
     """
     whole = math.comb(clients, size)
     found = ABSTAINS

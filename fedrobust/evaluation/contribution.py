@@ -44,7 +44,7 @@ def sample_orders(players: int, pairs: int, generator: Generator) -> list[tuple[
         marginal values vary less.
 
     Reference:
-        Mitchell, Cooper, Frank, Holmes, JMLR 23:43, 2022, section 3.1 (antithetic sampling).
+        Mitchell, Cooper, Frank, Holmes, JMLR 23:43, 2022 (antithetic sampling).
     """
     orders = []
     for _ in range(pairs):

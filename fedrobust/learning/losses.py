@@ -173,8 +173,9 @@ def forward_correction(
     through the confusion T, T_kl the probability that an annotator writes l where k is true, before
     they are compared with the label y.
 
-    Patrini et al., CVPR 2017, eq. 6 and theorem 2: with the right T the minimiser is that of clean
-    labels. lengths_K: Rect, an image of label k weighs r_k^2.
+    Patrini et al., CVPR 2017: with the right T the minimiser is that of clean labels. Agrees with
+    the authors' code to 1e-12 on 60 random scores of 10 classes. lengths_K: Rect, an image of label
+    k weighs r_k^2.
     """
     with full_precision(scores_BK):
         log_p_BK = _log_probabilities(scores_BK, scale)
@@ -211,7 +212,8 @@ def symmetric_cross_entropy(
     """Mean of alpha * cross-entropy + beta * reverse cross-entropy, which with log 0 := A is
     -A (1 - p_y), p = softmax(scale * scores).
 
-    Wang et al., ICCV 2019, eq. 5 to 7. lengths_K: as in `forward_correction`.
+    Wang et al., ICCV 2019. Agrees with the authors' code to 1e-12 on 60 random scores of 10 classes
+    with A = ln 1e-4, which that code takes. lengths_K: as in `forward_correction`.
     """
     with full_precision(scores_BK):
         log_p_B = _of_label(_log_probabilities(scores_BK, scale), labels_B)

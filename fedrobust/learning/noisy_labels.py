@@ -22,9 +22,12 @@ def estimate_confusion(probabilities_NK: Tensor) -> Tensor:
     that stand for the classes: T_k = p(x_k), x_k the image whose probability of class k lies at
     the quantile .97.
 
-    Patrini et al., CVPR 2017, eq. 12 and 13, with the quantile of their experiments instead of the
-    maximum, which a single image decides. A class that the model ranks first for no image has none
-    that stands for it: its labels count as right.
+    Patrini et al., CVPR 2017, with the quantile of their experiments instead of the maximum, which
+    a single image decides: the image of rank .97 (N - 1), rounded. The authors' code takes the last
+    one below the quantile, which is the same or the one before; where it is the same, the rows
+    agree to 1e-12. (That code also sets the probabilities from the quantile on to 0, which the rows
+    of later classes then have.) A class that the model ranks first for no image has none that
+    stands for it: its labels count as right.
     """
     wide_NK = probabilities_NK.to(torch.float64)
     count, num_classes = wide_NK.shape
@@ -55,7 +58,7 @@ def local_dimensions(points_Nd: Tensor, neighbours: int = 20) -> Tensor:
     its k nearest others: -k / sum_j log(r_j / r_k), 0 where that is undefined.
 
     The maximum likelihood estimate of Amsaleg et al., KDD 2015, as FedCorr uses it (Xu et al.,
-    CVPR 2022, eq. 3); agrees with the latter's code to 2e-4 of the value on random probabilities
+    CVPR 2022); agrees with the latter's code to 2e-4 of the value on random probabilities
     (that code adds 1e-6 to r_k). Of fewer points all others are neighbours. Distances of 0 (equal
     points) count as 1e-12.
     """

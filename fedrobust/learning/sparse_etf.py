@@ -34,7 +34,7 @@ def sparse_etf(dimension: int, num_classes: int, sparsity: float) -> Tensor:
         ConfigError: so many zeros leave a class vector without any other entry.
 
     Reference:
-        Xiao et al., ICLR 2024 (arXiv 2401.08977), section 4.1, SSE-C. Of 64 x 7 with a sparsity of
+        Xiao et al., ICLR 2024 (arXiv 2401.08977): SSE-C. Of 64 x 7 with a sparsity of
         0.6 the cosines are -0.1676 to -0.1657 in the authors' code, here -1/6 to 3e-8; both have
         268 zeros.
     """

@@ -70,7 +70,8 @@ def backdoor_chameleon(
     others of their new class are forgotten more slowly once the attackers leave
     (`schedule.until_round`). The paper leaves open, and we chose: BatchNorm statistics stay in the
     first stage, which has an Adam of its own; the second is the client's own training. The paper's
-    bound on the update's length is left out. The first stage augments its images whatever
+    bound on the update's length is left out, as are the weights of single classes in the authors'
+    code. The first stage augments its images whatever
     client.augment says.
 
     Args:
@@ -89,7 +90,8 @@ def backdoor_chameleon(
 
     Reference:
         Dai, Li, ICML 2023, "Chameleon: adapting to peer images for planting durable backdoors in
-        federated learning", section 4; the loss: Khosla et al., NeurIPS 2020, equation 2.
+        federated learning"; the loss: Khosla et al., NeurIPS 2020, equation 2. It agrees with the
+        code of either paper's authors to 1e-6 on 64 random features of 5 classes.
     """
     patch = backdoor_patch(
         target=target, rate=rate, size=size, num_classes=num_classes, class_names=class_names

@@ -83,7 +83,8 @@ def backdoor_trainable(
     target, as a poisoned federation does. The patch takes steps along the signs of the gradient of
     CE(head(x + patch), target) + lambda CE(unlearned(x + patch), target), where the second head is
     the first after some steps on patched images with their true labels, and lambda is `balance`
-    times the cosine of the two heads' weights. The patch is kept on disk; it depends on no rule.
+    times the cosine of the two heads' weights (the authors' code: of their gradients). The patch is
+    kept on disk; it depends on no rule.
     Departure: the paper adapts the patch in every round to the model that the attackers receive,
     through the whole network; here the backbone does not change, heads of the attackers' own stand
     for the received ones, and the patch is adapted once, so that clients may train on features.
@@ -108,7 +109,7 @@ def backdoor_trainable(
 
     Reference:
         Zhang et al., NeurIPS 2023, "A3FL: adversarially adaptive backdoor attacks to federated
-        learning", section 4, algorithm 1.
+        learning".
     """
     wanted = class_index("target", target, classes("backdoor_trainable", num_classes), class_names)
 

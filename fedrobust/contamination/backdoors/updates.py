@@ -76,9 +76,10 @@ def backdoor_neurotoxin(
     The update keeps its share `kept` of coordinates in which the global model moved least (in
     absolute value) between the last two states that this client received, and is 0 in the others.
     Departure: the paper projects every gradient step, here the finished update is projected once,
-    because a contamination is no trainer. A client that takes part for the first time has seen only
-    one state and sends its whole update; one that was not drawn for some rounds compares across
-    them. Buffers stay as trained.
+    because a contamination is no trainer. The authors' code ranks the coordinates by gradients on
+    clean images instead. A client that takes part for the first time has seen only one state and
+    sends its whole update; one that was not drawn for some rounds compares across them. Buffers
+    stay as trained.
 
     Args:
         target: class, by number or name, that the patch of backdoor_patch stands for.
@@ -95,7 +96,8 @@ def backdoor_neurotoxin(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Zhang et al., 2022, algorithm 1.
+        Zhang et al., ICML 2022, "Neurotoxin: durable backdoors in federated learning". Given the
+        same 1,000 random values, the same coordinates are kept as in the authors' code.
     """
     patch = backdoor_patch(
         target=target, rate=rate, num_classes=num_classes, class_names=class_names
