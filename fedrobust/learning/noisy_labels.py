@@ -22,12 +22,12 @@ def estimate_confusion(probabilities_NK: Tensor) -> Tensor:
     that stand for the classes: T_k = p(x_k), x_k the image whose probability of class k lies at
     the quantile .97.
 
-    Patrini et al., CVPR 2017, with the quantile of their experiments instead of the maximum, which
-    a single image decides: the image of rank .97 (N - 1), rounded. The authors' code takes the last
-    one below the quantile, which is the same or the one before; where it is the same, the rows
-    agree to 1e-12. (That code also sets the probabilities from the quantile on to 0, which the rows
-    of later classes then have.) A class that the model ranks first for no image has none that
-    stands for it: its labels count as right.
+    Patrini et al., CVPR 2017, eq. 12 and 13, with the quantile of their experiments instead of the
+    maximum, which a single image decides: the image of rank .97 (N - 1), rounded. The authors' code
+    takes the last one below the quantile, which is the same or the one before; where it is the
+    same, the rows agree to 1e-12. (That code also sets the probabilities from the quantile on to 0,
+    which the rows of later classes then have.) A class that the model ranks first for no image has
+    none that stands for it: its labels count as right.
     """
     wide_NK = probabilities_NK.to(torch.float64)
     count, num_classes = wide_NK.shape

@@ -108,7 +108,8 @@ def label_instance(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Xia et al., 2020, "Part-dependent label noise", algorithm 2.
+        Xia et al., NeurIPS 2020, "Part-dependent label noise"; the wrong class is drawn as in
+        the authors' code (`get_instance_noisy_label`).
     """
     count = classes("label_instance", num_classes)
     maps_KFK = torch.randn(

@@ -47,7 +47,8 @@ def alie(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Baruch, Baruch, Goldberg, NeurIPS 2019, algorithm 3.
+        Baruch, Baruch, Goldberg, NeurIPS 2019. The authors' code divides by the number of updates
+        in the standard deviation, here it is one less.
 
     Needs:
         collusion: attackers know all honest updates, or with knowledge=own each other's
@@ -104,12 +105,12 @@ def largest_z(total: int, attackers: int) -> float:
     """Largest shift of f attackers among N clients, in standard deviations, at which enough honest
     clients still lie further out.
 
-    The paper's algorithm 3, lines 1-3: the normal quantile of (H - s) / H, H = N - f honest
-    clients, of which s = floor(N / 2 + 1) - f must lie further out for a majority. Where attackers
-    need no support (s < 1), half a client does. Few attackers (f = 1, and f = 2 of an even N) need
-    s >= H / 2 supporters: the quantile is 0 or negative, no shift has a majority. There the
-    smallest positive quantile is taken, that of the most supporters who are fewer than half of H:
-    s = ceil(H / 2) - 1. One honest client has no quantiles: H counts as 2 at least.
+    As in the paper, the normal quantile of (H - s) / H, H = N - f honest clients, of which s =
+    floor(N / 2 + 1) - f must lie further out for a majority. Where attackers need no support (s <
+    1), half a client does. Few attackers (f = 1, and f = 2 of an even N) need s >= H / 2
+    supporters: the quantile is 0 or negative, no shift has a majority. There the smallest positive
+    quantile is taken, that of the most supporters who are fewer than half of H: s = ceil(H / 2) -
+    1. One honest client has no quantiles: H counts as 2 at least.
     """
     honest = max(2, total - attackers)
     fewer_than_half = max(0.5, (honest + 1) // 2 - 1)

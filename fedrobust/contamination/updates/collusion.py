@@ -59,8 +59,8 @@ def largest_accepted(
     accepts: Callable[[float], bool], start: float, tolerance: float = 1e-5
 ) -> float:
     """The largest accepted factor in [0, 2 start] up to tolerance * start, 0 where none is, for a
-    condition that holds up to some factor: the search of Shejwalkar & Houmansadr (NDSS 2021,
-    algorithm 1), whose steps are halved until they are small."""
+    condition that holds up to some factor: the search of Shejwalkar & Houmansadr (NDSS 2021),
+    whose steps are halved until they are small."""
     best, factor, step = 0.0, start, start
     while step > tolerance * start:
         step /= 2

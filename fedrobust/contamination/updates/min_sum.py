@@ -46,7 +46,9 @@ def min_sum(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Shejwalkar, Houmansadr, NDSS 2021.
+        Shejwalkar, Houmansadr, NDSS 2021. The authors' code takes the smallest of those sums for
+        the bound; with that bound the shift agrees with it to 1e-3 of its length on eight random
+        updates.
 
     Needs:
         collusion: attackers know all honest updates, or with knowledge=own each other's
