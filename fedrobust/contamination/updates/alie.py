@@ -47,8 +47,8 @@ def alie(
         ConfigError: a setting is out of its range.
 
     Reference:
-        Baruch, Baruch, Goldberg, NeurIPS 2019. The authors' code divides by the number of updates
-        in the standard deviation, here it is one less.
+        Baruch, Baruch, Goldberg, NeurIPS 2019. The authors' code subtracts z standard deviations,
+        with the number of updates as divisor instead of one less.
 
     Needs:
         collusion: attackers know all honest updates, or with knowledge=own each other's
